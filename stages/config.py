@@ -1,0 +1,134 @@
+"""What each stage may be told. Frozen, unknown keys refused, no torch; a paper's value cites it."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Full(Config):
+    """Every parameter moves."""
+
+    family: Literal["full"] = "full"
+
+
+class LoRA(Config):
+    """Low-rank updates of the linear layers (Hu et al. 2021), through PEFT."""
+
+    family: Literal["lora"] = "lora"
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Fraction = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+Adaptation = Annotated[Full | LoRA, Field(discriminator="family")]
+
+
+class SamplingConfig(Config):
+    """How responses are drawn. The defaults sample exactly the model's distribution."""
+
+    temperature: NonNegativeFloat = 1.0  # 0 is greedy
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: PositiveInt = 64
+    batch_size: PositiveInt = 64
+
+
+class SFTConfig(Config):
+    """Stage one: fine-tuning on demonstrations (Ouyang et al. 2022, appendix C.1)."""
+
+    epochs: PositiveInt = 16
+    learning_rate: PositiveFloat = 9.65e-6
+    batch_size: PositiveInt = 32
+    micro_batch_size: PositiveInt | None = None  # None: the whole batch at once
+    dropout: Fraction = 0.2
+    weight_decay: NonNegativeFloat = 0.0  # the paper does not say
+    max_tokens: PositiveInt = 2048
+    adaptation: Adaptation = Full()
+    trainer: dict[str, object] = {}  # further TrainingArguments, validated by name
+
+
+class RewardConfig(Config):
+    """Stage two: a reward model on rankings (section 3.5, appendix C.2)."""
+
+    epochs: PositiveInt = 1
+    learning_rate: PositiveFloat = 9e-6
+    prompts_per_batch: PositiveInt = 64
+    micro_prompts: PositiveInt | None = None  # prompts in memory at once; None: the whole batch
+    weight_decay: NonNegativeFloat = 0.0
+    held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
+    max_tokens: PositiveInt = 2048
+    adaptation: Adaptation = Full()
+    trainer: dict[str, object] = {}
+
+
+class PretrainingMix(Config):
+    """The ptx term: gradients of the pretraining loss added to PPO's (equation 2, appendix C.4)."""
+
+    coefficient: NonNegativeFloat = 27.8  # gamma; see `normaliser`
+    examples_per_episode: PositiveFloat = 8.0
+    tokens_per_example: PositiveInt = 256
+    normaliser: Literal["token", "sequence"] = "token"  # mean over tokens, or sum over tokens per sequence
+
+
+class FixedKL(Config):
+    kind: Literal["fixed"] = "fixed"
+    coefficient: NonNegativeFloat = 0.02  # appendix C.4
+
+
+class AdaptiveKL(Config):
+    """The proportional controller of Ziegler et al. 2019, section 2.2."""
+
+    kind: Literal["adaptive"] = "adaptive"
+    coefficient: PositiveFloat = 0.02
+    target_nats: PositiveFloat = 6.0
+    horizon_episodes: PositiveInt = 10_000
+
+
+class PPOConfig(Config):
+    """Stage three: PPO against the reward model, with or without the pretraining mix (appendix C.4)."""
+
+    episodes: PositiveInt = 256_000
+    episodes_per_rollout: PositiveInt = 512
+    minibatch: PositiveInt = 64
+    micro_batch_size: PositiveInt | None = None
+    inner_epochs: PositiveInt = 1
+    learning_rate: PositiveFloat = 9e-6
+    critic_learning_rate: PositiveFloat = 9e-6
+    warmup_iterations: PositiveInt = 10  # from a tenth of the peak
+    clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat | None = 0.2  # the paper does not say; Ziegler et al.'s code has 0.2
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95  # the paper does not say; Ziegler et al.'s code has 0.95
+    kl: Annotated[FixedKL | AdaptiveKL, Field(discriminator="kind")] = FixedKL()
+    score_clip: PositiveFloat | None = None  # scores are cut to [-score_clip, score_clip]
+    missing_eos_score: float | None = None  # replaces the score of a response that did not end
+    whiten_advantages: bool = True
+    max_gradient_norm: PositiveFloat | None = 1.0
+    ema_decay: Fraction | None = 0.992
+    pretraining: PretrainingMix | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    checkpoint_every: PositiveInt = 10  # iterations
+    adaptation: Adaptation = Full()
+
+    @model_validator(mode="after")
+    def minibatches_fill_a_rollout(self) -> Self:
+        if self.episodes_per_rollout % self.minibatch:
+            raise ValueError(
+                f"minibatch ({self.minibatch}) must divide episodes_per_rollout ({self.episodes_per_rollout})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def rollouts_sample_the_trained_distribution(self) -> Self:
+        if self.sampling.top_p != 1.0 or self.sampling.temperature == 0.0:
+            raise ValueError(
+                f"sampling.top_p ({self.sampling.top_p}) must be 1 and sampling.temperature "
+                f"({self.sampling.temperature}) above 0: PPO must sample what it trains"
+            )
+        return self
