@@ -1,0 +1,62 @@
+# Two commands, each doing all of its own set-up in .venv:
+#   make quickstart   the whole experiment on the embedded default
+#   make test         every check: lint, types, import rule, tests
+# Options:  SEED=1   OUT=runs/other   PYTHON=python3.12
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+SEED   ?= 0
+OUT    ?= runs/quickstart-seed$(SEED)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq --progress-bar off
+READY  := $(VENV)/.ready
+OURS   := pipeline stages reward_models labeling_ui
+
+.PHONY: help quickstart test install lint types tests chromium clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) found. Try: make PYTHON=python3.11"; exit 1; }
+	@echo "Installing into $(VENV) (some minutes the first time) ..." >&2
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+quickstart: $(READY)
+	@$(BIN)/rlhf run configs/quickstart.yaml --set seed=$(SEED) --out $(OUT)
+
+test: lint types tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy $(OURS)
+
+tests: $(READY) chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not bench and not gpu"
+
+# The browser tests drive Debian's Chromium. Without it they are skipped, and say so.
+chromium:
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Debian's chromium for the browser tests ..." >&2; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } \
+	  || echo "chromium could not be installed: the browser tests will be skipped" >&2; \
+	else \
+	  echo "chromium is missing and only root can install it: the browser tests will be skipped" >&2; \
+	fi
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
