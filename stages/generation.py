@@ -1,0 +1,208 @@
+"""Drawing responses: batched decoding with a KV cache, where finished rows leave the batch.
+
+What is sampled is exactly softmax(logits / temperature), cut to `top_p` if asked: no other filter,
+penalty or minimum length. Row r at step t uses the r-th row and t-th column of one matrix of
+uniforms drawn at the start (inverse CDF), so a response depends on its prompt, its place in the
+list and the generator, but not on the batch it was decoded in.
+
+Dimension key:  N all rows of a batch,  B those still decoding,  Q prompt tokens,  T response
+tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.config import SamplingConfig
+from stages.progress import Report, Step, silent
+
+_EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
+_BLOCK = 64  # tokens to a block of the two-level inverse CDF
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One response: its token ids, with EOS last if it `ended` by itself."""
+
+    ids: list[int]
+    ended: bool
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    sampling: SamplingConfig,
+    *,
+    generator: torch.Generator,
+    report: Report = silent,
+) -> list[Sampled]:
+    """One response to each prompt (token ids), in the order of `prompts`.
+
+    A prompt given several times gets several responses and is read once a batch. Temperature 0 is
+    greedy. Raises ValueError for an empty prompt or a tokenizer without EOS.
+    """
+    eos = tokenizer.eos_token_id
+    if not isinstance(eos, int):
+        raise ValueError(
+            f"tokenizer '{tokenizer.name_or_path}' has no EOS token; a response could not end"
+        )
+    empty = [row for row, prompt in enumerate(prompts) if not prompt]
+    if empty:
+        raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
+    uniform_NT = torch.rand(
+        len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
+    ).to(model.device)
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], row))
+    responses: dict[int, Sampled] = {}
+    with torch.inference_mode(), _without_dropout(model):
+        for start in range(0, len(order), sampling.batch_size):
+            rows = order[start : start + sampling.batch_size]
+            drawn = _decode(model, [prompts[row] for row in rows], uniform_NT[rows], sampling, eos)
+            responses.update(zip(rows, drawn, strict=True))
+            report(Step(len(responses), len(order)))
+    return [responses[row] for row in range(len(prompts))]
+
+
+def sample_tokens(
+    logits_BV: Tensor, uniform_B: Tensor, *, temperature: float, top_p: float = 1.0
+) -> Tensor:
+    """Token ids by inverse CDF: the first token whose cumulative probability exceeds the uniform.
+
+    Temperature 0 takes the likeliest token. Two levels (blocks, then tokens) keep the sums short,
+    so float32 is exact enough for large vocabularies; probability 0 is never drawn.
+    """
+    if temperature == 0.0:
+        return logits_BV.argmax(-1)
+    probability_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    if top_p < 1.0:
+        probability_BV = nucleus(probability_BV, top_p)
+    num_tokens = probability_BV.shape[-1]
+    padding = -num_tokens % _BLOCK
+    block_BCV = torch.nn.functional.pad(probability_BV, (0, padding))
+    block_BCV = block_BCV.view(len(block_BCV), -1, _BLOCK)
+    block_B, inside_B = _first_above(block_BCV.sum(-1), uniform_B, relative=True)
+    rows = torch.arange(len(uniform_B), device=uniform_B.device)
+    token_B, _ = _first_above(block_BCV[rows, block_B], inside_B, relative=False)
+    return block_B * _BLOCK + token_B
+
+
+def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
+    """Zero outside the smallest set of likeliest tokens that holds `top_p` (not rescaled)."""
+    sorted_BV, order_BV = probability_BV.sort(-1, descending=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < top_p)
+    return probability_BV * kept_BV
+
+
+def _first_above(weight_BV: Tensor, target_B: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
+    """Index of the first running sum above the target; what the target exceeds the last one by."""
+    sum_BV = weight_BV.cumsum(-1)
+    total_B = sum_BV[:, -1]
+    target_B = target_B * total_B if relative else target_B
+    below_total_B = torch.nextafter(total_B, torch.zeros_like(total_B))
+    target_B = torch.minimum(target_B.clamp(min=0.0), below_total_B)
+    index_B = torch.searchsorted(sum_BV, target_B[:, None], right=True).squeeze(-1)
+    before_BV = torch.nn.functional.pad(sum_BV, (1, 0))
+    return index_B, target_B - before_BV.gather(-1, index_B[:, None]).squeeze(-1)
+
+
+def _decode(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    uniform_NT: Tensor,
+    sampling: SamplingConfig,
+    eos: int,
+) -> list[Sampled]:
+    """Decode one batch; `prompts` are sorted, so that equal ones are neighbours."""
+    live = _Live(model, prompts)
+    token_NT = torch.zeros(uniform_NT.shape, dtype=torch.long, device=model.device)
+    length_N = torch.full((len(prompts),), sampling.max_new_tokens, device=model.device)
+    ended_N = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    for step in range(sampling.max_new_tokens):
+        token_B = sample_tokens(
+            live.logits_BV,
+            uniform_NT[live.row_B, step],
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+        )
+        token_NT[live.row_B, step] = token_B
+        over_B = live.row_B[(token_B == eos) & ~ended_N[live.row_B]]
+        length_N[over_B] = step + 1
+        ended_N[over_B] = True
+        alive_B = ~ended_N[live.row_B]
+        num_alive = int(alive_B.sum())
+        if num_alive == 0 or step + 1 == sampling.max_new_tokens:
+            break
+        if num_alive < _EVICT_BELOW * len(alive_B):
+            live.keep(alive_B)
+            token_B = token_B[alive_B]
+        live.read(token_B)
+    tokens, lengths, ended = token_NT.tolist(), length_N.tolist(), ended_N.tolist()
+    return [Sampled(ids[:n], over) for ids, n, over in zip(tokens, lengths, ended, strict=True)]
+
+
+class _Live:
+    """The rows of a batch that still decode: their cache, mask, positions and next logits."""
+
+    def __init__(self, model: PreTrainedModel, prompts: list[list[int]]) -> None:
+        """Read every distinct prompt once, left-padded, and copy its cache to its rows."""
+        starts = [i for i, prompt in enumerate(prompts) if i == 0 or prompt != prompts[i - 1]]
+        distinct, device = [prompts[i] for i in starts], model.device
+        width = max(map(len, distinct))
+        padded = [[0] * (width - len(prompt)) + prompt for prompt in distinct]
+        self.model, self.cache = model, DynamicCache(config=model.config)
+        self.row_B = torch.arange(len(prompts), device=device)
+        self.position_B = torch.tensor([len(prompt) for prompt in distinct], device=device)
+        pads_B = width - self.position_B
+        self.mask_BL = (torch.arange(width, device=device) >= pads_B[:, None]).long()
+        position_BQ = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
+        self.logits_BV = self._forward(torch.tensor(padded, device=device), position_BQ)
+        if len(distinct) < len(prompts):
+            source_B = torch.searchsorted(
+                torch.tensor(starts, device=device), self.row_B, right=True
+            )
+            self._select(source_B - 1)
+            self.logits_BV = self.logits_BV[source_B - 1]
+
+    def keep(self, alive_B: Tensor) -> None:
+        """Forget the rows that are not alive."""
+        kept_B = alive_B.nonzero().squeeze(-1)
+        self.row_B = self.row_B[kept_B]
+        self._select(kept_B)
+
+    def read(self, token_B: Tensor) -> None:
+        """Append one token to every row."""
+        self.mask_BL = torch.nn.functional.pad(self.mask_BL, (0, 1), value=1)
+        self.logits_BV = self._forward(token_B[:, None], self.position_B[:, None])
+        self.position_B = self.position_B + 1
+
+    def _select(self, index_B: Tensor) -> None:
+        self.cache.batch_select_indices(index_B)
+        self.mask_BL, self.position_B = self.mask_BL[index_B], self.position_B[index_B]
+
+    def _forward(self, ids_BQ: Tensor, position_BQ: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=ids_BQ,
+            attention_mask=self.mask_BL,
+            position_ids=position_BQ,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_BV: Tensor = output.logits[:, -1]
+        return logits_BV
+
+
+@contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
