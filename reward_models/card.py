@@ -1,0 +1,68 @@
+"""What a reward model says about itself: where it comes from and what it may be used with.
+
+The card lies beside the weights as `reward.json`, with the bias in it, where a person can read it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+CARD = "reward.json"
+LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardCard:
+    """`base` and the hash of its weights, the tokenizer's hash, and who made the labels.
+
+    `tokenizer` is None and `label_kinds` is empty until the model has been trained.
+    """
+
+    base: str
+    base_hash: str
+    tokenizer: str | None = None
+    label_kinds: tuple[str, ...] = ()
+    versions: Mapping[str, str] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[Self, float]:
+        """The card in `folder` and the bias; ValueError where it is missing or lacks a key."""
+        path = folder / CARD
+        if not path.is_file():
+            raise ValueError(f"{folder} is not a reward model: it has no {CARD}")
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            card = cls(
+                base=row["base"],
+                base_hash=row["base_hash"],
+                tokenizer=row["tokenizer"],
+                label_kinds=tuple(row["label_kinds"]),
+                versions=row["versions"],
+            )
+            return card, float(row["bias"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the card of a reward model ({error!r})") from None
+
+    def write(self, folder: Path, bias: float) -> None:
+        """Write the card, the bias and the versions of the libraries that are running."""
+        row: dict[str, Any] = {
+            "bias": bias,
+            "base": self.base,
+            "base_hash": self.base_hash,
+            "tokenizer": self.tokenizer,
+            "label_kinds": list(self.label_kinds),
+            "versions": {name: version(name) for name in LIBRARIES},
+        }
+        (folder / CARD).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+
+    def require_tokenizer(self, tokenizer: str, policy: str) -> None:
+        """Raise ValueError unless the policy's tokenizer, by hash, is this model's own."""
+        if self.tokenizer != tokenizer:
+            mine = "no tokenizer" if self.tokenizer is None else f"tokenizer {self.tokenizer[:12]}"
+            raise ValueError(
+                f"the reward model was trained from {mine}, {policy} uses {tokenizer[:12]}: "
+                "a reward model must read what the policy writes"
+            )

@@ -1,0 +1,149 @@
+"""A reward model: a transformer without its unembedding, a scalar head, and a bias.
+
+    score = head . h(last real token) + bias            (Ouyang et al. 2022, section 3.5)
+
+The head starts as N(0, 1 / sqrt(d + 1)) and the bias at 0. The bias is set after training, so that
+demonstrations score 0 on average (appendix C.2); the ranking loss cannot see it. The same module,
+read at every token, is the value function that starts from the reward model (appendix C.4).
+
+Dimension key:  B sequences,  K scores read in one sequence,  L tokens,  D hidden size.
+"""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from reward_models.card import RewardCard
+from reward_models.trunk import (
+    Carrier,
+    accepts_positions,
+    load_causal,
+    load_saved,
+    transformer,
+    weights_hash,
+)
+
+HEAD = "head.safetensors"
+
+
+class RewardModel(nn.Module):
+    """Carrier, scalar head and bias.
+
+    `carrier` is a bare transformer, or a PEFT model around a causal language model.
+    """
+
+    def __init__(self, carrier: Carrier, card: RewardCard) -> None:
+        super().__init__()
+        self.carrier = carrier
+        self.card = card
+        hidden_size = transformer(carrier).get_input_embeddings().weight.shape[1]
+        self.head = nn.Linear(hidden_size, 1, bias=False, dtype=torch.float32)
+        # A parameter, so that a critic may train it; the ranking loss gives it no gradient.
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32), requires_grad=False)
+
+    @classmethod
+    def from_base(cls, source: str | Path, seed: int) -> Self:
+        """A new reward model on the trunk of a causal language model, all of it trainable."""
+        return cls.on(load_causal(source), seed, base=str(source))
+
+    @classmethod
+    def on(cls, model: Carrier, seed: int, *, base: str) -> Self:
+        """A new reward model on a loaded causal language model; the head is drawn from `seed`.
+
+        A PEFT model is kept whole, so that its adapter can be saved alone; of any other model the
+        unembedding is let go.
+        """
+        carrier = model if isinstance(model, PeftModel) else transformer(model)
+        place = str(Path(base).resolve()) if Path(base).is_dir() else base
+        new = cls(carrier, RewardCard(base=place, base_hash=weights_hash(model)))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            deviation = 1.0 / math.sqrt(new.head.in_features + 1)
+            new.head.weight.normal_(0.0, deviation, generator=generator)
+        return new.eval()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote: equal scores, in eval mode. What was trained stays trainable."""
+        folder = Path(path)
+        card, bias = RewardCard.read(folder)
+        model = cls(load_saved(folder, card), card)
+        head = load_file(folder / HEAD)["head.weight"]
+        with torch.no_grad():
+            model.head.weight.copy_(head)
+            model.bias.fill_(bias)
+        return model.eval()
+
+    def save(self, path: str | Path) -> None:
+        """Write safetensors, config and card beside `path` and rename; adapters are saved alone."""
+        folder = Path(path)
+        aside = folder.with_name(folder.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        self.carrier.save_pretrained(str(aside))
+        (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        save_file({"head.weight": self.head.weight.detach().contiguous()}, aside / HEAD)
+        self.card.write(aside, self.bias.item())
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+
+    def forward(
+        self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor, read_BK: Tensor | None = None
+    ) -> Tensor:
+        """Scores as float32: reward_B at each row's last real token, or reward_BK at `read_BK`.
+
+        `mask` is mask_BL (True = a real token; padding on either side) or an additive float
+        mask_B1LL, which needs `read_BK`, because it does not tell where a row ends.
+        """
+        hidden_BLD = self._hidden(ids_BL, mask, positions_BL)
+        if read_BK is None:
+            return self._head(_take(hidden_BLD, last_real(mask)[:, None])).squeeze(1)
+        return self._head(_take(hidden_BLD, read_BK))
+
+    def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        """value_BL as float32: the score read at every token; meaningless outside the mask."""
+        return self._head(self._hidden(ids_BL, mask_BL, positions_BL))
+
+    def set_bias(self, mean_score: float) -> None:
+        """Move all scores so that what scored `mean_score` on average scores 0."""
+        with torch.no_grad():
+            self.bias.sub_(mean_score)
+
+    def trained_on(self, tokenizer: str, label_kinds: set[str]) -> None:
+        """Note the tokenizer's hash and who made the labels."""
+        self.card = replace(self.card, tokenizer=tokenizer, label_kinds=tuple(sorted(label_kinds)))
+
+    def _hidden(self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor) -> Tensor:
+        if not mask.is_floating_point():
+            ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
+            mask = mask.long()
+        trunk = transformer(self.carrier)
+        if accepts_positions(trunk):
+            output = trunk(
+                input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
+            )
+        else:
+            output = trunk(input_ids=ids_BL, attention_mask=mask, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        score: Tensor = self.head(hidden.float()).squeeze(-1) + self.bias
+        return score
+
+
+def last_real(mask_BL: Tensor) -> Tensor:
+    """last_B: the index of each row's last True, wherever its padding is."""
+    places_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    return torch.where(mask_BL.bool(), places_L, -1).amax(1).clamp(min=0)
+
+
+def _take(hidden_BLD: Tensor, read_BK: Tensor) -> Tensor:
+    return hidden_BLD.gather(1, read_BK[:, :, None].expand(-1, -1, hidden_BLD.shape[2]))

@@ -1,0 +1,91 @@
+"""The transformer under a reward model: no dropout, float32, found inside what carries it."""
+
+import hashlib
+import inspect
+from functools import cache
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from reward_models.card import RewardCard
+
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
+
+Carrier = PreTrainedModel | PeftModel
+
+
+def load_causal(source: str | Path) -> PreTrainedModel:
+    """The causal language model of a folder or hub name; ValueError where there is none."""
+    return _load(AutoModelForCausalLM, str(source))
+
+
+def load_saved(folder: Path, card: RewardCard) -> Carrier:
+    """What a reward model saved: a whole trunk, or an adapter, put on the base that the card names.
+
+    Raises ValueError where that base is gone or is no longer the same.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return _load(AutoModel, str(folder))
+    base = load_causal(card.base)
+    found = weights_hash(base)
+    if found != card.base_hash:
+        raise ValueError(
+            f"{folder} was trained on base {card.base_hash[:8]}…, {card.base} is {found[:8]}…: "
+            "an adapter only fits the weights it was trained on"
+        )
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+
+
+def transformer(carrier: Carrier) -> PreTrainedModel:
+    """The transformer itself, without the PEFT model and the unembedding around it."""
+    inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
+    trunk: PreTrainedModel = inside.base_model
+    return trunk
+
+
+def accepts_positions(trunk: PreTrainedModel) -> bool:
+    """Whether it takes explicit positions; ALiBi and recurrences read them off the mask."""
+    return _forward_has_positions(type(trunk))
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The same config with every dropout rate 0: scores must not depend on the module's mode."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def weights_hash(model: Carrier) -> str:
+    """sha256 over names, shapes and float32 values of the base's weights, adapters left out."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    digest = hashlib.sha256()
+    for name, weight in sorted(base.named_parameters()):
+        if ".lora_" in name:
+            continue
+        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@cache
+def _forward_has_positions(kind: type[PreTrainedModel]) -> bool:
+    return "position_ids" in inspect.signature(kind.forward).parameters
+
+
+def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(source))
+        loaded = kind.from_pretrained(source, config=config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no model there ({str(error).splitlines()[0]})") from None
+    model: PreTrainedModel = loaded
+    return model
