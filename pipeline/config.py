@@ -1,0 +1,141 @@
+"""What an experiment may be told: one YAML file, checked before anything is loaded or written.
+
+Every class is frozen and refuses unknown keys; nothing here imports torch. The stages' own settings
+are in `stages/config.py`, the evaluation's in `pipeline/evaluation/config.py`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.quickstart.data import Sizes
+from pipeline.quickstart.judge import GOLD, Taste
+from stages.config import Config, Fraction, PPOConfig, RewardConfig, SamplingConfig, SFTConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Policy = Literal["base", "sft"]
+
+
+class QuickstartSource(Config):
+    """The invented world of `pipeline/quickstart`: synthetic data sets, made on the spot."""
+
+    kind: Literal["quickstart"] = "quickstart"
+    sizes: Sizes = Sizes()
+
+
+class FileSource(Config):
+    """Data sets of your own: a path to JSON lines, or `hf:NAME[:SPLIT]` for one of the hub."""
+
+    kind: Literal["files"]
+    demonstrations: str
+    validation: str | None = None  # None: a tenth of the demonstrations
+    ranking_prompts: str  # K responses to each are ranked
+    ppo_prompts: str | None = None  # None: the ranking prompts
+    validation_prompts: str | None = None  # None: 200 of the PPO prompts are kept apart
+    test_prompts: str
+    toxicity_prompts: str | None = None  # None: toxicity is not measured
+    pretraining_texts: str | None = None  # needed where ppo_ptx is set
+    held_out_texts: str | None = None  # None: a twentieth of the pretraining texts
+
+
+class RankingTasks(Config):
+    """What annotators are shown: K responses to a prompt (K = 4 to 9 in section 3.5)."""
+
+    responses: tuple[PositiveInt, PositiveInt] = (4, 9)
+    policies: list[Policy] = ["sft"]
+    settings: list[SamplingConfig] = [SamplingConfig(temperature=1.0)]
+
+    @model_validator(mode="after")
+    def a_page_holds_two_to_nine(self) -> Self:
+        """Check the range of K, and that there is something to sample from."""
+        low, high = self.responses
+        if not 2 <= low <= high <= 9:
+            raise ValueError(
+                f"responses is [{low}, {high}]; expected two numbers, 2 <= low <= high <= 9"
+            )
+        if not self.policies or not self.settings:
+            raise ValueError("policies and settings each need at least one entry")
+        return self
+
+
+class SimulatedAnnotators(Config):
+    """Programs rank in place of people. Every ranking and every report says so."""
+
+    kind: Literal["simulated"] = "simulated"
+    overlap: Fraction = 0.15  # share of tasks ranked twice, so that agreement can be measured
+    taste: Taste = GOLD  # what they like; changing it changes what the policy learns
+
+
+class HumanAnnotators(Config):
+    """People rank in the browser (`rlhf label CONFIG`)."""
+
+    kind: Literal["human"]
+    store: str | None = None  # a path or database URL; None: rankings.sqlite in the run's folder
+    per_task: PositiveInt = 1  # annotators who rank each task
+    enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
+    wait: bool = (
+        False  # true: `rlhf run` waits for the rankings; false: it stops and says what to do
+    )
+
+
+class ImportedRankings(Config):
+    """Rankings made elsewhere, with the tasks they are about. No outputs are sampled."""
+
+    kind: Literal["imported"]
+    tasks: str
+    rankings: str
+
+
+Labeling = Annotated[
+    SimulatedAnnotators | HumanAnnotators | ImportedRankings, Field(discriminator="kind")
+]
+
+
+class ExperimentConfig(Config):
+    """One experiment: base model, data, and what each stage does with them.
+
+    `model` and `reward_base` are a folder, a model's name on the hub, or `quickstart` for the base
+    that ships with the package. `reward_base` may also be `sft` (the fine-tuned model) or `base`.
+    """
+
+    name: Name
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None  # of the CPU; None: torch's choice. 1 makes runs bit-equal
+    model: str = "quickstart"
+    data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
+    sft: SFTConfig = SFTConfig()
+    sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
+    sampling: RankingTasks = RankingTasks()
+    labeling: Labeling = SimulatedAnnotators()
+    reward_base: str = "sft"
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
+    ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def the_mix_is_where_its_name_is(self) -> Self:
+        """Hold `ppo` to no pretraining mix and `ppo_ptx` to one with texts to draw from."""
+        if self.ppo is not None and self.ppo.pretraining is not None:
+            raise ValueError("ppo.pretraining is set; the pretraining mix belongs to ppo_ptx")
+        if self.ppo_ptx is not None and self.ppo_ptx.pretraining is None:
+            raise ValueError(
+                "ppo_ptx.pretraining is missing; without the mix it would be ppo again"
+            )
+        no_texts = isinstance(self.data, FileSource) and self.data.pretraining_texts is None
+        if self.ppo_ptx is not None and no_texts:
+            raise ValueError(
+                "ppo_ptx is set but data.pretraining_texts is not: there is nothing to mix in"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def simulated_annotators_know_only_their_world(self) -> Self:
+        """Refuse simulated annotators of prompts that the quickstart did not make."""
+        if self.labeling.kind == "simulated" and self.data.kind != "quickstart":
+            raise ValueError(
+                f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated annotators "
+                "can judge the quickstart's prompts only; expected human or imported"
+            )
+        return self
