@@ -1,0 +1,73 @@
+"""Residual dropout, as in the paper's supervised stage (Ouyang et al. 2022, appendix C.1).
+
+It drops parts of what each attention block and each MLP adds to the residual stream. Few
+architectures have a setting for that (Llama's kin only drop attention weights), so it is applied
+to the output of these two blocks whatever the architecture. Every dropout of the architecture's
+own is switched off: the paper names no other, and log-probabilities must be reproducible.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+from transformers import PretrainedConfig, PreTrainedModel
+
+_GPT2 = ("attn", "mlp")
+_LLAMA = ("self_attn", "mlp")
+_NEOX = ("attention", "mlp")
+# What the two blocks of a layer are called, by `model_type`; both add straight to the residual.
+BLOCKS = {
+    "gpt2": _GPT2,
+    "gpt_neox": _NEOX,
+    "granite": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "olmo": _LLAMA,
+    "phi3": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+}
+
+
+def switch_off_dropout(config: PretrainedConfig) -> None:
+    """Set every dropout rate of the architecture to 0; call before the model is built."""
+    rates = {
+        name: 0.0
+        for name, value in config.to_dict().items()
+        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float)
+    }
+    config.update(rates)
+
+
+def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Drop a share `rate` of what every block adds, while the model is in training mode.
+
+    Raises ValueError for an architecture whose blocks are not known by name.
+    """
+    if rate == 0.0:
+        return
+    kind = model.config.model_type
+    if kind not in BLOCKS:
+        raise ValueError(
+            f"dropout is {rate}, but no residual dropout is known for the architecture '{kind}'; "
+            f"set it to 0, or use one of {', '.join(BLOCKS)}"
+        )
+    for layer in _layers(model):
+        for name in BLOCKS[kind]:
+            layer.get_submodule(name).register_forward_hook(partial(_drop, rate))
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
+    count = model.config.num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    assert len(stacks) == 1, "one stack of layers in a causal language model"
+    return stacks[0]
+
+
+def _drop(
+    rate: float, block: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]
+) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(output, tuple):  # attention also returns its weights
+        return (dropout(output[0], rate, block.training), *output[1:])
+    return dropout(output, rate, block.training)

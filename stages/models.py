@@ -1,0 +1,242 @@
+"""A base, its tokenizer and what may move: loaded, adapted and saved the same way at every stage.
+
+Weights are float32 wherever they are trained: an update of 1e-6 vanishes in 16 bits, and on CPUs
+without bf16 units bf16 is three to seven times slower. Weights stored in 16 bits are widened at
+load. A restricted model is saved as an adapter alone, beside the name and hash of its base.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
+
+from stages.config import Full, LoRA
+from stages.dropout import add_residual_dropout, switch_off_dropout
+
+ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
+BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
+
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
+
+    Where the tokenizer names no such PAD, a special token that its chat template does not use takes
+    the part; where there is none, `<|pad|>` is added, for which `load_policy` makes room.
+    Raises ValueError where there is no tokenizer, or none with EOS.
+    """
+    _check_source(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no tokenizer there ({_first_line(error)})") from None
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": _spare_token(tokenizer)})
+    checked: PreTrainedTokenizerBase = tokenizer
+    return checked
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over vocabulary, merges, normalisation, special tokens and chat template.
+
+    Two tokenizers with one hash turn every text into the same ids; how they pad or truncate, which
+    changes as they are used, does not count.
+    """
+    read: dict[str, object] = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": tokenizer.chat_template,
+    }
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        steps = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
+        read |= {step: whole[step] for step in steps}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
+    """The causal language model of a folder or hub name, float32, in eval mode.
+
+    `dropout` is residual dropout (see `stages.dropout`); every other dropout is off. An adapter
+    folder loads on its base, frozen, as a PeftModel (which answers for its base in everything);
+    ValueError where that base is gone or is no longer the same.
+    """
+    if (Path(source) / ADAPTER_FILE).is_file():
+        return _load_adapter(Path(source), dropout=dropout)
+    model = _load_causal_lm(source)
+    _fit_vocabulary(model, load_tokenizer(source))
+    add_residual_dropout(model, dropout)
+    model.train(False)
+    return model
+
+
+def adapt(model: PreTrainedModel, adaptation: Full | LoRA) -> PreTrainedModel:
+    """The model with exactly the parameters of `adaptation` trainable.
+
+    A model that already carries an adapter goes on training it under the same LoRA settings, and is
+    merged into its base under Full. Other LoRA settings than the adapter's raise ValueError.
+    """
+    match adaptation:
+        case Full():
+            whole: PreTrainedModel = (
+                model.merge_and_unload() if isinstance(model, PeftModel) else model
+            )
+            whole.requires_grad_(True)
+            return whole
+        case LoRA():
+            if isinstance(model, PeftModel):
+                return _resume_lora(model, adaptation)
+            return _new_lora(model, adaptation)
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    """How many numbers training may change; a tied matrix counts once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write the model (for LoRA the adapter alone, with its base's name and hash) and tokenizer."""
+    path.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(path), save_embedding_layers=False)
+        (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
+        (path / BASE_FILE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
+    else:
+        model.save_pretrained(str(path))
+    tokenizer.save_pretrained(str(path))
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """sha256 over names, shapes and float32 values of the base's weights, adapters left out."""
+    base = _base_of(model)
+    digest = hashlib.sha256()
+    for name, weight in sorted(base.named_parameters()):
+        if ".lora_" in name:
+            continue
+        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_source(source: str | Path) -> None:
+    """A hub name is `name` or `owner/name`; anything else must be a folder that is there."""
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
+        raise ValueError(f"{source}: no such folder, and not a hub model's name")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token that stands for nothing else: named for padding, else unknown, else last."""
+    used = {tokenizer.eos_token, tokenizer.bos_token}
+    template = str(tokenizer.chat_template or "")
+    specials = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
+    spare = [token for token in specials if token not in used and token not in template]
+    named = [token for token in spare if "pad" in token.lower()]
+    unknown = [token for token in spare if token == tokenizer.unk_token]
+    return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
+
+
+def _load_causal_lm(source: str | Path) -> PreTrainedModel:
+    _check_source(source)
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+        switch_off_dropout(config)
+        loaded: object = AutoModelForCausalLM.from_pretrained(
+            str(source), config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no causal language model ({_first_line(error)})") from None
+    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return model
+
+
+def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give every id of the tokenizer a row; a new row is the mean of the old ones."""
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
+    if len(tokenizer) <= rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for table in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
+            weight_VD = table.get_parameter("weight")
+            weight_VD[rows:] = weight_VD[:rows].mean(dim=0)
+
+
+def _load_adapter(path: Path, *, dropout: float) -> PreTrainedModel:
+    if not (path / BASE_FILE).is_file():
+        raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
+    base = json.loads((path / BASE_FILE).read_text(encoding="utf-8"))
+    try:
+        model = _load_causal_lm(base["name"])
+    except ValueError as error:
+        raise ValueError(f"{path}: its base did not load: {error}") from None
+    _fit_vocabulary(model, load_tokenizer(path))
+    found = weights_hash(model)
+    if found != base["weights_sha256"]:
+        raise ValueError(
+            f"{path} was trained on base {base['weights_sha256'][:8]}…, "
+            f"{base['name']} is {found[:8]}…: an adapter only fits the weights it was trained on"
+        )
+    add_residual_dropout(model, dropout)
+    adapter = PeftModel.from_pretrained(model, str(path))
+    adapter.train(False)
+    return cast(PreTrainedModel, adapter)
+
+
+def _base_of(model: PreTrainedModel) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+def _base_name(model: PreTrainedModel) -> str:
+    name = str(_base_of(model).config.name_or_path)
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _new_lora(model: PreTrainedModel, adaptation: LoRA) -> PreTrainedModel:
+    config = LoraConfig(
+        r=adaptation.rank,
+        lora_alpha=cast(int, adaptation.alpha),  # a scale: PEFT only divides by the rank
+        lora_dropout=adaptation.dropout,
+        target_modules=adaptation.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return cast(PreTrainedModel, get_peft_model(model, config))
+    except ValueError as error:
+        raise ValueError(f"adaptation.target_modules: {_first_line(error)}") from None
+
+
+def _resume_lora(model: PeftModel, adaptation: LoRA) -> PreTrainedModel:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    found = (config.r, config.lora_alpha)
+    if found != (adaptation.rank, adaptation.alpha):
+        raise ValueError(
+            f"adaptation asks for rank {adaptation.rank} and alpha {adaptation.alpha}, the adapter "
+            f"to go on from has {found[0]} and {found[1]}; use the same, or family full to merge it"
+        )
+    model.set_adapter("default")
+    return cast(PreTrainedModel, model)
