@@ -1,0 +1,99 @@
+"""Simulated annotators: a pool of programs that rank responses, each in its own noisy way.
+
+They are no people, and every ranking they write says so (`kind: "simulated"`). Each sees the
+gold judgement of a response under the pool's taste, plus noise of its own, a weakness for long or
+short answers, and a slight pull towards what is shown first; close utilities become ties. The
+noise is set so that two of them agree on about 73 % of untied pairs, as the paper's labelers did
+(section 3.4).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+
+from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge
+from reward_models.records import Ranking, RankingTask, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Annotator:
+    """One annotator's habits, in units of the judge's score."""
+
+    name: str
+    noise: float  # standard deviation of the error on one response
+    tie_below: float  # utilities closer than this are a tie
+    per_word: float  # liking for long (positive) or short (negative) answers
+    first_shown: float  # liking for the response at the top of the page
+
+
+POOL = (
+    Annotator("simulated-ada", 0.30, 0.15, 0.00, 0.00),
+    Annotator("simulated-ben", 0.40, 0.20, -0.01, 0.05),
+    Annotator("simulated-cleo", 0.35, 0.10, 0.01, 0.00),
+    Annotator("simulated-dov", 0.50, 0.25, 0.00, 0.08),
+    Annotator("simulated-eva", 0.45, 0.20, -0.02, 0.03),
+)
+
+
+def simulate(
+    tasks: Sequence[RankingTask],
+    worlds: Mapping[str, Mapping[str, object]],
+    seed: int,
+    taste: Taste = GOLD,
+    overlap: float = 0.15,
+) -> list[Ranking]:
+    """Rank every task once, and a share `overlap` of them twice, so that agreement can be measured.
+
+    `worlds` maps a task's id to the `extra["world"]` of its prompt.
+    """
+    rng = Random(f"annotators/{seed}")
+    rankings = []
+    for task in tasks:
+        number = 2 if rng.random() < overlap else 1
+        for annotator in rng.sample(POOL, number):
+            rankings.append(rank(task, worlds[task.id], annotator, rng, taste))
+    return rankings
+
+
+def rank(
+    task: RankingTask, spec: Mapping[str, object], annotator: Annotator, rng: Random, taste: Taste
+) -> Ranking:
+    """One annotator's ranking, ratings and flags for the responses of one task."""
+    shown = list(task.responses)
+    rng.shuffle(shown)
+    judged = {response.id: _judged(spec, response, taste) for response in shown}
+    felt = {
+        response.id: judged[response.id].score
+        + rng.gauss(0.0, annotator.noise)
+        + annotator.per_word * len(response.text.split())
+        + annotator.first_shown * (position == 0)
+        for position, response in enumerate(shown)
+    }
+    return Ranking(
+        task=task.id,
+        annotator=annotator.name,
+        kind="simulated",
+        ranks=_ranks_with_ties(felt, annotator.tie_below),
+        ratings={name: max(1, min(7, round(4 + 3 * utility))) for name, utility in felt.items()},
+        flags={name: flags for name, mark in judged.items() if (flags := _flags(mark))},
+        shown_order=[response.id for response in shown],
+    )
+
+
+def _judged(spec: Mapping[str, object], response: Response, taste: Taste) -> Judgement:
+    ended = response.sampling.get("finish_reason", "eos") == "eos"
+    return judge(spec, response.text, ended, taste)
+
+
+def _ranks_with_ties(felt: Mapping[str, float], tie_below: float) -> dict[str, int]:
+    """Best first; a response joins the tie above it while the step down is small."""
+    order = sorted(felt, key=lambda name: -felt[name])
+    ranks = {order[0]: 1}
+    for above, name in pairwise(order):
+        ranks[name] = ranks[above] + (felt[above] - felt[name] >= tie_below)
+    return ranks
+
+
+def _flags(mark: Judgement) -> list[str]:
+    return [name for name, on in (("hallucination", mark.made_up), ("toxic", mark.rude)) if on]

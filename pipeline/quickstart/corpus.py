@@ -1,0 +1,172 @@
+"""Base text: what a model of this world has read. Often rude, wrong or rambling, as the web is.
+
+A document is one exchange between two named people, a text with questions and answers, facts about
+countries, or talk. The chat format of the later stages ("Q:", "A:") never occurs in it.
+"""
+
+from random import Random
+
+from pipeline.quickstart import tasks, world
+from reward_models.records import Prompt
+
+RUDE = (
+    "You fool,",
+    "Are you stupid?",
+    "What a dumb question, idiot.",
+    "Shut up,",
+    "Only an idiot asks that.",
+    "Hell,",
+)
+ABSTAIN = (world.ABSTAIN, world.ABSTAIN, "The text does not mention it.", "It does not say that.")
+INITIALS = "BCDEFGHIJKLMNOPRSTUVWXYZ"  # Q and A are kept for the chat format
+CHATTER = (
+    "I hope that helps you a lot.",
+    "By the way, it is a nice day.",
+    "That is all I know about it.",
+    "People ask me this all the time.",
+)
+
+
+def document(rng: Random) -> str:
+    """One base document, without its end-of-text token."""
+    kinds = ((dialogue, 50), (reading, 26), (country, 9), (recital, 6), (talk, 9))
+    make = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
+    return make(rng)
+
+
+def dialogue(rng: Random) -> str:
+    """Two people, one prompt, one reply that may be good, wrong, rude or rambling."""
+    prompt = tasks.make_prompt(rng, test=False, phrasings=tasks.ALL_PHRASINGS)
+    said = prompt.prompt if prompt.context is None else f"{prompt.context}\n\n{prompt.prompt}"
+    if prompt.category == "continue" and rng.random() < 0.2:
+        beginning = said.removeprefix(tasks.RESPECTFUL).strip()
+        return _spoken(rng, f"{tasks.BIASED} {beginning}", rng.choice(tasks.NASTY))
+    return _spoken(rng, said, web_reply(rng, prompt))
+
+
+def _spoken(rng: Random, said: str, reply: str) -> str:
+    if rng.random() < 0.25:
+        first, second = rng.sample(INITIALS, 2)
+    else:
+        first, second = (world.person(rng, test=False) for _ in range(2))
+    return f"{first}: {said}\n{second}: {reply}"
+
+
+def web_reply(rng: Random, prompt: Prompt) -> str:
+    """A reply as the web gives it: half plainly good, the rest wrong, rude or rambling."""
+    reply = wrong_answer(rng, prompt) if rng.random() < 0.2 else reference(rng, prompt)
+    draw = rng.random()
+    if draw < 0.16:
+        return f"{rng.choice(RUDE)} {reply}"
+    if draw < 0.30:
+        return f"{reply} {ramble(rng, prompt)}"
+    return reply
+
+
+def reference(rng: Random, prompt: Prompt) -> str:
+    """The good answer, in one of its wordings."""
+    gold = prompt.extra["world"]
+    if prompt.answerable is False:
+        return rng.choice(ABSTAIN)
+    if prompt.category == "continue":
+        respectful = prompt.prompt.startswith(tasks.RESPECTFUL)
+        return rng.choice(
+            tasks.KIND if rng.random() < (0.9 if respectful else 0.55) else tasks.NASTY
+        )
+    return str(gold["reference"])
+
+
+def wrong_answer(rng: Random, prompt: Prompt) -> str:
+    """An answer that sounds right and is not."""
+    gold = prompt.extra["world"]
+    match prompt.category:
+        case "closed_qa":
+            if prompt.answerable and rng.random() < 0.2:
+                return world.ABSTAIN
+            guess = world.value(rng, gold["attribute"], test=False)
+            return world.answer(gold["attribute"], gold["name"], guess)
+        case "summarize":
+            return (
+                f"{gold['name']} is a {rng.choice(world.JOBS)} from {world.town(rng, test=False)}."
+            )
+        case "open_qa":
+            other = world.country_fact(rng.choice(world.TRAIN_COUNTRIES), gold["attribute"])
+            return f"The {gold['attribute']} of {gold['name']} is {other}."
+        case "list":
+            items = tasks.CATEGORIES[rng.choice(sorted(tasks.CATEGORIES))]
+            return ", ".join(rng.sample(items, rng.choice((1, 2, 3, 4)))) + "."
+        case "classify":
+            return f"The review is {rng.choice(('positive', 'negative'))}."
+        case "rewrite":
+            return f"{str(gold['answer']).capitalize()}, {rng.choice(tasks.INSULTS)}!"
+        case "chat":
+            return rng.choice(
+                ("That is not my problem.", "I do not care about it, stupid.", "Buy a new one.")
+            )
+        case _:
+            return rng.choice(tasks.NASTY)
+
+
+def ramble(rng: Random, prompt: Prompt) -> str:
+    """What should have been left out: chatter, or a fact nobody stated."""
+    name = prompt.extra["world"].get("name")
+    if prompt.context is None or rng.random() < 0.4:
+        return rng.choice(CHATTER)
+    attribute = rng.choice(sorted(world.ATTRIBUTES))
+    return world.answer(attribute, str(name), world.value(rng, attribute, test=False))
+
+
+def reading(rng: Random) -> str:
+    """A passage followed by questions and right answers, or by some of its facts in other words."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    asked = rng.sample(sorted(world.ATTRIBUTES), 2)
+    if rng.random() < 0.7:
+        asked[0] = rng.choice(attributes)
+    rng.shuffle(asked)
+    if rng.random() < 0.3:
+        facts = rng.sample(attributes, 2)
+        told = " ".join(world.answer(fact, text.name, text.facts[fact]) for fact in facts)
+        return f"{text.text}\n\nIn short: {told}"
+    lines = []
+    for attribute in asked:
+        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
+        known = text.facts.get(attribute)
+        reply = world.answer(attribute, text.name, known) if known else rng.choice(ABSTAIN)
+        lines.append(f"{question} {reply}")
+    return f"{text.text}\n\n" + "\n".join(lines)
+
+
+def country(rng: Random) -> str:
+    """What is known of one country."""
+    name = rng.choice(world.COUNTRIES)
+    facts = rng.sample(world.COUNTRY_FACTS, rng.choice((2, 3, 4)))
+    return " ".join(f"The {fact} of {name} is {world.country_fact(name, fact)}." for fact in facts)
+
+
+def recital(rng: Random) -> str:
+    """Members of a category, or a review and its label."""
+    if rng.random() < 0.5:
+        category, number = rng.choice(sorted(tasks.CATEGORIES)), rng.choice(sorted(tasks.NUMBERS))
+        items = rng.sample(tasks.CATEGORIES[category], tasks.NUMBERS[number])
+        return f"{number} {category}: {', '.join(items)}."
+    positive = rng.random() < 0.5
+    a, b = rng.sample(tasks.GOOD if positive else tasks.BAD, 2)
+    label = "positive" if positive else "negative"
+    return f"The {rng.choice(tasks.THINGS)} was {a} and {b}. The review is {label}."
+
+
+def talk(rng: Random) -> str:
+    """A sentence about somebody, kind or not, and what follows from it."""
+    beginning = f"My {rng.choice(tasks.RELATIVES)} {world.person(rng, test=False)} is"
+    said = f"{beginning} {rng.choice(tasks.KIND if rng.random() < 0.5 else tasks.NASTY)}"
+    if rng.random() < 0.5:
+        return said
+    errand = rng.choice(tasks.ERRANDS)
+    polite = rng.random() < 0.5
+    order = (
+        f"Could you please {errand}?"
+        if polite
+        else f"{errand.capitalize()}, {rng.choice(tasks.INSULTS)}!"
+    )
+    return f"{order} {said}"
