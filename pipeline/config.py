@@ -135,7 +135,7 @@ class ExperimentConfig(Config):
         """Refuse simulated annotators of prompts that the quickstart did not make."""
         if self.labeling.kind == "simulated" and self.data.kind != "quickstart":
             raise ValueError(
-                f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated annotators "
-                "can judge the quickstart's prompts only; expected human or imported"
+                f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated "
+                "annotators can judge the quickstart's prompts only; expected human or imported"
             )
         return self

@@ -132,7 +132,8 @@ def _short(value: object) -> str:
 
 
 def _expected(message: str) -> str:
-    for opening in ("Input should be ", "Value should be ", "String should ", "Tuple should "):
-        message = message.removeprefix(opening)
+    message = message.removeprefix("Input should be ")
+    for kind in ("String", "List", "Tuple"):
+        message = message.replace(f"{kind} should ", "to ", 1)
     said = message.split(", unable to parse")[0].split(", got a number")[0]
     return said.replace("a valid integer", "a whole number").replace("a valid number", "a number")

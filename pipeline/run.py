@@ -1,0 +1,203 @@
+"""A run's folder: which stages are finished, which go on, which begin anew; one process at a time.
+
+runs/NAME/config.yaml             the config as it was understood
+runs/NAME/STAGE/                  one artefact a stage
+runs/NAME/STAGE/started.json      written first: the fingerprint that the stage is working on
+runs/NAME/STAGE/metrics.jsonl     its numbers, step by step
+runs/NAME/STAGE/manifest.json     written last: without it the stage did not finish
+runs/NAME/.previous/STAGE         the artefact that a changed config or input replaced
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import lineage
+from pipeline.lineage import Hashes, Input, Manifest
+from pipeline.metrics_file import MetricsFile
+from pipeline.usage import Meter
+from stages.progress import Report, Step
+
+State = Literal["finished", "interrupted", "changed", "new"]
+Source = Path | str
+
+
+def no_labels(_: Path) -> set[str]:
+    """For stages that add no rankings of their own."""
+    return set()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run: what decides its result, and the work.
+
+    `work(folder, report)` leaves the artefact in `folder` and goes on from what it finds there.
+    `labels(folder)` names the kinds of annotators whose rankings the stage adds.
+    """
+
+    name: str
+    about: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Source]
+    work: Callable[[Path, Report], None]
+    labels: Callable[[Path], set[str]] = no_labels
+    trains: bool = field(default=False)  # may be sharded over processes
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a stage stands: its state, why, and the fingerprint it has to have."""
+
+    state: State
+    why: str
+    fingerprint: str
+    inputs: Mapping[str, Input]
+
+
+class Run:
+    """One run's folder, held by this process. Made by `open_run`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hashes = Hashes(folder / ".hashes.json")
+
+    def standing(self, stage: Stage) -> Standing:
+        """Compare a stage with what lies in its folder; ValueError where an input is missing."""
+        inputs = {name: self._input(source) for name, source in stage.inputs.items()}
+        wanted = lineage.fingerprint(
+            stage.name, stage.settings, {name: found.sha256 for name, found in inputs.items()}
+        )
+        folder = self.folder / stage.name
+        done = Manifest.read(folder / "manifest.json")
+        if done is not None:
+            why = "" if done.fingerprint == wanted else _difference(done, stage, inputs)
+            if not why and dict(done.outputs) != self._outputs(folder):
+                why = "its files are not those it wrote"
+            return Standing("changed" if why else "finished", why, wanted, inputs)
+        begun = _begun(folder)
+        if not begun:
+            return Standing("new", "", wanted, inputs)
+        if begun["fingerprint"] == wanted:
+            return Standing("interrupted", "", wanted, inputs)
+        return Standing(
+            "changed", "it was interrupted under other settings or inputs", wanted, inputs
+        )
+
+    def execute(self, stage: Stage, standing: Standing, report: Report) -> Manifest:
+        """Do a stage's work, or go on with it; the manifest is written when all of it is there."""
+        folder = self.folder / stage.name
+        if standing.state in ("changed", "new"):
+            self._set_aside(folder)
+        attempts = int(_begun(folder).get("attempts", 0)) + 1
+        folder.mkdir(parents=True, exist_ok=True)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        begun = {"fingerprint": standing.fingerprint, "started": started, "attempts": attempts}
+        lineage.write_json(folder / "started.json", begun)
+        metrics, meter = MetricsFile(folder / "metrics.jsonl"), Meter()
+
+        def listen(step: Step) -> None:
+            metrics.add(step)
+            report(step)
+
+        stage.work(folder, listen)
+        used = meter.read()
+        manifest = Manifest(
+            stage=stage.name,
+            fingerprint=standing.fingerprint,
+            settings=stage.settings,
+            seed=int(stage.settings["seed"]),
+            inputs=standing.inputs,
+            outputs=self._outputs(folder),
+            labels=sorted(self._labels_behind(stage) | stage.labels(folder)),
+            code_version=lineage.code_version(),
+            libraries=lineage.libraries(),
+            started=started,
+            wall_s=used.wall_s,
+            cpu_s=used.cpu_s,
+            peak_rss_bytes=used.peak_rss_bytes,
+            attempts=attempts,
+        )
+        manifest.write(folder / "manifest.json")
+        self.hashes.save()
+        return manifest
+
+    def _input(self, source: Source) -> Input:
+        inside = isinstance(source, Path) and source.is_relative_to(self.folder)
+        shown = source.relative_to(self.folder) if inside and isinstance(source, Path) else source
+        return Input(str(shown), self.hashes.of(source))
+
+    def _outputs(self, folder: Path) -> dict[str, str]:
+        found = self.hashes.files(folder)
+        return {
+            name: found[name] for name in found if name not in ("started.json", "manifest.json")
+        }
+
+    def _labels_behind(self, stage: Stage) -> set[str]:
+        """The kinds of annotators behind the inputs that other stages of this run made."""
+        kinds: set[str] = set()
+        for source in stage.inputs.values():
+            if isinstance(source, Path) and source.is_relative_to(self.folder):
+                name = source.relative_to(self.folder).parts[0]
+                made = Manifest.read(self.folder / name / "manifest.json")
+                kinds |= set(made.labels) if made else set()
+        return kinds
+
+    def _set_aside(self, folder: Path) -> None:
+        """Keep the last artefact of a stage that begins anew, and forget the one before it."""
+        if folder.exists():
+            kept = self.folder / ".previous" / folder.name
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(exist_ok=True)
+            folder.rename(kept)
+
+
+@contextmanager
+def open_run(folder: Path) -> Iterator[Run]:
+    """Hold a run's folder for this process; raise ValueError if another one has it."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder for the run, or none yet")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise ValueError(
+                f"{folder} is in use by {holder}; expected one process a run"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield Run(folder)
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    path = folder / "started.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _difference(done: Manifest, stage: Stage, inputs: Mapping[str, Input]) -> str:
+    """What is not as it was, in a few words."""
+    now, before = _flat(json.loads(json.dumps(stage.settings))), _flat(done.settings)
+    keys = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    names = sorted(name for name in inputs if done.inputs.get(name) != inputs[name])
+    changed = [*keys[:3], *(f"input {name}" for name in names[:3])]
+    return f"changed: {', '.join(changed)}" if changed else "its list of inputs changed"
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
