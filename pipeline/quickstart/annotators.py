@@ -28,11 +28,11 @@ class Annotator:
 
 
 POOL = (
-    Annotator("simulated-ada", 0.30, 0.15, 0.00, 0.00),
-    Annotator("simulated-ben", 0.40, 0.20, -0.01, 0.05),
-    Annotator("simulated-cleo", 0.35, 0.10, 0.01, 0.00),
-    Annotator("simulated-dov", 0.50, 0.25, 0.00, 0.08),
-    Annotator("simulated-eva", 0.45, 0.20, -0.02, 0.03),
+    Annotator("simulated-ada", 0.45, 0.15, 0.00, 0.00),
+    Annotator("simulated-ben", 0.60, 0.20, -0.01, 0.05),
+    Annotator("simulated-cleo", 0.50, 0.10, 0.01, 0.00),
+    Annotator("simulated-dov", 0.75, 0.25, 0.00, 0.08),
+    Annotator("simulated-eva", 0.65, 0.20, -0.02, 0.03),
 )
 
 
