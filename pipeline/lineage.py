@@ -18,7 +18,7 @@ from typing import Any
 DISTRIBUTION = "instruct-rlhf"
 LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
              "transformers", "trl")  # fmt: skip
-LEFT_OUT = ("checkpoints",)  # folders inside an artefact that are not part of it
+LEFT_OUT = ("checkpoints",)  # folders that are not part of an artefact; nor are databases
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ class Hashes:
 def _artefact(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
-        if path.is_file() and not set(LEFT_OUT) & set(inside) and not path.name.endswith(".part"):
+        is_left_out = set(LEFT_OUT) & set(inside) or ".sqlite" in path.name
+        if path.is_file() and not is_left_out and not path.name.endswith(".part"):
             yield path
 
 

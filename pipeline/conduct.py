@@ -1,0 +1,86 @@
+"""Carries a run through its stages: skips what is up to date, goes on with what was interrupted."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from pipeline import launch
+from pipeline.config import ExperimentConfig
+from pipeline.lineage import Manifest
+from pipeline.plan import plan
+from pipeline.progress import Display, display, duration
+from pipeline.run import Run, Stage, open_run
+
+SAID = {"changed": "begins anew", "interrupted": "goes on where it was interrupted", "new": ""}
+
+
+def conduct(
+    config: ExperimentConfig,
+    folder: Path,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+    launched: launch.Launch | None = None,
+) -> Path:
+    """Run all stages, those up to `until`, or `only` one whose inputs are there; return its folder.
+
+    Raise ValueError for a stage that this experiment does not have or whose inputs are not ready.
+    """
+    stages = plan(config, folder)
+    wanted = _wanted(stages, until or only)
+    with open_run(folder) as run, display([stage.name for stage in wanted]) as shown:
+        _write_config(config, folder)
+        for stage in wanted:
+            is_free = only in (None, stage.name) or stage.name == "data"
+            _advance(run, stage, shown, launched, may_work=is_free)
+    return folder / wanted[-1].name
+
+
+def _wanted(stages: Sequence[Stage], last: str | None) -> list[Stage]:
+    names = [stage.name for stage in stages]
+    if last is None:
+        return list(stages)
+    if last not in names:
+        raise ValueError(
+            f"stage '{last}' is not part of this experiment; expected one of {', '.join(names)}"
+        )
+    return list(stages[: names.index(last) + 1])
+
+
+def _advance(
+    run: Run, stage: Stage, shown: Display, launched: launch.Launch | None, *, may_work: bool
+) -> None:
+    standing = run.standing(stage)
+    if standing.state == "finished":
+        shown.skip(stage.name, "up to date")
+        return
+    if not may_work:
+        state = f"has to run again ({standing.why})" if standing.why else "is not finished"
+        raise ValueError(
+            f"{run.folder / stage.name} {state}; expected it done first, "
+            f"by rlhf run --until {stage.name}"
+        )
+    told = [stage.about, SAID[standing.state], standing.why]
+    shown.begin(stage.name, ", ".join(text for text in told if text))
+    todo = stage
+    if launched is not None and stage.trains:
+        todo = launch.over_processes(stage, run.folder, launched)
+    with contextlib.redirect_stdout(sys.stderr):
+        manifest = run.execute(todo, standing, shown.step)
+    shown.finish(_cost(manifest))
+
+
+def _cost(manifest: Manifest) -> str:
+    cpu = f"{duration(manifest.cpu_s)} of CPU"
+    return f"{cpu}, {manifest.peak_rss_bytes / 2**30:.1f} GiB"
+
+
+def _write_config(config: ExperimentConfig, folder: Path) -> None:
+    path = folder / "config.yaml"
+    aside = path.with_name(path.name + ".part")
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,187 @@
+"""The stages of an experiment in order, what each one's result depends on, and where it reads.
+
+    data → sft → sample → label → reward → select → ppo → ppo-ptx → evaluate → report
+
+SFT's epoch is first chosen by validation loss, because no reward model exists yet; its outputs are
+ranked and the reward model learns from them. Then `select` chooses the epoch again by the reward
+model's score (Ouyang et al. 2022, appendix C.1), trains nothing, and its model is the "SFT" that
+PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline import rankings, work
+from pipeline.config import ExperimentConfig, FileSource, HumanAnnotators, ImportedRankings
+from pipeline.run import Source, Stage
+from stages.config import PPOConfig
+from stages.progress import Report
+
+QUICKSTART = Path(__file__).parent / "quickstart"
+
+
+def model_source(name: str) -> Source:
+    """A folder as a Path, the shipped base for `quickstart`, else a model's name on the hub."""
+    if name == "quickstart" or name.startswith("quickstart/"):
+        return QUICKSTART / (name.partition("/")[2] or "base")
+    path = Path(name)
+    looks_like_a_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    return path.expanduser() if path.exists() or looks_like_a_path else name
+
+
+def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
+    """The stages of this experiment in this folder, first to last."""
+    first = [_data(config), _sft(config, run)]
+    asked = [] if isinstance(config.labeling, ImportedRankings) else [_sample(config, run)]
+    ranked = [_label(config, run), _reward(config, run)]
+    chosen = [_select(config, run)] if config.sft_choice == "reward" else []
+    trained = [
+        _ppo(config, run, name, settings)
+        for name, settings in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx))
+        if settings is not None
+    ]
+    stages = [*first, *asked, *ranked, *chosen, *trained, _evaluate(config, run)]
+    return [*stages, _report(config, run, stages)]
+
+
+def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:
+    """The policies that an experiment compares, by the names the report uses."""
+    named: dict[str, Source] = {"base": model_source(config.model), "sft": _start(config, run)}
+    if config.ppo is not None:
+        named["ppo"] = run / "ppo/model"
+    if config.ppo_ptx is not None:
+        named["ppo-ptx"] = run / "ppo-ptx/model"
+    return named
+
+
+def _start(config: ExperimentConfig, run: Path) -> Path:
+    return run / ("select" if config.sft_choice == "reward" else "sft") / "model"
+
+
+def _settings(config: ExperimentConfig, **sections: BaseModel | object) -> Mapping[str, Any]:
+    plain = {
+        name: section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+        for name, section in sections.items()
+    }
+    return {"seed": config.seed, **plain}
+
+
+def _data(config: ExperimentConfig) -> Stage:
+    files: dict[str, Source] = {}
+    if isinstance(config.data, FileSource):
+        named = config.data.model_dump(exclude={"kind"}, exclude_none=True)
+        for use, place in named.items():
+            files[use] = place if place.startswith("hf:") else Path(place)
+    settings = _settings(config, data=config.data)
+    return Stage("data", "data sets", settings, files, work.data(config))
+
+
+def _sft(config: ExperimentConfig, run: Path) -> Stage:
+    base, datasets = model_source(config.model), run / "data"
+    inputs = {
+        "base": base,
+        "demonstrations": datasets / "demonstrations.jsonl",
+        "validation": datasets / "validation.jsonl",
+    }
+    todo = work.settled(config, work.sft(config, base, datasets))
+    settings = _settings(config, threads=config.threads, sft=config.sft)
+    return Stage("sft", "fine-tuning on demonstrations", settings, inputs, todo, trains=True)
+
+
+def _sample(config: ExperimentConfig, run: Path) -> Stage:
+    places: dict[str, Source] = {"base": model_source(config.model), "sft": run / "sft/model"}
+    asked: dict[str, Source] = {name: places[name] for name in config.sampling.policies}
+    inputs = {"prompts": run / "data/ranking_prompts.jsonl", **asked}
+    todo = work.settled(config, work.sample(config, asked, run / "data"))
+    settings = _settings(config, threads=config.threads, sampling=config.sampling)
+    return Stage("sample", "outputs to be ranked", settings, inputs, todo)
+
+
+def _label(config: ExperimentConfig, run: Path) -> Stage:
+    settings = dict(_settings(config, labeling=config.labeling))
+    inputs: dict[str, Source] = {}
+    match config.labeling:
+        case ImportedRankings():
+            inputs = {
+                "tasks": Path(config.labeling.tasks),
+                "rankings": Path(config.labeling.rankings),
+            }
+        case HumanAnnotators():
+            inputs = {"tasks": run / "sample/tasks.jsonl"}
+            settings["answers"] = rankings.answers_hash(config.labeling, run)
+        case _:
+            inputs = {
+                "tasks": run / "sample/tasks.jsonl",
+                "prompts": run / "data/ranking_prompts.jsonl",
+            }
+
+    def todo(out: Path, report: Report) -> None:
+        rankings.collect(config, run, out, report)
+
+    about = f"rankings: {config.labeling.kind}"
+    return Stage("label", about, settings, inputs, todo, rankings.kinds)
+
+
+def _reward(config: ExperimentConfig, run: Path) -> Stage:
+    named: dict[str, Source] = {"sft": run / "sft/model", "base": model_source(config.model)}
+    base = named.get(config.reward_base) or model_source(config.reward_base)
+    inputs = {
+        "base": base,
+        "tasks": run / "label/tasks.jsonl",
+        "rankings": run / "label/rankings.jsonl",
+        "demonstrations": run / "data/demonstrations.jsonl",
+    }
+    todo = work.settled(config, work.reward(config, base, run / "label", run / "data"))
+    settings = _settings(config, threads=config.threads, reward=config.reward)
+    return Stage("reward", "reward model", settings, inputs, todo, trains=True)
+
+
+def _select(config: ExperimentConfig, run: Path) -> Stage:
+    reward_model, prompts = run / "reward/model", run / "data/validation_prompts.jsonl"
+    inputs = {"sft": run / "sft/model", "reward": reward_model, "prompts": prompts}
+    todo = work.settled(config, work.select(config, run / "sft", reward_model, run / "data"))
+    settings = _settings(config, threads=config.threads)
+    return Stage("select", "SFT's epoch by reward", settings, inputs, todo)
+
+
+def _ppo(config: ExperimentConfig, run: Path, name: str, chosen: PPOConfig) -> Stage:
+    policy, reward_model = _start(config, run), run / "reward/model"
+    inputs: dict[str, Source] = {
+        "policy": policy,
+        "reward": reward_model,
+        "prompts": run / "data/ppo_prompts.jsonl",
+    }
+    if chosen.pretraining is not None:
+        inputs["texts"] = run / "data/pretraining_texts.jsonl"
+    todo = work.settled(config, work.ppo(config, chosen, policy, reward_model, run / "data"))
+    settings = _settings(config, threads=config.threads, ppo=chosen)
+    about = "PPO with pretraining mix" if chosen.pretraining is not None else "PPO"
+    return Stage(name, about, settings, inputs, todo, trains=True)
+
+
+def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
+    compared, reward_model = policies(config, run), run / "reward/model"
+    sets = ("test_prompts", "toxicity_prompts", "held_out_texts")
+    left_out = set()
+    if isinstance(config.data, FileSource):
+        no_texts = config.data.pretraining_texts is None and config.data.held_out_texts is None
+        left_out |= {"toxicity_prompts"} if config.data.toxicity_prompts is None else set()
+        left_out |= {"held_out_texts"} if no_texts else set()
+    files = {name: run / f"data/{name}.jsonl" for name in sets if name not in left_out}
+    inputs = {**compared, "reward": reward_model, **files}
+    todo = work.settled(config, work.evaluate(config, compared, reward_model, run / "data"))
+    settings = _settings(config, threads=config.threads, evaluation=config.evaluation)
+    return Stage("evaluate", "every policy on held-out prompts", settings, inputs, todo)
+
+
+def _report(config: ExperimentConfig, run: Path, stages: list[Stage]) -> Stage:
+    """The page reads the manifests and metrics of all stages, so all of them are its inputs."""
+    inputs: dict[str, Source] = {"results": run / "evaluate"}
+    for stage in stages:
+        if stage.trains:
+            inputs[f"metrics of {stage.name}"] = run / stage.name / "metrics.jsonl"
+    settings = _settings(config, config=config)
+    return Stage("report", "report.html", settings, inputs, work.report(run))

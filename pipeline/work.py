@@ -1,0 +1,183 @@
+"""What each stage of a run does: read inputs from the run's folder, call the stage, write there.
+
+Heavy libraries are imported inside, so that a plan can be made and checked without them.
+"""
+
+import random
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from pipeline.config import ExperimentConfig
+from pipeline.datasets import DataFolder, make_data
+from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
+from stages.config import PPOConfig
+from stages.progress import Report, Step
+
+Source = Path | str
+Work = Callable[[Path, Report], None]
+
+
+def settled(config: ExperimentConfig, work: Work) -> Work:
+    """The same work, begun with the experiment's seed and number of threads."""
+
+    @wraps(work)
+    def begin(out: Path, report: Report) -> None:
+        import numpy
+        import torch
+
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        random.seed(config.seed)
+        numpy.random.seed(config.seed)
+        torch.manual_seed(config.seed)
+        work(out, report)
+
+    return begin
+
+
+def data(config: ExperimentConfig) -> Work:
+    """Write every data set."""
+
+    def work(out: Path, _: Report) -> None:
+        make_data(config, out)
+
+    return work
+
+
+def sft(config: ExperimentConfig, base: Source, datasets: Path) -> Work:
+    """Fine-tune on the demonstrations; the epoch is chosen by validation loss."""
+
+    def work(out: Path, report: Report) -> None:
+        from stages.sft import train_sft
+
+        found = DataFolder(datasets)
+        train_sft(
+            config.sft,
+            base=base,
+            demonstrations=found.demonstrations(),
+            validation=found.demonstrations("validation"),
+            reward_model=None,
+            selection_prompts=(),
+            out=out,
+            seed=config.seed,
+            report=report,
+        )
+
+    return work
+
+
+def select(config: ExperimentConfig, trained: Path, reward_model: Path, datasets: Path) -> Work:
+    """Choose among the epochs of SFT again, now by the reward model's score."""
+
+    def work(out: Path, report: Report) -> None:
+        from stages.sft import choose_by_reward
+
+        choose_by_reward(
+            trained,
+            reward_model=reward_model,
+            prompts=DataFolder(datasets).prompts("validation"),
+            out=out,
+            seed=config.seed,
+            report=report,
+        )
+
+    return work
+
+
+def sample(config: ExperimentConfig, policies: dict[str, Source], datasets: Path) -> Work:
+    """Draw K responses to each ranking prompt and write them as ranking tasks."""
+
+    def work(out: Path, report: Report) -> None:
+        from pipeline.sampling import sample_tasks
+
+        tasks = sample_tasks(
+            DataFolder(datasets).prompts("ranking"),
+            policies,
+            responses=config.sampling.responses,
+            settings=config.sampling.settings,
+            seed=config.seed,
+            report=report,
+        )
+        write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
+
+    return work
+
+
+def reward(config: ExperimentConfig, base: Source, labelled: Path, datasets: Path) -> Work:
+    """Train the reward model on the rankings."""
+
+    def work(out: Path, report: Report) -> None:
+        from stages.reward import train_reward
+
+        train_reward(
+            config.reward,
+            base=base,
+            tasks=read_records(labelled / "tasks.jsonl", RankingTask),
+            rankings=read_records(labelled / "rankings.jsonl", Ranking),
+            demonstrations=DataFolder(datasets).demonstrations(),
+            out=out,
+            seed=config.seed,
+            report=report,
+        )
+
+    return work
+
+
+def ppo(
+    config: ExperimentConfig, chosen: PPOConfig, policy: Path, reward_model: Path, datasets: Path
+) -> Work:
+    """Train the policy against the reward model, with the pretraining mix if `chosen` has one."""
+
+    def work(out: Path, report: Report) -> None:
+        from stages.ppo.trainer import train_ppo
+
+        found = DataFolder(datasets)
+        train_ppo(
+            chosen,
+            policy=policy,
+            reward_model=reward_model,
+            prompts=found.prompts("ppo"),
+            pretraining=found.texts("pretraining") if chosen.pretraining is not None else None,
+            out=out,
+            seed=config.seed,
+            report=report,
+        )
+
+    return work
+
+
+def evaluate(
+    config: ExperimentConfig, policies: dict[str, Source], reward_model: Path, datasets: Path
+) -> Work:
+    """Let every policy answer the held-out prompts, and score what it said."""
+
+    def work(out: Path, report: Report) -> None:
+        from pipeline.evaluation.evaluate import evaluate_policies
+
+        found = DataFolder(datasets)
+        evaluate_policies(
+            config.evaluation,
+            policies=policies,
+            reward_model=reward_model,
+            prompts=found.prompts("test"),
+            toxicity_prompts=found.prompts("toxicity"),
+            held_out_texts=found.texts("held_out"),
+            out=out,
+            seed=config.seed,
+            report=report,
+        )
+
+    return work
+
+
+def report(run: Path) -> Work:
+    """Write the page about the run."""
+
+    def work(out: Path, said: Report) -> None:
+        from pipeline.report.page import write_report
+
+        write_report(run, out / "report.html")
+        said(Step(1, 1))
+
+    return work
