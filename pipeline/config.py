@@ -74,9 +74,9 @@ class HumanAnnotators(Config):
     store: str | None = None  # a path or database URL; None: rankings.sqlite in the run's folder
     per_task: PositiveInt = 1  # annotators who rank each task
     enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
-    wait: bool = (
-        False  # true: `rlhf run` waits for the rankings; false: it stops and says what to do
-    )
+    wait: bool = True  # `rlhf run` serves the page until enough is ranked; false: it stops there
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 7860
 
 
 class ImportedRankings(Config):

@@ -22,7 +22,8 @@ class _Loader(yaml.SafeLoader):
     """YAML as people mean it: `9e-6` is a number, and no key stands twice in one mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key) for key in own]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.MarkedYAMLError(

@@ -183,5 +183,5 @@ def _report(config: ExperimentConfig, run: Path, stages: list[Stage]) -> Stage:
     for stage in stages:
         if stage.trains:
             inputs[f"metrics of {stage.name}"] = run / stage.name / "metrics.jsonl"
-    settings = _settings(config, config=config)
+    settings = _settings(config, experiment=config)
     return Stage("report", "report.html", settings, inputs, work.report(run))
