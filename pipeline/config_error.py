@@ -12,14 +12,14 @@ from pydantic_core import ErrorDetails
 Location = tuple[int | str, ...]
 
 
-def first_error(error: ValidationError, model: type[BaseModel]) -> str:
+def first_error(error: ValidationError, model: type[Any]) -> str:
     """Say the first error in one line, and how many more there are."""
     details = error.errors(include_url=False)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return _sentence(details[0], model) + more
 
 
-def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
     location, tags = _without_tags(detail["loc"], model)
     key = ".".join(map(str, location))
     context = detail.get("ctx", {})

@@ -50,7 +50,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     if not isinstance(mapping, dict):
         raise ValueError(f"{path}: {type(mapping).__name__}; expected a mapping of keys to values")
     for text in overrides:
-        mapping = _overridden(mapping, _Override.parse(text))
+        mapping = overridden(mapping, text)
     return checked(mapping, str(path))
 
 
@@ -60,6 +60,11 @@ def checked(mapping: dict[str, Any], where: str) -> ExperimentConfig:
         return ExperimentConfig.model_validate(mapping)
     except ValidationError as error:
         raise ValueError(f"{where}: {first_error(error, ExperimentConfig)}") from None
+
+
+def overridden(mapping: dict[str, Any], text: str) -> dict[str, Any]:
+    """A copy of the mapping with the one key that `text`, such as sft.epochs=2, names replaced."""
+    return _replaced(mapping, _Override.parse(text))
 
 
 def _parse(text: str, where: str) -> Any:
@@ -86,7 +91,7 @@ class _Override:
         return cls(keys, _parse(value, f"--set {text}"))
 
 
-def _overridden(mapping: dict[str, Any], override: _Override) -> dict[str, Any]:
+def _replaced(mapping: dict[str, Any], override: _Override) -> dict[str, Any]:
     """A copy with one value replaced; mappings on the way are made, numbers index into lists."""
     result = deepcopy(mapping)
     here: Any = result

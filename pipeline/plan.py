@@ -87,7 +87,8 @@ def _sft(config: ExperimentConfig, run: Path) -> Stage:
         "validation": datasets / "validation.jsonl",
     }
     todo = work.settled(config, work.sft(config, base, datasets))
-    settings = _settings(config, threads=config.threads, sft=config.sft)
+    chosen = config.sft.model_dump(mode="json", exclude={"selection"})
+    settings = _settings(config, threads=config.threads, sft=chosen)
     return Stage("sft", "fine-tuning on demonstrations", settings, inputs, todo, trains=True)
 
 
@@ -143,7 +144,7 @@ def _select(config: ExperimentConfig, run: Path) -> Stage:
     reward_model, prompts = run / "reward/model", run / "data/validation_prompts.jsonl"
     inputs = {"sft": run / "sft/model", "reward": reward_model, "prompts": prompts}
     todo = work.settled(config, work.select(config, run / "sft", reward_model, run / "data"))
-    settings = _settings(config, threads=config.threads)
+    settings = _settings(config, threads=config.threads, selection=config.sft.selection)
     return Stage("select", "SFT's epoch by reward", settings, inputs, todo)
 
 
@@ -156,6 +157,8 @@ def _ppo(config: ExperimentConfig, run: Path, name: str, chosen: PPOConfig) -> S
     }
     if chosen.pretraining is not None:
         inputs["texts"] = run / "data/pretraining_texts.jsonl"
+    if chosen.validation is not None:
+        inputs["validation"] = run / "data/validation_prompts.jsonl"
     todo = work.settled(config, work.ppo(config, chosen, policy, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, ppo=chosen)
     about = "PPO with pretraining mix" if chosen.pretraining is not None else "PPO"

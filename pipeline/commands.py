@@ -1,0 +1,168 @@
+"""One function a verb: check everything that can be checked, then do it; return the artefact.
+
+Heavy imports are inside the functions, because each verb needs others.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pipeline import launch
+from pipeline.conduct import conduct
+from pipeline.config import ExperimentConfig, HumanAnnotators
+from pipeline.config_file import load_config, overridden
+from pipeline.options import Sharding
+from reward_models.records import write_jsonl
+
+
+def run(
+    path: Path,
+    sets: Sequence[str],
+    out: Path | None,
+    until: str | None,
+    sharding: Sharding,
+    processes: int,
+) -> Path:
+    """All stages, or those up to `until`; the run's folder."""
+    config = load_config(path, sets)
+    folder = _folder(config, out)
+    made = conduct(config, folder, until=until, launched=launch.chosen(sharding, processes))
+    return made if until else folder
+
+
+def stage(
+    name: str,
+    path: Path,
+    sets: Sequence[str],
+    out: Path | None,
+    sharding: Sharding = "none",
+    processes: int = 1,
+) -> Path:
+    """One stage whose inputs are there; the stage's folder."""
+    config = load_config(path, sets)
+    launched = launch.chosen(sharding, processes)
+    return conduct(config, _folder(config, out), only=name, launched=launched)
+
+
+def label(
+    path: Path, sets: Sequence[str], out: Path | None, host: str | None, port: int | None
+) -> Path:
+    """Rankings by whoever the config names; people are served their page until enough is ranked."""
+    served = [f"labeling.host={host}"] if host is not None else []
+    served += [f"labeling.port={port}"] if port is not None else []
+    waiting = ["labeling.wait=true"]
+    config = load_config(path, sets)
+    if isinstance(config.labeling, HumanAnnotators):
+        config = load_config(path, [*sets, *served, *waiting])
+    elif served:
+        raise ValueError(
+            f"--host and --port serve people, but labeling.kind is '{config.labeling.kind}'"
+        )
+    return conduct(config, _folder(config, out), only="label")
+
+
+def export(place: str, out: Path) -> Path:
+    """The tasks and rankings of a store, as JSON lines in the folder `out`."""
+    from labeling_ui.store import Store
+    from pipeline.rankings import STORE
+
+    folder = Path(place)
+    if "://" not in place and folder.is_dir():
+        here = [path for path in (folder / STORE, folder / "label" / STORE) if path.is_file()]
+        if not here:
+            raise ValueError(f"{place}: no {STORE} in it; expected a run with rankings, or a store")
+        place = str(here[0])
+    elif "://" not in place and not folder.is_file():
+        raise ValueError(f"{place}: no such file; expected a store, its URL, or a run's folder")
+    with closing(Store(place)) as store:
+        out.mkdir(parents=True, exist_ok=True)
+        write_jsonl(out / "tasks.jsonl", (task.to_json() for task in store.tasks()))
+        rankings = store.rankings(skipped=True)
+        write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
+    return out
+
+
+def pretrain(out: Path, sets: Sequence[str]) -> Path:
+    """The quickstart's base, made anew."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from pipeline.config_error import first_error
+    from pipeline.progress import display
+    from pipeline.quickstart.pretrain import Recipe, pretrain
+
+    chosen: dict[str, Any] = {}
+    for text in sets:
+        chosen = overridden(chosen, text)
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(chosen)
+    except ValidationError as error:
+        raise ValueError(f"--set {first_error(error, Recipe)}") from None
+    out.mkdir(parents=True, exist_ok=True)
+    with display(["pretrain"]) as shown:
+        shown.begin("pretrain", "the base model of the quickstart")
+        pretrain(recipe, out, shown.step)
+        shown.finish("")
+    return out
+
+
+def fetch(name: str, out: Path | None) -> Path:
+    """A real model without a hub, as a model folder."""
+    from pipeline.fetch import fetch_model
+
+    return fetch_model(name, out)
+
+
+def score(samples: Sequence[Path], columns: str, out: Path, seed: int) -> Path:
+    """Scores, intervals and paired comparisons of anybody's samples."""
+    from pipeline.evaluation.score_file import score_file
+
+    score_file(samples, _columns(columns), out=out, seed=seed)
+    return out
+
+
+def compare(runs: Sequence[Path]) -> None:
+    """The results of several runs side by side, on stdout."""
+    from pipeline.compare import comparison_table
+
+    sys.stdout.write(comparison_table(runs))
+
+
+def chat(
+    runs: Sequence[Path], prompt: str | None, temperature: float, max_new_tokens: int, seed: int
+) -> None:
+    """A conversation with several policies."""
+    from pipeline.chat import talk
+    from stages.config import SamplingConfig
+
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
+    talk(runs, prompt, sampling, seed)
+
+
+def doctor() -> None:
+    """What this machine can run, on stdout."""
+    from pipeline.doctor import findings
+
+    for name, found in findings():
+        print(f"{name:<14} {found}")
+
+
+def export_model(place: Path, out: Path) -> Path:
+    """A policy as a plain model folder that any library loads."""
+    from pipeline.export_model import export_policy
+
+    return export_policy(place, out)
+
+
+def _folder(config: ExperimentConfig, out: Path | None) -> Path:
+    return out if out is not None else Path("runs") / config.name
+
+
+def _columns(text: str) -> dict[str, str]:
+    """`a=b,c=d` as a mapping; ValueError for anything else."""
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    for name, equals, column in pairs:
+        if not (name and equals and column):
+            raise ValueError(f"--columns {text}: expected name=column, such as completion=sample")
+    return {name: column for name, _, column in pairs}

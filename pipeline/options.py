@@ -1,0 +1,54 @@
+"""The arguments and options that the verbs of `pipeline/cli.py` share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Sharding = Literal["none", "ddp", "zero2", "zero3"]
+
+Config = Annotated[
+    Path, typer.Argument(help="The experiment: a YAML file, such as configs/quickstart.yaml.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as ppo.kl.coefficient=0.05. May be repeated.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME.")]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
+]
+Spread = Annotated[
+    Sharding,
+    typer.Option("--sharding", help="Spread training: copies (ddp) or DeepSpeed's ZeRO."),
+]
+Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes (GPUs) to train on.")]
+Host = Annotated[
+    str | None, typer.Option("--host", help="Address to serve on; 0.0.0.0 lets others in.")
+]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to serve on.")]
+
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, of their stages, or of models.")]
+OneRun = Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")]
+Model = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
+Tables = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
+StorePlace = Annotated[
+    str, typer.Argument(help="A run's folder, or the store: a path or a database URL.")
+]
+Samples = Annotated[
+    list[Path], typer.Argument(help="CSV or JSON lines of completions, from anywhere.")
+]
+Columns = Annotated[
+    str,
+    typer.Option("--columns", help="How columns are called: model=model_type,completion=sample."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0)]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
+OnePrompt = Annotated[
+    str | None, typer.Option("--prompt", help="Answer this one prompt and leave.")
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1)]
