@@ -2,12 +2,22 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Config(BaseModel):
+    """What every config shares: unknown keys are refused, values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -48,9 +58,22 @@ class SFTConfig(Config):
     micro_batch_size: PositiveInt | None = None  # None: the whole batch at once
     dropout: Fraction = 0.2
     weight_decay: NonNegativeFloat = 0.0  # the paper does not say
-    max_tokens: PositiveInt = 2048
+    max_tokens: PositiveInt = 2048  # prompt and response; longer demonstrations are left out
+    selection: SamplingConfig = (
+        SamplingConfig()
+    )  # responses by which a reward model picks the epoch
     adaptation: Adaptation = Full()
     trainer: dict[str, object] = {}  # further TrainingArguments, validated by name
+
+    @model_validator(mode="after")
+    def micro_batches_fill_a_batch(self) -> Self:
+        """Check that the batch is a whole number of micro-batches."""
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must divide "
+                f"batch_size ({self.batch_size})"
+            )
+        return self
 
 
 class RewardConfig(Config):
@@ -60,11 +83,23 @@ class RewardConfig(Config):
     learning_rate: PositiveFloat = 9e-6
     prompts_per_batch: PositiveInt = 64
     micro_prompts: PositiveInt | None = None  # prompts in memory at once; None: the whole batch
-    weight_decay: NonNegativeFloat = 0.0
+    batch_element: Literal["prompt", "ranking"] = "prompt"  # see reward_models.ranking_loss
+    weight_decay: NonNegativeFloat = 0.0  # the paper does not say
+    max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
     held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
-    max_tokens: PositiveInt = 2048
+    max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
+    checkpoint_every: PositiveInt = 50  # steps
     adaptation: Adaptation = Full()
     trainer: dict[str, object] = {}
+
+    @model_validator(mode="after")
+    def micro_batches_fill_a_batch(self) -> Self:
+        if self.micro_prompts is not None and self.prompts_per_batch % self.micro_prompts:
+            raise ValueError(
+                f"micro_prompts ({self.micro_prompts}) must divide "
+                f"prompts_per_batch ({self.prompts_per_batch})"
+            )
+        return self
 
 
 class PretrainingMix(Config):
@@ -73,10 +108,14 @@ class PretrainingMix(Config):
     coefficient: NonNegativeFloat = 27.8  # gamma; see `normaliser`
     examples_per_episode: PositiveFloat = 8.0
     tokens_per_example: PositiveInt = 256
-    normaliser: Literal["token", "sequence"] = "token"  # mean over tokens, or sum over tokens per sequence
+    normaliser: Literal["token", "sequence"] = (
+        "token"  # mean over tokens, or sum over tokens per sequence
+    )
 
 
 class FixedKL(Config):
+    """The coefficient stays as it is, as in the paper."""
+
     kind: Literal["fixed"] = "fixed"
     coefficient: NonNegativeFloat = 0.02  # appendix C.4
 
@@ -90,8 +129,26 @@ class AdaptiveKL(Config):
     horizon_episodes: PositiveInt = 10_000
 
 
+class Guards(Config):
+    """When a PPO run counts as sick; `action` says whether it then stops or only warns."""
+
+    action: Literal["stop", "warn"] = "stop"
+    max_kl_nats_per_token: PositiveFloat = 2.0
+    min_eos_rate: Fraction = 0.02  # share of responses that end by themselves
+    min_entropy_nats: NonNegativeFloat = 0.005  # a token
+    max_repetition: Fraction = 0.5  # share of a response's trigrams seen before in it
+    min_distinct: Fraction = 0.02  # share of a rollout's responses that differ from one another
+
+
+class ValidationRule(Config):
+    """Choosing the policy by reward-model score on validation prompts, within a KL budget."""
+
+    every: PositiveInt = 5  # iterations
+    kl_budget_nats: PositiveFloat | None = None  # a response; beyond it the run ends
+
+
 class PPOConfig(Config):
-    """Stage three: PPO against the reward model, with or without the pretraining mix (appendix C.4)."""
+    """Stage three: PPO against the reward model, with or without pretraining (appendix C.4)."""
 
     episodes: PositiveInt = 256_000
     episodes_per_rollout: PositiveInt = 512
@@ -113,19 +170,39 @@ class PPOConfig(Config):
     ema_decay: Fraction | None = 0.992
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
+    validation: ValidationRule | None = None  # None: the last policy is the result
+    guards: Guards = Guards()
     checkpoint_every: PositiveInt = 10  # iterations
     adaptation: Adaptation = Full()
 
+    @property
+    def iterations(self) -> int:
+        """How many rollouts the episodes make; the last one is whole."""
+        return -(-self.episodes // self.episodes_per_rollout)
+
+    @model_validator(mode="after")
+    def dropout_is_off(self) -> Self:
+        """Refuse an adapter's dropout."""
+        if isinstance(self.adaptation, LoRA) and self.adaptation.dropout:
+            raise ValueError(
+                f"adaptation.dropout ({self.adaptation.dropout}) must be 0 in PPO: only without "
+                "dropout does the ratio of new to old probabilities start at 1"
+            )
+        return self
+
     @model_validator(mode="after")
     def minibatches_fill_a_rollout(self) -> Self:
+        """Refuse a rollout that leaves a smaller last minibatch."""
         if self.episodes_per_rollout % self.minibatch:
             raise ValueError(
-                f"minibatch ({self.minibatch}) must divide episodes_per_rollout ({self.episodes_per_rollout})"
+                f"minibatch ({self.minibatch}) must divide "
+                f"episodes_per_rollout ({self.episodes_per_rollout})"
             )
         return self
 
     @model_validator(mode="after")
     def rollouts_sample_the_trained_distribution(self) -> Self:
+        """Refuse greedy and nucleus sampling."""
         if self.sampling.top_p != 1.0 or self.sampling.temperature == 0.0:
             raise ValueError(
                 f"sampling.top_p ({self.sampling.top_p}) must be 1 and sampling.temperature "

@@ -1,0 +1,167 @@
+"""What goes wrong in PPO, found early, with its likely cause and the setting to change.
+
+`preflight` looks before the first rollout; `alarms` looks at every iteration's metrics; the other
+checks hold by construction and stop the run wherever they fail.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stages.config import Guards, PPOConfig
+from stages.ppo.episodes import Episodes
+from stages.ppo.models import Models
+
+_TRIGRAM = 3
+_KL_SLACK_NATS = 0.1  # a response; below it a negative KL is no alarm
+
+
+class UnhealthyRunError(ValueError):
+    """A run that was stopped because going on would have spoilt the policy."""
+
+
+def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -> None:
+    """Raise ValueError where PPO could not work: padding, dropout, prompts that are too long."""
+    tokenizer = models.tokenizer
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            f"PAD and EOS of tokenizer '{tokenizer.name_or_path}' are both {tokenizer.eos_token}; "
+            "expected a PAD of its own"
+        )
+    for name, model in (("policy", models.policy), ("critic", models.critic)):
+        live = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.training]
+        if live:
+            raise ValueError(f"dropout is on in the {name} ({live[0]}); PPO needs it off")
+    longest = max(map(len, prompts)) + config.sampling.max_new_tokens
+    settings = models.policy.config.to_dict()
+    room = settings.get("max_position_embeddings", settings.get("n_positions"))
+    if isinstance(room, int) and longest > room:
+        raise ValueError(
+            f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens}) "
+            f"make {longest} tokens, the policy has {room} positions; shorten either"
+        )
+
+
+def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:
+    """Stop unless the ratio is 1 before the first step, to 1e-5 (to 1e-2 in 16 bits)."""
+    dtypes = {p.dtype for p in policy.parameters()}
+    whole = mixed_precision == "no" and dtypes <= {torch.float32, torch.float64}
+    tolerance = 1e-5 if whole else 1e-2
+    if not error <= tolerance:
+        raise UnhealthyRunError(
+            f"at the first minibatch the ratio of new to old probabilities is off 1 by {error:.2g} "
+            f"(allowed {tolerance:g}): the policy is not read as it was when the rollout was "
+            "scored; look for dropout, padding without explicit positions, another "
+            "sampling.temperature, or weights that changed in between"
+        )
+
+
+def check_starting_kl(log_ratio_N: torch.Tensor) -> None:
+    """Stop unless policy and reference are the same model before the first update."""
+    worst = float(log_ratio_N.abs().max())
+    if worst != 0.0:
+        raise UnhealthyRunError(
+            f"before the first update policy and reference differ by up to {worst:.2g} nats a "
+            "token, expected exactly 0: the reference is not a snapshot of the policy"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A metric that must stay on one side of a setting, and what to do when it does not."""
+
+    metric: str
+    setting: str
+    bound: float
+    upper: bool
+    advice: str
+
+    def crossed(self, metrics: Mapping[str, float]) -> str | None:
+        """A sentence with the metric, the setting and the advice, or None while all is well."""
+        value = metrics[self.metric]
+        if (value > self.bound) if self.upper else (value < self.bound):
+            side = "above" if self.upper else "below"
+            where = f"guards.{self.setting} ({self.bound:g})"
+            return f"{self.metric} is {value:.3g}, {side} {where}: {self.advice}"
+        return None
+
+
+def limits(guards: Guards) -> list[Limit]:
+    """The limits that the settings name."""
+    return [
+        Limit(
+            "ppo/kl_nats_per_token",
+            "max_kl_nats_per_token",
+            guards.max_kl_nats_per_token,
+            True,
+            "the policy runs away from the reference; raise kl.coefficient or lower learning_rate",
+        ),
+        Limit(
+            "ppo/eos_rate",
+            "min_eos_rate",
+            guards.min_eos_rate,
+            False,
+            "responses do not end, so the score may favour length; set missing_eos_score, or raise "
+            "sampling.max_new_tokens",
+        ),
+        Limit(
+            "ppo/entropy_nats_per_token",
+            "min_entropy_nats",
+            guards.min_entropy_nats,
+            False,
+            "the policy has collapsed; raise kl.coefficient or lower learning_rate",
+        ),
+        Limit(
+            "ppo/repetition",
+            "max_repetition",
+            guards.max_repetition,
+            True,
+            "the reward model likes loops; raise kl.coefficient",
+        ),
+        Limit(
+            "ppo/distinct_responses",
+            "min_distinct",
+            guards.min_distinct,
+            False,
+            "one answer to every prompt; raise kl.coefficient, or see how that answer is scored",
+        ),
+    ]
+
+
+def alarms(metrics: Mapping[str, float], guards: Guards) -> list[str]:
+    """One sentence for each sign of sickness in an iteration's metrics."""
+    sick = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if sick:
+        return [f"{', '.join(sick)} not finite: lower learning_rate or set score_clip"]
+    found = [sentence for limit in limits(guards) if (sentence := limit.crossed(metrics))]
+    kl, error = metrics["ppo/kl_nats"], metrics["ppo/kl_standard_error_nats"]
+    if kl < -max(_KL_SLACK_NATS, 4 * error):
+        found.append(
+            f"ppo/kl_nats is {kl:.3g}, below 0 by more than chance: what is sampled is not what is "
+            "trained; check sampling.temperature and the reference"
+        )
+    return found
+
+
+def repetition(episodes: Episodes) -> list[float]:
+    """Of each response, the share of trigrams that already stood in it; 0 where it has none."""
+    return [_repeated(response) for response in _responses(episodes)]
+
+
+def distinct_responses(episodes: Episodes) -> int:
+    """How many different responses there are."""
+    return len({tuple(response) for response in _responses(episodes)})
+
+
+def _responses(episodes: Episodes) -> list[list[int]]:
+    counts = episodes.response_BT.sum(-1).tolist()
+    rows = episodes.response_tokens().tolist()
+    return [row[len(row) - n :] for row, n in zip(rows, counts, strict=True)]
+
+
+def _repeated(tokens: list[int]) -> float:
+    trigrams = [tuple(tokens[i : i + _TRIGRAM]) for i in range(len(tokens) - _TRIGRAM + 1)]
+    return 1.0 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0

@@ -1,0 +1,77 @@
+"""One iteration of PPO: responses, scores, rewards, update, and what there is to see of it."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from stages.ppo import metrics
+from stages.ppo.diagnostics import check_starting_kl
+from stages.ppo.learner import Learner
+from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.randomness import endless_order, generator_for
+from stages.ppo.rollout import experience, read_episodes, roll_out
+from stages.ppo.tally import Tally
+
+
+def iterate(
+    learner: Learner,
+    prompts: Sequence[list[int]],
+    blocks: PretrainingBlocks | None,
+    iteration: int,
+    kl_coefficient: float,
+) -> dict[str, float]:
+    """Roll out, score, shape rewards and update; returns the metrics of all ranks together.
+
+    `prompts` are all there are; the iteration takes its own in the seeded order. Raises
+    UnhealthyRunError where a check that holds by construction fails.
+    """
+    config, rank = learner.config, learner.accelerator.process_index
+    tally, watch = Tally(), _Stopwatch()
+    with learner.accelerator.autocast():
+        generator = generator_for(learner.seed, "rollout", iteration, rank)
+        mine = _share(learner, prompts, iteration)
+        episodes = roll_out(learner.models, mine, config.sampling, generator)
+        watch.lap("time/rollout_s")
+        rollout = read_episodes(
+            learner.models,
+            episodes,
+            temperature=config.sampling.temperature,
+            batch_size=config.micro_batch_size,
+        )
+    if iteration == 0:
+        check_starting_kl(rollout.old_BT - rollout.reference_BT)
+    data, reward_BT = experience(rollout, config, kl_coefficient, learner.total)
+    watch.lap("time/scoring_s")
+    learner.update(data, blocks, iteration, tally)
+    watch.lap("time/update_s")
+    metrics.count_rollout(tally, rollout)
+    metrics.count_rewards(tally, reward_BT)
+    means = tally.means(learner.total)
+    found = metrics.with_standard_error(means, config.episodes_per_rollout)
+    return {
+        **found,
+        "ppo/explained_variance": metrics.explained_variance(data, learner.total),
+        "ppo/kl_coefficient": kl_coefficient,
+        "ppo/learning_rate": learner.learning_rate,
+        **watch.seconds,
+    }
+
+
+def _share(learner: Learner, prompts: Sequence[list[int]], iteration: int) -> list[list[int]]:
+    """This rank's prompts of the iteration; every pass over the prompts has its own order."""
+    count = learner.config.episodes_per_rollout
+    places = endless_order(len(prompts), iteration * count, count, learner.seed, "prompts")
+    ranks, rank = learner.accelerator.num_processes, learner.accelerator.process_index
+    return [prompts[place] for place in places[rank::ranks]]
+
+
+class _Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: Mapping[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds = {**self.seconds, name: now - self._last}
+        self._last = now

@@ -1,0 +1,63 @@
+"""The four models of stage three, loaded so that they belong together."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.model import RewardModel
+from stages.config import Full, LoRA
+from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Policy and critic are trained; the reference and the reward model stay as they are.
+
+    All four are in eval mode for good: what is off while sampling must be off in training.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    critic: RewardModel
+    reward: RewardModel
+
+
+def load_models(
+    policy: str | Path,
+    reward_model: Path,
+    adaptation: Full | LoRA,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Models:
+    """Load all four. Raises ValueError where the reward model was trained with another tokenizer.
+
+    The reference is a snapshot of the policy as PPO finds it, adapters included: an adapter
+    switched off would be the base before fine-tuning. The critic starts from the reward model
+    (appendix C.4).
+    """
+    tokenizer = load_tokenizer(policy)
+    reward = RewardModel.load(reward_model)
+    reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
+        trained = adapt(load_policy(policy), adaptation)
+    reference = copy.deepcopy(trained)
+    critic = RewardModel.load(reward_model)
+    critic.bias.requires_grad_(True)
+    for frozen in (reference, reward):
+        frozen.requires_grad_(False)
+    everything: list[torch.nn.Module] = [trained, reference, critic, reward]
+    for model in everything:
+        model.to(device)
+        model.train(False)
+    return Models(tokenizer, trained, reference, critic, reward)
+
+
+def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training moves, by name; a tied one appears once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

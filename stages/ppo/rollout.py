@@ -1,0 +1,129 @@
+"""A rollout: responses to a batch of prompts, scored by the reward model and read by all models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from stages.config import PPOConfig, SamplingConfig
+from stages.generation import generate_responses
+from stages.ppo import objective
+from stages.ppo.episodes import (
+    Episodes,
+    by_length,
+    response_logits,
+    response_scores,
+    response_values,
+)
+from stages.ppo.models import Models
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Episodes and what the models say of them before the update. `score_B` is before any rule.
+
+    `old_BT` are the policy's log-probabilities from the path that training uses, not the
+    sampler's; `value_BT` the critic's values before each token. All are 0 outside the response.
+    """
+
+    episodes: Episodes
+    score_B: Tensor
+    old_BT: Tensor
+    reference_BT: Tensor
+    value_BT: Tensor
+    entropy_BT: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What the update reads: old log-probabilities and values, advantages and returns."""
+
+    episodes: Episodes
+    old_BT: Tensor
+    value_BT: Tensor
+    advantage_BT: Tensor
+    return_BT: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the episodes, without the columns that none of them uses."""
+        episodes = self.episodes.take(rows)
+        longest = episodes.response_BT.shape[1]
+        read = (self.old_BT, self.value_BT, self.advantage_BT, self.return_BT)
+        return type(self)(episodes, *(x_BT[rows, -longest:] for x_BT in read))
+
+
+def roll_out(
+    models: Models,
+    prompts: Sequence[list[int]],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+) -> Episodes:
+    """One response to each prompt from the policy as it is."""
+    responses = generate_responses(
+        models.policy, models.tokenizer, prompts, sampling, generator=generator
+    )
+    return Episodes.build(prompts, responses, models.policy.device)
+
+
+def read_episodes(
+    models: Models, episodes: Episodes, *, temperature: float, batch_size: int | None
+) -> Rollout:
+    """Score the episodes and read them with all four models, without gradients."""
+    read = Rollout(
+        episodes,
+        torch.zeros(len(episodes.ended_B), device=episodes.ids_BL.device),
+        *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(4)),
+    )
+    all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
+    with torch.no_grad():
+        for rows in by_length(episodes, all_rows, batch_size):
+            batch = episodes.take(rows)
+            token_N = batch.response_tokens()[batch.response_BT]
+            logits_NV = response_logits(models.policy, batch)
+            old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+            entropy_N = objective.entropy(logits_NV, temperature)
+            logits_NV = response_logits(models.reference, batch)
+            reference_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+            _place(read.old_BT, rows, batch, old_N)
+            _place(read.entropy_BT, rows, batch, entropy_N)
+            _place(read.reference_BT, rows, batch, reference_N)
+            _place(read.value_BT, rows, batch, response_values(models.critic, batch))
+            read.score_B[rows] = response_scores(models.reward, batch)
+    return read
+
+
+def experience(
+    rollout: Rollout,
+    config: PPOConfig,
+    kl_coefficient: float,
+    total: Callable[[Tensor], Tensor],
+) -> tuple[Experience, Tensor]:
+    """Advantages and returns, and the rewards they come from. `total` adds up over ranks."""
+    mask_BT = rollout.episodes.response_BT
+    score_B = objective.final_scores(
+        rollout.score_B,
+        rollout.episodes.ended_B,
+        clip=config.score_clip,
+        missing_eos=config.missing_eos_score,
+    )
+    reward_BT = objective.shaped_rewards(
+        score_B, rollout.old_BT, rollout.reference_BT, mask_BT, kl_coefficient
+    )
+    advantage_BT = objective.advantages(
+        reward_BT, rollout.value_BT, mask_BT, gamma=config.gamma, lam=config.lam
+    )
+    return_BT = advantage_BT + rollout.value_BT
+    if config.whiten_advantages:
+        moments_3 = total(objective.moments(advantage_BT[mask_BT]))
+        advantage_BT = objective.standardise(advantage_BT, mask_BT, moments_3)
+    read = (rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
+    return Experience(rollout.episodes, *read), reward_BT
+
+
+def _place(target_BT: Tensor, rows: Tensor, batch: Episodes, x_N: Tensor) -> None:
+    """Write a batch's response tokens into the rollout's right-aligned table."""
+    x_BT = torch.zeros_like(batch.response_BT, dtype=target_BT.dtype)
+    x_BT[batch.response_BT] = x_N.to(target_BT.dtype)
+    target_BT[rows, -x_BT.shape[1] :] = x_BT
