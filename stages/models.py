@@ -7,6 +7,7 @@ load. A restricted model is saved as an adapter alone, beside the name and hash 
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,8 @@ ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is a
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
+# DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -116,11 +119,22 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
     if isinstance(model, PeftModel):
         model.save_pretrained(str(path), save_embedding_layers=False)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
-        (path / BASE_FILE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
+        write_base(model, path)
     else:
         model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
+
+
+def write_base(model: PreTrainedModel, path: Path) -> None:
+    """Beside an adapter's weights, write which base they belong to; for a whole model, nothing."""
+    if isinstance(model, PeftModel):
+        base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
+        (path / BASE_FILE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
+
+
+def device() -> torch.device:
+    """Where models run outside a trainer: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def weights_hash(model: PreTrainedModel) -> str:

@@ -1,0 +1,73 @@
+"""Demonstrations as token ids, with the loss on the response only.
+
+Dimension key:  B demonstrations,  L prompt and response,  V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.records import Demonstration
+from stages.data.padding import pad_right, positions
+from stages.data.template import prompt_ids, response_ids
+
+IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One demonstration as token ids; the response, EOS included, starts at `response_start`."""
+
+    ids: list[int]
+    response_start: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration) -> Example:
+    """The demonstration as every stage writes it: context and prompt, response, EOS."""
+    prompt = prompt_ids(tokenizer, demonstration.prompt, demonstration.context)
+    return Example(prompt + response_ids(tokenizer, demonstration.response), len(prompt))
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+    """A right-padded batch under the names that a causal language model's forward takes."""
+    ids_BL, mask_BL = pad_right([example.ids for example in examples], pad_id)
+    start_B = torch.tensor([example.response_start for example in examples])
+    in_response_BL = mask_BL & (torch.arange(ids_BL.shape[1])[None, :] >= start_B[:, None])
+    return {
+        "input_ids": ids_BL,
+        "attention_mask": mask_BL.long(),
+        "position_ids": positions(mask_BL),
+        "labels": ids_BL.masked_fill(~in_response_BL, IGNORED),
+    }
+
+
+def response_loss(
+    model: PreTrainedModel, examples: Sequence[Example], pad_id: int, *, batch_size: int
+) -> float:
+    """Nats per response token: the mean over all tokens of all responses, dropout off."""
+    was_training = model.training
+    model.train(False)
+    nats, tokens = 0.0, 0
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    with torch.inference_mode():
+        for start in range(0, len(by_length), batch_size):
+            batch = collate(by_length[start : start + batch_size], pad_id)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            labels_BL = batch.pop("labels")
+            logits_BLV = model(**batch, use_cache=False).logits
+            nats += _summed_nats(logits_BLV, labels_BL).item()
+            tokens += int((labels_BL[:, 1:] != IGNORED).sum())
+    model.train(was_training)
+    return nats / tokens
+
+
+def _summed_nats(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
+    """The negative log-likelihood of the labels, each read off the position before it."""
+    predicted = logits_BLV[:, :-1].flatten(0, 1).float()
+    return cross_entropy(
+        predicted, labels_BL[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )

@@ -1,0 +1,149 @@
+"""Stage one: fine-tuning on demonstrations (Ouyang et al. 2022, section 3.5 and appendix C.1).
+
+    loss = - sum over response tokens of log p(token | prompt, earlier tokens) / their count
+
+counted over the whole batch, across ranks and micro-batches. The learning rate falls along a cosine
+to a tenth of its peak, without warm-up; Adam's betas are the paper's (0.9, 0.95). The paper does
+not name weight decay, Adam's epsilon (1e-8 here) and the gradient's norm limit (1.0 here).
+Training is TRL's SFTTrainer, see `stages/supervised_trainer.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl.trainer.sft_config import SFTConfig as SupervisedArguments
+
+from reward_models.records import Demonstration, Prompt
+from stages.checkpoints import last_checkpoint
+from stages.config import SFTConfig
+from stages.data.supervised import Example, encode
+from stages.models import adapt, load_policy, load_tokenizer
+from stages.progress import Report, Step
+from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
+from stages.supervised_trainer import Collator, KeepWeights, Listener, SupervisedTrainer
+from stages.training_arguments import training_arguments
+
+
+def train_sft(
+    config: SFTConfig,
+    *,
+    base: str | Path,
+    demonstrations: Sequence[Demonstration],
+    validation: Sequence[Demonstration],
+    reward_model: Path | None,
+    selection_prompts: Sequence[Prompt],
+    out: Path,
+    seed: int,
+    report: Report,
+) -> None:
+    """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
+
+    Goes on from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
+    Demonstrations longer than `max_tokens` are left out and counted in `sft/left_out`; ValueError
+    where none is left, or where the settings do not fit each other, the model or the processes.
+    """
+    if not validation and reward_model is None and config.epochs > 1:
+        raise ValueError(
+            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
+            "demonstrations or a reward model"
+        )
+    arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
+    tokenizer = load_tokenizer(base)
+    examples = _fitting(tokenizer, demonstrations, config.max_tokens)
+    held_out = _fitting(tokenizer, validation, config.max_tokens) if validation else []
+    left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
+    report(Step(0, 0, {"sft/left_out": left_out}))
+    torch.manual_seed(seed)
+    trainer = SupervisedTrainer(
+        model=adapt(load_policy(base, dropout=config.dropout), config.adaptation),
+        args=arguments,
+        data_collator=Collator(tokenizer),
+        train_dataset=_rows(examples),
+        eval_dataset=_rows(held_out) if held_out else None,
+        processing_class=tokenizer,
+        callbacks=[Listener(report), KeepWeights()],
+    )
+    trainer.held_out = held_out
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout
+    unbroken_until = last_checkpoint(out / CHECKPOINTS)
+    if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:
+        trainer.train(resume_from_checkpoint=str(unbroken_until) if unbroken_until else None)
+    if trainer.is_world_process_zero():
+        choose_epoch(
+            out,
+            reward_model=reward_model,
+            selection_prompts=selection_prompts,
+            sampling=config.selection,
+            out=out,
+            seed=seed,
+            report=report,
+        )
+        drop_resume_state(epoch_checkpoints(out / CHECKPOINTS)[-1])
+    trainer.accelerator.wait_for_everyone()
+
+
+def _arguments(
+    config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool
+) -> SupervisedArguments:
+    processes = PartialState().num_processes
+    micro = config.micro_batch_size or max(1, config.batch_size // processes)
+    if config.batch_size % (micro * processes):
+        raise ValueError(
+            f"batch_size ({config.batch_size}) must be a multiple of micro_batch_size ({micro}) "
+            f"times the number of processes ({processes})"
+        )
+    on_gpu = torch.cuda.is_available()
+    ours = {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": 0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": config.weight_decay,
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // (micro * processes),
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "eval_strategy": "epoch" if validated else "no",
+        "save_strategy": "epoch",
+        "seed": seed,
+        "data_seed": seed,
+        "disable_tqdm": True,
+    }
+    preset = {
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "activation_checkpointing": False,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": on_gpu,
+    }
+    return training_arguments(SupervisedArguments, ours, {**preset, **config.trainer})
+
+
+def _fitting(
+    tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration], max_tokens: int
+) -> list[Example]:
+    encoded = [encode(tokenizer, demonstration) for demonstration in demonstrations]
+    fitting = [example for example in encoded if len(example.ids) <= max_tokens]
+    if not fitting:
+        shortest = min((len(example.ids) for example in encoded), default=0)
+        raise ValueError(
+            f"none of {len(encoded)} demonstrations has at most max_tokens ({max_tokens}) tokens; "
+            f"the shortest has {shortest}"
+        )
+    return fitting
+
+
+def _rows(examples: Sequence[Example]) -> Dataset:
+    return Dataset.from_list([asdict(example) for example in examples])
