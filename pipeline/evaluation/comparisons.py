@@ -119,10 +119,15 @@ def _comparison(
 
 
 def corrected(found: Sequence[Comparison]) -> list[Comparison]:
-    """Holm's p over each family: all comparisons of one metric of one suite."""
-    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """Holm's p over each family: all comparisons of one metric of one suite.
+
+    Where a metric has a value over all prompts and a breakdown, these are two families: the former
+    is what was asked, the latter shows where it comes from.
+    """
+    families: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
     for index, comparison in enumerate(found):
-        families[comparison.quantity.suite, comparison.quantity.metric].append(index)
+        q = comparison.quantity
+        families[q.suite, q.metric, q.filter == "all"].append(index)
     result = list(found)
     for members in families.values():
         for index, p in zip(members, statistics.holm([found[i].p for i in members]), strict=True):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from stages.config import Config, Fraction, SamplingConfig
 
@@ -17,16 +17,11 @@ class EvaluationConfig(Config):
     baseline: str = "sft"  # win rates are against this policy
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these
     instructions: dict[str, str] = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
-    closed_domain: list[str] = [
-        "closed_qa",
-        "summarize",
-        "extract",
-    ]  # categories bound to a passage
-    toxicity_samples: PositiveInt = (
-        1  # generations a toxicity prompt; more give the expected maximum
-    )
+    separator: str = " "  # between an instruction and the prompt
+    closed_domain: list[str] = ["closed_qa", "summarize", "extract"]  # categories with a passage
+    toxicity_samples: PositiveInt = 1  # more than one a prompt give the expected maximum
     max_failed: Fraction = 0.01  # a larger share of unscored rows fails the command
-    tie: PositiveFloat = 1e-6  # scores this close are a tie
+    tie: NonNegativeFloat = 1e-6  # scores this close are a tie
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
     max_pretraining_tokens: PositiveInt = 256  # of each held-out text

@@ -1,0 +1,119 @@
+"""What each policy says to each prompt: the rows that scorers judge."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from pipeline.evaluation.samples import Completion
+from reward_models.records import Prompt
+from stages.config import SamplingConfig
+from stages.data.template import prompt_ids, response_text
+from stages.generation import generate_responses
+from stages.models import device, load_policy, load_tokenizer
+from stages.progress import Report, Step, silent
+
+UNINSTRUCTED: Mapping[str, str] = {"none": ""}
+
+
+def generate_completions(
+    policies: Mapping[str, str | Path],
+    prompts: Sequence[Prompt],
+    *,
+    suite: str,
+    sampling: SamplingConfig,
+    instructions: Mapping[str, str] = UNINSTRUCTED,
+    separator: str = " ",
+    samples: int = 1,
+    seed: int,
+    report: Report = silent,
+) -> list[Completion]:
+    """`samples` completions of every policy to every prompt under every instruction, by name.
+
+    All policies draw with the same random numbers, so that their difference is not that of the
+    draws. An instruction stands before the prompt. Raises ValueError if two prompts share an id.
+    """
+    blank = _blank_rows(prompts, suite, instructions, separator, samples)
+    total = len(blank) * len(policies)
+    found: list[Completion] = []
+    for model, source in policies.items():
+        done = len(found)
+
+        def listen(step: Step, done: int = done) -> None:
+            report(Step(done + step.done, total, step.metrics))
+
+        found += _answers(model, source, blank, sampling, seed, suite, listen)
+    return found
+
+
+def _blank_rows(
+    prompts: Sequence[Prompt],
+    suite: str,
+    instructions: Mapping[str, str],
+    separator: str,
+    samples: int,
+) -> list[Completion]:
+    """The rows of one policy, still without model and completion."""
+    names = [prompt.id or _content_id(prompt) for prompt in prompts]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{suite} prompts: two have the id '{twice}'; they cannot be told apart")
+    return [
+        Completion(
+            id=name,
+            model="",
+            prompt=f"{instruction}{separator}{prompt.prompt}" if instruction else prompt.prompt,
+            completion="",
+            suite=suite,
+            prompt_type=prompt_type,
+            k=k,
+            context=prompt.context,
+            category=prompt.category,
+            answerable=prompt.answerable,
+            prompt_extra=prompt.extra,
+        )
+        for prompt_type, instruction in instructions.items()
+        for name, prompt in zip(names, prompts, strict=True)
+        for k in range(samples)
+    ]
+
+
+def _content_id(prompt: Prompt) -> str:
+    return sha256(f"{prompt.context}\n\n{prompt.prompt}".encode()).hexdigest()[:16]
+
+
+def _answers(
+    model: str,
+    source: str | Path,
+    blank: Sequence[Completion],
+    sampling: SamplingConfig,
+    seed: int,
+    suite: str,
+    report: Report,
+) -> list[Completion]:
+
+    tokenizer, policy = load_tokenizer(source), load_policy(source)
+    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    drawn = generate_responses(
+        policy,
+        tokenizer,
+        [prompt_ids(tokenizer, row.prompt, row.context) for row in blank],
+        sampling,
+        generator=torch.Generator().manual_seed(zlib.crc32(f"{suite}/{seed}".encode())),
+        report=report,
+    )
+    settings = {**sampling.model_dump(exclude={"batch_size"}), "seed": seed}
+    return [
+        dataclasses.replace(
+            row,
+            model=model,
+            completion=response_text(tokenizer, response.ids),
+            finish_reason="stop" if response.ended else "length",
+            n_tokens=len(response.ids) - response.ended,
+            generation=settings,
+        )
+        for row, response in zip(blank, drawn, strict=True)
+    ]
