@@ -8,19 +8,20 @@ from typing import Any
 from reward_models.records import Ranking, RankingTask
 
 
-def answer_row(ranking: Ranking, version: int, now_s: float) -> dict[str, Any]:
-    """A ranking as a row of `answers`; it gets the present time unless it brought its own."""
-    row = ranking.to_json()
-    row.setdefault("time", datetime.fromtimestamp(now_s, UTC).isoformat())
+def answer_row(record: Mapping[str, Any], version: int, now_s: float) -> dict[str, Any]:
+    """A ranking, or another answer with its keys, as a row of `answers`; unless it brought its own
+    time it gets the present one.
+    """
+    timed = {"time": datetime.fromtimestamp(now_s, UTC).isoformat(), **record}
     return {
-        "task": ranking.task,
-        "annotator": ranking.annotator,
+        "task": record["task"],
+        "annotator": record["annotator"],
         "version": version,
-        "source": ranking.kind,
-        "record": dumps(row),
+        "source": record["kind"],
+        "record": dumps(timed),
         "form": None,
         "is_latest": 1,
-        "is_skip": int(ranking.skipped is not None),
+        "is_skip": int(record.get("skipped") is not None),
         "is_surplus": 0,
         "time": now_s,
     }

@@ -120,7 +120,7 @@ class Store:
             for ranking in batch:
                 ranking.check_against(known[ranking.task])
                 version, before = latest.get((ranking.task, ranking.annotator), (0, None))
-                row = answer_row(ranking, version + 1, self.clock())
+                row = answer_row(ranking.to_json(), version + 1, self.clock())
                 if before is not None and says_the_same(before, row["record"]):
                     continue
                 latest[ranking.task, ranking.annotator] = (version + 1, row["record"])

@@ -49,6 +49,7 @@ drafts = Table(
     Column("task", Text, primary_key=True),
     Column("annotator", Text, primary_key=True),
     Column("revision", Integer),
+    Column("writer", Text),
     Column("body", Text),
     Column("time", Float),
 )

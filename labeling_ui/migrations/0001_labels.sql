@@ -34,8 +34,8 @@ CREATE INDEX answers_annotator ON answers (annotator, is_latest, time);
 CREATE TABLE leases (
     task TEXT NOT NULL REFERENCES tasks (id),
     annotator TEXT NOT NULL,
-    token TEXT NOT NULL,                  -- changes when the task is opened again
-    state TEXT NOT NULL,                  -- 'held', 'done', 'skipped'
+    token TEXT NOT NULL UNIQUE,           -- what the page knows the task by
+    state TEXT NOT NULL,                  -- 'held', 'done', 'skipped', 'expired'
     expires DOUBLE PRECISION NOT NULL,    -- seconds since 1970, UTC
     shown TEXT NOT NULL,                  -- response ids in the order this annotator sees them
     time DOUBLE PRECISION NOT NULL,
@@ -47,6 +47,7 @@ CREATE TABLE drafts (
     task TEXT NOT NULL REFERENCES tasks (id),
     annotator TEXT NOT NULL,
     revision INTEGER NOT NULL,            -- an older one never overwrites a newer one
+    writer TEXT NOT NULL,                 -- the browser tab it came from
     body TEXT NOT NULL,
     time DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (task, annotator)

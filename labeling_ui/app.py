@@ -1,0 +1,180 @@
+"""The labeling room as a web server: Gradio pages behind our own door.
+
+Each page is one `gr.HTML` with a fixed shell, a script from `board/`, and functions on the server
+that the script calls with one object and that answer with one. No text of a task goes through
+Gradio's templates: those evaluate what they are given.
+"""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+# Read when Gradio is imported: nothing of this server asks anything of another one.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request
+
+from labeling_ui.accounts import Account, Accounts
+from labeling_ui.assignment import Assignment, Mixing
+from labeling_ui.form import Form, default_form
+from labeling_ui.gate import BOARD, Access, Gate, add_doors, signed_in
+from labeling_ui.progress import Progress
+from labeling_ui.room import Reply, Room, reply_to
+from labeling_ui.store import Store
+
+SCRIPTS = (
+    "texts.js",
+    "elements.js",
+    "task.js",
+    "saving.js",
+    "reading.js",
+    "rate.js",
+    "rank.js",
+    "dragging.js",
+    "dialogs.js",
+    "keys.js",
+    "start.js",
+)
+STYLES = ("room.css", "steps.css")
+KEEP_ALIVE_S = 75
+Action = Callable[[Account, Mapping[str, Any]], Reply]
+
+
+def build(
+    store: Store,
+    *,
+    form: Form | None = None,
+    access: Access = "password",
+    lease_s: float = 1800,
+    mixing: Mixing | None = None,
+    secure: bool = False,
+) -> FastAPI:
+    """The whole application on one store. `secure` is for service behind TLS."""
+    accounts = Accounts(store)
+    assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
+    room = Room(store, form or default_form(), assignment, Progress(store))
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_doors(app, accounts, access, secure=secure)
+    app.add_middleware(Gate, accounts=accounts)
+    who = signed_in(accounts)
+    gr.mount_gradio_app(
+        app,
+        _pages(room, who),
+        path="/",
+        css=_joined(STYLES),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+    )
+    return app
+
+
+def serve(
+    store: Store,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    form: Form | None = None,
+    access: Access | None = None,
+    lease_s: float = 1800,
+    mixing: Mixing | None = None,
+    tls: tuple[Path, Path] | None = None,
+    say: Callable[[str], None] = print,
+    until: Callable[[], bool] | None = None,
+) -> None:
+    """Serve the room until it is interrupted, or `until` says so; tell its address through `say`.
+
+    On this machine alone (127.0.0.1) a name is enough to sign in; elsewhere passwords are needed.
+    `tls` is the certificate and its key. An owner's account is made at the first start.
+    """
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    access = access or ("name" if is_local else "password")
+    password = Accounts(store).ensure_owner()
+    app = build(
+        store,
+        form=form,
+        access=access,
+        lease_s=lease_s,
+        mixing=mixing,
+        secure=tls is not None,
+    )
+    certificate, key = (None, None) if tls is None else tls
+    _refuse_taken_port(host, port)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+        )
+    )
+    say(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
+    if password is not None:
+        say(f"Owner's account: name 'owner', password '{password}' (shown this once)")
+    asyncio.run(_serve_until(server, until))
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
+
+
+async def _serve_until(server: uvicorn.Server, until: Callable[[], bool] | None) -> None:
+    serving = asyncio.create_task(server.serve())
+    while not serving.done():
+        await asyncio.wait([serving], timeout=1.0)
+        if until is not None and until():
+            server.should_exit = True
+    await serving
+
+
+def _pages(room: Room, who: Callable[[Request], Account | None]) -> Any:
+    actions = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
+    with gr.Blocks(title="Labeling room", analytics_enabled=False, fill_width=True) as pages:
+        gr.HTML(
+            value="",
+            html_template=(BOARD / "room.html").read_text(encoding="utf-8"),
+            js_on_load=_joined(SCRIPTS),
+            apply_default_css=False,
+            server_functions=[_server_function(action, who) for action in actions],
+            container=False,
+            padding=False,
+        )
+    return pages
+
+
+def _server_function(
+    action: Action, who: Callable[[Request], Account | None]
+) -> Callable[..., Reply]:
+    """The action under its own name, as Gradio calls it: one object from the page, one back."""
+
+    def function(asked: object, request: gr.Request) -> Reply:
+        # Gradio knows by the annotation what to pass, and passes Starlette's own request.
+        return reply_to(action, who(cast("Request", request)), asked)
+
+    function.__name__ = action.__name__
+    return function
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    """Files of the board one after the other; the scripts share one scope."""
+    return "\n".join((BOARD / name).read_text(encoding="utf-8") for name in names)

@@ -1,0 +1,84 @@
+// Windows above the page: keys, guidelines, skipping, earlier tasks.
+function openDialog(title, ...content) {
+  const opened = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
+  opened.addEventListener("close", () => opened.remove());
+  opened.addEventListener("click", (event) => { if (event.target === opened) opened.close(); });
+  find(".dialogs").replaceChildren(opened);
+  opened.showModal();
+  return opened;
+}
+
+const closeDialog = () => find("dialog")?.close();
+const closing = () => h("div", { class: "walk" }, h("span", { class: "gap" }), button(t("close"), closeDialog, { class: "button primary" }));
+
+function showKeys() {
+  const lines = [
+    ["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"],
+    ["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"],
+    ["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"],
+  ];
+  const list = h("dl", { class: "keymap" }, lines.map(([keys, text]) => [h("dt", {}, h("kbd", {}, keys)), h("dd", {}, t(text))]));
+  openDialog(t("keys"), list, closing());
+}
+
+let guideline = "";
+function showGuideline() {
+  openDialog(t("guideline"), h("div", { class: "text", html: guideline }), closing());
+}
+
+function askSkip() {
+  if (!task) return;
+  const other = h("input", { type: "text", class: "line", maxlength: "400", "aria-label": t("skip_other"), placeholder: t("skip_other") });
+  const skip = (why) => {
+    if (!why.trim()) return other.focus();
+    closeDialog();
+    submit(why.trim());
+  };
+  other.addEventListener("keydown", (event) => { if (event.key === "Enter") skip(other.value); });
+  openDialog(t("skip_title"), h("p", { class: "soft" }, t("skip_why")),
+    h("div", { class: "reasons" }, form.skip_reasons.map((why) => button(why, () => skip(why)))), other,
+    h("div", { class: "walk" }, button(t("cancel"), closeDialog), h("span", { class: "gap" }),
+      button(t("skip"), () => skip(other.value), { class: "button primary" })));
+}
+
+async function showRecent() {
+  let reply;
+  try { reply = await call("recent"); } catch (error) { return tellWhyNot(error); }
+  const when = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+  const line = (one) => h("li", {}, h("button", { type: "button", class: "earlier", onclick: () => { closeDialog(); reopen(one.token); } },
+    h("span", { dir: "auto" }, one.prompt), h("small", { class: "soft" }, when(one.time) + (one.skipped ? " · " + t("skipped_mark") : ""))));
+  const list = reply.answers.length ? h("ul", { class: "list" }, reply.answers.map(line)) : h("p", { class: "soft" }, t("recent_none"));
+  openDialog(t("recent_title"), list, closing());
+}
+
+async function reopen(token) {
+  clearTimeout(saveTimer);
+  await save();
+  let reply;
+  try { reply = await call("reopen", { token }); } catch (error) { return tellWhyNot(error); }
+  if (reply.error) return notice(reply.error);
+  find(".toast").hidden = true;
+  localStorage.removeItem("labeling/draft/" + me.name + "/" + token);
+  receive(reply);
+  if (task.amends) notice(t("amending"), button(t("go_on"), () => { notice(""); load("next_task"); }));
+}
+
+function signOut() {
+  const sent = h("form", { method: "post", action: "/logout" });
+  root.append(sent);
+  sent.submit();
+}
+
+function drawTools() {
+  const tool = (word, onclick, key) => button([t(word), key ? kbd(key) : null].filter(Boolean), onclick, { class: "quiet" });
+  const theme = () => setTheme(root.dataset.theme === "dark" ? "light" : "dark");
+  const speak = h("button", { type: "button", class: "quiet", lang: language === "en" ? "de" : "en", onclick: () => {
+    localStorage.setItem("labeling/language", language === "en" ? "de" : "en");
+    location.reload();
+  } }, language === "en" ? "Deutsch" : "English");
+  const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
+    h("div", { class: "menu-items" }, tool("theme", theme), speak,
+      me.role === "owner" ? h("a", { class: "quiet", href: "/owner" }, t("owner")) : null, tool("sign_out", signOut)));
+  find(".tools").replaceChildren(tool("recent", showRecent), tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"),
+    tool("skip", askSkip), more);
+}

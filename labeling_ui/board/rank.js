@@ -1,0 +1,86 @@
+// Step 2: all outputs in order. Rows of the board are ranks; outputs in one row are tied.
+function rankPanels() {
+  const card = (i) => h("article", { class: "card panel", "data-output": String(i), "aria-label": t("output", letter(i)), onclick: () => select(i) },
+    h("header", {}, h("h3", {}, t("output", letter(i))), qualityMark(i), h("span", { class: "gap" }), h("span", { class: "soft", "data-part": "rank" })),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("output", letter(i)) }, text(task.outputs[i])));
+  return [
+    h("section", { class: "cards", "aria-label": t("rank") }, outputs().map(card)),
+    h("section", { class: "board panel", "aria-label": t("rank") },
+      h("div", { class: "rows" }), h("p", { class: "order", "data-part": "order" }), h("ul", { class: "odd", "data-part": "odd" }),
+      h("div", { class: "walk" }, button(t("back"), () => goToStep("rate")),
+        button([t("submit"), kbd("Ctrl ⏎")], () => submit(null), { class: "button primary", "data-part": "submit" }))),
+  ];
+}
+
+function qualityMark(i) {
+  const given = work.ratings[i];
+  return given == null ? null : h("span", { class: "mark", "data-level": String(given), "aria-label": form.quality.text + " " + given }, String(given));
+}
+
+function chip(i) {
+  const where = rankOf(i) < 0 ? t("unranked") : t("tier", rankOf(i) + 1);
+  return h("button", {
+    type: "button", class: "chip", "data-output": String(i), "aria-pressed": String(i === work.selected),
+    "aria-label": t("output", letter(i)) + ", " + where, onpointerdown: (event) => startDrag(event, i),
+    onclick: () => select(i),
+  }, h("b", {}, letter(i)), h("span", { class: "words" }, task.outputs[i].snippet), qualityMark(i));
+}
+
+// Where outputs wait to be ranked.
+function tray(left) {
+  const seed = form.quality && form.seed_from_quality && left.length
+    ? button([t("seed"), kbd("Q")], seedFromQuality, { class: "quiet" }) : null;
+  return h("div", { class: "row tray", "data-tier": "-1", onclick: (event) => { if (!event.target.closest("button")) place(work.selected, -1); } },
+    h("div", { class: "label" }, left.length ? t("tray") : t("all_ranked"), h("span", { class: "gap" }), seed),
+    left.length ? h("div", { class: "slots" }, left.map(chip)) : null);
+}
+
+// A rank; a click on its row puts the selected output there, which is how a finger ranks.
+function row(tier, chips, hint) {
+  const last = numOutputs() - 1;
+  const end = tier === 0 ? t("best") : tier === last ? t("worst") : "";
+  return h("div", {
+    class: "row" + (chips.length > 1 ? " many" : ""), "data-tier": String(tier), style: "--depth:" + tier / Math.max(1, last),
+    onclick: (event) => { if (!event.target.closest(".chip")) placeSelected(tier); },
+  }, h("div", { class: "label" }, h("kbd", {}, String(tier + 1)), h("span", {}, end)),
+  h("div", { class: "slots" }, chips.length ? chips : h("span", { class: "soft hint" }, hint)));
+}
+
+function paintRank() {
+  const left = unranked();
+  const hadFocus = document.activeElement.closest?.(".chip")?.dataset.output;
+  find(".rows").replaceChildren(tray(left),
+    ...work.tiers.map((tier, n) => row(n, tier.map(chip), left.length && n === 0 ? t("drop") : "")));
+  if (hadFocus != null) find('.chip[data-output="' + hadFocus + '"]').focus({ preventScroll: true });
+  const part = (name) => find('[data-part="' + name + '"]');
+  part("order").replaceChildren(h("b", {}, orderInWords()),
+    h("span", { class: "soft" }, left.length ? t("still", left.length) : t("summary", ...countPairs())));
+  part("odd").replaceChildren(...contradictions().slice(0, 3).map(([a, b]) =>
+    h("li", {}, t("odd", letter(a), work.ratings[a], letter(b), work.ratings[b]))));
+  part("submit").disabled = left.length > 0;
+  paintSelected();
+}
+
+function paintSelected() {
+  for (const one of root.querySelectorAll(".card, .chip")) {
+    const i = Number(one.dataset.output), isIt = i === work.selected;
+    one.classList.toggle("selected", isIt);
+    if (one.classList.contains("chip")) one.setAttribute("aria-pressed", String(isIt));
+    else one.querySelector('[data-part="rank"]').textContent = rankOf(i) < 0 ? t("unranked") : t("tier", rankOf(i) + 1);
+  }
+}
+
+function select(i) {
+  work.selected = (i + numOutputs()) % numOutputs();
+  paintSelected();
+  const card = find('.card[data-output="' + work.selected + '"]');
+  if (innerWidth > 900) card.scrollIntoView({ block: "nearest" });
+  say(t("selected", letter(work.selected), rankOf(work.selected) < 0 ? t("unranked") : t("tier", rankOf(work.selected) + 1)));
+}
+
+// One rank up (-1) or down (+1); an unranked output enters from the end it comes from.
+function move(by) {
+  const i = work.selected, from = rankOf(i), last = numOutputs() - 1;
+  const to = from < 0 ? (by > 0 ? 0 : last) : Math.min(last, Math.max(0, from + by));
+  if (to !== from) place(i, to);
+}

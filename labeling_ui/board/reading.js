@@ -1,0 +1,83 @@
+// What is read: the prompt, the given text beside the outputs, and the outputs.
+let isRaw = localStorage.getItem("labeling/raw") === "yes";
+let isContextOpen = true;
+
+function text(shown, more) {
+  if (isRaw) return h("pre", { class: "text raw", tabindex: "0", dir: "auto", html: shown.plain, ...more });
+  const made = h("div", { class: "text", dir: "auto", html: shown.html, ...more });
+  for (const block of made.querySelectorAll("pre, table")) {
+    const around = h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "text" });
+    block.replaceWith(around);
+    around.append(block);
+  }
+  return made;
+}
+
+function toggleRaw() {
+  isRaw = !isRaw;
+  localStorage.setItem("labeling/raw", isRaw ? "yes" : "no");
+  draw();
+}
+
+function toggleContext() {
+  if (!task.context) return;
+  isContextOpen = !isContextOpen;
+  draw();
+}
+
+function promptPanel() {
+  const rawButton = button([isRaw ? t("formatted") : t("raw"), kbd("R")], toggleRaw, { class: "quiet" });
+  return h("section", { class: "prompt", "aria-label": t("prompt") },
+    h("div", { class: "head" }, h("h2", {}, t("prompt")), h("span", { class: "gap" }), rawButton),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("prompt") }, text(task.prompt)));
+}
+
+function contextPanel() {
+  if (!task.context) return null;
+  const label = [t("context"), kbd("X")];
+  if (!isContextOpen) {
+    return h("aside", { class: "context closed" },
+      button(label, toggleContext, { class: "quiet", "aria-expanded": "false" }));
+  }
+  return h("aside", { class: "context", "aria-label": t("context") },
+    h("div", { class: "head" }, h("h2", {}, button(label, toggleContext, { class: "quiet", "aria-expanded": "true" }))),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("context") }, text(task.context)));
+}
+
+// The whole page of a task, drawn once for a step; after that only `paint` touches it.
+function draw() {
+  const scrolled = find(".cards, .read .scroll")?.scrollTop || 0;
+  const panels = work.step === "rate" ? ratePanels() : rankPanels();
+  const sides = task.context ? (isContextOpen ? " with-context" : " with-strip") : "";
+  find(".stage").replaceChildren(promptPanel(),
+    h("main", { class: "panels " + work.step + sides }, contextPanel(), ...panels));
+  find(".steps").replaceChildren(...["rate", "rank"].map((step, i) => h("button", {
+    type: "button", class: "step", "aria-current": work.step === step ? "step" : null, onclick: () => goToStep(step),
+  }, h("span", { class: "number" }, String(i + 1)), " ", t(step))));
+  const pane = find(".cards, .read .scroll");
+  if (pane) pane.scrollTop = scrolled;
+  paint();
+}
+
+function paint() {
+  if (work.step === "rate") paintRate();
+  else paintRank();
+}
+
+function goToStep(step) {
+  if (step === work.step) return;
+  const missing = firstUnrated();
+  if (step === "rank" && missing !== -1) return tellMissing(missing);
+  work.step = step;
+  if (step === "rank") work.selected = unranked()[0] ?? 0;
+  keep();
+  draw();
+  say(t(step));
+}
+
+function tellMissing(i) {
+  const where = i === -2 ? t("about_prompt") : t("rate_first", letter(i));
+  goTo(i === -2 ? -1 : i);
+  status(where);
+  say(where);
+}

@@ -1,0 +1,124 @@
+// Work is kept in this browser at once and on the server soon after; what is submitted is sent until it is taken.
+const draftKey = () => "labeling/draft/" + me.name + "/" + task.token;
+const sendingKey = () => "labeling/sending/" + me.name;
+const pause = (ms) => new Promise((go) => setTimeout(go, ms));
+class Offline extends Error {}
+class SignedOut extends Error {}
+
+// A function of the server that fails resolves to undefined: ask at the door what is the matter.
+async function call(name, asked) {
+  let reply;
+  try { reply = await server[name](asked || {}); } catch { reply = undefined; }
+  if (reply && reply.error !== "signed out") return reply;
+  let door;
+  try { door = await (await fetch("/alive", { cache: "no-store" })).json(); } catch { throw new Offline(); }
+  if (!door.signed_in) throw new SignedOut();
+  throw new Offline();
+}
+
+function tellWhyNot(error) {
+  if (error instanceof SignedOut) {
+    notice(t("signed_out"), h("a", { class: "button", href: "/login" }, t("sign_in")));
+  } else if (error instanceof Offline) {
+    notice(t("offline"));
+    status(t("kept"));
+  } else throw error;
+}
+
+let isDirty = false, isSaving = false, saveTimer = null;
+
+function keep() {
+  task.revision += 1;
+  isDirty = true;
+  localStorage.setItem(draftKey(), JSON.stringify({ revision: task.revision, work }));
+  status(t("saving"));
+  clearTimeout(saveTimer);
+  saveTimer = setTimeout(save, 400);
+}
+
+async function save() {
+  if (isSaving || !isDirty || !task) return;
+  isSaving = true;
+  isDirty = false;
+  const saved = task;
+  try {
+    const asked = { token: task.token, revision: task.revision, writer: tab, body: work };
+    const reply = await call("save_draft", asked);
+    if (saved === task) showSaved(reply);
+  } catch (error) {
+    if (saved === task) {
+      tellWhyNot(error);
+      isDirty = true;
+    }
+  }
+  isSaving = false;
+  if (isDirty) saveTimer = setTimeout(save, find(".notice").hidden ? 400 : 3000);
+}
+
+function showSaved(reply) {
+  if (reply.error) return notice(reply.error);
+  if (!reply.saved) {
+    notice(t("elsewhere"), button(t("take_that"), () => reopen(task.token)));
+    return;
+  }
+  notice("");
+  if (!isDirty) status(t("saved", new Date(reply.time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })));
+}
+
+// The draft to go on with: the browser's if it is newer than the server's.
+function newestDraft() {
+  const local = JSON.parse(localStorage.getItem(draftKey()) || "null");
+  if (local && local.revision > task.revision) {
+    task.revision = local.revision;
+    isDirty = true;
+    saveTimer = setTimeout(save, 100);
+    return local.work;
+  }
+  return task.draft;
+}
+
+let isSending = false;
+
+// Send the task for good. What is sent stays in this browser until the server has it, over reloads as well.
+async function submit(skipped) {
+  if (isSending) return;
+  const body = skipped ? { ...answersToSend(), tiers: [], skipped } : answersToSend();
+  const sent = { token: task.token, form: Math.random().toString(36).slice(2), body };
+  localStorage.setItem(sendingKey(), JSON.stringify(sent));
+  await sendWhatIsLeft();
+}
+
+async function sendWhatIsLeft() {
+  const kept = localStorage.getItem(sendingKey());
+  if (!kept || isSending) return false;
+  const sent = JSON.parse(kept);
+  isSending = true;
+  clearTimeout(saveTimer);
+  isDirty = false;
+  status(t("sending"));
+  for (let wait = 500; ; wait = Math.min(wait * 2, 5000)) {
+    try {
+      const reply = await call("submit", sent);
+      isSending = false;
+      localStorage.removeItem(sendingKey());
+      if (reply.error) {
+        status("");
+        notice(reply.error);
+        return false;
+      }
+      localStorage.removeItem("labeling/draft/" + me.name + "/" + sent.token);
+      notice("");
+      receive(reply);
+      const told = sent.body.skipped ? "skipped" : reply.outcome === "surplus" ? "surplus" : "stored";
+      toast(t(told), button(t("amend"), () => reopen(sent.token)));
+      return true;
+    } catch (error) {
+      tellWhyNot(error);
+      if (error instanceof SignedOut) {
+        isSending = false;
+        return false;
+      }
+      await pause(wait);
+    }
+  }
+}

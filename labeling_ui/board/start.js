@@ -1,0 +1,46 @@
+// A task comes in, or none does; and the page begins.
+function receive(reply) {
+  me = { name: reply.name, role: reply.role ?? me?.role, progress: reply.progress };
+  find(".done").textContent = t("done_count", me.progress.answered, me.progress.today, me.progress.open);
+  task = reply.task;
+  past = [];
+  isDirty = false;
+  if (!task) return showNothing(reply.why);
+  work = null;
+  const draft = newestDraft();
+  work = workFrom(draft);
+  status(draft && !task.amends ? t("restored") : "");
+  draw();
+  say(t("task_ready", numOutputs()));
+}
+
+function showNothing(why) {
+  work = null;
+  status("");
+  find(".steps").replaceChildren();
+  find(".stage").replaceChildren(h("div", { class: "wait" }, h("p", {}, t(why === "done" ? "none_left" : why)),
+    button(t("look_again"), () => load("next_task"))));
+  say(t(why === "done" ? "none_left" : why));
+}
+
+async function load(name) {
+  for (;;) {
+    try {
+      const reply = await call(name);
+      if (reply.error) return notice(reply.error);
+      notice("");
+      if (reply.form) ({ form, guideline } = reply);
+      me = { name: reply.name, role: reply.role };
+      drawTools();
+      if (await sendWhatIsLeft()) return undefined;
+      return receive(reply);
+    } catch (error) {
+      tellWhyNot(error);
+      if (error instanceof SignedOut) return undefined;
+      await pause(2000);
+    }
+  }
+}
+
+addEventListener("beforeunload", () => { if (isDirty) save(); });
+load("start");

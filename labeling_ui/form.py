@@ -1,0 +1,108 @@
+"""Which questions annotators are asked: a YAML file, checked.
+
+The default is the form of Ouyang et al. 2022 (section 3.4, tables 3 and 7, figure 12).
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+PAGE_KEYS = "ngpqrx"  # note, guideline, prompt, start from quality, plain text, given text
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class FormPart(BaseModel):
+    """What all parts share: they are frozen and know all their keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scale(FormPart):
+    """A question answered by a whole number from `lowest` to `highest`."""
+
+    id: Name = "quality"
+    text: str
+    lowest: int = 1
+    highest: int = 7
+    low: str = ""
+    high: str = ""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not 1 <= self.highest - self.lowest <= 9:
+            raise ValueError(f"scale '{self.id}' goes from {self.lowest} to {self.highest}")
+        return self
+
+
+class Flag(FormPart):
+    """A yes-or-no question. `good` marks those where yes is welcome."""
+
+    id: Name
+    text: str
+    key: Annotated[str, StringConstraints(pattern="^[a-z]$")] | None = None
+    good: bool = False
+
+
+class Form(FormPart):
+    """All questions of a project. Without `quality` no overall rating is asked for."""
+
+    name: str
+    version: int = 1
+    quality: Scale | None = None
+    flags: tuple[Flag, ...] = ()
+    scales: tuple[Scale, ...] = ()
+    prompt_flags: tuple[Flag, ...] = ()
+    prompt_scales: tuple[Scale, ...] = ()
+    seed_from_quality: bool = True
+    skip_reasons: tuple[str, ...] = ("I cannot judge this",)
+    guideline: str = ""
+
+    @model_validator(mode="after")
+    def _names_and_keys_are_told_apart(self) -> Self:
+        for part in (self.flags, self.prompt_flags):
+            keys = [flag.key for flag in part if flag.key]
+            for key in keys:
+                if keys.count(key) > 1 or key in PAGE_KEYS:
+                    raise ValueError(f"key '{key}' is used twice")
+        if self.quality and (self.quality.lowest, self.quality.highest) != (1, 7):
+            raise ValueError("quality is asked from 1 to 7, as rankings record it")
+        names = [flag.id for flag in self.flags] + [scale.id for scale in self.scales]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"question '{name}' is asked twice")
+        return self
+
+
+def load_form(path: Path) -> Form:
+    """Read a form; ValueError names the file, the key and what was found."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        return Form.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_problem(error)}") from None
+
+
+def default_form() -> Form:
+    """The paper's form, from the configs beside the package or installed with it."""
+    root = Path(__file__).parents[1]
+    places = (root / "configs", root / "pipeline" / "shipped_configs")
+    found = [place for place in places if place.is_dir()]
+    return load_form((found or places)[0] / "labeling" / "instructgpt.yaml")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, as one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "form"
+    return f"{where}: {problem['msg']}"

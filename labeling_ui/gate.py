@@ -1,0 +1,191 @@
+"""The door of the room: signing in and out, and what stands around every reply.
+
+`Gate` is plain ASGI around the whole app. It lets through only what the pages use, sends visitors
+who are not signed in to the log-in, refuses requests that another site made, and adds the headers
+that keep a page from running or loading anything foreign.
+"""
+
+import html
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeling_ui.accounts import SESSION_S, Account, Accounts
+
+Access = Literal["name", "password"]
+COOKIE = "labeling_session"
+BOARD = Path(__file__).parent / "board"
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-eval'",  # Gradio evaluates the page's own script
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+OPEN = ("/login", "/invitation", "/alive", "/style.css")
+PAGES = ("/", "/owner")
+# What the pages fetch once someone is signed in, and nothing else of Gradio's interface.
+USED = ("/config", "/theme.css", "/gradio_api/component_server", "/gradio_api/startup-events")
+USED_BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/export/")
+BODY_BYTES = 2_000_000
+
+
+class Gate:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self.app = app
+        self.accounts = accounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        refusal = self._refusal(Request(scope))
+        await (refusal or self.app)(scope, receive, send_with_headers)
+
+    def _refusal(self, request: Request) -> Response | None:
+        path = request.url.path.rstrip("/") or "/"
+        headers = request.headers
+        if request.method not in ("GET", "HEAD") and _is_foreign(headers, request.url.netloc):
+            return JSONResponse({"error": "this request came from another site"}, 403)
+        if int(headers.get("content-length") or 0) > BODY_BYTES:
+            return JSONResponse({"error": "this is too long"}, 413)
+        if path in OPEN:
+            return None
+        account = self.accounts.of_session(request.cookies.get(COOKIE))
+        if path in PAGES:
+            if account is None:
+                return RedirectResponse("/login", 303)
+            return None if path == "/" or account.role == "owner" else RedirectResponse("/", 303)
+        if path == "/gradio_api/info":  # Gradio's script asks for its interface; it has none to see
+            return JSONResponse({"named_endpoints": {}, "unnamed_endpoints": {}})
+        if path == "/favicon.ico":
+            return Response(status_code=204)
+        if path not in (*USED, "/logout") and not path.startswith(USED_BELOW):
+            return JSONResponse({"error": "not found"}, 404)
+        if account is None and not path.startswith(("/assets/", "/static/", "/svelte/")):
+            return JSONResponse({"error": "signed out"}, 401)
+        return None
+
+
+def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool) -> None:
+    """Add the pages for signing in, out and by invitation. `secure` cookies travel by TLS only."""
+
+    def welcome(token: str) -> Response:
+        reply = RedirectResponse("/", 303)
+        reply.set_cookie(
+            COOKIE, token, max_age=int(SESSION_S), httponly=True, samesite="strict", secure=secure
+        )
+        return reply
+
+    @app.get("/login")
+    def login_page() -> Response:
+        return _login(access)
+
+    @app.post("/login")
+    async def login(request: Request) -> Response:
+        given = await _form(request)
+        name, password = given.get("name", ""), given.get("password", "")
+        try:
+            by_name = access == "name" and not password
+            enter = accounts.sign_in_by_name if by_name else None
+            token = enter(name) if enter else accounts.sign_in(name, password)
+        except ValueError as error:
+            return _login(access, name, str(error), 429 if "too many" in str(error) else 400)
+        if token is None:
+            why = "This name needs its password." if by_name else "Wrong name or password."
+            return _login(access, name, why, 401)
+        return welcome(token)
+
+    @app.get("/invitation")
+    def invitation_page(token: str = "") -> Response:
+        return _invitation(token)
+
+    @app.post("/invitation")
+    async def invitation(request: Request) -> Response:
+        given = await _form(request)
+        token, name = given.get("token", ""), given.get("name", "")
+        try:
+            return welcome(accounts.accept(token, name, given.get("password", "")))
+        except ValueError as error:
+            return _invitation(token, name, str(error), 400)
+
+    @app.post("/logout")
+    def logout(request: Request) -> Response:
+        accounts.sign_out(request.cookies.get(COOKIE, ""))
+        reply = RedirectResponse("/login", 303)
+        reply.delete_cookie(COOKIE)
+        return reply
+
+    @app.get("/alive")
+    def alive(request: Request) -> dict[str, bool]:
+        return {"signed_in": signed_in(accounts)(request) is not None}
+
+    @app.get("/style.css")
+    def style() -> Response:
+        return Response((BOARD / "door.css").read_text(encoding="utf-8"), media_type="text/css")
+
+
+def signed_in(accounts: Accounts) -> Callable[[Request], Account | None]:
+    """A function that tells whose request it is."""
+    return lambda request: accounts.of_session(request.cookies.get(COOKIE))
+
+
+async def _form(request: Request) -> dict[str, str]:
+    fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _is_foreign(headers: Headers, host: str) -> bool:
+    """Whether another site made the request; programs send neither header, and no cookie unasked."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host", host)
+
+
+def _page(name: str, filled: Iterable[tuple[str, str]], status: int) -> HTMLResponse:
+    text = (BOARD / name).read_text(encoding="utf-8")
+    for key, value in filled:
+        text = text.replace(f"[[{key}]]", html.escape(value))
+    return HTMLResponse(text, status)
+
+
+def _login(access: Access, name: str = "", problem: str = "", status: int = 200) -> HTMLResponse:
+    by_name = access == "name"
+    hint = "A name is enough, unless it has a password." if by_name else ""
+    filled = [("hint", hint), ("problem", problem), ("needed", "" if by_name else "required")]
+    return _page("login.html", [*filled, ("name", name)], status)
+
+
+def _invitation(token: str, name: str = "", problem: str = "", status: int = 200) -> HTMLResponse:
+    filled = [("problem", problem), ("token", token), ("name", name)]
+    return _page("invitation.html", filled, status)
