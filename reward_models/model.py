@@ -19,11 +19,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from reward_models.card import RewardCard
 from reward_models.trunk import (
     Carrier,
     accepts_positions,
+    hidden_size,
     load_causal,
     load_saved,
     transformer,
@@ -43,8 +45,9 @@ class RewardModel(nn.Module):
         super().__init__()
         self.carrier = carrier
         self.card = card
-        hidden_size = transformer(carrier).get_input_embeddings().weight.shape[1]
-        self.head = nn.Linear(hidden_size, 1, bias=False, dtype=torch.float32)
+        self._takes_positions = accepts_positions(transformer(carrier))
+        size = hidden_size(transformer(carrier))
+        self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
         # A parameter, so that a critic may train it; the ranking loss gives it no gradient.
         self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32), requires_grad=False)
 
@@ -81,8 +84,11 @@ class RewardModel(nn.Module):
             model.bias.fill_(bias)
         return model.eval()
 
-    def save(self, path: str | Path) -> None:
-        """Write safetensors, config and card beside `path` and rename; adapters are saved alone."""
+    def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Write safetensors, config and card beside `path` and rename; adapters are saved alone.
+
+        The tokenizer, where given, lies beside them.
+        """
         folder = Path(path)
         aside = folder.with_name(folder.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,6 +96,8 @@ class RewardModel(nn.Module):
         self.carrier.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         save_file({"head.weight": self.head.weight.detach().contiguous()}, aside / HEAD)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(aside))
         self.card.write(aside, self.bias.item())
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
@@ -125,7 +133,7 @@ class RewardModel(nn.Module):
             ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
             mask = mask.long()
         trunk = transformer(self.carrier)
-        if accepts_positions(trunk):
+        if self._takes_positions:
             output = trunk(
                 input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
             )
@@ -135,7 +143,7 @@ class RewardModel(nn.Module):
         return hidden
 
     def _head(self, hidden: Tensor) -> Tensor:
-        score: Tensor = self.head(hidden.float()).squeeze(-1) + self.bias
+        score: Tensor = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) + self.bias
         return score
 
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import inspect
-from functools import cache
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -47,13 +47,21 @@ def load_saved(folder: Path, card: RewardCard) -> Carrier:
 def transformer(carrier: Carrier) -> PreTrainedModel:
     """The transformer itself, without the PEFT model and the unembedding around it."""
     inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
-    trunk: PreTrainedModel = inside.base_model
+    trunk = inside.base_model
+    assert isinstance(trunk, PreTrainedModel)
     return trunk
 
 
 def accepts_positions(trunk: PreTrainedModel) -> bool:
     """Whether it takes explicit positions; ALiBi and recurrences read them off the mask."""
-    return _forward_has_positions(type(trunk))
+    return "position_ids" in inspect.signature(trunk.forward).parameters
+
+
+def hidden_size(trunk: PreTrainedModel) -> int:
+    """D of its last hidden states, which is that of its embeddings."""
+    table = trunk.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table.embedding_dim
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -74,11 +82,6 @@ def weights_hash(model: Carrier) -> str:
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@cache
-def _forward_has_positions(kind: type[PreTrainedModel]) -> bool:
-    return "position_ids" in inspect.signature(kind.forward).parameters
 
 
 def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:

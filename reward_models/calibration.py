@@ -1,0 +1,160 @@
+"""How well scores predict held-out rankings: accuracy, calibration, and a taste for length.
+
+Numpy only. Every rate comes with the 95 % interval of a bootstrap that draws prompts, because pairs
+of one prompt share responses and are not independent.
+
+Dimension key:  N comparisons,  B prompts,  S bootstrap draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+DRAWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Untied human (or simulated) preferences with the scores of both responses.
+
+    `gap_N` is score of the preferred response minus the other's, `prompt_N` numbers the prompt, and
+    `same_model_N` tells whether one policy wrote both.
+    """
+
+    gap_N: Floats
+    prompt_N: Ints
+    same_model_N: NDArray[np.bool_]
+
+    def where(self, kept_N: NDArray[np.bool_]) -> "Comparisons":
+        """Those that are kept."""
+        return Comparisons(self.gap_N[kept_N], self.prompt_N[kept_N], self.same_model_N[kept_N])
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A mean with its 95 % interval by prompt; all None where there is nothing to average."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    num_pairs: int
+    num_prompts: int
+
+    def to_json(self) -> dict[str, Any]:
+        """`value`, `ci95`, `n_pairs`, `n_prompts`."""
+        interval = None if self.low is None else [self.low, self.high]
+        return {
+            "value": self.value,
+            "ci95": interval,
+            "n_pairs": self.num_pairs,
+            "n_prompts": self.num_prompts,
+        }
+
+
+def pair_accuracy(comparisons: Comparisons, rng: np.random.Generator) -> Rate:
+    """Share of comparisons whose preferred response scores higher; equal scores count one half."""
+    return rate_by_prompt(_right(comparisons.gap_N), comparisons.prompt_N, rng)
+
+
+def rate_by_prompt(
+    value_N: Floats,
+    prompt_N: Ints,
+    rng: np.random.Generator,
+    transform: Callable[[Floats], Floats] = lambda mean: mean,
+) -> Rate:
+    """`transform` of the mean of `value_N`, with a percentile bootstrap interval by prompt."""
+    if value_N.size == 0:
+        return Rate(None, None, None, 0, 0)
+    _, prompt_N = np.unique(prompt_N, return_inverse=True)
+    num_prompts = int(prompt_N.max()) + 1
+    sum_B = np.bincount(prompt_N, weights=value_N, minlength=num_prompts)
+    count_B = np.bincount(prompt_N, minlength=num_prompts).astype(np.float64)
+    draws_SB = _draws(num_prompts, rng)
+    mean_S = (draws_SB @ sum_B) / (draws_SB @ count_B)
+    low, high = np.quantile(transform(mean_S), (0.025, 0.975))
+    value = float(transform(np.asarray([value_N.mean()]))[0])
+    return Rate(value, float(low), float(high), int(value_N.size), num_prompts)
+
+
+def by_confidence(
+    comparisons: Comparisons, rng: np.random.Generator, num_bins: int = 5
+) -> list[dict[str, Any]]:
+    """The calibration curve: in equal bins of the predicted probability, how often it came true.
+
+    The prediction for a pair is sigmoid(|gap|), .5 to 1: the chance that the higher score wins.
+    A calibrated model's accuracy in a bin is the bin's mean prediction.
+    """
+    predicted_N = 1.0 / (1.0 + np.exp(-np.abs(comparisons.gap_N)))
+    edges = np.linspace(0.5, 1.0, num_bins + 1)
+    bin_N = np.clip(np.digitize(predicted_N, edges) - 1, 0, num_bins - 1)
+    rows = []
+    for place in range(num_bins):
+        inside = bin_N == place
+        accuracy = pair_accuracy(comparisons.where(inside), rng)
+        predicted = float(predicted_N[inside].mean()) if inside.any() else None
+        rows.append(
+            {"from": edges[place], "to": edges[place + 1], "predicted": predicted}
+            | {"accuracy": accuracy.to_json()}
+        )
+    return rows
+
+
+def calibration_error(comparisons: Comparisons, num_bins: int = 10) -> float | None:
+    """Expected calibration error: mean over pairs of |accuracy - prediction| of their bin."""
+    if comparisons.gap_N.size == 0:
+        return None
+    predicted_N = 1.0 / (1.0 + np.exp(-np.abs(comparisons.gap_N)))
+    bin_N = np.minimum(((predicted_N - 0.5) * 2 * num_bins).astype(int), num_bins - 1)
+    excess_N = _right(comparisons.gap_N) - predicted_N
+    return float(np.abs(np.bincount(bin_N, weights=excess_N)).sum() / predicted_N.size)
+
+
+def length_correlation(
+    score_N: Floats, length_N: Floats, prompt_N: Ints, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Pearson correlation of score and response length within prompts, and over all responses.
+
+    Within: both are centred on their prompt's mean first, so that prompts which call for long
+    responses do not count as a taste for length. None where either does not vary.
+    """
+    if score_N.size == 0:
+        return {"within_prompt": None, "ci95": None, "overall": None, "n_responses": 0}
+    _, prompt_N = np.unique(prompt_N, return_inverse=True)
+    count_B = np.bincount(prompt_N)
+    score_c_N = score_N - (np.bincount(prompt_N, weights=score_N) / count_B)[prompt_N]
+    length_c_N = length_N - (np.bincount(prompt_N, weights=length_N) / count_B)[prompt_N]
+    products = (score_c_N * length_c_N, score_c_N**2, length_c_N**2)
+    sums_B3 = np.stack([np.bincount(prompt_N, weights=product) for product in products], axis=1)
+    within = _correlation(sums_B3.sum(0)[None])[0]
+    drawn_S = _correlation(_draws(count_B.size, rng) @ sums_B3)
+    varies = bool(np.isfinite(within))
+    x_N, y_N = score_N - score_N.mean(), length_N - length_N.mean()
+    overall = _correlation(np.asarray([[x_N @ y_N, x_N @ x_N, y_N @ y_N]]))[0]
+    return {
+        "within_prompt": float(within) if varies else None,
+        "ci95": np.nanquantile(drawn_S, (0.025, 0.975)).tolist() if varies else None,
+        "overall": float(overall) if np.isfinite(overall) else None,
+        "n_responses": int(score_N.size),
+    }
+
+
+def _right(gap_N: Floats) -> Floats:
+    return np.where(gap_N > 0, 1.0, np.where(gap_N == 0, 0.5, 0.0))
+
+
+def _draws(num_prompts: int, rng: np.random.Generator) -> Floats:
+    """draws_SB: how often each bootstrap draw holds each prompt."""
+    even = np.full(num_prompts, 1.0 / num_prompts)
+    return rng.multinomial(num_prompts, even, size=DRAWS).astype(np.float64)
+
+
+def _correlation(sums_S3: Floats) -> Floats:
+    """Pearson's r from sums of (xy, xx, yy), NaN where x or y does not vary."""
+    spread_S = np.sqrt(sums_S3[:, 1] * sums_S3[:, 2])
+    blank_S = np.full_like(spread_S, np.nan)
+    return np.divide(sums_S3[:, 0], spread_S, out=blank_S, where=spread_S > 1e-12)

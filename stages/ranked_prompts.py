@@ -1,0 +1,127 @@
+"""Rankings as the reward model's batch elements: a prompt, its K responses, all annotators' ranks.
+
+A skipped ranking has no ranks and teaches nothing. A prompt without a usable pair (all ties, all
+skipped) and one that is too long are left out and counted.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from reward_models.records import Ranking, RankingTask
+from stages.data.template import prompt_ids, response_ids, user_text
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPrompt:
+    """One batch element. `ranks` has a row of K ranks for each annotator, 1 = best, ties share."""
+
+    task: str
+    said: str  # context and prompt, as the policy reads them: what a split must keep together
+    prompt: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    models: tuple[str, ...]
+    annotators: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens where the prompt is computed once."""
+        return len(self.prompt) + sum(map(len, self.responses))
+
+    @property
+    def path_tokens(self) -> int:
+        """Tokens of the prompt with its longest response."""
+        return len(self.prompt) + max(map(len, self.responses))
+
+    @property
+    def num_pairs(self) -> int:
+        """Untied pairs over all annotators."""
+        return sum(a < b for row in self.ranks for a in row for b in row)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What the rankings held that cannot be learnt from."""
+
+    skipped_rankings: int
+    tasks_without_ranking: int
+    tasks_without_pair: int
+    tasks_too_long: int
+
+
+def ranked_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Iterable[RankingTask],
+    rankings: Iterable[Ranking],
+    *,
+    max_tokens: int,
+) -> tuple[list[RankedPrompt], LeftOut]:
+    """One element for each task that can be learnt from, in the order of the tasks.
+
+    Raises ValueError where a ranking names an unknown task or does not rank its task's responses.
+    """
+    by_task = {task.id: task for task in tasks}
+    given: dict[str, list[Ranking]] = defaultdict(list)
+    skipped = 0
+    for ranking in rankings:
+        if ranking.task not in by_task:
+            raise ValueError(
+                f"'{ranking.annotator}' ranked task '{ranking.task}', which is not there"
+            )
+        ranking.check_against(by_task[ranking.task])
+        skipped += ranking.skipped is not None
+        if ranking.skipped is None:
+            given[ranking.task].append(ranking)
+    built = [_ranked_prompt(tokenizer, by_task[name], rows) for name, rows in given.items()]
+    with_pair = [element for element in built if element.num_pairs]
+    kept = [element for element in with_pair if element.path_tokens <= max_tokens]
+    order = {name: place for place, name in enumerate(by_task)}
+    left_out = LeftOut(
+        skipped_rankings=skipped,
+        tasks_without_ranking=len(by_task) - len(built),
+        tasks_without_pair=len(built) - len(with_pair),
+        tasks_too_long=len(with_pair) - len(kept),
+    )
+    return sorted(kept, key=lambda element: order[element.task]), left_out
+
+
+def split_by_prompt(
+    elements: Sequence[RankedPrompt], share: float, rng: random.Random
+) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
+    """(train, held out), no prompt in both; a share above 0 holds out one prompt at least."""
+    prompts = sorted({element.said for element in elements})
+    rng.shuffle(prompts)
+    num_held = max(round(share * len(prompts)), 1) if share > 0 else 0
+    if num_held >= len(prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts with a usable ranking, {num_held} of them held out: "
+            "none to learn from"
+        )
+    held = set(prompts[:num_held])
+    train = [element for element in elements if element.said not in held]
+    return train, [element for element in elements if element.said in held]
+
+
+def _ranked_prompt(
+    tokenizer: PreTrainedTokenizerBase, task: RankingTask, rankings: Sequence[Ranking]
+) -> RankedPrompt:
+    return RankedPrompt(
+        task=task.id,
+        said=user_text(task.prompt, task.context),
+        prompt=tuple(prompt_ids(tokenizer, task.prompt, task.context)),
+        responses=tuple(
+            tuple(
+                response_ids(tokenizer, response.text, ended=response.sampling.get("ended", True))
+            )
+            for response in task.responses
+        ),
+        models=tuple(response.model for response in task.responses),
+        annotators=tuple(ranking.annotator for ranking in rankings),
+        ranks=tuple(
+            tuple(ranking.ranks[response.id] for response in task.responses) for ranking in rankings
+        ),
+    )

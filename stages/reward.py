@@ -1,0 +1,157 @@
+"""Stage two: a reward model on rankings (Ouyang et al. 2022, section 3.5 and appendix C.2).
+
+1. Rankings become batch elements, a share of the prompts is held out.
+2. One pass over the rest, the learning rate on a cosine to 10 % without warm-up.
+3. The bias is set so that demonstrations score 0 on average.
+4. Held-out rankings tell how good the model is, beside how good the annotators let it be.
+
+`out/` gets `model/`, `held_out.json` and, while it works, `checkpoints/` from which it goes on.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from reward_models.model import RewardModel
+from reward_models.ranking_loss import keep_rankings, pool_pairs
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from stages.checkpoints import last_checkpoint
+from stages.config import RewardConfig
+from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.progress import Report
+from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
+from stages.reward_held_out import held_out_report
+from stages.reward_trainer import RewardTrainer
+from stages.scoring import score_responses
+from stages.shared_prompt import Layout, Weigh, choose_layout
+from stages.training_arguments import training_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def train_reward(
+    config: RewardConfig,
+    *,
+    base: str | Path,
+    tasks: Sequence[RankingTask],
+    rankings: Sequence[Ranking],
+    demonstrations: Sequence[Demonstration],
+    out: Path,
+    seed: int,
+    report: Report,
+) -> None:
+    """Train on the rankings and write `out`; goes on from the last complete checkpoint in it.
+
+    Without demonstrations the bias stays 0. Raises ValueError on rankings that do not fit their
+    tasks, and where no prompt is left to learn from.
+    """
+    tokenizer = load_tokenizer(base)
+    elements, left_out = ranked_prompts(tokenizer, tasks, rankings, max_tokens=config.max_tokens)
+    train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
+    logger.info(
+        "%d prompts to learn from, %d held out; left out: %s", len(train), len(held), left_out
+    )
+    model = new_reward_model(config, base, seed)
+    layout = choose_layout(model, elements)
+    fit(config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report)
+    if demonstrations:
+        model.set_bias(_mean_score(model, tokenizer, demonstrations))
+    model.trained_on(tokenizer_hash(tokenizer), {ranking.kind for ranking in rankings})
+    found = held_out_report(model, held, layout, rankings, seed=seed)
+    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
+    found |= {"demonstrations": len(demonstrations), "bias": model.bias.item()}
+    if PartialState().is_main_process:
+        model.save(out / "model", tokenizer)
+        _write_json(out / "held_out.json", found)
+
+
+def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
+    """The base with a new head, and what `config.adaptation` lets move trainable."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
+        adapted = adapt(load_policy(base), config.adaptation)
+    return RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+
+
+def fit(
+    config: RewardConfig,
+    model: RewardModel,
+    elements: Sequence[RankedPrompt],
+    layout: Layout,
+    *,
+    checkpoints: Path,
+    seed: int,
+    report: Report,
+) -> None:
+    """Train `model` in place on the elements, and leave it in eval mode."""
+    arguments = _arguments(config, checkpoints, seed)
+    trainer = RewardTrainer(model, arguments, elements, layout, _weigh(config), report)
+    checkpoint = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    model.eval()
+
+
+def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingArguments:
+    ranks = PartialState().num_processes
+    micro = config.micro_prompts or max(config.prompts_per_batch // ranks, 1)
+    if config.prompts_per_batch % (micro * ranks):
+        raise ValueError(
+            f"prompts_per_batch ({config.prompts_per_batch}) must be a multiple of micro_prompts "
+            f"({micro}) times processes ({ranks})"
+        )
+    ours: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.prompts_per_batch // (micro * ranks),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_gradient_norm or 0.0,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "seed": seed,
+    }
+    defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
+    return training_arguments(TrainingArguments, ours, defaults | config.trainer)
+
+
+def _weigh(config: RewardConfig) -> Weigh:
+    match config.batch_element:
+        case "prompt":
+            return pool_pairs
+        case "ranking":
+            return keep_rankings
+        case _:
+            assert_never(config.batch_element)
+
+
+def _mean_score(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+) -> float:
+    prompts = [Prompt(prompt=one.prompt, context=one.context) for one in demonstrations]
+    scores = score_responses(model, tokenizer, prompts, [one.response for one in demonstrations])
+    return sum(scores) / len(scores)
+
+
+def _write_json(path: Path, found: dict[str, Any]) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,110 @@
+"""Accuracy, calibration and length on cases whose answer is known."""
+
+import numpy as np
+import pytest
+
+from reward_models.calibration import (
+    Comparisons,
+    by_confidence,
+    calibration_error,
+    length_correlation,
+    pair_accuracy,
+    rate_by_prompt,
+)
+
+
+def comparisons(gaps: list[float], prompts: list[int]) -> Comparisons:
+    same = np.zeros(len(gaps), dtype=np.bool_)
+    return Comparisons(np.asarray(gaps), np.asarray(prompts), same)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def calibrated(count: int) -> Comparisons:
+    """Winners drawn with exactly the predicted chance."""
+    draw = np.random.default_rng(1)
+    gap = np.abs(draw.normal(0, 1.5, count))
+    sign = np.where(draw.random(count) < 1 / (1 + np.exp(-gap)), 1, -1)
+    return comparisons((gap * sign).tolist(), list(range(count)))
+
+
+def test_accuracy_counts_right_pairs_and_half_of_equal_scores() -> None:
+    found = pair_accuracy(comparisons([1.0, 2.0, -1.0, 0.0], [0, 0, 1, 1]), rng())
+    assert found.value == pytest.approx(2.5 / 4)
+    assert (found.num_pairs, found.num_prompts) == (4, 2)
+
+
+def test_the_interval_widens_when_pairs_share_a_prompt() -> None:
+    draw = np.random.default_rng(2)
+    right = np.repeat(draw.random(50) < 0.7, 6).astype(float)
+    by_prompt = rate_by_prompt(right, np.repeat(np.arange(50), 6), rng())
+    as_if_alone = rate_by_prompt(right, np.arange(300), rng())
+    assert by_prompt.high - by_prompt.low > 2 * (as_if_alone.high - as_if_alone.low)
+
+
+def test_the_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
+    draw = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        found = rate_by_prompt((draw.random(80) < 0.7).astype(float), np.arange(80), draw)
+        covered += found.low <= 0.7 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_nothing_to_average_gives_null_not_zero() -> None:
+    assert pair_accuracy(comparisons([], []), rng()).to_json() == {
+        "value": None,
+        "ci95": None,
+        "n_pairs": 0,
+        "n_prompts": 0,
+    }
+
+
+def test_a_calibrated_model_is_as_often_right_as_it_predicts() -> None:
+    rows = by_confidence(calibrated(20_000), rng())
+    assert [round(row["from"], 1) for row in rows] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    for row in rows:
+        assert row["accuracy"]["value"] == pytest.approx(row["predicted"], abs=0.02)
+    assert calibration_error(calibrated(20_000)) == pytest.approx(0.0, abs=0.02)
+
+
+def test_doubled_scores_are_overconfident_and_no_less_accurate() -> None:
+    fair = calibrated(20_000)
+    loud = comparisons((2 * fair.gap_N).tolist(), fair.prompt_N.tolist())
+    assert pair_accuracy(loud, rng()) == pair_accuracy(fair, rng())
+    error = calibration_error(loud)
+    assert error is not None
+    assert error > 0.05
+
+
+def test_certain_predictions_fall_into_the_last_bin() -> None:
+    rows = by_confidence(comparisons([50.0, 900.0], [0, 1]), rng())
+    assert [row["accuracy"]["n_pairs"] for row in rows] == [0, 0, 0, 0, 2]
+
+
+def test_length_correlation_within_prompts_ignores_what_prompts_ask_for() -> None:
+    draw = np.random.default_rng(4)
+    prompt = np.repeat(np.arange(200), 4)
+    asked = np.repeat(draw.normal(0, 10, 200), 4)
+    length, score = asked + draw.normal(0, 1, 800), asked + draw.normal(0, 1, 800)
+    found = length_correlation(score, length, prompt, rng())
+    assert found["overall"] > 0.9
+    assert abs(found["within_prompt"]) < 0.1
+    assert found["ci95"][0] < found["within_prompt"] < found["ci95"][1]
+
+
+def test_length_correlation_is_that_of_numpy_over_centred_values() -> None:
+    draw = np.random.default_rng(5)
+    score, length, prompt = draw.normal(size=60), draw.normal(size=60), np.repeat(np.arange(20), 3)
+    centred = [x - x.reshape(20, 3).mean(1).repeat(3) for x in (score, length)]
+    found = length_correlation(score, length, prompt, rng())
+    assert found["within_prompt"] == pytest.approx(np.corrcoef(*centred)[0, 1])
+    assert found["overall"] == pytest.approx(np.corrcoef(score, length)[0, 1])
+
+
+def test_length_correlation_is_null_where_no_length_varies() -> None:
+    found = length_correlation(np.arange(4.0), np.ones(4), np.zeros(4, dtype=np.int64), rng())
+    assert found["within_prompt"] is None
+    assert found["overall"] is None
