@@ -99,12 +99,14 @@ def test_a_missing_file_and_an_empty_file_are_named(tmp_path):
 
 def test_a_data_set_is_loaded_by_name_and_split(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    file(tmp_path, {"prompt": "a", "completion": "b"}, name="train.jsonl")
-    file(tmp_path, {"prompt": "c", "completion": "d"}, name="test.jsonl")
-    assert load_demonstrations(f"hf:{tmp_path}") == [Demonstration("a", "b")]
-    assert load_demonstrations(f"hf:{tmp_path}:test") == [Demonstration("c", "d")]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file(folder, {"prompt": "a", "completion": "b"}, name="train.jsonl")
+    file(folder, {"prompt": "c", "completion": "d"}, name="test.jsonl")
+    assert load_demonstrations(f"hf:{folder}") == [Demonstration("a", "b")]
+    assert load_demonstrations(f"hf:{folder}:test") == [Demonstration("c", "d")]
     with pytest.raises(ValueError, match=r"hf:.*:nosuch: no data set to be had") as caught:
-        load_demonstrations(f"hf:{tmp_path}:nosuch")
+        load_demonstrations(f"hf:{folder}:nosuch")
     assert "\n" not in str(caught.value)
 
 
