@@ -1,0 +1,114 @@
+"""Rankings become batch elements: nothing usable is lost, and what is not usable is counted."""
+
+import random
+
+import pytest
+
+from reward_models.records import Ranking, RankingTask, Response
+from stages.ranked_prompts import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
+from stages.reward_trainer import SortedWithinBatches
+from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
+
+
+def task(name: str, prompt: str = "w1 w2", **sampling: object) -> RankingTask:
+    texts = ["w3", "w4 w5", "w6 w7 w8"]
+    responses = [Response(f"r{k}", text, "sft", sampling) for k, text in enumerate(texts)]
+    return RankingTask(name, prompt, tuple(responses))
+
+
+def ranking(name: str, ranks: list[int], annotator: str = "ann", **more: str) -> Ranking:
+    given = {f"r{place}": rank for place, rank in enumerate(ranks)}
+    return Ranking(name, annotator, "human", given, **more)  # type: ignore[arg-type]
+
+
+def built(
+    tasks: list[RankingTask], rankings: list[Ranking], max_tokens: int = 64
+) -> tuple[list[RankedPrompt], LeftOut]:
+    return ranked_prompts(tiny_tokenizer(), tasks, rankings, max_tokens=max_tokens)
+
+
+def test_several_annotators_of_a_prompt_are_one_element() -> None:
+    [element], _ = built([task("t")], [ranking("t", [1, 2, 3]), ranking("t", [2, 1, 1], "ben")])
+    assert element.ranks == ((1, 2, 3), (2, 1, 1))
+    assert element.annotators == ("ann", "ben")
+    assert element.num_pairs == 3 + 2
+
+
+def test_ranks_follow_the_task_s_order_of_responses_not_the_ranking_s() -> None:
+    given = Ranking("t", "ann", "human", {"r2": 1, "r0": 3, "r1": 2})
+    [element], _ = built([task("t")], [given])
+    assert element.ranks == ((3, 2, 1),)
+
+
+def test_a_response_that_ended_ends_with_eos_and_one_that_did_not_does_not() -> None:
+    ranks = [ranking("t", [1, 2, 3])]
+    [ended], _ = built([task("t")], ranks)
+    [cut], _ = built([task("t", ended=False)], ranks)
+    assert ended.responses == tuple((*response, 1) for response in cut.responses)
+
+
+def test_what_cannot_be_learnt_from_is_counted() -> None:
+    tasks = [task(name) for name in ("good", "tied", "skipped", "unranked")]
+    tasks.append(task("long", "w1 " * 40))
+    rankings = [
+        ranking("good", [1, 2, 3]),
+        ranking("tied", [1, 1, 1]),
+        Ranking("skipped", "ann", "human", {}, skipped="unclear"),
+        ranking("long", [1, 2, 3]),
+    ]
+    elements, left_out = built(tasks, rankings, max_tokens=30)
+    assert [element.task for element in elements] == ["good"]
+    assert left_out == LeftOut(
+        skipped_rankings=1, tasks_without_ranking=2, tasks_without_pair=1, tasks_too_long=1
+    )
+
+
+def test_a_ranking_of_an_unknown_task_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'ann' ranked task 'u', which"):
+        built([task("t")], [ranking("u", [1, 2, 3])])
+
+
+def test_fewer_ranks_than_responses_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 responses but 2 ranks for prompt 'w1 w2'"):
+        built([task("t")], [ranking("t", [1, 2])])
+
+
+def test_no_prompt_is_both_learnt_from_and_held_out() -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(40, rng)
+    twice = tasks + [RankingTask("again " + one.id, one.prompt, one.responses) for one in tasks]
+    elements, _ = built(twice, tiny_rankings(twice, ["ann"], rng))
+    train, held = split_by_prompt(elements, 0.25, random.Random(0))
+    assert len(train) + len(held) == len(elements)
+    assert not {one.said for one in train} & {one.said for one in held}
+    assert len({one.said for one in held}) == round(0.25 * len({one.said for one in elements}))
+
+
+def test_the_split_depends_on_the_seed_alone_not_on_the_order_of_tasks() -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(20, rng)
+    elements, _ = built(tasks, tiny_rankings(tasks, ["ann"], rng))
+    _, held = split_by_prompt(elements, 0.3, random.Random(5))
+    _, again = split_by_prompt(elements[::-1], 0.3, random.Random(5))
+    assert {one.task for one in held} == {one.task for one in again}
+
+
+def test_a_share_of_zero_holds_out_nothing_and_all_held_out_is_refused() -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(6, rng)
+    elements, _ = built(tasks, tiny_rankings(tasks, ["ann"], rng))
+    assert split_by_prompt(elements, 0.0, random.Random(0)) == (elements, [])
+    with pytest.raises(ValueError, match="none to learn from"):
+        split_by_prompt(elements, 1.0, random.Random(0))
+
+
+def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None:
+    lengths = [random.Random(place).randrange(100) for place in range(21)]
+    sampler = SortedWithinBatches(lengths, 8, seed=0)
+    first = list(sampler)
+    assert sorted(first) == list(range(21))
+    for start in range(0, 21, 8):
+        inside = [lengths[place] for place in first[start : start + 8]]
+        assert inside == sorted(inside)
+    sampler.epoch = 1
+    assert set(list(sampler)[:8]) != set(first[:8])

@@ -1,0 +1,61 @@
+"""Annotators left out of training are asked whether they agree with the model."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from reward_models.records import Ranking
+from stages.config import RewardConfig
+from stages.progress import silent
+from stages.ranked_prompts import ranked_prompts
+from stages.reward_folds import accuracy_on_unseen_annotators, annotator_groups, ranked_by
+from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
+
+
+def test_groups_hold_every_annotator_once_and_differ_by_one_at_most() -> None:
+    names = {f"a{number}" for number in range(13)}
+    groups = annotator_groups(names, 5, seed=0)
+    assert sorted(name for group in groups for name in group) == sorted(names)
+    assert {len(group) for group in groups} == {2, 3}
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_more_folds_than_annotators_or_fewer_than_two_are_refused(folds: int) -> None:
+    with pytest.raises(ValueError, match=f"{folds} folds of 3 annotators"):
+        annotator_groups({"a", "b", "c"}, folds, seed=0)
+
+
+def test_what_others_ranked_is_not_learnt_from() -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(10, rng)
+    rankings = tiny_rankings(tasks, ["ann"], rng) + tiny_rankings(tasks[:4], ["ben"], rng)
+    elements, _ = ranked_prompts(tiny_tokenizer(), tasks, rankings, max_tokens=64)
+    kept = ranked_by(elements, {"ben"})
+    assert {element.task for element in kept} <= {task.id for task in tasks[:4]}
+    assert {name for element in kept for name in element.annotators} == {"ben"}
+
+
+def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(150, rng)
+    liked = tiny_rankings(tasks, ["ann"], rng)
+    contrary = [
+        Ranking(one.task, "zoe", one.kind, {name: 6 - rank for name, rank in one.ranks.items()})
+        for one in liked
+    ]
+    found = accuracy_on_unseen_annotators(
+        RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2),
+        base=tiny_base(tmp_path / "base"),
+        tasks=tasks,
+        rankings=liked + contrary,
+        folds=2,
+        work=tmp_path / "work",
+        seed=0,
+        report=silent,
+    )
+    assert found["in_group"]["value"] > 0.7
+    assert found["held_out_group"]["value"] < 0.3
+    assert found["groups"] in ([["ann"], ["zoe"]], [["zoe"], ["ann"]])
