@@ -1,7 +1,7 @@
 """Talking to policies in the terminal: every prompt is answered by each of them."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.policy_folder import policy_folder
 from stages.config import SamplingConfig
 from stages.data.template import prompt_ids, response_text
 from stages.generation import generate_responses
 from stages.models import load_policy, load_tokenizer
 
 
-def talk(places: Sequence[Path], prompt: str | None, sampling: SamplingConfig, seed: int) -> None:
+def talk(
+    folders: Mapping[str, Path], prompt: str | None, sampling: SamplingConfig, seed: int
+) -> None:
     """Answer one prompt, or each line of standard input until it ends. No memory between lines."""
-    folders = {str(place): policy_folder(place) for place in places}
     speakers = [(name, load_tokenizer(path), load_policy(path)) for name, path in folders.items()]
     console = Console()
     for turn, said in enumerate([prompt] if prompt is not None else _lines()):

@@ -141,14 +141,14 @@ def export(store: o.StorePlace, out: o.Tables) -> None:
 
 
 @app.command(rich_help_panel=TOOLS)
-def pretrain(out: o.Model, sets: o.Sets = None) -> None:
+def pretrain(out: o.Model, sets: o.Sets = None, start: o.Start = None) -> None:
     """Make the quickstart's base again, from its generator and its seed.
 
     --set overrides a number of the recipe, such as steps=100.
     """
     from pipeline import commands
 
-    _guard(lambda: commands.pretrain(out, sets or []), out)
+    _guard(lambda: commands.pretrain(out, sets or [], start), out)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -212,3 +212,7 @@ def _guard(command: Callable[[], Path | None], out: Path | None) -> None:
     code = guarded(command, out)
     if code:
         raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

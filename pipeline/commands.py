@@ -84,8 +84,10 @@ def export(place: str, out: Path) -> Path:
     return out
 
 
-def pretrain(out: Path, sets: Sequence[str]) -> Path:
-    """The quickstart's base, made anew."""
+def pretrain(out: Path, sets: Sequence[str], start: Path | None) -> Path:
+    """The quickstart's base, made anew, or trained on from the folder `start`."""
+    if start is not None and not (start / "config.json").is_file():
+        raise ValueError(f"{start}: no model there; expected a folder that rlhf pretrain wrote")
     from pydantic import TypeAdapter, ValidationError
 
     from pipeline.config_error import first_error
@@ -102,7 +104,7 @@ def pretrain(out: Path, sets: Sequence[str]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with display(["pretrain"]) as shown:
         shown.begin("pretrain", "the base model of the quickstart")
-        pretrain(recipe, out, shown.step)
+        pretrain(recipe, out, start, shown.step)
         shown.finish("")
     return out
 
@@ -133,11 +135,14 @@ def chat(
     runs: Sequence[Path], prompt: str | None, temperature: float, max_new_tokens: int, seed: int
 ) -> None:
     """A conversation with several policies."""
-    from pipeline.chat import talk
+    from pipeline.policy_folder import policy_folder
     from stages.config import SamplingConfig
 
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
-    talk(runs, prompt, sampling, seed)
+    folders = {str(place): policy_folder(place) for place in runs}
+    from pipeline.chat import talk
+
+    talk(folders, prompt, sampling, seed)
 
 
 def doctor() -> None:
@@ -150,9 +155,12 @@ def doctor() -> None:
 
 def export_model(place: Path, out: Path) -> Path:
     """A policy as a plain model folder that any library loads."""
+    from pipeline.policy_folder import policy_folder
+
+    folder = policy_folder(place)
     from pipeline.export_model import export_policy
 
-    return export_policy(place, out)
+    return export_policy(folder, out)
 
 
 def _folder(config: ExperimentConfig, out: Path | None) -> Path:

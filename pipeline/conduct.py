@@ -10,7 +10,7 @@ import yaml
 from pipeline import launch
 from pipeline.config import ExperimentConfig
 from pipeline.lineage import Manifest
-from pipeline.plan import plan
+from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
 from pipeline.run import Run, Stage, open_run
 
@@ -30,7 +30,9 @@ def conduct(
     Raise ValueError for a stage that this experiment does not have or whose inputs are not ready.
     """
     stages = plan(config, folder)
-    wanted = _wanted(stages, until or only)
+    wanted = _up_to(stages, until or only)
+    if only is not None:
+        wanted = behind(stages, wanted[-1], folder)
     with open_run(folder) as run, display([stage.name for stage in wanted]) as shown:
         _write_config(config, folder)
         for stage in wanted:
@@ -39,7 +41,7 @@ def conduct(
     return folder / wanted[-1].name
 
 
-def _wanted(stages: Sequence[Stage], last: str | None) -> list[Stage]:
+def _up_to(stages: Sequence[Stage], last: str | None) -> list[Stage]:
     names = [stage.name for stage in stages]
     if last is None:
         return list(stages)

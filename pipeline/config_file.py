@@ -49,6 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     mapping = _parse(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(mapping, dict):
         raise ValueError(f"{path}: {type(mapping).__name__}; expected a mapping of keys to values")
+    mapping = _unshared(mapping)
     for text in overrides:
         mapping = overridden(mapping, text)
     return checked(mapping, str(path))
@@ -75,6 +76,13 @@ def _parse(text: str, where: str) -> Any:
         raise ValueError(f"{where}:{line}: not YAML ({error.problem})") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML's anchors share is separate, so that overriding one is no more."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, of their stages, or of models.")]
 OneRun = Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")]
+Start = Annotated[Path | None, typer.Option("--start", help="Go on from this base, made before.")]
 Model = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
 Tables = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 StorePlace = Annotated[

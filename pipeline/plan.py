@@ -8,7 +8,7 @@ model's score (Ouyang et al. 2022, appendix C.1), trains nothing, and its model 
 PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,28 @@ def model_source(name: str) -> Source:
 
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     """The stages of this experiment in this folder, first to last."""
-    first = [_data(config), _sft(config, run)]
-    asked = [] if isinstance(config.labeling, ImportedRankings) else [_sample(config, run)]
-    ranked = [_label(config, run), _reward(config, run)]
+    if isinstance(config.labeling, ImportedRankings):  # read before anything is trained
+        first = [_data(config), _label(config, run), _sft(config, run)]
+    else:
+        first = [_data(config), _sft(config, run), _sample(config, run), _label(config, run)]
     chosen = [_select(config, run)] if config.sft_choice == "reward" else []
     trained = [
         _ppo(config, run, name, settings)
         for name, settings in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx))
         if settings is not None
     ]
-    stages = [*first, *asked, *ranked, *chosen, *trained, _evaluate(config, run)]
+    stages = [*first, _reward(config, run), *chosen, *trained, _evaluate(config, run)]
     return [*stages, _report(config, run, stages)]
+
+
+def behind(stages: Sequence[Stage], last: Stage, run: Path) -> list[Stage]:
+    """The stages whose artefacts `last` is made from, directly or not, and itself; in order."""
+    needed = {last.name}
+    for stage in reversed(stages):
+        if stage.name in needed:
+            inside = (path for path in stage.inputs.values() if isinstance(path, Path))
+            needed |= {p.relative_to(run).parts[0] for p in inside if p.is_relative_to(run)}
+    return [stage for stage in stages if stage.name in needed]
 
 
 def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:

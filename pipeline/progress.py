@@ -53,7 +53,13 @@ def display(stages: Sequence[str]) -> Iterator[Display]:
     if not console.is_terminal:
         yield PlainDisplay()
         return
-    with Progress(
+    with rows(console) as bars:
+        yield LiveDisplay(bars, stages)
+
+
+def rows(console: Console) -> Progress:
+    """The table of the live display, without rows yet."""
+    return Progress(
         TextColumn("{task.fields[mark]} {task.description}"),
         BarColumn(bar_width=18),
         TextColumn("{task.fields[count]}", justify="right"),
@@ -61,8 +67,7 @@ def display(stages: Sequence[str]) -> Iterator[Display]:
         TextColumn("{task.fields[numbers]}"),
         console=console,
         refresh_per_second=4,
-    ) as bars:
-        yield LiveDisplay(bars, stages)
+    )
 
 
 class Clock:

@@ -1,0 +1,102 @@
+"""What a person sees, and what a stage's metrics file holds."""
+
+import json
+import math
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.metrics_file import MetricsFile
+from pipeline.progress import Clock, LiveDisplay, PlainDisplay, duration, numbers_line
+from pipeline.progress import rows as table
+from stages.progress import Step
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_repeated_steps_replace_what_they_repeat(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    for step in range(1, 6):
+        first.add(Step(step, 9, {"sft/loss": float(step)}))
+    resumed = MetricsFile(path)
+    resumed.add(Step(4, 9, {"sft/loss": 40.0}))
+    assert [row["sft/loss"] for row in rows(path)] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_a_half_written_line_is_dropped(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "total": 9, "a/b": 1.0}\n{"step": 2, "to')
+    MetricsFile(path).add(Step(2, 9, {"a/b": 2.0}))
+    assert [row["a/b"] for row in rows(path)] == [1.0, 2.0]
+
+
+def test_two_words_about_one_step_are_one_line(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.add(Step(3, 9, {"sft/loss": 1.0}))
+    file.add(Step(3, 9, {"sft/validation_loss": 2.0}))
+    assert rows(path) == [{"step": 3, "total": 9, "sft/loss": 1.0, "sft/validation_loss": 2.0}]
+
+
+def test_what_could_not_be_computed_is_null(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path).add(Step(1, 1, {"a/b": math.nan}))
+    assert rows(path)[0]["a/b"] is None
+
+
+def test_loss_reward_and_kl_are_found_by_name():
+    metrics = {"ppo/policy_loss": 0.5, "ppo/reward": 1.25, "ppo/score": 2.0, "ppo/kl_nats": 3.0,
+               "ppo/clip_fraction": 0.1}  # fmt: skip
+    assert numbers_line(metrics) == "loss 0.5 · reward 1.25 · score 2 · KL 3"
+    assert numbers_line({"time/step_s": 3.0}) == ""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_durations_read_like_a_clock(seconds: float, said: str):
+    assert duration(seconds) == said
+
+
+def test_time_left_counts_only_the_steps_of_this_process():
+    clock = Clock()
+    clock.began -= 1.0
+    clock.read(Step(51, 100))
+    clock.began -= 9.0
+    used, left = clock.read(Step(60, 100))
+    assert used == pytest.approx(10.0, abs=0.5)
+    assert left == pytest.approx(40.0, abs=2.0)
+
+
+def test_plain_lines_say_begin_and_end(capsys: pytest.CaptureFixture[str]):
+    plain = PlainDisplay()
+    plain.begin("sft", "fine-tuning")
+    plain.step(Step(1, 2, {"sft/loss": 1.5}))
+    plain.finish("0:03 of CPU")
+    plain.skip("ppo", "up to date")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "sft: fine-tuning",
+        "sft: done in 0:00, loss 1.5, 0:03 of CPU",
+        "ppo: up to date",
+    ]
+
+
+def test_the_live_display_has_a_row_a_stage():
+    bars = table(Console(file=StringIO()))
+    live = LiveDisplay(bars, ["data", "sft", "ppo"])
+    live.skip("data", "up to date")
+    live.begin("sft", "fine-tuning")
+    live.step(Step(3, 12, {"sft/loss": 1.5}))
+    out = StringIO()
+    Console(file=out, width=100).print(bars.get_renderable())
+    data, sft, ppo = out.getvalue().splitlines()
+    assert data.split()[:2] == ["✓", "data"]
+    assert "up to date" in data
+    assert sft.split()[:2] == ["▸", "sft"]
+    assert all(word in sft for word in ("3/12", "left", "loss 1.5"))
+    assert ppo.split()[:2] == ["·", "ppo"]

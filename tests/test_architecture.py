@@ -1,0 +1,114 @@
+"""The shape of the code base: import rule, sizes of files and functions, a quick command line."""
+
+import ast
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pipeline", "stages", "reward_models", "labeling_ui")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TORCH_FREE = (
+    "pipeline.cli",
+    "pipeline.config_file",
+    "pipeline.plan",
+    "pipeline.launch",
+    "stages.config",
+    "stages.progress",
+    "reward_models.records",
+    "labeling_ui.store",
+)
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 40
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def docstring_lines(node: ast.AST) -> int:
+    body = (
+        node.body if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef) else []
+    )
+    first = body[0] if body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        return (first.end_lineno or first.lineno) - first.lineno + 1
+    return 0
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_imports_point_one_way():
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_file_holds_one_idea(path: Path):
+    text = path.read_text(encoding="utf-8")
+    lines = len(text.splitlines()) - docstring_lines(ast.parse(text))
+    assert lines <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_functions_fit_on_a_page(path: Path):
+    long = {
+        node.name: lines
+        for node in functions(ast.parse(path.read_text(encoding="utf-8")))
+        if (lines := (node.end_lineno or 0) - node.lineno + 1 - docstring_lines(node))
+        > MAX_FUNCTION_LINES
+    }
+    assert not long
+
+
+def test_init_files_are_empty():
+    assert not [name(path) for path in MODULES if path.name == "__init__.py" and path.read_text()]
+
+
+def test_the_packages_have_init_files():
+    folders = {path.parent for path in MODULES}
+    assert not [name(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_light_modules_load_nothing_heavy(module: str):
+    heavy = "{'torch', 'transformers', 'gradio', 'trl', 'datasets', 'deepspeed', 'accelerate'}"
+    code = f"import sys, {module}; sys.exit(str({heavy} & set(sys.modules)).removeprefix('set()'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
+
+
+def test_help_answers_within_a_second_of_cpu():
+    def cpu_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = cpu_s()
+    command = [sys.executable, "-m", "pipeline.cli", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "export-model" in done.stdout
+    assert cpu_s() - before < 1.0
+
+
+def test_every_verb_teaches():
+    verbs = subprocess.run(
+        [sys.executable, "-c", "from pipeline.cli import app\n"
+         "for c in app.registered_commands: print(c.name or c.callback.__name__, '|',"
+         " bool((c.help or c.callback.__doc__ or '').strip()))"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    expected = "run sft sample label export reward ppo evaluate report pretrain fetch score"
+    assert {*expected.split(), "compare", "chat", "doctor", "export-model"} <= {
+        line.split(" | ")[0] for line in verbs
+    }
+    assert all(line.endswith("True") for line in verbs)
