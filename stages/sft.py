@@ -9,13 +9,11 @@ Training is TRL's SFTTrainer, see `stages/supervised_trainer.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from reward_models.records import Demonstration, Prompt
@@ -25,7 +23,7 @@ from stages.data.supervised import Example, encode
 from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import Report, Step
 from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
-from stages.supervised_trainer import Collator, KeepWeights, Listener, SupervisedTrainer
+from stages.supervised_trainer import SupervisedTrainer
 from stages.training_arguments import training_arguments
 
 
@@ -59,20 +57,11 @@ def train_sft(
     left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
     report(Step(0, 0, {"sft/left_out": left_out}))
     torch.manual_seed(seed)
-    trainer = SupervisedTrainer(
-        model=adapt(load_policy(base, dropout=config.dropout), config.adaptation),
-        args=arguments,
-        data_collator=Collator(tokenizer),
-        train_dataset=_rows(examples),
-        eval_dataset=_rows(held_out) if held_out else None,
-        processing_class=tokenizer,
-        callbacks=[Listener(report), KeepWeights()],
-    )
-    trainer.held_out = held_out
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout
-    unbroken_until = last_checkpoint(out / CHECKPOINTS)
+    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples, held_out, report)
+    newest = last_checkpoint(out / CHECKPOINTS)
     if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:
-        trainer.train(resume_from_checkpoint=str(unbroken_until) if unbroken_until else None)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if trainer.is_world_process_zero():
         choose_epoch(
             out,
@@ -97,7 +86,6 @@ def _arguments(
             f"batch_size ({config.batch_size}) must be a multiple of micro_batch_size ({micro}) "
             f"times the number of processes ({processes})"
         )
-    on_gpu = torch.cuda.is_available()
     ours = {
         "output_dir": str(checkpoints),
         "num_train_epochs": config.epochs,
@@ -120,7 +108,13 @@ def _arguments(
         "data_seed": seed,
         "disable_tqdm": True,
     }
-    preset = {
+    return training_arguments(SupervisedArguments, ours, {**_preset(), **config.trainer})
+
+
+def _preset() -> dict[str, object]:
+    """What the stage's `trainer` mapping may change."""
+    on_gpu = torch.cuda.is_available()
+    return {
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
@@ -128,7 +122,6 @@ def _arguments(
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
     }
-    return training_arguments(SupervisedArguments, ours, {**preset, **config.trainer})
 
 
 def _fitting(
@@ -143,7 +136,3 @@ def _fitting(
             f"the shortest has {shortest}"
         )
     return fitting
-
-
-def _rows(examples: Sequence[Example]) -> Dataset:
-    return Dataset.from_list([asdict(example) for example in examples])

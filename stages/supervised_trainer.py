@@ -1,18 +1,22 @@
 """TRL's SFTTrainer on token ids of ours: its batches, what validates, what a checkpoint holds."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
+from datasets import Dataset
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.checkpoints import AtomicCheckpoints
@@ -33,13 +37,34 @@ _METRICS = {
 
 
 class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
-    """TRL's trainer with complete checkpoints, all kept, and an exact validation loss.
-
-    `held_out` is set by the caller where `eval_strategy` asks for validation.
-    """
+    """TRL's trainer with complete checkpoints, all kept, and an exact validation loss."""
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
+
+    @classmethod
+    def on(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: SFTConfig,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        report: Report,
+    ) -> Self:
+        """A trainer of `model` on the examples; `held_out` may be empty if nothing is evaluated."""
+        trainer = cls(
+            model=model,
+            args=arguments,
+            data_collator=Collator(tokenizer),
+            train_dataset=_rows(examples),
+            eval_dataset=_rows(held_out) if held_out else None,
+            processing_class=tokenizer,
+            callbacks=[Listener(report), KeepWeights()],
+        )
+        trainer.held_out = held_out
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout
+        return trainer
 
     def evaluate(
         self,
@@ -119,3 +144,7 @@ class KeepWeights(TrainerCallback):
         if state.is_world_process_zero:
             for checkpoint in epoch_checkpoints(Path(str(args.output_dir)))[:-1]:
                 drop_resume_state(checkpoint)
+
+
+def _rows(examples: Sequence[Example]) -> Dataset:
+    return Dataset.from_list([asdict(example) for example in examples])
