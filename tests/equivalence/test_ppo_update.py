@@ -1,0 +1,123 @@
+"""The gradients of one update against a slow loop over unpadded sequences in float64."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.generation import Sampled
+from stages.ppo.episodes import Episodes
+from stages.ppo.learner import Learner
+from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.rollout import Experience
+from stages.ppo.tally import Tally
+from tests.stages.tiny_ppo import TEXTS, tiny_config, tiny_learner, tiny_world
+
+PROMPT_TOKENS, RESPONSE_TOKENS = (1, 9, 4, 12), (8, 1, 3, 6)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def frozen_batch() -> tuple[list[list[int]], list[list[int]], Experience]:
+    """Four ragged episodes whose old log-probabilities, values and advantages are made up."""
+    generator = torch.Generator().manual_seed(0)
+
+    def words(count: int) -> list[int]:
+        return torch.randint(0, 25, (count,), generator=generator).tolist()
+
+    prompts, responses = [words(n) for n in PROMPT_TOKENS], [words(n) for n in RESPONSE_TOKENS]
+    sampled = [Sampled(ids, ended=True) for ids in responses]
+    episodes = Episodes.build(prompts, sampled, torch.device("cpu"))
+    mask_BT = episodes.response_BT
+
+    def made_up(mean: float) -> Tensor:
+        return (torch.randn(mask_BT.shape, generator=generator) * 0.4 + mean) * mask_BT
+
+    data = Experience(episodes, made_up(-3.2), made_up(0.0), made_up(0.0), made_up(0.3))
+    return prompts, responses, data
+
+
+def slow_gradients(
+    learner: Learner, prompts: list[list[int]], responses: list[list[int]], data: Experience
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Equation by equation, one token at a time, in float64."""
+    policy = copy.deepcopy(learner.models.policy).double()
+    critic = copy.deepcopy(learner.models.critic).double()
+    count, loss = sum(map(len, responses)), torch.zeros((), dtype=torch.float64)
+    for b, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids_BL = torch.tensor([prompt + response])
+        logprob_LV = policy(ids_BL).logits[0].log_softmax(-1)
+        hidden_LD = critic.carrier(ids_BL).last_hidden_state[0]
+        value_L = hidden_LD @ critic.head.weight[0] + critic.bias
+        first = data.episodes.response_BT.shape[1] - len(response)
+        for t, token in enumerate(response):
+            place, read = first + t, len(prompt) + t - 1
+            old, advantage = data.old_BT[b, place].double(), data.advantage_BT[b, place].double()
+            ratio = (logprob_LV[read, token] - old).exp()
+            loss = loss - torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+            target, before = data.return_BT[b, place].double(), data.value_BT[b, place].double()
+            near = before + (value_L[read] - before).clamp(-0.2, 0.2)
+            errors = torch.stack([(value_L[read] - target) ** 2, (near - target) ** 2])
+            loss = loss + 0.5 * errors.max()
+    (loss / count).backward()
+    return (
+        {name: p.grad for name, p in policy.named_parameters() if p.grad is not None},
+        {name: p.grad for name, p in critic.named_parameters() if p.grad is not None},
+    )
+
+
+def assert_close(found: dict[str, torch.nn.Parameter], expected: dict[str, Tensor]) -> None:
+    for name, parameter in found.items():
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(
+            grad.double(), expected[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 3])
+def test_ppo_gradients_equal_a_slow_loop_whatever_the_micro_batch(
+    world: tuple[Path, Path], micro_batch_size: int | None
+) -> None:
+    learner = tiny_learner(world, tiny_config(micro_batch_size=micro_batch_size))
+    prompts, responses, data = frozen_batch()
+    expected_policy, expected_critic = slow_gradients(learner, prompts, responses, data)
+    learner._ppo_gradients(data, torch.tensor([2, 0, 3, 1]), Tally(), first=False)
+    assert_close(learner.policy, expected_policy)
+    assert_close(learner.critic, expected_critic)
+
+
+@pytest.mark.parametrize("normaliser", ["token", "sequence"])
+def test_pretraining_gradients_are_added_with_their_coefficient_and_divisor(
+    world: tuple[Path, Path], normaliser: str
+) -> None:
+    mix = {
+        "coefficient": 3.0,
+        "examples_per_episode": 2.0,
+        "tokens_per_example": 8,
+        "normaliser": normaliser,
+    }
+    learner = tiny_learner(world, tiny_config(pretraining=mix, micro_batch_size=3))
+    blocks = PretrainingBlocks.pack(TEXTS, learner.models.tokenizer, 8, seed=0)
+    prompts, responses, data = frozen_batch()
+    expected, _ = slow_gradients(learner, prompts, responses, data)
+    policy = copy.deepcopy(learner.models.policy).double()
+    ids_BL = blocks.draw(0, 8)  # two examples for each of the minibatch's four episodes
+    logprob_BLV = policy(ids_BL).logits[:, :-1].log_softmax(-1)
+    nll = -logprob_BLV.gather(-1, ids_BL[:, 1:, None]).sum()
+    (3.0 * nll / (8 * 7 if normaliser == "token" else 8)).backward()
+    learner._ppo_gradients(data, torch.arange(4), Tally(), first=False)
+    tally = Tally()
+    learner._pretraining_gradients(blocks, 0, tally, compared=True)
+    added = {name: p.grad for name, p in policy.named_parameters()}
+    assert_close(learner.policy, {name: expected[name] + added[name] for name in added})
+    said = tally.means(lambda x: x)
+    assert said["ppo/pretraining_loss_nats_per_token"] == pytest.approx(nll.item() / 56, rel=1e-5)
+    ratio = torch.stack([g.norm() for g in added.values()]).norm() / (
+        torch.stack([g.norm() for g in expected.values()]).norm()
+    )
+    assert said["ppo/pretraining_gradient_ratio"] == pytest.approx(ratio.item(), rel=1e-3)

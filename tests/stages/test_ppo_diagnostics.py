@@ -1,0 +1,162 @@
+"""Every sickness is named with its likely cause and the setting to change."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.config import Guards
+from stages.generation import Sampled
+from stages.ppo.diagnostics import (
+    UnhealthyRunError,
+    alarms,
+    check_first_ratio,
+    check_starting_kl,
+    distinct_responses,
+    preflight,
+    repetition,
+)
+from stages.ppo.episodes import Episodes
+from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.randomness import endless_order, generator_for
+from stages.ppo.rollout import experience, read_episodes, roll_out
+from stages.ppo.tally import Tally
+from tests.stages.tiny_ppo import TEXTS, tiny_config, tiny_learner, tiny_models, tiny_world
+
+HEALTHY = {
+    "ppo/kl_nats": 3.0,
+    "ppo/kl_standard_error_nats": 0.1,
+    "ppo/kl_nats_per_token": 0.2,
+    "ppo/eos_rate": 0.9,
+    "ppo/entropy_nats_per_token": 1.0,
+    "ppo/repetition": 0.1,
+    "ppo/distinct_responses": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_healthy_iteration_raises_no_alarm() -> None:
+    assert alarms(HEALTHY, Guards()) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "setting"),
+    [
+        ("ppo/kl_nats_per_token", 5.0, "kl.coefficient"),
+        ("ppo/kl_nats", -3.0, "sampling.temperature"),
+        ("ppo/eos_rate", 0.0, "missing_eos_score"),
+        ("ppo/entropy_nats_per_token", 0.0, "learning_rate"),
+        ("ppo/repetition", 0.9, "kl.coefficient"),
+        ("ppo/distinct_responses", 0.01, "kl.coefficient"),
+        ("ppo/kl_nats", float("nan"), "score_clip"),
+    ],
+)
+def test_an_alarm_names_the_metric_and_the_setting(metric: str, value: float, setting: str) -> None:
+    (alarm,) = alarms(HEALTHY | {metric: value}, Guards())
+    assert metric in alarm
+    assert setting in alarm
+
+
+def test_a_kl_that_is_negative_by_chance_is_no_alarm() -> None:
+    by_chance = {"ppo/kl_nats": -0.3, "ppo/kl_standard_error_nats": 0.2}
+    assert alarms(HEALTHY | by_chance, Guards()) == []
+
+
+def test_the_first_ratio_may_be_off_by_rounding_only() -> None:
+    whole, half = nn.Linear(1, 1), nn.Linear(1, 1).bfloat16()
+    check_first_ratio(9e-6, "no", whole)
+    check_first_ratio(9e-3, "no", half)
+    check_first_ratio(9e-3, "bf16", whole)
+    for error in (2e-5, float("nan")):
+        with pytest.raises(UnhealthyRunError, match="first minibatch"):
+            check_first_ratio(error, "no", whole)
+
+
+def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(
+    world: tuple[Path, Path],
+) -> None:
+    learner = tiny_learner(world, tiny_config())
+    prompts = [[3, 4], [5, 6, 7], [8], [9, 4]]
+    sampling = learner.config.sampling
+    episodes = roll_out(learner.models, prompts, sampling, generator_for(0, "test"))
+    rollout = read_episodes(learner.models, episodes, temperature=1.0, batch_size=None)
+    data, _ = experience(rollout, learner.config, 0.1, learner.total)
+    with torch.no_grad():
+        next(iter(learner.policy.values())).mul_(1.01)
+    before = [p.clone() for p in learner.policy.values()]
+    with pytest.raises(UnhealthyRunError, match="off 1 by"):
+        learner.update(data, None, 0, Tally())
+    for old, new in zip(before, learner.policy.values(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_reference_that_is_not_the_policy_is_stopped() -> None:
+    check_starting_kl(torch.zeros(3))
+    with pytest.raises(UnhealthyRunError, match="not a snapshot"):
+        check_starting_kl(torch.tensor([0.0, -1e-9]))
+
+
+def test_gradients_that_are_not_finite_never_reach_the_weights(world: tuple[Path, Path]) -> None:
+    learner = tiny_learner(world, tiny_config())
+    for parameter in learner.policy.values():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    with pytest.raises(UnhealthyRunError, match="learning_rate"):
+        learner._step(Tally())
+    assert all(p.isfinite().all() for p in learner.policy.values())
+
+
+def test_pad_that_is_eos_is_refused(world: tuple[Path, Path]) -> None:
+    models = tiny_models(world, tiny_config())
+    models.tokenizer.pad_token = models.tokenizer.eos_token
+    with pytest.raises(ValueError, match="PAD and EOS"):
+        preflight(models, tiny_config(), [[3]])
+
+
+def test_dropout_that_is_on_is_refused(world: tuple[Path, Path]) -> None:
+    models = tiny_models(world, tiny_config())
+    models.critic.add_module("late", nn.Dropout(0.1))
+    with pytest.raises(ValueError, match=r"dropout is on in the critic \(late\)"):
+        preflight(models, tiny_config(), [[3]])
+
+
+def episodes_of(*responses: list[int]) -> Episodes:
+    sampled = [Sampled(ids, ended=False) for ids in responses]
+    return Episodes.build([[1]] * len(responses), sampled, torch.device("cpu"))
+
+
+def test_repetition_is_the_share_of_trigrams_seen_before() -> None:
+    found = repetition(episodes_of([4, 5, 6, 7], [4, 4, 4, 4, 4, 4], [4]))
+    assert found == pytest.approx([0.0, 0.75, 0.0])
+
+
+def test_distinct_responses_are_counted_without_their_padding() -> None:
+    assert distinct_responses(episodes_of([4, 5], [4, 5], [5], [4, 5, 6])) == 3
+
+
+def test_every_pass_visits_everything_once_in_its_own_order() -> None:
+    whole = endless_order(7, 0, 21, 0, "prompts")
+    passes = [whole[i : i + 7] for i in (0, 7, 14)]
+    assert all(sorted(visited) == list(range(7)) for visited in passes)
+    assert passes[0] != passes[1]
+    assert endless_order(7, 5, 9, 0, "prompts") == whole[5:14]
+
+
+def test_a_generator_depends_on_every_part_of_its_place() -> None:
+    places = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]
+    drawn = {float(torch.rand((), generator=generator_for(*place))) for place in places}
+    assert len(drawn) == 4
+
+
+def test_pretraining_blocks_join_the_texts_with_eos(world: tuple[Path, Path]) -> None:
+    tokenizer = tiny_models(world, tiny_config()).tokenizer
+    blocks = PretrainingBlocks.pack(TEXTS[:3], tokenizer, 10, seed=0)
+    joined: list[int] = []
+    for text in TEXTS[:3]:
+        joined += [*tokenizer.encode(text), tokenizer.eos_token_id]
+    assert blocks.ids_BL.flatten().tolist() == joined[:30]
+    assert torch.equal(blocks.draw(0, 3).sort(0).values, blocks.ids_BL.sort(0).values)

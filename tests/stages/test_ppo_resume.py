@@ -1,0 +1,167 @@
+"""A run that is killed goes on where it was, and ends with the same numbers."""
+
+import contextlib
+import errno
+import json
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.ppo.checkpoint import NOTE, STATE, Checkpoints
+from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
+
+CHANGES: dict[str, Any] = {
+    "episodes": 48,
+    "pretraining": {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8},
+    "kl": {"kind": "adaptive", "coefficient": 0.1, "target_nats": 1.0, "horizon_episodes": 80},
+    "validation": {"every": 2},
+    "checkpoint_every": 1,
+}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def assert_same_result(a: Path, b: Path) -> None:
+    for part in ("model/model.safetensors", "critic/model.safetensors", "critic/head.safetensors"):
+        left, right = load_file(a / part), load_file(b / part)
+        assert left.keys() == right.keys()
+        for name in left:
+            assert torch.equal(left[name], right[name]), f"{part}: {name}"
+    assert json.loads((a / "critic/reward.json").read_text()) == json.loads(
+        (b / "critic/reward.json").read_text()
+    )
+
+
+class PowerCutError(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = tiny_config(**CHANGES | {"checkpoint_every": 2})
+    whole = metrics_of(world, tmp_path / "whole", config)
+
+    def cut(step: Any) -> None:
+        if step.done == 4:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(world, tmp_path / "broken", config, cut)
+    rest = metrics_of(world, tmp_path / "broken", config)
+    assert len(rest) == 4  # iterations 3 to 6: the last checkpoint was after 2
+    for found, expected in zip(rest, whole[2:], strict=True):
+        for name in expected:
+            assert name.startswith("time/") or found[name] == expected[name], name
+    assert_same_result(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_changes_nothing(world: tuple[Path, Path], tmp_path: Path) -> None:
+    config = tiny_config(**CHANGES | {"episodes": 8 * 14})
+    train(world, tmp_path / "whole", config)
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        import torch
+        torch.set_num_threads(1)
+        from stages.config import PPOConfig
+        from tests.stages.tiny_ppo import train
+        config = PPOConfig.model_validate_json({config.model_dump_json()!r})
+        world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
+        train(world, Path({str(tmp_path / "killed")!r}), config, lambda step: print(step.done))
+    """)
+    rng, reached = random.Random(0), []
+    for _ in range(4):
+        run = subprocess.Popen(
+            [sys.executable, "-uc", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert run.stdout is not None
+        for _ in range(rng.randint(1, 2)):
+            reached.append(int(run.stdout.readline()))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(timeout=rng.uniform(0.0, 0.1))  # an iteration and its checkpoint take as long
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    subprocess.run([sys.executable, "-uc", program], cwd=ROOT, check=True, timeout=120)
+    assert max(reached) > 2  # some of the kills came after a checkpoint
+    assert not list((tmp_path / "killed").rglob("*.part"))
+    assert_same_result(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_half_written_and_truncated_checkpoints_are_passed_over(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = tiny_config(**CHANGES)
+    train(world, tmp_path, config)
+    folder = tmp_path / "checkpoints"
+    older, newest = sorted(folder.iterdir())
+    whole = (newest / STATE).read_bytes()
+    (newest / STATE).write_bytes(whole[: len(whole) // 2])
+    cut_off = folder / "iteration-000009.part"
+    cut_off.mkdir()
+    (cut_off / STATE).write_bytes(whole[:100])
+    steps = metrics_of(world, tmp_path, config)
+    assert len(steps) == 1  # from the older one, which is one iteration before the end
+    assert older.name == "iteration-000005"
+    assert not cut_off.exists()
+
+
+def test_the_last_two_checkpoints_are_kept(world: tuple[Path, Path], tmp_path: Path) -> None:
+    train(world, tmp_path, tiny_config(**CHANGES))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["iteration-000005", "iteration-000006"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, {"done": 1})
+
+    def full(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2, {"done": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-000001"]
+    assert checkpoints.latest() == {"done": 1}
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train(world, tmp_path, tiny_config(episodes=16))
+    with pytest.raises(ValueError, match=r"was made with config .* remove the checkpoints"):
+        train(world, tmp_path, tiny_config(episodes=16, learning_rate=0.5))
+    with pytest.raises(ValueError, match="was made with seed 0, this run has 1"):
+        train(world, tmp_path, tiny_config(episodes=16), seed=1)
+
+
+def test_more_episodes_go_on_from_the_last_checkpoint(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train(world, tmp_path / "longer", tiny_config(episodes=16))
+    assert len(metrics_of(world, tmp_path / "longer", tiny_config(episodes=32))) == 2
+    train(world, tmp_path / "whole", tiny_config(episodes=32))
+    assert_same_result(tmp_path / "longer", tmp_path / "whole")
+
+
+def test_the_note_tells_the_iteration_and_the_hash(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, {"seed": 3}).save(7, {"done": 7})
+    note = json.loads((tmp_path / "iteration-000007" / NOTE).read_text())
+    assert (note["iteration"], note["identity"]) == (7, {"seed": 3})
+    assert len(note["sha256"]) == 64

@@ -1,0 +1,78 @@
+"""A tiny policy and reward model on disk, prompts, and a short PPO config."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from reward_models.model import RewardModel
+from reward_models.records import Prompt
+from stages.config import PPOConfig
+from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.learner import Learner
+from stages.ppo.models import Models, load_models
+from stages.ppo.trainer import train_ppo
+from stages.progress import Report, Step, silent
+from tests.reward_models.tiny import WORDS, tiny_base
+
+PROMPTS = [Prompt(" ".join(WORDS[i % 7 : i % 7 + 2 + i % 5])) for i in range(20)]
+TEXTS = [" ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(9)) for i in range(30)]
+
+
+def tiny_world(folder: Path) -> tuple[Path, Path]:
+    """The folders of a policy and of a reward model that reads its tokenizer."""
+    policy = tiny_base(folder / "sft")
+    reward = RewardModel.from_base(policy, seed=3)
+    with torch.no_grad():
+        reward.head.weight.mul_(4.0)  # scores that differ enough to learn from
+    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.save(folder / "reward")
+    return policy, folder / "reward"
+
+
+def tiny_config(**changes: Any) -> PPOConfig:
+    settings: dict[str, Any] = {
+        "episodes": 32,
+        "episodes_per_rollout": 8,
+        "minibatch": 4,
+        "micro_batch_size": 2,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "warmup_iterations": 1,
+        "sampling": {"max_new_tokens": 6, "batch_size": 8},
+        "guards": {"action": "warn"},
+        "checkpoint_every": 2,
+    }
+    return PPOConfig.model_validate(settings | changes)
+
+
+def tiny_models(world: tuple[Path, Path], config: PPOConfig) -> Models:
+    return load_models(*world, config.adaptation, seed=0, device=torch.device("cpu"))
+
+
+def tiny_learner(world: tuple[Path, Path], config: PPOConfig) -> Learner:
+    return Learner(tiny_models(world, config), config, Accelerator(), seed=0)
+
+
+def train(
+    world: tuple[Path, Path], out: Path, config: PPOConfig, report: Report = silent, seed: int = 0
+) -> None:
+    train_ppo(
+        config,
+        policy=world[0],
+        reward_model=world[1],
+        prompts=PROMPTS,
+        pretraining=TEXTS if config.pretraining else None,
+        validation=PROMPTS[:5] if config.validation else (),
+        out=out,
+        seed=seed,
+        report=report,
+    )
+
+
+def metrics_of(world: tuple[Path, Path], out: Path, config: PPOConfig) -> list[dict[str, float]]:
+    """Train, and return what every iteration reported."""
+    steps: list[Step] = []
+    train(world, out, config, steps.append)
+    return [dict(step.metrics) for step in steps]
