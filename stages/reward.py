@@ -10,6 +10,7 @@
 
 import json
 import logging
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -100,7 +101,7 @@ def fit(
 
 
 def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingArguments:
-    ranks = PartialState().num_processes
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # what every launcher sets
     micro = config.micro_prompts or max(config.prompts_per_batch // ranks, 1)
     if config.prompts_per_batch % (micro * ranks):
         raise ValueError(
@@ -128,7 +129,13 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "seed": seed,
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
-    return training_arguments(TrainingArguments, ours, defaults | config.trainer)
+    arguments = training_arguments(TrainingArguments, ours, defaults | config.trainer)
+    if arguments.world_size != ranks:
+        raise ValueError(
+            f"{ranks} processes were started, but {arguments.world_size} found one another; "
+            "start them with --processes, or with accelerate launch"
+        )
+    return arguments
 
 
 def _weigh(config: RewardConfig) -> Weigh:

@@ -6,6 +6,7 @@ whole batch, over all ranks and accumulated micro-batches, so how a batch is cut
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,43 @@ from stages.ranked_prompts import RankedPrompt
 from stages.shared_prompt import Batch, Layout, Weigh
 
 TRAINED = "trained.safetensors"
+BLANK = -1
 
 
 class RankedPrompts(Dataset[RankedPrompt]):
-    """The elements as a data set."""
+    """The elements as a data set; BLANK stands for one without a pair, which fills a batch up."""
 
     def __init__(self, elements: Sequence[RankedPrompt]) -> None:
         self.elements = elements
+        first = elements[0]
+        token = first.prompt[:1]
+        self.blank = replace(first, prompt=token, responses=(token, token), ranks=((0, 0),))
 
     def __len__(self) -> int:
         return len(self.elements)
 
     def __getitem__(self, place: int) -> RankedPrompt:
-        return self.elements[place]
+        return self.blank if place == BLANK else self.elements[place]
 
 
 class SortedWithinBatches(Sampler[int]):
-    """A random order each epoch, by length inside a batch, so that micro-batches pad little."""
+    """A random order each epoch, by length inside a batch, so that micro-batches pad little.
 
-    def __init__(self, lengths: Sequence[int], prompts_per_batch: int, seed: int) -> None:
+    The last batch is filled with BLANK up to a whole number of `share`s, one for each rank's
+    micro-batch: left to itself, accelerate would show the first prompts a second time.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], prompts_per_batch: int, seed: int, *, share: int
+    ) -> None:
         self.lengths = lengths
         self.prompts_per_batch = prompts_per_batch
         self.seed = seed
+        self.num_blanks = -len(lengths) % share
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.num_blanks
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(len(self.lengths)))
@@ -62,6 +74,7 @@ class SortedWithinBatches(Sampler[int]):
         for start in range(0, len(order), self.prompts_per_batch):
             batch = order[start : start + self.prompts_per_batch]
             yield from sorted(batch, key=self.lengths.__getitem__)
+        yield from [BLANK] * self.num_blanks
 
 
 class EpochOrder(TrainerCallback):
@@ -93,9 +106,13 @@ class RewardTrainer(AtomicCheckpoints):
         weigh: Weigh,
         report: Report,
     ) -> None:
-        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        lengths = [element.row_tokens for element in elements]
-        self.order = SortedWithinBatches(lengths, batch_size, args.seed)
+        at_once = args.train_batch_size * args.world_size
+        self.order = SortedWithinBatches(
+            [element.row_tokens for element in elements],
+            at_once * args.gradient_accumulation_steps,
+            args.seed,
+            share=at_once if args.world_size > 1 else 1,
+        )
         self.layout = layout
         self.report = report
         self.right_and_pairs_2 = torch.zeros(2)

@@ -4,9 +4,11 @@ import random
 
 import pytest
 
+from reward_models.ranking_loss import pool_pairs
 from reward_models.records import Ranking, RankingTask, Response
 from stages.ranked_prompts import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward_trainer import SortedWithinBatches
+from stages.reward_trainer import BLANK, RankedPrompts, SortedWithinBatches
+from stages.shared_prompt import SharedPrompt
 from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -104,7 +106,7 @@ def test_a_share_of_zero_holds_out_nothing_and_all_held_out_is_refused() -> None
 
 def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None:
     lengths = [random.Random(place).randrange(100) for place in range(21)]
-    sampler = SortedWithinBatches(lengths, 8, seed=0)
+    sampler = SortedWithinBatches(lengths, 8, seed=0, share=1)
     first = list(sampler)
     assert sorted(first) == list(range(21))
     for start in range(0, 21, 8):
@@ -112,3 +114,12 @@ def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None
         assert inside == sorted(inside)
     sampler.epoch = 1
     assert set(list(sampler)[:8]) != set(first[:8])
+
+
+def test_the_last_batch_of_several_ranks_is_filled_with_blanks_that_weigh_nothing() -> None:
+    [element], _ = built([task("t")], [ranking("t", [1, 2, 3])])
+    elements = RankedPrompts([element] * 5)
+    order = list(SortedWithinBatches([3] * 5, 4, seed=0, share=4))
+    assert sorted(order) == [BLANK] * 3 + list(range(5))
+    batch = SharedPrompt().collate([elements[place] for place in order[4:]], pool_pairs)
+    assert batch["weight_BKK"].sum((1, 2)).tolist() == [1.0, 0.0, 0.0, 0.0]
