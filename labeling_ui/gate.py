@@ -165,7 +165,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:
-    """Whether another site made the request; programs send neither header, and no cookie unasked."""
+    """Whether another site made the request; a program sends neither header."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site not in ("same-origin", "none")

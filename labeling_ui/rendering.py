@@ -29,7 +29,7 @@ _COLOURS = HtmlFormatter(nowrap=True, classprefix="hl-")
 @lru_cache(2048)
 def safe_html(text: str) -> str:
     """Markdown (CommonMark, tables, strikethrough, coloured code, TeX shown as it is) as HTML."""
-    rendered = _markdown().render(_one_line_each(text))
+    rendered = _markdown().render(_that_html_holds(text))
     named = _name_turning(rendered)
     return nh3.clean(
         named,
@@ -43,13 +43,16 @@ def safe_html(text: str) -> str:
 
 @lru_cache(2048)
 def plain_html(text: str) -> str:
-    """The text itself as HTML: its `textContent` is the text, character by character."""
-    return _name_turning(html.escape(text))
+    """The text itself as HTML: its `textContent` is the text, character by character.
+
+    Only what HTML cannot hold (NUL, half a surrogate pair) is shown as the replacement mark.
+    """
+    return _name_turning(html.escape(_that_html_holds(text)))
 
 
 def snippet(text: str, characters: int = 90) -> str:
     """The first words of a text on one line, turning characters left out."""
-    return " ".join(TURNING.sub("", text).split())[:characters]
+    return " ".join(TURNING.sub("", _that_html_holds(text)).split())[:characters]
 
 
 @lru_cache(1)
@@ -59,8 +62,7 @@ def _markdown() -> MarkdownIt:
     return made.enable(["table", "strikethrough"]).disable(["image"])
 
 
-def _one_line_each(text: str) -> str:
-    """NUL and lone surrogates have no place in HTML; they are shown as the replacement mark."""
+def _that_html_holds(text: str) -> str:
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", text)
 
 

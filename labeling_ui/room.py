@@ -99,21 +99,25 @@ class Room:
 
 def as_body(record: Mapping[str, Any], shown: tuple[str, ...]) -> Reply:
     """A stored ranking as the page's own form, so that it can be amended."""
-    place = {name: i for i, name in enumerate(shown)}
+    place = {name: str(i) for i, name in enumerate(shown)}
     num_tiers = max(record["ranks"].values(), default=0)
     tiers: list[list[int]] = [[] for _ in range(num_tiers)]
     for name, rank in record["ranks"].items():
-        tiers[rank - 1].append(place[name])
-    flags: dict[int, dict[str, bool]] = {}
+        tiers[rank - 1].append(shown.index(name))
+    flags: dict[str, dict[str, bool]] = {}
     for key, value in (("flags", True), ("flags_no", False)):
         for name, chosen in record.get(key, {}).items():
             flags.setdefault(place[name], {}).update(dict.fromkeys(chosen, value))
+
+    def by_place(key: str) -> dict[str, Any]:
+        return {place[name]: value for name, value in record.get(key, {}).items()}
+
     return {
         "tiers": tiers,
         "flags": flags,
-        "ratings": {place[name]: rating for name, rating in record.get("ratings", {}).items()},
-        "scales": {place[name]: row for name, row in record.get("scales", {}).items()},
-        "notes": {place[name]: text for name, text in record.get("output_notes", {}).items()},
+        "ratings": by_place("ratings"),
+        "scales": by_place("scales"),
+        "notes": by_place("output_notes"),
         "prompt_flags": record.get("prompt_flags", {}),
         "prompt_scales": record.get("prompt_scales", {}),
         "note": record.get("notes", ""),

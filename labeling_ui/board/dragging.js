@@ -44,9 +44,14 @@ function startDrag(press, i) {
     held.classList.remove("lifted");
     root.classList.remove("dragging");
     over?.classList.remove("over");
-    if (!ghost || event.type !== "pointerup") return;
-    addEventListener("click", (click) => click.stopPropagation(), { capture: true, once: true });
-    setTimeout(() => { if (over) { work.selected = i; place(i, Number(over.dataset.tier)); } }, 0);
+    if (event.type !== "pointerup") return;
+    if (!ghost) return select(i);
+    const swallow = (click) => click.stopPropagation(); // a mouse clicks after a drag, a finger does not
+    addEventListener("click", swallow, { capture: true });
+    setTimeout(() => {
+      removeEventListener("click", swallow, { capture: true });
+      if (over) { work.selected = i; place(i, Number(over.dataset.tier)); }
+    }, 0);
   }
 
   addEventListener("pointermove", moved, { passive: false });

@@ -13,7 +13,7 @@ function h(tag, attributes, ...children) {
     else if (name === "html") made.innerHTML = value; // only ever what the server has made safe
     else made.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat()) if (child != null && child !== false) made.append(child);
+  for (const child of children.flat(Infinity)) if (child != null && child !== false) made.append(child);
   return made;
 }
 
@@ -28,9 +28,11 @@ function say(text) {
 
 function status(text) { find(".saved").textContent = text; }
 
-// A line above the work that stays until it is taken away.
+// A line above the work that stays until it is taken away. One about saving goes when saving works again.
+let isNoticeAboutSaving = false;
 function notice(text, ...actions) {
   const line = find(".notice");
+  isNoticeAboutSaving = false;
   line.hidden = !text;
   line.replaceChildren(...(text ? [h("span", {}, text), ...actions] : []));
 }

@@ -143,6 +143,7 @@ function goTo(i) {
   work.at = i;
   draw();
   find(".read .scroll").scrollTop = 0;
+  toTop();
   say(i < 0 ? t("prompt") : t("output", letter(i)));
 }
 

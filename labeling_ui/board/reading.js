@@ -59,6 +59,11 @@ function draw() {
   paint();
 }
 
+// On a phone the page itself scrolls: begin where the new thing begins.
+function toTop() {
+  if (innerWidth <= 900) find(".panels").scrollIntoView();
+}
+
 function paint() {
   if (work.step === "rate") paintRate();
   else paintRank();
@@ -72,6 +77,7 @@ function goToStep(step) {
   if (step === "rank") work.selected = unranked()[0] ?? 0;
   keep();
   draw();
+  toTop();
   say(t(step));
 }
 

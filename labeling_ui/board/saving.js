@@ -3,6 +3,7 @@ const draftKey = () => "labeling/draft/" + me.name + "/" + task.token;
 const sendingKey = () => "labeling/sending/" + me.name;
 const pause = (ms) => new Promise((go) => setTimeout(go, ms));
 class Offline extends Error {}
+class Trouble extends Error {}
 class SignedOut extends Error {}
 
 // A function of the server that fails resolves to undefined: ask at the door what is the matter.
@@ -12,15 +13,15 @@ async function call(name, asked) {
   if (reply && reply.error !== "signed out") return reply;
   let door;
   try { door = await (await fetch("/alive", { cache: "no-store" })).json(); } catch { throw new Offline(); }
-  if (!door.signed_in) throw new SignedOut();
-  throw new Offline();
+  throw door.signed_in ? new Trouble() : new SignedOut();
 }
 
 function tellWhyNot(error) {
   if (error instanceof SignedOut) {
     notice(t("signed_out"), h("a", { class: "button", href: "/login" }, t("sign_in")));
-  } else if (error instanceof Offline) {
-    notice(t("offline"));
+  } else if (error instanceof Offline || error instanceof Trouble) {
+    notice(t(error instanceof Offline ? "offline" : "trouble"));
+    isNoticeAboutSaving = true;
     status(t("kept"));
   } else throw error;
 }
@@ -52,7 +53,7 @@ async function save() {
     }
   }
   isSaving = false;
-  if (isDirty) saveTimer = setTimeout(save, find(".notice").hidden ? 400 : 3000);
+  if (isDirty) saveTimer = setTimeout(save, isNoticeAboutSaving ? 3000 : 400);
 }
 
 function showSaved(reply) {
@@ -61,7 +62,7 @@ function showSaved(reply) {
     notice(t("elsewhere"), button(t("take_that"), () => reopen(task.token)));
     return;
   }
-  notice("");
+  if (isNoticeAboutSaving) notice("");
   if (!isDirty) status(t("saved", new Date(reply.time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })));
 }
 

@@ -9,7 +9,7 @@ HOSTILE = (
     "<body onload=window.__ran=6>",
     "<details open ontoggle=window.__ran=7>x</details>",
     "<input autofocus onfocus=window.__ran=8>",
-    "<math><mtext><table><mglyph><style><img src=x onerror=window.__ran=9></style></mglyph></table></mtext></math>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=window.__ran=9></style></mglyph>",
     '<a href="javascript:window.__ran=10">a</a>',
     "[a](javascript:window.__ran=11)",
     "[a](JaVaScRiPt:window.__ran=12)",

@@ -1,0 +1,82 @@
+"""One server and one browser for all tests here; skipped, saying so, where there is no Chromium."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labeling_ui.store import Store
+from reward_models.records import RankingTask
+from tests.browser.room_server import RoomServer
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+_numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM} (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS, timeout=60_000)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoomServer]:  # noqa: ARG001
+    room = RoomServer(tmp_path_factory.mktemp("room"))
+    room.start()
+    yield room
+    room.kill()
+
+
+@pytest.fixture(scope="session")
+def store(server: RoomServer) -> Iterator[Store]:
+    opened = Store(server.where)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def give(store: Store) -> Callable[..., None]:
+    """Put tasks before all earlier ones, for the next person who asks."""
+
+    def put(*tasks: RankingTask, overlap: int = 1) -> None:
+        store.add_tasks(tasks, priority=next(_numbers), overlap=overlap)
+
+    return put
+
+
+@pytest.fixture
+def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
+    """Sign in by a name in a fresh browser profile and wait for the first task."""
+    contexts = []
+
+    def opened(name: str, **options: Any) -> Any:
+        size = {"width": 1440, "height": 900}
+        context = browser.new_context(**{"viewport": size, "locale": "en-US", **options})
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(f"{server.address}/")
+        page.fill("#name", name)
+        page.click("button")
+        page.wait_for_selector(".room .tab, .room .wait .button")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()

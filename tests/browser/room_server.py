@@ -1,0 +1,60 @@
+"""The labeling room in a process of its own, which can be killed and started again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+SCRIPT = """
+import sys
+from labeling_ui.app import serve
+from labeling_ui.store import Store
+serve(Store(sys.argv[1]), port=int(sys.argv[2]))
+"""
+START_S = 90.0
+
+
+class RoomServer:
+    """A server on a free port over one store file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.where = folder / "labels.sqlite"
+        self.log = folder / "server.log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        root = Path(__file__).parents[2]
+        command = [sys.executable, "-c", SCRIPT, str(self.where), str(self.port)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=root,
+                env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            )
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.address}/login", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise AssertionError(f"the room did not start:\n{self.log.read_text()}")
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,202 @@
+"""Outputs ranked in a real browser, by keys, mouse and finger; what was done is what is stored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from labeling_ui.store import Store
+from reward_models.records import Ranking
+from tests.browser.examples import task
+
+Give = Callable[..., None]
+Open = Callable[..., Any]
+
+
+class Keyboard:
+    """Presses keys and counts them."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.pressed = 0
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+            self.pressed += 1
+
+
+def the_ranking(store: Store, name: str, annotator: str) -> Ranking:
+    (found,) = [r for r in store.rankings() if (r.task, r.annotator) == (name, annotator)]
+    return found
+
+
+def ranks_as_shown(ranking: Ranking) -> list[int]:
+    assert ranking.shown_order is not None
+    return [ranking.ranks[name] for name in ranking.shown_order]
+
+
+def wait_stored(page: Any) -> None:
+    page.wait_for_selector(".toast:not([hidden])")
+
+
+def rate_all(keyboard: Keyboard, ratings: str) -> None:
+    for rating in ratings:
+        keyboard.press(rating, "Enter")
+
+
+@pytest.mark.parametrize(
+    ("num_outputs", "ratings", "places", "keys"),
+    [(4, "7153", "1423", 13), (9, "765432111", "112334455", 28)],
+)
+def test_outputs_are_ranked_with_ties_by_keys_alone(
+    give: Give,
+    open_room: Open,
+    store: Store,
+    num_outputs: int,
+    ratings: str,
+    places: str,
+    keys: int,
+) -> None:
+    name = f"keys-{num_outputs}"
+    give(task(name, num_outputs), task(f"{name}-next", 5))
+    page = open_room(f"kay{num_outputs}")
+    keyboard = Keyboard(page)
+    rate_all(keyboard, ratings)
+    keyboard.press(*places, "Control+Enter")
+    wait_stored(page)
+    assert keyboard.pressed == keys
+    ranking = the_ranking(store, name, f"kay{num_outputs}")
+    assert ranks_as_shown(ranking) == [int(place) for place in places]
+    assert ranking.shown_order is not None
+    given = [str(ranking.ratings[output]) for output in ranking.shown_order]
+    assert "".join(given) == ratings
+    assert ranking.kind == "human"
+    assert page.locator(".tab:not([data-tab='-1'])").count() == 5
+
+
+def test_the_stored_order_is_the_order_on_the_screen(
+    give: Give, open_room: Open, store: Store
+) -> None:
+    shown = task("shown", 9)
+    give(shown)
+    page = open_room("sam")
+    keyboard = Keyboard(page)
+    rate_all(keyboard, "4" * 9)
+    keyboard.press("r")
+    seen = page.locator(".card .text").all_text_contents()
+    keyboard.press(*"123456789", "Control+Enter")
+    wait_stored(page)
+    ranking = the_ranking(store, "shown", "sam")
+    texts = {response.id: response.text for response in shown.responses}
+    assert ranking.shown_order is not None
+    assert seen == [texts[output] for output in ranking.shown_order]
+
+
+def test_flags_notes_and_questions_about_the_prompt_are_stored(
+    give: Give, open_room: Open, store: Store
+) -> None:
+    give(task("flags", 4))
+    page = open_room("flo")
+    keyboard = Keyboard(page)
+    keyboard.press("h", "v", "v", "c", "n")
+    page.keyboard.type("made up ünïcode 🙂")
+    keyboard.press("Escape", "p", "c", "0", "p")
+    rate_all(keyboard, "2345")
+    keyboard.press(*"4321", "Control+Enter")
+    wait_stored(page)
+    ranking = the_ranking(store, "flags", "flo")
+    assert ranking.shown_order is not None
+    first = ranking.shown_order[0]
+    assert set(ranking.flags[first]) == {"hallucination", "satisfies_constraint"}
+    assert ranking.extra["flags_no"] == {first: ["violent"]}
+    assert ranking.extra["output_notes"] == {first: "made up ünïcode 🙂"}
+    about = ranking.extra["prompt_flags"]
+    assert about["closed_domain"] is True
+    assert sum(value is False for value in about.values()) == 10
+
+
+def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) -> None:
+    give(task("mouse", 4))
+    page = open_room("mia")
+    for letter in "ABCD":
+        page.locator(f".tab:has-text('{letter}')").last.click()
+        page.locator(".choice").nth("ABCD".index(letter) + 1).click()
+    page.locator("[data-part=next]").click()
+    for i, tier in enumerate([1, 0, 1, 2]):
+        chip = page.locator(f".chip[data-output='{i}']").bounding_box()
+        row = page.locator(f".row[data-tier='{tier}']").bounding_box()
+        page.mouse.move(chip["x"] + 10, chip["y"] + 10)
+        page.mouse.down()
+        page.mouse.move(row["x"] + 200, row["y"] + 20, steps=6)
+        page.mouse.up()
+        page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
+    page.locator("[data-part=submit]").click()
+    wait_stored(page)
+    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [2, 1, 2, 3]
+
+
+def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, store: Store) -> None:
+    give(task("touch", 9))
+    page = open_room("tom", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for _ in range(9):
+        page.locator(".choice").nth(4).tap()
+        page.locator("[data-part=next]").tap()
+    drag_by_finger(page, ".chip[data-output='3']", ".row[data-tier='0']")
+    page.wait_for_selector(".row[data-tier='0'] .chip[data-output='3']")
+    for i, tier in ((0, 1), (1, 1), (2, 2), (4, 3), (5, 3), (6, 4), (7, 5), (8, 6)):
+        page.locator(f".chip[data-output='{i}']").tap()
+        page.locator(f".row[data-tier='{tier}'] .label").tap()
+        page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
+    page.locator("[data-part=submit]").tap()
+    wait_stored(page)
+    assert ranks_as_shown(the_ranking(store, "touch", "tom")) == [2, 2, 3, 1, 4, 4, 5, 6, 7]
+
+
+def drag_by_finger(page: Any, source: str, target: str) -> None:
+    start, end = page.locator(source).bounding_box(), page.locator(target).bounding_box()
+    client = page.context.new_cdp_session(page)
+    x, y = start["x"] + 12, start["y"] + 12
+    to_x, to_y = end["x"] + 150, end["y"] + 20
+
+    def touch(kind: str, *points: dict[str, float]) -> None:
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+    touch("touchStart", {"x": x, "y": y})
+    for step in range(1, 7):
+        touch("touchMove", {"x": x + (to_x - x) * step / 6, "y": y + (to_y - y) * step / 6})
+    touch("touchEnd")
+
+
+def test_a_stored_ranking_can_be_changed_and_its_history_is_kept(
+    give: Give, open_room: Open, store: Store
+) -> None:
+    give(task("amend", 4), task("amend-next", 4))
+    page = open_room("amy")
+    keyboard = Keyboard(page)
+    rate_all(keyboard, "4444")
+    keyboard.press(*"1234", "Control+Enter")
+    wait_stored(page)
+    page.locator(".toast .button").click()
+    page.wait_for_selector(".notice:not([hidden])")
+    assert page.locator(".row[data-tier='3'] .chip[data-output='3']").count() == 0
+    page.locator(".step").nth(1).click()
+    keyboard.press("d", "1", "Control+Enter")
+    page.wait_for_selector(".notice", state="hidden")
+    wait_stored(page)
+    assert ranks_as_shown(the_ranking(store, "amend", "amy")) == [1, 2, 3, 1]
+    assert [ranks_as_shown(r) for r in store.history("amend", "amy")] == [
+        [1, 2, 3, 4],
+        [1, 2, 3, 1],
+    ]
+
+
+def test_a_task_is_skipped_with_a_reason(give: Give, open_room: Open, store: Store) -> None:
+    give(task("skip", 4), task("skip-next", 5))
+    page = open_room("sue")
+    page.get_by_role("button", name="Skip").click()
+    page.get_by_role("button", name="Not my language").click()
+    wait_stored(page)
+    (skipped,) = [r for r in store.rankings(skipped=True) if r.annotator == "sue"]
+    assert (skipped.task, skipped.skipped, skipped.ranks) == ("skip", "Not my language", {})
+    assert page.locator(".tab:not([data-tab='-1'])").count() == 5
