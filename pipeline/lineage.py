@@ -66,6 +66,12 @@ class Manifest:
             raise ValueError(f"{path}: not a manifest of this version ({error})") from None
 
 
+def label_kinds(run: Path) -> list[str]:
+    """The kinds of annotators behind a run's reward model, as its manifests have them."""
+    made = Manifest.read(run / "reward/manifest.json")
+    return list(made.labels) if made is not None else []
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object beside `path` and rename."""
     aside = path.with_name(path.name + ".part")

@@ -29,7 +29,10 @@ class MetricsFile:
         if not numbers:
             return
         row = {"step": step.done, "total": step.total, **numbers}
-        if self.rows and step.done <= self.rows[-1]["step"]:
+        if step.done == 0:  # what is said before the first step is said again when a stage goes on
+            self.rows = [row, *(kept for kept in self.rows if kept["step"] > 0)]
+            write_jsonl(self.path, self.rows)
+        elif self.rows and step.done <= self.rows[-1]["step"]:
             said = self.rows[-1] if step.done == self.current else {}
             self.rows = [kept for kept in self.rows if kept["step"] < step.done] + [{**said, **row}]
             write_jsonl(self.path, self.rows)

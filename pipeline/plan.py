@@ -193,7 +193,10 @@ def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
 
 def _report(config: ExperimentConfig, run: Path, stages: list[Stage]) -> Stage:
     """The page reads the manifests and metrics of all stages, so all of them are its inputs."""
-    inputs: dict[str, Source] = {"results": run / "evaluate"}
+    inputs: dict[str, Source] = {
+        "results": run / "evaluate",
+        "held-out rankings": run / "reward/held_out.json",
+    }
     for stage in stages:
         if stage.trains:
             inputs[f"metrics of {stage.name}"] = run / stage.name / "metrics.jsonl"

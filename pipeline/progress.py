@@ -71,21 +71,27 @@ def rows(console: Console) -> Progress:
 
 
 class Clock:
-    """Time since the stage began, and time left by the pace since this process took it up."""
+    """Time since the stage began, and time left by the pace since its first word.
+
+    The first word comes after the libraries are loaded, and a resumed stage does not begin with
+    step 1: neither counts towards the pace.
+    """
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.first: int | None = None
+        self.first: tuple[float, int] | None = None
 
     def read(self, step: Step | None = None) -> tuple[float, float | None]:
         """Seconds used and seconds left; None while the pace is unknown."""
-        used = time.monotonic() - self.began
-        if step is None:
+        now = time.monotonic()
+        used = now - self.began
+        if step is None or step.total == 0:
             return used, None
-        if self.first is None or step.done < self.first:
-            self.first = max(step.done - 1, 0)
-        steps = step.done - self.first
-        return used, used / steps * (step.total - step.done) if steps else None
+        if self.first is None or step.done <= self.first[1]:
+            self.first = (now, step.done)
+            return used, None
+        begun, done = self.first
+        return used, (now - begun) / (step.done - done) * (step.total - step.done)
 
 
 class LiveDisplay:
@@ -163,7 +169,7 @@ class PlainDisplay:
         """Say a line, now and then."""
         self.numbers.update(step.metrics)
         used, left = self.clock.read(step)
-        if time.monotonic() - self.spoke < PLAIN_EVERY_S:
+        if time.monotonic() - self.spoke < PLAIN_EVERY_S or not step.total:
             return
         self.spoke = time.monotonic()
         rest = f", {duration(left)} left" if left is not None else ""

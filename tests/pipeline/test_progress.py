@@ -28,6 +28,16 @@ def test_repeated_steps_replace_what_they_repeat(tmp_path: Path):
     assert [row["sft/loss"] for row in rows(path)] == [1.0, 2.0, 3.0, 40.0]
 
 
+def test_what_is_said_before_the_first_step_drops_nothing(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    for _ in range(2):
+        file = MetricsFile(path)
+        file.add(Step(0, 0, {"sft/left_out": 2.0}))
+    file.add(Step(1, 9, {"sft/loss": 1.0}))
+    MetricsFile(path).add(Step(0, 0, {"sft/left_out": 3.0}))
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
 def test_a_half_written_line_is_dropped(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "total": 9, "a/b": 1.0}\n{"step": 2, "to')
@@ -63,11 +73,12 @@ def test_durations_read_like_a_clock(seconds: float, said: str):
 
 def test_time_left_counts_only_the_steps_of_this_process():
     clock = Clock()
-    clock.began -= 1.0
-    clock.read(Step(51, 100))
-    clock.began -= 9.0
+    clock.began -= 30.0
+    assert clock.read(Step(50, 100))[1] is None
+    assert clock.first is not None
+    clock.began, clock.first = clock.began - 10.0, (clock.first[0] - 10.0, 50)
     used, left = clock.read(Step(60, 100))
-    assert used == pytest.approx(10.0, abs=0.5)
+    assert used == pytest.approx(40.0, abs=0.5)
     assert left == pytest.approx(40.0, abs=2.0)
 
 
@@ -91,6 +102,7 @@ def test_the_live_display_has_a_row_a_stage():
     live = LiveDisplay(bars, ["data", "sft", "ppo"])
     live.skip("data", "up to date")
     live.begin("sft", "fine-tuning")
+    live.step(Step(2, 12))
     live.step(Step(3, 12, {"sft/loss": 1.5}))
     out = StringIO()
     Console(file=out, width=100).print(bars.get_renderable())
