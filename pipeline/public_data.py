@@ -1,0 +1,59 @@
+"""Real prompts, demonstrations and human comparisons for configs/smollm2, from two public files.
+
+    python -m pipeline.public_data SEED_TASKS QA_FEEDBACK [--out data/smollm2]
+
+SEED_TASKS is `data/seed_tasks.jsonl` of github.com/yizhongw/self-instruct (175 tasks written by
+people, Apache-2.0); QA_FEEDBACK see `stages/data/qa_feedback.py`. Nothing is downloaded. Questions
+are divided once, by their order in the file, among comparisons, PPO and test.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reward_models.records import Prompt, write_jsonl
+from stages.data.demonstrations import load_demonstrations
+from stages.data.qa_feedback import ComparedQuestion, load_qa_feedback
+
+OUT = Path("data/smollm2")
+
+
+def write_public_data(
+    seed_tasks: Path,
+    qa_feedback: Path,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = OUT,
+    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 96,
+    practice: Annotated[int, typer.Option(help="questions for PPO")] = 64,
+    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 32,
+    context_words: Annotated[int, typer.Option(help="words of passages kept")] = 100,
+) -> None:
+    """Write demonstrations, tasks, rankings and prompts as JSON lines."""
+    demonstrations = load_demonstrations(str(seed_tasks))
+    questions = load_qa_feedback(qa_feedback, context_words=context_words)
+    wanted = comparisons + practice + test
+    if len(questions) < wanted:
+        raise ValueError(f"{qa_feedback}: {len(questions)} questions, expected at least {wanted}")
+    ranked, practised = questions[:comparisons], questions[comparisons : comparisons + practice]
+    tested = questions[comparisons + practice : wanted]
+    corrected = [question.demonstration for question in ranked if question.demonstration]
+    usable = [question for question in ranked if question.ranking]
+    out.mkdir(parents=True, exist_ok=True)
+    told = [demonstration.to_json() for demonstration in [*demonstrations, *corrected]]
+    write_jsonl(out / "demonstrations.jsonl", told)
+    write_jsonl(out / "tasks.jsonl", (question.task.to_json() for question in usable))
+    rankings = (question.ranking.to_json() for question in usable if question.ranking)
+    write_jsonl(out / "rankings.jsonl", rankings)
+    for use, chosen in (("ranking", usable), ("ppo", practised), ("test", tested)):
+        write_jsonl(out / f"{use}_prompts.jsonl", (_prompt(one).to_json() for one in chosen))
+
+
+def _prompt(question: ComparedQuestion) -> Prompt:
+    task = question.task
+    return Prompt(
+        task.prompt, id=task.id, context=task.context, category=task.category, answerable=True
+    )
+
+
+if __name__ == "__main__":
+    typer.run(write_public_data)

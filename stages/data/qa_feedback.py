@@ -1,0 +1,126 @@
+"""qa-feedback, human comparisons of four answers to a question with its passages (Apache-2.0).
+
+Wu et al. 2023, "Fine-Grained Human Feedback Gives Better Rewards for Language Model Training"; the
+file is `tasks/qa_feedback/data/dev_feedback.json` of github.com/allenai/FineGrainedRLHF. A row has
+
+    question; passages: [[title, sentence, ...], ...]; "prediction 1" .. "prediction 4"
+    preference: verdicts on the pairs 12 13 14 23 24 34; 1 = the first is better, 2 = the second,
+                0 = no preference
+    feedback: {"errors": spans of prediction 1 with their type, "corrected-prediction": by a person}
+
+Six verdicts become one ranking by net wins: the pairs an answer won less those it lost. That gives
+back every total preorder exactly. Where "no preference" was not transitive (22 of the file's 500
+rows) some of those pairs are ordered, in all 54 of 384; a row in which it would turn a verdict
+around gives no ranking (no row does).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from reward_models.records import Demonstration, Ranking, RankingTask, Response
+
+NUM_ANSWERS = 4
+PAIRS = tuple(combinations(range(NUM_ANSWERS), 2))
+MADE_UP = ("Wrong-Grounding", "Unverifiable")  # the error types that say what no passage says
+MODEL = "FineGrainedRLHF initial policy"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedQuestion:
+    """One row: the four answers, a ranking if the verdicts fit one, and the corrected answer."""
+
+    task: RankingTask
+    ranking: Ranking | None
+    demonstration: Demonstration | None
+
+
+def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[ComparedQuestion]:
+    """Every row, in order; ValueError naming the file and the row that is not as above.
+
+    `context_words` shortens the passages to about so many words, whole sentences from the start of
+    each in turn, for models that cannot read them all. The people who ranked saw all of them.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: {type(rows).__name__}, expected a list of questions")
+    questions = []
+    for number, row in enumerate(rows):
+        try:
+            questions.append(_question(f"qa-feedback-{number:04d}", row, context_words))
+        except KeyError as error:
+            raise ValueError(f"{path}: row {number}: key {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: row {number}: {error}") from None
+    return questions
+
+
+def ranks_from_verdicts(verdicts: Sequence[int]) -> tuple[int, ...] | None:
+    """Ranks (1 is best, ties share) by net wins; None where that would turn a verdict around."""
+    if len(verdicts) != len(PAIRS) or not set(verdicts) <= {0, 1, 2}:
+        raise ValueError(f"verdicts {list(verdicts)}, expected {len(PAIRS)} of 0, 1 or 2")
+    net = [0] * NUM_ANSWERS
+    for (first, second), verdict in zip(PAIRS, verdicts, strict=True):
+        won = {0: 0, 1: 1, 2: -1}[verdict]
+        net[first] += won
+        net[second] -= won
+    for (first, second), verdict in zip(PAIRS, verdicts, strict=True):
+        ahead = net[first] - net[second]
+        if (verdict == 1 and ahead <= 0) or (verdict == 2 and ahead >= 0):
+            return None
+    return tuple(1 + sum(other > mine for other in net) for mine in net)
+
+
+def _question(name: str, row: Mapping[str, Any], context_words: int | None) -> ComparedQuestion:
+    ids = [f"{name}-{number}" for number in range(1, NUM_ANSWERS + 1)]
+    texts = [row[f"prediction {number}"] for number in range(1, NUM_ANSWERS + 1)]
+    question, context = row["question"], _context(row["passages"], context_words)
+    task = RankingTask(
+        id=name,
+        prompt=question,
+        context=context,
+        category="closed_qa",
+        responses=tuple(
+            Response(id=one, text=text, model=MODEL, sampling={})
+            for one, text in zip(ids, texts, strict=True)
+        ),
+    )
+    ranks = ranks_from_verdicts(row["preference"])
+    made_up = any(error["error type"] in MADE_UP for error in row["feedback"]["errors"])
+    ranking = ranks and Ranking(
+        task=name,
+        annotator="qa-feedback",
+        kind="imported",
+        ranks=dict(zip(ids, ranks, strict=True)),
+        flags={ids[0]: ["hallucination"]} if made_up else {},
+    )
+    corrected = row["feedback"]["corrected-prediction"].strip()
+    demonstration = corrected and Demonstration(
+        prompt=question,
+        response=corrected,
+        id=name,
+        source="qa-feedback",
+        context=context,
+        category="closed_qa",
+    )
+    return ComparedQuestion(task, ranking or None, demonstration or None)
+
+
+def _context(passages: Sequence[Sequence[str]], words: int | None) -> str | None:
+    """A paragraph a passage; the first sentence already begins with the title."""
+    kept: list[list[str]] = [[] for _ in passages]
+    left = words if words is not None else sum(len(" ".join(p).split()) for p in passages)
+    for place in range(max((len(passage) for passage in passages), default=1) - 1):
+        for passage, sentences in zip(passages, kept, strict=True):
+            if place + 1 < len(passage) and left > 0:
+                sentences.append(passage[place + 1].strip())
+                left -= len(passage[place + 1].split())
+    return "\n\n".join(" ".join(sentences) for sentences in kept if sentences) or None
