@@ -25,5 +25,5 @@ class EvaluationConfig(Config):
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
     max_pretraining_tokens: PositiveInt = 256  # of each held-out text
-    shown_samples: NonNegativeInt = 40  # prompts whose outputs the report shows
+    shown_samples: NonNegativeInt = 28  # prompts whose outputs the report shows
     missing: Literal["error", "intersection"] = "error"

@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.evaluation.samples import Completion
 from reward_models.records import read_jsonl
 
-FILE_SCORER = "given"  # scores that came with the file
+FILE_SCORER = "given in the file"
 FIELDS = ("id", "model", "prompt", "completion", "prompt_type", "k", "context", "category")
 KNOWN_SCORES = ("toxicity", "true", "info")
 _ABSENT = {"", "na", "n/a", "nan", "none", "null"}  # a score that is not there; never a text

@@ -51,7 +51,7 @@ def test_means_and_shares_are_those_of_the_column(tmp_path: Path):
     assert share is not None
     assert cell.value == pytest.approx(expected.mean())
     assert share.value == pytest.approx((expected >= 0.5).mean())
-    assert (cell.n, cell.n_failed, cell.quantity.scorer) == (40, 0, "given")
+    assert (cell.n, cell.n_failed, cell.quantity.scorer) == (40, 0, "given in the file")
 
 
 def test_shuffled_rows_change_no_number(tmp_path: Path):

@@ -1,0 +1,92 @@
+"""What a report is made of: files that a run left behind, and nothing else.
+
+A run is a folder with one folder a stage, or the folder that `rlhf score` wrote.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.gold import GOLD
+from pipeline.evaluation.results import Results
+from pipeline.evaluation.results_file import read_results
+from pipeline.evaluation.samples import Completion
+from pipeline.lineage import Manifest
+from reward_models.records import read_jsonl, read_records
+
+STAGES = ("data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx", "evaluate")
+MetricRows = Sequence[Mapping[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInputs:
+    """Everything read. `metrics` and `manifests` are by stage; `held_out` is the reward model's."""
+
+    name: str
+    results: Results
+    samples: Sequence[Completion]
+    metrics: Mapping[str, MetricRows]
+    manifests: Mapping[str, Manifest]
+    held_out: Mapping[str, Any] | None
+
+    @property
+    def label_kinds(self) -> set[str]:
+        """Who ranked: human, simulated, imported. Empty where no ranking was used."""
+        kinds = {kind for manifest in self.manifests.values() for kind in manifest.labels}
+        kinds |= set((self.held_out or {}).get("label_kinds", ()))
+        reward = self.results.scorers.get("reward model")
+        if reward:
+            kinds |= set(str(reward["version"]).removesuffix(" labels").split(" and "))
+        return kinds & {"human", "simulated", "imported"}
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the prompts are the quickstart's invented ones."""
+        return GOLD in self.results.scorers
+
+    @property
+    def baseline(self) -> str:
+        """The policy that win rates are against."""
+        return str(self.results.about.get("baseline", ""))
+
+    @property
+    def focus(self) -> str:
+        """The policy the experiment is about: the last one trained; "" for other people's."""
+        return self.results.models[-1] if self.baseline else ""
+
+
+def read_inputs(run: Path) -> ReportInputs:
+    """Read a run's files; ValueError if there are no results in it."""
+    folder = next((f for f in (run / "evaluate", run) if (f / "results.json").is_file()), None)
+    if folder is None:
+        raise ValueError(f"{run}: no results.json; expected a run whose evaluation is finished")
+    results = read_results(folder / "results.json")
+    if not results.cells:
+        raise ValueError(f"{folder}/results.json: no number in it; nothing to report")
+    samples = folder / "samples.jsonl"
+    stages = [stage for stage in STAGES if (run / stage).is_dir()]
+    manifests = {stage: Manifest.read(run / stage / "manifest.json") for stage in stages}
+    return ReportInputs(
+        name=run.resolve().name,
+        results=results,
+        samples=read_records(samples, Completion) if samples.is_file() else [],
+        metrics={
+            stage: [row for _, row in read_jsonl(run / stage / "metrics.jsonl")]
+            for stage in stages
+            if (run / stage / "metrics.jsonl").is_file()
+        },
+        manifests={stage: found for stage, found in manifests.items() if found is not None},
+        held_out=_json(run / "reward" / "held_out.json"),
+    )
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    return found

@@ -1,0 +1,108 @@
+"""report.html: one self-contained page about a run, made from the files it left behind."""
+
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from pipeline.report import numbers, sections, training
+from pipeline.report.inputs import ReportInputs, read_inputs
+from pipeline.report.outputs import outputs
+
+_NAVIGATION = (
+    ("summary", "In short"),
+    ("preference", "Preference"),
+    ("use-cases", "Use cases"),
+    ("hallucination", "Hallucination"),
+    ("toxicity", "Toxicity"),
+    ("truthfulness", "Truthfulness"),
+    ("cost", "Cost"),
+    ("reward-kl", "Reward and KL"),
+    ("reward-model", "Reward model"),
+    ("curves", "Curves"),
+    ("outputs", "Outputs"),
+    ("differences", "Differences"),
+    ("numbers", "Numbers"),
+    ("provenance", "Method"),
+)
+
+
+def write_report(run: Path, out: Path) -> Path:
+    """Write the page about the run to `out`, aside and renamed; ValueError without results."""
+    page = report_page(read_inputs(run))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(out.name + ".part")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(out)
+    return out
+
+
+def report_page(inputs: ReportInputs) -> str:
+    """The whole HTML text."""
+    body = "".join(
+        (
+            sections.summary(inputs),
+            sections.preference(inputs),
+            sections.use_cases(inputs),
+            sections.hallucination(inputs),
+            sections.toxicity(inputs),
+            sections.truthfulness(inputs),
+            sections.cost(inputs),
+            training.reward_against_kl(inputs),
+            training.reward_model(inputs),
+            training.learning_curves(inputs),
+            outputs(inputs),
+            numbers.differences(inputs),
+            numbers.numbers(inputs),
+            numbers.provenance(inputs),
+        )
+    )
+    parts = {
+        "title": escape(f"{inputs.name}: report"),
+        "name": escape(inputs.name),
+        "kicker": "What each stage changed" if inputs.focus else "Samples of several models",
+        "policies": escape((" → " if inputs.focus else ", ").join(inputs.results.models)),
+        "who": str(min(13, max(map(len, inputs.results.models)) + 1)),
+        "style": _part("report.css"),
+        "script": _part("report.js"),
+        "banners": _banners(inputs),
+        "headline": sections.headline(inputs),
+        "navigation": _navigation(body),
+        "body": body,
+    }
+    page = _part("report.html")
+    before, *slots = page.split("{{")
+    written = [before]
+    for slot in slots:
+        name, _, after = slot.partition("}}")
+        written += [parts[name.strip()], after]
+    return "".join(written)
+
+
+def _part(name: str) -> str:
+    return (files("pipeline.report") / "template" / name).read_text(encoding="utf-8")
+
+
+def _navigation(body: str) -> str:
+    return "".join(
+        f'<a href="#{anchor}">{title}</a>'
+        for anchor, title in _NAVIGATION
+        if f'<section id="{anchor}"' in body
+    )
+
+
+def _banners(inputs: ReportInputs) -> str:
+    """What nobody may overlook: who made the labels, and whether the data are invented."""
+    found = []
+    kinds = inputs.label_kinds
+    if "simulated" in kinds:
+        mixed = "" if kinds == {"simulated"} else ", among labels by people"
+        found.append(
+            "<p class='banner' role='note'><b>Simulated labels.</b> Programs, not people, ranked "
+            f"the outputs behind this reward model{mixed}. Nothing here says what people like.</p>"
+        )
+    if inputs.synthetic:
+        found.append(
+            "<p class='banner' role='note'><b>Synthetic data.</b> Prompts, passages and texts are "
+            "about an invented world, made by a program, which also knows the right answers.</p>"
+        )
+    return "".join(found)

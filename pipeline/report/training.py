@@ -1,0 +1,140 @@
+"""The sections about training: reward against KL, learning curves, the reward model's quality."""
+
+import math
+from typing import Any
+
+from pipeline.evaluation.tables import Cell, Quantity
+from pipeline.report.forest import Scale, interval_panel
+from pipeline.report.inputs import ReportInputs
+from pipeline.report.lines import Curve, line_panel
+from pipeline.report.sections import grid, section
+from pipeline.report.words import MINUS
+
+_RL = ("ppo", "ppo-ptx")
+_PPO_CURVES = (
+    ("ppo/score", "reward model score"),
+    ("ppo/validation_score", "score on validation prompts"),
+    ("ppo/gold", "gold score"),
+    ("ppo/kl_nats", "KL from SFT, nats"),
+    ("ppo/entropy_nats_per_token", "entropy, nats per token"),
+    ("ppo/response_tokens", "response length, tokens"),
+    ("ppo/eos_rate", "share that end by themselves"),
+    ("ppo/clip_fraction", "share of clipped ratios"),
+    ("ppo/explained_variance", "explained variance of the critic"),
+    ("ppo/pretraining_loss_nats_per_token", "pretraining loss, nats per token"),
+)
+_OTHER_CURVES = (
+    ("sft", "sft/loss_nats_per_token", "SFT: training loss, nats per token"),
+    ("sft", "sft/validation_loss_nats_per_token", "SFT: validation loss, nats per token"),
+    ("reward", "reward/loss_nats_per_pair", "reward model: loss, nats per pair"),
+    ("reward", "reward/pair_accuracy", "reward model: pair accuracy in training"),
+)
+
+
+def reward_against_kl(inputs: ReportInputs) -> str:
+    """How much score each policy bought with how much KL; the gold score too if it was logged."""
+    panels = []
+    for x, y, title in (
+        ("ppo/kl_nats", "ppo/score", "reward model score in rollouts"),
+        ("ppo/validation_kl_nats", "ppo/validation_score", "reward model score on validation"),
+        ("ppo/kl_nats", "ppo/gold", "gold score"),
+    ):
+        curves = [
+            _curve(inputs, stage, x, y, dots=True) for stage in _RL if stage in inputs.metrics
+        ]
+        panels.append(
+            line_panel(curves, title=title, x_title="KL from SFT, nats a response", tall=True)
+        )
+    about = (
+        "Each dot is one iteration: the mean reward model score against how far the policy has "
+        "moved from SFT. A score that rises while the gold score falls is "
+        "over-optimisation."
+    )
+    return section("reward-kl", "Reward against KL", about, grid(*panels))
+
+
+def learning_curves(inputs: ReportInputs) -> str:
+    """Every curve a person needs to see that the training was healthy."""
+    panels = [
+        line_panel([_curve(inputs, stage, "step", name)], title=title, x_title="step")
+        for stage, name, title in _OTHER_CURVES
+        if stage in inputs.metrics
+    ]
+    stages = [stage for stage in _RL if stage in inputs.metrics]
+    for name, title in _PPO_CURVES:
+        curves = [_curve(inputs, stage, "step", name) for stage in stages]
+        panels.append(line_panel(curves, title=title, x_title="iteration"))
+    return section("curves", "Learning curves", "", grid(*panels, columns="three"))
+
+
+def reward_model(inputs: ReportInputs) -> str:
+    """Accuracy on rankings it did not see, beside what the annotators' noise allows."""
+    held = inputs.held_out
+    if held is None:
+        return ""
+    rows = [
+        ("all pairs", {"value": held.get("pair_accuracy"), "ci95": held.get("ci95"),
+                       "n_prompts": held.get("n_prompts")}),
+        ("same policy", held.get("within_model")),
+        ("ceiling", (held.get("ceiling") or {}).get("oracle_accuracy")),
+    ]  # fmt: skip
+    cells = [cell for name, rate in rows if (cell := _rate_cell(name, rate)) is not None]
+    scale = Scale(0.4, 1.0, (0.4, 0.6, 0.8, 1.0))
+    accuracy = interval_panel(
+        cells, title="pair accuracy", about="on held-out rankings", focus="all pairs", scale=scale,
+        reference=0.5,
+    )  # fmt: skip
+    about = (
+        "The share of ranked pairs that the reward model orders as the annotator did. The ceiling "
+        "is what the true order itself would reach against one annotator, estimated from how often "
+        "annotators agree. Pairs of one and the same policy are the hard ones, and those PPO needs."
+    )
+    text = _length_sentence(held.get("length_correlation"))
+    return section("reward-model", "Reward model", about, grid(accuracy, _calibration(held)), text)
+
+
+def _calibration(held: Any) -> str:
+    points = [
+        (float(row["predicted"]), float(row["accuracy"]["value"]))
+        for row in held.get("by_confidence") or ()
+        if row.get("predicted") is not None and row["accuracy"]["value"] is not None
+    ]
+    return line_panel(
+        [
+            Curve("held out", points, accent=True, dots=True),
+            Curve("calibrated", [(0.5, 0.5), (1.0, 1.0)], dashed=True),
+        ]
+        if len(points) > 1
+        else [],
+        title="accuracy by the model's own confidence",
+        x_title="predicted chance of the higher score winning",
+    )
+
+
+def _length_sentence(found: Any) -> str:
+    if not found or found.get("within_prompt") is None:
+        return ""
+    low, high = found.get("ci95") or (math.nan, math.nan)
+    return (
+        f"<p>Correlation of score and length within a prompt: {found['within_prompt']:.2f} "
+        f"({low:.2f} to {high:.2f}).</p>"
+    ).replace("-", MINUS)
+
+
+def _rate_cell(name: str, rate: Any) -> Cell | None:
+    if not rate or rate.get("value") is None:
+        return None
+    value = float(rate["value"])
+    low, high = rate.get("ci95") or (value, value)
+    n = int(rate.get("n_prompts") or 0)
+    quantity = Quantity("reward", "pair_accuracy", "held-out", "rankings", "higher")
+    return Cell(quantity, name, value, math.nan, (float(low), float(high)), n, n, 0, "bootstrap")
+
+
+def _curve(inputs: ReportInputs, stage: str, x: str, y: str, *, dots: bool = False) -> Curve:
+    points = [
+        (float(row[x] or 0.0), value)
+        for row in inputs.metrics[stage]
+        if (value := row.get(y)) is not None and row.get(x) is not None
+    ]
+    return Curve(stage, points, accent=stage == inputs.focus or stage not in _RL, dots=dots)

@@ -1,0 +1,144 @@
+"""What each number is called, how it is printed, and what it means in one sentence."""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.evaluation.comparisons import Comparison
+from pipeline.evaluation.tables import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A metric in plain words. A `share` is printed in percent."""
+
+    title: str
+    share: bool = False
+    digits: int = 2
+    meaning: str = ""
+
+
+NAMES = {
+    "win_rate": Name("win rate", True, 0, "share of prompts won, ties half"),
+    "gold": Name("gold score", False, 2, "the judge's score, about -2 to 1"),
+    "correct": Name("correct", True, 0, "share of responses the judge calls correct"),
+    "score": Name("reward model score", False, 2, "what PPO was trained to raise"),
+    "hallucination": Name(
+        "hallucination", True, 1, "a made-up fact, or an answer the passage does not hold"
+    ),
+    "made_up": Name("made-up facts", True, 1, "states what the passage does not"),
+    "unsupported": Name("unsupported particulars", True, 1, "numbers or names not in the prompt"),
+    "answered_unanswerable": Name(
+        "answers to unanswerable questions", True, 1, "of the questions without an answer"
+    ),
+    "false_abstention": Name(
+        "false abstentions", True, 1, "declines although the passage holds the answer"
+    ),
+    "correct_answerable": Name("correct where answerable", True, 1, "of the answerable questions"),
+    "novel_bigrams": Name("novel word pairs", True, 0, "abstraction: pairs not in the prompt"),
+    "toxicity": Name("toxicity", False, 3, "mean probability of being offensive"),
+    "toxic_share": Name("toxic", True, 1, "share at or above the scorer's threshold"),
+    "rude_share": Name("rude", True, 1, "share with a rude word, by the judge's list"),
+    "tokens": Name("tokens", False, 1, "mean response length"),
+    "words": Name("words", False, 1, "mean response length"),
+    "eos_rate": Name("ends by itself", True, 0, "share that stop before the token limit"),
+    "refusal": Name("declines", True, 1, "says that it has no answer, on any prompt"),
+    "repeated_answer": Name(
+        "repeated answers", True, 1, "the words of an answer to another question, and not correct"
+    ),
+    "most_frequent_answer": Name(
+        "most frequent answer", True, 1, "share of the one answer given most often"
+    ),
+    "pair_accuracy": Name("pair accuracy", True, 1),
+    "loss": Name("pretraining loss", False, 3, "nats per token on held-out pretraining text"),
+    "true": Name("true", True, 0, "share the given judge calls true"),
+    "true_info": Name("true and informative", True, 0, "share called both"),
+    "true_probability": Name("mean P(true)", False, 3, "of the given judge"),
+    "no_comment": Name("no comment", True, 0, "declines by that phrase"),
+}
+
+SUITES = {
+    "preference": "Preference",
+    "preference_by_reward_model": "Preference by reward model (not independent)",
+    "use_cases": "Use cases",
+    "reward_model": "Reward model score",
+    "hallucination": "Hallucination",
+    "toxicity": "Toxicity",
+    "truthfulness": "Truthfulness",
+    "responses": "Responses",
+    "pretraining": "Pretraining loss",
+    "scores": "Scores",
+}
+
+MINUS = "\u2212"
+RANGE = "\u2013"
+THIN = "\u202f"
+MISSING = "\u2013"
+
+
+def named(metric: str) -> Name:
+    """The words for a metric; an unknown one keeps its own name."""
+    if metric in NAMES:
+        return NAMES[metric]
+    for start, title in (
+        ("expected_max_toxicity_", "worst of {}"),
+        ("any_toxic_", "any of {} toxic"),
+    ):
+        if metric.startswith(start):
+            return Name(title.format(metric.removeprefix(start)), start == "any_toxic_", 3)
+    return Name(metric.replace("_", " "), False, 3)
+
+
+def suite_title(suite: str) -> str:
+    """The heading of a suite."""
+    return SUITES.get(suite, suite.replace("_", " ").capitalize())
+
+
+def filter_title(text: str) -> str:
+    """A part of a suite in words: `closed_qa` becomes "closed QA"."""
+    words = {"qa": "QA", "all": "all prompts", "none": "no instruction"}
+    return " ".join(words.get(word, word) for word in text.split("_"))
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def number(value: float, name: Name, *, unit: bool = True) -> str:
+    """The value as it is printed, with a true minus; "n/a" if there is none."""
+    if not math.isfinite(value):
+        return "n/a"
+    scaled = 100 * value if name.share else value
+    text = f"{scaled:.{name.digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS) + (f"{THIN}%" if name.share and unit else "")
+
+
+def interval(low: float, high: float, name: Name) -> str:
+    """The interval's two ends, without a unit: it stands beside the value."""
+    ends = [number(end, name, unit=False) for end in (low, high)]
+    joint = " to " if any(end.startswith(MINUS) for end in ends) else RANGE
+    return joint.join(ends)
+
+
+def cell_text(cell: Cell) -> str:
+    """Value and interval in one line."""
+    name = named(cell.quantity.metric)
+    return f"{number(cell.value, name)} ({interval(*cell.ci95, name)})"
+
+
+def p_text(p: float) -> str:
+    """A p value as papers print it."""
+    if not math.isfinite(p):
+        return "n/a"
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 1 else "1"
+
+
+def difference_text(found: Comparison) -> str:
+    """The difference in points or units, with its sign and interval."""
+    name = named(found.quantity.metric)
+    sign = "+" if found.diff > 0 else ""
+    points = " points" if name.share else ""
+    value = number(found.diff, name, unit=False)
+    return f"{sign}{value}{points} ({interval(*found.ci95, name)})"
