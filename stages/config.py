@@ -152,8 +152,9 @@ class PPOConfig(Config):
 
     episodes: PositiveInt = 256_000
     episodes_per_rollout: PositiveInt = 512
-    minibatch: PositiveInt = 64
-    micro_batch_size: PositiveInt | None = None
+    responses_per_prompt: PositiveInt = 1  # several are cheaper: models read their prompt once
+    minibatch: PositiveInt = 64  # episodes
+    micro_batch_size: PositiveInt | None = None  # episodes in memory at once; None: a minibatch
     inner_epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 9e-6
     critic_learning_rate: PositiveFloat = 9e-6
@@ -198,6 +199,20 @@ class PPOConfig(Config):
                 f"minibatch ({self.minibatch}) must divide "
                 f"episodes_per_rollout ({self.episodes_per_rollout})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def responses_of_a_prompt_stay_together(self) -> Self:
+        """Refuse batches that would tear apart what shares a prompt."""
+        for name, size in (
+            ("minibatch", self.minibatch),
+            ("micro_batch_size", self.micro_batch_size),
+        ):
+            if size is not None and size % self.responses_per_prompt:
+                raise ValueError(
+                    f"{name} ({size}) must be a multiple of "
+                    f"responses_per_prompt ({self.responses_per_prompt})"
+                )
         return self
 
     @model_validator(mode="after")

@@ -18,18 +18,21 @@ def iterate(
     blocks: PretrainingBlocks | None,
     iteration: int,
     kl_coefficient: float,
+    *,
+    sharing: int,
 ) -> dict[str, float]:
     """Roll out, score, shape rewards and update; returns the metrics of all ranks together.
 
-    `prompts` are all there are; the iteration takes its own in the seeded order. Raises
-    UnhealthyRunError where a check that holds by construction fails.
+    `prompts` are all there are; the iteration takes its own in the seeded order. `sharing` is how
+    many neighbouring episodes models read in one row. Raises UnhealthyRunError where a check that
+    holds by construction fails.
     """
     config, rank = learner.config, learner.accelerator.process_index
     tally, watch = Tally(), _Stopwatch()
     with learner.accelerator.autocast():
         generator = generator_for(learner.seed, "rollout", iteration, rank)
         mine = _share(learner, prompts, iteration)
-        episodes = roll_out(learner.models, mine, config.sampling, generator)
+        episodes = roll_out(learner.models, mine, config.sampling, generator, sharing=sharing)
         watch.lap("time/rollout_s")
         rollout = read_episodes(
             learner.models,
@@ -57,11 +60,15 @@ def iterate(
 
 
 def _share(learner: Learner, prompts: Sequence[list[int]], iteration: int) -> list[list[int]]:
-    """This rank's prompts of the iteration; every pass over the prompts has its own order."""
-    count = learner.config.episodes_per_rollout
+    """This rank's prompts of the iteration, each as often as it is answered.
+
+    Every pass over the prompts has its own order.
+    """
+    times = learner.config.responses_per_prompt
+    count = learner.config.episodes_per_rollout // times
     places = endless_order(len(prompts), iteration * count, count, learner.seed, "prompts")
     ranks, rank = learner.accelerator.num_processes, learner.accelerator.process_index
-    return [prompts[place] for place in places[rank::ranks]]
+    return [prompts[place] for place in places[rank::ranks] for _ in range(times)]
 
 
 class _Stopwatch:

@@ -18,10 +18,11 @@ from stages.config import PPOConfig
 from stages.ppo import objective
 from stages.ppo.averaging import MovingAverage, copy_weights, weights_in_place
 from stages.ppo.diagnostics import UnhealthyRunError, check_first_ratio
-from stages.ppo.episodes import by_length, response_logits, response_values
+from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.models import Models, trained_parameters
 from stages.ppo.pretraining import PretrainingBlocks, pretraining_nll
 from stages.ppo.randomness import generator_for
+from stages.ppo.reading import lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
 
@@ -59,8 +60,8 @@ class Learner:
         size = self.config.minibatch // ranks
         for epoch in range(self.config.inner_epochs):
             generator = generator_for(self.seed, "minibatches", iteration, epoch, rank)
-            order = torch.randperm(len(data.episodes.ended_B), generator=generator)
-            for place, rows in enumerate(torch.split(order.to(self.accelerator.device), size)):
+            order = shuffled(data.episodes, generator)
+            for place, rows in enumerate(torch.split(order, size)):
                 first = epoch == 0 and place == 0
                 turn = (iteration * self.config.inner_epochs + epoch) * (len(order) // size)
                 self._ppo_gradients(data, rows, tally, first=first)
@@ -123,8 +124,9 @@ class Learner:
             token_N, old_N = batch.episodes.response_tokens()[mask_BT], batch.old_BT[mask_BT]
             advantage_N = batch.advantage_BT[mask_BT]
             with self.accelerator.autocast():
-                logits_NV = response_logits(self.models.policy, batch.episodes)
-                value_N = response_values(self.models.critic, batch.episodes)
+                layout = lay_out(batch.episodes)
+                logits_NV = response_logits(self.models.policy, layout)
+                value_N = response_values(self.models.critic, layout)
             new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
             torch.autograd.backward(loss)

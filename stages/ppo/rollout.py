@@ -10,14 +10,9 @@ from torch import Tensor
 from stages.config import PPOConfig, SamplingConfig
 from stages.generation import generate_responses
 from stages.ppo import objective
-from stages.ppo.episodes import (
-    Episodes,
-    by_length,
-    response_logits,
-    response_scores,
-    response_values,
-)
+from stages.ppo.episodes import Episodes, by_length
 from stages.ppo.models import Models
+from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +54,14 @@ def roll_out(
     prompts: Sequence[list[int]],
     sampling: SamplingConfig,
     generator: torch.Generator,
+    *,
+    sharing: int = 1,
 ) -> Episodes:
-    """One response to each prompt from the policy as it is."""
+    """One response to each prompt from the policy as it is; `sharing` neighbours are one prompt."""
     responses = generate_responses(
         models.policy, models.tokenizer, prompts, sampling, generator=generator
     )
-    return Episodes.build(prompts, responses, models.policy.device)
+    return Episodes.build(prompts, responses, models.policy.device, sharing=sharing)
 
 
 def read_episodes(
@@ -81,16 +78,17 @@ def read_episodes(
         for rows in by_length(episodes, all_rows, batch_size):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            logits_NV = response_logits(models.policy, batch)
+            layout = lay_out(batch)
+            logits_NV = response_logits(models.policy, layout)
             old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             entropy_N = objective.entropy(logits_NV, temperature)
-            logits_NV = response_logits(models.reference, batch)
+            logits_NV = response_logits(models.reference, layout)
             reference_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             _place(read.old_BT, rows, batch, old_N)
             _place(read.entropy_BT, rows, batch, entropy_N)
             _place(read.reference_BT, rows, batch, reference_N)
-            _place(read.value_BT, rows, batch, response_values(models.critic, batch))
-            read.score_B[rows] = response_scores(models.reward, batch)
+            _place(read.value_BT, rows, batch, response_values(models.critic, layout))
+            read.score_B[rows] = response_scores(models.reward, layout)
     return read
 
 

@@ -27,6 +27,7 @@ from stages.ppo.models import load_models
 from stages.ppo.objective import next_kl_coefficient
 from stages.ppo.pretraining import PretrainingBlocks
 from stages.ppo.selection import Best, validate
+from stages.ppo.sharing import obstacle_to_sharing
 from stages.progress import Report, Step
 
 log = logging.getLogger(__name__)
@@ -64,9 +65,11 @@ def train_ppo(
         prompts=_tokens(models.tokenizer, prompts),
         validation=_tokens(models.tokenizer, validation),
         blocks=_blocks(config, models.tokenizer, pretraining, seed),
+        sharing=config.responses_per_prompt,
         kl_coefficient=config.kl.coefficient,
     )
     preflight(models, config, stage.prompts + stage.validation)
+    stage.choose_layout()
     identity = {
         "config": config.model_dump(mode="json", exclude={"episodes", "checkpoint_every"}),
         "seed": seed,
@@ -88,10 +91,22 @@ class _Stage:
     prompts: list[list[int]]
     validation: list[list[int]]
     blocks: PretrainingBlocks | None
+    sharing: int
     kl_coefficient: float
     done: int = 0
     over: bool = False  # the KL budget is spent
     best: Best | None = None
+
+    def choose_layout(self) -> None:
+        """Read prompts once for all their responses, unless this model says something else then."""
+        if self.sharing == 1:
+            return
+        longest = max(self.prompts, key=len)
+        response_tokens = self.config.sampling.max_new_tokens
+        obstacle = obstacle_to_sharing(self.learner.models, longest, response_tokens, self.sharing)
+        if obstacle is not None:
+            log.warning("each response is read with its own copy of the prompt: %s", obstacle)
+            self.sharing = 1
 
     def run(self, checkpoints: Checkpoints, report: Report) -> None:
         """All iterations that are left, with a checkpoint every so many and after the last."""
@@ -102,7 +117,14 @@ class _Stage:
         if state is not None:
             self._restore(state)
         while self.done < total and not self.over:
-            found = iterate(self.learner, self.prompts, self.blocks, self.done, self.kl_coefficient)
+            found = iterate(
+                self.learner,
+                self.prompts,
+                self.blocks,
+                self.done,
+                self.kl_coefficient,
+                sharing=self.sharing,
+            )
             self.done += 1
             self._control_kl(found["ppo/kl_nats"])
             found |= self._validate()
@@ -192,7 +214,9 @@ def _check_given(name: str, asked: bool, given: bool) -> None:
 def _check_cut(config: PPOConfig, num_prompts: int, processes: int) -> None:
     if num_prompts == 0:
         raise ValueError("there is no prompt to train on")
-    if config.minibatch % processes:
+    together = processes * config.responses_per_prompt
+    if config.minibatch % together:
         raise ValueError(
-            f"minibatch ({config.minibatch}) must be a multiple of the processes ({processes})"
+            f"minibatch ({config.minibatch}) must be a multiple of the processes ({processes}) "
+            f"times responses_per_prompt ({config.responses_per_prompt})"
         )

@@ -16,13 +16,8 @@ from transformers import (
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
 from stages.generation import Sampled
-from stages.ppo.episodes import (
-    Episodes,
-    by_length,
-    response_logits,
-    response_scores,
-    response_values,
-)
+from stages.ppo.episodes import Episodes, by_length, shuffled
+from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
 
 VOCABULARY = 40
 CPU = torch.device("cpu")
@@ -81,7 +76,7 @@ def test_logits_of_a_batch_equal_those_of_each_sequence_alone(
     model, (prompts, responses) = tiny(family), ragged()
     alone = [read_alone(model, p, r.ids) for p, r in zip(prompts, responses, strict=True)]
     torch.testing.assert_close(
-        response_logits(model, episodes), torch.cat(alone), atol=1e-5, rtol=1e-5
+        response_logits(model, lay_out(episodes)), torch.cat(alone), atol=1e-5, rtol=1e-5
     )
 
 
@@ -90,7 +85,8 @@ def test_values_and_scores_of_a_batch_equal_those_of_each_sequence_alone(
     family: str, episodes: Episodes
 ) -> None:
     model, (prompts, responses) = tiny_reward(family), ragged()
-    value_N, score_B = response_values(model, episodes), response_scores(model, episodes)
+    layout = lay_out(episodes)
+    value_N, score_B = response_values(model, layout), response_scores(model, layout)
     values, scores = [], []
     for prompt, response in zip(prompts, responses, strict=True):
         ids_BL = torch.tensor([prompt + response.ids])
@@ -107,7 +103,7 @@ def test_gradients_of_a_padded_batch_are_finite_and_equal_those_of_sequences_alo
     family: str, episodes: Episodes
 ) -> None:
     model, (prompts, responses) = tiny(family), ragged()
-    response_logits(model, episodes).log_softmax(-1)[:, 5].sum().backward()
+    response_logits(model, lay_out(episodes)).log_softmax(-1)[:, 5].sum().backward()
     together = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     for prompt, response in zip(prompts, responses, strict=True):
@@ -118,9 +114,12 @@ def test_gradients_of_a_padded_batch_are_finite_and_equal_those_of_sequences_alo
 
 def test_a_part_of_the_episodes_reads_as_it_does_in_the_whole(episodes: Episodes) -> None:
     model, rows = tiny("llama"), torch.tensor([4, 1])
-    whole_NV, counts = response_logits(model, episodes), episodes.response_BT.sum(-1).tolist()
+    whole_NV, counts = (
+        response_logits(model, lay_out(episodes)),
+        episodes.response_BT.sum(-1).tolist(),
+    )
     of_row = whole_NV.split(counts)
-    part_NV = response_logits(model, episodes.take(rows))
+    part_NV = response_logits(model, lay_out(episodes.take(rows)))
     torch.testing.assert_close(part_NV, torch.cat([of_row[4], of_row[1]]), atol=1e-5, rtol=1e-5)
 
 
@@ -142,3 +141,47 @@ def test_response_tokens_are_the_responses(episodes: Episodes) -> None:
     _, responses = ragged()
     found = episodes.response_tokens()[episodes.response_BT].tolist()
     assert found == [token for response in responses for token in response.ids]
+
+
+def shared(sharing: int) -> Episodes:
+    """Two prompts with three ragged responses each."""
+    prompts, responses = ragged()
+    three_each = [prompts[3]] * 3 + [prompts[2]] * 3
+    return Episodes.build(three_each, responses, CPU, sharing=sharing)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_a_prompt_read_once_for_its_responses_gives_what_separate_rows_give(family: str) -> None:
+    policy, reward = tiny(family), tiny_reward(family)
+    apart, together = lay_out(shared(1)), lay_out(shared(3))
+    assert apart.ids_BL.shape[0] == 6
+    assert together.ids_BL.shape[0] == 2
+    for read, model in (
+        (response_logits, policy),
+        (response_values, reward),
+        (response_scores, reward),
+    ):
+        expected, found = read(model, apart), read(model, together)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_gradients_through_a_shared_prompt_are_those_of_separate_rows(family: str) -> None:
+    model, gradients = tiny(family), []
+    for sharing in (1, 3):
+        model.zero_grad()
+        logits_NV = response_logits(model, lay_out(shared(sharing)))
+        logits_NV.log_softmax(-1)[:, 5].sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for apart, together in zip(*gradients, strict=True):
+        torch.testing.assert_close(together, apart, atol=2e-4, rtol=1e-4)
+
+
+def test_batches_keep_together_what_shares_a_prompt() -> None:
+    episodes = shared(3)
+    order = shuffled(episodes, torch.Generator().manual_seed(1)).tolist()
+    assert sorted(order) == list(range(6))
+    assert order[0] % 3 == 0
+    assert order[:3] == list(range(order[0], order[0] + 3))
+    parts = [part.tolist() for part in by_length(episodes, torch.tensor(order), 3)]
+    assert sorted(parts) == [[0, 1, 2], [3, 4, 5]]

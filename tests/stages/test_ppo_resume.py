@@ -24,6 +24,7 @@ CHANGES: dict[str, Any] = {
     "kl": {"kind": "adaptive", "coefficient": 0.1, "target_nats": 1.0, "horizon_episodes": 80},
     "validation": {"every": 2},
     "checkpoint_every": 1,
+    "responses_per_prompt": 2,
 }
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +84,7 @@ def test_kill_9_at_random_moments_changes_nothing(world: tuple[Path, Path], tmp_
         train(world, Path({str(tmp_path / "killed")!r}), config, lambda step: print(step.done))
     """)
     rng, reached = random.Random(0), []
-    for _ in range(4):
+    for _ in range(3):
         run = subprocess.Popen(
             [sys.executable, "-uc", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )

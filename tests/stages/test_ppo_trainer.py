@@ -1,5 +1,6 @@
 """A tiny PPO run from its folders to its result."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import MistralConfig, MistralForCausalLM
 
 from reward_models.model import RewardModel
 from stages.models import load_policy, load_tokenizer
 from stages.ppo.diagnostics import UnhealthyRunError
+from stages.ppo.sharing import obstacle_to_sharing
 from stages.ppo.trainer import train_ppo
 from stages.progress import silent
 from tests.stages.tiny_ppo import (
@@ -114,6 +117,42 @@ def test_the_micro_batch_changes_nothing(world: tuple[Path, Path], tmp_path: Pat
         config = tiny_config(micro_batch_size=size, pretraining=PTX, episodes=16)
         train(world, tmp_path / str(size), config)
     assert furthest(weights(tmp_path / "1"), weights(tmp_path / "4")) < 2e-5
+
+
+def test_reading_a_prompt_once_for_its_responses_changes_nothing(
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = tiny_config(responses_per_prompt=4, minibatch=8, micro_batch_size=4, pretraining=PTX)
+    steps = metrics_of(world, tmp_path / "together", config)
+    assert steps[0]["ppo/kl_nats"] == 0.0
+    assert max(step["ppo/first_ratio_error"] for step in steps) <= 1e-5
+    monkeypatch.setattr("stages.ppo.trainer.obstacle_to_sharing", lambda *_: "a test says so")
+    train(world, tmp_path / "apart", config)
+    assert "own copy of the prompt: a test says so" in caplog.text
+    assert furthest(weights(tmp_path / "together"), weights(tmp_path / "apart")) < 2e-5
+
+
+def test_a_model_whose_window_is_too_short_for_a_tree_is_found_out(
+    world: tuple[Path, Path],
+) -> None:
+    models = tiny_models(world, tiny_config())
+    prompt = [5, 6, 7, 8, 9, 10]
+    assert obstacle_to_sharing(models, prompt, 4, 3) is None
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 25}
+    config = MistralConfig(sliding_window=4, num_key_value_heads=2, intermediate_size=32, **shape)
+    windowed = dataclasses.replace(models, policy=MistralForCausalLM(config).eval())
+    obstacle = obstacle_to_sharing(windowed, prompt, 4, 3)
+    assert obstacle is not None
+    assert "differs" in obstacle
+
+
+def test_batches_that_would_tear_a_prompts_responses_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"micro_batch_size \(2\) must be a multiple of"):
+        tiny_config(responses_per_prompt=4)
 
 
 def test_the_reference_and_the_reward_model_stay_as_they_are(world: tuple[Path, Path]) -> None:
