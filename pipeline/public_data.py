@@ -4,9 +4,11 @@
 
 SEED_TASKS is `data/seed_tasks.jsonl` of github.com/yizhongw/self-instruct (175 tasks written by
 people, Apache-2.0); QA_FEEDBACK see `stages/data/qa_feedback.py`. Nothing is downloaded. Questions
-are divided once, by their order in the file, among comparisons, PPO and test.
+are divided once, by their order in the file, among comparisons, PPO and test; the passages of those
+left over, from Wikipedia, are the pretraining texts.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,17 +25,17 @@ def write_public_data(
     seed_tasks: Path,
     qa_feedback: Path,
     out: Annotated[Path, typer.Option(help="folder to write to")] = OUT,
-    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 96,
-    practice: Annotated[int, typer.Option(help="questions for PPO")] = 64,
-    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 32,
+    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 64,
+    practice: Annotated[int, typer.Option(help="questions for PPO")] = 32,
+    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 24,
     context_words: Annotated[int, typer.Option(help="words of passages kept")] = 100,
 ) -> None:
-    """Write demonstrations, tasks, rankings and prompts as JSON lines."""
+    """Write demonstrations, tasks, rankings, prompts and texts as JSON lines."""
     demonstrations = load_demonstrations(str(seed_tasks))
     questions = load_qa_feedback(qa_feedback, context_words=context_words)
     wanted = comparisons + practice + test
-    if len(questions) < wanted:
-        raise ValueError(f"{qa_feedback}: {len(questions)} questions, expected at least {wanted}")
+    if len(questions) <= wanted:
+        raise ValueError(f"{qa_feedback}: {len(questions)} questions, expected above {wanted}")
     ranked, practised = questions[:comparisons], questions[comparisons : comparisons + practice]
     tested = questions[comparisons + practice : wanted]
     corrected = [question.demonstration for question in ranked if question.demonstration]
@@ -46,6 +48,8 @@ def write_public_data(
     write_jsonl(out / "rankings.jsonl", rankings)
     for use, chosen in (("ranking", usable), ("ppo", practised), ("test", tested)):
         write_jsonl(out / f"{use}_prompts.jsonl", (_prompt(one).to_json() for one in chosen))
+    whole = [question.task.context for question in load_qa_feedback(qa_feedback)[wanted:]]
+    write_jsonl(out / "pretraining_texts.jsonl", ({"text": text} for text in whole if text))
 
 
 def _prompt(question: ComparedQuestion) -> Prompt:
@@ -55,5 +59,14 @@ def _prompt(question: ComparedQuestion) -> Prompt:
     )
 
 
+def main() -> None:
+    """The command: bad input is one line on stderr and exit code 2, as with `rlhf`."""
+    try:
+        typer.run(write_public_data)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    typer.run(write_public_data)
+    main()
