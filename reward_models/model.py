@@ -13,7 +13,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -93,7 +93,10 @@ class RewardModel(nn.Module):
         aside = folder.with_name(folder.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        self.carrier.save_pretrained(str(aside))
+        if isinstance(self.carrier, PeftModel):
+            self.carrier.save_pretrained(str(aside), save_embedding_layers=False)
+        else:
+            self.carrier.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         save_file({"head.weight": self.head.weight.detach().contiguous()}, aside / HEAD)
         if tokenizer is not None:
@@ -118,6 +121,17 @@ class RewardModel(nn.Module):
     def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """value_BL as float32: the score read at every token; meaningless outside the mask."""
         return self._head(self._hidden(ids_BL, mask_BL, positions_BL))
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """What transformers' Trainer calls where `activation_checkpointing` is asked for."""
+        transformer(self.carrier).activation_checkpointing_enable(
+            activation_checkpointing_kwargs, every_n_layers, offload
+        )
 
     def set_bias(self, mean_score: float) -> None:
         """Move all scores so that what scored `mean_score` on average scores 0."""

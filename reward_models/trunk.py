@@ -73,11 +73,17 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def weights_hash(model: Carrier) -> str:
-    """sha256 over names, shapes and float32 values of the base's weights, adapters left out."""
+    """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
+
+    The token tables are left out too: a PAD added at load widens them, and is never read here.
+    """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    tables = (base.get_input_embeddings(), base.get_output_embeddings())
+    wide = {id(table.weight) for table in tables if isinstance(table, nn.Embedding | nn.Linear)}
     digest = hashlib.sha256()
     for name, weight in sorted(base.named_parameters()):
-        if ".lora_" in name:
+        if ".lora_" in name or id(weight) in wide:
             continue
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

@@ -163,10 +163,21 @@ def test_an_adapter_refuses_a_base_that_has_changed(tmp_path: Path) -> None:
     moved = tiny_base(tmp_path / "base")
     with_adapter(moved).save(tmp_path / "rm")
     weights = load_file(moved / "model.safetensors")
-    weights["lm_head.weight"] = weights["lm_head.weight"] + 1.0
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 1.0
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="only fits the weights it was trained on"):
         RewardModel.load(tmp_path / "rm")
+
+
+def test_an_adapter_trained_beside_an_added_pad_loads_on_the_base_without_it(
+    base: Path, tmp_path: Path
+) -> None:
+    causal = AutoModelForCausalLM.from_pretrained(str(base))
+    causal.resize_token_embeddings(26, mean_resizing=False)
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = RewardModel.on(get_peft_model(causal, lora), 1, base=str(base))
+    model.save(tmp_path / "rm")
+    assert torch.equal(alone(RewardModel.load(tmp_path / "rm")), alone(model))
 
 
 def test_saving_over_a_model_and_over_a_half_written_one_leaves_the_new_one(

@@ -285,6 +285,20 @@ def test_rankings_that_are_all_skipped_leave_nothing_to_learn_from(
 
 
 @pytest.mark.parametrize(
+    "further", [{"activation_checkpointing": True}, {"bf16": True, "use_cpu": True}]
+)
+def test_further_training_arguments_reach_the_trainer(
+    world: World, tmp_path: Path, further: dict[str, object]
+) -> None:
+    plain, asked = Steps(), Steps()
+    world.train(tmp_path / "plain", CONFIG, plain)
+    world.train(tmp_path / "asked", CONFIG.model_copy(update={"trainer": further}), asked)
+    first, second = (steps.seen[0].metrics["reward/gradient_norm"] for steps in (plain, asked))
+    assert first == pytest.approx(second, rel=0.05)
+    assert (first == second) is ("bf16" not in further)
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [("lerning_rate", "is not a training argument"), ("learning_rate", "is set by the stage")],
 )
