@@ -1,0 +1,195 @@
+"""Who comes in, who does not, and what stands around every reply."""
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from labeling_ui.accounts import Accounts, TooManyTriesError, clean_name
+from labeling_ui.gate import COOKIE, Gate, add_doors
+from labeling_ui.store import Store
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def accounts(store: Store) -> Accounts:
+    return Accounts(store)
+
+
+def door(accounts: Accounts, access: str = "password") -> TestClient:
+    app = FastAPI()
+    add_doors(app, accounts, access, secure=False)  # type: ignore[arg-type]
+    app.add_middleware(Gate, accounts=accounts)
+
+    @app.get("/")
+    def page() -> str:
+        return "the room"
+
+    @app.get("/owner")
+    def owner() -> str:
+        return "the owner's page"
+
+    @app.get("/gradio_api/upload")
+    def upload() -> str:
+        return "not for anyone"
+
+    @app.post("/gradio_api/component_server")
+    def call() -> str:
+        return "called"
+
+    return TestClient(app, follow_redirects=False)
+
+
+@pytest.fixture
+def client(accounts: Accounts) -> TestClient:
+    accounts.add("ada", "annotator", PASSWORD)
+    return door(accounts)
+
+
+def enter(client: TestClient, name: str, password: str) -> int:
+    return client.post("/login", data={"name": name, "password": password}).status_code
+
+
+def test_who_is_not_signed_in_is_sent_to_the_log_in(client: TestClient) -> None:
+    assert client.get("/").headers["location"] == "/login"
+    assert client.post("/gradio_api/component_server").status_code == 401
+
+
+def test_name_and_password_open_the_room_and_signing_out_closes_it(client: TestClient) -> None:
+    assert enter(client, "ada", PASSWORD) == 303
+    cookie = client.cookies.get(COOKIE)
+    assert client.get("/").json() == "the room"
+    assert client.post("/logout").status_code == 303
+    client.cookies.set(COOKIE, cookie or "")
+    assert client.get("/").status_code == 303
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient) -> None:
+    reply = client.post("/login", data={"name": "ada", "password": PASSWORD})
+    cookie = reply.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+
+
+@pytest.mark.parametrize("token", ["made-up", "", "é" * 50, "\x00"])
+def test_a_forged_cookie_opens_nothing(client: TestClient, token: str) -> None:
+    reply = client.get("/", headers={"cookie": f"{COOKIE}={token}".encode()})
+    assert reply.headers["location"] == "/login"
+
+
+def test_five_wrong_passwords_block_the_name_for_a_minute(client: TestClient) -> None:
+    assert [enter(client, "ada", "wrong") for _ in range(5)] == [401] * 5
+    assert enter(client, "ada", PASSWORD) == 429
+
+
+def test_the_block_ends(tmp_path: Path) -> None:
+    now = [1e6]
+    accounts = Accounts(Store(tmp_path / "x.sqlite", clock=lambda: now[0]))
+    accounts.add("ada", "annotator", PASSWORD)
+    for _ in range(5):
+        assert accounts.sign_in("ada", "wrong") is None
+    with pytest.raises(TooManyTriesError):
+        accounts.sign_in("ada", PASSWORD)
+    now[0] += 61
+    assert accounts.sign_in("ada", PASSWORD) is not None
+
+
+def test_a_request_made_by_another_site_is_refused(client: TestClient) -> None:
+    assert enter(client, "ada", PASSWORD) == 303
+    path = "/gradio_api/component_server"
+    assert client.post(path).status_code == 200
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
+        assert client.post(path, headers=headers).status_code == 403
+
+
+def test_nothing_of_gradios_interface_is_open_beyond_what_the_page_uses(
+    client: TestClient,
+) -> None:
+    assert enter(client, "ada", PASSWORD) == 303
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/docs", "/monitoring", "/file=x"):
+        assert client.get(path).status_code == 404
+
+
+def test_the_owners_page_is_for_owners(client: TestClient, accounts: Accounts) -> None:
+    accounts.add("olga", "owner", PASSWORD)
+    assert enter(client, "ada", PASSWORD) == 303
+    assert client.get("/owner").headers["location"] == "/"
+    assert enter(client, "olga", PASSWORD) == 303
+    assert client.get("/owner").json() == "the owner's page"
+
+
+def test_every_reply_forbids_foreign_and_inline_scripts(client: TestClient) -> None:
+    policy = client.get("/login").headers["content-security-policy"]
+    scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))
+    assert scripts == "script-src 'self' 'unsafe-eval'"
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_what_is_too_long_is_refused(client: TestClient) -> None:
+    assert client.post("/login", content=b"x" * 2_000_001).status_code == 413
+
+
+def test_a_name_is_shown_as_text_on_the_log_in(client: TestClient) -> None:
+    reply = client.post("/login", data={"name": '"><script>x</script>', "password": "wrong"})
+    assert "<script>" not in reply.text
+    assert "&lt;script&gt;" in reply.text
+
+
+def test_by_name_alone_one_enters_but_not_as_somebody_with_a_password(
+    accounts: Accounts,
+) -> None:
+    accounts.add("olga", "owner", PASSWORD)
+    client = door(accounts, "name")
+    assert enter(client, "ben", "") == 303
+    assert enter(client, "ben", "") == 303
+    assert enter(client, "olga", "") == 401
+    assert enter(client, "olga", PASSWORD) == 303
+
+
+def test_by_name_alone_is_closed_where_passwords_are_asked_for(client: TestClient) -> None:
+    assert enter(client, "ben", "") == 401
+
+
+def test_an_invitation_works_once(client: TestClient, accounts: Accounts) -> None:
+    given = {"token": accounts.invite("reviewer"), "name": "rob", "password": PASSWORD}
+    assert client.post("/invitation", data=given).status_code == 303
+    again = client.post("/invitation", data={**given, "name": "eve"})
+    assert (again.status_code, "used already" in again.text) == (400, True)
+    assert [(a.name, a.role) for a in accounts.names()] == [
+        ("ada", "annotator"),
+        ("rob", "reviewer"),
+    ]
+
+
+def test_the_owners_password_is_made_once_and_stored_only_as_a_hash(
+    accounts: Accounts, store: Store
+) -> None:
+    password = accounts.ensure_owner()
+    assert password is not None
+    assert accounts.ensure_owner() is None
+    assert accounts.sign_in("owner", password) is not None
+    store.close()
+    assert password.encode() not in Path(store.where).read_bytes()
+
+
+def test_an_account_that_was_closed_is_signed_out(accounts: Accounts) -> None:
+    accounts.add("ada", "annotator", PASSWORD)
+    token = accounts.sign_in("ada", PASSWORD)
+    assert accounts.of_session(token) is not None
+    accounts.change("ada", active=False, daily_limit=None)
+    assert accounts.of_session(token) is None
+    assert accounts.sign_in("ada", PASSWORD) is None
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 61, "a\x00b", "a\u202eb", "a\nb", "\ud800"])
+def test_names_that_could_deceive_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a name"):
+        clean_name(name)
+
+
+def test_names_of_any_language_are_welcome() -> None:
+    assert clean_name(" Zoë Nuñez ") == "Zoë Nuñez"
+    assert clean_name("<b>ada</b>") == "<b>ada</b>"
