@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +59,7 @@ def over_processes(stage: Stage, run: Path, launch: Launch) -> Stage:
         if process.returncode:
             raise RuntimeError(f"{stage.name}: a process ended with code {process.returncode}")
 
-    return replace(stage, work=work)
+    return replace(stage, work=work, launched=asdict(launch))
 
 
 def configs_folder() -> Path:
@@ -85,7 +85,8 @@ def _command(stage: str, run: Path, launch: Launch) -> list[str]:
 
 def _environment(processes: int) -> Mapping[str, str]:
     threads = max(1, (os.cpu_count() or 1) // processes)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+    device = {} if _has_accelerator() else {"DS_ACCELERATOR": "cpu"}
+    return {"OMP_NUM_THREADS": str(threads), **device, **os.environ}
 
 
 def _listen(process: subprocess.Popen[str], report: Report) -> list[str]:

@@ -114,8 +114,9 @@ class LiveDisplay:
         self.numbers.update(step.metrics)
         used, left = self.clock.read(step)
         clock = f"{duration(used)}" + (f" left {duration(left)}" if left is not None else "")
-        self._set(done=step.done, total=step.total, count=f"{step.done}/{step.total}", clock=clock,
-                  numbers=escape(numbers_line(self.numbers)) or None)  # fmt: skip
+        count = f"{step.done}/{step.total}" if step.total else ""
+        said = escape(numbers_line(self.numbers)) or None
+        self._set(count=count, clock=clock, numbers=said, done=step.done, total=step.total or 1)
 
     def finish(self, note: str) -> None:
         """Mark the stage as done."""

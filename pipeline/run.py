@@ -48,7 +48,8 @@ class Stage:
     inputs: Mapping[str, Source]
     work: Callable[[Path, Report], None]
     labels: Callable[[Path], set[str]] = no_labels
-    trains: bool = field(default=False)  # may be sharded over processes
+    trains: bool = False  # may be spread over processes
+    launched: Mapping[str, Any] = field(default_factory=dict)  # how it is spread, if it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Run:
             cpu_s=used.cpu_s,
             peak_rss_bytes=used.peak_rss_bytes,
             attempts=attempts,
+            launched=stage.launched,
         )
         manifest.write(folder / "manifest.json")
         self.hashes.save()

@@ -44,10 +44,12 @@ def _forget_peak() -> None:
 
 
 def _peak_rss_bytes() -> int:
+    """Of this process since it was forgotten, or of its largest child that has ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+                return max(int(line.split()[1]) * 1024, child)
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, child)
