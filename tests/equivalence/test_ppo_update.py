@@ -7,39 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.generation import Sampled
-from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
 from stages.ppo.pretraining import PretrainingBlocks
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
+from tests.stages.frozen_batch import frozen_batch
 from tests.stages.tiny_ppo import TEXTS, tiny_config, tiny_learner, tiny_world
-
-PROMPT_TOKENS, RESPONSE_TOKENS = (1, 9, 4, 12), (8, 1, 3, 6)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_world(tmp_path_factory.mktemp("world"))
-
-
-def frozen_batch() -> tuple[list[list[int]], list[list[int]], Experience]:
-    """Four ragged episodes whose old log-probabilities, values and advantages are made up."""
-    generator = torch.Generator().manual_seed(0)
-
-    def words(count: int) -> list[int]:
-        return torch.randint(0, 25, (count,), generator=generator).tolist()
-
-    prompts, responses = [words(n) for n in PROMPT_TOKENS], [words(n) for n in RESPONSE_TOKENS]
-    sampled = [Sampled(ids, ended=True) for ids in responses]
-    episodes = Episodes.build(prompts, sampled, torch.device("cpu"))
-    mask_BT = episodes.response_BT
-
-    def made_up(mean: float) -> Tensor:
-        return (torch.randn(mask_BT.shape, generator=generator) * 0.4 + mean) * mask_BT
-
-    data = Experience(episodes, made_up(-3.2), made_up(0.0), made_up(0.0), made_up(0.3))
-    return prompts, responses, data
 
 
 def slow_gradients(
