@@ -79,7 +79,8 @@ def weights_hash(model: Carrier) -> str:
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(base, PreTrainedModel)
-    tables = (base.get_input_embeddings(), base.get_output_embeddings())
+    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tables = (base.get_input_embeddings(), unembedding)
     wide = {id(table.weight) for table in tables if isinstance(table, nn.Embedding | nn.Linear)}
     digest = hashlib.sha256()
     for name, weight in sorted(base.named_parameters()):
