@@ -11,6 +11,7 @@ from pipeline.report.words import (
     difference_text,
     filter_title,
     named,
+    number,
     p_text,
     suite_title,
 )
@@ -26,15 +27,19 @@ def differences(inputs: ReportInputs) -> str:
             f"<td>{escape(named(c.quantity.metric).title)}</td>"
             f"<td>{escape(filter_title(c.quantity.filter))}</td><td>{difference_text(c)}</td>"
             f"<td>{p_text(c.p)}</td><td>{p_text(c.p_holm)}</td><td>{c.n}</td>"
+            f"<td>{number(c.minimum_detectable, named(c.quantity.metric))}</td>"
             f'<td class="verdict">{c.verdict}</td></tr>'
             for c in inputs.results.comparisons
             if c.quantity.suite == suite
         )
-        heads = ("", "measure", "part", "difference", "p", "Holm's p", "n", "verdict")
+        heads = (
+            "", "measure", "part", "difference", "p", "Holm's p", "n", "detectable", "verdict",
+        )  # fmt: skip
         parts.append(folded_table(suite_title(suite), heads, rows))
     about = (
         "Paired by prompt: intervals from resampled prompts, p by sign flips (or McNemar's exact "
-        "test for rates), corrected after Holm within a table."
+        "test for rates), corrected after Holm within a table. Detectable is the difference that "
+        "so many prompts show with 80 % power: where none is shown, a smaller one may hide."
     )
     return section("differences", "All differences", about, *parts)
 

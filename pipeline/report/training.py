@@ -26,6 +26,7 @@ _PPO_CURVES = (
 _OTHER_CURVES = (
     ("sft", "sft/loss_nats_per_token", "SFT: training loss, nats per token"),
     ("sft", "sft/validation_loss_nats_per_token", "SFT: validation loss, nats per token"),
+    ("select", "sft/mean_score", "SFT: reward model score by epoch"),
     ("reward", "reward/loss_nats_per_pair", "reward model: loss, nats per pair"),
     ("reward", "reward/pair_accuracy", "reward model: pair accuracy in training"),
 )

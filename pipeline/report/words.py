@@ -43,7 +43,7 @@ NAMES = {
     "eos_rate": Name("ends by itself", True, 0, "share that stop before the token limit"),
     "refusal": Name("declines", True, 1, "says that it has no answer, on any prompt"),
     "repeated_answer": Name(
-        "repeated answers", True, 1, "the words of an answer to another question, and not correct"
+        "repeated answers", True, 1, "wrong, and word for word another prompt's answer"
     ),
     "most_frequent_answer": Name(
         "most frequent answer", True, 1, "share of the one answer given most often"
