@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from stages.adaptation.lora import new_lora, resume_lora
 from stages.config import Full, LoRA
 from stages.dropout import add_residual_dropout, switch_off_dropout
 
@@ -31,6 +33,8 @@ ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is a
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
+# PEFT reads a name that transformers has since changed; nothing a user could do about it.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 # DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -104,8 +108,8 @@ def adapt(model: PreTrainedModel, adaptation: Full | LoRA) -> PreTrainedModel:
             return whole
         case LoRA():
             if isinstance(model, PeftModel):
-                return _resume_lora(model, adaptation)
-            return _new_lora(model, adaptation)
+                return resume_lora(model, adaptation)
+            return new_lora(model, adaptation)
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:
@@ -227,30 +231,3 @@ def _base_of(model: PreTrainedModel) -> PreTrainedModel:
 def _base_name(model: PreTrainedModel) -> str:
     name = str(_base_of(model).config.name_or_path)
     return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
-def _new_lora(model: PreTrainedModel, adaptation: LoRA) -> PreTrainedModel:
-    config = LoraConfig(
-        r=adaptation.rank,
-        lora_alpha=cast(int, adaptation.alpha),  # a scale: PEFT only divides by the rank
-        lora_dropout=adaptation.dropout,
-        target_modules=adaptation.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return cast(PreTrainedModel, get_peft_model(model, config))
-    except ValueError as error:
-        raise ValueError(f"adaptation.target_modules: {_first_line(error)}") from None
-
-
-def _resume_lora(model: PeftModel, adaptation: LoRA) -> PreTrainedModel:
-    config = model.peft_config["default"]
-    assert isinstance(config, LoraConfig)
-    found = (config.r, config.lora_alpha)
-    if found != (adaptation.rank, adaptation.alpha):
-        raise ValueError(
-            f"adaptation asks for rank {adaptation.rank} and alpha {adaptation.alpha}, the adapter "
-            f"to go on from has {found[0]} and {found[1]}; use the same, or family full to merge it"
-        )
-    model.set_adapter("default")
-    return cast(PreTrainedModel, model)

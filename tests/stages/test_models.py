@@ -185,8 +185,24 @@ def test_a_loaded_adapter_goes_on_training_or_is_merged(base, tmp_path):
 
 def test_an_adapter_with_another_rank_is_refused(base, tmp_path):
     save_policy(adapt(load_policy(base), LoRA(rank=2)), load_tokenizer(base), tmp_path / "out")
-    with pytest.raises(ValueError, match=r"rank 4 .* has 2"):
+    with pytest.raises(ValueError, match=r"rank 4, .* has 2, "):
         adapt(load_policy(tmp_path / "out"), LoRA(rank=4))
+
+
+def test_going_on_with_an_adapter_takes_the_new_dropout(base, tmp_path):
+    first = adapt(load_policy(base), LoRA(rank=2, dropout=0.5))
+    disturb(first)
+    save_policy(first, load_tokenizer(base), tmp_path / "out")
+    again = adapt(load_policy(tmp_path / "out"), LoRA(rank=2, dropout=0.0)).train()
+    assert torch.equal(logits(again), logits(again))
+    dropping = adapt(load_policy(tmp_path / "out"), LoRA(rank=2, dropout=0.5)).train()
+    assert not torch.equal(logits(dropping), logits(dropping))
+
+
+def test_an_adapter_on_other_modules_is_refused(base, tmp_path):
+    save_policy(adapt(load_policy(base), LoRA(rank=2)), load_tokenizer(base), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"\['q_proj'\], the adapter to go on from has"):
+        adapt(load_policy(tmp_path / "out"), LoRA(rank=2, target_modules=["q_proj"]))
 
 
 def test_the_hash_of_the_base_does_not_see_the_adapter(base):
