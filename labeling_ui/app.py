@@ -111,7 +111,7 @@ def serve(
         secure=tls is not None,
     )
     certificate, key = (None, None) if tls is None else tls
-    _refuse_taken_port(host, port)
+    port = _free_port(host, port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -129,20 +129,22 @@ def serve(
     asyncio.run(_serve_until(server, until))
 
 
-def _refuse_taken_port(host: str, port: int) -> None:
+def _free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0; ValueError if somebody else listens there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((host, port))
         except OSError as error:
             raise ValueError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
+        return int(tried.getsockname()[1])
 
 
 async def _serve_until(server: uvicorn.Server, until: Callable[[], bool] | None) -> None:
     serving = asyncio.create_task(server.serve())
     while not serving.done():
         await asyncio.wait([serving], timeout=1.0)
-        if until is not None and until():
+        if until is not None and await asyncio.to_thread(until):
             server.should_exit = True
     await serving
 
