@@ -108,6 +108,7 @@ class PretrainingMix(Config):
     coefficient: NonNegativeFloat = 27.8  # gamma; see `normaliser`
     examples_per_episode: PositiveFloat = 8.0
     tokens_per_example: PositiveInt = 256
+    pack: bool = True  # documents joined and cut into equal examples; false: one document each
     normaliser: Literal["token", "sequence"] = (
         "token"  # mean over tokens, or sum over tokens per sequence
     )

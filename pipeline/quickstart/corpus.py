@@ -4,6 +4,7 @@ A document is one exchange between two named people, a text with questions and a
 countries, or talk. The chat format of the later stages ("Q:", "A:") never occurs in it.
 """
 
+from collections.abc import Callable, Mapping
 from random import Random
 
 from pipeline.quickstart import tasks, world
@@ -27,11 +28,11 @@ CHATTER = (
 )
 
 
-def document(rng: Random) -> str:
-    """One base document, without its end-of-text token."""
-    kinds = ((dialogue, 50), (reading, 26), (country, 9), (recital, 6), (talk, 9))
-    make = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
-    return make(rng)
+def document(rng: Random, mixture: Mapping[str, int] | None = None) -> str:
+    """One base document, without its end-of-text token; `mixture` weighs the kinds (`WEB`)."""
+    weights = WEB if mixture is None else mixture
+    kind = rng.choices(list(weights), list(weights.values()))[0]
+    return KINDS[kind](rng)
 
 
 def dialogue(rng: Random) -> str:
@@ -137,6 +138,22 @@ def reading(rng: Random) -> str:
     return f"{text.text}\n\n" + "\n".join(lines)
 
 
+def study(rng: Random) -> str:
+    """A passage with every one of its facts asked for, and one or two that it does not hold."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
+    asked = [*attributes, *rng.sample(absent, rng.choice((1, 2)))]
+    rng.shuffle(asked)
+    lines = []
+    for attribute in asked:
+        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
+        known = text.facts.get(attribute)
+        reply = world.answer(attribute, text.name, known) if known else rng.choice(ABSTAIN)
+        lines.append(f"{question} {reply}")
+    return f"{text.text}\n\n" + "\n".join(lines)
+
+
 def country(rng: Random) -> str:
     """What is known of one country."""
     name = rng.choice(world.COUNTRIES)
@@ -170,3 +187,15 @@ def talk(rng: Random) -> str:
         else f"{errand.capitalize()}, {rng.choice(tasks.INSULTS)}!"
     )
     return f"{order} {said}"
+
+
+KINDS: dict[str, Callable[[Random], str]] = {
+    "dialogue": dialogue,
+    "reading": reading,
+    "study": study,
+    "country": country,
+    "recital": recital,
+    "talk": talk,
+}
+WEB = {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9}
+STUDY = {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5}

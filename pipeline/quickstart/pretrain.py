@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,7 +34,9 @@ class Recipe:
     """What decides the base model's weights, beside the generator and the library versions."""
 
     seed: int = 0
-    steps: int = 2200
+    mixture: Literal["web", "study"] = "web"
+    steps: int = 1000
+    schedule_steps: int = 2200  # the cosine's length; a run may stop before its end
     documents_per_step: int = 192
     learning_rate: float = 3e-3
     warmup_steps: int = 100
@@ -46,11 +49,18 @@ class Recipe:
     save_every: int = 250
 
 
-def pretrain(recipe: Recipe, out: Path, report: Report = silent) -> None:
-    """Train tokenizer and model; write a folder of fp16 weights with `recipe.json` beside them."""
+def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Report = silent) -> None:
+    """Train tokenizer and model; write a folder of fp16 weights with `recipe.json` beside them.
+
+    With `start`, a folder written before, its tokenizer and weights are taken up instead.
+    """
     torch.manual_seed(recipe.seed)
-    tokenizer = train_tokenizer(recipe)
-    model = LlamaForCausalLM(_config(recipe, tokenizer))
+    if start is None:
+        tokenizer = train_tokenizer(recipe)
+        model = LlamaForCausalLM(_config(recipe, tokenizer))
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95),
         weight_decay=recipe.weight_decay, fused=True,
@@ -123,7 +133,7 @@ def _schedule(step: int, recipe: Recipe) -> float:
     """Linear warm-up, then a cosine down to 2 % of the peak."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    done = (step - recipe.warmup_steps) / (recipe.schedule_steps - recipe.warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -131,8 +141,9 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tup
     """Endless (input_BL, label_BL), right-padded; the loss skips padding (-100)."""
     rng = Random(f"pretraining/{recipe.seed}")
     size = recipe.documents_per_step
+    mixture = corpus.WEB if recipe.mixture == "web" else corpus.STUDY
     while True:
-        texts = [corpus.document(rng) for _ in range(16 * size)]
+        texts = [corpus.document(rng, mixture) for _ in range(16 * size)]
         rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
         rows.sort(key=len)
         starts = list(range(0, len(rows), size))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from stages.ppo import metrics
 from stages.ppo.diagnostics import check_starting_kl
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.pretraining import PretrainingExamples
 from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
@@ -15,7 +15,7 @@ from stages.ppo.tally import Tally
 def iterate(
     learner: Learner,
     prompts: Sequence[list[int]],
-    blocks: PretrainingBlocks | None,
+    examples: PretrainingExamples | None,
     iteration: int,
     kl_coefficient: float,
     *,
@@ -44,7 +44,7 @@ def iterate(
         check_starting_kl(rollout.old_BT - rollout.reference_BT)
     data, reward_BT = experience(rollout, config, kl_coefficient, learner.total)
     watch.lap("time/scoring_s")
-    learner.update(data, blocks, iteration, tally)
+    learner.update(data, examples, iteration, tally)
     watch.lap("time/update_s")
     metrics.count_rollout(tally, rollout)
     metrics.count_rewards(tally, reward_BT)

@@ -20,7 +20,7 @@ from stages.ppo.averaging import MovingAverage, copy_weights, weights_in_place
 from stages.ppo.diagnostics import UnhealthyRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.models import Models, trained_parameters
-from stages.ppo.pretraining import PretrainingBlocks, pretraining_nll
+from stages.ppo.pretraining import PretrainingExamples, pretraining_nll
 from stages.ppo.randomness import generator_for
 from stages.ppo.reading import lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
@@ -50,7 +50,7 @@ class Learner:
         self.average = None if decay is None else MovingAverage(self.policy, decay)
 
     def update(
-        self, data: Experience, blocks: PretrainingBlocks | None, iteration: int, tally: Tally
+        self, data: Experience, examples: PretrainingExamples | None, iteration: int, tally: Tally
     ) -> None:
         """All minibatches of all inner epochs; UnhealthyRunError before a step that would spoil."""
         rate = self.config.learning_rate
@@ -65,8 +65,8 @@ class Learner:
                 first = epoch == 0 and place == 0
                 turn = (iteration * self.config.inner_epochs + epoch) * (len(order) // size)
                 self._ppo_gradients(data, rows, tally, first=first)
-                if blocks is not None:
-                    self._pretraining_gradients(blocks, turn + place, tally, compared=first)
+                if examples is not None:
+                    self._pretraining_gradients(examples, turn + place, tally, compared=first)
                 self._step(tally)
 
     @property
@@ -151,22 +151,27 @@ class Learner:
             check_first_ratio(float(worst), self.accelerator.mixed_precision, self.models.policy)
 
     def _pretraining_gradients(
-        self, blocks: PretrainingBlocks, turn: int, tally: Tally, *, compared: bool
+        self, examples: PretrainingExamples, turn: int, tally: Tally, *, compared: bool
     ) -> None:
         """Add gamma * d(nll)/d(theta) to the same buffers; `compared` measures it against PPO's."""
         mix = self.config.pretraining
         assert mix is not None
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = max(ranks, round(mix.examples_per_episode * self.config.minibatch))
-        ids_BL = blocks.draw(turn * count, count)[rank::ranks].to(self.accelerator.device)
-        predicted = ids_BL.shape[1] - 1
-        divisor = count * (predicted if mix.normaliser == "token" else 1)
+        drawn = examples.draw(turn * count, count)
+        predicted = int(drawn[1][:, 1:].sum())  # over all ranks
+        divisor = predicted if mix.normaliser == "token" else count
+        ids_BL, mask_BL = (x_BL[rank::ranks].to(self.accelerator.device) for x_BL in drawn)
+        size = self.config.micro_batch_size or len(ids_BL)
         before = _gradients(self.policy) if compared else []
-        for part_BL in torch.split(ids_BL, self.config.micro_batch_size or len(ids_BL)):
+        for part_BL, part_mask_BL in zip(
+            torch.split(ids_BL, size), torch.split(mask_BL, size), strict=True
+        ):
             with self.accelerator.autocast():
-                nll = pretraining_nll(self.models.policy, part_BL)
+                nll = pretraining_nll(self.models.policy, part_BL, part_mask_BL)
             torch.autograd.backward(mix.coefficient * nll / divisor)
-            tally.add("ppo/pretraining_loss_nats_per_token", nll.item(), len(part_BL) * predicted)
+            tokens = int(part_mask_BL[:, 1:].sum())
+            tally.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
         if compared:
             added = list(torch._foreach_sub(_gradients(self.policy), before))
             ratio = nn.utils.get_total_norm(added) / nn.utils.get_total_norm(before)

@@ -25,7 +25,7 @@ from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
 from stages.ppo.models import load_models
 from stages.ppo.objective import next_kl_coefficient
-from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.pretraining import PretrainingExamples
 from stages.ppo.selection import Best, validate
 from stages.ppo.sharing import obstacle_to_sharing
 from stages.progress import Report, Step
@@ -64,7 +64,7 @@ def train_ppo(
         learner=Learner(models, config, accelerator, seed),
         prompts=_tokens(models.tokenizer, prompts),
         validation=_tokens(models.tokenizer, validation),
-        blocks=_blocks(config, models.tokenizer, pretraining, seed),
+        examples=_examples(config, models.tokenizer, pretraining, seed),
         sharing=config.responses_per_prompt,
         kl_coefficient=config.kl.coefficient,
     )
@@ -90,7 +90,7 @@ class _Stage:
     learner: Learner
     prompts: list[list[int]]
     validation: list[list[int]]
-    blocks: PretrainingBlocks | None
+    examples: PretrainingExamples | None
     sharing: int
     kl_coefficient: float
     done: int = 0
@@ -120,7 +120,7 @@ class _Stage:
             found = iterate(
                 self.learner,
                 self.prompts,
-                self.blocks,
+                self.examples,
                 self.done,
                 self.kl_coefficient,
                 sharing=self.sharing,
@@ -193,13 +193,14 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> li
     return [prompt_ids(tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
 
 
-def _blocks(
+def _examples(
     config: PPOConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None, seed: int
-) -> PretrainingBlocks | None:
+) -> PretrainingExamples | None:
     if config.pretraining is None or texts is None:
         return None
-    size = config.pretraining.tokens_per_example
-    return PretrainingBlocks.pack(texts, tokenizer, size, seed=seed)
+    mix = config.pretraining
+    make = PretrainingExamples.pack if mix.pack else PretrainingExamples.separate
+    return make(texts, tokenizer, mix.tokens_per_example, seed=seed)
 
 
 def _check_given(name: str, asked: bool, given: bool) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.pretraining import PretrainingExamples
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
 from tests.stages.frozen_batch import frozen_batch
@@ -80,11 +80,11 @@ def test_pretraining_gradients_are_added_with_their_coefficient_and_divisor(
         "normaliser": normaliser,
     }
     learner = tiny_learner(world, tiny_config(pretraining=mix, micro_batch_size=3))
-    blocks = PretrainingBlocks.pack(TEXTS, learner.models.tokenizer, 8, seed=0)
+    blocks = PretrainingExamples.pack(TEXTS, learner.models.tokenizer, 8, seed=0)
     prompts, responses, data = frozen_batch()
     expected, _ = slow_gradients(learner, prompts, responses, data)
     policy = copy.deepcopy(learner.models.policy).double()
-    ids_BL = blocks.draw(0, 8)  # two examples for each of the minibatch's four episodes
+    ids_BL, _ = blocks.draw(0, 8)  # two examples for each of the minibatch's four episodes
     logprob_BLV = policy(ids_BL).logits[:, :-1].log_softmax(-1)
     nll = -logprob_BLV.gather(-1, ids_BL[:, 1:, None]).sum()
     (3.0 * nll / (8 * 7 if normaliser == "token" else 8)).backward()

@@ -18,7 +18,7 @@ from stages.ppo.diagnostics import (
     repetition,
 )
 from stages.ppo.episodes import Episodes
-from stages.ppo.pretraining import PretrainingBlocks
+from stages.ppo.pretraining import PretrainingExamples
 from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
@@ -154,9 +154,17 @@ def test_a_generator_depends_on_every_part_of_its_place() -> None:
 
 def test_pretraining_blocks_join_the_texts_with_eos(world: tuple[Path, Path]) -> None:
     tokenizer = tiny_models(world, tiny_config()).tokenizer
-    blocks = PretrainingBlocks.pack(TEXTS[:3], tokenizer, 10, seed=0)
+    blocks = PretrainingExamples.pack(TEXTS[:3], tokenizer, 10, seed=0)
     joined: list[int] = []
     for text in TEXTS[:3]:
         joined += [*tokenizer.encode(text), tokenizer.eos_token_id]
     assert blocks.ids_BL.flatten().tolist() == joined[:30]
-    assert torch.equal(blocks.draw(0, 3).sort(0).values, blocks.ids_BL.sort(0).values)
+    assert torch.equal(blocks.draw(0, 3)[0].sort(0).values, blocks.ids_BL.sort(0).values)
+
+
+def test_separate_pretraining_examples_hold_one_document_each(world: tuple[Path, Path]) -> None:
+    tokenizer = tiny_models(world, tiny_config()).tokenizer
+    examples = PretrainingExamples.separate(TEXTS[:3], tokenizer, 10, seed=0)
+    for ids_L, mask_L, text in zip(examples.ids_BL, examples.mask_BL, TEXTS[:3], strict=True):
+        document = [*tokenizer.encode(text), tokenizer.eos_token_id]
+        assert ids_L[mask_L].tolist() == document[:10]
