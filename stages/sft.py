@@ -45,11 +45,7 @@ def train_sft(
     Demonstrations longer than `max_tokens` are left out and counted in `sft/left_out`; ValueError
     where none is left, or where the settings do not fit each other, the model or the processes.
     """
-    if not validation and reward_model is None and config.epochs > 1:
-        raise ValueError(
-            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
-            "demonstrations or a reward model"
-        )
+    _check_choice(config.epochs, validated=bool(validation), scored=reward_model is not None)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens)
@@ -74,6 +70,14 @@ def train_sft(
         )
         drop_resume_state(epoch_checkpoints(out / CHECKPOINTS)[-1])
     trainer.accelerator.wait_for_everyone()
+
+
+def _check_choice(epochs: int, *, validated: bool, scored: bool) -> None:
+    if epochs > 1 and not validated and not scored:
+        raise ValueError(
+            f"{epochs} epochs to choose from but nothing to choose by: expected validation "
+            "demonstrations or a reward model"
+        )
 
 
 def _arguments(
