@@ -154,6 +154,31 @@ def study(rng: Random) -> str:
     return f"{text.text}\n\n" + "\n".join(lines)
 
 
+def marked(rng: Random) -> str:
+    """A marked test: answers on a passage, half of them wrong, each with the teacher's verdict."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
+    asked = [*attributes, *rng.sample(absent, 2)]
+    rng.shuffle(asked)
+    lines = [text.text, "", "Marked test:"]
+    for attribute in asked:
+        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
+        right = rng.random() < 0.5
+        known = text.facts.get(attribute)
+        guess = world.answer(attribute, text.name, _another(rng, attribute, known))
+        truth = world.answer(attribute, text.name, known) if known else world.ABSTAIN
+        false = world.ABSTAIN if known and rng.random() < 0.4 else guess
+        lines.append(f"{question} {truth if right else false} {'Right.' if right else 'Wrong.'}")
+    return "\n".join(lines)
+
+
+def _another(rng: Random, attribute: str, known: str | None) -> str:
+    while (value := world.value(rng, attribute, test=False)) == known:
+        pass
+    return value
+
+
 def country(rng: Random) -> str:
     """What is known of one country."""
     name = rng.choice(world.COUNTRIES)
@@ -193,9 +218,11 @@ KINDS: dict[str, Callable[[Random], str]] = {
     "dialogue": dialogue,
     "reading": reading,
     "study": study,
+    "marked": marked,
     "country": country,
     "recital": recital,
     "talk": talk,
 }
 WEB = {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9}
 STUDY = {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5}
+MARKED = {"dialogue": 30, "study": 18, "marked": 38, "country": 6, "recital": 4, "talk": 4}

@@ -29,12 +29,15 @@ CHAT_TEMPLATE = (
 )
 
 
+MIXTURES = {"web": corpus.WEB, "study": corpus.STUDY, "marked": corpus.MARKED}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides the base model's weights, beside the generator and the library versions."""
 
     seed: int = 0
-    mixture: Literal["web", "study"] = "web"
+    mixture: Literal["web", "study", "marked"] = "web"
     steps: int = 1000
     schedule_steps: int = 2200  # the cosine's length; a run may stop before its end
     documents_per_step: int = 192
@@ -141,7 +144,7 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tup
     """Endless (input_BL, label_BL), right-padded; the loss skips padding (-100)."""
     rng = Random(f"pretraining/{recipe.seed}")
     size = recipe.documents_per_step
-    mixture = corpus.WEB if recipe.mixture == "web" else corpus.STUDY
+    mixture = MIXTURES[recipe.mixture]
     while True:
         texts = [corpus.document(rng, mixture) for _ in range(16 * size)]
         rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
