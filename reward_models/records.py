@@ -3,7 +3,7 @@
     demonstration  {"prompt", "response", "id"?, "context"?, "category"?, ...}
     prompt         {"prompt", "id"?, "context"?, "category"?, "answerable"?, ...}
     ranking task   {"id", "prompt", "context"?, "responses": [{"id", "text", "model", "sampling"}]}
-    ranking        {"task", "annotator", "kind", "ranks": {response id: 1..K}, "ratings", "flags", ...}
+    ranking        {"task", "annotator", "kind", "ranks": {response id: 1..K}, "ratings", ...}
 
 A record checks itself once, on construction; code after that trusts it. Nothing here imports torch.
 """
@@ -22,9 +22,10 @@ Kind = Literal["human", "simulated", "imported"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What every record shares: it is built from a JSON object and turns back into the same object."""
+    """What every record shares: it comes from a JSON object and turns back into the same one."""
 
     required: ClassVar[tuple[str, ...]] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys we do not know
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -40,7 +41,7 @@ class Record:
         """The JSON object, without the optional keys that are unset."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         kept = {name: value for name, value in named.items() if value is not None}
-        return {**kept, **getattr(self, "extra")}  # noqa: B009 - declared by every subclass
+        return {**kept, **self.extra}
 
 
 def _text(name: str, value: object, *, empty: bool = False) -> None:
@@ -62,7 +63,6 @@ class Demonstration(Record):
     source: str | None = None
     context: str | None = None
     category: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _text("prompt", self.prompt)
@@ -80,7 +80,6 @@ class Prompt(Record):
     context: str | None = None
     category: str | None = None
     answerable: bool | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _text("prompt", self.prompt)
@@ -100,7 +99,13 @@ class Response:
         _text("text", self.text, empty=True)
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "text": self.text, "model": self.model, "sampling": dict(self.sampling)}
+        """The JSON object."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "model": self.model,
+            "sampling": dict(self.sampling),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,6 @@ class RankingTask(Record):
     responses: tuple[Response, ...]
     context: str | None = None
     category: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _text("id", self.id)
@@ -127,6 +131,7 @@ class RankingTask(Record):
             raise ValueError(f"task '{self.id}' names a response id twice: {ids}")
 
     def to_json(self) -> dict[str, Any]:
+        """The JSON object, responses included."""
         row = Record.to_json(self)
         return {**row, "responses": [response.to_json() for response in self.responses]}
 
@@ -156,22 +161,25 @@ class Ranking(Record):
     shown_order: list[str] | None = None
     skipped: str | None = None
     time: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _text("task", self.task)
         _text("annotator", self.annotator)
         if self.kind not in get_args(Kind):
-            raise ValueError(f"'kind' is {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
+            raise ValueError(
+                f"'kind' is {self.kind!r}, expected one of {', '.join(get_args(Kind))}"
+            )
         for name, rank in self.ranks.items():
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(f"rank of response '{name}' is {rank!r}, expected a whole number from 1")
+                raise ValueError(
+                    f"rank of response '{name}' is {rank!r}, expected a whole number from 1"
+                )
         for name, rating in self.ratings.items():
             if rating not in range(1, 8):
                 raise ValueError(f"rating of response '{name}' is {rating!r}, expected 1 to 7")
 
     def check_against(self, task: RankingTask) -> None:
-        """Raise ValueError unless every response of the task has a rank (a skipped one has none)."""
+        """Raise ValueError unless every response has a rank, and no other; skipped: none has."""
         if self.skipped is not None:
             return
         ids = {response.id for response in task.responses}
@@ -190,7 +198,7 @@ class Ranking(Record):
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object); raise ValueError `file:line: ...` on anything else."""
+    """Yield (line number from 1, object); raise ValueError `file:line: ...` on other lines."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     with path.open(encoding="utf-8") as lines:
@@ -207,7 +215,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Read one record a line; the first bad line raises ValueError `file:line: what, expected what`."""
+    """Read one record a line; ValueError `file:line: what, expected what` on the first bad one."""
     records = []
     for number, row in read_jsonl(path):
         try:

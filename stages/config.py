@@ -94,6 +94,7 @@ class RewardConfig(Config):
 
     @model_validator(mode="after")
     def micro_batches_fill_a_batch(self) -> Self:
+        """Check that the batch is a whole number of micro-batches."""
         if self.micro_prompts is not None and self.prompts_per_batch % self.micro_prompts:
             raise ValueError(
                 f"micro_prompts ({self.micro_prompts}) must divide "

@@ -37,7 +37,6 @@ class Completion(Record):
     prompt_extra: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
     score_meta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         texts = {"id": self.id, "model": self.model, "prompt": self.prompt}

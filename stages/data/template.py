@@ -12,12 +12,16 @@ def user_text(prompt: str, context: str | None = None) -> str:
     return prompt if context is None else f"{context}\n\n{prompt}"
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, context: str | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, context: str | None = None
+) -> list[int]:
     """Token ids up to where the response begins."""
     return _encode(tokenizer, _prompt_text(tokenizer, prompt, context))
 
 
-def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True) -> list[int]:
+def response_ids(
+    tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True
+) -> list[int]:
     """Token ids of the response as it follows any prompt; with EOS at the end if it `ended`."""
     text = _response_text(tokenizer, response)
     return _encode(tokenizer, text) + ([_eos(tokenizer)] if ended else [])
@@ -47,7 +51,9 @@ def _response_text(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
     whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
     if not whole.startswith(opening):
-        raise ValueError("the chat template's generation prompt is not the start of its assistant turn")
+        raise ValueError(
+            "the chat template's generation prompt is not the start of its assistant turn"
+        )
     return whole[len(opening) : whole.index(marker)] + response
 
 
@@ -57,5 +63,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     if not isinstance(tokenizer.eos_token_id, int):
-        raise ValueError(f"tokenizer '{tokenizer.name_or_path}' has no EOS token; a response could not end")
+        raise ValueError(
+            f"tokenizer '{tokenizer.name_or_path}' has no EOS token; a response could not end"
+        )
     return tokenizer.eos_token_id
