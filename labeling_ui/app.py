@@ -24,7 +24,8 @@ from fastapi import FastAPI, Request
 from labeling_ui.accounts import Account, Accounts
 from labeling_ui.assignment import Assignment, Mixing
 from labeling_ui.form import Form, default_form
-from labeling_ui.gate import BOARD, Access, Gate, add_doors, signed_in
+from labeling_ui.gate import BOARD, Access, Gate, add_doors, add_exports, signed_in
+from labeling_ui.owner import Owner
 from labeling_ui.progress import Progress
 from labeling_ui.room import Reply, Room, reply_to
 from labeling_ui.store import Store
@@ -38,11 +39,13 @@ SCRIPTS = (
     "rate.js",
     "rank.js",
     "dragging.js",
+    "windows.js",
     "dialogs.js",
     "keys.js",
     "start.js",
 )
-STYLES = ("room.css", "steps.css")
+STYLES = ("room.css", "steps.css", "owner.css")
+OWNER_SCRIPTS = ("texts.js", "elements.js", "windows.js", "saving.js", "figures.js", "owner.js")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -59,25 +62,18 @@ def build(
     """The whole application on one store. `secure` is for service behind TLS."""
     accounts = Accounts(store)
     assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
-    room = Room(store, form or default_form(), assignment, Progress(store))
+    progress = Progress(store)
+    room = Room(store, form or default_form(), assignment, progress)
+    owner = Owner(store, accounts, progress)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_doors(app, accounts, access, secure=secure)
-    app.add_middleware(Gate, accounts=accounts)
     who = signed_in(accounts)
-    gr.mount_gradio_app(
-        app,
-        _pages(room, who),
-        path="/",
-        css=_joined(STYLES),
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-    )
+    add_exports(app, store, who)
+    app.add_middleware(Gate, accounts=accounts)
+    ours = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
+    owners = (owner.overview, owner.compare, owner.pause, owner.invite, owner.change_account)
+    _mount(app, "/owner", "owner.html", OWNER_SCRIPTS, owners, who)
+    _mount(app, "/", "room.html", SCRIPTS, ours, who)
     return app
 
 
@@ -149,19 +145,39 @@ async def _serve_until(server: uvicorn.Server, until: Callable[[], bool] | None)
     await serving
 
 
-def _pages(room: Room, who: Callable[[Request], Account | None]) -> Any:
-    actions = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    with gr.Blocks(title="Labeling room", analytics_enabled=False, fill_width=True) as pages:
+def _mount(
+    app: FastAPI,
+    path: str,
+    shell: str,
+    scripts: tuple[str, ...],
+    actions: tuple[Action, ...],
+    who: Callable[[Request], Account | None],
+) -> None:
+    """Put one page at a path: a Gradio application of its own, with one component."""
+    with gr.Blocks(title="Labeling room", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             value="",
-            html_template=(BOARD / "room.html").read_text(encoding="utf-8"),
-            js_on_load=_joined(SCRIPTS),
+            html_template=(BOARD / shell).read_text(encoding="utf-8"),
+            js_on_load=_joined(scripts),
             apply_default_css=False,
             server_functions=[_server_function(action, who) for action in actions],
             container=False,
             padding=False,
         )
-    return pages
+    gr.mount_gradio_app(
+        app,
+        page,
+        path=path,
+        css=_joined(STYLES),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+    )
 
 
 def _server_function(

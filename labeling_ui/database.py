@@ -7,7 +7,7 @@ so that what it read is still true when it writes; readers never wait for it.
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -53,6 +53,21 @@ class Database:
             if self.dialect == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
             yield connection
+
+    def backup(self, path: Path) -> None:
+        """Copy a SQLite database to a new file as it is at one moment, and rename it when whole."""
+        if self.dialect != "sqlite":
+            raise ValueError(f"{self.dialect} is backed up by its own pg_dump")
+        if path.exists():
+            raise ValueError(f"{path}: is there already")
+        aside = path.with_name(path.name + ".part")
+        aside.unlink(missing_ok=True)
+        with self.engine.connect() as connection:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)
+            with closing(sqlite3.connect(aside)) as copy:
+                source.backup(copy)
+        aside.replace(path)
 
     def close(self) -> None:
         """Give up all connections."""

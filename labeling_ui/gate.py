@@ -6,6 +6,9 @@ that keep a page from running or loading anything foreign.
 """
 
 import html
+import io
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -18,6 +21,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_ui.accounts import SESSION_S, Account, Accounts
+from labeling_ui.export import Format, write_export
+from labeling_ui.store import Store
 
 Access = Literal["name", "password"]
 COOKIE = "labeling_session"
@@ -45,8 +50,15 @@ HEADERS = (
 OPEN = ("/login", "/invitation", "/alive", "/style.css")
 PAGES = ("/", "/owner")
 # What the pages fetch once someone is signed in, and nothing else of Gradio's interface.
-USED = ("/config", "/theme.css", "/gradio_api/component_server", "/gradio_api/startup-events")
-USED_BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/export/")
+USED = (
+    "/logout",
+    "/config",
+    "/theme.css",
+    "/gradio_api/component_server",
+    "/gradio_api/startup-events",
+)
+STATIC = ("/assets/", "/static/", "/svelte/")
+USED_BELOW = (*STATIC, "/gradio_api/heartbeat/", "/export/")
 BODY_BYTES = 2_000_000
 
 
@@ -81,19 +93,27 @@ class Gate:
         if path in OPEN:
             return None
         account = self.accounts.of_session(request.cookies.get(COOKIE))
-        if path in PAGES:
-            if account is None:
-                return RedirectResponse("/login", 303)
-            return None if path == "/" or account.role == "owner" else RedirectResponse("/", 303)
-        if path == "/gradio_api/info":  # Gradio's script asks for its interface; it has none to see
-            return JSONResponse({"named_endpoints": {}, "unnamed_endpoints": {}})
-        if path == "/favicon.ico":
-            return Response(status_code=204)
-        if path not in (*USED, "/logout") and not path.startswith(USED_BELOW):
-            return JSONResponse({"error": "not found"}, 404)
-        if account is None and not path.startswith(("/assets/", "/static/", "/svelte/")):
-            return JSONResponse({"error": "signed out"}, 401)
+        is_page = path in PAGES
+        if account is None and not path.startswith(STATIC):
+            refused = JSONResponse({"error": "signed out"}, 401)
+            return RedirectResponse("/login", 303) if is_page else refused
+        if path.startswith("/owner") and (account is None or account.role != "owner"):
+            refused = JSONResponse({"error": "this is for the owner of the room"}, 403)
+            return RedirectResponse("/", 303) if is_page else refused
+        if request.url.path == "/owner":
+            return RedirectResponse("/owner/", 303)
+        return None if is_page else _unused(path.removeprefix("/owner"))
+
+
+def _unused(path: str) -> Response | None:
+    """The answer to what no page of ours asks of Gradio, or asks in vain."""
+    if path == "/gradio_api/info":  # its script asks for the interface; there is none to see
+        return JSONResponse({"named_endpoints": {}, "unnamed_endpoints": {}})
+    if path == "/favicon.ico":
+        return Response(status_code=204)
+    if path in USED or path.startswith(USED_BELOW):
         return None
+    return JSONResponse({"error": "not found"}, 404)
 
 
 def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool) -> None:
@@ -152,6 +172,23 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
     @app.get("/style.css")
     def style() -> Response:
         return Response((BOARD / "door.css").read_text(encoding="utf-8"), media_type="text/css")
+
+
+def add_exports(app: FastAPI, store: Store, who: Callable[[Request], Account | None]) -> None:
+    """Let owners download everything, in the form the address names."""
+
+    @app.get("/export/{form}")
+    def export(form: Format, request: Request) -> Response:
+        account = who(request)
+        if account is None or account.role != "owner":
+            return JSONResponse({"error": "this is for the owner of the room"}, 403)
+        packed = io.BytesIO()
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
+            for path in write_export(store, Path(folder), form):
+                archive.write(path, path.name, zipfile.ZIP_DEFLATED)
+        name = f'attachment; filename="rankings-{form}.zip"'
+        headers = {"content-disposition": name}
+        return Response(packed.getvalue(), media_type="application/zip", headers=headers)
 
 
 def signed_in(accounts: Accounts) -> Callable[[Request], Account | None]:

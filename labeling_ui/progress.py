@@ -42,10 +42,16 @@ class Progress:
         with self.store.database.read() as connection:
             answered = connection.execute(mine).scalar_one()
             today = connection.execute(mine.where(answers.c.time >= now - now % DAY_S)).scalar_one()
-            if now - self._open[0] >= TRUST_S:
-                left = select(func.count()).where(tasks.c.is_open == 1, tasks.c.gold.is_(None))
+        return PersonProgress(answered, today, self.open_tasks())
+
+    def open_tasks(self) -> int:
+        """How many tasks still want answers, gold ones left out."""
+        now = self.store.clock()
+        if now - self._open[0] >= TRUST_S:
+            left = select(func.count()).where(tasks.c.is_open == 1, tasks.c.gold.is_(None))
+            with self.store.database.read() as connection:
                 self._open = (now, connection.execute(left).scalar_one())
-        return PersonProgress(answered, today, self._open[1])
+        return self._open[1]
 
     def recent(self, annotator: str) -> list[dict[str, Any]]:
         """One person's latest answers, newest first."""

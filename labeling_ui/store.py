@@ -52,6 +52,10 @@ class Store:
         """Give up all connections."""
         self.database.close()
 
+    def backup(self, path: Path) -> None:
+        """Copy a SQLite store to a new file while it is in use; ValueError for PostgreSQL."""
+        self.database.backup(path)
+
     def add_tasks(
         self,
         new: Sequence[RankingTask],
@@ -101,6 +105,12 @@ class Store:
         """One task; ValueError if there is none of that id."""
         with self.database.read() as connection:
             return _tasks_of(connection, [task_id])[task_id]
+
+    def gold(self) -> dict[str, dict[str, int]]:
+        """The known ranks of the gold tasks, by task id."""
+        query = select(tasks.c.id, tasks.c.gold).where(tasks.c.gold.is_not(None))
+        with self.database.read() as connection:
+            return {row.id: json.loads(row.gold) for row in connection.execute(query)}
 
     def submit(self, ranking: Ranking) -> bool:
         """Store a ranking for good; False if the annotator's latest answer says the same."""

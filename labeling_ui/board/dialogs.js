@@ -1,16 +1,4 @@
 // Windows above the page: keys, guidelines, skipping, earlier tasks.
-function openDialog(title, ...content) {
-  const opened = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
-  opened.addEventListener("close", () => opened.remove());
-  opened.addEventListener("click", (event) => { if (event.target === opened) opened.close(); });
-  find(".dialogs").replaceChildren(opened);
-  opened.showModal();
-  return opened;
-}
-
-const closeDialog = () => find("dialog")?.close();
-const closing = () => h("div", { class: "walk" }, h("span", { class: "gap" }), button(t("close"), closeDialog, { class: "button primary" }));
-
 function showKeys() {
   const lines = [
     ["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"],
@@ -78,7 +66,7 @@ function drawTools() {
   } }, language === "en" ? "Deutsch" : "English");
   const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
     h("div", { class: "menu-items" }, tool("theme", theme), speak,
-      me.role === "owner" ? h("a", { class: "quiet", href: "/owner" }, t("owner")) : null, tool("sign_out", signOut)));
+      me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
   find(".tools").replaceChildren(tool("recent", showRecent), tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"),
     tool("skip", askSkip), more);
 }

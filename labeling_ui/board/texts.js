@@ -31,6 +31,12 @@ const TEXTS = {
     key_next: "next output, then rank", key_moves: "other output", key_note: "note; Esc leaves it", key_prompt: "questions about the prompt",
     key_select: "select an output (rank)", key_place: "place it; the next unranked one is selected. Same number: a tie", key_move: "one rank up or down",
     key_unrank: "take it off the board", key_seed: "start from quality", key_undo: "undo", key_send: "go on, submit", key_raw: "plain or formatted text", key_context: "show or hide the given text", key_guide: "guidelines", key_help: "this list",
+    o_rankings: "rankings", o_open: "tasks open", o_tasks: "tasks in all", o_pairs: "preferences", o_agreement: "Agreement", o_tau: "mean τ-b", o_ties: "tied by both {0}, by one {1}", o_alpha: "α of quality (ordinal)",
+    o_per_day: "Rankings a day", o_per_day_words: "UTC days, the last thirty", o_agreement_words: "Share of pairs ordered alike by two annotators who both order them; dashed: 73 %, as in the paper",
+    o_gold: "Gold", o_gold_words: "Share of pairs ordered as the gold answer orders them; dashed: the paper's 75 %", o_category: "Agreement by category", o_position: "Place by position", o_position_words: "Mean rank of the output shown first, second, …; level if the order shown does not matter",
+    o_people: "People", o_name: "Name", o_seconds: "median", o_agrees: "agrees", o_tied: "ties", o_first: "first wins", o_odd: "contradicts", o_do: "", o_change: "Change", o_invite: "Invite an annotator", o_invite_reviewer: "Invite a reviewer",
+    o_flags: "Questions", o_flags_words: "Answers over all outputs; α over those answered by two or more", o_flag: "Question", o_unanswered: "unanswered", o_disputed: "Disputed tasks", o_disputed_words: "Annotators agree on less than 60 % of the pairs; open one to compare",
+    o_room: "To the room", o_pause: "Pause", o_resume: "Go on", o_export: "Export", o_link: "Invitation", o_link_words: "This link works once, within two weeks.", o_limit: "Answers a day at most (empty: no limit)", o_close_account: "Close the account", o_keep: "Save",
   },
   de: {
     rate: "Einzeln bewerten", rank: "Reihen", done_count: "{0} fertig · {1} heute · {2} offen",
@@ -62,6 +68,12 @@ const TEXTS = {
     key_next: "nächste Ausgabe, dann reihen", key_moves: "andere Ausgabe", key_note: "Notiz; Esc verlässt sie", key_prompt: "Fragen zur Aufgabe",
     key_select: "Ausgabe wählen (reihen)", key_place: "auf den Rang legen; gleiche Zahl: gleich gut", key_move: "einen Rang auf oder ab",
     key_unrank: "vom Brett nehmen", key_seed: "nach Güte vorreihen", key_undo: "zurücknehmen", key_send: "weiter, absenden", key_raw: "reiner oder gestalteter Text", key_context: "gegebenen Text zeigen", key_guide: "Leitfaden", key_help: "diese Liste",
+    o_rankings: "Rangfolgen", o_open: "Aufgaben offen", o_tasks: "Aufgaben insgesamt", o_pairs: "Vorlieben", o_agreement: "Übereinstimmung", o_tau: "mittleres τ-b", o_ties: "gleich bei beiden {0}, bei einem {1}", o_alpha: "α der Güte (ordinal)",
+    o_per_day: "Rangfolgen je Tag", o_per_day_words: "UTC-Tage, die letzten dreißig", o_agreement_words: "Anteil der Paare, die zwei gleich ordnen; gestrichelt: 73 %, wie in der Veröffentlichung",
+    o_gold: "Gold", o_gold_words: "Anteil der Paare, die wie im Gold geordnet sind; gestrichelt: 75 %", o_category: "Übereinstimmung je Art", o_position: "Rang je Platz", o_position_words: "Mittlerer Rang der zuerst, als zweite … gezeigten Ausgabe",
+    o_people: "Leute", o_name: "Name", o_seconds: "Median", o_agrees: "stimmt überein", o_tied: "gleich", o_first: "erste gewinnt", o_odd: "widerspricht", o_do: "", o_change: "Ändern", o_invite: "Bewerter einladen", o_invite_reviewer: "Prüfer einladen",
+    o_flags: "Fragen", o_flags_words: "Antworten zu allen Ausgaben; α, wo zwei oder mehr antworteten", o_flag: "Frage", o_unanswered: "offen", o_disputed: "Umstrittene Aufgaben", o_disputed_words: "Weniger als 60 % der Paare gleich geordnet",
+    o_room: "Zum Raum", o_pause: "Pause", o_resume: "Weiter", o_export: "Ausfuhr", o_link: "Einladung", o_link_words: "Der Link gilt einmal, zwei Wochen lang.", o_limit: "Antworten je Tag höchstens (leer: beliebig)", o_close_account: "Konto schließen", o_keep: "Sichern",
   },
 };
 const language = localStorage.getItem("labeling/language") || (navigator.language.startsWith("de") ? "de" : "en");

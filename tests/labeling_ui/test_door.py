@@ -27,7 +27,7 @@ def door(accounts: Accounts, access: str = "password") -> TestClient:
     def page() -> str:
         return "the room"
 
-    @app.get("/owner")
+    @app.get("/owner/")
     def owner() -> str:
         return "the owner's page"
 
@@ -115,9 +115,10 @@ def test_nothing_of_gradios_interface_is_open_beyond_what_the_page_uses(
 def test_the_owners_page_is_for_owners(client: TestClient, accounts: Accounts) -> None:
     accounts.add("olga", "owner", PASSWORD)
     assert enter(client, "ada", PASSWORD) == 303
-    assert client.get("/owner").headers["location"] == "/"
+    assert client.get("/owner/").headers["location"] == "/"
+    assert client.post("/owner/gradio_api/component_server").status_code == 403
     assert enter(client, "olga", PASSWORD) == 303
-    assert client.get("/owner").json() == "the owner's page"
+    assert client.get("/owner/").json() == "the owner's page"
 
 
 def test_every_reply_forbids_foreign_and_inline_scripts(client: TestClient) -> None:

@@ -152,6 +152,17 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "x.sqlite")
 
 
+def test_a_backup_taken_while_in_use_is_a_whole_store(store: Store, tmp_path: Path) -> None:
+    store.add_tasks([small_task("t1")])
+    store.submit(ranking("t1"))
+    store.backup(tmp_path / "copy.sqlite")
+    copy = Store(tmp_path / "copy.sqlite")
+    assert (copy.tasks(), copy.rankings()) == (store.tasks(), store.rankings())
+    copy.close()
+    with pytest.raises(ValueError, match="is there already"):
+        store.backup(tmp_path / "copy.sqlite")
+
+
 WRITER = """
     import sys
     from labeling_ui.store import Store

@@ -1,0 +1,69 @@
+"""The owner sees how the work goes and can stop it; nobody else sees that page."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labeling_ui.accounts import Accounts
+from labeling_ui.store import Store
+from reward_models.records import Ranking
+from tests.browser.examples import task
+from tests.browser.room_server import RoomServer
+from tests.browser.test_safety import violations
+
+Give = Callable[..., None]
+Open = Callable[..., Any]
+PASSWORD = "a long password"
+
+
+def test_the_owner_reads_pauses_invites_and_exports(
+    give: Give, browser: Any, store: Store, server: RoomServer, tmp_path: Path
+) -> None:
+    tasks = [task(f"owned-{i}", 4) for i in range(3)]
+    give(*tasks, task("owned-left", 4))
+    for one in tasks:
+        ids = [response.id for response in one.responses]
+        for name, order in (("sim-1", ids), ("sim-2", ids[::-1])):
+            ranks = {i: place for place, i in enumerate(order, 1)}
+            store.submit(Ranking(one.id, name, "simulated", ranks, shown_order=ids))
+    Accounts(store).add("olga", "owner", PASSWORD)
+    context = browser.new_context(locale="en-US", accept_downloads=True)
+    page = context.new_page()
+    page.goto(f"{server.address}/login")
+    page.fill("#name", "olga")
+    page.fill("#password", PASSWORD)
+    page.click("button")
+    page.wait_for_selector(".room .tab")
+    page.goto(f"{server.address}/owner")
+    page.wait_for_selector(".tiles")
+    assert violations(page) == []
+    assert "follows the order shown" not in page.locator("tr:has-text('sim-2')").inner_text()
+    page.locator(".list .earlier").first.click()
+    assert "lighthouse" in page.locator("dialog").inner_text()
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Go on").wait_for()
+    other = browser.new_context(locale="en-US").new_page()
+    page.get_by_role("button", name="Invite an annotator").click()
+    other.goto(page.locator("dialog input").input_value())
+    other.fill("#name", "invited")
+    other.fill("#password", PASSWORD)
+    other.click("button")
+    other.wait_for_selector("text=The room is paused")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Pause").wait_for()
+    other.get_by_role("button", name="Look again").click()
+    other.wait_for_selector(".room .tab")
+    other.goto(f"{server.address}/owner")
+    assert other.url == f"{server.address}/"
+    page.get_by_text("Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="TRL").click()
+    download.value.save_as(tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert archive.namelist() == ["preferences.jsonl"]
+        assert archive.read("preferences.jsonl").count(b'"chosen"') >= 36
+    other.context.close()
+    context.close()
