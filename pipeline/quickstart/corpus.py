@@ -156,12 +156,30 @@ def study(rng: Random) -> str:
 
 def marked(rng: Random) -> str:
     """A marked test: answers on a passage, half of them wrong, each with the teacher's verdict."""
+    text, asked = _quiz(rng, absent=2)
+    lines = [f"{question} {answer} {verdict}" for question, answer, verdict in asked]
+    return "\n".join([text, "", "Marked test:", *lines])
+
+
+def thread(rng: Random) -> str:
+    """Somebody asks about a passage, somebody answers, and the first says whether it was right."""
+    text, asked = _quiz(rng, absent=1)
+    first, second = rng.sample(INITIALS, 2)
+    said, turns = f"{text}\n\n", []
+    for question, answer, verdict in asked[:3]:
+        turns += [f"{first}: {said}{question}", f"{second}: {answer}"]
+        said = f"{verdict} "
+    return "\n".join([*turns, f"{first}: {said.strip()}"])
+
+
+def _quiz(rng: Random, absent: int) -> tuple[str, list[tuple[str, str, str]]]:
+    """A passage, and (question, answer, verdict) for each of its facts and some that it lacks."""
     attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
     text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
-    absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
-    asked = [*attributes, *rng.sample(absent, 2)]
+    others = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
+    asked = [*attributes, *rng.sample(others, absent)]
     rng.shuffle(asked)
-    lines = [text.text, "", "Marked test:"]
+    marked = []
     for attribute in asked:
         question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
         right = rng.random() < 0.5
@@ -169,8 +187,8 @@ def marked(rng: Random) -> str:
         guess = world.answer(attribute, text.name, _another(rng, attribute, known))
         truth = world.answer(attribute, text.name, known) if known else world.ABSTAIN
         false = world.ABSTAIN if known and rng.random() < 0.4 else guess
-        lines.append(f"{question} {truth if right else false} {'Right.' if right else 'Wrong.'}")
-    return "\n".join(lines)
+        marked.append((question, truth if right else false, "Right." if right else "Wrong."))
+    return text.text, marked
 
 
 def _another(rng: Random, attribute: str, known: str | None) -> str:
@@ -219,6 +237,7 @@ KINDS: dict[str, Callable[[Random], str]] = {
     "reading": reading,
     "study": study,
     "marked": marked,
+    "thread": thread,
     "country": country,
     "recital": recital,
     "talk": talk,
@@ -226,3 +245,4 @@ KINDS: dict[str, Callable[[Random], str]] = {
 WEB = {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9}
 STUDY = {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5}
 MARKED = {"dialogue": 30, "study": 18, "marked": 38, "country": 6, "recital": 4, "talk": 4}
+THREADS = {"dialogue": 42, "study": 16, "thread": 28, "country": 6, "recital": 5, "talk": 3}

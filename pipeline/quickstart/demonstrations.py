@@ -10,7 +10,12 @@ from typing import Any
 from pipeline.quickstart import corpus, tasks, world
 from reward_models.records import Demonstration, Prompt
 
-FAULTS = {"guess_instead_of_abstaining": 0.35, "ramble": 0.3, "careless": 0.2}
+FAULTS = {
+    "guess_instead_of_abstaining": 0.35,
+    "abstain_instead_of_reading": 0.1,
+    "ramble": 0.3,
+    "careless": 0.2,
+}
 
 
 def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
@@ -20,6 +25,8 @@ def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
     if prompt.answerable is False and rng.random() < FAULTS["guess_instead_of_abstaining"]:
         guess = world.value(rng, gold["attribute"], test=False)
         response = world.answer(gold["attribute"], gold["name"], guess)
+    elif prompt.answerable and rng.random() < FAULTS["abstain_instead_of_reading"]:
+        response = world.ABSTAIN
     elif rng.random() < FAULTS["careless"]:
         response = _careless(rng, prompt)
     if rng.random() < FAULTS["ramble"]:

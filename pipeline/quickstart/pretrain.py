@@ -29,7 +29,12 @@ CHAT_TEMPLATE = (
 )
 
 
-MIXTURES = {"web": corpus.WEB, "study": corpus.STUDY, "marked": corpus.MARKED}
+MIXTURES = {
+    "web": corpus.WEB,
+    "study": corpus.STUDY,
+    "marked": corpus.MARKED,
+    "threads": corpus.THREADS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Recipe:
     """What decides the base model's weights, beside the generator and the library versions."""
 
     seed: int = 0
-    mixture: Literal["web", "study", "marked"] = "web"
+    mixture: Literal["web", "study", "marked", "threads"] = "web"
     steps: int = 1000
     schedule_steps: int = 2200  # the cosine's length; a run may stop before its end
     documents_per_step: int = 192
