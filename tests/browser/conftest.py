@@ -66,7 +66,7 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
     def opened(name: str, **options: Any) -> Any:
         size = {"width": 1440, "height": 900}
         context = browser.new_context(**{"viewport": size, "locale": "en-US", **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(45_000)
         contexts.append(context)
         page = context.new_page()
         page.asked = []
