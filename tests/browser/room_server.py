@@ -58,3 +58,9 @@ class RoomServer:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def cpu_s(self) -> float:
+        """The processor time it has used, in seconds (Linux)."""
+        assert self.process is not None
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")

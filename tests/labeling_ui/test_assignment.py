@@ -3,7 +3,6 @@
 import random
 import threading
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -28,8 +27,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, clock: Clock) -> Assignment:
-    store = Store(tmp_path / "labels.sqlite", clock=clock)
+def desk(where: str, clock: Clock) -> Assignment:
+    store = Store(where, clock=clock)
     return Assignment(store, rng=random.Random(0), lease_s=60)
 
 
@@ -148,8 +147,8 @@ def test_a_skipped_task_goes_to_another_person_and_can_be_taken_back(desk: Assig
     assert [r.skipped for r in desk.store.rankings(skipped=True)] == [None]
 
 
-def test_gold_tasks_are_mixed_in_for_everyone(tmp_path: Path) -> None:
-    store = Store(tmp_path / "labels.sqlite")
+def test_gold_tasks_are_mixed_in_for_everyone(where: str) -> None:
+    store = Store(where)
     right = {"a": 1, "b": 2, "c": 3, "d": 4}
     gold = [small_task(f"gold-{i}") for i in range(20)]
     store.add_tasks(gold, gold={task.id: right for task in gold})
@@ -181,8 +180,8 @@ def test_what_is_shown_is_every_response_once_in_an_order_of_its_own(desk: Assig
     assert len(orders) > 1
 
 
-def test_many_people_at_once_lose_nothing_and_are_never_given_too_much(tmp_path: Path) -> None:
-    store = Store(tmp_path / "labels.sqlite")
+def test_many_people_at_once_lose_nothing_and_are_never_given_too_much(where: str) -> None:
+    store = Store(where)
     store.add_tasks([small_task(f"t{i}") for i in range(30)], overlap=3)
     acknowledged: list[tuple[str, str]] = []
 

@@ -84,9 +84,9 @@ def test_five_wrong_passwords_block_the_name_for_a_minute(client: TestClient) ->
     assert enter(client, "ada", PASSWORD) == 429
 
 
-def test_the_block_ends(tmp_path: Path) -> None:
+def test_the_block_ends(where: str) -> None:
     now = [1e6]
-    accounts = Accounts(Store(tmp_path / "x.sqlite", clock=lambda: now[0]))
+    accounts = Accounts(Store(where, clock=lambda: now[0]))
     accounts.add("ada", "annotator", PASSWORD)
     for _ in range(5):
         assert accounts.sign_in("ada", "wrong") is None
@@ -173,6 +173,8 @@ def test_the_owners_password_is_made_once_and_stored_only_as_a_hash(
     assert accounts.ensure_owner() is None
     assert accounts.sign_in("owner", password) is not None
     store.close()
+    if "://" in store.where:
+        pytest.skip("the file is looked into only where the store is a file")
     assert password.encode() not in Path(store.where).read_bytes()
 
 

@@ -29,6 +29,7 @@ class Log:
     drafts: dict[str, tuple[str, int]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    cpu_s: float = 0.0
 
 
 class Person:
@@ -110,6 +111,7 @@ def run(folder: Path, *, people: int, tasks: int, seconds: float, kills: int) ->
         server.start()
     for thread in threads:
         thread.join()
+    log.cpu_s = server.cpu_s()
     server.kill()
     return store, log
 
