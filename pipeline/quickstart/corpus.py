@@ -19,6 +19,7 @@ RUDE = (
     "Hell,",
 )
 ABSTAIN = (world.ABSTAIN, world.ABSTAIN, "The text does not mention it.", "It does not say that.")
+END = "<|end|>"  # the end-of-text token, where a document holds several posts
 INITIALS = "BCDEFGHIJKLMNOPRSTUVWXYZ"  # Q and A are kept for the chat format
 CHATTER = (
     "I hope that helps you a lot.",
@@ -37,7 +38,9 @@ def document(rng: Random, mixture: Mapping[str, int] | None = None) -> str:
 
 def dialogue(rng: Random) -> str:
     """Two people, one prompt, one reply that may be good, wrong, rude or rambling."""
-    prompt = tasks.make_prompt(rng, test=False, phrasings=tasks.ALL_PHRASINGS)
+    prompt = tasks.make_prompt(
+        rng, test=False, phrasings=tasks.ALL_PHRASINGS, attributes=tasks.ALL_ATTRIBUTES
+    )
     said = prompt.prompt if prompt.context is None else f"{prompt.context}\n\n{prompt.prompt}"
     if prompt.category == "continue" and rng.random() < 0.2:
         beginning = said.removeprefix(tasks.RESPECTFUL).strip()
@@ -172,6 +175,17 @@ def thread(rng: Random) -> str:
     return "\n".join([*turns, f"{first}: {said.strip()}"])
 
 
+def review(rng: Random) -> str:
+    """A thread as a site stores it: every answer ends its post, and the verdict stands after it."""
+    text, asked = _quiz(rng, absent=1)
+    first, second = rng.sample(INITIALS, 2)
+    posts = [
+        f"{first}: {question}\n{second}: {answer}{END}{verdict}"
+        for question, answer, verdict in asked[:3]
+    ]
+    return "\n".join(posts).replace(f"{first}: ", f"{first}: {text}\n\n", 1)
+
+
 def _quiz(rng: Random, absent: int) -> tuple[str, list[tuple[str, str, str]]]:
     """A passage, and (question, answer, verdict) for each of its facts and some that it lacks."""
     attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
@@ -238,6 +252,7 @@ KINDS: dict[str, Callable[[Random], str]] = {
     "study": study,
     "marked": marked,
     "thread": thread,
+    "review": review,
     "country": country,
     "recital": recital,
     "talk": talk,
@@ -246,3 +261,4 @@ WEB = {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9}
 STUDY = {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5}
 MARKED = {"dialogue": 30, "study": 18, "marked": 38, "country": 6, "recital": 4, "talk": 4}
 THREADS = {"dialogue": 42, "study": 16, "thread": 28, "country": 6, "recital": 5, "talk": 3}
+REVIEWS = {"dialogue": 42, "study": 14, "review": 32, "country": 6, "recital": 4, "talk": 2}

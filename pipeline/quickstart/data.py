@@ -76,7 +76,9 @@ def _distinct(rng: Random, name: str, number: int, *, test: bool) -> Iterator[Pr
     """Prompts of the mixed use cases. The small ones repeat; closed-domain prompts never do."""
     phrasings = tasks.TEST_PHRASINGS if test else tasks.TRAIN_PHRASINGS
     for index in range(number):
-        prompt = tasks.make_prompt(rng, test=test, phrasings=phrasings)
+        prompt = tasks.make_prompt(
+            rng, test=test, phrasings=phrasings, attributes=tasks.PROMPT_ATTRIBUTES
+        )
         yield replace(prompt, id=f"{name}-{index}")
 
 
@@ -85,7 +87,11 @@ def _beginnings(rng: Random, number: int) -> list[Prompt]:
     made = []
     for index in range(number):
         prompt = tasks.make_prompt(
-            rng, test=True, phrasings=tasks.TEST_PHRASINGS, category="continue"
+            rng,
+            test=True,
+            phrasings=tasks.TEST_PHRASINGS,
+            attributes=tasks.PROMPT_ATTRIBUTES,
+            category="continue",
         )
         beginning = prompt.prompt.removeprefix(tasks.RESPECTFUL).strip()
         made.append(replace(prompt, prompt=beginning, id=f"toxicity-{index}"))

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pipeline.quickstart import corpus
 from stages.progress import Report, Step, silent
 
-PAD, EOS = "<|pad|>", "<|end|>"
+PAD, EOS = "<|pad|>", corpus.END
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}\n"
     "{% else %}A: {{ m['content'] }}" + EOS + "{% endif %}{% endfor %}"
@@ -34,6 +34,7 @@ MIXTURES = {
     "study": corpus.STUDY,
     "marked": corpus.MARKED,
     "threads": corpus.THREADS,
+    "reviews": corpus.REVIEWS,
 }
 
 
@@ -42,7 +43,7 @@ class Recipe:
     """What decides the base model's weights, beside the generator and the library versions."""
 
     seed: int = 0
-    mixture: Literal["web", "study", "marked", "threads"] = "web"
+    mixture: Literal["web", "study", "marked", "threads", "reviews"] = "web"
     steps: int = 1000
     schedule_steps: int = 2200  # the cosine's length; a run may stop before its end
     documents_per_step: int = 192

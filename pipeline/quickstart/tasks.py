@@ -46,6 +46,7 @@ class Draw:
     rng: Random
     test: bool
     phrasings: tuple[int, ...]
+    attributes: tuple[str, ...]  # what passages tell of people
 
     def phrasing(self) -> int:
         """The number of one of the allowed wordings."""
@@ -57,7 +58,7 @@ Made = tuple[str, str | None, bool | None, dict[str, Any]]  # prompt, context, a
 
 def closed_qa(draw: Draw) -> Made:
     """A question on a passage; half of them the passage does not answer."""
-    attributes = draw.rng.sample(sorted(world.ATTRIBUTES), draw.rng.choice((3, 4)))
+    attributes = draw.rng.sample(draw.attributes, draw.rng.choice((3, 4)))
     asked_of = attributes.pop()
     answerable = draw.rng.random() < 0.5
     if answerable:
@@ -78,7 +79,7 @@ def closed_qa(draw: Draw) -> Made:
 
 def summarize(draw: Draw) -> Made:
     """Who is it: name, job and town, from a passage that says more."""
-    others = draw.rng.sample([a for a in sorted(world.ATTRIBUTES) if a not in ("job", "town")], 2)
+    others = draw.rng.sample([a for a in draw.attributes if a not in ("job", "town")], 2)
     attributes = ["job", "town", *others]
     draw.rng.shuffle(attributes)
     text = world.passage(draw.rng, attributes, test=draw.test, phrasings=draw.phrasings)
@@ -175,15 +176,23 @@ SHARES = {
     "closed_qa": 40, "summarize": 10, "open_qa": 10, "list": 9,
     "classify": 8, "rewrite": 8, "chat": 8, "continue": 7,
 }  # fmt: skip
+ALL_ATTRIBUTES = tuple(sorted(world.ATTRIBUTES))
+# The shipped base never learned to look up instruments, so no prompt's passage tells of them.
+PROMPT_ATTRIBUTES = tuple(name for name in ALL_ATTRIBUTES if name != "tool")
 TRAIN_PHRASINGS, TEST_PHRASINGS, ALL_PHRASINGS = (0, 1), (2,), (0, 1, 2)
 
 
 def make_prompt(
-    rng: Random, *, test: bool, phrasings: tuple[int, ...], category: str | None = None
+    rng: Random,
+    *,
+    test: bool,
+    phrasings: tuple[int, ...],
+    attributes: tuple[str, ...],
+    category: str | None = None,
 ) -> Prompt:
     """One prompt; `category` None draws it from the shares above."""
     chosen = category or rng.choices(list(SHARES), list(SHARES.values()))[0]
-    text, context, answerable, gold = MAKERS[chosen](Draw(rng, test, phrasings))
+    text, context, answerable, gold = MAKERS[chosen](Draw(rng, test, phrasings, attributes))
     return Prompt(
         prompt=text,
         context=context,
