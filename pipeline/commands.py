@@ -171,7 +171,7 @@ def _print_summary(folder: Path) -> None:
     from rich.console import Console
 
     from pipeline.evaluation.results_file import read_results
-    from pipeline.report.summary import summary_table
+    from pipeline.report.summary import reward_model_sentence, summary_table
 
     console = Console(stderr=True)
     console.print()
@@ -179,6 +179,9 @@ def _print_summary(folder: Path) -> None:
     kinds = label_kinds(folder)
     if kinds != ["human"]:
         console.print(f"Labels: {', '.join(kinds)}. Read these numbers with that in mind.")
+    said = reward_model_sentence(folder / "reward/held_out.json")
+    if said:
+        console.print(said)
     page = folder / "report/report.html"
     if page.is_file():
         console.print(f"The page: {page}")

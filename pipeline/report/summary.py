@@ -1,6 +1,8 @@
 """The few numbers that answer the question, as a table for the terminal and for the page."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
@@ -76,6 +78,28 @@ def summary_table(results: Results) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def reward_model_sentence(held_out: Path) -> str | None:
+    """How often the reward model orders held-out pairs as annotators did, beside their ceiling.
+
+    None where there is no such file, or no pair was held out.
+    """
+    if not held_out.is_file():
+        return None
+    held = json.loads(held_out.read_text())
+    if held["pair_accuracy"] is None:
+        return None
+    low, high = held["ci95"]
+    said = (
+        f"Reward model: {held['pair_accuracy']:.1%} of {held['n_pairs']} held-out pairs ordered as "
+        f"the annotators did ({low:.1%} to {high:.1%})"
+    )
+    ceiling = held["ceiling"]["oracle_accuracy"]["value"]
+    agreed = held["ceiling"]["agreement"]["value"]
+    if ceiling is None:
+        return f"{said}."
+    return f"{said}; they agree on {agreed:.1%}, so at most {ceiling:.1%} can be reached."
 
 
 def _two_lines(cell: Cell | None) -> str:
