@@ -25,13 +25,16 @@ def write_public_data(
     seed_tasks: Path,
     qa_feedback: Path,
     out: Annotated[Path, typer.Option(help="folder to write to")] = OUT,
-    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 64,
-    practice: Annotated[int, typer.Option(help="questions for PPO")] = 32,
-    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 24,
+    demonstrations: Annotated[
+        int, typer.Option(help="seed tasks; corrected answers come on top")
+    ] = 32,
+    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 32,
+    practice: Annotated[int, typer.Option(help="questions for PPO")] = 16,
+    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 12,
     context_words: Annotated[int, typer.Option(help="words of passages kept")] = 100,
 ) -> None:
     """Write demonstrations, tasks, rankings, prompts and texts as JSON lines."""
-    demonstrations = load_demonstrations(str(seed_tasks))
+    written = load_demonstrations(str(seed_tasks))[:demonstrations]
     questions = load_qa_feedback(qa_feedback, context_words=context_words)
     wanted = comparisons + practice + test
     if len(questions) <= wanted:
@@ -41,7 +44,7 @@ def write_public_data(
     corrected = [question.demonstration for question in ranked if question.demonstration]
     usable = [question for question in ranked if question.ranking]
     out.mkdir(parents=True, exist_ok=True)
-    told = [demonstration.to_json() for demonstration in [*demonstrations, *corrected]]
+    told = [demonstration.to_json() for demonstration in [*written, *corrected]]
     write_jsonl(out / "demonstrations.jsonl", told)
     write_jsonl(out / "tasks.jsonl", (question.task.to_json() for question in usable))
     rankings = (question.ranking.to_json() for question in usable if question.ranking)
