@@ -98,17 +98,19 @@ def serve(
     is_local = host in ("127.0.0.1", "localhost", "::1")
     access = access or ("name" if is_local else "password")
     password = Accounts(store).ensure_owner()
-    app = build(
-        store,
-        form=form,
-        access=access,
-        lease_s=lease_s,
-        mixing=mixing,
-        secure=tls is not None,
-    )
-    certificate, key = (None, None) if tls is None else tls
+    secure = tls is not None
+    app = build(store, form=form, access=access, lease_s=lease_s, mixing=mixing, secure=secure)
     port = _free_port(host, port)
-    server = uvicorn.Server(
+    server = _server(app, host, port, tls)
+    say(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
+    if password is not None:
+        say(f"Owner's account: name 'owner', password '{password}' (shown this once)")
+    asyncio.run(_serve_until(server, until))
+
+
+def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -> uvicorn.Server:
+    certificate, key = (None, None) if tls is None else tls
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             host=host,
@@ -119,10 +121,6 @@ def serve(
             ssl_keyfile=key,
         )
     )
-    say(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
-    if password is not None:
-        say(f"Owner's account: name 'owner', password '{password}' (shown this once)")
-    asyncio.run(_serve_until(server, until))
 
 
 def _free_port(host: str, port: int) -> int:

@@ -126,10 +126,6 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
         )
         return reply
 
-    @app.get("/login")
-    def login_page() -> Response:
-        return _login(access)
-
     @app.post("/login")
     async def login(request: Request) -> Response:
         given = await _form(request)
@@ -157,6 +153,16 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
             return welcome(accounts.accept(token, name, given.get("password", "")))
         except ValueError as error:
             return _invitation(token, name, str(error), 400)
+
+    _add_open_pages(app, accounts, access)
+
+
+def _add_open_pages(app: FastAPI, accounts: Accounts, access: Access) -> None:
+    """The log-in form, signing out, and what needs no sign-in."""
+
+    @app.get("/login")
+    def login_page() -> Response:
+        return _login(access)
 
     @app.post("/logout")
     def logout(request: Request) -> Response:

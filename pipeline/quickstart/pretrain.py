@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.quickstart import corpus
+from pipeline.quickstart import corpus, reading
 from stages.progress import Report, Step, silent
 
-PAD, EOS = "<|pad|>", corpus.END
+PAD, EOS = "<|pad|>", reading.END
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}\n"
     "{% else %}A: {{ m['content'] }}" + EOS + "{% endif %}{% endfor %}"

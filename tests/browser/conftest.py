@@ -1,4 +1,4 @@
-"""One server and one browser for all tests here; skipped, saying so, where there is no Chromium."""
+"""One server for all tests here."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -11,8 +11,6 @@ from labeling_ui.store import Store
 from reward_models.records import RankingTask
 from tests.browser.room_server import RoomServer
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 _numbers = itertools.count(1)
 
 
@@ -20,17 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM} (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS, timeout=60_000)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from rich.console import Console
 
 from pipeline.evaluation.results import Results, results_of
@@ -26,7 +25,6 @@ from pipeline.report.words import interval, named, number, p_text
 from reward_models.records import write_jsonl
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 def table(quantity: Quantity, centre: float, spread: float, *, step: float = 0.0) -> Table:
@@ -314,16 +312,6 @@ def test_thinning_keeps_both_ends():
     kept = thinned(points, 100)
     assert (kept[0], kept[-1]) == (points[0], points[-1])
     assert len(kept) <= 102
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 OVERFLOWING = """() => [...document.querySelectorAll('body *')].filter(e => {

@@ -1,6 +1,5 @@
 """Scores of responses do not depend on how they are batched, and come back in order."""
 
-
 import pytest
 import torch
 
