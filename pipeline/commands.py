@@ -171,6 +171,7 @@ def _print_summary(folder: Path) -> None:
     from rich.console import Console
 
     from pipeline.evaluation.results_file import read_results
+    from pipeline.rankings import judge_agreement_of
     from pipeline.report.summary import reward_model_sentence, summary_table
 
     console = Console(stderr=True)
@@ -182,6 +183,12 @@ def _print_summary(folder: Path) -> None:
     said = reward_model_sentence(folder / "reward/held_out.json")
     if said:
         console.print(said)
+    ceiling = judge_agreement_of(folder)
+    if ceiling is not None:
+        console.print(
+            f"The judge itself orders {ceiling:.1%} of the annotators' pairs as they did: "
+            "that is the noise ceiling."
+        )
     page = folder / "report/report.html"
     if page.is_file():
         console.print(f"The page: {page}")

@@ -7,7 +7,7 @@ the same store.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,18 @@ def kinds(out: Path) -> set[str]:
     return {ranking.kind for ranking in read_records(out / "rankings.jsonl", Ranking)}
 
 
+def judge_agreement_of(run: Path) -> float | None:
+    """How often the judge orders the pairs of a run's simulated rankings so; None of other ones."""
+    from pipeline.quickstart.annotators import judge_agreement
+
+    labelled = run / "label"
+    if not (labelled / "rankings.jsonl").is_file() or kinds(labelled) != {"simulated"}:
+        return None
+    tasks = read_records(labelled / "tasks.jsonl", RankingTask)
+    worlds = _worlds(tasks, DataFolder(run / "data").prompts("ranking"))
+    return judge_agreement(tasks, worlds, read_records(labelled / "rankings.jsonl", Ranking))
+
+
 def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
     """How many tasks still need an answer (a ranking or a skip) from somebody."""
     answers = Counter(ranking.task for ranking in store.rankings(skipped=True))
@@ -82,8 +94,7 @@ def _simulated(
     """Let the pool rank everything, through the store that people's rankings go through."""
     from pipeline.quickstart.annotators import simulate
 
-    worlds = {(prompt.prompt, prompt.context): prompt.extra["world"] for prompt in prompts}
-    by_task = {task.id: worlds[task.prompt, task.context] for task in tasks}
+    by_task = _worlds(tasks, prompts)
     rankings = simulate(tasks, by_task, seed, labeling.taste, labeling.overlap)
     for leftover in out.glob(f"{STORE}*"):
         leftover.unlink()
@@ -94,6 +105,14 @@ def _simulated(
             report(Step(min(begin + AT_ONCE, len(rankings)), len(rankings)))
         # a program has no time of day, and two runs with one seed write one file
         return [replace(ranking, time=None) for ranking in store.rankings()]
+
+
+def _worlds(
+    tasks: Sequence[RankingTask], prompts: Sequence[Prompt]
+) -> dict[str, Mapping[str, object]]:
+    """What the judge reads, by task."""
+    worlds = {(prompt.prompt, prompt.context): prompt.extra["world"] for prompt in prompts}
+    return {task.id: worlds[task.prompt, task.context] for task in tasks}
 
 
 def _by_people(

@@ -97,3 +97,26 @@ def _ranks_with_ties(felt: Mapping[str, float], tie_below: float) -> dict[str, i
 
 def _flags(mark: Judgement) -> list[str]:
     return [name for name, on in (("hallucination", mark.made_up), ("toxic", mark.rude)) if on]
+
+
+def judge_agreement(
+    tasks: Sequence[RankingTask],
+    worlds: Mapping[str, Mapping[str, object]],
+    rankings: Sequence[Ranking],
+    taste: Taste = GOLD,
+) -> float:
+    """Share of the annotators' ordered pairs that the judge itself orders so: the noise ceiling.
+
+    Pairs that the judge holds equal count half, as a guess would. Nobody but their maker can know
+    this of annotators; the reward model's card estimates it from how often they agree.
+    """
+    by_id = {task.id: task for task in tasks}
+    hits, pairs = 0.0, 0
+    for ranking in rankings:
+        responses = {response.id: response for response in by_id[ranking.task].responses}
+        spec = worlds[ranking.task]
+        score = {name: _judged(spec, found, taste).score for name, found in responses.items()}
+        for better, worse in ranking.comparisons():
+            hits += 0.5 * ((score[better] > score[worse]) + (score[better] >= score[worse]))
+            pairs += 1
+    return hits / pairs

@@ -99,7 +99,10 @@ def reward_model_sentence(held_out: Path) -> str | None:
     agreed = held["ceiling"]["agreement"]["value"]
     if ceiling is None:
         return f"{said}."
-    return f"{said}; they agree on {agreed:.1%}, so at most {ceiling:.1%} can be reached."
+    return (
+        f"{said}. Two annotators agree on {agreed:.1%}; were their errors alike and independent, "
+        f"{ceiling:.1%} could be reached."
+    )
 
 
 def _two_lines(cell: Cell | None) -> str:

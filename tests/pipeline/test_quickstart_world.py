@@ -4,9 +4,11 @@ from random import Random
 
 import pytest
 
-from pipeline.quickstart import corpus, tasks, world
+from pipeline.quickstart import corpus, demonstrations, tasks, world
+from pipeline.quickstart.annotators import POOL, Annotator, judge_agreement, rank, simulate
 from pipeline.quickstart.data import Sizes, quickstart_data, texts
-from pipeline.quickstart.judge import Judgement, Taste, judge
+from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge
+from reward_models.records import Ranking, RankingTask, Response
 
 SMALL = Sizes(60, 60, 60, 40, 300, 30, 60, 30)
 DATA = quickstart_data(SMALL, seed=0)
@@ -95,3 +97,44 @@ def test_taste_weighs_and_does_not_change_what_is_true():
 def test_an_unended_response_costs_half_a_point():
     cut: Judgement = judge(ANSWERED, "Malu has a goat.", ended=False)
     assert cut.score == pytest.approx(0.5)
+
+
+def ranking_tasks() -> tuple[list[RankingTask], dict[str, dict[str, object]]]:
+    """Five different answers to each prompt, as hurried people and the web would give them."""
+    rng, made, worlds = Random("tasks"), [], {}
+    for prompt in quickstart_data(Sizes(1, 300, 1, 1, 1, 1, 1, 1), seed=1).ranking_prompts:
+        said = {demonstrations.demonstrate(rng, prompt).response for _ in range(6)}
+        said |= {corpus.web_reply(rng, prompt) for _ in range(3)}
+        texts_of = sorted(said)[:5]
+        if len(texts_of) > 1:
+            responses = tuple(Response(f"r{i}", t, "m", {}) for i, t in enumerate(texts_of))
+            made.append(RankingTask(str(prompt.id), prompt.prompt, responses))
+            worlds[str(prompt.id)] = prompt.extra["world"]
+    return made, worlds
+
+
+def pairs_ordered(ranking: Ranking) -> set[tuple[str, str]]:
+    return set(ranking.comparisons())
+
+
+def test_two_annotators_agree_as_often_as_the_papers_labelers():
+    made, worlds = ranking_tasks()
+    by_task: dict[str, list[Ranking]] = {}
+    for ranking in simulate(made, worlds, seed=0, overlap=1.0):
+        by_task.setdefault(ranking.task, []).append(ranking)
+    alike = opposed = 0
+    for one, other in by_task.values():
+        alike += len(pairs_ordered(one) & pairs_ordered(other))
+        opposed += len({(b, a) for a, b in pairs_ordered(one)} & pairs_ordered(other))
+    assert 0.69 <= alike / (alike + opposed) <= 0.79  # Ouyang et al. 2022: 72.6 and 77.3 %
+
+
+def test_the_judge_agrees_wholly_with_an_annotator_without_noise():
+    made, worlds = ranking_tasks()
+    exact = Annotator("exact", noise=0.0, tie_below=1e-9, per_word=0.0, first_shown=0.0)
+    rankings = [rank(task, worlds[task.id], exact, Random(0), GOLD) for task in made]
+    assert judge_agreement(made, worlds, rankings) == 1.0
+    noisy = simulate(made, worlds, seed=0)
+    assert 0.7 < judge_agreement(made, worlds, noisy) < 0.9
+    assert {ranking.annotator for ranking in noisy} == {annotator.name for annotator in POOL}
+    assert {ranking.kind for ranking in noisy} == {"simulated"}
