@@ -27,10 +27,10 @@ def write_public_data(
     out: Annotated[Path, typer.Option(help="folder to write to")] = OUT,
     demonstrations: Annotated[
         int, typer.Option(help="seed tasks; corrected answers come on top")
-    ] = 32,
-    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 32,
-    practice: Annotated[int, typer.Option(help="questions for PPO")] = 16,
-    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 12,
+    ] = 16,
+    comparisons: Annotated[int, typer.Option(help="questions whose answers were ranked")] = 16,
+    practice: Annotated[int, typer.Option(help="questions for PPO")] = 8,
+    test: Annotated[int, typer.Option(help="questions for the evaluation")] = 8,
     context_words: Annotated[int, typer.Option(help="words of passages kept")] = 100,
 ) -> None:
     """Write demonstrations, tasks, rankings, prompts and texts as JSON lines."""

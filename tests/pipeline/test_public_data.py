@@ -23,7 +23,7 @@ def test_rankings_name_the_tasks_and_no_test_prompt_is_practised(tmp_path):
     assert {r.task for r in read_records(tmp_path / "rankings.jsonl", Ranking)} == {
         task.id for task in tasks
     }
-    assert len(read_records(tmp_path / "demonstrations.jsonl", Demonstration)) > 32
+    assert len(read_records(tmp_path / "demonstrations.jsonl", Demonstration)) > 16
     assert len(load_pretraining_texts(str(tmp_path / "pretraining_texts.jsonl"))) > 300
     uses = [read_records(tmp_path / f"{use}_prompts.jsonl", Prompt) for use in ("ppo", "test")]
     assert not {p.prompt for p in uses[0]} & {p.prompt for p in uses[1]}
