@@ -95,10 +95,10 @@ def reward_model_sentence(held_out: Path) -> str | None:
         f"Reward model: {held['pair_accuracy']:.1%} of {held['n_pairs']} held-out pairs ordered as "
         f"the annotators did ({low:.1%} to {high:.1%})"
     )
+    if held["ceiling"] is None or held["ceiling"]["oracle_accuracy"]["value"] is None:
+        return f"{said}."  # nobody ranked what another had ranked
     ceiling = held["ceiling"]["oracle_accuracy"]["value"]
     agreed = held["ceiling"]["agreement"]["value"]
-    if ceiling is None:
-        return f"{said}."
     return (
         f"{said}. Two annotators agree on {agreed:.1%}; were their errors alike and independent, "
         f"{ceiling:.1%} could be reached."

@@ -20,7 +20,7 @@ from pipeline.report.forest import interval_panel, scale_of
 from pipeline.report.inputs import read_inputs
 from pipeline.report.lines import Curve, line_panel, thinned
 from pipeline.report.page import report_page, write_report
-from pipeline.report.summary import summary_lines, summary_table
+from pipeline.report.summary import reward_model_sentence, summary_lines, summary_table
 from pipeline.report.words import interval, named, number, p_text
 from reward_models.records import write_jsonl
 
@@ -349,3 +349,15 @@ def test_the_filter_shows_one_kind_and_all_again(run: Path, browser: Browser):
     page.select_option("#kind", "")
     assert cards.count() == everything
     page.close()
+
+
+def test_a_reward_model_of_one_annotator_has_a_sentence_without_a_ceiling(tmp_path: Path) -> None:
+    held = {"pair_accuracy": 0.7, "ci95": [0.6, 0.8], "n_pairs": 50, "ceiling": None}
+    file = tmp_path / "held_out.json"
+    assert reward_model_sentence(file) is None
+    file.write_text(json.dumps(held))
+    said = reward_model_sentence(file)
+    assert said is not None
+    assert said.endswith(
+        "70.0% of 50 held-out pairs ordered as the annotators did (60.0% to 80.0%)."
+    )
