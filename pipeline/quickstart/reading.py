@@ -24,13 +24,7 @@ def reading(rng: Random) -> str:
         facts = rng.sample(attributes, 2)
         told = " ".join(world.answer(fact, text.name, text.facts[fact]) for fact in facts)
         return f"{text.text}\n\nIn short: {told}"
-    lines = []
-    for attribute in asked:
-        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
-        known = text.facts.get(attribute)
-        reply = world.answer(attribute, text.name, known) if known else rng.choice(ABSTAIN)
-        lines.append(f"{question} {reply}")
-    return f"{text.text}\n\n" + "\n".join(lines)
+    return _answered(rng, text, asked)
 
 
 def study(rng: Random) -> str:
@@ -40,6 +34,11 @@ def study(rng: Random) -> str:
     absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
     asked = [*attributes, *rng.sample(absent, rng.choice((1, 2)))]
     rng.shuffle(asked)
+    return _answered(rng, text, asked)
+
+
+def _answered(rng: Random, text: world.Passage, asked: list[str]) -> str:
+    """The passage, and a line with question and right answer for each attribute asked for."""
     lines = []
     for attribute in asked:
         question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
