@@ -1,0 +1,85 @@
+"""How likely a policy finds given texts: total log-probability of a continuation after a prefix.
+
+Dimension key:  B texts,  L tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.data.padding import pad_right, positions
+from stages.progress import Report, Step, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Natural logarithm of a continuation's probability, and of how many tokens it is made."""
+
+    logprob: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """Mean log-probability of a token, in nats."""
+        return self.logprob / self.tokens
+
+
+def likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, str]],
+    *,
+    batch_size: int = 32,
+    report: Report = silent,
+) -> list[Likelihood]:
+    """log p(continuation | prefix) for each (prefix, continuation), in the order given.
+
+    Prefix and continuation are cut into tokens together; a token that spans their border counts for
+    the continuation. Where the prefix is empty, the tokenizer's BOS stands before, else its EOS, so
+    that the first token is predicted too. Raises ValueError where a continuation has no token.
+    """
+    rows = [_cut(tokenizer, prefix, continuation) for prefix, continuation in texts]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
+    found: dict[int, Likelihood] = {}
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            ids_BL, mask_BL = pad_right([rows[place][0] for place in places], pad_id=0)
+            logprob_BL = _logprobs(model, ids_BL.to(model.device), mask_BL.to(model.device))
+            for place, logprob_L in zip(places, logprob_BL, strict=True):
+                ids, first = rows[place]
+                said_L = logprob_L[first - 1 : len(ids) - 1].double()
+                found[place] = Likelihood(float(said_L.sum()), len(ids) - first)
+            report(Step(len(found), len(rows)))
+    return [found[place] for place in range(len(rows))]
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: str
+) -> tuple[list[int], int]:
+    """Token ids of both, and the place of the continuation's first token."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    assert isinstance(start, int)  # `load_tokenizer` refuses a tokenizer without EOS
+    before = tokenizer.encode(prefix, add_special_tokens=False)
+    whole = tokenizer.encode(prefix + continuation, add_special_tokens=False)
+    shared = 0
+    while shared < min(len(before), len(whole)) and before[shared] == whole[shared]:
+        shared += 1
+    if shared == len(whole):
+        raise ValueError(f"nothing is said after {prefix[-40:]!r}: {continuation!r} has no token")
+    return [start, *whole], shared + 1
+
+
+def _logprobs(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """log-probability of each token but the first, given those before it."""
+    logits_BLV: Tensor = model(
+        input_ids=ids_BL,
+        attention_mask=mask_BL.long(),
+        position_ids=positions(mask_BL),
+        use_cache=False,
+    ).logits[:, :-1]
+    chosen_BL = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1).float()
+    return chosen_BL - logits_BLV.float().logsumexp(-1)
