@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq --progres
 READY  := $(VENV)/.ready
 OURS   := pipeline stages reward_models labeling_ui
 
-.PHONY: help quickstart test install lint types tests chromium clean
+.PHONY: help quickstart test install lint types tests chromium postgres clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,7 +43,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy $(OURS)
 
-tests: $(READY) chromium
+tests: $(READY) chromium postgres
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not bench and not gpu"
 
 # The browser tests drive Debian's Chromium. Without it they are skipped, and say so.
@@ -56,6 +56,18 @@ chromium:
 	  || echo "chromium could not be installed: the browser tests will be skipped" >&2; \
 	else \
 	  echo "chromium is missing and only root can install it: the browser tests will be skipped" >&2; \
+	fi
+
+# The store's tests run on SQLite and on a PostgreSQL server of their own, which they start themselves.
+postgres:
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Debian's postgresql for the store's tests ..." >&2; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends postgresql >/dev/null 2>&1; } \
+	  || echo "postgresql could not be installed: its tests will be skipped" >&2; \
+	else \
+	  echo "postgresql is missing and only root can install it: its tests will be skipped" >&2; \
 	fi
 
 clean:

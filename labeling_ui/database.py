@@ -5,12 +5,15 @@ happens to the process or the machine. A write transaction takes the writer's lo
 so that what it read is still true when it writes; readers never wait for it.
 """
 
+import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -55,18 +58,23 @@ class Database:
             yield connection
 
     def backup(self, path: Path) -> None:
-        """Copy a SQLite database to a new file as it is at one moment, and rename it when whole."""
-        if self.dialect != "sqlite":
-            raise ValueError(f"{self.dialect} is backed up by its own pg_dump")
+        """Write the database as it is at one moment to a new file, which gets its name when whole.
+
+        It stays in use meanwhile. SQLite gives a database file, PostgreSQL pg_dump's custom format.
+        ValueError if the file is there, or pg_dump is missing or fails.
+        """
         if path.exists():
             raise ValueError(f"{path}: is there already")
         aside = path.with_name(path.name + ".part")
         aside.unlink(missing_ok=True)
-        with self.engine.connect() as connection:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)
-            with closing(sqlite3.connect(aside)) as copy:
-                source.backup(copy)
+        if self.dialect == "postgresql":
+            _dump(self.engine.url, aside)
+        else:
+            with self.engine.connect() as connection:
+                source = connection.connection.driver_connection
+                assert isinstance(source, sqlite3.Connection)
+                with closing(sqlite3.connect(aside)) as copy:
+                    source.backup(copy)
         aside.replace(path)
 
     def close(self) -> None:
@@ -109,6 +117,24 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     alone = connection.get_execution_options().get("single_writer", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if alone else "BEGIN")
+
+
+def _dump(url: URL, path: Path) -> None:
+    """Let pg_dump write the database; the password goes by the environment, out of sight of ps."""
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise ValueError(
+            "pg_dump is not installed here; it comes with PostgreSQL's client programs"
+        )
+    password = {"PGPASSWORD": str(url.password)} if url.password is not None else {}
+    name = url.set(drivername="postgresql", password=None).render_as_string()
+    command = [program, "--format=custom", f"--file={path}", f"--dbname={name}"]
+    done = subprocess.run(
+        command, env={**os.environ, **password}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        path.unlink(missing_ok=True)
+        raise ValueError(f"pg_dump: {' '.join(done.stderr.split())}")
 
 
 def _migrate(connection: Connection, dialect: str) -> None:

@@ -53,7 +53,7 @@ class Store:
         self.database.close()
 
     def backup(self, path: Path) -> None:
-        """Copy a SQLite store to a new file while it is in use; ValueError for PostgreSQL."""
+        """Write the store to a new file while it is in use; see `Database.backup`."""
         self.database.backup(path)
 
     def add_tasks(

@@ -1,26 +1,31 @@
-"""A store of its own for each test: a file, or the PostgreSQL that LABELING_TEST_DATABASE names."""
+"""A store of its own for each test: first a file, then a database of a real PostgreSQL server."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from labeling_ui.store import Store
+from tests.postgres_server import PostgresServer, binaries
 
 
-@pytest.fixture
-def where(tmp_path: Path) -> str:
-    url = os.environ.get("LABELING_TEST_DATABASE")
-    if url is None:
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests; they are skipped, saying so, where PostgreSQL is not installed."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql)")
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
         return str(tmp_path / "labels.sqlite")
-    engine = create_engine(url)  # postgresql+psycopg://...: its public schema is emptied
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return url
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture

@@ -152,17 +152,36 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "x.sqlite")
 
 
-def test_a_backup_taken_while_in_use_is_a_whole_store(store: Store, tmp_path: Path) -> None:
-    if store.database.dialect != "sqlite":
-        pytest.skip("PostgreSQL is backed up by pg_dump")
+def test_a_backup_taken_while_in_use_is_restored_whole(
+    store: Store, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     store.add_tasks([small_task("t1")])
-    store.submit(ranking("t1"))
-    store.backup(tmp_path / "copy.sqlite")
-    copy = Store(tmp_path / "copy.sqlite")
+    store.submit(ranking("t1", notes="ünï \x00 🙂"))
+    with store.database.write() as connection:
+        store.log(connection, "somebody", "is writing", None, {})
+        store.backup(tmp_path / "copy")
+    where = str(tmp_path / "copy")
+    if store.database.dialect == "postgresql":
+        where = request.getfixturevalue("postgres").database()
+        plain = where.replace("postgresql+psycopg", "postgresql")
+        restore = ["pg_restore", "--dbname", plain, tmp_path / "copy"]
+        subprocess.run(restore, check=True)
+    copy = Store(where)
     assert (copy.tasks(), copy.rankings()) == (store.tasks(), store.rankings())
+    assert copy.submit(ranking("t1", annotator="ben"))
+    assert copy.events()[-1].kind == "submit"
     copy.close()
     with pytest.raises(ValueError, match="is there already"):
-        store.backup(tmp_path / "copy.sqlite")
+        store.backup(tmp_path / "copy")
+
+
+def test_a_backup_that_fails_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
+    if store.database.dialect == "sqlite":
+        pytest.skip("only PostgreSQL is dumped by another program")
+    store.database.engine.url = store.database.engine.url.set(database="not_there")
+    with pytest.raises(ValueError, match=r"pg_dump: .*not_there"):
+        store.backup(tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
 
 
 WRITER = """
