@@ -19,10 +19,10 @@ START_S = 90.0
 
 
 class RoomServer:
-    """A server on a free port over one store file."""
+    """A server on a free port over a store: a file in the folder, or the one that `where` names."""
 
-    def __init__(self, folder: Path) -> None:
-        self.where = folder / "labels.sqlite"
+    def __init__(self, folder: Path, where: str | Path | None = None) -> None:
+        self.where = folder / "labels.sqlite" if where is None else where
         self.log = folder / "server.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
