@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pipeline import launch
 from pipeline.conduct import conduct
-from pipeline.config import ExperimentConfig, HumanAnnotators
+from pipeline.config import ExperimentConfig
 from pipeline.config_file import load_config, overridden
 from pipeline.lineage import label_kinds
 from pipeline.options import Sharding
+from pipeline.room_config import HumanAnnotators
 from reward_models.records import write_jsonl
 
 
@@ -69,7 +70,7 @@ def label(
 def export(place: str, out: Path) -> Path:
     """The tasks and rankings of a store, as JSON lines in the folder `out`."""
     from labeling_ui.store import Store
-    from pipeline.rankings import STORE
+    from pipeline.people import STORE
 
     folder = Path(place)
     if "://" not in place and folder.is_dir():
@@ -112,7 +113,7 @@ def pretrain(out: Path, sets: Sequence[str], start: Path | None) -> Path:
     return out
 
 
-def fetch(name: Literal["smollm2"], out: Path | None) -> Path:
+def fetch(name: Literal["smollm2", "minilm"], out: Path | None) -> Path:
     """A real model without a hub, as a model folder."""
     from pipeline.fetch import fetch_model
 

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
+from pipeline.room_config import HumanAnnotators
 from stages.config import Config, Fraction, PPOConfig, RewardConfig, SamplingConfig, SFTConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -65,18 +66,6 @@ class SimulatedAnnotators(Config):
     kind: Literal["simulated"] = "simulated"
     overlap: Fraction = 0.15  # share of tasks ranked twice, so that agreement can be measured
     taste: Taste = GOLD  # what they like; changing it changes what the policy learns
-
-
-class HumanAnnotators(Config):
-    """People rank in the browser (`rlhf label CONFIG`)."""
-
-    kind: Literal["human"]
-    store: str | None = None  # a path or database URL; None: rankings.sqlite in the run's folder
-    per_task: PositiveInt = 1  # annotators who rank each task
-    enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
-    wait: bool = True  # `rlhf run` serves the page until enough is ranked; false: it stops there
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 7860
 
 
 class ImportedRankings(Config):

@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline import rankings, work
-from pipeline.config import ExperimentConfig, FileSource, HumanAnnotators, ImportedRankings
+from pipeline import people, rankings, work
+from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
+from pipeline.room_config import HumanAnnotators
 from pipeline.run import Source, Stage
 from stages.config import PPOConfig
 from stages.progress import Report
@@ -34,7 +35,7 @@ def model_source(name: str) -> Source:
 
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     """The stages of this experiment in this folder, first to last."""
-    if isinstance(config.labeling, ImportedRankings):  # read before anything is trained
+    if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
         first = [_data(config), _label(config, run), _sft(config, run)]
     else:
         first = [_data(config), _sft(config, run), _sample(config, run), _label(config, run)]
@@ -113,27 +114,23 @@ def _sample(config: ExperimentConfig, run: Path) -> Stage:
 
 
 def _label(config: ExperimentConfig, run: Path) -> Stage:
-    settings = dict(_settings(config, labeling=config.labeling))
-    inputs: dict[str, Source] = {}
-    match config.labeling:
+    labeling = config.labeling
+    settings = dict(_settings(config, labeling=labeling))
+    own = rankings.tasks_file(labeling)
+    inputs: dict[str, Source] = {"tasks": own or run / "sample/tasks.jsonl"}
+    match labeling:
         case ImportedRankings():
-            inputs = {
-                "tasks": Path(config.labeling.tasks),
-                "rankings": Path(config.labeling.rankings),
-            }
+            inputs["rankings"] = Path(labeling.rankings)
         case HumanAnnotators():
-            inputs = {"tasks": run / "sample/tasks.jsonl"}
-            settings["answers"] = rankings.answers_hash(config.labeling, run)
+            people.form_of(labeling)  # a mistake in it is told before anything is trained
+            settings["answers"] = people.answers_hash(labeling, run)
         case _:
-            inputs = {
-                "tasks": run / "sample/tasks.jsonl",
-                "prompts": run / "data/ranking_prompts.jsonl",
-            }
+            inputs["prompts"] = run / "data/ranking_prompts.jsonl"
 
     def todo(out: Path, report: Report) -> None:
         rankings.collect(config, run, out, report)
 
-    about = f"rankings: {config.labeling.kind}"
+    about = f"rankings: {labeling.kind}"
     return Stage("label", about, settings, inputs, todo, rankings.kinds)
 
 

@@ -4,8 +4,6 @@ All three leave `tasks.jsonl` and `rankings.jsonl`; simulated annotators and peo
 the same store.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,39 +11,39 @@ from dataclasses import replace
 from pathlib import Path
 
 from labeling_ui.store import Store
-from pipeline.config import (
-    ExperimentConfig,
-    HumanAnnotators,
-    ImportedRankings,
-    SimulatedAnnotators,
-)
+from pipeline.config import ExperimentConfig, ImportedRankings, Labeling, SimulatedAnnotators
 from pipeline.datasets import DataFolder
-from pipeline.failures import PeopleNeeded
+from pipeline.people import STORE, ranked_by_people
+from pipeline.room_config import HumanAnnotators
 from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
 from stages.progress import Report, Step
 
-STORE = "rankings.sqlite"
 AT_ONCE = 100  # rankings of one transaction
 
 
-def store_of(labeling: HumanAnnotators, run: Path) -> str:
-    """Where people's rankings are: beside the stages, so that no stage's new start touches them."""
-    return labeling.store if labeling.store is not None else str(run / STORE)
+def tasks_file(labeling: Labeling) -> Path | None:
+    """The file of tasks that the config names; None where the run samples outputs to be ranked."""
+    match labeling:
+        case ImportedRankings():
+            return Path(labeling.tasks)
+        case HumanAnnotators():
+            return None if labeling.tasks is None else Path(labeling.tasks)
+        case SimulatedAnnotators():
+            return None
 
 
 def collect(config: ExperimentConfig, run: Path, out: Path, report: Report) -> None:
     """Write the tasks and their rankings to `out`; PeopleNeeded while too few are ranked."""
-    match config.labeling:
+    labeling = config.labeling
+    tasks = read_records(tasks_file(labeling) or run / "sample/tasks.jsonl", RankingTask)
+    match labeling:
         case SimulatedAnnotators():
-            tasks = read_records(run / "sample/tasks.jsonl", RankingTask)
             prompts = DataFolder(run / "data").prompts("ranking")
-            rankings = _simulated(config.labeling, tasks, prompts, config.seed, out, report)
+            rankings = _simulated(labeling, tasks, prompts, config.seed, out, report)
         case HumanAnnotators():
-            tasks = read_records(run / "sample/tasks.jsonl", RankingTask)
-            rankings = _by_people(config.labeling, tasks, run, report)
+            rankings = ranked_by_people(labeling, tasks, run, report)
         case ImportedRankings():
-            tasks = read_records(Path(config.labeling.tasks), RankingTask)
-            rankings = _imported(Path(config.labeling.rankings), tasks)
+            rankings = _imported(Path(labeling.rankings), tasks)
     write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
     write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
 
@@ -65,22 +63,6 @@ def judge_agreement_of(run: Path) -> float | None:
     tasks = read_records(labelled / "tasks.jsonl", RankingTask)
     worlds = _worlds(tasks, DataFolder(run / "data").prompts("ranking"))
     return judge_agreement(tasks, worlds, read_records(labelled / "rankings.jsonl", Ranking))
-
-
-def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
-    """How many tasks still need an answer (a ranking or a skip) from somebody."""
-    answers = Counter(ranking.task for ranking in store.rankings(skipped=True))
-    return sum(answers[task.id] < labeling.per_task for task in tasks)
-
-
-def answers_hash(labeling: HumanAnnotators, run: Path) -> str:
-    """A hash of everything ranked so far: with more answers, the reward model is trained again."""
-    where = store_of(labeling, run)
-    if "://" not in where and not Path(where).exists():
-        return "none yet"
-    with closing(Store(where)) as store:
-        said = [json.dumps(ranking.to_json(), sort_keys=True) for ranking in store.rankings()]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
 def _simulated(
@@ -113,29 +95,6 @@ def _worlds(
     """What the judge reads, by task."""
     worlds = {(prompt.prompt, prompt.context): prompt.extra["world"] for prompt in prompts}
     return {task.id: worlds[task.prompt, task.context] for task in tasks}
-
-
-def _by_people(
-    labeling: HumanAnnotators, tasks: Sequence[RankingTask], run: Path, report: Report
-) -> list[Ranking]:
-    ours = {task.id for task in tasks}
-    allowed = int(len(tasks) * (1 - labeling.enough))
-    with closing(Store(store_of(labeling, run))) as store:
-        store.add_tasks(tasks, overlap=labeling.per_task)
-
-        def is_enough() -> bool:
-            left = num_open(labeling, tasks, store)
-            report(Step(len(tasks) - left, len(tasks)))
-            return left <= allowed
-
-        if labeling.wait and not is_enough():
-            from labeling_ui.app import serve
-
-            serve(store, host=labeling.host, port=labeling.port, until=is_enough)
-        if not is_enough():
-            left = num_open(labeling, tasks, store)
-            raise PeopleNeeded(f"{left} of {len(tasks)} tasks wait for people to rank them")
-        return [ranking for ranking in store.rankings() if ranking.task in ours]
 
 
 def _imported(path: Path, tasks: Sequence[RankingTask]) -> list[Ranking]:

@@ -1,0 +1,80 @@
+"""The labeling room in a run: people rank in the browser while the run waits for them."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from labeling_ui.form import Form, load_form
+from labeling_ui.store import Store
+from pipeline.failures import PeopleNeeded
+from pipeline.room_config import HumanAnnotators
+from reward_models.records import Ranking, RankingTask
+from stages.progress import Report, Step
+
+STORE = "rankings.sqlite"
+
+
+def store_of(labeling: HumanAnnotators, run: Path) -> str:
+    """Where people's rankings are: beside the stages, so that no stage's new start touches them."""
+    return labeling.store if labeling.store is not None else str(run / STORE)
+
+
+def form_of(labeling: HumanAnnotators) -> Form | None:
+    """The questions that the config names; None for the paper's. ValueError if they are wrong."""
+    return None if labeling.form is None else load_form(Path(labeling.form))
+
+
+def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
+    """How many tasks still need an answer (a ranking or a skip) from somebody."""
+    answers = Counter(ranking.task for ranking in store.rankings(skipped=True))
+    return sum(answers[task.id] < labeling.per_task for task in tasks)
+
+
+def answers_hash(labeling: HumanAnnotators, run: Path) -> str:
+    """A hash of everything ranked so far: with more answers, the reward model is trained again."""
+    where = store_of(labeling, run)
+    if "://" not in where and not Path(where).exists():
+        return "none yet"
+    with closing(Store(where)) as store:
+        said = [json.dumps(ranking.to_json(), sort_keys=True) for ranking in store.rankings()]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def ranked_by_people(
+    labeling: HumanAnnotators, tasks: Sequence[RankingTask], run: Path, report: Report
+) -> list[Ranking]:
+    """Serve the room until enough is ranked, if the config says so; then people's rankings.
+
+    PeopleNeeded while too few are ranked.
+    """
+    ours = {task.id for task in tasks}
+    allowed = int(len(tasks) * (1 - labeling.enough))
+    with closing(Store(store_of(labeling, run))) as store:
+        store.add_tasks(tasks, overlap=labeling.per_task)
+
+        def is_enough() -> bool:
+            left = num_open(labeling, tasks, store)
+            report(Step(len(tasks) - left, len(tasks) - allowed))
+            return left <= allowed
+
+        if labeling.wait and not is_enough():
+            from labeling_ui.app import serve
+
+            serve(
+                store,
+                host=labeling.host,
+                port=labeling.port,
+                form=form_of(labeling),
+                lease_s=60 * labeling.lease_minutes,
+                until=is_enough,
+            )
+        left = num_open(labeling, tasks, store)
+        if left > allowed:
+            raise PeopleNeeded(
+                f"{len(tasks) - left} of {len(tasks)} tasks are ranked and "
+                f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
+            )
+        return [ranking for ranking in store.rankings() if ranking.task in ours]
