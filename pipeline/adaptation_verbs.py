@@ -1,0 +1,65 @@
+"""The verbs about adapting and reading models that `pipeline/cli.py` joins to its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+TOOLS = "Around it"
+verbs = typer.Typer()
+
+
+@verbs.command(rich_help_panel=TOOLS)
+def probe(
+    model: Annotated[str, typer.Argument(help="A model's folder or hub name, or a run.")],
+    data: Annotated[str, typer.Argument(help="Labelled texts: .jsonl, .csv, or hf:NAME[:SPLIT].")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figure and the numbers.")],
+    test: Annotated[
+        str | None, typer.Option("--test", help="Test texts; without it a fifth is held out.")
+    ] = None,
+    pooling: Annotated[
+        str, typer.Option("--pooling", help="Of last, cls, mean; several with commas.")
+    ] = "",
+    layers: Annotated[
+        str, typer.Option("--layers", help="all, or such as 0,3,6 or 0-30:3. 0: embeddings.")
+    ] = "all",
+    kind: Annotated[
+        Literal["linear", "mlp"], typer.Option("--probe", help="The classifier that is fitted.")
+    ] = "linear",
+    penalty: Annotated[float, typer.Option("--penalty", help="L2, on standardised vectors.")] = 1.0,
+    text: Annotated[str, typer.Option("--text", help="The field that holds the text.")] = "text",
+    label: Annotated[str, typer.Option("--label", help="The one with the label.")] = "label",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 128,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Fit the control task as well.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """Say what a frozen encoder or decoder holds: a probe a layer, with intervals and a control.
+
+    A linear classifier (or an MLP) is fitted on the representations of each layer; a control task
+    with random labels says how much of its accuracy is memory. Writes probe.html and probe.json.
+    """
+
+    def command() -> Path:
+        from pipeline.probe import ProbeSettings
+        from pipeline.probe_command import chosen_poolings
+        from pipeline.probe_command import probe as probed
+
+        settings = ProbeSettings(
+            poolings=chosen_poolings(pooling), kind=kind, strength=penalty, max_tokens=max_tokens,
+            batch_size=batch_size, control=control, seed=seed,
+        )  # fmt: skip
+        return probed(model, data, test, (text, label), settings, layers, out)
+
+    _run(command, out)
+
+
+def _run(command: Callable[[], Path | None], out: Path | None) -> None:
+    from pipeline.guard import guarded
+
+    code = guarded(command, out)
+    if code:
+        raise typer.Exit(code)
