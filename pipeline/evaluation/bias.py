@@ -8,7 +8,7 @@ pairs where it finds the stereotyped sentence likelier, where the data say which
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -72,7 +72,7 @@ def load_pairs(path: Path) -> list[SentencePair]:
     )
 
 
-def _crows_pairs(rows: csv.DictReader[str]) -> Iterator[SentencePair]:
+def _crows_pairs(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:
     """`sent_more` is the sentence about the disadvantaged group; the stereotype may be either."""
     for number, row in enumerate(rows):
         direction = row["stereo_antistereo"]
@@ -86,7 +86,7 @@ def _crows_pairs(rows: csv.DictReader[str]) -> Iterator[SentencePair]:
         )
 
 
-def _winogender(rows: csv.DictReader[str]) -> Iterator[SentencePair]:
+def _winogender(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:
     """`occupation.participant.answer.gender.txt` names a sentence."""
     named = [(row["sentid"].split("."), row["sentence"]) for row in rows]
     for key, group in groupby(named, lambda one: one[0][:3]):

@@ -1,0 +1,128 @@
+"""Preference by a language model as judge: each pair is shown in both orders.
+
+A judge leans to the first answer or to the longer one. So the win is the mean over both orders, the
+share of pairs where the verdict followed the place is reported, and a pair with a failed or
+unreadable verdict is a failure, not a tie.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline.evaluation.endpoint import Bill, Endpoint, Message, Reply, ask, bill
+from pipeline.evaluation.preference import parts
+from pipeline.evaluation.samples import Completion, Scores
+from pipeline.evaluation.tables import Quantity, Table, tabulate
+from stages.progress import Report, silent
+
+SUITE = "preference_by_llm"
+INSTRUCTION = """\
+You compare two responses, A and B, to one prompt. Judge which one a user would rather have: does it
+do what the prompt asks, is what it says true and supported by the given passage, is it harmless?
+Length by itself is no merit. Do not let the order of the responses matter.
+Think in at most three sentences. Then write a last line that is exactly one of
+[[A]]   A is better
+[[B]]   B is better
+[[tie]] neither is better"""
+_VERDICT = re.compile(r"\[\[(A|B|tie)\]\]", re.IGNORECASE)
+_FIRST_WINS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+def judge_pairs(
+    endpoint: Endpoint,
+    rows: Sequence[Completion],
+    *,
+    baseline: str,
+    memory: Path,
+    report: Report = silent,
+) -> tuple[list[Completion], Bill]:
+    """Rows with the judge's scores added, and what it took.
+
+    Scores of a row: `win` (1, .5 or 0, mean of both orders, against the baseline's response to the
+    same prompt and sample) and `followed_place` (1 where swapping turned the verdict round). The
+    baseline's own rows and rows without a counterpart get {}.
+    """
+    against = {(row.id, row.prompt_type, row.k): row for row in rows if row.model == baseline}
+    places = [
+        place
+        for place, row in enumerate(rows)
+        if row.model != baseline and (row.id, row.prompt_type, row.k) in against
+    ]
+    asked: list[list[Message]] = []
+    for place in places:
+        row = rows[place]
+        other = against[row.id, row.prompt_type, row.k]
+        asked += [_conversation(row, other), _conversation(other, row)]
+    replies = ask(endpoint, asked, memory=memory, report=report)
+    found: dict[int, Scores] = {
+        place: pair_scores(*(verdict(reply) for reply in replies[2 * n : 2 * n + 2]))
+        for n, place in enumerate(places)
+    }
+    name, meta = scorer_name(endpoint), _identity(endpoint)
+    judged = [
+        replace(
+            row,
+            scores={**row.scores, name: found.get(place, {})},
+            score_meta={**row.score_meta, name: meta},
+        )
+        for place, row in enumerate(rows)
+    ]
+    return judged, bill(endpoint, replies)
+
+
+def verdict(reply: Reply) -> float | None:
+    """1 where the response shown first wins, 0 where the second, .5 for a tie; None: unreadable."""
+    said = _VERDICT.findall(reply.text or "")
+    return _FIRST_WINS[said[-1].lower()] if said else None
+
+
+def pair_scores(mine_first: float | None, mine_second: float | None) -> Scores:
+    """Both orders of one pair: `mine_first` and `mine_second` are wins of the response on top."""
+    if mine_first is None or mine_second is None:
+        return None
+    place_decided = mine_first == mine_second and mine_first != 0.5
+    win = (mine_first + 1.0 - mine_second) / 2
+    return {"win": win, "followed_place": float(place_decided)}
+
+
+def judge_tables(
+    rows: Sequence[Completion], models: Sequence[str], *, scorer: str, baseline: str
+) -> list[Table]:
+    """Win rates against the baseline over all and by category, and how often the place decided."""
+    compared = [model for model in models if model != baseline]
+    judged = [row for row in rows if row.has(scorer, "win") and row.model != baseline]
+    found = [
+        tabulate(
+            kept,
+            Quantity(SUITE, "win_rate", part, scorer, "higher"),
+            lambda row: row.score(scorer, "win"),
+            compared,
+        )
+        for part, kept in parts(judged)
+    ]
+    followed = Quantity(SUITE, "followed_place", "all", scorer, "lower")
+    return [
+        *found,
+        tabulate(judged, followed, lambda row: row.score(scorer, "followed_place"), compared),
+    ]
+
+
+def scorer_name(endpoint: Endpoint) -> str:
+    """The key of the judge's scores."""
+    return f"judge {endpoint.model}"
+
+
+def _identity(endpoint: Endpoint) -> dict[str, object]:
+    prompt = sha256(INSTRUCTION.encode()).hexdigest()
+    return {"version": endpoint.model, "sha256": prompt, "threshold": None, "url": endpoint.url}
+
+
+def _conversation(first: Completion, second: Completion) -> list[Message]:
+    passage = f"[Passage]\n{first.context}\n\n" if first.context else ""
+    shown = (
+        f"{passage}[Prompt]\n{first.prompt}\n\n[Response A]\n{first.completion}\n\n"
+        f"[Response B]\n{second.completion}"
+    )
+    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": shown}]
