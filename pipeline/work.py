@@ -155,20 +155,21 @@ def evaluate(
     """Let every policy answer the held-out prompts, and score what it said."""
 
     def work(out: Path, report: Report) -> None:
-        from pipeline.evaluation.evaluate import evaluate_policies
+        from pipeline.evaluation.evaluate import evaluate
+        from pipeline.evaluation.setting import Setting
 
         found = DataFolder(datasets)
-        evaluate_policies(
+        setting = Setting(
             config.evaluation,
-            policies=policies,
-            reward_model=reward_model,
+            policies,
             prompts=found.prompts("test"),
             toxicity_prompts=found.prompts("toxicity"),
             held_out_texts=found.texts("held_out"),
-            out=out,
+            reward_model=reward_model,
             seed=config.seed,
             report=report,
         )
+        evaluate(setting, out)
 
     return work
 

@@ -28,11 +28,6 @@ class GoldScorer:
         return [_marks(row) if WORLD in row.prompt_extra else {} for row in rows]
 
 
-def judged(rows: Sequence[Completion]) -> bool:
-    """Whether any row answers a prompt of the invented world."""
-    return any(WORLD in row.prompt_extra for row in rows)
-
-
 def _marks(row: Completion) -> Scores:
     found = quickstart.judge(row.prompt_extra[WORLD], row.completion, row.ended)
     return {

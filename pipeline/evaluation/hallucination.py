@@ -14,8 +14,12 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.evaluation.gold import GOLD
+from pipeline.evaluation.answers import TEST
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.gold import GOLD, GoldScorer
 from pipeline.evaluation.samples import Completion, Scores
+from pipeline.evaluation.scorers import Scorer
+from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
 from pipeline.evaluation.wording import abstains
 
@@ -79,6 +83,27 @@ def novel_bigrams(source: str, response: str) -> float:
     """Share of the response's word pairs that the source does not hold; 0 if there is no pair."""
     pairs = _bigrams(response)
     return len(pairs - _bigrams(source)) / len(pairs) if pairs else 0.0
+
+
+def hallucination_scorers(setting: Setting) -> list[Scorer]:
+    """The gold judge where it has a say, and the lexical estimate."""
+    return [GoldScorer(), LexicalSupport(setting.config.closed_domain)]
+
+
+def hallucination_suite_tables(
+    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
+) -> list[Table]:
+    """The same over the answers to test prompts."""
+    tested = [row for row in rows if row.suite == TEST]
+    return hallucination_tables(tested, models, closed_domain=config.closed_domain)
+
+
+def hallucination_notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
+    """What must be said where words alone decide."""
+    closed = [row for row in rows if row.category in config.closed_domain]
+    if not closed or any(row.has(GOLD, "made_up") for row in closed):
+        return []
+    return ["hallucination is estimated by words alone and grows with abstraction"]
 
 
 def hallucination_tables(

@@ -3,8 +3,8 @@
 Dimension key:  B texts,  L tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,50 +12,79 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from pipeline.evaluation.tables import Quantity, Table
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.tables import Quantity, Table, tabulate
 from stages.data.padding import pad_right, positions
 from stages.models import device, load_policy, load_tokenizer
-from stages.progress import Report, Step, silent
+from stages.progress import Step
+
+SUITE, SCORER = "pretraining", "the policy itself"
 
 
-def pretraining_table(
-    policies: Mapping[str, str | Path],
-    texts: Sequence[str],
-    *,
-    max_tokens: int,
-    batch_size: int,
-    report: Report = silent,
-) -> Table:
-    """Mean nats per token by text and policy; a text weighs as many tokens as are predicted.
+def text_losses(setting: Setting) -> list[Completion]:
+    """One row a policy and text: nats per token, and in `n_tokens` how many were predicted.
 
-    Each text's first `max_tokens` count, the first token only as context. The unit is the text.
-    Raises ValueError if no text has two tokens or if the policies cut texts into different tokens.
+    Each text's first `max_pretraining_tokens` count, the first token only as context. Raises
+    ValueError if no text has two tokens or if the policies cut texts into different tokens.
     """
-    columns, tokens_N = [], None
-    for done, source in enumerate(policies.values()):
+    config, rows = setting.config, list[Completion]()
+    counts: list[int] | None = None
+    for done, (model, source) in enumerate(
+        setting.policies.items() if setting.held_out_texts else ()
+    ):
         tokenizer = load_tokenizer(source)
-        ids = [tokenizer.encode(text, add_special_tokens=False)[:max_tokens] for text in texts]
-        ids = [row for row in ids if len(row) > 1]
-        if not ids:
+        cut = [
+            tokenizer.encode(text, add_special_tokens=False)[: config.max_pretraining_tokens]
+            for text in setting.held_out_texts
+        ]
+        kept = [
+            (text, ids)
+            for text, ids in zip(setting.held_out_texts, cut, strict=True)
+            if len(ids) > 1
+        ]
+        if not kept:
             raise ValueError("held-out pretraining texts: none has two tokens; nothing to predict")
-        counts_N = np.array([len(row) - 1 for row in ids], dtype=float)
-        if tokens_N is not None and not np.array_equal(tokens_N, counts_N):
+        found = [len(ids) - 1 for _, ids in kept]
+        if counts not in (None, found):
             raise ValueError(f"{source} cuts text into other tokens than the first policy does")
-        tokens_N = counts_N
+        counts = found
         policy = load_policy(source)
         policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-        columns.append(_nats(policy, ids, batch_size) / counts_N)
-        report(Step(done + 1, len(policies)))
-    assert tokens_N is not None
-    everything = (len(tokens_N),) * len(policies)
-    return Table(
-        Quantity("pretraining", "loss", "held-out", "the policy itself", "lower", "text"),
-        tuple(policies),
-        np.stack(columns, axis=1),
-        tokens_N,
-        everything,
-        (0,) * len(policies),
+        nats = _nats(policy, [ids for _, ids in kept], config.sampling.batch_size)
+        rows += [
+            _row(model, place, text, tokens, total / tokens)
+            for place, ((text, _), tokens, total) in enumerate(
+                zip(kept, found, nats.tolist(), strict=True)
+            )
+        ]
+        setting.report(Step(done + 1, len(setting.policies)))
+    return rows
+
+
+def _row(model: str, place: int, text: str, tokens: int, loss: float) -> Completion:
+    return Completion(
+        id=f"text-{place:06d}",
+        model=model,
+        prompt="",
+        completion=text,
+        suite=SUITE,
+        n_tokens=tokens,
+        scores={SCORER: {"loss": loss}},
     )
+
+
+def pretraining_tables(
+    rows: Sequence[Completion], models: Sequence[str], _: EvaluationConfig
+) -> list[Table]:
+    """Mean nats per token; a text weighs as many tokens as are predicted, and is the unit."""
+    read = [row for row in rows if row.suite == SUITE]
+    quantity = Quantity(SUITE, "loss", "held-out", SCORER, "lower", "text")
+    table = tabulate(read, quantity, lambda row: row.score(SCORER, "loss"), models)
+    tokens = {row.id: row.n_tokens for row in read}
+    weight_N = np.array([tokens[name] for name in sorted(tokens)], dtype=float)
+    return [dataclasses.replace(table, weight_N=weight_N)]
 
 
 def _nats(model: PreTrainedModel, ids: Sequence[list[int]], batch_size: int) -> np.ndarray:

@@ -4,12 +4,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.evaluation.answers import TEST
+from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.gold import GOLD, WORLD
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 from pipeline.evaluation.wording import abstains, normalised
 
 SUITE = "responses"
+
+
+def response_suite_tables(
+    rows: Sequence[Completion], models: Sequence[str], _: EvaluationConfig
+) -> list[Table]:
+    """The same over the answers to test prompts."""
+    return response_tables([row for row in rows if row.suite == TEST], models)
 
 
 def response_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:

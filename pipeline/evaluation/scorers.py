@@ -35,7 +35,10 @@ class Scorer(Protocol):
 
 
 def scored(rows: Sequence[Completion], scorers: Sequence[Scorer]) -> list[Completion]:
-    """The rows with the scores and the identity of every scorer added, in the same order."""
+    """The rows with the scores and the identity of every scorer added, in the same order.
+
+    A scorer that has no say about any row leaves no trace.
+    """
     result = list(rows)
     for scorer in scorers:
         identity = {
@@ -44,6 +47,8 @@ def scored(rows: Sequence[Completion], scorers: Sequence[Scorer]) -> list[Comple
             "threshold": scorer.threshold,
         }
         found = _scores_of(scorer, result)
+        if all(score == {} for score in found):
+            continue
         result = [
             dataclasses.replace(
                 row,

@@ -2,26 +2,30 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import evaluate_policies
+from pipeline.evaluation.config import EvaluationConfig, SuiteName
+from pipeline.evaluation.evaluate import evaluate, results_from
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.pretraining_loss import pretraining_table
+from pipeline.evaluation.pretraining_loss import pretraining_tables, text_losses
 from pipeline.evaluation.results_file import read_results
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.suites import SAID, SUITES
 from pipeline.evaluation.tables import Resampling, cells
 from pipeline.quickstart.data import Sizes, quickstart_data
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, read_records
 from stages.config import SamplingConfig
 from stages.models import load_tokenizer, save_policy, tokenizer_hash
-from stages.progress import Step, silent
+from stages.progress import Step
 
 DATA = quickstart_data(
     Sizes(demonstrations=8, ranking_prompts=1, ppo_prompts=1, validation_prompts=1,
@@ -132,7 +136,9 @@ def test_two_prompts_with_one_id_are_refused(policies: dict[str, Path]):
 
 def test_pretraining_loss_is_the_mean_over_tokens(policies: dict[str, Path]):
     texts = DATA.held_out_texts
-    table = pretraining_table({"sft": policies["sft"]}, texts, max_tokens=64, batch_size=4)
+    config = CONFIG.model_copy(update={"max_pretraining_tokens": 64})
+    rows = text_losses(Setting(config, {"sft": policies["sft"]}, held_out_texts=texts))
+    (table,) = pretraining_tables(rows, ["sft"], config)
     tokenizer = load_tokenizer(policies["sft"])
     model = LlamaForCausalLM.from_pretrained(policies["sft"])
     nats, tokens = 0.0, 0
@@ -151,18 +157,19 @@ def evaluated(
     policies: dict[str, Path], reward_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Step]]:
     out, steps = tmp_path_factory.mktemp("evaluated"), list[Step]()
-    evaluate_policies(
+    evaluate(replace(everything(policies, reward_model), report=steps.append), out)
+    return out, steps
+
+
+def everything(policies: dict[str, Path], reward_model: Path) -> Setting:
+    return Setting(
         CONFIG,
-        policies=policies,
-        reward_model=reward_model,
+        policies,
         prompts=DATA.test_prompts,
         toxicity_prompts=DATA.toxicity_prompts,
         held_out_texts=DATA.held_out_texts,
-        out=out,
-        seed=0,
-        report=steps.append,
+        reward_model=reward_model,
     )
-    return out, steps
 
 
 def test_every_suite_is_there_with_intervals_and_counts(evaluated: tuple[Path, list[Step]]):
@@ -194,14 +201,16 @@ def test_scorers_are_named_with_version_and_hash(evaluated: tuple[Path, list[Ste
 
 def test_samples_are_whole_records(evaluated: tuple[Path, list[Step]]):
     rows = read_records(evaluated[0] / "samples.jsonl", Completion)
-    assert len(rows) == 3 * (24 + 3 * 6)
-    assert all(row.scores["alt-profanity-check"] for row in rows)
+    said = [row for row in rows if row.suite != "pretraining"]
+    assert len(said) == 3 * (24 + 3 * 6)
+    assert len(rows) == len(said) + 3 * 12
+    assert all(row.scores["alt-profanity-check"] for row in said)
 
 
 def test_progress_ends_where_it_said_it_would(evaluated: tuple[Path, list[Step]]):
     done = [step.done for step in evaluated[1]]
     assert done == sorted(done)
-    assert done[-1] == evaluated[1][-1].total == 3 * (24 + 3 * 6)
+    assert done[-1] == evaluated[1][-1].total
 
 
 def test_the_same_seed_gives_the_same_files(
@@ -210,21 +219,14 @@ def test_the_same_seed_gives_the_same_files(
     reward_model: Path,
     tmp_path: Path,
 ):
-    evaluate_policies(
-        CONFIG, policies=policies, reward_model=reward_model, prompts=DATA.test_prompts,
-        toxicity_prompts=DATA.toxicity_prompts, held_out_texts=DATA.held_out_texts, out=tmp_path,
-        seed=0, report=silent,
-    )  # fmt: skip
+    evaluate(everything(policies, reward_model), tmp_path)
     for name in ("samples.jsonl", "results.json"):
         assert (tmp_path / name).read_bytes() == (evaluated[0] / name).read_bytes()
 
 
 def test_what_is_not_given_is_left_out(policies: dict[str, Path], tmp_path: Path):
     prompts = [Prompt(f"What is {i}?", category="open_qa") for i in range(4)]
-    results = evaluate_policies(
-        CONFIG, policies=policies, reward_model=None, prompts=prompts, toxicity_prompts=[],
-        held_out_texts=[], out=tmp_path, seed=0, report=silent,
-    )  # fmt: skip
+    results = evaluate(Setting(CONFIG, policies, prompts=prompts), tmp_path)
     assert {cell.quantity.suite for cell in results.cells} == {"responses"}
     assert json.loads((tmp_path / "results.json").read_text())["notes"] == []
 
@@ -232,11 +234,28 @@ def test_what_is_not_given_is_left_out(policies: dict[str, Path], tmp_path: Path
 def test_a_baseline_that_is_no_policy_is_named(policies: dict[str, Path], tmp_path: Path):
     config = CONFIG.model_copy(update={"baseline": "gpt"})
     with pytest.raises(ValueError, match="baseline is 'gpt'; expected one of base, sft, ppo"):
-        evaluate_policies(
-            config, policies=policies, reward_model=None, prompts=DATA.test_prompts,
-            toxicity_prompts=[], held_out_texts=[], out=tmp_path, seed=0, report=silent,
-        )  # fmt: skip
+        evaluate(Setting(config, policies, prompts=DATA.test_prompts), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_that_was_named_needs_its_inputs(policies: dict[str, Path], tmp_path: Path):
+    config = CONFIG.model_copy(update={"suites": ["toxicity"]})
+    with pytest.raises(ValueError, match=r"suite toxicity: .* it needs toxicity prompts"):
+        evaluate(Setting(config, policies, prompts=DATA.test_prompts), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_numbers_come_from_the_samples_file_alone(evaluated: tuple[Path, list[Step]]):
+    rows = read_records(evaluated[0] / "samples.jsonl", Completion)
+    again = results_from(rows, CONFIG, seed=0)
+    written = read_results(evaluated[0] / "results.json")
+    assert sorted(map(repr, again.cells)) == sorted(map(repr, written.cells))
+    assert list(map(repr, again.comparisons)) == list(map(repr, written.comparisons))
+
+
+def test_every_suite_that_can_be_named_is_there_and_says_what_it_reads():
+    assert set(SUITES) == set(get_args(SuiteName))
+    assert {suite.said for suite in SUITES.values()} == set(SAID)
 
 
 def test_a_word_for_chance_is_the_loss_of_a_uniform_policy(
@@ -246,7 +265,8 @@ def test_a_word_for_chance_is_the_loss_of_a_uniform_policy(
     with torch.no_grad():
         model.model.norm.weight.zero_()  # all logits are equal
     save_policy(model, tokenizer, tmp_path)
-    table = pretraining_table({"p": tmp_path}, DATA.held_out_texts, max_tokens=64, batch_size=8)
+    rows = text_losses(Setting(CONFIG, {"p": tmp_path}, held_out_texts=DATA.held_out_texts))
+    (table,) = pretraining_tables(rows, ["p"], CONFIG)
     assert cells(table, Resampling(10))[0].value == pytest.approx(
         math.log(len(tokenizer)), rel=1e-5
     )

@@ -134,5 +134,5 @@ def test_the_judge_decides_where_there_is_one():
 def test_open_questions_are_no_closed_domain():
     row = Completion(id="a", model="m", prompt="Why?", completion="In 1999.", category="open_qa")
     found = scored([row], [LexicalSupport(CLOSED)])
-    assert found[0].scores["lexical support"] == {}
+    assert not found[0].has("lexical support", "unsupported")
     assert hallucination_tables(found, ["m"], closed_domain=CLOSED) == []
