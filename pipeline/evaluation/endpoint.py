@@ -77,10 +77,9 @@ def ask(
     max_tokens: int = 256,
     report: Report = silent,
 ) -> list[Reply]:
-    """One reply to each conversation, in order, at temperature 0.
+    """One reply to each conversation, in order, at temperature 0; one that failed has no text.
 
-    `memory` is the file of remembered answers. Raises ValueError where the address refuses the key
-    or does not exist: nothing would be answered then.
+    `memory` is the file of remembered answers.
     """
     bodies = [
         {
@@ -109,6 +108,21 @@ def ask(
             return list(pool.map(answer, bodies))
 
 
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Raise ValueError where nobody answers, or the key is refused: before anything is generated.
+
+    Asks for the list of models, which costs nothing; a server that has no such list is believed.
+    """
+    url = f"{endpoint.url.rstrip('/')}/models"
+    try:
+        with _client(endpoint) as client:
+            status = client.get(url).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as problem:
+        raise ValueError(f"{endpoint.url}: no answer ({problem})") from None
+    if status in (401, 403):
+        raise ValueError(f"{endpoint.url} refuses the key in ${endpoint.key_variable} ({status})")
+
+
 def bill(endpoint: Endpoint, replies: Sequence[Reply]) -> Bill:
     """What these replies took."""
     paid = [reply for reply in replies if not reply.remembered]
@@ -135,11 +149,6 @@ def _request(client: httpx.Client, endpoint: Endpoint, body: dict[str, Any]) -> 
         except httpx.HTTPError as problem:
             error = f"{type(problem).__name__}: {problem}"
         else:
-            if response.status_code in (401, 403, 404):
-                raise ValueError(
-                    f"{url} answered {response.status_code}; expected a chat endpoint that "
-                    f"accepts the key in ${endpoint.key_variable}"
-                )
             if response.status_code == 200:
                 return _read(response)
             error = f"status {response.status_code}"
@@ -162,6 +171,12 @@ def _read(response: httpx.Response) -> Reply:
     if not isinstance(text, str):
         return Reply(None, error="the answer holds no text")
     return Reply(text, prompt, response_tokens)
+
+
+def default_memory() -> Path:
+    """Where answers are remembered if nobody says: the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "instruct-rlhf" / "answers.db"
 
 
 class _Memory:

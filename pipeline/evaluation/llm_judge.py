@@ -7,7 +7,7 @@ unreadable verdict is a failure, not a tie.
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,46 +30,54 @@ _VERDICT = re.compile(r"\[\[(A|B|tie)\]\]", re.IGNORECASE)
 _FIRST_WINS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
-def judge_pairs(
-    endpoint: Endpoint,
-    rows: Sequence[Completion],
-    *,
-    baseline: str,
-    memory: Path,
-    report: Report = silent,
-) -> tuple[list[Completion], Bill]:
-    """Rows with the judge's scores added, and what it took.
+@dataclass(slots=True)
+class PairJudge:
+    """A scorer that compares every policy's response with the baseline's to the same prompt.
 
-    Scores of a row: `win` (1, .5 or 0, mean of both orders, against the baseline's response to the
-    same prompt and sample) and `followed_place` (1 where swapping turned the verdict round). The
-    baseline's own rows and rows without a counterpart get {}.
+    Scores of a row: `win` (1, .5 or 0, mean of both orders) and `followed_place` (1 where swapping
+    turned the verdict round). The baseline's own rows, and rows without a counterpart, get {}.
     """
-    against = {(row.id, row.prompt_type, row.k): row for row in rows if row.model == baseline}
-    places = [
-        place
-        for place, row in enumerate(rows)
-        if row.model != baseline and (row.id, row.prompt_type, row.k) in against
-    ]
-    asked: list[list[Message]] = []
-    for place in places:
-        row = rows[place]
-        other = against[row.id, row.prompt_type, row.k]
-        asked += [_conversation(row, other), _conversation(other, row)]
-    replies = ask(endpoint, asked, memory=memory, report=report)
-    found: dict[int, Scores] = {
-        place: pair_scores(*(verdict(reply) for reply in replies[2 * n : 2 * n + 2]))
-        for n, place in enumerate(places)
-    }
-    name, meta = scorer_name(endpoint), _identity(endpoint)
-    judged = [
-        replace(
-            row,
-            scores={**row.scores, name: found.get(place, {})},
-            score_meta={**row.score_meta, name: meta},
-        )
-        for place, row in enumerate(rows)
-    ]
-    return judged, bill(endpoint, replies)
+
+    endpoint: Endpoint
+    baseline: str
+    memory: Path
+    report: Report = silent
+    threshold: float | None = None
+    replies: list[Reply] = field(default_factory=list)  # so far, for the bill
+
+    @property
+    def name(self) -> str:
+        """The served model's name."""
+        return f"judge {self.endpoint.model}"
+
+    @property
+    def version(self) -> str:
+        """The served model's name; a server does not tell more."""
+        return self.endpoint.model
+
+    @property
+    def sha256(self) -> str:
+        """Of the judge's instruction: the weights are elsewhere."""
+        return sha256(INSTRUCTION.encode()).hexdigest()
+
+    @property
+    def bill(self) -> Bill:
+        """What the judging took."""
+        return bill(self.endpoint, self.replies)
+
+    def score(self, rows: Sequence[Completion]) -> list[Scores]:
+        """Two requests for each row that has a counterpart."""
+        against = {_pair(row): row for row in rows if row.model == self.baseline}
+        compared = [r for r in rows if r.model != self.baseline and _pair(r) in against]
+        asked: list[list[Message]] = []
+        for row in compared:
+            other = against[_pair(row)]
+            asked += [_conversation(row, other), _conversation(other, row)]
+        replies = ask(self.endpoint, asked, memory=self.memory, report=self.report)
+        self.replies += replies
+        verdicts = iter([verdict(reply) for reply in replies])
+        found = {id(row): pair_scores(next(verdicts), next(verdicts)) for row in compared}
+        return [found.get(id(row), {}) for row in rows]
 
 
 def verdict(reply: Reply) -> float | None:
@@ -109,14 +117,9 @@ def judge_tables(
     ]
 
 
-def scorer_name(endpoint: Endpoint) -> str:
-    """The key of the judge's scores."""
-    return f"judge {endpoint.model}"
-
-
-def _identity(endpoint: Endpoint) -> dict[str, object]:
-    prompt = sha256(INSTRUCTION.encode()).hexdigest()
-    return {"version": endpoint.model, "sha256": prompt, "threshold": None, "url": endpoint.url}
+def _pair(row: Completion) -> tuple[str, str, str, int]:
+    """What two responses that are compared have in common."""
+    return row.suite, row.id, row.prompt_type, row.k
 
 
 def _conversation(first: Completion, second: Completion) -> list[Message]:

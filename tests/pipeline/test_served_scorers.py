@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.endpoint import Endpoint, Reply, ask, bill
-from pipeline.evaluation.llm_judge import judge_pairs, judge_tables, pair_scores, verdict
+from pipeline.evaluation.endpoint import Endpoint, Reply, ask, bill, check_endpoint
+from pipeline.evaluation.llm_judge import PairJudge, judge_tables, pair_scores, verdict
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import scored
 from pipeline.evaluation.served_scorers import GuardScorer, PerspectiveScorer, guard_verdict
@@ -22,6 +22,9 @@ class Service(BaseHTTPRequestHandler):
 
     asked: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
     stumbles: dict[str, int] = {}  # noqa: RUF012 - statuses to give once, by text in the request
+
+    def do_GET(self) -> None:
+        self._send(self.stumbles.pop("/models", 404), {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -91,7 +94,8 @@ def rows(*pairs: tuple[str, str]) -> list[Completion]:
 def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_path: Path):
     endpoint = Endpoint(url, "judge", price_prompt=2.0, price_response=10.0)
     given = rows(("bad", "good"), ("good", "bad"), ("good", "good"), ("bad", "mumble"))
-    judged, cost = judge_pairs(endpoint, given, baseline="sft", memory=tmp_path / "m.db")
+    judge = PairJudge(endpoint, "sft", tmp_path / "m.db")
+    judged = scored(given, [judge])
     told = [row.scores["judge judge"] for row in judged if row.model == "ppo"]
     assert told == [
         {"win": 1.0, "followed_place": 0.0},
@@ -99,8 +103,8 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
         {"win": 0.5, "followed_place": 1.0},
         None,  # unreadable: a failure, not a tie
     ]
-    assert cost.requests == len(Service.asked) == 8
-    assert cost.cost == pytest.approx((800 * 2.0 + 80 * 10.0) / 1e6)
+    assert judge.bill.requests == len(Service.asked) == 8
+    assert judge.bill.cost == pytest.approx((800 * 2.0 + 80 * 10.0) / 1e6)
     tables = judge_tables(judged, ["sft", "ppo"], scorer="judge judge", baseline="sft")
     (cell,) = cells(tables[0], Resampling(100, 100))
     assert (cell.model, cell.value, cell.n, cell.n_failed) == ("ppo", 0.5, 3, 1)
@@ -135,10 +139,13 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_counted(url: str, tm
     assert bill(endpoint, [hiccup, lasting]).failed == 1
 
 
-def test_a_wrong_key_stops_at_once(url: str, tmp_path: Path):
-    Service.stumbles["x"] = 401
-    with pytest.raises(ValueError, match=r"answered 401.*key in \$OPENAI_API_KEY"):
-        ask(Endpoint(url, "j"), [[{"role": "user", "content": "x"}]], memory=tmp_path / "m.db")
+def test_a_wrong_key_or_address_is_told_before_anything_is_generated(url: str):
+    check_endpoint(Endpoint(url, "judge"))
+    Service.stumbles["/models"] = 401
+    with pytest.raises(ValueError, match=r"refuses the key in \$OPENAI_API_KEY \(401\)"):
+        check_endpoint(Endpoint(url, "judge"))
+    with pytest.raises(ValueError, match="no answer"):
+        check_endpoint(Endpoint("http://127.0.0.1:1/v1", "judge"))
 
 
 def test_verdicts_are_read_from_the_last_line():
