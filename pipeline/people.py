@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from labeling_ui.form import Form, load_form
 from labeling_ui.store import Store
 from pipeline.failures import PeopleNeeded
 from pipeline.room_config import HumanAnnotators
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import Report, Step
 
 STORE = "rankings.sqlite"
+DECIDE = {"kind", "tasks", "store", "per_task", "enough"}  # the rest is about how it is served
 
 
 def store_of(labeling: HumanAnnotators, run: Path) -> str:
@@ -33,13 +34,23 @@ def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Sto
     return sum(answers[task.id] < labeling.per_task for task in tasks)
 
 
-def answers_hash(labeling: HumanAnnotators, run: Path) -> str:
-    """A hash of everything ranked so far: with more answers, the reward model is trained again."""
-    where = store_of(labeling, run)
-    if "://" not in where and not Path(where).exists():
+def answers_so_far(labeling: HumanAnnotators, run: Path) -> str:
+    """A hash of what is ranked by now: with more answers, the reward model is trained again."""
+    where, tasks = store_of(labeling, run), run / "label/tasks.jsonl"
+    if not tasks.is_file() or ("://" not in where and not Path(where).exists()):
         return "none yet"
+    ours = {task.id for task in read_records(tasks, RankingTask)}
     with closing(Store(where)) as store:
-        said = [json.dumps(ranking.to_json(), sort_keys=True) for ranking in store.rankings()]
+        return _hash(ranking for ranking in store.rankings() if ranking.task in ours)
+
+
+def answers_taken(out: Path) -> Mapping[str, str]:
+    """The same hash, of what the finished labeling stage in `out` holds."""
+    return {"answers": _hash(read_records(out / "rankings.jsonl", Ranking))}
+
+
+def _hash(rankings: Iterable[Ranking]) -> str:
+    said = [json.dumps(ranking.to_json(), sort_keys=True) for ranking in rankings]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 

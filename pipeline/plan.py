@@ -8,7 +8,7 @@ model's score (Ouyang et al. 2022, appendix C.1), trains nothing, and its model 
 PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
 from pipeline.room_config import HumanAnnotators
-from pipeline.run import Source, Stage
+from pipeline.run import Source, Stage, nothing_found
 from stages.config import PPOConfig
 from stages.progress import Report
 
@@ -117,13 +117,16 @@ def _label(config: ExperimentConfig, run: Path) -> Stage:
     labeling = config.labeling
     settings = dict(_settings(config, labeling=labeling))
     own = rankings.tasks_file(labeling)
+    found: Callable[[Path], Mapping[str, Any]] = nothing_found
     inputs: dict[str, Source] = {"tasks": own or run / "sample/tasks.jsonl"}
     match labeling:
         case ImportedRankings():
             inputs["rankings"] = Path(labeling.rankings)
         case HumanAnnotators():
             people.form_of(labeling)  # a mistake in it is told before anything is trained
-            settings["answers"] = people.answers_hash(labeling, run)
+            settings["labeling"] = labeling.model_dump(mode="json", include=people.DECIDE)
+            settings["answers"] = people.answers_so_far(labeling, run)
+            found = people.answers_taken
         case _:
             inputs["prompts"] = run / "data/ranking_prompts.jsonl"
 
@@ -131,7 +134,7 @@ def _label(config: ExperimentConfig, run: Path) -> Stage:
         rankings.collect(config, run, out, report)
 
     about = f"rankings: {labeling.kind}"
-    return Stage("label", about, settings, inputs, todo, rankings.kinds)
+    return Stage("label", about, settings, inputs, todo, rankings.kinds, found)
 
 
 def _reward(config: ExperimentConfig, run: Path) -> Stage:

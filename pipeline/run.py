@@ -34,12 +34,18 @@ def no_labels(_: Path) -> set[str]:
     return set()
 
 
+def nothing_found(_: Path) -> Mapping[str, Any]:
+    """For stages all of whose settings are known before they work."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage of a run: what decides its result, and the work.
 
     `work(folder, report)` leaves the artefact in `folder` and goes on from what it finds there.
-    `labels(folder)` names the kinds of annotators whose rankings the stage adds.
+    `labels(folder)` names the kinds of annotators whose rankings the stage adds. `found(folder)`
+    are settings as they are when the work is done, such as what people answered meanwhile.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Stage:
     inputs: Mapping[str, Source]
     work: Callable[[Path, Report], None]
     labels: Callable[[Path], set[str]] = no_labels
+    found: Callable[[Path], Mapping[str, Any]] = nothing_found
     trains: bool = False  # may be spread over processes
     launched: Mapping[str, Any] = field(default_factory=dict)  # how it is spread, if it is
 
@@ -109,10 +116,12 @@ class Run:
 
         stage.work(folder, listen)
         used = meter.read()
+        settings = {**stage.settings, **stage.found(folder)}
+        hashes = {name: found.sha256 for name, found in standing.inputs.items()}
         manifest = Manifest(
             stage=stage.name,
-            fingerprint=standing.fingerprint,
-            settings=stage.settings,
+            fingerprint=lineage.fingerprint(stage.name, settings, hashes),
+            settings=settings,
             seed=int(stage.settings["seed"]),
             inputs=standing.inputs,
             outputs=self._outputs(folder),
