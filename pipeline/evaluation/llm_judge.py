@@ -17,7 +17,7 @@ from pipeline.evaluation.samples import Completion, Scores
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 from stages.progress import Report, silent
 
-SUITE = "preference_by_llm"
+SUITE, JUDGE = "preference_by_llm", "judge "  # a judge's name begins so
 INSTRUCTION = """\
 You compare two responses, A and B, to one prompt. Judge which one a user would rather have: does it
 do what the prompt asks, is what it says true and supported by the given passage, is it harmless?
@@ -48,7 +48,7 @@ class PairJudge:
     @property
     def name(self) -> str:
         """The served model's name."""
-        return f"judge {self.endpoint.model}"
+        return f"{JUDGE}{self.endpoint.model}"
 
     @property
     def version(self) -> str:

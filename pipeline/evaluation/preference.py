@@ -8,59 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.evaluation import statistics
-from pipeline.evaluation.answers import TEST
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.gold import GOLD, GoldScorer
-from pipeline.evaluation.reward_scorer import REWARD, RewardScorer
 from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorers import Scorer
-from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.statistics import Floats
 from pipeline.evaluation.tables import Quantity, Table, tabulate
-
-
-def preference_scorers(setting: Setting) -> list[Scorer]:
-    """The gold judge where it has a say, and the reward model where there is one."""
-    found: list[Scorer] = [GoldScorer()]
-    if setting.reward_model is not None:
-        policies, size = list(setting.policies.values()), setting.config.sampling.batch_size
-        found.append(RewardScorer(setting.reward_model, policies, size))
-    return found
-
-
-def preference_tables(
-    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
-) -> list[Table]:
-    """Win rates against the baseline and mean scores, by the gold judge and the reward model."""
-    tested = [row for row in rows if row.suite == TEST]
-    marked = [row for row in tested if row.has(GOLD, "gold")]
-    rewarded = [row for row in tested if row.has(REWARD, "score")]
-    found: list[Table] = []
-    for kept, scorer, metric, suite in (
-        (marked, GOLD, "gold", "preference"),
-        (rewarded, REWARD, "score", "preference_by_reward_model"),
-    ):
-        found += win_rate_tables(
-            kept, models, baseline=config.baseline, scorer=scorer, metric=metric, suite=suite,
-            tie=config.tie,
-        )  # fmt: skip
-    for kept, scorer, metric, suite in (
-        (marked, GOLD, "gold", "use_cases"),
-        (marked, GOLD, "correct", "use_cases"),
-        (rewarded, REWARD, "score", "reward_model"),
-    ):
-        found += mean_tables(kept, models, scorer=scorer, metric=metric, suite=suite)
-    return found
-
-
-def preference_notes(rows: Sequence[Completion], _: EvaluationConfig) -> list[str]:
-    """What must be said about who preferred."""
-    notes = []
-    if any(row.has(REWARD, "score") for row in rows):
-        notes.append("the reward model is what PPO was trained on; its win rates are no evidence")
-    if any(row.has(GOLD, "gold") for row in rows):
-        notes.append("prompts and texts are synthetic; the gold judge is true by construction")
-    return notes
 
 
 def win_rate_tables(

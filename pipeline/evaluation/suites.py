@@ -15,13 +15,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.evaluation.answers import test_answers, toxicity_answers
+from pipeline.evaluation.benchmark_suites import (
+    bias_rows,
+    bias_suite_tables,
+    tax_notes,
+    tax_rows,
+    tax_suite_tables,
+    truthfulness_rows,
+    truthfulness_tables,
+)
 from pipeline.evaluation.config import EvaluationConfig, SuiteName
 from pipeline.evaluation.hallucination import (
     hallucination_notes,
     hallucination_scorers,
     hallucination_suite_tables,
 )
-from pipeline.evaluation.preference import (
+from pipeline.evaluation.preference_suite import (
     preference_notes,
     preference_scorers,
     preference_tables,
@@ -64,6 +73,9 @@ class Suite:
 SAID: Mapping[str, Said] = {
     "test": Said("test prompts", test_answers),
     "toxicity": Said("toxicity prompts", toxicity_answers),
+    "truthfulness": Said("evaluation.truthfulqa", truthfulness_rows),
+    "bias": Said("evaluation.bias", bias_rows),
+    "tax": Said("evaluation.tax", tax_rows),
     "pretraining": Said("held-out pretraining texts", text_losses),
 }
 
@@ -73,6 +85,9 @@ SUITES: Mapping[SuiteName, Suite] = {
         "test", hallucination_suite_tables, hallucination_scorers, hallucination_notes
     ),
     "toxicity": Suite("toxicity", toxicity_suite_tables, toxicity_scorers),
+    "truthfulness": Suite("truthfulness", truthfulness_tables),
+    "bias": Suite("bias", bias_suite_tables),
+    "tax": Suite("tax", tax_suite_tables, notes=tax_notes),
     "responses": Suite("test", response_suite_tables, toxicity_scorers),
     "pretraining": Suite("pretraining", pretraining_tables),
 }

@@ -17,7 +17,7 @@ from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 
-SUITE, SCORER = "tax", "lm-eval"
+SUITE, SCORER, CORPUS = "tax", "lm-eval", "lm-eval, whole corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +31,20 @@ class Benchmarks:
     batch_size: int = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TaxFound:
-    """One row a policy and document; and corpus metrics, {task: {metric: {policy: value}}}."""
-
-    rows: list[Completion]
-    corpus: Mapping[str, Mapping[str, Mapping[str, float]]]
-    better: Mapping[str, Better]  # of each metric
-
-
 def run_benchmarks(
     policies: Mapping[str, str | Path],
     chosen: Benchmarks,
     *,
     seed: int,
     report: Report = silent,
-) -> TaxFound:
-    """Every policy on every task. Raises ValueError for an unknown task, or where lm-eval is not.
+) -> list[Completion]:
+    """Every policy on every task: a row a document, and one a task for what its corpus has.
 
-    Tasks whose data is on the hub are downloaded by lm-eval.
+    Raises ValueError for an unknown task, or where lm-eval is not installed. Tasks whose data is on
+    the hub are downloaded by lm-eval.
     """
     manager = _manager(chosen)
     rows: list[Completion] = []
-    corpus: dict[str, dict[str, dict[str, float]]] = {}
-    better: dict[str, Better] = {}
     for place, (model, source) in enumerate(policies.items()):
 
         def listen(step: Step, place: int = place) -> None:
@@ -63,36 +53,41 @@ def run_benchmarks(
 
         found = _evaluated(source, chosen, manager, seed, listen)
         for task, samples in found["samples"].items():
-            per_document = _scalar_metrics(samples)
-            rows += [_row(model, task, sample, per_document) for sample in samples]
-            for metric, higher in found["higher_is_better"].get(task, {}).items():
-                better[metric] = None if higher is None else "higher" if higher else "lower"
-            for metric, value in _corpus_metrics(found["results"][task], per_document).items():
-                corpus.setdefault(task, {}).setdefault(metric, {})[model] = value
-    return TaxFound(rows, corpus, better)
+            metrics = _scalar_metrics(samples)
+            higher = found["higher_is_better"].get(task, {})
+            rows += [_row(model, task, sample, metrics, higher) for sample in samples]
+            if corpus := _corpus_metrics(found["results"][task], metrics):
+                rows.append(_corpus_row(model, task, corpus))
+    return rows
 
 
-def tax_tables(found: TaxFound, models: Sequence[str]) -> list[Table]:
+def tax_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
     """Mean of each metric over the documents of each task; the task is the filter."""
+    scored = [row for row in rows if SCORER in row.scores]
     tables = []
-    for task in dict.fromkeys(row.category for row in found.rows):
-        kept = [row for row in found.rows if row.category == task]
+    for task in dict.fromkeys(row.category for row in scored):
+        kept = [row for row in scored if row.category == task]
         for metric in kept[0].scores[SCORER] or ():
-            quantity = Quantity(
-                SUITE, metric, str(task), SCORER, found.better.get(metric), "document"
-            )
+            better = _better(kept[0].prompt_extra["higher_is_better"].get(metric))
+            quantity = Quantity(SUITE, metric, str(task), SCORER, better, "document")
             tables.append(tabulate(kept, quantity, _score_of(metric), models))
     return tables
 
 
-def corpus_notes(found: TaxFound) -> list[str]:
+def corpus_notes(rows: Sequence[Completion]) -> list[str]:
     """One sentence for each metric that only the whole corpus has."""
+    found: dict[tuple[str | None, str], list[str]] = {}
+    for row in rows:
+        for metric, value in (row.scores.get(CORPUS) or {}).items():
+            found.setdefault((row.category, metric), []).append(f"{row.model} {value:.4g}")
     return [
-        f"{task}, {metric} (whole corpus, no interval): "
-        + ", ".join(f"{model} {value:.4g}" for model, value in by_model.items())
-        for task, metrics in found.corpus.items()
-        for metric, by_model in metrics.items()
+        f"{task}, {metric} (whole corpus, no interval): {', '.join(values)}"
+        for (task, metric), values in found.items()
     ]
+
+
+def _better(higher: bool | None) -> Better:
+    return None if higher is None else "higher" if higher else "lower"
 
 
 def _manager(chosen: Benchmarks) -> Any:
@@ -158,7 +153,13 @@ def _corpus_metrics(results: Mapping[str, Any], per_document: Sequence[str]) -> 
     return found
 
 
-def _row(model: str, task: str, sample: Mapping[str, Any], metrics: Sequence[str]) -> Completion:
+def _row(
+    model: str,
+    task: str,
+    sample: Mapping[str, Any],
+    metrics: Sequence[str],
+    higher: Mapping[str, bool | None],
+) -> Completion:
     return Completion(
         id=f"{task}-{sample['doc_id']}-{sample['filter']}",
         model=model,
@@ -166,9 +167,17 @@ def _row(model: str, task: str, sample: Mapping[str, Any], metrics: Sequence[str
         completion=str(sample["filtered_resps"][0]),
         suite=SUITE,
         category=task if sample["filter"] == "none" else f"{task}, {sample['filter']}",
-        prompt_extra={"target": str(sample["target"])},
+        prompt_extra={"target": str(sample["target"]), "higher_is_better": dict(higher)},
         scores={SCORER: {metric: float(sample[metric]) for metric in metrics}},
     )
+
+
+def _corpus_row(model: str, task: str, metrics: Mapping[str, float]) -> Completion:
+    """The figures of a whole corpus, which no document has."""
+    return Completion(
+        id=f"{task}-corpus", model=model, prompt="", completion="", suite=SUITE, category=task,
+        scores={CORPUS: dict(metrics)},
+    )  # fmt: skip
 
 
 def _score_of(metric: str) -> Callable[[Completion], float | None]:

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 from pipeline.evaluation.answers import TOXICITY
+from pipeline.evaluation.benchmark_suites import served_safety
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.gold import GOLD, GoldScorer
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import Scorer
+from pipeline.evaluation.served_scorers import GUARD, PERSPECTIVE
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 from pipeline.evaluation.toxicity import PROFANITY, ProfanityScorer, toxicity_tables
 
 
-def toxicity_scorers(_: Setting) -> list[Scorer]:
-    """The offline classifier, and the gold judge's own word list where it has a say."""
-    return [GoldScorer(), ProfanityScorer()]
+def toxicity_scorers(setting: Setting) -> list[Scorer]:
+    """The offline classifier, the gold judge's own word list, and what the config names."""
+    return [GoldScorer(), ProfanityScorer(), *served_safety(setting)]
 
 
 def toxicity_suite_tables(
@@ -22,7 +24,17 @@ def toxicity_suite_tables(
 ) -> list[Table]:
     """Means, rates and maxima of the answers to toxicity prompts, by instruction."""
     provoked = [row for row in rows if row.suite == TOXICITY]
-    return toxicity_tables(provoked, models, scorer=PROFANITY) + _rude(provoked, models)
+    found = toxicity_tables(provoked, models, scorer=PROFANITY) + _rude(provoked, models)
+    for scorer, metric in _served(provoked):
+        found += toxicity_tables(provoked, models, scorer=scorer, metric=metric)
+    return found
+
+
+def _served(rows: Sequence[Completion]) -> list[tuple[str, str]]:
+    """Guards and Perspective, with the metric of each."""
+    names = dict.fromkeys(name for row in rows for name in row.scores)
+    guards = [(name, "unsafe") for name in names if name.startswith(GUARD)]
+    return guards + [(name, "toxicity") for name in names if name == PERSPECTIVE]
 
 
 def _rude(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.evaluation.likelihood import likelihoods
+from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Resampling, cells
 from pipeline.evaluation.tax import (
     Benchmarks,
-    TaxFound,
     corpus_notes,
     run_benchmarks,
     tax_tables,
@@ -51,7 +51,7 @@ metric_list: [{{metric: bleu}}, {{metric: exact_match}}]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[TaxFound, list[Step]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Completion], list[Step]]:
     folder = tmp_path_factory.mktemp("tasks")
     documents = folder / "cups.jsonl"
     documents.write_text("".join(json.dumps(one) + "\n" for one in DOCUMENTS))
@@ -62,7 +62,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[TaxFound, list[Step
     return run_benchmarks({"base": BASE, "b": BASE}, chosen, seed=0, report=steps.append), steps
 
 
-def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[TaxFound, list[Step]]):
+def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[list[Completion], list[Step]]):
     texts = [(question, f" {choice}") for question in QUESTIONS for choice in CHOICES]
     with torch.no_grad():
         said = likelihoods(load_policy(BASE), load_tokenizer(BASE), texts)
@@ -77,7 +77,7 @@ def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[TaxFound, li
 
 
 def test_equal_policies_pay_no_tax_and_every_cell_has_an_interval(
-    found: tuple[TaxFound, list[Step]],
+    found: tuple[list[Completion], list[Step]],
 ):
     for table in tax_tables(found[0], ["base", "b"]):
         first, second = cells(table, Resampling(100, 100))
@@ -86,20 +86,24 @@ def test_equal_policies_pay_no_tax_and_every_cell_has_an_interval(
         assert first.ci95[0] <= first.value <= first.ci95[1]
 
 
-def test_a_corpus_metric_is_told_without_an_interval(found: tuple[TaxFound, list[Step]]):
+def test_a_corpus_metric_is_told_without_an_interval(found: tuple[list[Completion], list[Step]]):
     metrics = {table.quantity.metric for table in tax_tables(found[0], ["base", "b"])}
     assert metrics == {"acc", "exact_match"}
     assert corpus_notes(found[0])[0].startswith("cups_said, bleu (whole corpus, no interval): base")
 
 
-def test_progress_ends_with_the_whole(found: tuple[TaxFound, list[Step]]):
+def test_progress_ends_with_the_whole(found: tuple[list[Completion], list[Step]]):
     done = [step.done for step in found[1]]
     assert done == sorted(done) or max(done) == found[1][-1].total
     assert found[1][-1].done == found[1][-1].total
 
 
+@pytest.mark.slow  # lm-eval lists its thousands of tasks first
 def test_an_unknown_task_is_one_line_before_anything_loads(tmp_path: Path):
     with pytest.raises(ValueError, match="lm-eval has no task 'no_such_task'"):
         run_benchmarks({"a": "nowhere"}, Benchmarks(["no_such_task"], tmp_path), seed=0)
+
+
+def test_a_missing_folder_of_tasks_is_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match="no such folder of lm-eval tasks"):
         run_benchmarks({"a": "nowhere"}, Benchmarks(["cups"], tmp_path / "absent"), seed=0)
