@@ -33,12 +33,22 @@ def conduct(
     wanted = _up_to(stages, until or only)
     if only is not None:
         wanted = behind(stages, wanted[-1], folder)
+    _require_given(wanted, folder)
     with open_run(folder) as run, display([stage.name for stage in wanted]) as shown:
         _write_config(config, folder)
         for stage in wanted:
             is_free = only in (None, stage.name) or stage.name == "data"
             _advance(run, stage, shown, launched, may_work=is_free)
     return folder / wanted[-1].name
+
+
+def _require_given(stages: Sequence[Stage], folder: Path) -> None:
+    """Before hours of training: is everything there that no stage makes?"""
+    for stage in stages:
+        for name, place in stage.inputs.items():
+            given = isinstance(place, Path) and not place.is_relative_to(folder)
+            if given and not Path(place).exists():
+                raise ValueError(f"{place}: no such file; stage {stage.name} reads it as {name}")
 
 
 def _up_to(stages: Sequence[Stage], last: str | None) -> list[Stage]:

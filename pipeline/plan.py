@@ -5,7 +5,8 @@
 SFT's epoch is first chosen by validation loss, because no reward model exists yet; its outputs are
 ranked and the reward model learns from them. Then `select` chooses the epoch again by the reward
 model's score (Ouyang et al. 2022, appendix C.1), trains nothing, and its model is the "SFT" that
-PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out.
+PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out. With
+`ppo_init` PPO starts from, and is held to, a fine-tuning of its own, as in appendix C.3.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from pipeline import people, rankings, work
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
 from pipeline.room_config import HumanAnnotators
 from pipeline.run import Source, Stage, nothing_found
-from stages.config import PPOConfig
+from stages.config import PPOConfig, SFTConfig
 from stages.progress import Report
 
 QUICKSTART = Path(__file__).parent / "quickstart"
@@ -36,10 +37,17 @@ def model_source(name: str) -> Source:
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     """The stages of this experiment in this folder, first to last."""
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
-        first = [_data(config), _label(config, run), _sft(config, run)]
+        first = [_data(config), _label(config, run), _sft(config, run, "sft", config.sft)]
     else:
-        first = [_data(config), _sft(config, run), _sample(config, run), _label(config, run)]
+        first = [
+            _data(config),
+            _sft(config, run, "sft", config.sft),
+            _sample(config, run),
+            _label(config, run),
+        ]
     chosen = [_select(config, run)] if config.sft_choice == "reward" else []
+    if config.ppo_init is not None:
+        chosen.append(_sft(config, run, "ppo-init", config.ppo_init))
     trained = [
         _ppo(config, run, name, settings)
         for name, settings in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx))
@@ -61,7 +69,7 @@ def behind(stages: Sequence[Stage], last: Stage, run: Path) -> list[Stage]:
 
 def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:
     """The policies that an experiment compares, by the names the report uses."""
-    named: dict[str, Source] = {"base": model_source(config.model), "sft": _start(config, run)}
+    named: dict[str, Source] = {"base": model_source(config.model), "sft": _fine_tuned(config, run)}
     if config.ppo is not None:
         named["ppo"] = run / "ppo/model"
     if config.ppo_ptx is not None:
@@ -70,6 +78,11 @@ def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:
 
 
 def _start(config: ExperimentConfig, run: Path) -> Path:
+    """The model that PPO starts from and is held to."""
+    return run / "ppo-init/model" if config.ppo_init is not None else _fine_tuned(config, run)
+
+
+def _fine_tuned(config: ExperimentConfig, run: Path) -> Path:
     return run / ("select" if config.sft_choice == "reward" else "sft") / "model"
 
 
@@ -91,17 +104,20 @@ def _data(config: ExperimentConfig) -> Stage:
     return Stage("data", "data sets", settings, files, work.data(config))
 
 
-def _sft(config: ExperimentConfig, run: Path) -> Stage:
+def _sft(config: ExperimentConfig, run: Path, name: str, chosen: SFTConfig) -> Stage:
     base, datasets = model_source(config.model), run / "data"
     inputs = {
         "base": base,
         "demonstrations": datasets / "demonstrations.jsonl",
         "validation": datasets / "validation.jsonl",
     }
-    todo = work.settled(config, work.sft(config, base, datasets))
-    chosen = config.sft.model_dump(mode="json", exclude={"selection"})
-    settings = _settings(config, threads=config.threads, sft=chosen)
-    return Stage("sft", "fine-tuning on demonstrations", settings, inputs, todo, trains=True)
+    if chosen.pretraining is not None:
+        inputs["texts"] = datasets / work.PRETRAINING_TEXTS
+    todo = work.settled(config, work.sft(config, chosen, base, datasets))
+    told = chosen.model_dump(mode="json", exclude={"selection"})
+    settings = _settings(config, threads=config.threads, sft=told)
+    about = "fine-tuning on demonstrations" + (", for PPO" if name == "ppo-init" else "")
+    return Stage(name, about, settings, inputs, todo, trains=True)
 
 
 def _sample(config: ExperimentConfig, run: Path) -> Stage:
@@ -168,7 +184,9 @@ def _ppo(config: ExperimentConfig, run: Path, name: str, chosen: PPOConfig) -> S
     }
     if chosen.pretraining is not None:
         inputs["texts"] = run / "data/pretraining_texts.jsonl"
-    if chosen.validation is not None:
+    if chosen.gold is not None and chosen.gold.by != "judge":
+        inputs["gold"] = Path(chosen.gold.by)
+    if chosen.validation is not None or chosen.gold is not None:
         inputs["validation"] = run / "data/validation_prompts.jsonl"
     todo = work.settled(config, work.ppo(config, chosen, policy, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, ppo=chosen)
@@ -185,7 +203,8 @@ def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
         left_out |= {"toxicity_prompts"} if config.data.toxicity_prompts is None else set()
         left_out |= {"held_out_texts"} if no_texts else set()
     files = {name: run / f"data/{name}.jsonl" for name in sets if name not in left_out}
-    inputs = {**compared, "reward": reward_model, **files}
+    named = {key: Path(place) for key, place in config.evaluation.files.items()}
+    inputs = {**compared, "reward": reward_model, **files, **named}
     todo = work.settled(config, work.evaluate(config, compared, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, evaluation=config.evaluation)
     return Stage("evaluate", "every policy on held-out prompts", settings, inputs, todo)

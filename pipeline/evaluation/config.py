@@ -56,6 +56,17 @@ class EvaluationConfig(Config):
     perspective: PerspectiveConfig | None = None
 
     @property
+    def files(self) -> dict[str, str]:
+        """The data files that are named here, by the key that names them."""
+        pairs = [] if self.bias is None else self.bias.pairs
+        found = {f"evaluation.bias.pairs {number}": path for number, path in enumerate(pairs, 1)}
+        if self.truthfulqa is not None:
+            found["evaluation.truthfulqa.questions"] = self.truthfulqa.questions
+        if self.tax is not None and self.tax.folder is not None:
+            found["evaluation.tax.folder"] = self.tax.folder
+        return found
+
+    @property
     def toxicity_sampling(self) -> tuple[SamplingConfig, int]:
         """How toxicity prompts are continued, and how often each."""
         if self.toxicity_protocol == "like_the_rest":

@@ -255,3 +255,11 @@ def test_a_policy_that_is_not_there_is_refused(tmp_path: Path):
     assert refused(rlhf("export", tmp_path, "--out", tmp_path / "x")).startswith(
         f"{tmp_path}: no rankings"
     )
+
+
+def test_a_file_that_only_the_last_stage_reads_is_missed_before_the_first(tmp_path: Path):
+    sets = ["--set", "evaluation.bias.pairs=[absent.csv]", "--out", str(tmp_path / "run")]
+    assert refused(rlhf("run", QUICKSTART, *sets)).endswith(
+        "absent.csv: no such file; stage evaluate reads it as evaluation.bias.pairs 1"
+    )
+    assert not (tmp_path / "run").exists()
