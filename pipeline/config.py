@@ -120,6 +120,18 @@ class ExperimentConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def the_judge_knows_only_its_world(self) -> Self:
+        """Refuse the quickstart's judge as a second opinion on prompts that it cannot judge."""
+        for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
+            asked = chosen is not None and chosen.gold is not None and chosen.gold.by == "judge"
+            if asked and self.data.kind != "quickstart":
+                raise ValueError(
+                    f"{name}.gold.by is 'judge' but data.kind is '{self.data.kind}': the judge "
+                    "knows the quickstart's prompts only; expected the folder of a reward model"
+                )
+        return self
+
+    @model_validator(mode="after")
     def simulated_annotators_know_only_their_world(self) -> Self:
         """Refuse simulated annotators of prompts that the quickstart did not make."""
         if self.labeling.kind == "simulated" and self.data.kind != "quickstart":

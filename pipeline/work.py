@@ -11,8 +11,10 @@ from pathlib import Path
 from pipeline.config import ExperimentConfig
 from pipeline.datasets import DataFolder, make_data
 from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
-from stages.config import PPOConfig
+from stages.config import PPOConfig, SFTConfig
 from stages.progress import Report, Step
+
+PRETRAINING_TEXTS = "pretraining_texts.jsonl"
 
 Source = Path | str
 Work = Callable[[Path, Report], None]
@@ -45,7 +47,7 @@ def data(config: ExperimentConfig) -> Work:
     return work
 
 
-def sft(config: ExperimentConfig, base: Source, datasets: Path) -> Work:
+def sft(config: ExperimentConfig, chosen: SFTConfig, base: Source, datasets: Path) -> Work:
     """Fine-tune on the demonstrations; the epoch is chosen by validation loss."""
 
     def work(out: Path, report: Report) -> None:
@@ -53,7 +55,7 @@ def sft(config: ExperimentConfig, base: Source, datasets: Path) -> Work:
 
         found = DataFolder(datasets)
         train_sft(
-            config.sft,
+            chosen,
             base=base,
             demonstrations=found.demonstrations(),
             validation=found.demonstrations("validation"),
@@ -62,6 +64,7 @@ def sft(config: ExperimentConfig, base: Source, datasets: Path) -> Work:
             out=out,
             seed=config.seed,
             report=report,
+            pretraining=None if chosen.pretraining is None else datasets / PRETRAINING_TEXTS,
         )
 
     return work
@@ -131,16 +134,19 @@ def ppo(
     """Train the policy against the reward model, with the pretraining mix if `chosen` has one."""
 
     def work(out: Path, report: Report) -> None:
+        from pipeline.second_opinion import gold_of
         from stages.ppo.trainer import train_ppo
 
         found = DataFolder(datasets)
+        mix, rule = chosen.pretraining, chosen.validation
         train_ppo(
             chosen,
             policy=policy,
             reward_model=reward_model,
             prompts=found.prompts("ppo"),
-            pretraining=found.texts("pretraining") if chosen.pretraining is not None else None,
-            validation=found.prompts("validation") if chosen.validation is not None else (),
+            pretraining=found.folder / "pretraining_texts.jsonl" if mix is not None else None,
+            validation=found.prompts("validation") if rule is not None else (),
+            gold=gold_of(chosen.gold, found.prompts("validation")),
             out=out,
             seed=config.seed,
             report=report,

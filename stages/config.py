@@ -2,23 +2,18 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Config(BaseModel):
-    """What every config shares: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+# One place to import every stage's settings from.
+from stages.config_base import Config as Config
+from stages.config_base import Fraction as Fraction
+from stages.ppo_rules import AdaptiveKL as AdaptiveKL
+from stages.ppo_rules import FixedKL as FixedKL
+from stages.ppo_rules import GoldCurve as GoldCurve
+from stages.ppo_rules import Guards as Guards
+from stages.ppo_rules import PretrainingMix as PretrainingMix
+from stages.ppo_rules import Rollback as Rollback
+from stages.ppo_rules import ValidationRule as ValidationRule
 
 
 class Full(Config):
@@ -103,52 +98,6 @@ class RewardConfig(Config):
         return self
 
 
-class PretrainingMix(Config):
-    """The ptx term: gradients of the pretraining loss added to PPO's (equation 2, appendix C.4)."""
-
-    coefficient: NonNegativeFloat = 27.8  # gamma; see `normaliser`
-    examples_per_episode: PositiveFloat = 8.0
-    tokens_per_example: PositiveInt = 256
-    pack: bool = True  # documents joined and cut into equal examples; false: one document each
-    normaliser: Literal["token", "sequence"] = (
-        "token"  # mean over tokens, or sum over tokens per sequence
-    )
-
-
-class FixedKL(Config):
-    """The coefficient stays as it is, as in the paper."""
-
-    kind: Literal["fixed"] = "fixed"
-    coefficient: NonNegativeFloat = 0.02  # appendix C.4
-
-
-class AdaptiveKL(Config):
-    """The proportional controller of Ziegler et al. 2019, section 2.2."""
-
-    kind: Literal["adaptive"] = "adaptive"
-    coefficient: PositiveFloat = 0.02
-    target_nats: PositiveFloat = 6.0
-    horizon_episodes: PositiveInt = 10_000
-
-
-class Guards(Config):
-    """When a PPO run counts as sick; `action` says whether it then stops or only warns."""
-
-    action: Literal["stop", "warn"] = "stop"
-    max_kl_nats_per_token: PositiveFloat = 2.0
-    min_eos_rate: Fraction = 0.02  # share of responses that end by themselves
-    min_entropy_nats: NonNegativeFloat = 0.005  # a token
-    max_repetition: Fraction = 0.5  # share of a response's trigrams seen before in it
-    min_distinct: Fraction = 0.02  # share of a rollout's responses that differ from one another
-
-
-class ValidationRule(Config):
-    """Choosing the policy by reward-model score on validation prompts, within a KL budget."""
-
-    every: PositiveInt = 5  # iterations
-    kl_budget_nats: PositiveFloat | None = None  # a response; beyond it the run ends
-
-
 class PPOConfig(Config):
     """Stage three: PPO against the reward model, with or without pretraining (appendix C.4)."""
 
@@ -174,6 +123,7 @@ class PPOConfig(Config):
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
     validation: ValidationRule | None = None  # None: the last policy is the result
+    gold: GoldCurve | None = None
     guards: Guards = Guards()
     checkpoint_every: PositiveInt = 10  # iterations
     adaptation: Adaptation = Full()

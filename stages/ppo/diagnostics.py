@@ -14,13 +14,52 @@ from torch import nn
 from stages.config import Guards, PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
+from stages.ppo.rollout import Rollout
 
 _TRIGRAM = 3
 _KL_SLACK_NATS = 0.1  # a response; below it a negative KL is no alarm
+_WATCHED = (  # a metric, the setting of its limit, and what to do where it is crossed
+    (
+        "ppo/kl_nats_per_token",
+        "max_kl_nats_per_token",
+        "the policy runs away from the reference; raise kl.coefficient or lower learning_rate",
+    ),
+    (
+        "ppo/eos_rate",
+        "min_eos_rate",
+        "responses do not end, so the score may favour length; set missing_eos_score, or raise "
+        "sampling.max_new_tokens",
+    ),
+    (
+        "ppo/entropy_nats_per_token",
+        "min_entropy_nats",
+        "the policy has collapsed; raise kl.coefficient or lower learning_rate",
+    ),
+    (
+        "ppo/repetition",
+        "max_repetition",
+        "the reward model likes loops; raise kl.coefficient",
+    ),
+    (
+        "ppo/distinct_responses",
+        "min_distinct",
+        "one answer to every prompt; raise kl.coefficient, or see how that answer is scored",
+    ),
+    (
+        "ppo/length_growth",
+        "max_length_growth",
+        "responses grow, so the score favours length; raise kl.coefficient, or compare score and "
+        "length in the reward model's held_out.json",
+    ),
+)
 
 
 class UnhealthyRunError(ValueError):
     """A run that was stopped because going on would have spoilt the policy."""
+
+
+class RecoverableRunError(UnhealthyRunError):
+    """A sickness that smaller steps from an earlier checkpoint may avoid."""
 
 
 def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -> None:
@@ -69,6 +108,20 @@ def check_starting_kl(log_ratio_N: torch.Tensor) -> None:
         )
 
 
+def check_finite(rollout: Rollout) -> None:
+    """Stop before the update where a score, a value or a log-probability is not finite."""
+    for name, x, advice in (
+        ("scores", rollout.score_B, "the reward model is broken on them; see what they answer"),
+        ("log-probabilities", rollout.old_BT, "the policy's weights are spoilt"),
+        ("values", rollout.value_BT, "the critic's are spoilt; lower critic_learning_rate"),
+    ):
+        sick = int((~x.isfinite()).reshape(len(x), -1).any(-1).sum())
+        if sick:
+            raise UnhealthyRunError(
+                f"{name} of {sick} of {len(x)} responses are not finite: {advice}"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A metric that must stay on one side of a setting, and what to do when it does not."""
@@ -91,43 +144,10 @@ class Limit:
 
 def limits(guards: Guards) -> list[Limit]:
     """The limits that the settings name."""
+    bounds = guards.model_dump()
     return [
-        Limit(
-            "ppo/kl_nats_per_token",
-            "max_kl_nats_per_token",
-            guards.max_kl_nats_per_token,
-            True,
-            "the policy runs away from the reference; raise kl.coefficient or lower learning_rate",
-        ),
-        Limit(
-            "ppo/eos_rate",
-            "min_eos_rate",
-            guards.min_eos_rate,
-            False,
-            "responses do not end, so the score may favour length; set missing_eos_score, or raise "
-            "sampling.max_new_tokens",
-        ),
-        Limit(
-            "ppo/entropy_nats_per_token",
-            "min_entropy_nats",
-            guards.min_entropy_nats,
-            False,
-            "the policy has collapsed; raise kl.coefficient or lower learning_rate",
-        ),
-        Limit(
-            "ppo/repetition",
-            "max_repetition",
-            guards.max_repetition,
-            True,
-            "the reward model likes loops; raise kl.coefficient",
-        ),
-        Limit(
-            "ppo/distinct_responses",
-            "min_distinct",
-            guards.min_distinct,
-            False,
-            "one answer to every prompt; raise kl.coefficient, or see how that answer is scored",
-        ),
+        Limit(metric, setting, bounds[setting], setting.startswith("max_"), advice)
+        for metric, setting, advice in _WATCHED
     ]
 
 
@@ -137,26 +157,33 @@ def alarms(metrics: Mapping[str, float], guards: Guards) -> list[str]:
     if sick:
         return [f"{', '.join(sick)} not finite: lower learning_rate or set score_clip"]
     found = [sentence for limit in limits(guards) if (sentence := limit.crossed(metrics))]
+    mismatch = negative_kl(metrics)
+    return found if mismatch is None else [*found, mismatch]
+
+
+def negative_kl(metrics: Mapping[str, float]) -> str | None:
+    """A sentence where the KL is below 0 by more than chance, which no smaller step would mend."""
     kl, error = metrics["ppo/kl_nats"], metrics["ppo/kl_standard_error_nats"]
     if kl < -max(_KL_SLACK_NATS, 4 * error):
-        found.append(
+        return (
             f"ppo/kl_nats is {kl:.3g}, below 0 by more than chance: what is sampled is not what is "
             "trained; check sampling.temperature and the reference"
         )
-    return found
+    return None
 
 
 def repetition(episodes: Episodes) -> list[float]:
     """Of each response, the share of trigrams that already stood in it; 0 where it has none."""
-    return [_repeated(response) for response in _responses(episodes)]
+    return [_repeated(response) for response in responses_of(episodes)]
 
 
 def distinct_responses(episodes: Episodes) -> int:
     """How many different responses there are."""
-    return len({tuple(response) for response in _responses(episodes)})
+    return len({tuple(response) for response in responses_of(episodes)})
 
 
-def _responses(episodes: Episodes) -> list[list[int]]:
+def responses_of(episodes: Episodes) -> list[list[int]]:
+    """The token ids of each response, without padding."""
     counts = episodes.response_BT.sum(-1).tolist()
     rows = episodes.response_tokens().tolist()
     return [row[len(row) - n :] for row, n in zip(rows, counts, strict=True)]

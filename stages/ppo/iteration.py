@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from stages.ppo import metrics
-from stages.ppo.diagnostics import check_starting_kl
+from stages.ppo.diagnostics import check_finite, check_starting_kl
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingExamples
+from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
@@ -15,7 +15,7 @@ from stages.ppo.tally import Tally
 def iterate(
     learner: Learner,
     prompts: Sequence[list[int]],
-    examples: PretrainingExamples | None,
+    examples: PretrainingStream | None,
     iteration: int,
     kl_coefficient: float,
     *,
@@ -40,6 +40,7 @@ def iterate(
             temperature=config.sampling.temperature,
             batch_size=config.micro_batch_size,
         )
+    check_finite(rollout)
     if iteration == 0:
         check_starting_kl(rollout.old_BT - rollout.reference_BT)
     data, reward_BT = experience(rollout, config, kl_coefficient, learner.total)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from stages.config import PPOConfig
 from stages.ppo import objective
 from stages.ppo.averaging import MovingAverage, copy_weights, weights_in_place
-from stages.ppo.diagnostics import UnhealthyRunError, check_first_ratio
+from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.models import Models, trained_parameters
-from stages.ppo.pretraining import PretrainingExamples, pretraining_nll
+from stages.ppo.pretraining import PretrainingStream, pretraining_nll
 from stages.ppo.randomness import generator_for
 from stages.ppo.reading import lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
@@ -46,16 +46,18 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
         )
+        self.rate_scale = 1.0  # of both learning rates; a rollback lowers it
         decay = config.ema_decay
         self.average = None if decay is None else MovingAverage(self.policy, decay)
 
     def update(
-        self, data: Experience, examples: PretrainingExamples | None, iteration: int, tally: Tally
+        self, data: Experience, examples: PretrainingStream | None, iteration: int, tally: Tally
     ) -> None:
         """All minibatches of all inner epochs; UnhealthyRunError before a step that would spoil."""
-        rate = self.config.learning_rate
+        policy, critic = self.optimizer.param_groups
         warm = objective.warm_up(iteration, self.config.warmup_iterations)
-        self.optimizer.param_groups[0]["lr"] = rate * warm
+        policy["lr"] = self.config.learning_rate * warm * self.rate_scale
+        critic["lr"] = self.config.critic_learning_rate * self.rate_scale
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         size = self.config.minibatch // ranks
         for epoch in range(self.config.inner_epochs):
@@ -63,10 +65,9 @@ class Learner:
             order = shuffled(data.episodes, generator)
             for place, rows in enumerate(torch.split(order, size)):
                 first = epoch == 0 and place == 0
-                turn = (iteration * self.config.inner_epochs + epoch) * (len(order) // size)
                 self._ppo_gradients(data, rows, tally, first=first)
                 if examples is not None:
-                    self._pretraining_gradients(examples, turn + place, tally, compared=first)
+                    self._pretraining_gradients(examples, tally, compared=first)
                 self._step(tally)
 
     @property
@@ -102,6 +103,7 @@ class Learner:
             "critic": {name: p.detach() for name, p in self.critic.items()},
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.average,
+            "rate_scale": self.rate_scale,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -109,6 +111,8 @@ class Learner:
         copy_weights(self.policy, state["policy"])
         copy_weights(self.critic, state["critic"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rate_scale = state["rate_scale"]
         if self.average is not None:
             self.average.average = {
                 name: mean.to(self.accelerator.device) for name, mean in state["average"].items()
@@ -151,14 +155,14 @@ class Learner:
             check_first_ratio(float(worst), self.accelerator.mixed_precision, self.models.policy)
 
     def _pretraining_gradients(
-        self, examples: PretrainingExamples, turn: int, tally: Tally, *, compared: bool
+        self, examples: PretrainingStream, tally: Tally, *, compared: bool
     ) -> None:
         """Add gamma * d(nll)/d(theta) to the same buffers; `compared` measures it against PPO's."""
         mix = self.config.pretraining
         assert mix is not None
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = max(ranks, round(mix.examples_per_episode * self.config.minibatch))
-        drawn = examples.draw(turn * count, count)
+        drawn = examples.next(count)
         predicted = int(drawn[1][:, 1:].sum())  # over all ranks
         divisor = predicted if mix.normaliser == "token" else count
         ids_BL, mask_BL = (x_BL[rank::ranks].to(self.accelerator.device) for x_BL in drawn)
@@ -183,7 +187,7 @@ class Learner:
             self._add_over_ranks(list(parameters.values()))
             norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
             if not torch.isfinite(norm):
-                raise UnhealthyRunError(
+                raise RecoverableRunError(
                     f"the {name.replace('_', ' ')} is not finite: the learning rate is too high "
                     "or a score is not finite; lower learning_rate, or set score_clip"
                 )

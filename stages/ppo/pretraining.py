@@ -1,14 +1,14 @@
-"""The pretraining text that PPO-ptx mixes in, as examples of at most so many tokens.
+"""The pretraining text that PPO-ptx mixes in, as examples of at most so many tokens, streamed.
 
 Packed, documents are joined by EOS and cut into equal blocks, as large models read them; unpacked,
 every document is an example of its own, which suits a model that never saw two in one context.
+Nothing but the document at hand is in memory, so the text may be of any size.
 
 Dimension key:  B examples,  L tokens of an example.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,54 +16,68 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.data.padding import pad_right
-from stages.ppo.randomness import endless_order
+from stages.data.text_stream import TextStream
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainingExamples:
-    """The pretraining set; `draw` walks through it in a seeded order by pass. Mask: counts."""
+class PretrainingStream:
+    """Examples of `tokens` tokens from a file of JSON lines {"text": ...}, without end.
 
-    ids_BL: Tensor
-    mask_BL: Tensor
-    seed: int
+    Every rank reads the same stream and takes its share of what `next` returns.
+    """
 
-    @classmethod
-    def pack(
-        cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, tokens: int, *, seed: int
-    ) -> Self:
-        """Join the texts with EOS and cut; the rest that fills no block is left out.
+    def __init__(
+        self, path: Path, tokenizer: PreTrainedTokenizerBase, tokens: int, *, pack: bool, seed: int
+    ) -> None:
+        self.texts = TextStream(path, seed)
+        self.tokenizer, self.tokens, self.pack = tokenizer, tokens, pack
+        self.num_drawn = 0
+        self._begun: list[int] = []  # the document that the next block goes on with
+        self._used = 0  # tokens of it that blocks have already
 
-        Raises ValueError where there is too little text for one block.
+    def next(self, count: int) -> tuple[Tensor, Tensor]:
+        """(ids_BL, mask_BL) of the next `count` examples; mask true = counts.
+
+        Raises ValueError where packed text is too short for one block.
         """
-        joined = [token for row in _encoded(texts, tokenizer) for token in row]
-        num_blocks = len(joined) // tokens
-        if num_blocks == 0:
-            raise ValueError(
-                f"the pretraining set has {len(joined)} tokens, expected at least "
-                f"pretraining.tokens_per_example ({tokens})"
-            )
-        ids_BL = torch.tensor(joined[: num_blocks * tokens]).view(num_blocks, tokens)
-        return cls(ids_BL, torch.ones_like(ids_BL, dtype=torch.bool), seed)
+        rows = []
+        for _ in range(count):
+            rows.append(self._block() if self.pack else self._document())
+            self.num_drawn += 1
+        return pad_right(rows, pad_id=0)
 
-    @classmethod
-    def separate(
-        cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, tokens: int, *, seed: int
-    ) -> Self:
-        """One document an example, with its EOS, cut after `tokens`."""
-        rows = [row[:tokens] for row in _encoded(texts, tokenizer)]
-        ids_BL, mask_BL = pad_right(rows, int(tokenizer.pad_token_id))
-        return cls(ids_BL, mask_BL, seed)
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, for a checkpoint."""
+        rest = torch.tensor(self._begun[self._used :], dtype=torch.long)
+        return {"texts": self.texts.state(), "rest": rest, "num_drawn": self.num_drawn}
 
-    def draw(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """(ids_BL, mask_BL) of examples `first` .. `first + count` of the endless walk."""
-        chosen = endless_order(len(self.ids_BL), first, count, self.seed, "pretraining")
-        longest = int(self.mask_BL[chosen].sum(1).max())
-        return self.ids_BL[chosen, :longest], self.mask_BL[chosen, :longest]
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on at the same token of the same document."""
+        self.texts.restore(state["texts"])
+        self._begun, self._used = state["rest"].tolist(), 0
+        self.num_drawn = state["num_drawn"]
 
+    def _document(self) -> list[int]:
+        text = self.tokenizer.encode(self.texts.next(), add_special_tokens=False)
+        whole = [*text, int(self.tokenizer.eos_token_id)]
+        return whole if self.pack else whole[: self.tokens]
 
-def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    eos = tokenizer.eos_token_id
-    return [[*tokenizer.encode(text, add_special_tokens=False), eos] for text in texts]
+    def _block(self) -> list[int]:
+        block: list[int] = []
+        while len(block) < self.tokens:
+            if self._used == len(self._begun):
+                self._begun, self._used = self._document(), 0
+                if self.texts.turn > 0 and self.num_drawn == 0:  # a pass made no block
+                    self._refuse(len(block))
+            taken = self._begun[self._used : self._used + self.tokens - len(block)]
+            self._used += len(taken)
+            block += taken
+        return block
+
+    def _refuse(self, found: int) -> None:
+        raise ValueError(
+            f"{self.texts.path} has {found} tokens, expected at least "
+            f"pretraining.tokens_per_example ({self.tokens})"
+        )
 
 
 def pretraining_nll(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stages.ppo.learner import Learner
 from stages.ppo.randomness import generator_for
-from stages.ppo.rollout import read_episodes, roll_out
+from stages.ppo.rollout import Rollout, read_episodes, roll_out
 from stages.ppo.tally import Tally
 
 
@@ -22,18 +22,25 @@ class Best:
 
 def validate(learner: Learner, prompts: Sequence[list[int]]) -> dict[str, float]:
     """Mean score and KL (nats a response) of the result's weights, by the same draws every time."""
+    rollout, tally = answer(learner, prompts), Tally()
+    tally.add_all("ppo/validation_score", rollout.score_B)
+    tally.add_all("ppo/validation_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
+    return tally.means(learner.total)
+
+
+def answer(learner: Learner, prompts: Sequence[list[int]]) -> Rollout:
+    """This rank's share of the prompts, answered by the result's weights and read by all models.
+
+    The share is every `ranks`-th prompt; the draws are the same every time.
+    """
     accelerator, sampling = learner.accelerator, learner.config.sampling
     mine = prompts[accelerator.process_index :: accelerator.num_processes]
     generator = generator_for(learner.seed, "validation", accelerator.process_index)
-    tally = Tally()
     with learner.result_weights(), accelerator.autocast():
         episodes = roll_out(learner.models, mine, sampling, generator)
-        rollout = read_episodes(
+        return read_episodes(
             learner.models,
             episodes,
             temperature=sampling.temperature,
             batch_size=learner.config.micro_batch_size,
         )
-    tally.add_all("ppo/validation_score", rollout.score_B)
-    tally.add_all("ppo/validation_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
-    return tally.means(learner.total)

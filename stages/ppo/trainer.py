@@ -8,27 +8,24 @@ gives the device, the ranks and the precision.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.records import Prompt
-from stages.config import AdaptiveKL, PPOConfig
+from reward_models.records import Prompt, write_jsonl
+from stages.config import Config, PPOConfig
 from stages.data.template import prompt_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.checkpoint import Checkpoints
-from stages.ppo.diagnostics import UnhealthyRunError, alarms, preflight
-from stages.ppo.iteration import iterate
+from stages.ppo.course import Course
+from stages.ppo.diagnostics import preflight
+from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
-from stages.ppo.models import load_models
-from stages.ppo.objective import next_kl_coefficient
-from stages.ppo.pretraining import PretrainingExamples
-from stages.ppo.selection import Best, validate
+from stages.ppo.models import Models, load_models
+from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.sharing import obstacle_to_sharing
-from stages.progress import Report, Step
+from stages.progress import Report
 
 log = logging.getLogger(__name__)
 
@@ -39,154 +36,80 @@ def train_ppo(
     policy: str | Path,
     reward_model: Path,
     prompts: Sequence[Prompt],
-    pretraining: Sequence[str] | None,
+    pretraining: Path | None,
     out: Path,
     seed: int,
     report: Report,
     validation: Sequence[Prompt] = (),
+    gold: Gold | None = None,
 ) -> None:
     """Train the policy and write `out`/model, `out`/critic and `out`/checkpoints.
 
-    `pretraining` are the texts of the ptx term, given if and only if `config.pretraining` is set;
-    `validation` are the prompts of `config.validation`, likewise. A run that was cut off goes on
-    from its last checkpoint and ends with the same numbers. Raises ValueError for input that does
-    not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
+    `pretraining` is the file of the ptx term's texts, given if and only if `config.pretraining` is
+    set; so are `validation`, the prompts of `config.validation`, and `gold`. A run that was cut
+    off goes on from its last checkpoint and ends with the same numbers. Raises ValueError for
+    input that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
     """
     accelerator = Accelerator()
-    _check_given("pretraining", config.pretraining is not None, bool(pretraining))
-    _check_given("validation", config.validation is not None, bool(validation))
+    _check_given("pretraining", config.pretraining, given=pretraining is not None)
+    _check_given("validation", config.validation, given=bool(validation))
+    _check_given("gold", config.gold, given=gold is not None)
     _check_cut(config, len(prompts), accelerator.num_processes)
-    models = load_models(
-        policy, reward_model, config.adaptation, seed=seed, device=accelerator.device
-    )
-    stage = _Stage(
+    device = accelerator.device
+    models = load_models(policy, reward_model, config.adaptation, seed=seed, device=device)
+    asked = _tokens(models.tokenizer, prompts)
+    validated = _tokens(models.tokenizer, validation)
+    marked = _tokens(models.tokenizer, gold.prompts if gold is not None else ())
+    preflight(models, config, asked + validated + marked)
+    course = Course(
         config=config,
         learner=Learner(models, config, accelerator, seed),
-        prompts=_tokens(models.tokenizer, prompts),
-        validation=_tokens(models.tokenizer, validation),
+        prompts=asked,
+        validation=validated,
         examples=_examples(config, models.tokenizer, pretraining, seed),
-        sharing=config.responses_per_prompt,
+        gold=gold,
+        gold_prompts=marked,
+        sharing=_sharing(models, asked, config),
         kl_coefficient=config.kl.coefficient,
     )
-    preflight(models, config, stage.prompts + stage.validation)
-    stage.choose_layout()
-    identity = {
-        "config": config.model_dump(mode="json", exclude={"episodes", "checkpoint_every"}),
-        "seed": seed,
-        "tokenizer": tokenizer_hash(models.tokenizer),
-        "processes": accelerator.num_processes,
-    }
-    stage.run(Checkpoints(out / "checkpoints", identity), report)
+    course.run(_checkpoints(course, out), report)
     if accelerator.is_main_process:
-        stage.write(out)
+        _write(course, out)
     accelerator.wait_for_everyone()
 
 
-@dataclass
-class _Stage:
-    """A run under way: the learner, what it learns from, and how far it has come."""
+def _checkpoints(course: Course, out: Path) -> Checkpoints:
+    """The run's checkpoints, with what a run that goes on must share with them."""
+    learner, config = course.learner, course.config
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"episodes", "checkpoint_every"}),
+        "seed": learner.seed,
+        "tokenizer": tokenizer_hash(learner.models.tokenizer),
+        "processes": learner.accelerator.num_processes,
+    }
+    return Checkpoints(out / "checkpoints", identity)
 
-    config: PPOConfig
-    learner: Learner
-    prompts: list[list[int]]
-    validation: list[list[int]]
-    examples: PretrainingExamples | None
-    sharing: int
-    kl_coefficient: float
-    done: int = 0
-    over: bool = False  # the KL budget is spent
-    best: Best | None = None
 
-    def choose_layout(self) -> None:
-        """Read prompts once for all their responses, unless this model says something else then."""
-        if self.sharing == 1:
-            return
-        longest = max(self.prompts, key=len)
-        response_tokens = self.config.sampling.max_new_tokens
-        obstacle = obstacle_to_sharing(self.learner.models, longest, response_tokens, self.sharing)
-        if obstacle is not None:
-            log.warning("each response is read with its own copy of the prompt: %s", obstacle)
-            self.sharing = 1
+def _sharing(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> int:
+    """Read prompts once for all their responses, unless this model says something else then."""
+    if config.responses_per_prompt == 1:
+        return 1
+    longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
+    obstacle = obstacle_to_sharing(models, longest, response_tokens, config.responses_per_prompt)
+    if obstacle is None:
+        return config.responses_per_prompt
+    log.warning("each response is read with its own copy of the prompt: %s", obstacle)
+    return 1
 
-    def run(self, checkpoints: Checkpoints, report: Report) -> None:
-        """All iterations that are left, with a checkpoint every so many and after the last."""
-        main, total = self.learner.accelerator.is_main_process, self.config.iterations
-        if main:
-            checkpoints.remove_cut_off()
-        state = checkpoints.latest()
-        if state is not None:
-            self._restore(state)
-        while self.done < total and not self.over:
-            found = iterate(
-                self.learner,
-                self.prompts,
-                self.examples,
-                self.done,
-                self.kl_coefficient,
-                sharing=self.sharing,
-            )
-            self.done += 1
-            self._control_kl(found["ppo/kl_nats"])
-            found |= self._validate()
-            if main:
-                report(Step(self.done, total, found))
-            self._heed(alarms(found, self.config.guards))
-            last = self.done == total or self.over
-            if main and (last or self.done % self.config.checkpoint_every == 0):
-                checkpoints.save(self.done, self._state())
 
-    def write(self, out: Path) -> None:
-        """Save the policy that was chosen, and the critic."""
-        models = self.learner.models
-        with self.learner.result_weights(None if self.best is None else self.best.weights):
-            save_policy(models.policy, models.tokenizer, out / "model")
-        models.critic.save(out / "critic")
-
-    def _control_kl(self, kl_nats: float) -> None:
-        kl = self.config.kl
-        if isinstance(kl, AdaptiveKL):
-            self.kl_coefficient = next_kl_coefficient(
-                self.kl_coefficient,
-                kl_nats,
-                target_nats=kl.target_nats,
-                episodes=self.config.episodes_per_rollout,
-                horizon=kl.horizon_episodes,
-            )
-
-    def _validate(self) -> dict[str, float]:
-        """Every so often: is this the best policy yet, and is it still within the KL budget?"""
-        rule = self.config.validation
-        if rule is None or (self.done % rule.every and self.done != self.config.iterations):
-            return {}
-        found = validate(self.learner, self.validation)
-        score, kl = found["ppo/validation_score"], found["ppo/validation_kl_nats"]
-        if rule.kl_budget_nats is not None and kl > rule.kl_budget_nats:
-            self.over = True
-        if self.best is None or (score > self.best.score and not self.over):
-            self.best = Best(score, self.done, self.learner.copy_of_result())
-        return found
-
-    def _heed(self, found: list[str]) -> None:
-        for alarm in found:
-            if self.config.guards.action == "stop":
-                raise UnhealthyRunError(f"iteration {self.done}: {alarm}")
-            log.warning("iteration %d: %s", self.done, alarm)
-
-    def _state(self) -> dict[str, Any]:
-        best = self.best
-        return {
-            "learner": self.learner.state(),
-            "kl_coefficient": self.kl_coefficient,
-            "done": self.done,
-            "over": self.over,
-            "best": None if best is None else [best.score, best.iteration, dict(best.weights)],
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.learner.restore(state["learner"])
-        self.kl_coefficient = state["kl_coefficient"]
-        self.done, self.over = state["done"], state["over"]
-        self.best = None if state["best"] is None else Best(*state["best"])
+def _write(course: Course, out: Path) -> None:
+    """Save the policy that was chosen, the critic, and what made the run go back, if anything."""
+    models, best = course.learner.models, course.best
+    with course.learner.result_weights(None if best is None else best.weights):
+        save_policy(models.policy, models.tokenizer, out / "model")
+    models.critic.save(out / "critic")
+    if course.rollbacks:
+        write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -194,19 +117,18 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> li
 
 
 def _examples(
-    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None, seed: int
-) -> PretrainingExamples | None:
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, texts: Path | None, seed: int
+) -> PretrainingStream | None:
     if config.pretraining is None or texts is None:
         return None
     mix = config.pretraining
-    make = PretrainingExamples.pack if mix.pack else PretrainingExamples.separate
-    return make(texts, tokenizer, mix.tokens_per_example, seed=seed)
+    return PretrainingStream(texts, tokenizer, mix.tokens_per_example, pack=mix.pack, seed=seed)
 
 
-def _check_given(name: str, asked: bool, given: bool) -> None:
-    if asked and not given:
+def _check_given(name: str, setting: Config | None, *, given: bool) -> None:
+    if setting is not None and not given:
         raise ValueError(f"{name} is set, but there is no {name} set to read")
-    if given and not asked:
+    if given and setting is None:
         raise ValueError(
             f"a {name} set is given, but {name} is not set, so it would have no effect"
         )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingExamples
+from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
 from tests.stages.frozen_batch import frozen_batch
-from tests.stages.tiny_ppo import TEXTS, tiny_config, tiny_learner, tiny_world
+from tests.stages.tiny_ppo import texts_file, tiny_config, tiny_learner, tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +80,18 @@ def test_pretraining_gradients_are_added_with_their_coefficient_and_divisor(
         "normaliser": normaliser,
     }
     learner = tiny_learner(world, tiny_config(pretraining=mix, micro_batch_size=3))
-    blocks = PretrainingExamples.pack(TEXTS, learner.models.tokenizer, 8, seed=0)
+    path, tokenizer = texts_file(world[0].parent), learner.models.tokenizer
+    blocks, same = (PretrainingStream(path, tokenizer, 8, pack=True, seed=0) for _ in range(2))
     prompts, responses, data = frozen_batch()
     expected, _ = slow_gradients(learner, prompts, responses, data)
     policy = copy.deepcopy(learner.models.policy).double()
-    ids_BL, _ = blocks.draw(0, 8)  # two examples for each of the minibatch's four episodes
+    ids_BL, _ = same.next(8)  # two examples for each of the minibatch's four episodes
     logprob_BLV = policy(ids_BL).logits[:, :-1].log_softmax(-1)
     nll = -logprob_BLV.gather(-1, ids_BL[:, 1:, None]).sum()
     (3.0 * nll / (8 * 7 if normaliser == "token" else 8)).backward()
     learner._ppo_gradients(data, torch.arange(4), Tally(), first=False)
     tally = Tally()
-    learner._pretraining_gradients(blocks, 0, tally, compared=True)
+    learner._pretraining_gradients(blocks, tally, compared=True)
     added = {name: p.grad for name, p in policy.named_parameters()}
     assert_close(learner.policy, {name: expected[name] + added[name] for name in added})
     said = tally.means(lambda x: x)

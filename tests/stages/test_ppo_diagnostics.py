@@ -18,11 +18,10 @@ from stages.ppo.diagnostics import (
     repetition,
 )
 from stages.ppo.episodes import Episodes
-from stages.ppo.pretraining import PretrainingExamples
 from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
-from tests.stages.tiny_ppo import TEXTS, tiny_config, tiny_learner, tiny_models, tiny_world
+from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world
 
 HEALTHY = {
     "ppo/kl_nats": 3.0,
@@ -32,6 +31,7 @@ HEALTHY = {
     "ppo/entropy_nats_per_token": 1.0,
     "ppo/repetition": 0.1,
     "ppo/distinct_responses": 0.9,
+    "ppo/length_growth": 1.2,
 }
 
 
@@ -53,6 +53,7 @@ def test_a_healthy_iteration_raises_no_alarm() -> None:
         ("ppo/entropy_nats_per_token", 0.0, "learning_rate"),
         ("ppo/repetition", 0.9, "kl.coefficient"),
         ("ppo/distinct_responses", 0.01, "kl.coefficient"),
+        ("ppo/length_growth", 9.0, "kl.coefficient"),
         ("ppo/kl_nats", float("nan"), "score_clip"),
     ],
 )
@@ -150,21 +151,3 @@ def test_a_generator_depends_on_every_part_of_its_place() -> None:
     places = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]
     drawn = {float(torch.rand((), generator=generator_for(*place))) for place in places}
     assert len(drawn) == 4
-
-
-def test_pretraining_blocks_join_the_texts_with_eos(world: tuple[Path, Path]) -> None:
-    tokenizer = tiny_models(world, tiny_config()).tokenizer
-    blocks = PretrainingExamples.pack(TEXTS[:3], tokenizer, 10, seed=0)
-    joined: list[int] = []
-    for text in TEXTS[:3]:
-        joined += [*tokenizer.encode(text), tokenizer.eos_token_id]
-    assert blocks.ids_BL.flatten().tolist() == joined[:30]
-    assert torch.equal(blocks.draw(0, 3)[0].sort(0).values, blocks.ids_BL.sort(0).values)
-
-
-def test_separate_pretraining_examples_hold_one_document_each(world: tuple[Path, Path]) -> None:
-    tokenizer = tiny_models(world, tiny_config()).tokenizer
-    examples = PretrainingExamples.separate(TEXTS[:3], tokenizer, 10, seed=0)
-    for ids_L, mask_L, text in zip(examples.ids_BL, examples.mask_BL, TEXTS[:3], strict=True):
-        document = [*tokenizer.encode(text), tokenizer.eos_token_id]
-        assert ids_L[mask_L].tolist() == document[:10]

@@ -20,6 +20,7 @@ from tests.stages.tiny_ppo import (
     PROMPTS,
     TEXTS,
     metrics_of,
+    texts_file,
     tiny_config,
     tiny_models,
     tiny_world,
@@ -282,6 +283,8 @@ def test_input_that_does_not_fit_is_refused(
     message: str,
 ) -> None:
     inputs: dict[str, Any] = {"prompts": PROMPTS, "pretraining": None} | given
+    if inputs["pretraining"] is not None:
+        inputs["pretraining"] = texts_file(tmp_path, inputs["pretraining"])
     with pytest.raises(ValueError, match=message):
         train_ppo(
             tiny_config(**changes),

@@ -1,5 +1,6 @@
 """A tiny policy and reward model on disk, prompts, and a short PPO config."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.model import RewardModel
-from reward_models.records import Prompt
+from reward_models.records import Prompt, write_jsonl
 from stages.config import PPOConfig
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo.learner import Learner
@@ -55,6 +56,12 @@ def tiny_learner(world: tuple[Path, Path], config: PPOConfig) -> Learner:
     return Learner(tiny_models(world, config), config, Accelerator(), seed=0)
 
 
+def texts_file(folder: Path, texts: Sequence[str] = TEXTS) -> Path:
+    path = folder / "texts.jsonl"
+    write_jsonl(path, ({"text": text} for text in texts))
+    return path
+
+
 def train(
     world: tuple[Path, Path], out: Path, config: PPOConfig, report: Report = silent, seed: int = 0
 ) -> None:
@@ -63,7 +70,7 @@ def train(
         policy=world[0],
         reward_model=world[1],
         prompts=PROMPTS,
-        pretraining=TEXTS if config.pretraining else None,
+        pretraining=texts_file(world[0].parent) if config.pretraining else None,
         validation=PROMPTS[:5] if config.validation else (),
         out=out,
         seed=seed,

@@ -1,0 +1,204 @@
+"""A PPO run under way: iterations, what is watched meanwhile, checkpoints, and the way back.
+
+A checkpoint is only ever written after its iteration passed every guard, so the last one is a good
+one. `guards.action: rollback` returns to it with smaller steps and a stronger pull to the
+reference; both are part of the checkpoint that is written at once, so a run that is killed later
+goes on with them.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.config import AdaptiveKL, PPOConfig
+from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.diagnostics import (
+    RecoverableRunError,
+    UnhealthyRunError,
+    alarms,
+    negative_kl,
+)
+from stages.ppo.gold import Gold, measure
+from stages.ppo.iteration import iterate
+from stages.ppo.learner import Learner
+from stages.ppo.objective import next_kl_coefficient
+from stages.ppo.pretraining import PretrainingStream
+from stages.ppo.selection import Best, validate
+from stages.progress import Report, Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Course:
+    """The learner, what it learns from, and how far it has come. Prompts are token ids."""
+
+    config: PPOConfig
+    learner: Learner
+    prompts: Sequence[list[int]]
+    validation: Sequence[list[int]]
+    examples: PretrainingStream | None
+    gold: Gold | None
+    gold_prompts: Sequence[list[int]]
+    sharing: int
+    kl_coefficient: float
+    done: int = 0
+    over: bool = False  # the KL budget is spent
+    best: Best | None = None
+    first_tokens: float | None = None  # mean response length of the first rollout
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, checkpoints: Checkpoints, report: Report) -> None:
+        """All iterations that are left, with a checkpoint every so many and after the last."""
+        if self._is_main:
+            checkpoints.remove_cut_off()
+        state = checkpoints.latest()
+        if state is not None:
+            self._restore(state)
+        elif self.config.guards.action == "rollback":
+            self._save(checkpoints)
+        if self.gold is not None and self.done == 0:
+            self._tell(report, measure(self.learner, self.gold, self.gold_prompts))
+        while self.done < self.config.iterations and not self.over:
+            self.done += 1
+            try:
+                self._advance(checkpoints, report)
+            except UnhealthyRunError as sickness:
+                why = f"iteration {self.done}: {sickness}"
+                curable = isinstance(sickness, RecoverableRunError)
+                if self.config.guards.action != "rollback" or not curable:
+                    raise UnhealthyRunError(why) from sickness
+                self._go_back(checkpoints, why)
+
+    def _advance(self, checkpoints: Checkpoints, report: Report) -> None:
+        found = iterate(
+            self.learner,
+            self.prompts,
+            self.examples,
+            self.done - 1,
+            self.kl_coefficient,
+            sharing=self.sharing,
+        )
+        self.first_tokens = self.first_tokens or found["ppo/response_tokens"]
+        found["ppo/length_growth"] = found["ppo/response_tokens"] / self.first_tokens
+        if self.config.guards.action == "rollback":
+            found["ppo/rollbacks"] = float(len(self.rollbacks))
+        self._control_kl(found["ppo/kl_nats"])
+        found |= self._validate()
+        if self.gold is not None and self._is_time(self.gold_every):
+            found |= measure(self.learner, self.gold, self.gold_prompts)
+        self._tell(report, found)
+        self._heed(found)
+        if self.over or self._is_time(self.config.checkpoint_every):
+            self._save(checkpoints)
+
+    @property
+    def gold_every(self) -> int:
+        """Iterations between two second opinions."""
+        return self.config.gold.every if self.config.gold is not None else self.config.iterations
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self.learner.accelerator.is_main_process)
+
+    def _is_time(self, every: int) -> bool:
+        return self.done % every == 0 or self.done == self.config.iterations
+
+    def _tell(self, report: Report, found: dict[str, float]) -> None:
+        if self._is_main:
+            report(Step(self.done, self.config.iterations, found))
+
+    def _control_kl(self, kl_nats: float) -> None:
+        kl = self.config.kl
+        if isinstance(kl, AdaptiveKL):
+            self.kl_coefficient = next_kl_coefficient(
+                self.kl_coefficient,
+                kl_nats,
+                target_nats=kl.target_nats,
+                episodes=self.config.episodes_per_rollout,
+                horizon=kl.horizon_episodes,
+            )
+
+    def _validate(self) -> dict[str, float]:
+        """Every so often: is this the best policy yet, and is it still within the KL budget?"""
+        rule = self.config.validation
+        if rule is None or not self._is_time(rule.every):
+            return {}
+        found = validate(self.learner, self.validation)
+        score, kl = found["ppo/validation_score"], found["ppo/validation_kl_nats"]
+        if rule.kl_budget_nats is not None and kl > rule.kl_budget_nats:
+            self.over = True
+        if self.best is None or (score > self.best.score and not self.over):
+            self.best = Best(score, self.done, self.learner.copy_of_result())
+        return found
+
+    def _heed(self, metrics: dict[str, float]) -> None:
+        action = self.config.guards.action
+        for alarm in alarms(metrics, self.config.guards):
+            if action == "warn":
+                log.warning("iteration %d: %s", self.done, alarm)
+            elif negative_kl(metrics) is None:
+                raise RecoverableRunError(alarm)
+            else:
+                raise UnhealthyRunError(alarm)
+
+    def _go_back(self, checkpoints: Checkpoints, why: str) -> None:
+        rule, behind, known = self.config.guards.rollback, self.done, self.rollbacks
+        if len(known) == rule.times:
+            raise UnhealthyRunError(
+                f"{why} (after {rule.times} rollbacks, guards.rollback.times; begin anew with "
+                f"learning_rate {self.config.learning_rate * self.learner.rate_scale:.3g} or less "
+                f"and kl.coefficient {self.kl_coefficient:.3g} or more)"
+            )
+        state = checkpoints.latest()
+        assert state is not None, "a run with rollbacks begins with a checkpoint"
+        self._restore(state)
+        self.learner.rate_scale *= rule.learning_rate_factor
+        self.kl_coefficient *= rule.kl_factor
+        self.rollbacks = [
+            *known,
+            {
+                "from_iteration": behind,
+                "to_iteration": self.done,
+                "why": why,
+                "learning_rate_scale": self.learner.rate_scale,
+                "kl_coefficient": self.kl_coefficient,
+            },
+        ]
+        log.warning(
+            "%s; back to iteration %d with %g of the learning rate and KL coefficient %.3g "
+            "(rollback %d of %d)",
+            *(why, self.done, self.learner.rate_scale, self.kl_coefficient),
+            *(len(self.rollbacks), rule.times),
+        )
+        self._save(checkpoints)
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        """Write a checkpoint when no rank reads one, and let all ranks wait until it is there."""
+        self.learner.accelerator.wait_for_everyone()
+        if self._is_main:
+            checkpoints.save(self.done, self._state())
+        self.learner.accelerator.wait_for_everyone()
+
+    def _state(self) -> dict[str, Any]:
+        best = self.best
+        return {
+            "learner": self.learner.state(),
+            "examples": None if self.examples is None else self.examples.state(),
+            "kl_coefficient": self.kl_coefficient,
+            "done": self.done,
+            "over": self.over,
+            "best": None if best is None else [best.score, best.iteration, dict(best.weights)],
+            "first_tokens": self.first_tokens,
+            "rollbacks": self.rollbacks,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state["learner"])
+        if self.examples is not None:
+            self.examples.restore(state["examples"])
+        self.kl_coefficient = state["kl_coefficient"]
+        self.done, self.over = state["done"], state["over"]
+        self.best = None if state["best"] is None else Best(*state["best"])
+        self.first_tokens, self.rollbacks = state["first_tokens"], state["rollbacks"]

@@ -1,0 +1,45 @@
+"""A second opinion on the policy while it trains (Gao et al. 2022): when does more score hurt?
+
+The reward model is a proxy. On a fixed sample of prompts, `ppo/gold` is what somebody else thinks
+of the answers, `ppo/gold_proxy` what the reward model thinks of the same ones, and
+`ppo/gold_kl_nats` how far the policy has moved from the reference on them. Nothing is trained or
+chosen by it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from reward_models.records import Prompt
+from stages.data.template import response_text
+from stages.ppo.diagnostics import responses_of
+from stages.ppo.learner import Learner
+from stages.ppo.selection import answer
+from stages.ppo.tally import Tally
+
+Judge = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """Who gives the second opinion, on which prompts.
+
+    `judge(prompts, responses, ended)` gives each response's mark; `ended` tells which responses
+    came to their end by themselves.
+    """
+
+    judge: Judge
+    prompts: Sequence[Prompt]
+
+
+def measure(learner: Learner, gold: Gold, prompts: Sequence[list[int]]) -> dict[str, float]:
+    """Mean mark, score and KL (nats a response) on the sample; `prompts` are its token ids."""
+    rank, ranks = learner.accelerator.process_index, learner.accelerator.num_processes
+    rollout, tally = answer(learner, prompts), Tally()
+    texts = [response_text(learner.models.tokenizer, ids) for ids in responses_of(rollout.episodes)]
+    marks = gold.judge(gold.prompts[rank::ranks], texts, rollout.episodes.ended_B.tolist())
+    tally.add_all("ppo/gold", torch.tensor(marks))
+    tally.add_all("ppo/gold_proxy", rollout.score_B)
+    tally.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
+    return tally.means(learner.total)
