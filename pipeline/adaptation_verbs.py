@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import options as o
+
 TOOLS = "Around it"
 verbs = typer.Typer()
 
@@ -53,6 +55,22 @@ def probe(
             batch_size=batch_size, control=control, seed=seed,
         )  # fmt: skip
         return probed(model, data, test, (text, label), settings, layers, out)
+
+    _run(command, out)
+
+
+@verbs.command(rich_help_panel=TOOLS)
+def robustness(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> None:
+    """Train each adaptation family on one domain and test it there and on another.
+
+    Every family is set against full fine-tuning on the same prompts, with intervals; the figure
+    shows both domains against the share of parameters that moved. Interrupted, it goes on.
+    """
+
+    def command() -> Path:
+        from pipeline.robustness.command import robustness as suite
+
+        return suite(config, sets or [], out)
 
     _run(command, out)
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -42,6 +42,11 @@ _Loader.add_implicit_resolver(
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read, override and check a config; raise ValueError in one line naming file and key."""
+    return checked(load_mapping(path, overrides), str(path))
+
+
+def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file's mapping with overrides, still unchecked; ValueError in one line."""
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file; expected a YAML config such as configs/quickstart.yaml"
@@ -52,7 +57,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     mapping = _unshared(mapping)
     for text in overrides:
         mapping = overridden(mapping, text)
-    return checked(mapping, str(path))
+    return cast(dict[str, Any], mapping)
 
 
 def checked(mapping: dict[str, Any], where: str) -> ExperimentConfig:

@@ -1,0 +1,35 @@
+"""What `rlhf robustness` does: read the config, run the suite, draw the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.config_error import first_error
+from pipeline.config_file import load_mapping
+from pipeline.robustness.config import RobustnessConfig
+
+
+def load_robustness(path: Path, sets: Sequence[str]) -> RobustnessConfig:
+    """The config of a YAML file with overrides; ValueError in one line naming file and key."""
+    try:
+        return RobustnessConfig.model_validate(load_mapping(path, sets))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_error(error, RobustnessConfig)}") from None
+
+
+def robustness(path: Path, sets: Sequence[str], out: Path | None) -> Path:
+    """All families, both domains; the page's path."""
+    config = load_robustness(path, sets)
+    folder = out if out is not None else Path("runs") / config.name
+    from pipeline.progress import display
+    from pipeline.report.robustness_page import write_robustness_page
+    from pipeline.robustness.family import BASE
+    from pipeline.robustness.suite import run_suite
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with display([BASE, *config.families]) as shown:
+        found = run_suite(config, folder, shown)
+    page = folder / "robustness.html"
+    write_robustness_page(page, config, found)
+    return page
