@@ -99,6 +99,7 @@ class ExperimentConfig(Config):
     labeling: Labeling = SimulatedAnnotators()
     reward_base: str = "sft"
     reward: RewardConfig = RewardConfig()
+    ppo_init: SFTConfig | None = None  # fine-tuning for PPO (appendix C.3); null: it starts at SFT
     ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
     ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -113,10 +114,16 @@ class ExperimentConfig(Config):
                 "ppo_ptx.pretraining is missing; without the mix it would be ppo again"
             )
         no_texts = isinstance(self.data, FileSource) and self.data.pretraining_texts is None
-        if self.ppo_ptx is not None and no_texts:
-            raise ValueError(
-                "ppo_ptx is set but data.pretraining_texts is not: there is nothing to mix in"
-            )
+        mixes = {
+            "sft.pretraining": self.sft.pretraining,
+            "ppo_init.pretraining": self.ppo_init and self.ppo_init.pretraining,
+            "ppo_ptx": self.ppo_ptx,
+        }
+        for name, mix in mixes.items():
+            if mix is not None and no_texts:
+                raise ValueError(
+                    f"{name} is set but data.pretraining_texts is not: there is nothing to mix in"
+                )
         return self
 
     @model_validator(mode="after")

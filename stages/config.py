@@ -44,6 +44,14 @@ class SamplingConfig(Config):
     batch_size: PositiveInt = 64
 
 
+class SupervisedMix(Config):
+    """Pretraining text among the demonstrations: the model PPO starts from (appendix C.3)."""
+
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1  # of the examples
+    tokens_per_example: PositiveInt = 256  # the paper does not say
+    pack: bool = True  # documents joined and cut into equal examples; false: one document each
+
+
 class SFTConfig(Config):
     """Stage one: fine-tuning on demonstrations (Ouyang et al. 2022, appendix C.1)."""
 
@@ -54,6 +62,8 @@ class SFTConfig(Config):
     dropout: Fraction = 0.2
     weight_decay: NonNegativeFloat = 0.0  # the paper does not say
     max_tokens: PositiveInt = 2048  # prompt and response; longer demonstrations are left out
+    pretraining: SupervisedMix | None = None  # in the model PPO starts from, see appendix C.3
+    result: Literal["best", "last"] = "best"  # which epoch's weights: chosen, or the last
     selection: SamplingConfig = (
         SamplingConfig()
     )  # responses by which a reward model picks the epoch

@@ -18,11 +18,13 @@ _NEOX = ("attention", "mlp")
 # What the two blocks of a layer are called, by `model_type`; both add straight to the residual.
 BLOCKS = {
     "gpt2": _GPT2,
+    "falcon": ("self_attention", "mlp"),
     "gpt_neox": _NEOX,
     "granite": _LLAMA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "olmo": _LLAMA,
+    "opt": ("self_attn", "fc2"),
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,

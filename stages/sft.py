@@ -19,6 +19,7 @@ from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 from reward_models.records import Demonstration, Prompt
 from stages.checkpoints import last_checkpoint
 from stages.config import SFTConfig
+from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import Example, encode
 from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import Report, Step
@@ -38,23 +39,26 @@ def train_sft(
     out: Path,
     seed: int,
     report: Report,
+    pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
 
+    `pretraining` is a file of texts, given if and only if `config.pretraining` is set.
     Goes on from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
     Demonstrations longer than `max_tokens` are left out and counted in `sft/left_out`; ValueError
     where none is left, or where the settings do not fit each other, the model or the processes.
     """
-    _check_choice(config.epochs, validated=bool(validation), scored=reward_model is not None)
+    _check_choice(config, validated=bool(validation), scored=reward_model is not None)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens)
     held_out = _fitting(tokenizer, validation, config.max_tokens) if validation else []
     left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
-    report(Step(0, 0, {"sft/left_out": left_out}))
+    mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
+    report(Step(0, 0, {"sft/left_out": left_out, "sft/pretraining_examples": len(mixed)}))
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples, held_out, report)
+    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
     newest = last_checkpoint(out / CHECKPOINTS)
     if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -67,17 +71,37 @@ def train_sft(
             out=out,
             seed=seed,
             report=report,
+            last=config.result == "last",
         )
         drop_resume_state(epoch_checkpoints(out / CHECKPOINTS)[-1])
     trainer.accelerator.wait_for_everyone()
 
 
-def _check_choice(epochs: int, *, validated: bool, scored: bool) -> None:
-    if epochs > 1 and not validated and not scored:
+def _check_choice(config: SFTConfig, *, validated: bool, scored: bool) -> None:
+    if config.result == "best" and config.epochs > 1 and not validated and not scored:
         raise ValueError(
-            f"{epochs} epochs to choose from but nothing to choose by: expected validation "
+            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
             "demonstrations or a reward model"
         )
+
+
+def _mixed_in(
+    config: SFTConfig,
+    texts: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Example],
+    seed: int,
+) -> list[Example]:
+    """The pretraining examples; none where the settings ask for none."""
+    if config.pretraining is None and texts is None:
+        return []
+    if config.pretraining is None or texts is None:
+        raise ValueError(
+            "pretraining is set, but there are no pretraining texts to read"
+            if texts is None
+            else "pretraining texts are given, but pretraining is not set: they had no effect"
+        )
+    return pretraining_examples(config.pretraining, texts, tokenizer, demonstrations, seed)
 
 
 def _arguments(

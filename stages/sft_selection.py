@@ -49,11 +49,13 @@ def choose_epoch(
     out: Path,
     seed: int,
     report: Report,
+    last: bool = False,
 ) -> None:
     """Write the best epoch of `trained`, a folder of `train_sft`, to out/model, with the reasons.
 
     With a reward model, each epoch answers every selection prompt once, from the same random
-    numbers. Raises ValueError without checkpoints, or without anything to choose by.
+    numbers; `last` takes the last epoch whatever the others are like. Raises ValueError without
+    checkpoints, or without anything to choose by.
     """
     seen = _epochs(trained / CHECKPOINTS)
     if reward_model is not None:
@@ -64,15 +66,21 @@ def choose_epoch(
             seen[place] = _scored(seen[place], path, scorer, selection_prompts, sampling, seed)
             metrics = {"sft/mean_score": seen[place].mean_score or 0.0}
             report(Step(place + 1, len(seen), metrics))
-    best = _best(seen)
+    best = seen[-1] if last else _best(seen)
     _publish(epoch_checkpoints(trained / CHECKPOINTS)[best.epoch - 1], out)
     chosen = {
         "epoch": best.epoch,
-        "chosen_by": "validation loss" if reward_model is None else "reward model's mean score",
+        "chosen_by": _criterion(last=last, scored=reward_model is not None),
         "reward_model": None if reward_model is None else str(reward_model),
         "epochs": [asdict(epoch) for epoch in seen],
     }
     _write_json(out / SELECTION, chosen)
+
+
+def _criterion(*, last: bool, scored: bool) -> str:
+    if last:
+        return "being the last"
+    return "reward model's mean score" if scored else "validation loss"
 
 
 def epoch_checkpoints(folder: Path) -> list[Path]:

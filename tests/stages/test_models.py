@@ -9,10 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -213,7 +217,18 @@ def test_the_hash_of_the_base_does_not_see_the_adapter(base):
     assert weights_hash(adapted) == before
 
 
-@pytest.mark.parametrize("build", [llama, gpt2], ids=["llama", "gpt2"])
+def opt(vocabulary: int) -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
+    places = {"num_attention_heads": 2, "max_position_embeddings": 64}
+    return OPTForCausalLM(OPTConfig(vocab_size=vocabulary, **sizes, **places))
+
+
+def falcon(vocabulary: int) -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return FalconForCausalLM(FalconConfig(vocab_size=vocabulary, **sizes))
+
+
+@pytest.mark.parametrize("build", [llama, gpt2, opt, falcon])
 def test_dropout_acts_in_training_mode_only(tmp_path, build):
     tokenizer = build_tokenizer("<|pad|>")
     save_policy(build(len(tokenizer)), tokenizer, tmp_path)
