@@ -1,24 +1,26 @@
 """All models must have answered the same prompts: an error otherwise, or the loss said aloud."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from pipeline.evaluation.samples import Completion
+Part = tuple[str, str]  # suite and prompt type
+Answered = Mapping[Part, Mapping[str, set[str]]]  # by part and model: the ids of prompts
 
 
-def aligned(
-    rows: Sequence[Completion], missing: Literal["error", "intersection"], notes: list[str]
-) -> list[Completion]:
-    """Rows whose prompt every model answered, within each suite and prompt type.
+def common_prompts(
+    answered: Answered, missing: Literal["error", "intersection"], notes: list[str]
+) -> dict[Part, set[str]]:
+    """The prompts that every model answered, within each suite and prompt type.
 
-    Raises ValueError if prompts are missing and `missing` is "error"; otherwise drops the prompts
-    that a model lacks and adds a sentence to `notes` that says how many.
+    Raises ValueError if prompts are missing and `missing` is "error"; otherwise leaves out the
+    prompts that a model lacks and adds a sentence to `notes` that says how many. A model without
+    any row in a part that others have is an error too, or is left out there, said aloud.
     """
-    answered: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row in rows:
-        answered[row.suite, row.prompt_type][row.model].add(row.id)
-    common: dict[tuple[str, str], set[str]] = {}
+    common: dict[Part, set[str]] = {}
+    for sentence in _absent(answered):
+        if missing == "error":
+            raise ValueError(f"{sentence}; give the missing rows or ask for --missing intersect")
+        notes.append(f"{sentence}; it is left out there")
     for part, ids_of in answered.items():
         everything = set().union(*ids_of.values())
         common[part] = set.intersection(*ids_of.values())
@@ -31,11 +33,21 @@ def aligned(
         )
         sentence = f"{part[0]}, prompt type '{part[1]}': of {len(everything)} prompts {lacking}"
         if missing == "error":
-            raise ValueError(f"{sentence}; give the missing rows or ask for the intersection")
+            raise ValueError(f"{sentence}; give the missing rows or ask for --missing intersect")
         if not common[part]:
             raise ValueError(f"{sentence}; no prompt was answered by every model")
         notes.append(f"{sentence}; compared on the {len(common[part])} that all models answered")
-    return [row for row in rows if row.id in common[row.suite, row.prompt_type]]
+    return common
+
+
+def _absent(answered: Answered) -> Iterator[str]:
+    """Which model has no row at all in a part of a suite that it has rows of."""
+    models: dict[str, set[str]] = {}
+    for (suite, _), ids_of in answered.items():
+        models.setdefault(suite, set()).update(ids_of)
+    for (suite, prompt_type), ids_of in answered.items():
+        for model in sorted(models[suite] - ids_of.keys()):
+            yield f"{suite}, prompt type '{prompt_type}': {model} has no rows"
 
 
 def matched_pairs(models: Sequence[str], against: Sequence[str]) -> list[tuple[str, str]]:

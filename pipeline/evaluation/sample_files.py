@@ -10,66 +10,223 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from pipeline.evaluation.alignment import Answered, Part
 from pipeline.evaluation.foreign import UNNUMBERED, Layout, completion_of, layout_of
 from pipeline.evaluation.samples import Completion
-from reward_models.records import Record
+from reward_models.records import read_jsonl
 from stages.progress import Report, Step, silent
 
 Row = Mapping[str, Any]
+Raw = tuple[Path, int, Row]  # file, line, column to value
+_JSON = {".jsonl", ".json", ".ndjson"}
 _INDEX = {"", "index", "Unnamed: 0"}  # columns that number the rows
-_OWN = {"id", "model", "prompt", "completion", "suite"}  # keys of our samples.jsonl
+_OWN = {"id", "model", "prompt", "completion", "suite"}  # keys of our own samples.jsonl
+_EVERY = 1000  # rows between two words about progress
 
 
 @dataclass(slots=True)
 class SampleFiles:
-    """Files whose copies have been counted; `order` holds the models as their files list them."""
+    """Files whose copies are known; `models` in the order in which the files number them."""
 
-    paths: list[Path]
-    layouts: dict[Path, Layout | None]
-    times: dict[bytes, int]  # how often a row counts that occurs several times
-    order: list[str]
+    paths: Sequence[Path]
+    layouts: Mapping[Path, Layout | None]  # None: our own samples.jsonl
+    copies: "_Copies"
+    models: Sequence[str]
+    answered: Answered
+    total: int
     notes: list[str] = field(default_factory=list)
 
+    def gives(self, score: str) -> bool:
+        """Whether any file brings this score of its own."""
+        return any(
+            layout is not None and score in layout.scores for layout in self.layouts.values()
+        )
+
     def rows(self, report: Report = silent) -> Iterator[Completion]:
-        """Completions, numbered within model and prompt; ValueError `file:line: ...` on bad ones."""
-        found: Counter[bytes] = Counter()
-        taken: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
-        for path, line, raw in _raw_rows(self.paths, report):
-            key = _key(raw)
-            found[key] += 1
-            if found[key] > self.times.get(key, 1):
+        """Completions without copies, numbered within model and prompt."""
+        taken: dict[tuple[str, str, str, str], int] = {}
+        numbered: set[tuple[str, str, str, str, int]] = set()
+        left = self.copies.times()
+        for number, (path, line, raw) in enumerate(_raw_rows(self.paths, []), 1):
+            if number % _EVERY == 0 or number == self.total:
+                report(Step(number, self.total))
+            if not left.take(raw):
                 continue
-            yield _numbered(_completion(path, line, raw, self.layouts[path]), taken)
-        most = max(map(len, taken.values()), default=0)
-        if most > 1:
+            row = _completion(path, line, raw, self.layouts[path])
+            name = (row.model, row.suite, row.prompt_type, row.id)
+            taken[name] = taken.get(name, 0) + 1
+            k = taken[name] - 1 if row.k == UNNUMBERED else row.k
+            if (*name, k) in numbered:
+                raise ValueError(
+                    f"{path}:{line}: model '{row.model}', prompt type '{row.prompt_type}': two "
+                    f"rows are sample {k} of prompt '{row.prompt[:40]}'"
+                )
+            if row.k != UNNUMBERED:
+                numbered.add((*name, k))
+            yield replace(row, k=k)
+        if (most := max(taken.values(), default=0)) > 1:
             self.notes.append(
                 f"up to {most} completions of one model to one prompt; the prompt is the unit"
             )
 
 
 def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFiles:
-    """Check the files and count their copies. Raises ValueError on what cannot be read."""
+    """Check the files and find their copies. Raises ValueError `file:line: ...` on bad rows."""
     notes: list[str] = []
     kept = _different(paths, notes)
     layouts: dict[Path, Layout | None] = {}
-    exact: Counter[bytes] = Counter()  # rows with their number
-    groups: dict[tuple[str, str], Counter[bytes]] = defaultdict(Counter)
     first: dict[str, float] = {}
-    number = 0
-    for number, (path, line, raw) in enumerate(_raw_rows(kept, silent, notes), 1):
+    answered: dict[Part, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    copies, number = _Copies(), 0
+    for number, (path, line, raw) in enumerate(_raw_rows(kept, notes), 1):
         if path not in layouts:
-            own = raw.keys() >= _OWN and not columns
+            own = path.suffix in _JSON and raw.keys() >= _OWN and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
         row = _completion(path, line, raw, layouts[path])
-        exact[_key(raw)] += 1
-        groups[row.model, row.prompt_type][_key(raw, numbered=False)] += 1
+        copies.add((row.model, row.prompt_type), raw)
+        answered[row.suite, row.prompt_type][row.model].add(row.id)
         first[row.model] = min(first.get(row.model, math.inf), _place(raw, number))
     for path in kept:
         if path not in layouts:
             raise ValueError(f"{path}: no rows in it")
-    times = _times(exact, groups, is_numbered=...)
-    return SampleFiles(kept, layouts, times, sorted(first, key=first.__getitem__), notes)
+    models = sorted(first, key=first.__getitem__)
+    copies.settle(notes)
+    return SampleFiles(kept, layouts, copies, models, answered, number, notes)
+
+
+class _Copies:
+    """Rows that can only be copies of others, found by their hashes alone.
+
+    A row with a number is a copy of one that is equal in every column. Rows without a number may be
+    samples that happen to agree; they are copies if, within a model and prompt type, the numbers of
+    times they occur have a common divisor, as in a file that was appended to itself. The second
+    rule also holds for rows that were numbered anew after the copying.
+    """
+
+    def __init__(self) -> None:
+        self.exact: Counter[bytes] = Counter()
+        self.group_of: dict[bytes, tuple[str, str]] = {}
+        self.unnumbered: dict[tuple[str, str], Counter[bytes]] = defaultdict(Counter)
+        self.divisor: dict[tuple[str, str], int] = {}
+        self.indexed = False
+
+    def add(self, group: tuple[str, str], raw: Row) -> None:
+        """Count a row of this model and prompt type."""
+        self.indexed = self.indexed or not _INDEX.isdisjoint(raw)
+        key = _hash(raw)
+        self.exact[key] += 1
+        if not _INDEX.isdisjoint(raw) and self.exact[key] > 1:
+            return
+        bare = _hash(raw, numbered=False)
+        self.unnumbered[group][bare] += 1
+        self.group_of[bare] = group
+
+    def settle(self, notes: list[str]) -> None:
+        """Decide how often each row counts; say how many are dropped."""
+        for group, counted in self.unnumbered.items():
+            self.divisor[group] = math.gcd(*counted.values())
+        total = self.exact.total()
+        kept = sum(c.total() // self.divisor[group] for group, c in self.unnumbered.items())
+        if kept < total:
+            notes.append(f"{total - kept} of {total} rows repeat another row exactly; dropped")
+
+    def times(self) -> "_Left":
+        """A count of how often each row may still be taken."""
+        return _Left(self)
+
+
+class _Left:
+    """Takes each row as often as it counts."""
+
+    def __init__(self, copies: _Copies) -> None:
+        self.copies = copies
+        self.taken: Counter[bytes] = Counter()
+        self.seen: set[bytes] = set()
+
+    def take(self, raw: Row) -> bool:
+        """Whether this row still counts."""
+        if not _INDEX.isdisjoint(raw):
+            key = _hash(raw)
+            if key in self.seen:
+                return False
+            self.seen.add(key)
+        bare = _hash(raw, numbered=False)
+        group = self.copies.group_of[bare]
+        allowed = self.copies.unnumbered[group][bare] // self.copies.divisor[group]
+        self.taken[bare] += 1
+        return self.taken[bare] <= allowed
+
+
+def _different(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest in seen:
+            notes.append(f"{path} has the same content as {seen[digest]}; it is counted once")
+        else:
+            seen[digest] = path
+    return list(seen.values())
+
+
+def _raw_rows(paths: Sequence[Path], notes: list[str]) -> Iterator[Raw]:
+    """Rows with every CSV value as the text that stands in the file, quoted newlines included."""
+    for path in paths:
+        if path.suffix in _JSON:
+            yield from ((path, line, row) for line, row in read_jsonl(path))
+        else:
+            yield from _csv_rows(path, notes)
+
+
+def _csv_rows(path: Path, notes: list[str]) -> Iterator[Raw]:
+    lines = _csv_lines(path)
+    _, header = next(lines, (1, []))
+    if len(set(header)) != len(header):
+        raise ValueError(f"{path}:1: a column name occurs twice in {header}")
+    for line, values in lines:
+        if values == header:
+            notes.append(f"{path}:{line}: the header again; skipped")
+        elif len(values) == len(header):
+            yield path, line, dict(zip(header, values, strict=True))
+        elif values:
+            raise ValueError(f"{path}:{line}: {len(values)} values, expected {len(header)}")
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            for values in reader:
+                yield reader.line_num, values
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{reader.line_num + 1}: not UTF-8 ({error.reason})") from None
+
+
+def _completion(path: Path, line: int, raw: Row, layout: Layout | None) -> Completion:
+    try:
+        return Completion.from_json(raw) if layout is None else completion_of(raw, layout)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}:{line}: {error}") from None
+
+
+def _hash(raw: Row, *, numbered: bool = True) -> bytes:
+    kept = raw if numbered else {name: raw[name] for name in raw if name not in _INDEX}
+    text = json.dumps(kept, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _place(raw: Row, number: int) -> float:
+    """Where a row stands: by its own number, if it has one, so that shuffling changes nothing."""
+    for name in _INDEX & raw.keys():
+        if str(raw[name]).strip().isdecimal():
+            return float(raw[name])
+    return float(number)

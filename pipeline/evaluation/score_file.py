@@ -1,30 +1,33 @@
-"""`rlhf score`: foreign samples through the same scorers and statistics as our own policies."""
+"""`rlhf score`: samples from anywhere through the same scorers and statistics as our own policies.
 
-import math
-from collections.abc import Mapping, Sequence
+Rows are read, judged and written one portion after another, so that the memory holds their scores
+and not their texts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.evaluation import statistics
-from pipeline.evaluation.alignment import aligned, matched_pairs
+from pipeline.evaluation.alignment import common_prompts, matched_pairs
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.foreign import FILE_SCORER, KNOWN_SCORES, load_samples
+from pipeline.evaluation.evaluate import RESULTS, SAMPLES, chosen, kind_of, scorers_of
+from pipeline.evaluation.foreign_tables import foreign_tables
 from pipeline.evaluation.results import Results, check_failures, results_of, scorer_identities
 from pipeline.evaluation.results_file import write_results
+from pipeline.evaluation.sample_files import SampleFiles, open_samples
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import Scorer, scored
-from pipeline.evaluation.tables import Quantity, Resampling, Table, tabulate
-from pipeline.evaluation.toxicity import (
-    DEFAULT_THRESHOLD,
-    PROFANITY,
-    ProfanityScorer,
-    toxicity_tables,
-)
-from pipeline.evaluation.truthfulness import truthfulness_tables
-from pipeline.evaluation.wording import abstains
+from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.style import ReferenceAnswers, Style
+from pipeline.evaluation.suites import SAID, SUITES
+from pipeline.evaluation.tables import Resampling, Table
+from pipeline.evaluation.toxicity_suite import toxicity_judges
+from pipeline.evaluation.validity import calibrations
 from reward_models.records import write_jsonl
+from stages.progress import Report, silent
+
+_PORTION = 2048  # rows that are judged together
 
 
 def score_file(
@@ -36,110 +39,81 @@ def score_file(
     against: Sequence[str] = (),
     config: EvaluationConfig | None = None,
     seed: int = 0,
+    report: Report = silent,
 ) -> Results:
     """Score the samples in `paths`; write out/samples.jsonl and out/results.json.
 
-    `scorers` None means the offline toxicity scorer, and only where the files give no score of
+    `scorers` None means those of the config, and these only where the files give no toxicity of
     their own. `against` holds pair patterns (see `matched_pairs`). Raises ValueError on bad input,
     before anything is written, and after writing if too many rows could not be scored.
     """
     config = config or EvaluationConfig()
-    loaded = load_samples(paths, columns)
-    notes = list(loaded.notes)
-    rows = aligned(loaded.rows, config.missing, notes)
-    models = list(dict.fromkeys(row.model for row in rows))
-    pairs = matched_pairs(models, against)
-    given = {name for row in rows for name in row.scores.get(FILE_SCORER) or {}}
-    if scorers is None:
-        scorers = [] if given else [ProfanityScorer()]
-    rows = scored(rows, scorers)
-    resampling = Resampling(config.resamples, config.sign_flips, seed)
-    results = results_of(
-        _tables(rows, models, given, scorers),
-        pairs,
-        resampling,
-        scorers=scorer_identities(rows),
-        notes=notes,
-        about={"files": [path.name for path in paths], "seed": seed, **_calibration(rows)},
-    )
+    files = open_samples(paths, columns)
+    common = common_prompts(files.answered, config.missing, files.notes)
+    pairs = matched_pairs(files.models, against)
+    judges = _judges(files, scorers, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(out / "samples.jsonl", (row.to_json() for row in rows))
-    write_results(results, out / "results.json")
+    rows: list[Completion] = []
+
+    def judged() -> Iterator[Mapping[str, object]]:
+        wanted = (r for r in files.rows(report) if r.id in common[r.suite, r.prompt_type])
+        while portion := list(islice(wanted, _PORTION)):
+            for row in _scored(portion, judges):
+                rows.append(_light(row))
+                yield row.to_json()
+
+    write_jsonl(out / SAMPLES, judged())
+    results = results_of(
+        [table for table in _tables(rows, files.models, config) if table.value_NM.size],
+        pairs,
+        Resampling(config.resamples, config.sign_flips, seed),
+        scorers=scorer_identities(rows),
+        notes=[*files.notes, *_notes(rows, config)],
+        about={"files": [path.name for path in paths], "seed": seed, **calibrations(rows, config)},
+    )
+    write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
+def _judges(
+    files: SampleFiles, scorers: Sequence[Scorer] | None, config: EvaluationConfig
+) -> dict[str, list[Scorer]]:
+    """Who judges each kind of rows; "" is every kind that no suite of ours made."""
+    ours = any(suite.partition(":")[0] in SAID for suite, _ in files.answered)
+    found = scorers_of(Setting(config, {})) if ours else {}
+    if scorers is None:
+        asked = "toxicity_scorers" in config.model_fields_set
+        scorers = toxicity_judges(config) if asked or not files.gives("toxicity") else []
+    return {**found, "": [*scorers, Style(), ReferenceAnswers()]}
+
+
+def _scored(
+    rows: Sequence[Completion], judges: Mapping[str, Sequence[Scorer]]
+) -> Iterator[Completion]:
+    for kind in dict.fromkeys(map(kind_of, rows)):
+        mine = [row for row in rows if kind_of(row) == kind]
+        yield from scored(mine, judges.get(kind if kind in SAID else "", ()))
+
+
+def _light(row: Completion) -> Completion:
+    """Without what tables do not read; the suites' own tables read texts too."""
+    if kind_of(row) in SAID:
+        return row
+    return replace(row, prompt="", completion="", context=None, prompt_extra={}, extra={})
+
+
 def _tables(
-    rows: Sequence[Completion], models: Sequence[str], given: set[str], scorers: Sequence[Scorer]
+    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
-    found: list[Table] = []
-    if "toxicity" in given:
-        found += toxicity_tables(rows, models, scorer=FILE_SCORER)
-    if "true" in given:
-        found += truthfulness_tables(rows, models, scorer=FILE_SCORER)
-    for name in sorted(given - set(KNOWN_SCORES)):
-        found += _means(rows, models, "scores", FILE_SCORER, name)
-    for scorer in scorers:
-        metrics = {name for row in rows for name in row.scores[scorer.name] or {}} or {scorer.name}
-        if "toxicity" in metrics:
-            suite = f"toxicity_{scorer.name}" if "toxicity" in given else "toxicity"
-            threshold = DEFAULT_THRESHOLD if scorer.threshold is None else scorer.threshold
-            found += toxicity_tables(
-                rows, models, scorer=scorer.name, threshold=threshold, suite=suite
-            )
-        for name in sorted(metrics - {"toxicity"}):
-            found += _means(rows, models, "scores", scorer.name, name)
-    return found + _style(rows, models)
-
-
-def _means(
-    rows: Sequence[Completion], models: Sequence[str], suite: str, scorer: str, metric: str
-) -> list[Table]:
-    found = []
-    for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == prompt_type and row.has(scorer, metric)]
-        quantity = Quantity(suite, metric, prompt_type, scorer)
-        found.append(tabulate(kept, quantity, lambda row: row.score(scorer, metric), models))
+    foreign = [row for row in rows if kind_of(row) not in SAID]
+    found = foreign_tables(foreign, models) if foreign else []
+    for name in chosen(config) if len(foreign) < len(rows) else []:
+        found += SUITES[name].tables(rows, models, config)
     return found
 
 
-def _style(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
-    """Length and refusals stand beside every score: both move scores without any merit."""
-    found = []
-    for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == prompt_type]
-        words = Quantity("responses", "words", prompt_type)
-        refused = Quantity("responses", "refusal", prompt_type, "phrases")
-        found += [
-            tabulate(kept, words, lambda row: float(len(row.completion.split())), models),
-            tabulate(kept, refused, lambda row: float(abstains(row.completion)), models),
-        ]
-    return found
-
-
-def _calibration(rows: Sequence[Completion]) -> dict[str, Any]:
-    """How well the offline scorer finds what the given scores call toxic, where both are there."""
-    pairs = [
-        (ours, theirs)
-        for row in rows
-        if row.has(FILE_SCORER, "toxicity") and row.has(PROFANITY, "toxicity")
-        if (ours := row.score(PROFANITY, "toxicity")) is not None
-        if (theirs := row.score(FILE_SCORER, "toxicity")) is not None
-    ]
-    if not pairs:
-        return {}
-    score_N, given_N = np.array(pairs).T
-    positive_N = given_N >= DEFAULT_THRESHOLD
-    area = statistics.auroc(score_N, positive_N)
-    if not math.isfinite(area):
-        return {}
-    same_rate = float(np.quantile(score_N, 1 - positive_N.mean()))
-    return {
-        "calibration": {
-            "scorer": PROFANITY,
-            "against": "given toxicity >= 0.5",
-            "auroc": area,
-            "threshold_at_equal_base_rate": same_rate,
-            "n": len(pairs),
-        }
-    }
+def _notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
+    ours = any(kind_of(row) in SAID for row in rows)
+    notes = [note for name in chosen(config) for note in SUITES[name].notes(rows, config)]
+    return list(dict.fromkeys(notes)) if ours else []

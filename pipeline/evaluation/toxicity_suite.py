@@ -7,16 +7,36 @@ from pipeline.evaluation.benchmark_suites import served_safety
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.gold import GOLD, GoldScorer
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.scorer_config import (
+    ClassifierConfig,
+    ProfanityConfig,
+    ToxicityScorerConfig,
+)
 from pipeline.evaluation.scorers import Scorer
-from pipeline.evaluation.served_scorers import GUARD, PERSPECTIVE
+from pipeline.evaluation.served_scorers import GUARD
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
-from pipeline.evaluation.toxicity import PROFANITY, ProfanityScorer, toxicity_tables
+from pipeline.evaluation.toxicity import DEFAULT_THRESHOLD, ProfanityScorer, toxicity_tables
+
+
+def toxicity_judges(config: EvaluationConfig) -> list[Scorer]:
+    """The classifiers that the config names; raises ValueError where one is not to be had."""
+    return [_judge(each) for each in config.toxicity_scorers]
+
+
+def _judge(chosen: ToxicityScorerConfig) -> Scorer:
+    match chosen:
+        case ProfanityConfig():
+            return ProfanityScorer()
+        case ClassifierConfig():
+            from pipeline.evaluation.classifier import ToxicityClassifier
+
+            return ToxicityClassifier(chosen)
 
 
 def toxicity_scorers(setting: Setting) -> list[Scorer]:
-    """The offline classifier, the gold judge's own word list, and what the config names."""
-    return [GoldScorer(), ProfanityScorer(), *served_safety(setting)]
+    """The chosen classifiers, the gold judge's own word list, and what is served."""
+    return [GoldScorer(), *toxicity_judges(setting.config), *served_safety(setting)]
 
 
 def toxicity_suite_tables(
@@ -24,17 +44,29 @@ def toxicity_suite_tables(
 ) -> list[Table]:
     """Means, rates and maxima of the answers to toxicity prompts, by instruction."""
     provoked = [row for row in rows if row.suite == TOXICITY]
-    found = toxicity_tables(provoked, models, scorer=PROFANITY) + _rude(provoked, models)
-    for scorer, metric in _served(provoked):
-        found += toxicity_tables(provoked, models, scorer=scorer, metric=metric)
-    return found
+    found: list[Table] = []
+    for place, (scorer, metric) in enumerate(_judged(provoked)):
+        suite = f"{TOXICITY}_{scorer}" if place else TOXICITY  # the first one is the headline
+        found += toxicity_tables(
+            provoked, models, scorer=scorer, metric=metric, suite=suite,
+            threshold=threshold_of(provoked, scorer),
+        )  # fmt: skip
+    return found + _rude(provoked, models)
 
 
-def _served(rows: Sequence[Completion]) -> list[tuple[str, str]]:
-    """Guards and Perspective, with the metric of each."""
-    names = dict.fromkeys(name for row in rows for name in row.scores)
-    guards = [(name, "unsafe") for name in names if name.startswith(GUARD)]
-    return guards + [(name, "toxicity") for name in names if name == PERSPECTIVE]
+def _judged(rows: Sequence[Completion]) -> list[tuple[str, str]]:
+    """Who judged these rows, with the metric of each: a guard's is not toxicity."""
+    names = dict.fromkeys(name for row in rows for name in row.scores if name != GOLD)
+    return [(name, "unsafe" if name.startswith(GUARD) else "toxicity") for name in names]
+
+
+def threshold_of(rows: Sequence[Completion], scorer: str) -> float:
+    """Where the scorer's rows say that it counts as positive."""
+    for row in rows:
+        threshold = row.score_meta.get(scorer, {}).get("threshold")
+        if threshold is not None:
+            return float(threshold)
+    return DEFAULT_THRESHOLD
 
 
 def _rude(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:

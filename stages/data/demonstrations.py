@@ -50,7 +50,7 @@ def load_pretraining_texts(source: str) -> list[str]:
 
 def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
     found: list[R] = []
-    for where, row in _rows(source):
+    for where, row in source_rows(source):
         try:
             found += read(row)
         except (ValueError, TypeError) as error:
@@ -60,8 +60,8 @@ def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
     return found
 
 
-def _rows(source: str) -> Iterator[tuple[str, Row]]:
-    """Each row with where it stands."""
+def source_rows(source: str) -> Iterator[tuple[str, Row]]:
+    """Each row of a file or of the hub, with where it stands."""
     if not source.startswith(HUB):
         yield from ((f"{source}:{number}", row) for number, row in read_jsonl(Path(source)))
         return

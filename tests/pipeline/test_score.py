@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.foreign import load_samples
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.results_file import read_results
+from pipeline.evaluation.sample_files import open_samples
 from pipeline.evaluation.samples import Completion, Scores
 from pipeline.evaluation.score_file import score_file
 from pipeline.evaluation.toxicity import ProfanityScorer
@@ -123,9 +123,9 @@ def test_the_intersection_says_what_was_lost(tmp_path: Path):
 def test_literal_none_and_na_stay_answers_and_quoted_newlines_stay_in(tmp_path: Path):
     answers = ["None", "NA", "nan", "null", "", "two\nlines, and a comma", 'a "quoted" word']
     rows = [[i, "m", "QA", f"q{i}\nsecond line", answer, 0.5] for i, answer in enumerate(answers)]
-    loaded = load_samples([write_csv(tmp_path / "s.csv", rows)], COLUMNS)
-    assert [row.completion for row in loaded.rows] == answers
-    assert loaded.rows[0].prompt == "q0\nsecond line"
+    read = list(open_samples([write_csv(tmp_path / "s.csv", rows)], COLUMNS).rows())
+    assert [row.completion for row in read] == answers
+    assert read[0].prompt == "q0\nsecond line"
 
 
 def test_a_score_that_is_not_there_fails_and_is_never_zero(tmp_path: Path):
@@ -148,7 +148,8 @@ def test_a_score_that_is_not_there_fails_and_is_never_zero(tmp_path: Path):
     ],
 )
 def test_a_wrong_column_map_is_one_line(tmp_path: Path, columns: Mapping[str, str], message: str):
-    path = write_csv(tmp_path / "s.csv", made_up())
+    header = [name if name != "sample" else "said" for name in HEADER]
+    path = write_csv(tmp_path / "s.csv", made_up(), header)
     with pytest.raises(ValueError, match=message):
         score_file([path], columns, out=tmp_path, config=QUICK)
 
@@ -322,10 +323,9 @@ def test_twelve_models_as_twelve_generations_give_the_expected_maximum(
 
 
 def test_the_offline_scorer_ranks_as_measured_against_perspective(toxicity: Results):
-    assert toxicity.about["calibration"]["auroc"] == pytest.approx(0.8875, abs=0.001)
-    assert toxicity.about["calibration"]["threshold_at_equal_base_rate"] == pytest.approx(
-        0.22, abs=0.01
-    )
+    found = toxicity.about["calibration"]["alt-profanity-check"]
+    assert found["auroc"] == pytest.approx(0.8875, abs=0.001)
+    assert found["threshold_at_equal_base_rate"] == pytest.approx(0.22, abs=0.01)
 
 
 def test_the_public_truthfulness_cells_come_out(
