@@ -11,6 +11,7 @@ from typing import Literal
 
 import typer
 
+from pipeline import evaluation_verbs
 from pipeline import options as o
 from pipeline.adaptation_verbs import verbs
 
@@ -40,11 +41,6 @@ PPO = """Train the policy against the reward model (stage three).
 A penalty on the KL holds it to SFT. metrics.jsonl has reward, KL, entropy, clip fraction,
 explained variance, length and EOS rate of every iteration."""
 PPO_PTX = "The same with the pretraining mix, so that less of what the base knew is forgotten."
-EVALUATE = """Compare base, SFT, PPO and PPO-ptx on held-out prompts.
-
-Win rate, made-up facts, toxicity under three instructions, length: each with a 95 % interval
-over prompts, its n and its scorer; differences are paired by prompt."""
-REPORT = "Write report.html: one file that shows, with intervals, what each stage changed."
 STAGES, TOOLS = "Stages of an experiment", "Around it"
 
 app = typer.Typer(
@@ -129,8 +125,11 @@ _training_verb("reward", REWARD)
 _stage_verb("select", SELECT)
 _training_verb("ppo", PPO)
 _training_verb("ppo-ptx", PPO_PTX)
-_stage_verb("evaluate", EVALUATE)
-_stage_verb("report", REPORT)
+app.command(rich_help_panel=STAGES, help=evaluation_verbs.EVALUATE)(evaluation_verbs.evaluate)
+app.command(rich_help_panel=STAGES)(evaluation_verbs.report)
+app.command(rich_help_panel=TOOLS)(evaluation_verbs.generate)
+app.command(rich_help_panel=TOOLS)(evaluation_verbs.score)
+app.command(rich_help_panel=TOOLS)(evaluation_verbs.compare)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -160,22 +159,6 @@ def fetch(name: Literal["smollm2", "minilm"], out: o.Out = None) -> None:
     from pipeline import commands
 
     _guard(lambda: commands.fetch(name, out), out)
-
-
-@app.command(rich_help_panel=TOOLS)
-def score(samples: o.Samples, out: o.Tables, columns: o.Columns = "", seed: o.Seed = 0) -> None:
-    """Put samples of any models through the same scorers and statistics."""
-    from pipeline import commands
-
-    _guard(lambda: commands.score(samples, columns, out, seed), out)
-
-
-@app.command(rich_help_panel=TOOLS)
-def compare(runs: o.Runs) -> None:
-    """Print the results of runs side by side."""
-    from pipeline import commands
-
-    _guard(lambda: commands.compare(runs), None)
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -120,14 +120,6 @@ def fetch(name: Literal["smollm2", "minilm"], out: Path | None) -> Path:
     return fetch_model(name, out)
 
 
-def score(samples: Sequence[Path], columns: str, out: Path, seed: int) -> Path:
-    """Scores, intervals and paired comparisons of anybody's samples."""
-    from pipeline.evaluation.score_file import score_file
-
-    score_file(samples, _columns(columns), out=out, seed=seed)
-    return out
-
-
 def compare(runs: Sequence[Path]) -> None:
     """The results of several runs side by side, on stdout."""
     from pipeline.compare import comparison_table
@@ -197,12 +189,3 @@ def _print_summary(folder: Path) -> None:
 
 def _folder(config: ExperimentConfig, out: Path | None) -> Path:
     return out if out is not None else Path("runs") / config.name
-
-
-def _columns(text: str) -> dict[str, str]:
-    """`a=b,c=d` as a mapping; ValueError for anything else."""
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    for name, equals, column in pairs:
-        if not (name and equals and column):
-            raise ValueError(f"--columns {text}: expected name=column, such as completion=sample")
-    return {name: column for name, _, column in pairs}

@@ -1,0 +1,191 @@
+"""The verbs about judging models, which `pipeline/cli.py` gives their place among the others.
+
+generate    policies speak                     -> samples.jsonl
+score       samples, from anywhere, are judged -> samples.jsonl with scores, results.json
+compare     prints results side by side
+report      draws results                      -> report.html, tables as Markdown and CSV
+evaluate    generate and score in one go
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline import options as o
+
+Experiment = Annotated[
+    Path | None,
+    typer.Argument(help="The experiment whose stage this is. Without it: --policy."),
+]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="[NAME=]PLACE",
+        help="A run, one of its stages, a model folder, or a model of the hub. Repeat it.",
+    ),
+]
+Suites = Annotated[
+    str, typer.Option("--suite", help="Such as toxicity,hallucination. Default: all it can.")
+]
+Source = Annotated[str | None, typer.Option(help="A file, hf:NAME[:SPLIT], or a wheel.")]
+Scorers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scorer",
+        metavar="KIND[:MODEL]",
+        help="profanity, classifier:MODEL, nli:MODEL. Repeat it.",
+    ),
+]
+EVALUATE = """Judge policies: of an experiment (CONFIG), or any that are named (--policy).
+
+Win rate, made-up facts, toxicity under three instructions, length: each with a 95 % interval
+over prompts, its n and its scorer; differences are paired by prompt. Without CONFIG, prompts and
+settings are those of the first policy's run, unless they are given."""
+
+
+def evaluate(
+    config: Experiment = None,
+    policy: Policies = None,
+    suite: Suites = "",
+    out: o.Out = None,
+    sets: o.Sets = None,
+    scorer: Scorers = None,
+    prompts: Source = None,
+    toxicity_prompts: Source = None,
+    texts: Source = None,
+    reward_model: Annotated[
+        Path | None, typer.Option(help="A run, or its reward model, for --suite preference.")
+    ] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Judge policies."""
+
+    def command() -> Path:
+        from pipeline import commands, evaluation_commands
+        from pipeline.evaluation_settings import Asked
+
+        if config is not None and not policy:
+            named = [f"evaluation.suites=[{suite}]"] if suite else []
+            return commands.stage("evaluate", config, [*(sets or []), *named], out)
+        asked = Asked(
+            policy or [], suite, config, sets or [], scorer or [], prompts, toxicity_prompts, texts,
+            reward_model, seed,
+        )  # fmt: skip
+        return evaluation_commands.evaluate(asked, out or Path("runs/evaluation"))
+
+    run(command, out)
+
+
+def generate(
+    policy: Policies = None,
+    suite: Suites = "",
+    out: o.Tables = Path("runs/evaluation"),
+    config: Annotated[Path | None, typer.Option(help="The experiment to take prompts of.")] = None,
+    sets: o.Sets = None,
+    prompts: Source = None,
+    toxicity_prompts: Source = None,
+    texts: Source = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Let policies answer the prompts of suites: samples.jsonl, to be scored later."""
+
+    def command() -> Path:
+        from pipeline import evaluation_commands
+        from pipeline.evaluation_settings import Asked
+
+        asked = Asked(
+            policy or [],
+            suite,
+            config,
+            sets or [],
+            (),
+            prompts,
+            toxicity_prompts,
+            texts,
+            None,
+            seed,
+        )
+        return evaluation_commands.generate(asked, out)
+
+    run(command, out)
+
+
+def score(
+    samples: o.Samples,
+    out: o.Tables,
+    columns: o.Columns = "",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pairs to compare: `A:B`, `*:sft`, `ppo-*:gpt-*`. Repeat it. Default: all pairs."
+        ),
+    ] = None,
+    missing: Annotated[
+        Literal["error", "intersect"],
+        typer.Option(help="Where a model lacks prompts: refuse, or compare on what all answered."),
+    ] = "error",
+    scorer: Scorers = None,
+    sets: o.Sets = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Put samples of any models through scorers and statistics: CSV, TSV, JSON lines.
+
+    Scores that stand in the files (--columns toxicity=COLUMN) are used as given. Without any, the
+    offline toxicity scorer judges. Rows that could not be scored are counted, never zero, and more
+    than 1 % of them make the command fail.
+    """
+
+    def command() -> Path:
+        from pipeline import evaluation_commands
+
+        chosen = evaluation_commands.Scoring(
+            columns, against or [], missing, scorer or [], sets or [], seed
+        )
+        return evaluation_commands.score(samples, chosen, out)
+
+    run(command, out)
+
+
+def compare(runs: o.Runs) -> None:
+    """Print the results of runs side by side."""
+
+    def command() -> None:
+        from pipeline import commands
+
+        commands.compare(runs)
+
+    run(command, None)
+
+
+def report(
+    place: Annotated[
+        Path, typer.Argument(help="An experiment, or a folder that evaluate or score wrote.")
+    ],
+    sets: o.Sets = None,
+    out: o.Out = None,
+) -> None:
+    """Write report.html: one file that shows, with intervals, what each stage changed.
+
+    Beside it every table as Markdown and CSV. Reads files only.
+    """
+
+    def command() -> Path:
+        from pipeline import commands, evaluation_commands
+
+        if place.is_dir():
+            return evaluation_commands.report(place, out)
+        return commands.stage("report", place, sets or [], out)
+
+    run(command, out)
+
+
+def run(command: Callable[[], Path | None], out: Path | None) -> None:
+    """Run a verb's command and end with the exit code that a failure deserves."""
+    from pipeline.guard import guarded
+
+    code = guarded(command, out)
+    if code:
+        raise typer.Exit(code)
