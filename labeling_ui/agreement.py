@@ -9,7 +9,7 @@ and over pairs that neither ties, the share of s = t is the agreement that Ouyan
 report (section 3.4: 72.6 +- 1.5 % among training labelers).
 
 Dimension key:  A annotators,  K responses to a prompt,  P pairs of them,  U units,  C categories,
-    D draws.
+    D draws,  N values.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -154,11 +154,10 @@ def alpha(units: Iterable[Mapping[str, float]], level: Level) -> float | None:
     domain = sorted({value for row in rows for value in row})
     if len(domain) < 2:
         return None
-    place = {value: i for i, value in enumerate(domain)}
+    unit_N = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    value_N = np.searchsorted(domain, [value for row in rows for value in row])
     count_UC = np.zeros((len(rows), len(domain)))
-    for number, row in enumerate(rows):
-        for value in row:
-            count_UC[number, place[value]] += 1
+    np.add.at(count_UC, (unit_N, value_N), 1)
     return _alpha_of_counts(count_UC, np.asarray(domain, float), level)
 
 
@@ -192,6 +191,17 @@ def rating_units(rankings: Iterable[Ranking]) -> list[dict[str, float]]:
     for ranking in rankings:
         for response, rating in ranking.ratings.items():
             units.setdefault((ranking.task, response), {})[ranking.annotator] = rating
+    return list(units.values())
+
+
+def rank_units(rankings: Iterable[Ranking]) -> list[dict[str, float]]:
+    """The rank of each response, by annotator. Annotators who are asked for an order only have no
+    other number; that the ranks of one task depend on each other lowers what chance would give.
+    """
+    units: dict[tuple[str, str], dict[str, float]] = {}
+    for ranking in rankings:
+        for response, rank in ranking.ranks.items():
+            units.setdefault((ranking.task, response), {})[ranking.annotator] = rank
     return list(units.values())
 
 

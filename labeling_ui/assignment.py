@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
 
+from labeling_ui.places import close_full
 from labeling_ui.rows import answer_row, dumps, says_the_same
 from labeling_ui.store import Store
 from labeling_ui.tables import answers, drafts, leases, tasks
@@ -152,12 +153,10 @@ class Assignment:
         connection.execute(update(leases).where(leases.c.token == lease.token).values(**values))
         of_both = and_(drafts.c.task == lease.task, drafts.c.annotator == lease.annotator)
         connection.execute(delete(drafts).where(of_both))
-        done = select(func.count()).where(leases.c.task == lease.task, leases.c.state == "done")
-        here = tasks.c.id == lease.task
-        full = (tasks.c.overlap <= done.scalar_subquery()) & tasks.c.gold.is_(None)
-        connection.execute(update(tasks).where(here, full).values(is_open=0))
-        if state == "skipped":
-            connection.execute(update(tasks).where(here, ~full).values(is_open=1))
+        if state == "skipped":  # somebody else is asked, unless the task is full without it
+            here = tasks.c.id == lease.task
+            connection.execute(update(tasks).where(here).values(is_open=1))
+        close_full(connection, [lease.task])
 
     def _renew(self, connection: Connection, lease: Row[Any], now: float) -> bool:
         """Hold a place for the lease if there is one; else mark it expired."""

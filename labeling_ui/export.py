@@ -6,6 +6,7 @@ along in fields they leave alone, so that a round trip loses nothing.
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,12 @@ from labeling_ui.store import Store
 from reward_models.records import Ranking, RankingTask, write_jsonl
 
 Row = dict[str, Any]
-Format = Literal["jsonl", "trl", "label-studio", "argilla"]
+Format = Literal["jsonl", "trl", "label-studio", "argilla", "audit"]
 USERS = uuid.uuid5(uuid.NAMESPACE_URL, "instruct-rlhf/annotators")  # Argilla knows people by UUID
 
 
 def write_export(store: Store, out: Path, form: Format) -> list[Path]:
-    """Write all tasks and their latest rankings to the folder `out`; return the files."""
+    """Write all tasks and their latest rankings, or the log, to a folder; return the files."""
     tasks, rankings = store.tasks(), store.rankings(skipped=True)
     out.mkdir(parents=True, exist_ok=True)
     match form:
@@ -27,6 +28,8 @@ def write_export(store: Store, out: Path, form: Format) -> list[Path]:
                 "tasks.jsonl": (task.to_json() for task in tasks),
                 "rankings.jsonl": (ranking.to_json() for ranking in rankings),
             }
+        case "audit":
+            files = {"events.jsonl": (asdict(event) for event in store.events())}
         case "trl":
             files = {"preferences.jsonl": preference_pairs(tasks, rankings)}
         case "label-studio":
@@ -128,7 +131,7 @@ def _from_annotation(task: RankingTask, annotation: Mapping[str, Any]) -> Rankin
         order = sorted((name for name in buckets if name != "_"), key=int)
         ranks = {item: rank for rank, name in enumerate(order, 1) for item in buckets[name]}
     ranking = Ranking.from_json(
-        {**meta, "ranks": ranks}
+        _as_it_was(meta, ranks)
         if meta
         else {
             "task": task.id,
@@ -213,10 +216,16 @@ def _from_argilla(
     ranks = {name: order.index(rank) + 1 for name, rank in given.items()}
     skipped = "discarded" if response["status"] == "discarded" else None
     head = {"task": task.id, "annotator": response["user_id"], "kind": "imported"}
-    row = {**rest, "ranks": ranks} if rest else {**head, "ranks": ranks, "skipped": skipped}
+    row = _as_it_was(rest, ranks) if rest else {**head, "ranks": ranks, "skipped": skipped}
     ranking = Ranking.from_json(row)
     ranking.check_against(task)
     return ranking
+
+
+def _as_it_was(ours: Row, ranks: Mapping[str, int]) -> Row:
+    """Our own record with the ranks read back, in the order in which it held them."""
+    order = [name for name in ours["ranks"] if name in ranks]
+    return {**ours, "ranks": {name: ranks[name] for name in (*order, *ranks)}}
 
 
 def _by_task(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:

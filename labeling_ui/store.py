@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from labeling_ui.database import Database
+from labeling_ui.places import AT_ONCE, take_places
 from labeling_ui.rows import (
     answer_row,
     check_gold,
@@ -24,8 +25,6 @@ from labeling_ui.rows import (
 )
 from labeling_ui.tables import answers, events, tasks
 from reward_models.records import Kind, Ranking, RankingTask
-
-AT_ONCE = 500  # ids in one IN (...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,8 @@ class Store:
     def submit_all(self, rankings: Iterable[Ranking]) -> int:
         """Store many rankings in one transaction, all or none; return how many were new.
 
-        ValueError if a task is unknown or a ranking leaves out one of its responses.
+        They take places of their tasks, as answers to leases do. ValueError if a task is unknown or
+        a ranking leaves out one of its responses.
         """
         batch = list(rankings)
         with self.database.write() as connection:
@@ -136,6 +136,7 @@ class Store:
                 latest[ranking.task, ranking.annotator] = (version + 1, row["record"])
                 rows.append(row)
             self.append(connection, rows)
+            take_places(connection, rows, self.clock())
         return len(rows)
 
     def append(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

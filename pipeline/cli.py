@@ -14,6 +14,7 @@ import typer
 from pipeline import evaluation_verbs
 from pipeline import options as o
 from pipeline.adaptation_verbs import verbs
+from pipeline.labeling_verbs import verbs as labeling_verbs
 
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
 evaluation that says whether it helped.
@@ -110,14 +111,19 @@ def label(
     out: o.Out = None,
     host: o.Host = None,
     port: o.Port = None,
+    backup: o.Backup = None,
 ) -> None:
     """Collect rankings: serve the labeling page, or let simulated annotators rank.
 
     With labeling.kind human the page is served until enough is ranked or you stop it. Rankings are
-    kept in the run's store, safe against kills; rlhf run goes on from them.
+    kept in the run's store, safe against kills; rlhf run goes on from them. --backup copies that
+    store to a new file, also while the page is served.
     """
     from pipeline import commands
 
+    if backup is not None:
+        _guard(lambda: commands.backup(config, sets or [], out, backup), backup)
+        return
     _guard(lambda: commands.label(config, sets or [], out, host, port), out)
 
 
@@ -130,14 +136,6 @@ app.command(rich_help_panel=STAGES)(evaluation_verbs.report)
 app.command(rich_help_panel=TOOLS)(evaluation_verbs.generate)
 app.command(rich_help_panel=TOOLS)(evaluation_verbs.score)
 app.command(rich_help_panel=TOOLS)(evaluation_verbs.compare)
-
-
-@app.command(rich_help_panel=TOOLS)
-def export(store: o.StorePlace, out: o.Tables) -> None:
-    """Write the tasks and rankings of a store as JSON lines."""
-    from pipeline import commands
-
-    _guard(lambda: commands.export(store, out), out)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -192,6 +190,7 @@ def export_model(run: o.OneRun, out: o.Model) -> None:
 
 
 app.add_typer(verbs)
+app.add_typer(labeling_verbs)
 
 
 def _guard(command: Callable[[], Path | None], out: Path | None) -> None:

@@ -5,7 +5,6 @@ Heavy imports are inside the functions, because each verb needs others.
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from pipeline.config_file import load_config, overridden
 from pipeline.lineage import label_kinds
 from pipeline.options import Sharding
 from pipeline.room_config import HumanAnnotators
-from reward_models.records import write_jsonl
 
 
 def run(
@@ -67,25 +65,15 @@ def label(
     return conduct(config, _folder(config, out), only="label")
 
 
-def export(place: str, out: Path) -> Path:
-    """The tasks and rankings of a store, as JSON lines in the folder `out`."""
-    from labeling_ui.store import Store
-    from pipeline.people import STORE
+def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Path:
+    """A copy of the store that people rank into, made while it is in use."""
+    config = load_config(path, sets)
+    if not isinstance(config.labeling, HumanAnnotators):
+        raise ValueError(f"labeling.kind is '{config.labeling.kind}': no people's store to copy")
+    from pipeline.label_exchange import backup as copied
+    from pipeline.people import store_of
 
-    folder = Path(place)
-    if "://" not in place and folder.is_dir():
-        here = [path for path in (folder / STORE, folder / "label" / STORE) if path.is_file()]
-        if not here:
-            raise ValueError(f"{place}: no {STORE} in it; expected a run with rankings, or a store")
-        place = str(here[0])
-    elif "://" not in place and not folder.is_file():
-        raise ValueError(f"{place}: no such file; expected a store, its URL, or a run's folder")
-    with closing(Store(place)) as store:
-        out.mkdir(parents=True, exist_ok=True)
-        write_jsonl(out / "tasks.jsonl", (task.to_json() for task in store.tasks()))
-        rankings = store.rankings(skipped=True)
-        write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
-    return out
+    return copied(store_of(config.labeling, _folder(config, out)), copy)
 
 
 def pretrain(out: Path, sets: Sequence[str], start: Path | None) -> Path:

@@ -32,6 +32,10 @@ Host = Annotated[
 ]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to serve on.")]
 
+Backup = Annotated[
+    Path | None,
+    typer.Option("--backup", metavar="FILE", help="Only copy the store of people's rankings."),
+]
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, of their stages, or of models.")]
 OneRun = Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")]
 Start = Annotated[Path | None, typer.Option("--start", help="Go on from this base, made before.")]

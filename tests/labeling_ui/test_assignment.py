@@ -8,6 +8,7 @@ import pytest
 
 from labeling_ui.assignment import Assignment, Lease, LeaseError, Mixing
 from labeling_ui.store import Store
+from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 
 
@@ -145,6 +146,21 @@ def test_a_skipped_task_goes_to_another_person_and_can_be_taken_back(desk: Assig
     assert desk.next_task("ben") is None
     assert desk.submit("ada", lease.token, "2", answer(lease, "ada")) == "stored"
     assert [r.skipped for r in desk.store.rankings(skipped=True)] == [None]
+
+
+def test_answers_from_a_file_take_places_of_their_tasks(desk: Assignment) -> None:
+    desk.store.add_tasks([small_task("t1"), small_task("t2")], overlap=2)
+    ranks = {"a": 1, "b": 2, "c": 3, "d": 4}
+    given = [Ranking(task, "imp", "imported", ranks) for task in ("t1", "t2")]
+    desk.store.submit_all([*given, Ranking("t1", "sim", "simulated", ranks)])
+    lease = desk.next_task("ada")
+    assert lease is not None
+    assert lease.task == "t2"
+    assert hand_in(desk, "ada") == "stored"
+    assert desk.next_task("ben") is None
+    assert desk.next_task("imp") is None
+    assert desk.store.submit(Ranking("t2", "imp", "imported", {**ranks, "a": 2}))
+    assert Counter(r.task for r in desk.store.rankings()) == {"t1": 2, "t2": 2}
 
 
 def test_gold_tasks_are_mixed_in_for_everyone(where: str) -> None:

@@ -1,0 +1,86 @@
+"""The verbs about labels and their store that `pipeline/cli.py` joins to its own."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline import options as o
+
+TOOLS = "Around it"
+verbs = typer.Typer()
+Form = Literal["jsonl", "trl", "label-studio", "argilla", "audit"]
+Source = Literal["jsonl", "label-studio", "argilla", "squality", "qa-feedback"]
+
+
+@verbs.command(rich_help_panel=TOOLS)
+def export(
+    store: o.StorePlace,
+    out: o.Tables,
+    form: Annotated[
+        Form, typer.Option("--format", help="trl: preference pairs. audit: who did what.")
+    ] = "jsonl",
+) -> None:
+    """Write the tasks and rankings of a store: as JSON lines, or for TRL, Label Studio, Argilla."""
+
+    def command() -> Path:
+        from pipeline.label_exchange import export as exported
+
+        return exported(store, out, form)
+
+    _run(command, out)
+
+
+@verbs.command("import", rich_help_panel=TOOLS)
+def import_labels(
+    found: Annotated[
+        Path, typer.Argument(help="Tasks in a file, or a folder that rlhf export wrote.")
+    ],
+    store: Annotated[str, typer.Option("--store", help="The store: a path or a database URL.")],
+    form: Annotated[Source, typer.Option("--format", help="Whose form the file has.")] = "jsonl",
+    overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,
+    priority: Annotated[int, typer.Option("--priority", help="Higher comes first.")] = 0,
+    gold: Annotated[
+        Path | None, typer.Option("--gold", help="Rankings known to be right, to test people by.")
+    ] = None,
+) -> None:
+    """Add tasks and rankings to a store; those that are there already are left alone."""
+
+    def command() -> None:
+        from pipeline.label_exchange import Places
+        from pipeline.label_exchange import import_labels as imported
+
+        places = Places(overlap, priority, gold)
+        imported(found, store, form, places, _say)
+
+    _run(command, None)
+
+
+@verbs.command(rich_help_panel=TOOLS)
+def agreement(
+    labels: Annotated[
+        str, typer.Argument(help="A file of rankings (.jsonl), a store, its URL, or a run.")
+    ],
+) -> None:
+    """Say how far annotators agree: over pairs with an interval, tau-b, Krippendorff's alpha."""
+
+    def command() -> None:
+        from pipeline.label_exchange import agreement_lines
+
+        print("\n".join(agreement_lines(labels)))
+
+    _run(command, None)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _run(command: Callable[[], Path | None], out: Path | None) -> None:
+    from pipeline.guard import guarded
+
+    code = guarded(command, out)
+    if code:
+        raise typer.Exit(code)
