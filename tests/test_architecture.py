@@ -103,12 +103,14 @@ def test_help_answers_within_a_second_of_cpu():
 def test_every_verb_teaches():
     verbs = subprocess.run(
         [sys.executable, "-c", "from pipeline.cli import app\n"
-         "for c in app.registered_commands: print(c.name or c.callback.__name__, '|',"
+         "groups = [app, *(g.typer_instance for g in app.registered_groups)]\n"
+         "for c in (c for g in groups for c in g.registered_commands):"
+         " print(c.name or c.callback.__name__, '|',"
          " bool((c.help or c.callback.__doc__ or '').strip()))"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     expected = "run sft sample label export reward ppo evaluate report pretrain fetch score"
-    assert {*expected.split(), "compare", "chat", "doctor", "export-model"} <= {
+    assert {*expected.split(), "compare", "chat", "doctor", "export-model", "agreement"} <= {
         line.split(" | ")[0] for line in verbs
     }
     assert all(line.endswith("True") for line in verbs)
