@@ -81,6 +81,24 @@ class SFTConfig(Config):
         return self
 
 
+class UserSetsConfig(Config):
+    """Sets of many users on one frozen base, trained together."""
+
+    adaptation: Adaptation = LoRA(rank=8, alpha=16.0)
+    steps: PositiveInt = 60  # each user's, over its own demonstrations again and again
+    examples_per_step: PositiveInt = 4  # of each user
+    users_per_batch: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3  # falls along a cosine to a tenth
+    max_tokens: PositiveInt = 512  # prompt and response; longer demonstrations are left out
+
+    @model_validator(mode="after")
+    def a_set_is_small_and_without_dropout(self) -> Self:
+        """Refuse what cannot be held once a user."""
+        if isinstance(self.adaptation, Full):
+            raise ValueError("adaptation.family is full; users' sets need a family that is small")
+        return self
+
+
 class RewardConfig(Config):
     """Stage two: a reward model on rankings (section 3.5, appendix C.2)."""
 

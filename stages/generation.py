@@ -12,6 +12,7 @@ tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabular
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,21 @@ from stages.progress import Report, Step, silent
 
 _EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
 _BLOCK = 64  # tokens to a block of the two-level inverse CDF
+
+
+class RowSets(Protocol):
+    """Sets of several users on one model; each row of a batch is answered under its user's."""
+
+    def seat(self, user_B: Tensor) -> None:
+        """From now on row b belongs to user `user_B[b]`, a place in the sets' list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Whose set answers each prompt: `place[i]` is the user of prompt i."""
+
+    sets: RowSets
+    place: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +56,13 @@ def generate_responses(
     *,
     generator: torch.Generator,
     report: Report = silent,
+    users: Users | None = None,
 ) -> list[Sampled]:
     """One response to each prompt (token ids), in the order of `prompts`.
 
-    A prompt given several times gets several responses and is read once a batch. Temperature 0 is
-    greedy. Raises ValueError for an empty prompt or a tokenizer without EOS.
+    A prompt given several times gets several responses and is read once a batch (once a user, where
+    prompts are of several `users`). Temperature 0 is greedy. Raises ValueError for an empty prompt
+    or a tokenizer without EOS.
     """
     eos = tokenizer.eos_token_id
     if not isinstance(eos, int):
@@ -57,12 +75,17 @@ def generate_responses(
     uniform_NT = torch.rand(
         len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
     ).to(model.device)
-    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], row))
+    place = users.place if users else [0] * len(prompts)
+    order = sorted(
+        range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], place[row], row)
+    )
     responses: dict[int, Sampled] = {}
     with torch.inference_mode(), _without_dropout(model):
         for start in range(0, len(order), sampling.batch_size):
             rows = order[start : start + sampling.batch_size]
-            drawn = _decode(model, [prompts[row] for row in rows], uniform_NT[rows], sampling, eos)
+            asked = [(prompts[row], place[row]) for row in rows]
+            live = _Live(model, asked, users.sets if users else None)
+            drawn = _decode(live, uniform_NT[rows], sampling, eos)
             responses.update(zip(rows, drawn, strict=True))
             report(Step(len(responses), len(order)))
     return [responses[row] for row in range(len(prompts))]
@@ -111,18 +134,12 @@ def _first_above(weight_BV: Tensor, target_B: Tensor, *, relative: bool) -> tupl
     return index_B, target_B - before_BV.gather(-1, index_B[:, None]).squeeze(-1)
 
 
-def _decode(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    uniform_NT: Tensor,
-    sampling: SamplingConfig,
-    eos: int,
-) -> list[Sampled]:
-    """Decode one batch; `prompts` are sorted, so that equal ones are neighbours."""
-    live = _Live(model, prompts)
-    token_NT = torch.zeros(uniform_NT.shape, dtype=torch.long, device=model.device)
-    length_N = torch.full((len(prompts),), sampling.max_new_tokens, device=model.device)
-    ended_N = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+def _decode(live: "_Live", uniform_NT: Tensor, sampling: SamplingConfig, eos: int) -> list[Sampled]:
+    """Decode one batch to its end."""
+    rows, device = len(uniform_NT), uniform_NT.device
+    token_NT = torch.zeros(uniform_NT.shape, dtype=torch.long, device=device)
+    length_N = torch.full((rows,), sampling.max_new_tokens, device=device)
+    ended_N = torch.zeros(rows, dtype=torch.bool, device=device)
     for step in range(sampling.max_new_tokens):
         token_B = sample_tokens(
             live.logits_BV,
@@ -149,20 +166,30 @@ def _decode(
 class _Live:
     """The rows of a batch that still decode: their cache, mask, positions and next logits."""
 
-    def __init__(self, model: PreTrainedModel, prompts: list[list[int]]) -> None:
-        """Read every distinct prompt once, left-padded, and copy its cache to its rows."""
-        starts = [i for i, prompt in enumerate(prompts) if i == 0 or prompt != prompts[i - 1]]
-        distinct, device = [prompts[i] for i in starts], model.device
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        asked: list[tuple[list[int], int]],
+        sets: RowSets | None,
+    ) -> None:
+        """Read every distinct prompt once, left-padded, and copy its cache to its rows.
+
+        A prompt stands with its user; the list is sorted, so that equal pairs are neighbours.
+        """
+        starts = [i for i, pair in enumerate(asked) if i == 0 or pair != asked[i - 1]]
+        distinct, device = [asked[i][0] for i in starts], model.device
         width = max(map(len, distinct))
         padded = [[0] * (width - len(prompt)) + prompt for prompt in distinct]
         self.model, self.cache = model, DynamicCache(config=model.config)
-        self.row_B = torch.arange(len(prompts), device=device)
+        self.row_B = torch.arange(len(asked), device=device)
+        self.sets, self.user_B = sets, torch.tensor([asked[i][1] for i in starts], device=device)
+        self._seat()
         self.position_B = torch.tensor([len(prompt) for prompt in distinct], device=device)
         pads_B = width - self.position_B
         self.mask_BL = (torch.arange(width, device=device) >= pads_B[:, None]).long()
         position_BQ = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
         self.logits_BV = self._forward(torch.tensor(padded, device=device), position_BQ)
-        if len(distinct) < len(prompts):
+        if len(distinct) < len(asked):
             source_B = torch.searchsorted(
                 torch.tensor(starts, device=device), self.row_B, right=True
             )
@@ -184,6 +211,12 @@ class _Live:
     def _select(self, index_B: Tensor) -> None:
         self.cache.batch_select_indices(index_B)
         self.mask_BL, self.position_B = self.mask_BL[index_B], self.position_B[index_B]
+        self.user_B = self.user_B[index_B]
+        self._seat()
+
+    def _seat(self) -> None:
+        if self.sets is not None:
+            self.sets.seat(self.user_B)
 
     def _forward(self, ids_BQ: Tensor, position_BQ: Tensor) -> Tensor:
         output = self.model(
