@@ -66,16 +66,19 @@ def run(
     until: o.Until = None,
     sharding: o.Spread = "none",
     processes: o.Processes = 1,
+    rounds: o.Rounds = None,
 ) -> None:
     """Run all stages in order; what is up to date is not run again.
 
     data → sft → sample → label → reward → select → ppo → ppo-ptx → evaluate → report
 
+    With --rounds 2 it goes on from the policy: sample-2 → label-2 → reward-2 → ppo-2 → ppo-ptx-2.
+
     Interrupt it whenever you like: the same command goes on where it was.
     """
     from pipeline import commands
 
-    _guard(lambda: commands.run(config, sets or [], out, until, sharding, processes), out)
+    _guard(lambda: commands.run(config, sets or [], out, until, sharding, processes, rounds), out)
 
 
 def _training_verb(name: str, text: str) -> None:
@@ -163,14 +166,17 @@ def fetch(name: Literal["smollm2", "minilm"], out: o.Out = None) -> None:
 def chat(
     runs: o.Runs,
     prompt: o.OnePrompt = None,
+    user: o.UserNames = None,
+    users: o.UsersFolder = None,
     temperature: o.Temperature = 0.7,
     max_new_tokens: o.MaxNewTokens = 128,
     seed: o.Seed = 0,
 ) -> None:
-    """Talk to one or several policies side by side."""
+    """Talk to one or several policies side by side, or to one under several users' sets."""
     from pipeline import commands
 
-    _guard(lambda: commands.chat(runs, prompt, temperature, max_new_tokens, seed), None)
+    told = (temperature, max_new_tokens, seed)
+    _guard(lambda: commands.chat(runs, prompt, user or [], users, *told), None)
 
 
 @app.command(rich_help_panel=TOOLS)

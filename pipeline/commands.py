@@ -15,6 +15,7 @@ from pipeline.config_file import load_config, overridden
 from pipeline.lineage import label_kinds
 from pipeline.options import Sharding
 from pipeline.room_config import HumanAnnotators
+from pipeline.rounds import latest
 
 
 def run(
@@ -24,9 +25,10 @@ def run(
     until: str | None,
     sharding: Sharding,
     processes: int,
+    rounds: int | None,
 ) -> Path:
     """All stages, or those up to `until`; the run's folder."""
-    config = load_config(path, sets)
+    config = load_config(path, [*sets, *([] if rounds is None else [f"rounds={rounds}"])])
     folder = _folder(config, out)
     made = conduct(config, folder, until=until, launched=launch.chosen(sharding, processes))
     if made.name in ("evaluate", "report"):
@@ -116,14 +118,25 @@ def compare(runs: Sequence[Path]) -> None:
 
 
 def chat(
-    runs: Sequence[Path], prompt: str | None, temperature: float, max_new_tokens: int, seed: int
+    runs: Sequence[Path],
+    prompt: str | None,
+    user: Sequence[str],
+    users: Path | None,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
 ) -> None:
-    """A conversation with several policies."""
+    """A conversation with several policies, or with one under the sets of users."""
     from pipeline.policy_folder import policy_folder
     from stages.config import SamplingConfig
 
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
     folders = {str(place): policy_folder(place) for place in runs}
+    if user or users is not None:
+        from pipeline.chat_users import talk_to_users
+
+        talk_to_users(folders, prompt, sampling, seed, names=user, store=users)
+        return
     from pipeline.chat import talk
 
     talk(folders, prompt, sampling, seed)
@@ -161,7 +174,7 @@ def _print_summary(folder: Path) -> None:
     kinds = label_kinds(folder)
     if kinds != ["human"]:
         console.print(f"Labels: {', '.join(kinds)}. Read these numbers with that in mind.")
-    said = reward_model_sentence(folder / "reward/held_out.json")
+    said = reward_model_sentence(latest(folder) / "held_out.json")
     if said:
         console.print(said)
     ceiling = judge_agreement_of(folder)

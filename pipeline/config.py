@@ -102,7 +102,26 @@ class ExperimentConfig(Config):
     ppo_init: SFTConfig | None = None  # fine-tuning for PPO (appendix C.3); null: it starts at SFT
     ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
     ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
+    rounds: PositiveInt = 1  # of rankings, reward model and PPO; see pipeline/rounds.py
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def a_further_round_has_something_new_to_rank(self) -> Self:
+        """Refuse rounds without a policy to sample from, or without annotators to rank it."""
+        if self.rounds == 1:
+            return self
+        if self.ppo is None and self.ppo_ptx is None:
+            raise ValueError(
+                f"rounds is {self.rounds} but ppo and ppo_ptx are null: round 2 would sample from "
+                "the policies of round 1 again"
+            )
+        own = self.labeling.kind == "human" and self.labeling.tasks is not None
+        if self.labeling.kind == "imported" or own:
+            raise ValueError(
+                f"rounds is {self.rounds} but labeling brings its own tasks: nobody ranks what "
+                "round 2 samples; expected human without labeling.tasks, or simulated"
+            )
+        return self
 
     @model_validator(mode="after")
     def the_mix_is_where_its_name_is(self) -> Self:

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.rounds import latest
+
 DISTRIBUTION = "instruct-rlhf"
 LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
              "transformers", "trl")  # fmt: skip
@@ -68,7 +70,7 @@ class Manifest:
 
 def label_kinds(run: Path) -> list[str]:
     """The kinds of annotators behind a run's reward model, as its manifests have them."""
-    made = Manifest.read(run / "reward/manifest.json")
+    made = Manifest.read(latest(run) / "manifest.json")
     return list(made.labels) if made is not None else []
 
 

@@ -27,6 +27,14 @@ Spread = Annotated[
     typer.Option("--sharding", help="Spread training: copies (ddp) or DeepSpeed's ZeRO."),
 ]
 Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes (GPUs) to train on.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        min=1,
+        help="Rounds of rankings, reward model and PPO, each on the policy before it.",
+    ),
+]
 Host = Annotated[
     str | None, typer.Option("--host", help="Address to serve on; 0.0.0.0 lets others in.")
 ]
@@ -55,5 +63,15 @@ Seed = Annotated[int, typer.Option("--seed", min=0)]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 OnePrompt = Annotated[
     str | None, typer.Option("--prompt", help="Answer this one prompt and leave.")
+]
+UserNames = Annotated[
+    list[str] | None,
+    typer.Option("--user", metavar="NAME", help="Answer under this user's set. May be repeated."),
+]
+UsersFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--users", help="The store of users' sets. Default: users/ in the model's folder."
+    ),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1)]

@@ -34,9 +34,9 @@ def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Sto
     return sum(answers[task.id] < labeling.per_task for task in tasks)
 
 
-def answers_so_far(labeling: HumanAnnotators, run: Path) -> str:
+def answers_so_far(labeling: HumanAnnotators, run: Path, stage: str = "label") -> str:
     """A hash of what is ranked by now: with more answers, the reward model is trained again."""
-    where, tasks = store_of(labeling, run), run / "label/tasks.jsonl"
+    where, tasks = store_of(labeling, run), run / stage / "tasks.jsonl"
     if not tasks.is_file() or ("://" not in where and not Path(where).exists()):
         return "none yet"
     ours = {task.id for task in read_records(tasks, RankingTask)}

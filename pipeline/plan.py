@@ -6,7 +6,8 @@ SFT's epoch is first chosen by validation loss, because no reward model exists y
 ranked and the reward model learns from them. Then `select` chooses the epoch again by the reward
 model's score (Ouyang et al. 2022, appendix C.1), trains nothing, and its model is the "SFT" that
 PPO starts from, is held to, and is compared with. `sft_choice: loss` leaves `select` out. With
-`ppo_init` PPO starts from, and is held to, a fine-tuning of its own, as in appendix C.3.
+`ppo_init` PPO starts from, and is held to, a fine-tuning of its own, as in appendix C.3. `rounds`
+above 1 repeat what collects rankings and learns from them, see `pipeline/rounds.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
 from pipeline.room_config import HumanAnnotators
+from pipeline.rounds import named, told, trained_policies
 from pipeline.run import Source, Stage, nothing_found
 from stages.config import PPOConfig, SFTConfig
 from stages.progress import Report
@@ -48,12 +50,11 @@ def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     chosen = [_select(config, run)] if config.sft_choice == "reward" else []
     if config.ppo_init is not None:
         chosen.append(_sft(config, run, "ppo-init", config.ppo_init))
-    trained = [
-        _ppo(config, run, name, settings)
-        for name, settings in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx))
-        if settings is not None
-    ]
-    stages = [*first, _reward(config, run), *chosen, *trained, _evaluate(config, run)]
+    stages = [*first, _reward(config, run), *chosen, *_trained(config, run, 1)]
+    for number in range(2, config.rounds + 1):
+        stages += [_sample(config, run, number), _label(config, run, number)]
+        stages += [_reward(config, run, number), *_trained(config, run, number)]
+    stages.append(_evaluate(config, run))
     return [*stages, _report(config, run, stages)]
 
 
@@ -69,12 +70,11 @@ def behind(stages: Sequence[Stage], last: Stage, run: Path) -> list[Stage]:
 
 def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:
     """The policies that an experiment compares, by the names the report uses."""
-    named: dict[str, Source] = {"base": model_source(config.model), "sft": _fine_tuned(config, run)}
-    if config.ppo is not None:
-        named["ppo"] = run / "ppo/model"
-    if config.ppo_ptx is not None:
-        named["ppo-ptx"] = run / "ppo-ptx/model"
-    return named
+    compared: dict[str, Source] = {"base": model_source(config.model)}
+    compared["sft"] = _fine_tuned(config, run)
+    for number in range(1, config.rounds + 1):
+        compared |= {name: run / name / "model" for name in trained_policies(config, number)}
+    return compared
 
 
 def _start(config: ExperimentConfig, run: Path) -> Path:
@@ -120,51 +120,56 @@ def _sft(config: ExperimentConfig, run: Path, name: str, chosen: SFTConfig) -> S
     return Stage(name, about, settings, inputs, todo, trains=True)
 
 
-def _sample(config: ExperimentConfig, run: Path) -> Stage:
+def _sample(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
     places: dict[str, Source] = {"base": model_source(config.model), "sft": run / "sft/model"}
     asked: dict[str, Source] = {name: places[name] for name in config.sampling.policies}
+    if number > 1:
+        current = trained_policies(config, number - 1)[-1]
+        asked = {current: run / current / "model", **asked}
     inputs = {"prompts": run / "data/ranking_prompts.jsonl", **asked}
-    todo = work.settled(config, work.sample(config, asked, run / "data"))
+    todo = work.settled(config, work.sample(config, asked, run / "data", number))
     settings = _settings(config, threads=config.threads, sampling=config.sampling)
-    return Stage("sample", "outputs to be ranked", settings, inputs, todo)
+    about = told("outputs to be ranked", number)
+    return Stage(named("sample", number), about, settings, inputs, todo)
 
 
-def _label(config: ExperimentConfig, run: Path) -> Stage:
-    labeling = config.labeling
+def _label(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
+    labeling, name = config.labeling, named("label", number)
     settings = dict(_settings(config, labeling=labeling))
     own = rankings.tasks_file(labeling)
     found: Callable[[Path], Mapping[str, Any]] = nothing_found
-    inputs: dict[str, Source] = {"tasks": own or run / "sample/tasks.jsonl"}
+    inputs: dict[str, Source] = {"tasks": own or run / named("sample", number) / "tasks.jsonl"}
     match labeling:
         case ImportedRankings():
             inputs["rankings"] = Path(labeling.rankings)
         case HumanAnnotators():
             people.form_of(labeling)  # a mistake in it is told before anything is trained
             settings["labeling"] = labeling.model_dump(mode="json", include=people.DECIDE)
-            settings["answers"] = people.answers_so_far(labeling, run)
+            settings["answers"] = people.answers_so_far(labeling, run, name)
             found = people.answers_taken
         case _:
             inputs["prompts"] = run / "data/ranking_prompts.jsonl"
 
     def todo(out: Path, report: Report) -> None:
-        rankings.collect(config, run, out, report)
+        rankings.collect(config, run, out, report, number)
 
-    about = f"rankings: {labeling.kind}"
-    return Stage("label", about, settings, inputs, todo, rankings.kinds, found)
+    about = told(f"rankings: {labeling.kind}", number)
+    return Stage(name, about, settings, inputs, todo, rankings.kinds, found)
 
 
-def _reward(config: ExperimentConfig, run: Path) -> Stage:
-    named: dict[str, Source] = {"sft": run / "sft/model", "base": model_source(config.model)}
-    base = named.get(config.reward_base) or model_source(config.reward_base)
-    inputs = {
-        "base": base,
-        "tasks": run / "label/tasks.jsonl",
-        "rankings": run / "label/rankings.jsonl",
-        "demonstrations": run / "data/demonstrations.jsonl",
-    }
-    todo = work.settled(config, work.reward(config, base, run / "label", run / "data"))
+def _reward(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
+    places: dict[str, Source] = {"sft": run / "sft/model", "base": model_source(config.model)}
+    base = places.get(config.reward_base) or model_source(config.reward_base)
+    inputs: dict[str, Source] = {"base": base}
+    labelled = [run / named("label", each) for each in range(1, number + 1)]
+    for each, folder in enumerate(labelled, 1):
+        inputs[named("tasks", each)] = folder / "tasks.jsonl"
+        inputs[named("rankings", each)] = folder / "rankings.jsonl"
+    inputs["demonstrations"] = run / "data/demonstrations.jsonl"
+    todo = work.settled(config, work.reward(config, base, labelled, run / "data"))
     settings = _settings(config, threads=config.threads, reward=config.reward)
-    return Stage("reward", "reward model", settings, inputs, todo, trains=True)
+    about = told("reward model", number)
+    return Stage(named("reward", number), about, settings, inputs, todo, trains=True)
 
 
 def _select(config: ExperimentConfig, run: Path) -> Stage:
@@ -175,8 +180,13 @@ def _select(config: ExperimentConfig, run: Path) -> Stage:
     return Stage("select", "SFT's epoch by reward", settings, inputs, todo)
 
 
-def _ppo(config: ExperimentConfig, run: Path, name: str, chosen: PPOConfig) -> Stage:
-    policy, reward_model = _start(config, run), run / "reward/model"
+def _trained(config: ExperimentConfig, run: Path, number: int) -> list[Stage]:
+    kinds = (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx))
+    return [_ppo(config, run, number, name, chosen) for name, chosen in kinds if chosen is not None]
+
+
+def _ppo(config: ExperimentConfig, run: Path, number: int, name: str, chosen: PPOConfig) -> Stage:
+    policy, reward_model = _start(config, run), run / named("reward", number) / "model"
     inputs: dict[str, Source] = {
         "policy": policy,
         "reward": reward_model,
@@ -191,11 +201,12 @@ def _ppo(config: ExperimentConfig, run: Path, name: str, chosen: PPOConfig) -> S
     todo = work.settled(config, work.ppo(config, chosen, policy, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, ppo=chosen)
     about = "PPO with pretraining mix" if chosen.pretraining is not None else "PPO"
-    return Stage(name, about, settings, inputs, todo, trains=True)
+    return Stage(named(name, number), told(about, number), settings, inputs, todo, trains=True)
 
 
 def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
-    compared, reward_model = policies(config, run), run / "reward/model"
+    compared = policies(config, run)
+    reward_model = run / named("reward", config.rounds) / "model"
     sets = ("test_prompts", "toxicity_prompts", "held_out_texts")
     left_out = set()
     if isinstance(config.data, FileSource):
@@ -203,8 +214,8 @@ def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
         left_out |= {"toxicity_prompts"} if config.data.toxicity_prompts is None else set()
         left_out |= {"held_out_texts"} if no_texts else set()
     files = {name: run / f"data/{name}.jsonl" for name in sets if name not in left_out}
-    named = {key: Path(place) for key, place in config.evaluation.files.items()}
-    inputs = {**compared, "reward": reward_model, **files, **named}
+    own = {key: Path(place) for key, place in config.evaluation.files.items()}
+    inputs = {**compared, "reward": reward_model, **files, **own}
     todo = work.settled(config, work.evaluate(config, compared, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, evaluation=config.evaluation)
     return Stage("evaluate", "every policy on held-out prompts", settings, inputs, todo)
@@ -214,7 +225,7 @@ def _report(config: ExperimentConfig, run: Path, stages: list[Stage]) -> Stage:
     """The page reads the manifests and metrics of all stages, so all of them are its inputs."""
     inputs: dict[str, Source] = {
         "results": run / "evaluate",
-        "held-out rankings": run / "reward/held_out.json",
+        "held-out rankings": run / named("reward", config.rounds) / "held_out.json",
     }
     for stage in stages:
         if stage.trains:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pipeline.rounds import last_round, named
+
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
 
 
@@ -11,7 +13,12 @@ def policy_folder(place: Path) -> Path:
         return place
     if (place / "model").is_dir():
         return place / "model"
-    for stage in BEST_FIRST:
+    again = [
+        named(name, n)
+        for n in range(last_round(place, "sample"), 1, -1)
+        for name in ("ppo-ptx", "ppo")
+    ]
+    for stage in (*again, *BEST_FIRST):
         if (place / stage / "manifest.json").is_file():
             return place / stage / "model"
     raise ValueError(

@@ -15,6 +15,7 @@ from pipeline.config import ExperimentConfig, ImportedRankings, Labeling, Simula
 from pipeline.datasets import DataFolder
 from pipeline.people import STORE, ranked_by_people
 from pipeline.room_config import HumanAnnotators
+from pipeline.rounds import latest, named
 from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
 from stages.progress import Report, Step
 
@@ -32,14 +33,19 @@ def tasks_file(labeling: Labeling) -> Path | None:
             return None
 
 
-def collect(config: ExperimentConfig, run: Path, out: Path, report: Report) -> None:
-    """Write the tasks and their rankings to `out`; PeopleNeeded while too few are ranked."""
+def collect(
+    config: ExperimentConfig, run: Path, out: Path, report: Report, number: int = 1
+) -> None:
+    """Write a round's tasks and their rankings to `out`; PeopleNeeded while too few are ranked."""
     labeling = config.labeling
-    tasks = read_records(tasks_file(labeling) or run / "sample/tasks.jsonl", RankingTask)
+    tasks = read_records(
+        tasks_file(labeling) or run / named("sample", number) / "tasks.jsonl", RankingTask
+    )
     match labeling:
         case SimulatedAnnotators():
             prompts = DataFolder(run / "data").prompts("ranking")
-            rankings = _simulated(labeling, tasks, prompts, config.seed, out, report)
+            seed = named(str(config.seed), number)
+            rankings = _simulated(labeling, tasks, prompts, seed, out, report)
         case HumanAnnotators():
             rankings = ranked_by_people(labeling, tasks, run, report)
         case ImportedRankings():
@@ -57,7 +63,7 @@ def judge_agreement_of(run: Path) -> float | None:
     """How often the judge orders the pairs of a run's simulated rankings so; None of other ones."""
     from pipeline.quickstart.annotators import judge_agreement
 
-    labelled = run / "label"
+    labelled = latest(run, "label")
     if not (labelled / "rankings.jsonl").is_file() or kinds(labelled) != {"simulated"}:
         return None
     tasks = read_records(labelled / "tasks.jsonl", RankingTask)
@@ -69,7 +75,7 @@ def _simulated(
     labeling: SimulatedAnnotators,
     tasks: Sequence[RankingTask],
     prompts: Sequence[Prompt],
-    seed: int,
+    seed: str,
     out: Path,
     report: Report,
 ) -> list[Ranking]:

@@ -84,27 +84,30 @@ def sample_tasks(
     seed: int,
     report: Report,
     likeness: float = LIKENESS,
+    prefix: str = "",
 ) -> list[RankingTask]:
     """A task for every prompt with at least two distinct outputs, in the order of the prompts.
 
     `policies` are named models; `responses` is the smallest and the largest K. The same arguments
-    give the same tasks, ids included. Raises ValueError where no prompt is left.
+    give the same tasks, ids included. `prefix` begins every id and changes what is drawn. Raises
+    ValueError where no prompt is left.
     """
     low, high = responses
     if not 2 <= low <= high <= 9:
         raise ValueError(f"responses is {responses}; expected two numbers, 2 <= low <= high <= 9")
     if not prompts or not policies or not settings:
         raise ValueError("expected at least one prompt, one policy and one setting to sample from")
-    wanted = _spread(len(prompts), low, high, seed)
+    wanted = _spread(len(prompts), low, high, f"{prefix}{seed}")
     places = _places(wanted, len(policies), len(settings))
-    sheets = _Sheets(_task_ids(prompts), wanted, likeness)
+    ids = [prefix + name for name in _task_ids(prompts)]
+    sheets = _Sheets(ids, wanted, likeness)
     left: list[_Place] = []
     for number, (name, source) in enumerate(policies.items()):
         policy = _load(name, source)
         asked = [prompt_ids(policy.tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
         left += places[number]
         for attempt in range(TRIES):
-            stream = f"{seed}/{number}/{attempt}"
+            stream = f"{prefix}{seed}/{number}/{attempt}"
             left = _fill(sheets, left, policy, asked, settings, stream, report)
     report(Step(sum(wanted), sum(wanted), sheets.step().metrics))
     tasks = [
@@ -132,7 +135,7 @@ def _task_ids(prompts: Sequence[Prompt]) -> list[str]:
     return ids
 
 
-def _spread(num_prompts: int, low: int, high: int, seed: int) -> list[int]:
+def _spread(num_prompts: int, low: int, high: int, seed: str) -> list[int]:
     """K of each prompt: every value from low to high equally often, in random order."""
     wanted = [low + number % (high - low + 1) for number in range(num_prompts)]
     Random(f"sample/{seed}").shuffle(wanted)

@@ -4,7 +4,7 @@ Heavy libraries are imported inside, so that a plan can be made and checked with
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 
@@ -89,8 +89,10 @@ def select(config: ExperimentConfig, trained: Path, reward_model: Path, datasets
     return work
 
 
-def sample(config: ExperimentConfig, policies: dict[str, Source], datasets: Path) -> Work:
-    """Draw K responses to each ranking prompt and write them as ranking tasks."""
+def sample(
+    config: ExperimentConfig, policies: dict[str, Source], datasets: Path, number: int
+) -> Work:
+    """Draw K responses to each ranking prompt and write them as the tasks of round `number`."""
 
     def work(out: Path, report: Report) -> None:
         from pipeline.sampling import sample_tasks
@@ -102,14 +104,17 @@ def sample(config: ExperimentConfig, policies: dict[str, Source], datasets: Path
             settings=config.sampling.settings,
             seed=config.seed,
             report=report,
+            prefix="" if number == 1 else f"round-{number}-",
         )
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
 
     return work
 
 
-def reward(config: ExperimentConfig, base: Source, labelled: Path, datasets: Path) -> Work:
-    """Train the reward model on the rankings."""
+def reward(
+    config: ExperimentConfig, base: Source, labelled: Sequence[Path], datasets: Path
+) -> Work:
+    """Train the reward model on the rankings of all rounds so far, a folder each."""
 
     def work(out: Path, report: Report) -> None:
         from stages.reward import train_reward
@@ -117,8 +122,10 @@ def reward(config: ExperimentConfig, base: Source, labelled: Path, datasets: Pat
         train_reward(
             config.reward,
             base=base,
-            tasks=read_records(labelled / "tasks.jsonl", RankingTask),
-            rankings=read_records(labelled / "rankings.jsonl", Ranking),
+            tasks=[t for each in labelled for t in read_records(each / "tasks.jsonl", RankingTask)],
+            rankings=[
+                r for each in labelled for r in read_records(each / "rankings.jsonl", Ranking)
+            ],
             demonstrations=DataFolder(datasets).demonstrations(),
             out=out,
             seed=config.seed,

@@ -39,7 +39,7 @@ POOL = (
 def simulate(
     tasks: Sequence[RankingTask],
     worlds: Mapping[str, Mapping[str, object]],
-    seed: int,
+    seed: int | str,
     taste: Taste = GOLD,
     overlap: float = 0.15,
 ) -> list[Ranking]:

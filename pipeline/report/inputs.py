@@ -14,9 +14,9 @@ from pipeline.evaluation.results import Results
 from pipeline.evaluation.results_file import read_results
 from pipeline.evaluation.samples import Completion
 from pipeline.lineage import Manifest
+from pipeline.rounds import latest, stage_names
 from reward_models.records import read_jsonl, read_records
 
-STAGES = ("data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx", "evaluate")
 MetricRows = Sequence[Mapping[str, float | None]]
 
 
@@ -66,7 +66,7 @@ def read_inputs(run: Path) -> ReportInputs:
     if not results.cells:
         raise ValueError(f"{folder}/results.json: no number in it; nothing to report")
     samples = folder / "samples.jsonl"
-    stages = [stage for stage in STAGES if (run / stage).is_dir()]
+    stages = stage_names(run)
     manifests = {stage: Manifest.read(run / stage / "manifest.json") for stage in stages}
     return ReportInputs(
         name=run.resolve().name,
@@ -78,7 +78,7 @@ def read_inputs(run: Path) -> ReportInputs:
             if (run / stage / "metrics.jsonl").is_file()
         },
         manifests={stage: found for stage, found in manifests.items() if found is not None},
-        held_out=_json(run / "reward" / "held_out.json"),
+        held_out=_json(latest(run) / "held_out.json"),
     )
 
 

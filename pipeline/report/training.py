@@ -9,12 +9,12 @@ from pipeline.report.inputs import ReportInputs
 from pipeline.report.lines import Curve, line_panel
 from pipeline.report.sections import grid, section
 from pipeline.report.words import MINUS
+from pipeline.rounds import is_ppo
 
-_RL = ("ppo", "ppo-ptx")
 _PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
-    ("ppo/gold", "gold score"),
+    ("ppo/gold", "second opinion"),
     ("ppo/kl_nats", "KL from SFT, nats"),
     ("ppo/entropy_nats_per_token", "entropy, nats per token"),
     ("ppo/response_tokens", "response length, tokens"),
@@ -22,6 +22,7 @@ _PPO_CURVES = (
     ("ppo/clip_fraction", "share of clipped ratios"),
     ("ppo/explained_variance", "explained variance of the critic"),
     ("ppo/pretraining_loss_nats_per_token", "pretraining loss, nats per token"),
+    ("ppo/pretraining_gradient_ratio", "norm of the pretraining gradient, in PPO's"),
 )
 _OTHER_CURVES = (
     ("sft", "sft/loss_nats_per_token", "SFT: training loss, nats per token"),
@@ -33,25 +34,46 @@ _OTHER_CURVES = (
 
 
 def reward_against_kl(inputs: ReportInputs) -> str:
-    """How much score each policy bought with how much KL; the gold score too if it was logged."""
+    """How much score each policy bought with how much KL, and what a second opinion says of it."""
+    stages = _policies_trained(inputs)
     panels = []
     for x, y, title in (
         ("ppo/kl_nats", "ppo/score", "reward model score in rollouts"),
         ("ppo/validation_kl_nats", "ppo/validation_score", "reward model score on validation"),
-        ("ppo/kl_nats", "ppo/gold", "gold score"),
     ):
-        curves = [
-            _curve(inputs, stage, x, y, dots=True) for stage in _RL if stage in inputs.metrics
-        ]
+        curves = [_curve(inputs, stage, x, y, dots=True) for stage in stages]
         panels.append(
             line_panel(curves, title=title, x_title="KL from SFT, nats a response", tall=True)
         )
+    panels += [_proxy_and_gold(inputs, stage) for stage in stages]
     about = (
         "Each dot is one iteration: the mean reward model score against how far the policy has "
-        "moved from SFT. A score that rises while the gold score falls is "
-        "over-optimisation."
+        "moved from SFT. Where a second opinion was asked (the judge, or a reward model that PPO "
+        "does not see), both have marked the same answers: a score that rises while the second "
+        "opinion falls is over-optimisation (Gao et al. 2022)."
     )
     return section("reward-kl", "Reward against KL", about, grid(*panels))
+
+
+def _proxy_and_gold(inputs: ReportInputs, stage: str) -> str:
+    """Score and second opinion on the same answers against the square root of the KL, from SFT's.
+
+    Both as gains over the first of them, because their zeros have nothing to do with each other.
+    """
+    rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold") is not None]
+    curves = []
+    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "second opinion")):
+        points = [
+            (max(row["ppo/gold_kl_nats"] or 0.0, 0.0) ** 0.5, (row[name] or 0.0)) for row in rows
+        ]
+        gains = [(x, y - points[0][1]) for x, y in points]
+        curves.append(Curve(title, gains, accent=name == "ppo/gold", dots=True))
+    return line_panel(
+        curves if len(rows) > 1 else [],
+        title=f"{stage}: gain in score, and what a second opinion says",
+        x_title="square root of the KL from SFT",
+        tall=True,
+    )
 
 
 def learning_curves(inputs: ReportInputs) -> str:
@@ -61,7 +83,7 @@ def learning_curves(inputs: ReportInputs) -> str:
         for stage, name, title in _OTHER_CURVES
         if stage in inputs.metrics
     ]
-    stages = [stage for stage in _RL if stage in inputs.metrics]
+    stages = _policies_trained(inputs)
     for name, title in _PPO_CURVES:
         curves = [_curve(inputs, stage, "step", name) for stage in stages]
         panels.append(line_panel(curves, title=title, x_title="iteration"))
@@ -138,4 +160,8 @@ def _curve(inputs: ReportInputs, stage: str, x: str, y: str, *, dots: bool = Fal
         for row in inputs.metrics[stage]
         if (value := row.get(y)) is not None and row.get(x) is not None
     ]
-    return Curve(stage, points, accent=stage == inputs.focus or stage not in _RL, dots=dots)
+    return Curve(stage, points, accent=stage == inputs.focus or not is_ppo(stage), dots=dots)
+
+
+def _policies_trained(inputs: ReportInputs) -> list[str]:
+    return [stage for stage in inputs.metrics if is_ppo(stage)]
