@@ -75,6 +75,31 @@ def robustness(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> None
     _run(command, out)
 
 
+@verbs.command(rich_help_panel=TOOLS)
+def users(
+    model: Annotated[Path, typer.Argument(help="The frozen base: a model's folder, or a run.")],
+    data: Annotated[str, typer.Argument(help="Demonstrations whose rows name their `user`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The store. Default: users/ in the model's folder.")
+    ] = None,
+    sets: o.Sets = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Train a small set for each user of the demonstrations, many users in one batch.
+
+    --set overrides a setting, such as adaptation.family=prefix, adaptation.rank=4, steps=100 or
+    users_per_batch=32. Users who have a set already keep it. rlhf chat --user NAME answers under a
+    user's set.
+    """
+
+    def command() -> Path:
+        from pipeline.users_command import train_users
+
+        return train_users(model, data, out, sets or [], seed)
+
+    _run(command, out)
+
+
 def _run(command: Callable[[], Path | None], out: Path | None) -> None:
     from pipeline.guard import guarded
 

@@ -21,7 +21,7 @@ def talk(
     """Answer one prompt, or each line of standard input until it ends. No memory between lines."""
     speakers = [(name, load_tokenizer(path), load_policy(path)) for name, path in folders.items()]
     console = Console()
-    for turn, said in enumerate([prompt] if prompt is not None else _lines()):
+    for turn, said in enumerate([prompt] if prompt is not None else lines()):
         for name, tokenizer, policy in speakers:
             generator = torch.Generator().manual_seed(seed + turn)
             asked = [prompt_ids(tokenizer, said)]
@@ -31,7 +31,7 @@ def talk(
             console.print(Panel(text, title=name, title_align="left"))
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """What the person types; `\\n` inside a line stands for a new line."""
     while True:
         if sys.stdin.isatty():

@@ -96,6 +96,10 @@ class UserSetsConfig(Config):
         """Refuse what cannot be held once a user."""
         if isinstance(self.adaptation, Full):
             raise ValueError("adaptation.family is full; users' sets need a family that is small")
+        if isinstance(self.adaptation, LoRA) and self.adaptation.dropout:
+            raise ValueError(
+                f"adaptation.dropout ({self.adaptation.dropout}) must be 0 in users' sets"
+            )
         return self
 
 
