@@ -1,15 +1,14 @@
 """Who may come in: accounts with hashed passwords, sessions, and invitations that work once."""
 
 import hashlib
-import hmac
 import secrets
-import threading
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from labeling_ui.passwords import Failures, fits, hash_password
 from labeling_ui.store import Store
 from labeling_ui.tables import accounts, invitations, sessions
 
@@ -17,13 +16,8 @@ Role = Literal["annotator", "reviewer", "owner"]
 SESSION_S = 12 * 3600.0
 INVITATION_S = 14 * 24 * 3600.0
 TRUST_S = 5.0  # how long a session that was looked up is not looked up again
-FAILURES, FAILURES_S = 5, 60.0  # wrong passwords for one name, and the time they count for
 NAME_CHARACTERS = 60
 PASSWORD_CHARACTERS = 8
-
-
-class TooManyTriesError(ValueError):
-    """Signing in with this name is blocked for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +35,7 @@ class Accounts:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._trusted: dict[str, tuple[float, Account | None]] = {}
-        self._failures: dict[str, list[float]] = {}
-        self._lock = threading.Lock()
+        self._failures = Failures(lambda: store.clock())
 
     def ensure_owner(self) -> str | None:
         """Make the account `owner` if there is none; return its password, to be shown once."""
@@ -55,14 +48,10 @@ class Accounts:
 
     def add(self, name: str, role: Role, password: str | None = None) -> Account:
         """Add an account; ValueError if the name is taken or no name, or the password too short."""
-        name = clean_name(name)
+        name = _checked(name, password)
         if role not in get_args(Role):
             raise ValueError(f"role is '{role}', expected one of {', '.join(get_args(Role))}")
-        if password is not None and len(password) < PASSWORD_CHARACTERS:
-            raise ValueError(f"a password has at least {PASSWORD_CHARACTERS} characters")
         with self.store.database.write() as connection:
-            if connection.execute(select(accounts).where(accounts.c.name == name)).first():
-                raise ValueError(f"the name '{name}' is taken")
             self._insert(connection, name, role, password)
         return Account(name, role)
 
@@ -73,33 +62,33 @@ class Accounts:
             rows = connection.execute(active).all()
         return [Account(row.name, row.role, row.daily_limit) for row in rows]
 
-    def change(self, name: str, *, active: bool, daily_limit: int | None) -> None:
+    def change(
+        self, name: str, *, active: bool, daily_limit: int | None, by: str = "store"
+    ) -> None:
         """Set whether an account may come in, and how many answers a day it may give."""
         values = {"is_active": int(active), "daily_limit": daily_limit}
         with self.store.database.write() as connection:
             connection.execute(update(accounts).where(accounts.c.name == name).values(**values))
             if not active:
                 connection.execute(delete(sessions).where(sessions.c.account == name))
-            self.store.log(connection, name, "account changed", None, values)
+            self.store.log(connection, by, "account changed", None, {"account": name, **values})
         self._trusted.clear()
 
-    def sign_in(self, name: str, password: str) -> str | None:
+    def sign_in(self, name: str, password: str, address: str | None = None) -> str | None:
         """A session token, or None if name and password do not fit.
 
-        TooManyTriesError after five wrong passwords within a minute.
+        TooManyTriesError after five wrong passwords for this name within a minute, or fifty from
+        this address.
         """
         name = clean_name(name)
-        self._refuse_if_blocked(name)
+        self._failures.refuse_if_blocked(name, address)
         with self.store.database.read() as connection:
             mine = select(accounts).where(accounts.c.name == name, accounts.c.is_active == 1)
             row = connection.execute(mine).first()
-        stored = row.password if row is not None and row.password else _NOBODY
-        if not fits(password, stored):
-            with self._lock:
-                self._failures.setdefault(name, []).append(self.store.clock())
+        if not fits(password, None if row is None else row.password):
+            self._failures.add(name, address)
             return None
-        with self._lock:
-            self._failures.pop(name, None)
+        self._failures.forget(name)
         return self.open_session(name)
 
     def sign_in_by_name(self, name: str) -> str | None:
@@ -136,10 +125,40 @@ class Accounts:
         with self.store.database.read() as connection:
             row = connection.execute(query.where(accounts.c.is_active == 1)).first()
         account = None if row is None else Account(row.name, row.role, row.daily_limit)
+        self._remember(key, account)
+        return account
+
+    def of_proxy(self, name: str, *, is_owner: bool) -> Account | None:
+        """The account of a name that a trusted proxy gave, made if new; None if it is closed, or
+        no name. Remembered for a few seconds.
+        """
+        now, key = self.store.clock(), f"proxy/{is_owner}/{name}"
+        until, account = self._trusted.get(key, (0.0, None))
+        if until > now:
+            return account
+        try:
+            account = self._vouched_for(clean_name(name), is_owner=is_owner)
+        except ValueError:
+            account = None
+        self._remember(key, account)
+        return account
+
+    def _vouched_for(self, name: str, *, is_owner: bool) -> Account | None:
+        mine = accounts.c.name == name
+        with self.store.database.write() as connection:
+            row = connection.execute(select(accounts).where(mine)).first()
+            if row is None:
+                self._insert(connection, name, "owner" if is_owner else "annotator", None)
+            elif is_owner and row.role != "owner":
+                connection.execute(update(accounts).where(mine).values(role="owner"))
+                self.store.log(connection, "proxy", "made owner", None, {"account": name})
+            row = connection.execute(select(accounts).where(mine)).one()
+        return Account(row.name, row.role, row.daily_limit) if row.is_active else None
+
+    def _remember(self, key: str, account: Account | None) -> None:
         if len(self._trusted) > 10_000:
             self._trusted.clear()
-        self._trusted[key] = (now + TRUST_S, account)
-        return account
+        self._trusted[key] = (self.store.clock() + TRUST_S, account)
 
     def sign_out(self, token: str) -> None:
         """End a session."""
@@ -147,40 +166,34 @@ class Accounts:
             connection.execute(delete(sessions).where(sessions.c.token_hash == _hash(token)))
         self._trusted.pop(_hash(token), None)
 
-    def invite(self, role: Role) -> str:
+    def invite(self, role: Role, by: str = "store") -> str:
         """A token that lets one person make an account of this role within two weeks."""
         token, expires = secrets.token_urlsafe(18), self.store.clock() + INVITATION_S
         row = {"token_hash": _hash(token), "role": role, "expires": expires, "used_by": None}
         with self.store.database.write() as connection:
             connection.execute(insert(invitations).values(**row))
+            self.store.log(connection, by, "invited", None, {"role": role})
         return token
 
     def accept(self, token: str, name: str, password: str) -> str:
         """Make the invited account and sign it in; ValueError if the invitation is used or old."""
-        is_good = (invitations.c.token_hash == _hash(token)) & invitations.c.used_by.is_(None)
-        with self.store.database.read() as connection:
-            row = connection.execute(select(invitations).where(is_good)).first()
-        if row is None or row.expires < self.store.clock():
-            raise ValueError("this invitation was used already, or is too old")
-        account = self.add(name, row.role, password)
-        with self.store.database.write() as connection:
-            taken = update(invitations).where(is_good).values(used_by=account.name)
-            connection.execute(taken)
-        return self.open_session(account.name)
+        name = _checked(name, password)
+        mine = invitations.c.token_hash == _hash(token)
+        with self.store.database.write() as connection:  # of two who accept at once, one is late
+            row = connection.execute(select(invitations).where(mine)).first()
+            if row is None or row.used_by is not None or row.expires < self.store.clock():
+                raise ValueError("this invitation was used already, or is too old")
+            self._insert(connection, name, row.role, password)
+            connection.execute(update(invitations).where(mine).values(used_by=name))
+        return self.open_session(name)
 
     def _insert(self, connection: Connection, name: str, role: Role, password: str | None) -> None:
+        if connection.execute(select(accounts).where(accounts.c.name == name)).first():
+            raise ValueError(f"the name '{name}' is taken")
         hashed = None if password is None else hash_password(password)
         row = {"name": name, "role": role, "password": hashed, "is_active": 1}
         connection.execute(insert(accounts).values(**row, time=self.store.clock()))
         self.store.log(connection, name, "account made", None, {"role": role})
-
-    def _refuse_if_blocked(self, name: str) -> None:
-        since = self.store.clock() - FAILURES_S
-        with self._lock:
-            recent = [when for when in self._failures.get(name, []) if when > since]
-            self._failures[name] = recent
-        if len(recent) >= FAILURES:
-            raise TooManyTriesError("too many wrong passwords; try again in a minute")
 
 
 def clean_name(name: str) -> str:
@@ -193,24 +206,11 @@ def clean_name(name: str) -> str:
     return name
 
 
-def hash_password(password: str) -> str:
-    """A salted scrypt hash (n = 2^14, r = 8, p = 1) as text."""
-    salt = secrets.token_bytes(16)
-    return f"scrypt${salt.hex()}${_scrypt(password, salt).hex()}"
-
-
-def fits(password: str, stored: str) -> bool:
-    """Whether the password is the one that was hashed; takes as long for no as for yes."""
-    _, salt, wanted = stored.split("$")
-    return hmac.compare_digest(_scrypt(password, bytes.fromhex(salt)), bytes.fromhex(wanted))
-
-
-def _scrypt(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, n=2**14, r=8, p=1)
+def _checked(name: str, password: str | None) -> str:
+    if password is not None and len(password) < PASSWORD_CHARACTERS:
+        raise ValueError(f"a password has at least {PASSWORD_CHARACTERS} characters")
+    return clean_name(name)
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
-_NOBODY = hash_password(secrets.token_urlsafe(16))

@@ -24,10 +24,11 @@ from fastapi import FastAPI, Request
 from labeling_ui.accounts import Account, Accounts
 from labeling_ui.assignment import Assignment, Mixing
 from labeling_ui.form import Form, default_form
-from labeling_ui.gate import BOARD, Access, Gate, add_doors, add_exports, signed_in
+from labeling_ui.gate import BOARD, Gate, add_doors, add_exports
 from labeling_ui.owner import Owner
 from labeling_ui.progress import Progress
 from labeling_ui.room import Reply, Room, reply_to
+from labeling_ui.sign_in import Access, Proxy, signed_in
 from labeling_ui.store import Store
 
 SCRIPTS = (
@@ -67,9 +68,9 @@ def build(
     owner = Owner(store, accounts, progress)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_doors(app, accounts, access, secure=secure)
-    who = signed_in(accounts)
+    who = signed_in(accounts, access)
     add_exports(app, store, who)
-    app.add_middleware(Gate, accounts=accounts)
+    app.add_middleware(Gate, who=who)
     ours = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
     owners = (owner.overview, owner.compare, owner.pause, owner.invite, owner.change_account)
     _mount(app, "/owner", "owner.html", OWNER_SCRIPTS, owners, who)
@@ -87,18 +88,20 @@ def serve(
     lease_s: float = 1800,
     mixing: Mixing | None = None,
     tls: tuple[Path, Path] | None = None,
+    behind_tls: bool = False,
     say: Callable[[str], None] = print,
     until: Callable[[], bool] | None = None,
 ) -> None:
     """Serve the room until it is interrupted, or `until` says so; tell its address through `say`.
 
     On this machine alone (127.0.0.1) a name is enough to sign in; elsewhere passwords are needed.
-    `tls` is the certificate and its key. An owner's account is made at the first start.
+    `tls` is the certificate and its key; `behind_tls` says that a proxy in front has them. An
+    owner's account is made at the first start, unless a proxy says who is who.
     """
     is_local = host in ("127.0.0.1", "localhost", "::1")
     access = access or ("name" if is_local else "password")
-    password = Accounts(store).ensure_owner()
-    secure = tls is not None
+    password = None if isinstance(access, Proxy) else Accounts(store).ensure_owner()
+    secure = tls is not None or behind_tls
     app = build(store, form=form, access=access, lease_s=lease_s, mixing=mixing, secure=secure)
     port = _free_port(host, port)
     server = _server(app, host, port, tls)
@@ -117,6 +120,7 @@ def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -
             port=port,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_S,
+            proxy_headers=False,  # who sent a request is decided by its real sender
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )

@@ -11,10 +11,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_ui.accounts import SESSION_S, Account, Accounts
 from labeling_ui.export import Format, write_export
+from labeling_ui.passwords import TooManyTriesError
+from labeling_ui.sign_in import COOKIE, Access, Proxy, signed_in
 from labeling_ui.store import Store
 
-Access = Literal["name", "password"]
-COOKIE = "labeling_session"
 BOARD = Path(__file__).parent / "board"
 POLICY = "; ".join(
     (
@@ -65,9 +65,10 @@ BODY_BYTES = 2_000_000
 class Gate:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, who: Callable[[Request], Account | None]) -> None:
+        """`who` tells whose request it is."""
         self.app = app
-        self.accounts = accounts
+        self.who = who
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or refuse it."""
@@ -88,11 +89,14 @@ class Gate:
         headers = request.headers
         if request.method not in ("GET", "HEAD") and _is_foreign(headers, request.url.netloc):
             return JSONResponse({"error": "this request came from another site"}, 403)
-        if int(headers.get("content-length") or 0) > BODY_BYTES:
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not length.isdecimal():
+            return JSONResponse({"error": "the length of this is not told"}, 411)
+        if int(length) > BODY_BYTES:
             return JSONResponse({"error": "this is too long"}, 413)
         if path in OPEN:
             return None
-        account = self.accounts.of_session(request.cookies.get(COOKIE))
+        account = self.who(request)
         is_page = path in PAGES
         if account is None and not path.startswith(STATIC):
             refused = JSONResponse({"error": "signed out"}, 401)
@@ -117,7 +121,13 @@ def _unused(path: str) -> Response | None:
 
 
 def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool) -> None:
-    """Add the pages for signing in, out and by invitation. `secure` cookies travel by TLS only."""
+    """Add the pages for signing in, out and by invitation. `secure` cookies travel by TLS only.
+
+    Where a proxy signs people in there is no other way in.
+    """
+    _add_open_pages(app, accounts, access)
+    if isinstance(access, Proxy):
+        return
 
     def welcome(token: str) -> Response:
         reply = RedirectResponse("/", 303)
@@ -129,13 +139,22 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
     @app.post("/login")
     async def login(request: Request) -> Response:
         given = await _form(request)
+        # Hashing takes its time; meanwhile others are served.
+        return await run_in_threadpool(enter, given, request.client and request.client.host)
+
+    def enter(given: dict[str, str], address: str | None) -> Response:
         name, password = given.get("name", ""), given.get("password", "")
+        by_name = access == "name" and not password
         try:
-            by_name = access == "name" and not password
-            enter = accounts.sign_in_by_name if by_name else None
-            token = enter(name) if enter else accounts.sign_in(name, password)
+            token = (
+                accounts.sign_in_by_name(name)
+                if by_name
+                else accounts.sign_in(name, password, address)
+            )
+        except TooManyTriesError as error:
+            return _login(access, name, str(error), 429)
         except ValueError as error:
-            return _login(access, name, str(error), 429 if "too many" in str(error) else 400)
+            return _login(access, name, str(error), 400)
         if token is None:
             why = "This name needs its password." if by_name else "Wrong name or password."
             return _login(access, name, why, 401)
@@ -147,14 +166,14 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
 
     @app.post("/invitation")
     async def invitation(request: Request) -> Response:
-        given = await _form(request)
+        return await run_in_threadpool(accept, await _form(request))
+
+    def accept(given: dict[str, str]) -> Response:
         token, name = given.get("token", ""), given.get("name", "")
         try:
             return welcome(accounts.accept(token, name, given.get("password", "")))
         except ValueError as error:
             return _invitation(token, name, str(error), 400)
-
-    _add_open_pages(app, accounts, access)
 
 
 def _add_open_pages(app: FastAPI, accounts: Accounts, access: Access) -> None:
@@ -173,7 +192,7 @@ def _add_open_pages(app: FastAPI, accounts: Accounts, access: Access) -> None:
 
     @app.get("/alive")
     def alive(request: Request) -> dict[str, bool]:
-        return {"signed_in": signed_in(accounts)(request) is not None}
+        return {"signed_in": signed_in(accounts, access)(request) is not None}
 
     @app.get("/style.css")
     def style() -> Response:
@@ -195,11 +214,6 @@ def add_exports(app: FastAPI, store: Store, who: Callable[[Request], Account | N
         name = f'attachment; filename="rankings-{form}.zip"'
         headers = {"content-disposition": name}
         return Response(packed.getvalue(), media_type="application/zip", headers=headers)
-
-
-def signed_in(accounts: Accounts) -> Callable[[Request], Account | None]:
-    """A function that tells whose request it is."""
-    return lambda request: accounts.of_session(request.cookies.get(COOKIE))
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -225,6 +239,8 @@ def _page(name: str, filled: Iterable[tuple[str, str]], status: int) -> HTMLResp
 def _login(access: Access, name: str = "", problem: str = "", status: int = 200) -> HTMLResponse:
     by_name = access == "name"
     hint = "A name is enough, unless it has a password." if by_name else ""
+    if isinstance(access, Proxy):
+        problem, status = "You are signed in by the address you were given, not here.", 401
     filled = [("hint", hint), ("problem", problem), ("needed", "" if by_name else "required")]
     return _page("login.html", [*filled, ("name", name)], status)
 

@@ -74,7 +74,8 @@ class Owner:
         roles: dict[object, Role] = {"annotator": "annotator", "reviewer": "reviewer"}
         if asked.get("role") not in roles:
             raise ValueError("an invitation is for an annotator or a reviewer")
-        return {"path": f"/invitation?token={self.accounts.invite(roles[asked['role']])}"}
+        role = roles[asked["role"]]
+        return {"path": f"/invitation?token={self.accounts.invite(role, account.name)}"}
 
     def change_account(self, account: Account, asked: Mapping[str, Any]) -> Reply:
         """Close an account, or limit its answers a day."""
@@ -84,7 +85,8 @@ class Owner:
             raise ValueError("this is your own account")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"the daily limit is {limit!r}, expected a whole number from 1")
-        self.accounts.change(name, active=asked.get("active") is not False, daily_limit=limit)
+        active = asked.get("active") is not False
+        self.accounts.change(name, active=active, daily_limit=limit, by=account.name)
         return {}
 
 

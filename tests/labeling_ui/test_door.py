@@ -1,13 +1,18 @@
 """Who comes in, who does not, and what stands around every reply."""
 
+import contextlib
+import threading
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from labeling_ui.accounts import Accounts, TooManyTriesError, clean_name
-from labeling_ui.gate import COOKIE, Gate, add_doors
+from labeling_ui import passwords
+from labeling_ui.accounts import Accounts, clean_name
+from labeling_ui.gate import Gate, add_doors
+from labeling_ui.passwords import TooManyTriesError
+from labeling_ui.sign_in import COOKIE, Access, Proxy, signed_in
 from labeling_ui.store import Store
 
 PASSWORD = "correct horse"
@@ -18,10 +23,12 @@ def accounts(store: Store) -> Accounts:
     return Accounts(store)
 
 
-def door(accounts: Accounts, access: str = "password") -> TestClient:
+def door(
+    accounts: Accounts, access: Access = "password", *, secure: bool = False, sender: str = "host"
+) -> TestClient:
     app = FastAPI()
-    add_doors(app, accounts, access, secure=False)  # type: ignore[arg-type]
-    app.add_middleware(Gate, accounts=accounts)
+    add_doors(app, accounts, access, secure=secure)
+    app.add_middleware(Gate, who=signed_in(accounts, access))
 
     @app.get("/")
     def page() -> str:
@@ -39,7 +46,7 @@ def door(accounts: Accounts, access: str = "password") -> TestClient:
     def call() -> str:
         return "called"
 
-    return TestClient(app, follow_redirects=False)
+    return TestClient(app, follow_redirects=False, client=(sender, 50000))
 
 
 @pytest.fixture
@@ -176,6 +183,102 @@ def test_the_owners_password_is_made_once_and_stored_only_as_a_hash(
     if "://" in store.where:
         pytest.skip("the file is looked into only where the store is a file")
     assert password.encode() not in Path(store.where).read_bytes()
+
+
+def test_a_cookie_of_a_room_behind_tls_never_travels_in_the_clear(accounts: Accounts) -> None:
+    reply = door(accounts, "name", secure=True).post("/login", data={"name": "ada"})
+    assert "secure" in reply.headers["set-cookie"].lower()
+
+
+def test_many_wrong_passwords_for_any_names_block_their_address(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "FROM_AN_ADDRESS", 6)  # of 50: hashing takes its time
+    accounts.add("ada", "annotator", PASSWORD)
+    mallory, other = (door(accounts, sender=host) for host in ("192.0.2.7", "192.0.2.8"))
+    assert {enter(mallory, f"guess-{i}", "wrong") for i in range(6)} == {401}
+    assert enter(mallory, "ada", PASSWORD) == 429
+    assert enter(other, "ada", PASSWORD) == 303
+
+
+def test_a_body_of_untold_length_is_refused(client: TestClient) -> None:
+    assert client.post("/login", content=iter([b"name=ada"])).status_code == 411
+
+
+PROXY = Proxy("X-User", ("10.1.0.0/16",), owners=("olga",))
+
+
+def test_whom_a_trusted_proxy_names_is_in(accounts: Accounts) -> None:
+    client = door(accounts, PROXY, sender="10.1.2.3")
+    assert client.get("/", headers={"X-User": "ada"}).json() == "the room"
+    assert client.get("/owner/", headers={"X-User": "ada"}).headers["location"] == "/"
+    assert client.get("/owner/", headers={"X-User": "olga"}).json() == "the owner's page"
+    name = "Zoë 🙂".encode()
+    assert client.get("/", headers={b"X-User": name}).json() == "the room"
+    assert [(a.name, a.role) for a in accounts.names()] == [
+        ("Zoë 🙂", "annotator"),
+        ("ada", "annotator"),
+        ("olga", "owner"),
+    ]
+
+
+@pytest.mark.parametrize("sender", ["10.2.0.1", "127.0.0.1", "::1", "testclient", "192.0.2.7"])
+def test_a_header_from_anywhere_else_opens_nothing(accounts: Accounts, sender: str) -> None:
+    client = door(accounts, PROXY, sender=sender)
+    forged = {"X-User": "olga", "X-Forwarded-For": "10.1.2.3", "X-Real-IP": "10.1.2.3"}
+    assert client.get("/", headers=forged).headers["location"] == "/login"
+    assert client.post("/gradio_api/component_server", headers=forged).status_code == 401
+    assert accounts.names() == []
+
+
+@pytest.mark.parametrize("headers", [[], [("X-User", " ")], [("X-User", "a"), ("X-User", "b")]])
+def test_a_proxy_that_names_nobody_or_two_lets_nobody_in(
+    accounts: Accounts, headers: list[tuple[str, str]]
+) -> None:
+    client = door(accounts, PROXY, sender="10.1.2.3")
+    assert client.get("/", headers=headers).headers["location"] == "/login"
+
+
+def test_behind_a_proxy_there_is_no_other_way_in(accounts: Accounts) -> None:
+    accounts.add("ada", "annotator", PASSWORD)
+    session = accounts.sign_in("ada", PASSWORD)
+    client = door(accounts, PROXY, sender="10.1.2.3")
+    assert client.post("/login", data={"name": "ada", "password": PASSWORD}).status_code == 405
+    assert client.get("/login").status_code == 401
+    client.cookies.set(COOKIE, session or "")
+    assert client.get("/").headers["location"] == "/login"
+    accounts.change("ada", active=False, daily_limit=None)
+    assert client.get("/", headers={"X-User": "ada"}).headers["location"] == "/login"
+
+
+def test_a_proxys_address_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"proxy address is 'proxy.local', expected an IP"):
+        Proxy(addresses=("proxy.local",))
+
+
+def test_of_two_who_accept_one_invitation_at_once_one_is_late(
+    where: str, accounts: Accounts
+) -> None:
+    token, taken = accounts.invite("annotator"), []
+
+    def accept(name: str) -> None:
+        with contextlib.suppress(ValueError):
+            taken.append(Accounts(Store(where)).accept(token, name, PASSWORD))
+
+    threads = [threading.Thread(target=accept, args=(name,)) for name in ("ann", "bob", "cyd")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(accounts.names()) == 1
+
+
+def test_the_log_says_who_changed_whose_account(accounts: Accounts, store: Store) -> None:
+    accounts.add("ada", "annotator", PASSWORD)
+    accounts.change("ada", active=True, daily_limit=5, by="olga")
+    accounts.invite("reviewer", by="olga")
+    told = [(e.actor, e.kind, e.data.get("account")) for e in store.events()[-2:]]
+    assert told == [("olga", "account changed", "ada"), ("olga", "invited", None)]
 
 
 def test_an_account_that_was_closed_is_signed_out(accounts: Accounts) -> None:
