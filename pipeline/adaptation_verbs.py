@@ -60,22 +60,6 @@ def probe(
 
 
 @verbs.command(rich_help_panel=TOOLS)
-def robustness(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> None:
-    """Train each adaptation family on one domain and test it there and on another.
-
-    Every family is set against full fine-tuning on the same prompts, with intervals; the figure
-    shows both domains against the share of parameters that moved. Interrupted, it goes on.
-    """
-
-    def command() -> Path:
-        from pipeline.robustness.command import robustness as suite
-
-        return suite(config, sets or [], out)
-
-    _run(command, out)
-
-
-@verbs.command(rich_help_panel=TOOLS)
 def users(
     model: Annotated[Path, typer.Argument(help="The frozen base: a model's folder, or a run.")],
     data: Annotated[str, typer.Argument(help="Demonstrations whose rows name their `user`.")],

@@ -43,7 +43,10 @@ EVALUATE = """Judge policies: of an experiment (CONFIG), or any that are named (
 
 Win rate, made-up facts, toxicity under three instructions, length: each with a 95 % interval
 over prompts, its n and its scorer; differences are paired by prompt. Without CONFIG, prompts and
-settings are those of the first policy's run, unless they are given."""
+settings are those of the first policy's run, unless they are given.
+
+--suite robustness is one of its own: it trains every adaptation family on one domain and tests it
+there and on another, against full fine-tuning; CONFIG as in configs/robustness."""
 
 
 def evaluate(
@@ -67,6 +70,10 @@ def evaluate(
         from pipeline import commands, evaluation_commands
         from pipeline.evaluation_settings import Asked
 
+        if suite == "robustness":  # judges what it trains itself
+            from pipeline.robustness.command import robustness
+
+            return robustness(config, sets or [], out)
         if config is not None and not policy:
             named = [f"evaluation.suites=[{suite}]"] if suite else []
             return commands.stage("evaluate", config, [*(sets or []), *named], out)

@@ -1,4 +1,4 @@
-"""What `rlhf robustness` does: read the config, run the suite, draw the page."""
+"""What `rlhf evaluate --suite robustness` does: read the config, run the suite, draw the page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,10 @@ from pydantic import ValidationError
 
 from pipeline.config_error import first_error
 from pipeline.config_file import load_mapping
+from pipeline.launch import configs_folder
 from pipeline.robustness.config import RobustnessConfig
+
+QUICKSTART = Path("robustness/quickstart.yaml")
 
 
 def load_robustness(path: Path, sets: Sequence[str]) -> RobustnessConfig:
@@ -18,9 +21,9 @@ def load_robustness(path: Path, sets: Sequence[str]) -> RobustnessConfig:
         raise ValueError(f"{path}: {first_error(error, RobustnessConfig)}") from None
 
 
-def robustness(path: Path, sets: Sequence[str], out: Path | None) -> Path:
-    """All families, both domains; the page's path."""
-    config = load_robustness(path, sets)
+def robustness(path: Path | None, sets: Sequence[str], out: Path | None) -> Path:
+    """All families, both domains; the page's path. Without a config, the quickstart's."""
+    config = load_robustness(path or configs_folder() / QUICKSTART, sets)
     folder = out if out is not None else Path("runs") / config.name
     from pipeline.progress import display
     from pipeline.report.robustness_page import write_robustness_page
