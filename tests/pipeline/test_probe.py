@@ -6,10 +6,15 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.labelled_texts import load_labelled_texts, split_off
 from pipeline.probe import ProbeSettings
 from pipeline.probe_command import probe
+from stages.config import LoRA
+from stages.models import adapt, load_policy, load_tokenizer, save_policy
+from tests.reward_models.tiny import tiny_base
 from tests.stages.tiny_encoder import WORDS, tiny_encoder
 
 
@@ -113,3 +118,30 @@ def test_held_out_texts_are_a_share_of_the_whole_and_in_no_other_part(tmp_path):
     train, test = split_off(data, 0.2, seed=0)
     assert (len(train), len(test)) == (40, 10)
     assert sorted(train.texts + test.texts) == sorted(data.texts)
+
+
+def test_a_data_set_of_the_hubs_library_is_read_by_name(tmp_path):
+    write_texts(tmp_path / "train.jsonl", 5, 1)
+    own = load_labelled_texts(str(tmp_path / "train.jsonl"))
+    assert load_labelled_texts(f"hf:{tmp_path}:train") == own
+    with pytest.raises(ValueError, match=r"hf:.*nowhere: no data set to be had"):
+        load_labelled_texts(f"hf:{tmp_path}/nowhere")
+
+
+def test_an_adapters_folder_is_probed_as_the_policy_it_makes(tmp_path):
+    base = tiny_base(tmp_path / "base")
+    policy = adapt(load_policy(base), LoRA(rank=2))
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.5)
+    save_policy(policy, load_tokenizer(base), tmp_path / "policy")
+    data = write_texts(tmp_path / "t.jsonl", 60, 1)
+    for name in ("base", "policy"):
+        run(str(tmp_path / name), tmp_path / f"{name}-out", data, control=False)
+    stored = [
+        load_file(str(tmp_path / f"{name}-out/representations/00000.safetensors"))
+        for name in ("base", "policy")
+    ]
+    assert torch.equal(stored[0]["last.0"], stored[1]["last.0"])  # the embeddings are the base's
+    assert not torch.allclose(stored[0]["last.2"], stored[1]["last.2"], atol=1e-2)
