@@ -9,7 +9,7 @@ import html
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -138,27 +138,10 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
 
     @app.post("/login")
     async def login(request: Request) -> Response:
-        given = await _form(request)
+        given, address = await _form(request), request.client and request.client.host
         # Hashing takes its time; meanwhile others are served.
-        return await run_in_threadpool(enter, given, request.client and request.client.host)
-
-    def enter(given: dict[str, str], address: str | None) -> Response:
-        name, password = given.get("name", ""), given.get("password", "")
-        by_name = access == "name" and not password
-        try:
-            token = (
-                accounts.sign_in_by_name(name)
-                if by_name
-                else accounts.sign_in(name, password, address)
-            )
-        except TooManyTriesError as error:
-            return _login(access, name, str(error), 429)
-        except ValueError as error:
-            return _login(access, name, str(error), 400)
-        if token is None:
-            why = "This name needs its password." if by_name else "Wrong name or password."
-            return _login(access, name, why, 401)
-        return welcome(token)
+        made = await run_in_threadpool(_enter, accounts, access, given, address)
+        return welcome(made) if isinstance(made, str) else made
 
     @app.get("/invitation")
     def invitation_page(token: str = "") -> Response:
@@ -166,14 +149,35 @@ def add_doors(app: FastAPI, accounts: Accounts, access: Access, *, secure: bool)
 
     @app.post("/invitation")
     async def invitation(request: Request) -> Response:
-        return await run_in_threadpool(accept, await _form(request))
+        made = await run_in_threadpool(_accept, accounts, await _form(request))
+        return welcome(made) if isinstance(made, str) else made
 
-    def accept(given: dict[str, str]) -> Response:
-        token, name = given.get("token", ""), given.get("name", "")
-        try:
-            return welcome(accounts.accept(token, name, given.get("password", "")))
-        except ValueError as error:
-            return _invitation(token, name, str(error), 400)
+
+def _enter(
+    accounts: Accounts, access: Access, given: Mapping[str, str], address: str | None
+) -> str | Response:
+    """A session token, or the log-in again with what was wrong."""
+    name, password = given.get("name", ""), given.get("password", "")
+    by_name = access == "name" and not password
+    enter = accounts.sign_in_by_name if by_name else None
+    try:
+        token = enter(name) if enter else accounts.sign_in(name, password, address)
+    except TooManyTriesError as error:
+        return _login(access, name, str(error), 429)
+    except ValueError as error:
+        return _login(access, name, str(error), 400)
+    if token is None:
+        why = "This name needs its password." if by_name else "Wrong name or password."
+        return _login(access, name, why, 401)
+    return token
+
+
+def _accept(accounts: Accounts, given: Mapping[str, str]) -> str | Response:
+    token, name = given.get("token", ""), given.get("name", "")
+    try:
+        return accounts.accept(token, name, given.get("password", ""))
+    except ValueError as error:
+        return _invitation(token, name, str(error), 400)
 
 
 def _add_open_pages(app: FastAPI, accounts: Accounts, access: Access) -> None:

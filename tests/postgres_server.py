@@ -28,7 +28,7 @@ def binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A running cluster; each `database()` is a new, empty one."""
+    """A running cluster with one database for many tests in turn, and more where one needs two."""
 
     def __init__(self) -> None:
         programs = binaries()
@@ -51,8 +51,18 @@ class PostgresServer:
         options = f"-c listen_addresses= -k {self.folder} {HASTE}"
         self._run("pg_ctl", "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start")
 
+    def emptied(self) -> str:
+        """The URL of the database that all tests share; nothing is left in it."""
+        url = self._url("postgres")
+        admin = create_engine(url)
+        with admin.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        admin.dispose()
+        return url
+
     def database(self) -> str:
-        """The URL of a new database."""
+        """The URL of a new database, empty."""
         name = f"labels_{next(self._numbers)}"
         admin = create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT")
         with admin.connect() as connection:
