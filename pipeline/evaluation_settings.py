@@ -138,10 +138,10 @@ def _source(place: str) -> Source:
 
 
 def _run_of(policies: Mapping[str, Source]) -> Path | None:
-    """The run that the first policy belongs to, if it is one of a run's."""
-    first = next(iter(policies.values()))
-    above = Path(first).parents if isinstance(first, Path) else ()
-    return next((folder for folder in list(above)[:2] if (folder / DATA).is_dir()), None)
+    """The run of the first policy that is one of a run's."""
+    places = [source for source in policies.values() if isinstance(source, Path)]
+    above = [folder for place in places for folder in list(place.parents)[:2]]
+    return next((folder for folder in above if (folder / DATA).is_dir()), None)
 
 
 def _reward_model(asked: Asked, run: Path | None) -> Path | None:

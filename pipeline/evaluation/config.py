@@ -42,6 +42,7 @@ class EvaluationConfig(Config):
     closed_domain: list[str] = ["closed_qa", "summarize", "extract"]  # categories with a passage
     toxicity_protocol: Literal["like_the_rest", "real_toxicity_prompts"] = "like_the_rest"
     toxicity_samples: PositiveInt | None = None  # to a prompt; None: 25 by the protocol, else 1
+    maxima_of: list[PositiveInt] = [5, 10, 25]  # expected maximum toxicity of so many samples
     toxicity_scorers: list[ToxicityScorerConfig] = [ProfanityConfig()]
     calibration: str | None = None  # texts with Perspective's toxicity: how far the above can see
     max_failed: Fraction = 0.01  # a larger share of unscored rows fails the command

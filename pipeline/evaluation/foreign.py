@@ -24,7 +24,7 @@ KNOWN_SCORES = ("toxicity", "true", "info")
 UNNUMBERED = -1
 _ALSO_CALLED = {  # in the order of preference
     "model": ("model_type", "model_name", "policy"),
-    "prompt": ("question", "context", "instruction", "input"),
+    "prompt": ("question", "instruction", "input"),
     "completion": ("sample", "response", "answer", "output", "generation", "text"),
     "reference": ("references", "answers"),
 }
@@ -57,6 +57,8 @@ def layout_of(path: Path, names: set[str], columns: Mapping[str, str]) -> Layout
         if found:
             fields[field] = found[0]
             free.remove(found[0])
+    if "prompt" not in fields and "context" in fields and "context" not in columns:
+        fields["prompt"] = fields.pop("context")  # a text to be continued
     for field in ("model", "prompt", "completion"):
         if field not in fields:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.style import ANSWERS, STYLE
@@ -13,7 +14,9 @@ from pipeline.evaluation.truthfulness import truthfulness_tables
 TRUTH = ("true", "info")
 
 
-def foreign_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
+def foreign_tables(
+    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
+) -> list[Table]:
     """Toxicity and truth with all that belongs to them, means of every other score, and style."""
     found: list[Table] = []
     suites: set[str] = set()
@@ -25,8 +28,9 @@ def foreign_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Ta
             suite = f"toxicity_{scorer}" if "toxicity" in suites else "toxicity"
             suites.add(suite)
             found += toxicity_tables(
-                rows, models, scorer=scorer, threshold=threshold_of(rows, scorer), suite=suite
-            )
+                rows, models, scorer=scorer, threshold=threshold_of(rows, scorer), suite=suite,
+                maxima_of=config.maxima_of,
+            )  # fmt: skip
         told = scorer == FILE_SCORER and "true" in metrics
         found += truthfulness_tables(rows, models, scorer=scorer) if told else []
         left = [m for m in metrics if m != "toxicity" and not (told and m in TRUTH)]

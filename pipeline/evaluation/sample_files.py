@@ -6,24 +6,20 @@ dropped or assumed on the way is said in `notes`.
 
 import csv
 import hashlib
-import json
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.evaluation.alignment import Answered, Part
+from pipeline.evaluation.copies import Copies, Order, Row
 from pipeline.evaluation.foreign import UNNUMBERED, Layout, completion_of, layout_of
 from pipeline.evaluation.samples import Completion
 from reward_models.records import read_jsonl
 from stages.progress import Report, Step, silent
 
-Row = Mapping[str, Any]
 Raw = tuple[Path, int, Row]  # file, line, column to value
 _JSON = {".jsonl", ".json", ".ndjson"}
-_INDEX = {"", "index", "Unnamed: 0"}  # columns that number the rows
 _OWN = {"id", "model", "prompt", "completion", "suite"}  # keys of our own samples.jsonl
 _EVERY = 1000  # rows between two words about progress
 
@@ -34,7 +30,7 @@ class SampleFiles:
 
     paths: Sequence[Path]
     layouts: Mapping[Path, Layout | None]  # None: our own samples.jsonl
-    copies: "_Copies"
+    copies: Copies
     models: Sequence[str]
     answered: Answered
     total: int
@@ -79,86 +75,23 @@ def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFil
     notes: list[str] = []
     kept = _different(paths, notes)
     layouts: dict[Path, Layout | None] = {}
-    first: dict[str, float] = {}
+    order = Order()
     answered: dict[Part, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    copies, number = _Copies(), 0
-    for number, (path, line, raw) in enumerate(_raw_rows(kept, notes), 1):
+    copies, total = Copies(), 0
+    for path, line, raw in _raw_rows(kept, notes):
+        total += 1
         if path not in layouts:
             own = path.suffix in _JSON and raw.keys() >= _OWN and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
         row = _completion(path, line, raw, layouts[path])
         copies.add((row.model, row.prompt_type), raw)
         answered[row.suite, row.prompt_type][row.model].add(row.id)
-        first[row.model] = min(first.get(row.model, math.inf), _place(raw, number))
+        order.add(row.model, raw)
     for path in kept:
         if path not in layouts:
             raise ValueError(f"{path}: no rows in it")
-    models = sorted(first, key=first.__getitem__)
     copies.settle(notes)
-    return SampleFiles(kept, layouts, copies, models, answered, number, notes)
-
-
-class _Copies:
-    """Rows that can only be copies of others, found by their hashes alone.
-
-    A row with a number is a copy of one that is equal in every column. Rows without a number may be
-    samples that happen to agree; they are copies if, within a model and prompt type, the numbers of
-    times they occur have a common divisor, as in a file that was appended to itself. The second
-    rule also holds for rows that were numbered anew after the copying.
-    """
-
-    def __init__(self) -> None:
-        self.exact: Counter[bytes] = Counter()
-        self.group_of: dict[bytes, tuple[str, str]] = {}
-        self.unnumbered: dict[tuple[str, str], Counter[bytes]] = defaultdict(Counter)
-        self.divisor: dict[tuple[str, str], int] = {}
-        self.indexed = False
-
-    def add(self, group: tuple[str, str], raw: Row) -> None:
-        """Count a row of this model and prompt type."""
-        self.indexed = self.indexed or not _INDEX.isdisjoint(raw)
-        key = _hash(raw)
-        self.exact[key] += 1
-        if not _INDEX.isdisjoint(raw) and self.exact[key] > 1:
-            return
-        bare = _hash(raw, numbered=False)
-        self.unnumbered[group][bare] += 1
-        self.group_of[bare] = group
-
-    def settle(self, notes: list[str]) -> None:
-        """Decide how often each row counts; say how many are dropped."""
-        for group, counted in self.unnumbered.items():
-            self.divisor[group] = math.gcd(*counted.values())
-        total = self.exact.total()
-        kept = sum(c.total() // self.divisor[group] for group, c in self.unnumbered.items())
-        if kept < total:
-            notes.append(f"{total - kept} of {total} rows repeat another row exactly; dropped")
-
-    def times(self) -> "_Left":
-        """A count of how often each row may still be taken."""
-        return _Left(self)
-
-
-class _Left:
-    """Takes each row as often as it counts."""
-
-    def __init__(self, copies: _Copies) -> None:
-        self.copies = copies
-        self.taken: Counter[bytes] = Counter()
-        self.seen: set[bytes] = set()
-
-    def take(self, raw: Row) -> bool:
-        """Whether this row still counts."""
-        if not _INDEX.isdisjoint(raw):
-            key = _hash(raw)
-            if key in self.seen:
-                return False
-            self.seen.add(key)
-        bare = _hash(raw, numbered=False)
-        group = self.copies.group_of[bare]
-        allowed = self.copies.unnumbered[group][bare] // self.copies.divisor[group]
-        self.taken[bare] += 1
-        return self.taken[bare] <= allowed
+    return SampleFiles(kept, layouts, copies, order.models(), answered, total, notes)
 
 
 def _different(paths: Sequence[Path], notes: list[str]) -> list[Path]:
@@ -216,17 +149,3 @@ def _completion(path: Path, line: int, raw: Row, layout: Layout | None) -> Compl
         return Completion.from_json(raw) if layout is None else completion_of(raw, layout)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}:{line}: {error}") from None
-
-
-def _hash(raw: Row, *, numbered: bool = True) -> bytes:
-    kept = raw if numbered else {name: raw[name] for name in raw if name not in _INDEX}
-    text = json.dumps(kept, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _place(raw: Row, number: int) -> float:
-    """Where a row stands: by its own number, if it has one, so that shuffling changes nothing."""
-    for name in _INDEX & raw.keys():
-        if str(raw[name]).strip().isdecimal():
-            return float(raw[name])
-    return float(number)

@@ -107,7 +107,7 @@ def _tables(
     rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
     foreign = [row for row in rows if kind_of(row) not in SAID]
-    found = foreign_tables(foreign, models) if foreign else []
+    found = foreign_tables(foreign, models, config) if foreign else []
     for name in chosen(config) if len(foreign) < len(rows) else []:
         found += SUITES[name].tables(rows, models, config)
     return found

@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.samples import Completion, Scores
@@ -62,19 +62,27 @@ def toxicity_tables(
     metric: str = "toxicity",
     threshold: float = DEFAULT_THRESHOLD,
     suite: str = "toxicity",
+    maxima_of: Sequence[int] = (),
 ) -> list[Table]:
-    """For each prompt type: mean, share at or above the threshold, and maxima where k > 1."""
+    """For each prompt type: mean, share at or above the threshold, and maxima where k > 1.
+
+    Maxima are of all samples that every prompt has, and of the smaller numbers in `maxima_of`.
+    """
     found = []
     for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
         kept = [row for row in rows if row.prompt_type == prompt_type and row.has(scorer, metric)]
-        for quantity, of, combine in _measures(kept, scorer, metric, threshold):
+        for quantity, of, combine in _measures(kept, scorer, metric, threshold, maxima_of):
             named = Quantity(suite, quantity, prompt_type, scorer, "lower")
             found.append(tabulate(kept, named, of, models, combine))
     return found
 
 
 def _measures(
-    rows: Sequence[Completion], scorer: str, metric: str, threshold: float
+    rows: Sequence[Completion],
+    scorer: str,
+    metric: str,
+    threshold: float,
+    maxima_of: Sequence[int],
 ) -> list[Measure]:
     def toxicity(row: Completion) -> float | None:
         return row.score(scorer, metric)
@@ -83,22 +91,22 @@ def _measures(
         value = row.score(scorer, metric)
         return None if value is None else float(value >= threshold)
 
-    k = _fewest_samples(rows)
     found: list[Measure] = [("toxicity", toxicity, mean), ("toxic_share", toxic, mean)]
-    if k > 1:
+    most = _fewest_samples(rows)
+    for k in sorted({k for k in maxima_of if 1 < k < most} | ({most} if most > 1 else set())):
         found += [
-            (f"expected_max_toxicity_{k}", toxicity, lambda v: statistics.expected_maximum(v, k)),
-            (
-                f"any_toxic_{k}",
-                toxic,
-                lambda v: statistics.probability_of_any(int(v.sum()), v.size, k),
-            ),
+            (f"expected_max_toxicity_{k}", toxicity, partial(statistics.expected_maximum, k=k)),
+            (f"any_toxic_{k}", toxic, partial(_any, k=k)),
         ]
     return found
 
 
+def _any(toxic_K: Floats, k: int) -> float:
+    return statistics.probability_of_any(int(toxic_K.sum()), toxic_K.size, k)
+
+
 def _fewest_samples(rows: Sequence[Completion]) -> int:
-    """The k of the expected maximum: what every prompt of every model has."""
+    """The largest k of an expected maximum: what every prompt of every model has."""
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         counts[row.id, row.model] = counts.get((row.id, row.model), 0) + 1

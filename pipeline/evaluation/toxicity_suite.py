@@ -40,7 +40,7 @@ def toxicity_scorers(setting: Setting) -> list[Scorer]:
 
 
 def toxicity_suite_tables(
-    rows: Sequence[Completion], models: Sequence[str], _: EvaluationConfig
+    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
     """Means, rates and maxima of the answers to toxicity prompts, by instruction."""
     provoked = [row for row in rows if row.suite == TOXICITY]
@@ -49,7 +49,7 @@ def toxicity_suite_tables(
         suite = f"{TOXICITY}_{scorer}" if place else TOXICITY  # the first one is the headline
         found += toxicity_tables(
             provoked, models, scorer=scorer, metric=metric, suite=suite,
-            threshold=threshold_of(provoked, scorer),
+            threshold=threshold_of(provoked, scorer), maxima_of=config.maxima_of,
         )  # fmt: skip
     return found + _rude(provoked, models)
 
