@@ -134,9 +134,30 @@ def reply_to(
     if not isinstance(asked, dict):
         return {"error": "expected one object"}
     try:
-        return {"ok": True, **action(account, asked)}
+        return _sendable({"ok": True, **action(account, _sendable(asked))})
     except ValueError as error:
-        return {"error": str(error)}
+        return _sendable({"error": " ".join(str(error).split())})
+
+
+def _sendable(message: Reply) -> Reply:
+    """The message with halves of characters, which a script's text can hold and UTF-8 cannot, as
+    U+FFFD. Kept as they are they would make every later reply about this task fail.
+    """
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        whole: Reply = json.loads(json.dumps(message), object_hook=_whole_texts)
+        return whole
+    return message
+
+
+def _whole_texts(row: Mapping[str, Any]) -> Reply:
+    def whole(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return [whole(one) for one in value] if isinstance(value, list) else value
+
+    return {whole(name): whole(value) for name, value in row.items()}
 
 
 def _both(text: str) -> Reply:
