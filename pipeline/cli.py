@@ -180,11 +180,15 @@ def chat(
 
 
 @app.command(rich_help_panel=TOOLS)
-def doctor() -> None:
-    """Say what this machine can run: cores, memory, accelerators, libraries."""
+def doctor(config: o.MaybeConfig = None, sets: o.Sets = None) -> None:
+    """Say what this machine can run, or what an experiment needs on it.
+
+    With a config: memory of each stage (full and LoRA, alone and sharded), time and disk, from the
+    sizes of the models alone; nothing is loaded.
+    """
     from pipeline import commands
 
-    _guard(commands.doctor, None)
+    _guard(lambda: commands.doctor(config, sets or []), None)
 
 
 @app.command("export-model", rich_help_panel=TOOLS)

@@ -142,10 +142,18 @@ def chat(
     talk(folders, prompt, sampling, seed)
 
 
-def doctor() -> None:
-    """What this machine can run, on stdout."""
+def doctor(path: Path | None, sets: Sequence[str]) -> None:
+    """What this machine can run, or what an experiment needs on it, on stdout."""
     from pipeline.doctor import findings
 
+    if path is not None:
+        from pipeline.needs.page import needs
+
+        for line in needs(load_config(path, sets)):
+            print(line, flush=True)
+        return
+    if sets:
+        raise ValueError("--set overrides keys of a config, but none is named")
     for name, found in findings():
         print(f"{name:<14} {found}")
 

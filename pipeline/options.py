@@ -10,6 +10,9 @@ Sharding = Literal["none", "ddp", "zero2", "zero3"]
 Config = Annotated[
     Path, typer.Argument(help="The experiment: a YAML file, such as configs/quickstart.yaml.")
 ]
+MaybeConfig = Annotated[
+    Path | None, typer.Argument(help="An experiment, to say what it needs on this machine.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,0 +1,189 @@
+"""What each training stage of an experiment needs: memory, arithmetic and disk.
+
+Everything is counted for the longest row that the settings let through, so the memory is the peak.
+Arithmetic is two operations a weight and token forward and four backward (Kaplan et al. 2020),
+two where the weights stay as they are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.config import ExperimentConfig
+from pipeline.needs.anatomy import Anatomy, activation_bytes, anatomy
+from pipeline.needs.lengths import Lengths
+from pipeline.needs.memory import FLOAT, LOGIT_COPIES, Need, trained
+from pipeline.plan import model_source
+from pipeline.run import Source
+from stages.config import Adaptation, PPOConfig, RewardConfig, SFTConfig
+
+FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights stay
+KEPT_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Of one stage: memory, operations in matrix products, bytes that decoding reads, disk."""
+
+    memory: Need
+    flops: float
+    read_bytes: float  # weights read from memory, one pass a step of every batch that decodes
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base under an adaptation, and what one row of it keeps for the backward pass."""
+
+    source: Source
+    counts: Anatomy
+
+    @classmethod
+    def of(cls, name: str, adaptation: Adaptation) -> "Model":
+        """Built from its config alone."""
+        source = model_source(name)
+        return cls(source, anatomy(source, adaptation))
+
+    @property
+    def learning(self) -> float:
+        """Forward passes that a forward and a backward pass cost."""
+        return 3.0 if self.counts.trainable == self.counts.parameters else 2.0
+
+    def kept(self, rows: int, tokens: int) -> int:
+        """Activations of so many rows, in bytes."""
+        return rows * activation_bytes(self.source, tokens)
+
+    def logits(self, rows: int, tokens: int) -> int:
+        """Logits of so many rows and what is computed beside them, in bytes."""
+        return rows * tokens * self.counts.vocabulary * FLOAT * LOGIT_COPIES
+
+
+def demands(config: ExperimentConfig, sizes: Lengths) -> Iterator[Demand]:
+    """Of sft, reward, ppo-init, ppo and ppo-ptx, those that the experiment has."""
+    yield _sft("sft", config, config.sft, sizes)
+    yield _reward(config, config.reward, sizes)
+    if config.ppo_init is not None:
+        yield _sft("ppo-init", config, config.ppo_init, sizes)
+    for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
+        if chosen is not None:
+            yield _ppo(name, config, chosen, sizes)
+
+
+def reward_base(config: ExperimentConfig) -> str:
+    """What the reward model starts from, as the name of a model; SFT is as large as the base."""
+    return config.model if config.reward_base in ("sft", "base") else config.reward_base
+
+
+def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths) -> Demand:
+    model = Model.of(config.model, chosen.adaptation)
+    counts, texts = model.counts, sizes.demonstrations
+    rows = chosen.micro_batch_size or chosen.batch_size
+    longest = min(texts.longest, chosen.max_tokens)
+    tokens = chosen.epochs * texts.count * min(texts.mean, chosen.max_tokens)
+    if chosen.pretraining is not None:
+        longest = max(longest, chosen.pretraining.tokens_per_example)
+        share = chosen.pretraining.share / (1.0 - chosen.pretraining.share)
+        tokens += chosen.epochs * texts.count * share * chosen.pretraining.tokens_per_example
+    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
+    activations = model.kept(rows, longest)  # TRL computes the logits piece by piece
+    memory = Need(name, weights, 0, gradients, optimizer, 0, activations, 0)
+    saved = _saved(counts)
+    disk = (chosen.epochs + 1) * saved + optimizer
+    return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
+
+
+def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> Demand:
+    model = Model.of(reward_base(config), chosen.adaptation)
+    counts, prompts = model.counts, sizes.ranking_prompts
+    most = max(setting.max_new_tokens for setting in config.sampling.settings)
+    low, high = config.sampling.responses
+    each = min(prompts.longest + most, chosen.max_tokens)
+    longest = min(prompts.longest, each) + high * (each - min(prompts.longest, each - 1))
+    mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
+    tokens = chosen.epochs * prompts.count * mean
+    moved = counts.trainable + counts.width  # and the head
+    weights, gradients, optimizer = trained(counts.parameters, moved)
+    rows = chosen.micro_prompts or chosen.prompts_per_batch
+    mask = rows * longest * longest * FLOAT
+    memory = Need(
+        "reward", weights, 0, gradients, optimizer, 0, model.kept(rows, longest) + mask, 0
+    )
+    disk = 2 * _saved(counts) + optimizer
+    return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
+
+
+def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> Demand:
+    policy = Model.of(config.model, chosen.adaptation)
+    critic = Model.of(reward_base(config), config.reward.adaptation)
+    moved_critic = critic.counts.trainable + critic.counts.width
+    weights, gradients, optimizer = (
+        a + b
+        for a, b in zip(
+            trained(policy.counts.parameters, policy.counts.trainable),
+            trained(critic.counts.parameters, moved_critic),
+            strict=True,
+        )
+    )
+    copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
+    if chosen.pretraining is not None:
+        copies += 2  # the two gradients that are compared at the first minibatch
+    memory = Need(
+        name,
+        weights,
+        (policy.counts.parameters + critic.counts.parameters) * FLOAT,
+        gradients,
+        optimizer,
+        copies * policy.counts.trainable * FLOAT,
+        _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+        _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
+        shardable=False,
+    )
+    state = (policy.counts.trainable * (1 + copies) + moved_critic) * FLOAT + optimizer
+    disk = KEPT_CHECKPOINTS * state + _saved(policy.counts) + _saved(critic.counts)
+    flops, read = _ppo_work(chosen, policy, critic, sizes)
+    return Demand(memory, flops, read, disk)
+
+
+def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
+    rows = chosen.micro_batch_size or chosen.minibatch
+    said = chosen.sampling.max_new_tokens
+    update = policy.kept(rows, prompt + said) + critic.kept(rows, prompt + said)
+    update += policy.logits(rows, said + 1)
+    mix = chosen.pretraining
+    if mix is None:
+        return update
+    rows = min(rows, round(mix.examples_per_episode * chosen.minibatch)) or 1
+    length = mix.tokens_per_example
+    return max(update, policy.kept(rows, length) + policy.logits(rows, length))
+
+
+def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
+    rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
+    tokens = prompt + chosen.sampling.max_new_tokens
+    return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1)
+
+
+def _ppo_work(
+    chosen: PPOConfig, policy: Model, critic: Model, sizes: Lengths
+) -> tuple[float, float]:
+    """Operations, and bytes of weights that decoding reads."""
+    said = min(sizes.responses.mean, chosen.sampling.max_new_tokens)
+    tokens = chosen.episodes * (sizes.ppo_prompts.mean + said)
+    # policy: decoding, old log-probabilities, update; the reference; critic: values, update; score
+    epochs = chosen.inner_epochs
+    flops = tokens * policy.counts.flops * (3 * FORWARD + epochs * policy.learning)
+    flops += tokens * critic.counts.flops * (2 * FORWARD + epochs * critic.learning)
+    mix = chosen.pretraining
+    if mix is not None:
+        extra = chosen.episodes * mix.examples_per_episode * mix.tokens_per_example
+        flops += policy.learning * epochs * extra * policy.counts.flops
+    steps = (
+        chosen.sampling.max_new_tokens
+        * chosen.episodes
+        / min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
+    )
+    return flops, steps * policy.counts.parameters * FLOAT
+
+
+def _saved(counts: Anatomy) -> int:
+    """Bytes of a model on disk: what moves, where that is not everything."""
+    return counts.trainable * FLOAT

@@ -1,0 +1,131 @@
+"""How many texts a stage reads and how long they are: read from the data where it is there.
+
+Where it is not, the paper's counts and lengths stand in (Ouyang et al. 2022, section 3.2 and
+appendix A), and whoever reads the numbers is told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.config import ExperimentConfig, FileSource, QuickstartSource
+from pipeline.plan import model_source
+from reward_models.records import read_jsonl
+from stages.data.template import prompt_ids, response_ids
+from stages.models import load_tokenizer
+
+MEASURED = 1000  # texts of a file whose tokens are counted
+CHARACTERS = 4.0  # a token, where the base's tokenizer is not on this machine
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Number of texts, and tokens of the mean one and the longest."""
+
+    count: int
+    mean: float
+    longest: int
+    assumed: bool = False  # the paper's, for want of the data
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Of every data set that a stage reads; a demonstration is its prompt and response."""
+
+    demonstrations: Texts
+    responses: Texts  # of the demonstrations: what outputs are expected to be like
+    ranking_prompts: Texts
+    ppo_prompts: Texts
+
+
+# Appendix A: tables 6, 9 and 10. The longest are the limits of appendix C.
+PAPER = Lengths(
+    demonstrations=Texts(12_725, 480.0, 2048, assumed=True),
+    responses=Texts(12_725, 72.0, 1024, assumed=True),
+    ranking_prompts=Texts(33_207, 199.0, 1024, assumed=True),
+    ppo_prompts=Texts(31_144, 166.0, 1024, assumed=True),
+)
+Row = tuple[str, str | None, str | None]  # prompt, context, response
+
+
+def lengths(config: ExperimentConfig) -> Lengths:
+    """Lengths of the experiment's data sets, with the base's tokenizer where it is here."""
+    tokenizer = _tokenizer(config)
+    match config.data:
+        case QuickstartSource():
+            return _quickstart(config.data, config.seed, tokenizer)
+        case FileSource():
+            return _files(config.data, tokenizer)
+
+
+def _quickstart(
+    source: QuickstartSource, seed: int, tokenizer: PreTrainedTokenizerBase | None
+) -> Lengths:
+    from pipeline.quickstart.data import quickstart_data
+
+    made = quickstart_data(source.sizes, seed)
+    told: list[Row] = [(one.prompt, one.context, one.response) for one in made.demonstrations]
+    ranking: list[Row] = [(one.prompt, one.context, None) for one in made.ranking_prompts]
+    asked: list[Row] = [(one.prompt, one.context, None) for one in made.ppo_prompts]
+    return Lengths(
+        _texts(told, len(told), tokenizer),
+        _texts([("", None, said) for _, _, said in told], len(told), tokenizer, prompts=False),
+        _texts(ranking, len(ranking), tokenizer),
+        _texts(asked, len(asked), tokenizer),
+    )
+
+
+def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Lengths:
+    told, count = _rows(source.demonstrations)
+    ranking, num_ranking = _rows(source.ranking_prompts)
+    asked, num_asked = _rows(source.ppo_prompts or source.ranking_prompts)
+    said: list[Row] = [("", None, response) for _, _, response in told]
+    return Lengths(
+        _texts(told, count, tokenizer) if told else PAPER.demonstrations,
+        _texts(said, count, tokenizer, prompts=False) if said else PAPER.responses,
+        _texts(ranking, num_ranking, tokenizer) if ranking else PAPER.ranking_prompts,
+        _texts(asked, num_asked, tokenizer) if asked else PAPER.ppo_prompts,
+    )
+
+
+def _rows(place: str) -> tuple[list[Row], int]:
+    """The first rows of a file of our own format, and how many there are; none where it is not."""
+    if not Path(place).is_file():
+        return [], 0
+    try:
+        rows = [
+            (str(row["prompt"]), row.get("context"), row.get("response"))
+            for _, row in islice(read_jsonl(Path(place)), MEASURED)
+        ]
+    except (KeyError, ValueError):  # a format that the data stage converts
+        return [], 0
+    with Path(place).open("rb") as lines:
+        return rows, sum(1 for line in lines if line.strip())
+
+
+def _texts(
+    rows: Sequence[Row],
+    count: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    prompts: bool = True,
+) -> Texts:
+    counts = [_tokens(row, tokenizer, prompts=prompts) for row in rows[:MEASURED]]
+    return Texts(count, sum(counts) / len(counts), max(counts))
+
+
+def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None, *, prompts: bool) -> int:
+    prompt, context, response = row
+    if tokenizer is None:
+        written = len(response or "") + (len(prompt) + len(context or "") if prompts else 0)
+        return max(1, round(written / CHARACTERS))
+    said = [] if response is None else response_ids(tokenizer, response)
+    return len(said) + (len(prompt_ids(tokenizer, prompt, context)) if prompts else 0)
+
+
+def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:
+    base = model_source(config.model)
+    return load_tokenizer(base) if Path(base).is_dir() else None

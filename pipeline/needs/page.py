@@ -1,0 +1,160 @@
+"""What an experiment needs on this machine, as lines to print before anything is loaded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config import ExperimentConfig
+from pipeline.needs.demands import Demand, demands, reward_base
+from pipeline.needs.lengths import Lengths, lengths
+from pipeline.needs.machine import Machine, this_machine
+from pipeline.needs.memory import SPREADS, Need, advice
+from stages.config import Full, LoRA
+
+LIBRARIES = 900 * 2**20  # Python with torch and transformers, on the CPU
+USABLE = 0.92  # of the free memory
+LIKELY = 0.4  # of the measured peak that training reaches, where models are not tiny
+GIB = 2**30
+
+
+def needs(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
+    """Memory, time and disk of every stage, and what to change where one does not fit.
+
+    `ranks` are the processes to spread over; None: the devices of this machine.
+    """
+    machine, sizes = this_machine(Path()), lengths(config)
+    devices = ranks or machine.devices
+    found = list(demands(config, sizes))
+    yield from _about(config, machine, sizes)
+    yield "Memory of one process, GiB (float32; the longest rows that the settings let through)"
+    yield _row("", *_ITEMS)
+    for demand in found:
+        yield _memory(demand.memory)
+    yield ""
+    spread = max(devices, 2)
+    yield f"A rank's memory, GiB, over {spread} ranks (DeepSpeed shards no PPO: ddp copies)"
+    yield _row("", *SPREADS)
+    for demand in found:
+        yield _spread(demand.memory, spread)
+    yield ""
+    yield from _restricted(config, sizes, found)
+    yield "Time: if every product ran at the measured peak, and at 40 % of it"
+    for demand in found:
+        yield _time(demand, machine)
+    disk = sum(demand.disk for demand in found)
+    yield ""
+    yield f"Disk: {_gib(disk)} GiB of checkpoints and models; {_gib(machine.disk)} GiB free here"
+    yield ""
+    for demand in found:
+        yield _verdict(demand.memory, machine, devices)
+
+
+_ITEMS = ("weights", "frozen", "grads", "Adam", "average", "activ.", "cache", "peak")
+
+
+def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterator[str]:
+    yield f"{config.name}: base {config.model}, reward model on {reward_base(config)}"
+    yield (
+        f"{machine.device}: {_gib(machine.room)} GiB free; "
+        f"{machine.flops_per_s / 1e9:,.0f} GFLOP/s in float32 products, "
+        f"{machine.read_bytes_per_s / GIB:,.0f} GiB/s read"
+    )
+    if sizes.demonstrations.assumed:
+        yield "The data are not here: counts and lengths of the paper (appendix A) stand in."
+    yield ""
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"{name:<10}" + "".join(
+        f"{cell:>16}" if len(cell) > 9 else f"{cell:>9}" for cell in cells
+    )
+
+
+def _memory(need: Need) -> str:
+    items = (need.weights, need.frozen, need.gradients, need.optimizer, need.average)
+    moving = (need.activations, need.cache, need.total)
+    return _row(need.stage, *(_gib(size) for size in (*items, *moving)))
+
+
+def _spread(need: Need, ranks: int) -> str:
+    cells = []
+    for how in SPREADS:
+        fits = need.shardable or how in ("none", "ddp")
+        cell = _gib(need.spread(how, ranks).total) if fits else "-"
+        cells.append(f"{cell:>16}" if len(how) > 9 else cell)
+    return _row(need.stage, *cells)
+
+
+def _restricted(config: ExperimentConfig, sizes: Lengths, found: list[Demand]) -> Iterator[str]:
+    """The same stages with LoRA, where they move every weight."""
+    everything = [config.sft, config.reward, config.ppo, config.ppo_ptx]
+    if any(one is not None and not isinstance(one.adaptation, Full) for one in everything):
+        return
+    lighter = demands(with_lora(config), sizes)
+    cells = [
+        f"{demand.memory.stage} {_gib(demand.memory.total)} (not {_gib(whole.memory.total)})"
+        for demand, whole in zip(lighter, found, strict=True)
+    ]
+    yield "With LoRA of rank 16 on all linear layers, peak in GiB: " + ", ".join(cells)
+    yield ""
+
+
+def with_lora(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with LoRA in every stage that trains."""
+    lora = {"adaptation": LoRA()}
+    stages = {
+        "sft": config.sft,
+        "reward": config.reward,
+        "ppo_init": config.ppo_init,
+        "ppo": config.ppo,
+        "ppo_ptx": config.ppo_ptx,
+    }
+    changed = {
+        name: stage.model_copy(update=lora) for name, stage in stages.items() if stage is not None
+    }
+    return config.model_copy(update=changed)
+
+
+def _time(demand: Demand, machine: Machine) -> str:
+    decoding = demand.read_bytes / machine.read_bytes_per_s
+    least = demand.flops / machine.flops_per_s + decoding
+    likely = demand.flops / (LIKELY * machine.flops_per_s) + decoding
+    spans = f"{_span(least):>14}{_span(likely):>14}"
+    return f"{demand.memory.stage:<10}{spans}    {demand.flops:.1e} operations"
+
+
+def _verdict(need: Need, machine: Machine, devices: int) -> str:
+    room = int(machine.room * USABLE) - (0 if machine.on_gpu else LIBRARIES)
+    chosen = advice(need, room, devices)
+    if chosen is None:
+        return (
+            f"{need.stage}: does not fit ({_gib(need.total)} GiB, {_gib(max(room, 0))} usable): "
+            f"{_lighter(need)}"
+        )
+    if chosen.how == "none":
+        return f"{need.stage}: fits as it is"
+    spread = chosen.how.partition(" ")[0]
+    moved = ", optimiser and weights on the CPU" if "offload" in chosen.how else ""
+    here = "" if chosen.ranks <= devices else f", on {chosen.ranks} devices like this one"
+    return (
+        f"{need.stage}: fits with --sharding {spread} --processes {chosen.ranks}{moved} "
+        f"({_gib(chosen.need.total)} GiB a rank){here}"
+    )
+
+
+def _lighter(need: Need) -> str:
+    """What makes the most of a stage smaller."""
+    if max(need.activations, need.cache) > need.total / 2:
+        batch = "sampling.batch_size" if need.cache > need.activations else "the micro-batch"
+        return f"lower {batch}, shorten the texts, or take larger devices"
+    return "restrict it (adaptation: {family: lora}), or take larger devices"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("years", 3.156e7), ("days", 86400.0), ("hours", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.1f}" if size >= 0.95 * GIB else f"{size / GIB:.3f}"

@@ -1,0 +1,64 @@
+"""One stage of a small experiment in a process of its own; prints its peak in bytes.
+
+    python peak_memory.py STAGE CONFIG BASE FOLDER
+
+The peak is what the stage holds above what Python holds once the libraries are imported.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline.config_file import load_config
+from pipeline.datasets import DataFolder
+from reward_models.model import RewardModel
+from reward_models.records import Ranking, RankingTask, read_records
+from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.trainer import train_ppo
+from stages.progress import silent
+from stages.reward import train_reward
+from stages.sft import train_sft
+
+
+def held(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(name)
+
+
+def main(stage: str, place: str, base: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    config, data, out = load_config(Path(place)), DataFolder(Path(folder)), Path(folder) / stage
+    if stage.startswith("ppo"):
+        prepare_reward_model(base, Path(folder) / "rm")
+    before = held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
+    told = data.demonstrations()
+    if stage == "sft":
+        train_sft(config.sft, base=base, demonstrations=told, validation=told[:2],
+                  reward_model=None, selection_prompts=(), out=out, seed=0,
+                  report=silent)  # fmt: skip
+    elif stage == "reward":
+        train_reward(config.reward, base=base, out=out, seed=0, report=silent, demonstrations=told,
+                     tasks=read_records(Path(folder) / "tasks.jsonl", RankingTask),
+                     rankings=read_records(Path(folder) / "rankings.jsonl", Ranking))  # fmt: skip
+    else:
+        chosen = config.ppo if stage == "ppo" else config.ppo_ptx
+        assert chosen is not None
+        texts = Path(folder) / "texts.jsonl" if chosen.pretraining is not None else None
+        train_ppo(chosen, policy=base, reward_model=Path(folder) / "rm", pretraining=texts,
+                  prompts=data.prompts("ppo"), out=out, seed=0, report=silent)  # fmt: skip
+    print(held("VmHWM") - before)
+
+
+def prepare_reward_model(base: str, folder: Path) -> None:
+    if not folder.is_dir():
+        made = RewardModel.from_base(base, seed=3)
+        made.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
+        made.save(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

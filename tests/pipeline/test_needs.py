@@ -1,0 +1,202 @@
+"""What `rlhf doctor CONFIG` foretells, held against real models and a real run."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from pipeline.config_file import load_config
+from pipeline.needs.anatomy import KNOWN, activation_bytes, anatomy, model_config
+from pipeline.needs.demands import demands
+from pipeline.needs.lengths import lengths
+from pipeline.needs.memory import Need, advice
+from pipeline.needs.page import needs, with_lora
+from reward_models.records import Prompt, write_jsonl
+from stages.config import Full, LoRA
+from stages.models import adapt, load_policy, trainable_parameters
+from tests.reward_models.tiny import (
+    WORDS,
+    tiny_base,
+    tiny_demonstrations,
+    tiny_rankings,
+    tiny_tasks,
+    tiny_tokenizer,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+WITHIN = 1.5  # predicted over measured peak, either way
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("adaptation", [Full(), LoRA(rank=4)], ids=["full", "lora"])
+def test_counts_without_weights_are_those_of_the_loaded_model(
+    base: Path, adaptation: Full | LoRA
+) -> None:
+    loaded = adapt(load_policy(base), adaptation)
+    found = anatomy(base, adaptation)
+    assert found.parameters == sum(p.numel() for p in loaded.parameters())
+    assert found.trainable == trainable_parameters(loaded)
+    cache = load_policy(base)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(key.nbytes + value.nbytes for key, value, *_ in cache)
+    assert found.cache_bytes == held / 5
+
+
+def test_activations_without_weights_are_those_that_autograd_keeps(base: Path) -> None:
+    trunk = load_policy(base).base_model
+    own = {p.untyped_storage().data_ptr() for p in (*trunk.parameters(), *trunk.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    ids_BL = torch.zeros(1, 40, dtype=torch.long)
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[0, -1] = 0  # a batch with padding has a mask to keep
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        trunk(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False)
+    real = sum(x.untyped_storage().nbytes() for place, x in kept.items() if place not in own)
+    assert activation_bytes(base, 40) == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("EleutherAI/pythia-1.4b", 1.41),
+    ("EleutherAI/pythia-6.9b", 6.86), ("tiiuae/falcon-7b", 6.92), ("tiiuae/falcon-180B", 178.6),
+    ("HuggingFaceTB/SmolLM2-135M", 0.1345)])  # fmt: skip
+def test_known_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config(name))
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.005)
+    assert name in KNOWN
+
+
+def test_a_model_whose_size_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="its size is not known") as caught:
+        model_config(tmp_path / "nothing")
+    assert "\n" not in str(caught.value)
+
+
+NEED = Need("sft", weights=400, frozen=0, gradients=400, optimizer=800, average=0,
+            activations=100, cache=50)  # fmt: skip
+
+
+def test_a_rank_of_four_holds_a_quarter_of_what_zero_shards() -> None:
+    totals = {how: NEED.spread(how, 4).total for how in ("none", "ddp", "zero1", "zero2", "zero3")}
+    assert totals == {
+        "none": 1700,  # 400 + 400 + 800, and the larger of 100 and 50
+        "ddp": 2100,  # and the buckets
+        "zero1": 400 + 400 + 300 + 100,  # Adam's 800 and a copy of the weights, a quarter
+        "zero2": 400 + 100 + 300 + 100,
+        "zero3": 100 + 100 + 300 + 100,
+    }
+    offloaded = NEED.spread("zero3 + offload", 4)
+    assert (offloaded.total, offloaded.host) == (200, 4 * 400)
+
+
+def test_the_simplest_way_that_fits_is_advised() -> None:
+    found = [advice(NEED, room, devices=4) for room in (1700, 1000, 600, 250, 150)]
+    ways = [None if one is None else (one.how, one.ranks) for one in found]
+    assert ways == [("none", 1), ("zero2", 4), ("zero3", 4), ("zero3 + offload", 4),
+                    ("zero3 + offload", 8)]  # fmt: skip
+    assert advice(NEED, 99, devices=4) is None
+
+
+def test_the_presets_are_measured_without_a_hub_and_say_whose_lengths_they_are() -> None:
+    said = "\n".join(needs(load_config(ROOT / "configs/instructgpt/1.3b.yaml")))
+    assert "counts and lengths of the paper" in said
+    for stage in ("sft", "reward", "ppo-init", "ppo", "ppo-ptx"):
+        assert f"\n{stage}: " in said, stage
+
+
+def test_restricting_a_run_takes_gradients_and_moments_away(tmp_path: Path) -> None:
+    config = load_config(world(tmp_path))
+    sizes = lengths(config)
+    for whole, light in zip(demands(config, sizes), demands(with_lora(config), sizes), strict=True):
+        assert light.memory.gradients < 0.2 * whole.memory.gradients
+        assert light.memory.optimizer == 2 * light.memory.gradients
+        assert light.flops < whole.flops
+        assert light.disk < whole.disk
+
+
+def test_lengths_are_counted_with_the_base_s_tokenizer(tmp_path: Path) -> None:
+    found = lengths(load_config(world(tmp_path)))
+    told = tiny_demonstrations(64, random.Random(0))
+    words = [len(f"{one.prompt} {one.response}".split()) + 1 for one in told]  # and EOS
+    assert found.demonstrations.count == 64
+    assert found.demonstrations.longest == pytest.approx(max(words), abs=1)
+    assert not found.demonstrations.assumed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "ppo-ptx"])
+def test_the_foretold_peak_is_that_of_a_real_run(stage: str, tmp_path: Path) -> None:
+    place = world(tmp_path, hidden=512, layers=6)
+    config = load_config(place)
+    foretold = {one.memory.stage: one.memory.total for one in demands(config, lengths(config))}
+    script = Path(__file__).with_name("peak_memory.py")
+    command = [sys.executable, str(script), stage, str(place), config.model, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT,
+                          env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    measured = int(done.stdout.split()[-1])
+    print(f"{stage}: foretold {foretold[stage] / 2**20:.0f} MiB, measured {measured / 2**20:.0f}")
+    assert 1 / WITHIN < foretold[stage] / measured < WITHIN
+
+
+def world(folder: Path, *, hidden: int = 16, layers: int = 2) -> Path:
+    """A base of some size with data for every stage, and the experiment's config."""
+    rng = random.Random(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=4096, hidden_size=hidden, intermediate_size=int(2.7 * hidden),
+                num_hidden_layers=layers, num_attention_heads=8, eos_token_id=1, pad_token_id=0,
+                max_position_embeddings=512, bos_token_id=None,
+            )
+        )  # fmt: skip
+    model.save_pretrained(str(folder / "base"))
+    tiny_tokenizer().save_pretrained(str(folder / "base"))
+    tasks = tiny_tasks(16, rng)
+    told = tiny_demonstrations(64, random.Random(0))
+    write_jsonl(folder / "demonstrations.jsonl", (one.to_json() for one in told))
+    asked = [Prompt(" ".join(rng.choices(WORDS, k=60))) for _ in range(16)]
+    write_jsonl(folder / "ppo_prompts.jsonl", (one.to_json() for one in asked))
+    ranked = [Prompt(task.prompt) for task in tasks]
+    write_jsonl(folder / "ranking_prompts.jsonl", (one.to_json() for one in ranked))
+    write_jsonl(folder / "tasks.jsonl", (task.to_json() for task in tasks))
+    rankings = tiny_rankings(tasks, ["a"], rng)
+    write_jsonl(folder / "rankings.jsonl", (one.to_json() for one in rankings))
+    texts = [{"text": " ".join(rng.choices(WORDS, k=150))} for _ in range(20)]
+    write_jsonl(folder / "texts.jsonl", texts)
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(settings(folder)))
+    return path
+
+
+def settings(folder: Path) -> dict[str, object]:
+    ppo = {
+        "episodes": 16, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
+        "sampling": {"max_new_tokens": 30, "batch_size": 8}, "guards": {"action": "warn"},
+    }  # fmt: skip
+    mix = {"examples_per_episode": 1, "tokens_per_example": 128}
+    return {
+        "name": "measured", "model": str(folder / "base"), "reward_base": "base",
+        "data": {"kind": "files", "demonstrations": str(folder / "demonstrations.jsonl"),
+                 "ranking_prompts": str(folder / "ranking_prompts.jsonl"),
+                 "ppo_prompts": str(folder / "ppo_prompts.jsonl"),
+                 "pretraining_texts": str(folder / "texts.jsonl"),
+                 "test_prompts": str(folder / "ppo_prompts.jsonl")},
+        "labeling": {"kind": "human"},
+        "sampling": {"responses": [3, 5], "settings": [{"max_new_tokens": 8}]},
+        "sft": {"epochs": 2, "batch_size": 16, "dropout": 0.0, "max_tokens": 256},
+        "reward": {"prompts_per_batch": 8, "max_tokens": 256},
+        "ppo": ppo, "ppo_ptx": {**ppo, "pretraining": mix},
+    }  # fmt: skip
