@@ -4,13 +4,17 @@ A win rate by the gold judge is evidence. One by the reward model is not: PPO wa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from pipeline.evaluation import statistics
+from pipeline.evaluation import length_control, statistics
+from pipeline.evaluation.length_control import EXTREMES
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.statistics import Floats
 from pipeline.evaluation.tables import Quantity, Table, tabulate
+
+WON = ("win_rate", "all")
 
 
 def win_rate_tables(
@@ -32,6 +36,52 @@ def win_rate_tables(
                    metric, tie)
         for part, kept in parts(rows)
     ]  # fmt: skip
+
+
+def at_equal_length(rows: Sequence[Completion], won: Table, baseline: str) -> list[Table]:
+    """The win rates of `won` controlled for length, and those of pairs of about equal length.
+
+    A column is NaN where the raw rate is extreme, or where too few pairs are equally long.
+    """
+    place = won.models.index(baseline)
+    length_NM = tabulate(rows, won.quantity, _length, won.models).value_NM
+    controlled_NM = np.full(won.value_NM.shape, np.nan)
+    matched_NM = controlled_NM.copy()
+    for m in (m for m in range(len(won.models)) if m != place):
+        win_N, mine_N, other_N = won.value_NM[:, m], length_NM[:, m], length_NM[:, place]
+        kept_N = np.isfinite(win_N + mine_N + other_N)
+        gap_N = mine_N[kept_N] - other_N[kept_N]
+        controlled_NM[kept_N, m] = length_control.length_controlled(win_N[kept_N], gap_N)
+        matched_NM[kept_N, m] = length_control.length_matched(
+            win_N[kept_N], mine_N[kept_N], other_N[kept_N]
+        )
+    named = {"win_rate_length_controlled": controlled_NM, "win_rate_length_matched": matched_NM}
+    nobody = (0,) * len(won.models)
+    return [
+        Table(
+            replace(won.quantity, metric=metric), won.models, value_NM, won.weight_N,
+            tuple(np.isfinite(value_NM).sum(axis=0).tolist()), nobody,
+        )
+        for metric, value_NM in named.items()
+    ]  # fmt: skip
+
+
+def length_refusals(tables: Sequence[Table], baseline: str) -> list[str]:
+    """A sentence for each win rate whose value at equal length is not given."""
+    raw = [t for t in tables if (t.quantity.metric, t.quantity.filter) == WON and t.value_NM.size]
+    rates = {table.quantity.suite: table for table in raw}
+    return [
+        f"{table.quantity.suite}: {model} has no win rate at equal length, since its raw rate is "
+        f"{rate:.0%}, outside {EXTREMES[0]:.0%} to {EXTREMES[1]:.0%}"
+        for table in rates.values()
+        for model, rate in zip(table.models, np.nanmean(table.value_NM, axis=0), strict=True)
+        if model != baseline and not EXTREMES[0] <= rate <= EXTREMES[1]
+    ]
+
+
+def _length(row: Completion) -> float:
+    """In tokens where they were counted, else in words."""
+    return float(len(row.completion.split()) if row.n_tokens is None else row.n_tokens)
 
 
 def mean_tables(

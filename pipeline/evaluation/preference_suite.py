@@ -7,7 +7,12 @@ from pipeline.evaluation.benchmark_suites import served_judges
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.gold import GOLD, GoldScorer
 from pipeline.evaluation.llm_judge import JUDGE, judge_tables
-from pipeline.evaluation.preference import mean_tables, win_rate_tables
+from pipeline.evaluation.preference import (
+    at_equal_length,
+    length_refusals,
+    mean_tables,
+    win_rate_tables,
+)
 from pipeline.evaluation.reward_scorer import REWARD, RewardScorer
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import Scorer
@@ -36,10 +41,11 @@ def preference_tables(
         (marked, GOLD, "gold", "preference"),
         (rewarded, REWARD, "score", "preference_by_reward_model"),
     ):
-        found += win_rate_tables(
+        won = win_rate_tables(
             kept, models, baseline=config.baseline, scorer=scorer, metric=metric, suite=suite,
             tie=config.tie,
         )  # fmt: skip
+        found += won + (at_equal_length(kept, won[0], config.baseline) if kept else [])
     for kept, scorer, metric, suite in (
         (marked, GOLD, "gold", "use_cases"),
         (marked, GOLD, "correct", "use_cases"),
@@ -57,9 +63,10 @@ def _served(rows: Sequence[Completion]) -> list[str]:
     return [name for name in names if name.startswith(JUDGE)]
 
 
-def preference_notes(rows: Sequence[Completion], _: EvaluationConfig) -> list[str]:
-    """What must be said about who preferred."""
-    notes = []
+def preference_notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
+    """What must be said about who preferred, and what length forbids to say."""
+    models = list(dict.fromkeys(row.model for row in rows))
+    notes = length_refusals(preference_tables(rows, models, config), config.baseline)
     if any(row.has(REWARD, "score") for row in rows):
         notes.append("the reward model is what PPO was trained on; its win rates are no evidence")
     if any(row.has(GOLD, "gold") for row in rows):

@@ -148,6 +148,14 @@ def win_share(score_K: Floats, other_K: Floats, tie: float = 0.0) -> float:
     return float(np.where(np.abs(gap_KK) <= tie, 0.5, gap_KK > 0).mean())
 
 
+def pair_agreement(verdict_N: Floats, other_N: Floats) -> float:
+    """How far two judges of the same pairs agree: 1 if alike, 1/2 if one ties, 0 if opposed.
+
+    Verdicts are 1, 1/2 (a tie) or 0. Where nobody ties this is the share of equal verdicts.
+    """
+    return float((1 - np.abs(verdict_N - other_N)).mean()) if verdict_N.size else math.nan
+
+
 def expected_maximum(score_K: Floats, k: int) -> float:
     """Exact expectation of the largest of `k` scores drawn without replacement from all of them.
 

@@ -7,7 +7,12 @@ import pytest
 
 from pipeline.evaluation.alignment import matched_pairs
 from pipeline.evaluation.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.preference import mean_tables, win_rate_tables
+from pipeline.evaluation.preference import (
+    at_equal_length,
+    length_refusals,
+    mean_tables,
+    win_rate_tables,
+)
 from pipeline.evaluation.responses import key_of, most_frequent_answers, repeated_answers
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Quantity, Resampling, Table, cells
@@ -156,3 +161,31 @@ def test_without_references_different_prompts_count():
     found = [answer(i, "Yes.", None) for i in range(3)] + [answer(9, "No.", None)]
     assert repeated_answers(found) == {key_of(row) for row in found[:3]}
     assert most_frequent_answers(found) == {key_of(row) for row in found[:3]}
+
+
+def test_win_rates_at_equal_length_stand_beside_the_raw_one_or_say_why_not():
+    draw = random.Random(0)
+    found = []
+    for i in range(60):
+        for model, longer in (("sft", 0), ("ppo", i % 3)):
+            score = draw.random() + 0.3 * longer
+            found.append(
+                Completion(
+                    id=f"{i:03}", model=model, prompt="p", completion="", n_tokens=10 + 5 * longer,
+                    scores={"judge": {"gold": score}},
+                )
+            )  # fmt: skip
+    won = win_table(found)
+    raw = cells(won, Resampling(50))[1].value
+    controlled, matched = at_equal_length(found, won, "sft")
+    (cell,), (near,) = cells(controlled, Resampling(50)), cells(matched, Resampling(50))
+    assert (cell.model, cell.n, near.n) == ("ppo", 60, 20)
+    assert cell.value < raw
+    assert length_refusals([won], "sft") == []
+
+    beaten = win_table(rows({"sft": [1.0] * 30, "ppo": [0.0] * 30}))
+    assert cells(at_equal_length(rows({"sft": [1.0] * 30, "ppo": [0.0] * 30}), beaten, "sft")[0],
+                 Resampling(50)) == []  # fmt: skip
+    assert length_refusals([beaten], "sft") == [
+        "p: ppo has no win rate at equal length, since its raw rate is 0%, outside 15% to 85%"
+    ]
