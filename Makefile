@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq --progres
 READY  := $(VENV)/.ready
 OURS   := pipeline stages reward_models labeling_ui
 
-.PHONY: help quickstart test install lint types tests chromium postgres clean
+.PHONY: help bench quickstart test install lint types tests chromium postgres clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,6 +69,11 @@ postgres:
 	else \
 	  echo "postgresql is missing and only root can install it: its tests will be skipped" >&2; \
 	fi
+
+# Beside the peers, one thread each, a quarter of an hour: runs/benchmark/benchmark.json and .svg
+bench: $(READY)
+	@[ -d runs/benchmark/trl-1.12.0 ] || $(PIP) --no-deps --target runs/benchmark/trl-1.12.0 trl==1.12.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.measure runs/benchmark --trl runs/benchmark/trl-1.12.0
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,54 @@
+"""The arithmetic that a step cannot do without, for the distance to what a machine can.
+
+Counted are matrix products over real tokens: 2 FLOPs a weight and token forward, twice that
+backward; attention's products; the head only where a token is predicted. Padding, recomputation
+and anything a step might do in addition are not useful and not counted.
+"""
+
+from tests.benchmarks.cases import Case, Shape
+from tests.benchmarks.reward.case import RewardCase
+from tests.benchmarks.sampling.case import SamplingCase
+
+
+def trunk(shape: Shape) -> int:
+    """Weights of all layers that multiply a token."""
+    kv = shape.hidden // shape.heads * shape.kv_heads
+    attention = 2 * shape.hidden * shape.hidden + 2 * shape.hidden * kv
+    return shape.layers * (attention + 3 * shape.hidden * shape.inner)
+
+
+def forward(shape: Shape, tokens: float, seen: float, predicted: float) -> float:
+    """One pass over `tokens`, each of which attends to `seen`; the head for `predicted`."""
+    attention = 4 * shape.hidden * shape.layers * seen * tokens
+    head = 2 * shape.hidden * shape.vocabulary * predicted
+    return 2 * trunk(shape) * tokens + attention + head
+
+
+def ppo_flops(case: Case, response_tokens: float) -> float:
+    """A step: rollout, reference, reward and value once; training of policy and critic.
+
+    The policy's own probabilities come with the rollout. A frozen trunk under LoRA saves the
+    gradients of its weights, a third of the policy's training.
+    """
+    prompt = (case.shortest_prompt + case.longest_prompt) / 2
+    length = prompt + response_tokens
+    whole = (case.shape, case.episodes * length, length / 2)
+    said = case.episodes * response_tokens
+    with_head, without = forward(*whole, said), forward(*whole, 0.0)
+    once = 2 * with_head + 2 * without  # rollout, reference; reward, value
+    policy = (3 if case.lora_rank is None else 2) * with_head
+    return once + case.inner_epochs * (policy + 3 * without)
+
+
+def reward_flops(case: RewardCase) -> float:
+    """Forward and backward, the prompt computed once for its K responses."""
+    tokens = case.prompt + case.responses * case.response
+    seen = case.prompt**2 / 2 + case.responses * case.response * (case.prompt + case.response / 2)
+    return 3 * forward(case.shape, tokens, seen / tokens, 0.0)
+
+
+def sampling_flops(case: SamplingCase, response_tokens: float) -> float:
+    """Prompts once, then token by token."""
+    said = case.prompts * case.responses * response_tokens
+    tokens = case.prompts * case.prompt + said
+    return forward(case.shape, tokens, case.prompt / 2 + response_tokens / 2, said)

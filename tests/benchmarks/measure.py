@@ -1,0 +1,151 @@
+"""How fast is this project beside its peers?   python -m tests.benchmarks.measure OUT --trl FOLDER
+
+Both sides do the same work - same model, prompts, lengths, settings - one step each in turn, in
+processes of their own with one thread. What counts are CPU seconds and the median of the ratios of
+neighbouring steps, because a machine is never quite idle. OUT gets benchmark.json and
+benchmark.svg; FOLDER is where TRL 1.12.0, the last with a PPO trainer, lies (`make bench` puts it
+there).
+"""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from tests.benchmarks.alternate import Worker, alternate, ratio
+from tests.benchmarks.cases import SMALL, Case, make_policy
+from tests.benchmarks.figure import draw
+from tests.benchmarks.flops import ppo_flops, reward_flops, sampling_flops
+from tests.benchmarks.reward.case import RewardCase
+from tests.benchmarks.sampling.case import SamplingCase
+
+Rows = Mapping[str, Sequence[Mapping[str, float]]]
+PPO = [
+    Case("ppo, full, lengths as they come", SMALL),
+    Case("ppo, full, fixed lengths", SMALL, mean_response=None),
+    Case("ppo, LoRA, lengths as they come", SMALL, lora_rank=16),
+]
+REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]
+SAMPLING = [SamplingCase("sampling, K = 4", SMALL)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A case, who takes part, and how many useful FLOPs ours does in a step that took so long."""
+
+    case: Case | RewardCase | SamplingCase
+    workers: list[Worker]
+    flops: Callable[[Mapping[str, float]], float]
+
+
+def measurements(trl: Path) -> list[Measurement]:
+    """All of them, in the order of the table; "ours" first, then the peers."""
+    ours, peer = "tests.benchmarks.ppo.ours", "tests.benchmarks.ppo.peer"
+    layouts = "tests.benchmarks.reward.layouts"
+    found = [
+        Measurement(
+            case,
+            [Worker("ours", ours), Worker("TRL 1.12.0", peer, trl)],
+            lambda row, c=case: ppo_flops(c, row["tokens"]),  # type: ignore[misc]
+        )
+        for case in PPO
+    ]
+    for reward in REWARD:
+        workers = [
+            Worker("ours", layouts, arguments=("shared",)),
+            Worker("K separate passes", layouts, arguments=("separate",)),
+            Worker("TRL's RewardTrainer, all pairs", "tests.benchmarks.reward.peer"),
+        ]
+        found.append(Measurement(reward, workers, lambda _, c=reward: reward_flops(c)))  # type: ignore[misc]
+    for sampling in SAMPLING:
+        workers = [
+            Worker("ours", "tests.benchmarks.sampling.ours"),
+            Worker("transformers' generate", "tests.benchmarks.sampling.peer"),
+        ]
+        found.append(
+            Measurement(sampling, workers, lambda row, c=sampling: sampling_flops(c, row["tokens"]))  # type: ignore[misc]
+        )
+    return found
+
+
+def gemm_peak(repeats: int = 20) -> float:
+    """FLOPs a CPU second of one large float32 product, the best of some: what the machine can."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(repeats):
+        started = time.process_time()
+        torch.mm(a, b)
+        best = max(best, 2 * 1024**3 / (time.process_time() - started))
+    return best
+
+
+def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
+    """One line of the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    one.case.write(folder / "case.json")
+    ppo = one.case if isinstance(one.case, Case) else Case(one.case.name, one.case.shape)
+    if isinstance(one.case, SamplingCase):
+        ppo = Case(one.case.name, one.case.shape, mean_response=one.case.mean_response)
+    make_policy(ppo, folder / "policy")
+    rows = alternate(one.workers, folder, pairs=pairs)
+    names = [worker.name for worker in one.workers]
+    peak = gemm_peak()
+    mine = rows["ours"]
+    return {
+        "case": one.case.name,
+        "pairs": pairs,
+        "times_the_cpu": {name: ratio(rows, "ours", name) for name in names[1:]},
+        "times_the_wall": {name: ratio(rows, "ours", name, "wall_s") for name in names[1:]},
+        "cpu_s": {name: _median(rows[name], "cpu_s") for name in names},
+        "peak_mib": {name: max(row["peak_mib"] for row in rows[name]) for name in names},
+        "phases_s": {key: _median(mine, key) for key in mine[0] if key.startswith("time/")},
+        "gemm_peak_gflops": peak / 1e9,
+        "useful_share_of_peak": statistics.median(
+            one.flops(row) / row["cpu_s"] / peak for row in mine
+        ),
+    }
+
+
+def _median(rows: Sequence[Mapping[str, float]], key: str) -> float:
+    return statistics.median(row[key] for row in rows)
+
+
+def main(
+    out: Path,
+    trl: Annotated[Path, typer.Option(help="The folder that TRL 1.12.0 was installed into.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Steps of each side that count.")] = 5,
+    only: Annotated[str, typer.Option(help="Cases whose name contains this.")] = "",
+) -> None:
+    """Measure, and write benchmark.json and benchmark.svg."""
+    torch.set_num_threads(1)
+    found = []
+    for number, one in enumerate(measurements(trl)):
+        if only in one.case.name:
+            row = measure(one, out / f"case{number}", pairs)
+            found.append(row)
+            told = (
+                f"{peer}: {times['median']:.2f}" for peer, times in row["times_the_cpu"].items()
+            )
+            print(f"{row['case']}   {', '.join(told)}", flush=True)
+    about = {
+        "date": date.today().isoformat(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "threads": 1,
+    }
+    told_all = json.dumps({"about": about, "cases": found}, indent=2)
+    (out / "benchmark.json").write_text(told_all + "\n", encoding="utf-8")
+    draw(found, out / "benchmark.svg")
+    print(out / "benchmark.json")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,74 @@
+"""PPO steps of this project, one for every "go":  python -m tests.benchmarks.ppo.ours FOLDER."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from reward_models.model import RewardModel
+from stages.config import FixedKL, Full, LoRA, PPOConfig, SamplingConfig
+from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.iteration import iterate
+from stages.ppo.learner import Learner
+from stages.ppo.models import load_models
+from tests.benchmarks.cases import Case, prompts
+from tests.benchmarks.worker import Meter, told_steps
+
+
+def settings(case: Case) -> PPOConfig:
+    """The case in this project's words."""
+    return PPOConfig(
+        episodes=10**6 // case.episodes * case.episodes,
+        episodes_per_rollout=case.episodes,
+        minibatch=case.minibatch,
+        micro_batch_size=case.micro,
+        inner_epochs=case.inner_epochs,
+        learning_rate=case.learning_rate,
+        critic_learning_rate=case.learning_rate,
+        kl=FixedKL(coefficient=0.05),
+        ema_decay=None,
+        sampling=SamplingConfig(max_new_tokens=case.response_limit, batch_size=case.episodes),
+        adaptation=Full() if case.lora_rank is None else LoRA(rank=case.lora_rank, alpha=32.0),
+    )
+
+
+def reward_model(folder: Path) -> Path:
+    """A reward model on the policy's trunk, made once."""
+    path = folder / "reward"
+    if not path.is_dir():
+        made = RewardModel.from_base(folder / "policy", seed=0)
+        made.trained_on(tokenizer_hash(load_tokenizer(folder / "policy")), {"simulated"})
+        made.save(path)
+    return path
+
+
+def main(folder: Path) -> None:
+    """Steps until nobody asks any more."""
+    tell, asked = told_steps()
+    torch.set_num_threads(1)
+    case = Case.read(folder / "case.json")
+    config = settings(case)
+    accelerator = Accelerator(cpu=True)
+    models = load_models(
+        folder / "policy",
+        reward_model(folder),
+        config.adaptation,
+        seed=0,
+        device=accelerator.device,
+    )
+    learner = Learner(models, config, accelerator, 0)
+    given = prompts(case, 64 * case.episodes)
+    tell({"ready": True})
+    done = 0
+    while asked():
+        meter = Meter()
+        found = iterate(learner, given, None, done, 0.05, sharing=1)
+        done += 1
+        took = meter.read()
+        phases = {name: value for name, value in found.items() if name.startswith("time/")}
+        tell({**took, **phases, "tokens": found["ppo/response_tokens"]})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""PPO steps of TRL 1.12.0, one for every "go":  python -m tests.benchmarks.ppo.peer FOLDER.
+
+TRL dropped its PPO trainer after 1.12.0; it runs here from a folder of its own (see Makefile).
+Its loop is left as it is: a callback at the end of each step waits for the next "go". Settings that
+would slow it down without need - gradient checkpointing, debugging samples - are off.
+"""
+
+import copy
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from tests.benchmarks.cases import PAD, Case, load_policy_of, prompts, tokenizer
+from tests.benchmarks.worker import Meter, told_steps
+
+
+class OneStepAtATime(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks are untyped
+    """Tells what a step took and waits until the next is asked for."""
+
+    def __init__(self, tell: Any, asked: Any) -> None:
+        self.tell, self.asked, self.meter = tell, asked, Meter()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.tell({"ready": True})
+        if not self.asked():
+            sys.exit()
+        self.meter = Meter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.tell(self.meter.read())
+        if not self.asked():
+            sys.exit()
+        self.meter = Meter()
+
+
+def settings(case: Case, folder: Path) -> PPOConfig:
+    """The case in TRL's words."""
+    return PPOConfig(
+        output_dir=str(folder / "peer"),
+        per_device_train_batch_size=case.micro,
+        gradient_accumulation_steps=case.episodes // case.micro,
+        num_mini_batches=case.episodes // case.minibatch,
+        local_rollout_forward_batch_size=case.micro,
+        total_episodes=10**6 // case.episodes * case.episodes,
+        num_ppo_epochs=case.inner_epochs,
+        response_length=case.response_limit,
+        stop_token=None if case.mean_response is None else "eos",
+        temperature=1.0,
+        learning_rate=case.learning_rate,
+        kl_coef=0.05,
+        vf_coef=1.0,
+        num_sample_generations=0,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=10**9,
+        disable_tqdm=True,
+        seed=0,
+    )
+
+
+def main(folder: Path) -> None:
+    """Steps until nobody asks any more."""
+    tell, asked = told_steps()
+    torch.set_num_threads(1)
+    case = Case.read(folder / "case.json")
+    words = tokenizer(case.shape.vocabulary)
+    policy = load_policy_of(folder / "policy")
+    value = AutoModelForSequenceClassification.from_pretrained(
+        str(folder / "policy"), num_labels=1, pad_token_id=PAD
+    )
+    adapter = None
+    if case.lora_rank is not None:
+        adapter = LoraConfig(
+            r=case.lora_rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+    given = prompts(case, 64 * case.episodes)
+    trainer = PPOTrainer(
+        args=settings(case, folder),
+        processing_class=words,
+        model=policy,
+        ref_model=None if adapter else copy.deepcopy(policy),
+        reward_model=copy.deepcopy(value),
+        value_model=value,
+        train_dataset=Dataset.from_dict({"input_ids": given}),
+        callbacks=[OneStepAtATime(tell, asked)],
+        peft_config=adapter,
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

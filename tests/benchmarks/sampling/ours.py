@@ -1,0 +1,35 @@
+"""K responses to each prompt by this project:  python -m tests.benchmarks.sampling.ours FOLDER."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from stages.config import SamplingConfig
+from stages.generation import generate_responses
+from stages.models import load_policy, load_tokenizer
+from tests.benchmarks.sampling.case import SamplingCase, asked_prompts
+from tests.benchmarks.worker import Meter, told_steps
+
+
+def main(folder: Path) -> None:
+    """Steps until nobody asks any more."""
+    tell, asked = told_steps()
+    torch.set_num_threads(1)
+    case = SamplingCase.read(folder / "case.json")
+    policy, words = load_policy(folder / "policy"), load_tokenizer(folder / "policy")
+    prompts = [ids for ids in asked_prompts(case) for _ in range(case.responses)]
+    sampling = SamplingConfig(max_new_tokens=case.limit, batch_size=len(prompts))
+    tell({"ready": True})
+    turn = 0
+    while asked():
+        generator = torch.Generator().manual_seed(turn)
+        meter = Meter()
+        drawn = generate_responses(policy, words, prompts, sampling, generator=generator)
+        took = meter.read()
+        turn += 1
+        tell({**took, "tokens": sum(len(one.ids) for one in drawn) / len(drawn)})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

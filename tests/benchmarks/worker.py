@@ -1,0 +1,45 @@
+"""What every measured process does: wait for "go", do one step, tell what it took.
+
+It speaks JSON lines on its first standard output; what libraries print goes to stderr. Two such
+processes are driven in turn (`alternate.py`), so that a busy machine is equally busy for both.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
+    """`tell` a line to the driver; `asked` waits for the next "go" (False: it is over)."""
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(row: dict[str, Any]) -> None:
+        print(json.dumps(row), file=lines, flush=True)
+
+    def asked() -> bool:
+        return sys.stdin.readline().strip() == "go"
+
+    return tell, asked
+
+
+class Meter:
+    """Wall and CPU seconds since it was made or read last, and the process's peak memory."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Seconds since the last reading."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = {
+            "wall_s": wall - self._wall,
+            "cpu_s": cpu - self._cpu,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return found
