@@ -73,8 +73,13 @@ def train_sft(
             report=report,
             last=config.result == "last",
         )
-        drop_resume_state(epoch_checkpoints(out / CHECKPOINTS)[-1])
+        _thin(out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()
+
+
+def _thin(checkpoints: Path) -> None:
+    for checkpoint in epoch_checkpoints(checkpoints):
+        drop_resume_state(checkpoint)
 
 
 def _check_choice(config: SFTConfig, *, validated: bool, scored: bool) -> None:

@@ -131,7 +131,7 @@ class Listener(TrainerCallback):
 
 
 class KeepWeights(TrainerCallback):
-    """Leaves what resuming needs in the newest checkpoint only."""
+    """Leaves what resuming needs in the newest two checkpoints only: one may be damaged."""
 
     def on_save(
         self,
@@ -140,9 +140,9 @@ class KeepWeights(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002 - Trainer's signature
         **_: object,
     ) -> None:
-        """Thin every checkpoint but the newest."""
+        """Thin every checkpoint but the one just saved and the one before it."""
         if state.is_world_process_zero:
-            for checkpoint in epoch_checkpoints(Path(str(args.output_dir)))[:-1]:
+            for checkpoint in epoch_checkpoints(Path(str(args.output_dir)))[:-2]:
                 drop_resume_state(checkpoint)
 
 

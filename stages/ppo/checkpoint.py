@@ -9,6 +9,7 @@ passed over for the one before it. The last two are kept.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ import torch
 
 STATE, NOTE = "state.pt", "checkpoint.json"
 _KEPT = 2
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -34,7 +37,8 @@ class Checkpoints:
         aside = final.with_name(final.name + ".part")
         try:
             aside.mkdir(parents=True)
-            torch.save(dict(state), aside / STATE)
+            with (aside / STATE).open("wb") as handle:
+                torch.save(dict(state), handle)
             note = {
                 "iteration": iteration,
                 "sha256": _sha256(aside / STATE),
@@ -43,9 +47,13 @@ class Checkpoints:
             (aside / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
             for path in (aside / STATE, aside / NOTE, aside):
                 _flush(path)
-        except OSError:  # a full disk must not leave its half behind
+        except (OSError, RuntimeError) as error:  # a full disk must not leave its half behind
             shutil.rmtree(aside, ignore_errors=True)
-            raise
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            # torch hides the disk's own words
+            raise OSError(cause.errno, cause.strerror, str(self.folder)) from error
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         _flush(self.folder)
@@ -54,17 +62,21 @@ class Checkpoints:
 
     def latest(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None. Raises ValueError where it is another run's."""
+        damaged: list[Path] = []
         for path in reversed(self._complete()):
             try:
                 note = json.loads((path / NOTE).read_text(encoding="utf-8"))
                 whole = note["sha256"] == _sha256(path / STATE)
             except (OSError, ValueError, KeyError):
-                continue
+                whole = False
             if not whole:
+                damaged.append(path)
                 continue
+            _tell(damaged, f"going on from {path.name}, the one before")
             self._check_identity(path, note["identity"])
             state: dict[str, Any] = torch.load(path / STATE, weights_only=True)
             return state
+        _tell(damaged, "there is none before it, so training begins anew")
         return None
 
     def remove_cut_off(self) -> None:
@@ -83,6 +95,11 @@ class Checkpoints:
                     f"{path} was made with {key} {found.get(key)}, this run has {mine}; remove the "
                     "checkpoints to start anew, or run with the same settings"
                 )
+
+
+def _tell(damaged: list[Path], consequence: str) -> None:
+    for path in damaged:
+        log.warning("%s is damaged (its hash is not the one written); %s", path, consequence)
 
 
 def _sha256(path: Path) -> str:

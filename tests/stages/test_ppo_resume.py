@@ -9,13 +9,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.config import PPOConfig
 from stages.ppo.checkpoint import NOTE, STATE, Checkpoints
+from stages.progress import Report, Step
 from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 
 CHANGES: dict[str, Any] = {
@@ -49,18 +51,24 @@ class PowerCutError(Exception):
     """Stands for whatever ends a run in the middle."""
 
 
+def cut_at(iteration: int) -> Report:
+    """A listener that ends the run before the checkpoint of this iteration."""
+
+    def cut(step: Step) -> None:
+        if step.done == iteration:
+            raise PowerCutError
+
+    return cut
+
+
 def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = tiny_config(**CHANGES | {"checkpoint_every": 2})
     whole = metrics_of(world, tmp_path / "whole", config)
 
-    def cut(step: Any) -> None:
-        if step.done == 4:
-            raise PowerCutError
-
     with pytest.raises(PowerCutError):
-        train(world, tmp_path / "broken", config, cut)
+        train(world, tmp_path / "broken", config, cut_at(4))
     rest = metrics_of(world, tmp_path / "broken", config)
     assert len(rest) == 4  # iterations 3 to 6: the last checkpoint was after 2
     for found, expected in zip(rest, whole[2:], strict=True):
@@ -71,20 +79,11 @@ def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_changes_nothing(world: tuple[Path, Path], tmp_path: Path) -> None:
-    config = tiny_config(**CHANGES | {"episodes": 8 * 14})
+    config = tiny_config(**CHANGES | {"episodes": 8 * 24})
     train(world, tmp_path / "whole", config)
-    program = textwrap.dedent(f"""
-        from pathlib import Path
-        import torch
-        torch.set_num_threads(1)
-        from stages.config import PPOConfig
-        from tests.stages.tiny_ppo import train
-        config = PPOConfig.model_validate_json({config.model_dump_json()!r})
-        world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
-        train(world, Path({str(tmp_path / "killed")!r}), config, lambda step: print(step.done))
-    """)
+    program = program_of(world, tmp_path / "killed", config)
     rng, reached = random.Random(0), []
-    for _ in range(3):
+    for _ in range(5):
         run = subprocess.Popen(
             [sys.executable, "-uc", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
@@ -102,7 +101,7 @@ def test_kill_9_at_random_moments_changes_nothing(world: tuple[Path, Path], tmp_
 
 
 def test_half_written_and_truncated_checkpoints_are_passed_over(
-    world: tuple[Path, Path], tmp_path: Path
+    world: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(**CHANGES)
     train(world, tmp_path, config)
@@ -117,6 +116,21 @@ def test_half_written_and_truncated_checkpoints_are_passed_over(
     assert len(steps) == 1  # from the older one, which is one iteration before the end
     assert older.name == "iteration-000005"
     assert not cut_off.exists()
+    assert (
+        "iteration-000006 is damaged (its hash is not the one written); going on from "
+        "iteration-000005, the one before"
+    ) in caplog.text
+
+
+def test_where_every_checkpoint_is_damaged_training_begins_anew_and_says_so(
+    world: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(episodes=16)
+    train(world, tmp_path, config)
+    for path in (tmp_path / "checkpoints").glob(f"*/{STATE}"):
+        path.write_bytes(b"")
+    assert len(metrics_of(world, tmp_path, config)) == 2
+    assert "there is none before it, so training begins anew" in caplog.text
 
 
 def test_the_last_two_checkpoints_are_kept(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -131,8 +145,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, {"done": 1})
 
-    def full(_: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(_: object, handle: BinaryIO) -> None:
+        handle.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -140,6 +154,68 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
         checkpoints.save(2, {"done": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-000001"]
     assert checkpoints.latest() == {"done": 1}
+
+
+def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: str = "") -> str:
+    """The source of a process that trains; `before` is done first."""
+    return textwrap.dedent(f"""
+        from pathlib import Path
+        import torch
+        torch.set_num_threads(1)
+        from stages.config import PPOConfig
+        from tests.stages.tiny_ppo import train
+        config = PPOConfig.model_validate_json({config.model_dump_json()!r})
+        world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
+        {before}
+        train(world, Path({str(out)!r}), config, lambda step: print(step.done))
+    """)
+
+
+def test_a_limit_that_the_checkpoint_hits_is_told_and_the_one_before_it_stays(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = tiny_config(**CHANGES | {"episodes": 24})
+    out = tmp_path / "limited"
+    train(world, tmp_path / "whole", config)
+    with pytest.raises(PowerCutError):
+        train(world, out, config, cut_at(2))
+    before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    run = subprocess.run(
+        [sys.executable, "-uc", program_of(world, out, config, before)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"OSError: [Errno 27] File too large: '{out / 'checkpoints'}'" in run.stderr
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["iteration-000001"]
+    train(world, out, config)
+    assert_same_result(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_survived(world: tuple[Path, Path], tmp_path: Path) -> None:
+    """On a file system of its own, too small for a third checkpoint beside the two kept."""
+    disk, config = tmp_path / "disk", tiny_config(**CHANGES)
+    train(world, tmp_path / "whole", config)
+    size = sum(p.stat().st_size for p in (tmp_path / "whole/checkpoints").rglob("*"))
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size * 5 // 4}", "tmpfs", disk], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        program = program_of(world, disk, config)
+        run = subprocess.run(
+            [sys.executable, "-uc", program], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert "OSError: [Errno 28] No space left on device" in run.stderr
+        assert not list(disk.rglob("*.part"))
+        left = sorted(path.name for path in (disk / "checkpoints").iterdir())
+        assert left == ["iteration-000001", "iteration-000002"]
+        subprocess.run(["mount", "-o", f"remount,size={size * 9}", disk], check=True)
+        train(world, disk, config)
+        assert_same_result(disk, tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(

@@ -1,0 +1,80 @@
+"""What a bad disk did to a checkpoint of SFT or of the reward model is found, told and survived."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.checkpoints import SUMS, last_checkpoint
+from tests.stages.test_reward import Steps, World, assert_same_bits, world  # noqa: F401
+from tests.stages.test_sft import base, config, train, weights  # noqa: F401
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def with_a_flipped_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("trained.safetensors", truncated),
+        ("optimizer.pt", with_a_flipped_bit),
+        ("rng_state.pth", gone),
+        (SUMS, truncated),
+    ],
+)
+def test_the_reward_model_goes_on_from_the_checkpoint_before_a_damaged_one(
+    world: World,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    harm: Callable[[Path], None],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        world.train(tmp_path / "broken", report=Steps(5))
+    folder = tmp_path / "broken" / "checkpoints"
+    harm(folder / "checkpoint-4" / name)
+    steps = Steps()
+    world.train(tmp_path / "broken", report=steps)
+    assert min(step.done for step in steps.seen) == 3  # after checkpoint-2
+    if harm is not gone:
+        assert "going on from checkpoint-2, the one before" in caplog.text
+    world.train(tmp_path / "unbroken")
+    assert_same_bits(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_fine_tuning_goes_on_from_the_epoch_before_a_damaged_one(
+    train,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unbroken = train(tmp_path / "a", config())
+    per_epoch = unbroken[-1].total // config().epochs
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", config(), stop_after=2 * per_epoch + 1)
+    truncated(tmp_path / "b" / "checkpoints" / f"checkpoint-{2 * per_epoch}" / "optimizer.pt")
+    train(tmp_path / "b", config())
+    assert "optimizer.pt is damaged" in caplog.text
+    assert f"going on from checkpoint-{per_epoch}, the one before" in caplog.text
+    assert weights(tmp_path / "a" / "model") == weights(tmp_path / "b" / "model")
+
+
+def test_where_no_checkpoint_is_whole_training_begins_anew_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path) is None
+    assert "sums.json is missing or damaged; there is none before it" in caplog.text
+    assert not (tmp_path / "checkpoint-3").exists()
