@@ -16,11 +16,15 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from labeling_ui import formulas
+
 TAGS = {
+    *formulas.TAGS,
     *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "a", "span"),
 }
 ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "span": {"class", "title"}, "code": {"class"}}
+ATTRIBUTES |= formulas.ATTRIBUTES
 # Embeddings, overrides, isolates and marks of Unicode's bidirectional algorithm (UAX 9).
 TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _COLOURS = HtmlFormatter(nowrap=True, classprefix="hl-")
@@ -28,7 +32,7 @@ _COLOURS = HtmlFormatter(nowrap=True, classprefix="hl-")
 
 @lru_cache(2048)
 def safe_html(text: str) -> str:
-    """Markdown (CommonMark, tables, strikethrough, coloured code, TeX shown as it is) as HTML."""
+    """Markdown (CommonMark, tables, strikethrough, coloured code, formulas) as HTML."""
     rendered = _markdown().render(_that_html_holds(text))
     named = _name_turning(rendered)
     return nh3.clean(
@@ -59,7 +63,7 @@ def snippet(text: str, characters: int = 90) -> str:
 def _markdown() -> MarkdownIt:
     options = {"html": False, "linkify": False, "breaks": True, "highlight": _coloured}
     made = MarkdownIt("commonmark", options)
-    return made.enable(["table", "strikethrough"]).disable(["image"])
+    return formulas.add_formulas(made.enable(["table", "strikethrough"]).disable(["image"]))
 
 
 def _that_html_holds(text: str) -> str:

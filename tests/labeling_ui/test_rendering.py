@@ -1,16 +1,18 @@
 """What a model wrote can be read, and can do nothing."""
 
 import html
+import random
 import re
 
 import pytest
 
+from labeling_ui.formulas import TAGS as FORMULA
 from labeling_ui.rendering import plain_html, safe_html, snippet
 from tests.browser.hostile import HOSTILE
 
 ALIVE = re.compile(
     r"<(?!/?(?:p|br|hr|em|strong|s|code|pre|blockquote|[uo]l|li|h\d|table|thead|"
-    r"tbody|t[rhd]|a|span)\b)[a-z!/]",
+    rf"tbody|t[rhd]|a|span|{'|'.join(FORMULA)})\b)[a-z!/]",
     re.IGNORECASE,
 )
 
@@ -42,3 +44,33 @@ def test_characters_that_turn_the_writing_are_named() -> None:
 
 def test_backslashes_and_templates_stay_as_they_are() -> None:
     assert "\\frac{a}{b} ${5} {{x}}" in safe_html("\\frac{a}{b} ${5} {{x}}")
+
+
+def test_formulas_become_mathml_and_prices_stay_prices() -> None:
+    made = safe_html("It is $\\frac{a}{b}$, for $5 and $10; $$x^2$$ and \\(y\\).")
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>" in made
+    assert "for $5 and $10" in made
+    assert made.count("<math") == 3
+
+
+@pytest.mark.parametrize(
+    "tex", ["\\frac", "{" * 1500, "x^{" * 500, "\\def\\a{\\a\\a}\\a", "y" * 5000]
+)
+def test_what_is_no_formula_stays_the_text_it_was(tex: str) -> None:
+    assert html.escape(f"${tex}$") in safe_html(f"${tex}$")
+
+
+def test_no_text_in_a_formula_breaks_the_page() -> None:
+    rng = random.Random(0)
+    parts = [
+        *"{}^_&\\<>\"'$ x1",
+        "\\frac",
+        "\\text",
+        "\\href",
+        "\\left",
+        "\\begin{matrix}",
+        "\\sqrt[",
+    ]
+    for _ in range(2000):
+        tex = "".join(rng.choices(parts, k=12))
+        assert not ALIVE.search(safe_html(f"$${tex}$$"))
