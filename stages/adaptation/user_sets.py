@@ -5,13 +5,16 @@ layer is then one batched product for all rows, with no loop over users. Sets of
 differ in size (LoRA's rank, a bottleneck's width, a prefix's length): smaller ones are filled up
 with zeros, which add exactly nothing.
 
-    y = W x + scale_u B_u A_u x        LoRA, user u's rows (Hu et al. 2021)
+    y + scale_u B_u A_u x                             LoRA (Hu et al. 2021); y = W x
+    y + scale_u (W_up,u s(W_down,u z + b_u) + c_u)    bottleneck, of z = y, or x where parallel
+    softmax(q [P_k,u; K]^T) [P_v,u; V]                prefix and P-tuning v2, see row_prefix
 
-Dimension key:  U users,  B rows,  L tokens,  R rank,  D input features,  O output features.
+Dimension key:  U users,  B rows,  L tokens,  R rank or width,  D input features,  O output
+features,  H key-value heads,  P prefix positions.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 
-A_END, B_END = ".lora_A.weight", ".lora_B.weight"
+from stages.adaptation.row_prefix import RowPrefix, row_prefix_attention, set_prefix
+
+LORA, BOTTLENECK, PREFIXES = "LORA", "BOTTLENECK", ("PREFIX", "PTUNING_V2")
+LORA_DOWN, LORA_UP = ".lora_A.weight", ".lora_B.weight"
+BOTTLENECK_PARTS = (".down.weight", ".down.bias", ".up.weight", ".up.bias")
+PREFIX_KEY, PREFIX_VALUE = ".prefix_key", ".prefix_value"
 TRUNK = "base_model.model."  # what PEFT puts before a module's path
 
 
@@ -44,7 +53,8 @@ class UserSets(nn.Module):
     no batched form here.
     """
 
-    user_B: Tensor
+    scale_B11: Tensor
+    num_positions_B: Tensor
 
     def __init__(self, sets: Sequence[UserSet], *, trainable: bool = False) -> None:
         super().__init__()
@@ -62,11 +72,13 @@ class UserSets(nn.Module):
             for name in self.names
         )
         self.scale_U = torch.tensor([_scale(one.config) for one in sets])
+        self.num_positions_U = torch.tensor([_num_positions(one) for one in sets])
         self.rows: dict[str, Tensor] = {}
 
     def seat(self, user_B: Tensor) -> None:
         """From now on row b of every batch belongs to user `user_B[b]`."""
-        self.user_B = user_B
+        self.scale_B11 = self.scale_U.to(user_B.device)[user_B][:, None, None]
+        self.num_positions_B = self.num_positions_U.to(user_B.device)[user_B]
         self.rows = {
             name: stack[user_B] for name, stack in zip(self.names, self.stacks, strict=True)
         }
@@ -75,10 +87,10 @@ class UserSets(nn.Module):
     def on(self, model: PreTrainedModel) -> Iterator[None]:
         """Let the sets act on `model`, which itself stays as it is."""
         self.to(model.device)
-        self.scale_U = self.scale_U.to(model.device)
         handles = list(_hooks(self, model))
         try:
-            yield
+            with row_prefix_attention(model) if self.family in PREFIXES else nullcontext():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -102,11 +114,21 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return stack
 
 
+def _num_positions(one: UserSet) -> int:
+    """How many positions a prefix has; 0 for other families."""
+    return next((t.shape[1] for name, t in one.tensors.items() if name.endswith(PREFIX_KEY)), 0)
+
+
 def _scale(config: Mapping[str, Any]) -> float:
     """What a set's addition is multiplied with."""
     kind = str(config["peft_type"])
-    if kind != "LORA":
-        raise ValueError(f"sets of kind {kind} have no batched form; expected LORA")
+    if kind in PREFIXES:
+        return 1.0
+    if kind == BOTTLENECK:
+        return float(config["scaling"])
+    if kind != LORA:
+        known = ", ".join((LORA, BOTTLENECK, *PREFIXES))
+        raise ValueError(f"sets of kind {kind} have no batched form; expected one of {known}")
     refused = [key for key in ("use_dora", "modules_to_save", "rank_pattern") if config.get(key)]
     if refused or config.get("bias", "none") != "none":
         raise ValueError(f"a user's LoRA with {(refused or ['bias'])[0]} has no batched form")
@@ -117,21 +139,46 @@ def _scale(config: Mapping[str, Any]) -> float:
 def _hooks(sets: UserSets, model: PreTrainedModel) -> Iterator[RemovableHandle]:
     modules = dict(model.named_modules())
     for name in sets.names:
-        if name.endswith(A_END):
-            path = name.removesuffix(A_END)
-            inside = path.removeprefix(TRUNK)
-            if inside not in modules:
-                raise ValueError(f"the users' sets adapt '{inside}', which the model does not have")
-            yield modules[inside].register_forward_hook(_lora_hook(sets, path))
+        for ending, begin in _BEGINNINGS.items():
+            if name.endswith(ending):
+                path = name.removesuffix(ending)
+                inside = path.removeprefix(TRUNK)
+                if inside not in modules:
+                    raise ValueError(f"the sets adapt '{inside}', which the model does not have")
+                yield begin(sets, path, modules[inside])
 
 
-def _lora_hook(
-    sets: UserSets, path: str
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _lora(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output_BLO: Tensor) -> Tensor:
-        down_BRD, up_BOR = sets.rows[path + A_END], sets.rows[path + B_END]
+        down_BRD, up_BOR = sets.rows[path + LORA_DOWN], sets.rows[path + LORA_UP]
         low_BLR = inputs[0] @ down_BRD.transpose(1, 2)
-        scale_B = sets.scale_U[sets.user_B]
-        return output_BLO + (low_BLR @ up_BOR.transpose(1, 2)) * scale_B[:, None, None]
+        return output_BLO + (low_BLR @ up_BOR.transpose(1, 2)) * sets.scale_B11
 
-    return add
+    return module.register_forward_hook(add)
+
+
+def _bottleneck(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
+    activation = ACT2FN[str(sets.sets[0].config["activation"])]
+    parallel = bool(sets.sets[0].config["parallel"])
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output_BLO: Tensor) -> Tensor:
+        rows = [sets.rows[path + ending] for ending in BOTTLENECK_PARTS]
+        down_BRD, down_BR, up_BOR, up_BO = rows
+        x_BLD = inputs[0] if parallel else output_BLO
+        low_BLR: Tensor = activation(x_BLD @ down_BRD.transpose(1, 2) + down_BR[:, None])
+        return output_BLO + (low_BLR @ up_BOR.transpose(1, 2) + up_BO[:, None]) * sets.scale_B11
+
+    return module.register_forward_hook(add)
+
+
+def _prefix(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
+    def place(attention: nn.Module, _: object) -> None:
+        key_BHPD, value_BHPD = sets.rows[path + PREFIX_KEY], sets.rows[path + PREFIX_VALUE]
+        place_P = torch.arange(key_BHPD.shape[2], device=key_BHPD.device)
+        keep_BP = place_P < sets.num_positions_B[:, None]
+        set_prefix(attention, RowPrefix(key_BHPD, value_BHPD, keep_BP))
+
+    return module.register_forward_pre_hook(place)
+
+
+_BEGINNINGS = {LORA_DOWN: _lora, BOTTLENECK_PARTS[0]: _bottleneck, PREFIX_KEY: _prefix}

@@ -1,0 +1,103 @@
+"""Attention in which every row of a batch has keys and values of its own before all others.
+
+    softmax(q [P_k; K]^T / sqrt(d)) [P_v; V]        (Li & Liang 2021, with P_k, P_v the row's own)
+
+A prefix stands before every token, so every query sees it, no position is shifted and no cache
+entry is its own: padding, `generate` and the cache need no special case. Rows whose prefix is
+shorter are filled up and masked, and a row without one reads as the bare model does.
+
+Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size,  Q queries,  K keys.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+ATTENTION = "sdpa_with_row_prefixes"
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrefix:
+    """What stands before the keys and values of one layer; `keep_BP` false = not there."""
+
+    key_BHPD: Tensor
+    value_BHPD: Tensor
+    keep_BP: Tensor
+
+
+_prefix_of: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
+
+
+@contextmanager
+def row_prefix_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts, `model` attends to the prefixes given by `set_prefix`."""
+    before = model.config._attn_implementation
+    if before not in ("sdpa", ATTENTION):
+        raise ValueError(f"attention is '{before}'; users' prefixes need 'sdpa'")
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+        for module in model.modules():
+            _prefix_of.pop(module, None)
+
+
+def set_prefix(attention: nn.Module, prefix: RowPrefix) -> None:
+    """Put the rows' prefix before the keys and values of this attention module."""
+    _prefix_of[attention] = prefix
+
+
+def prepended(
+    prefix: RowPrefix, key_BHKD: Tensor, value_BHKD: Tensor, mask: Tensor | None, queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values with the prefix before them, and the mask (B, 1, Q, P + K) that says so.
+
+    A mask of None means causal: the last query sees all keys.
+    """
+    keys = key_BHKD.shape[2]
+    if mask is None:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=key_BHKD.device)
+        mask = mask.tril(keys - queries)[None, None]
+    mask = mask[..., :keys].expand(len(key_BHKD), -1, -1, -1)
+    before = prefix.keep_BP[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
+    if mask.dtype != torch.bool:  # additive
+        lowest = torch.finfo(mask.dtype).min
+        before = torch.zeros(before.shape, dtype=mask.dtype, device=mask.device).masked_fill(
+            ~before, lowest
+        )
+    key = torch.cat([prefix.key_BHPD.to(key_BHKD.dtype), key_BHKD], dim=2)
+    value = torch.cat([prefix.value_BHPD.to(value_BHKD.dtype), value_BHKD], dim=2)
+    return key, value, torch.cat([before, mask], dim=-1)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **further: Any,  # what transformers hands to every attention function
+) -> tuple[Tensor, None]:
+    prefix = _prefix_of.get(module)
+    if prefix is not None:
+        key, value, attention_mask = prepended(prefix, key, value, attention_mask, query.shape[2])
+        is_causal = False
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout, scaling, is_causal, **further
+    )
+
+
+AttentionInterface.register(ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
