@@ -22,12 +22,14 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from labeling_ui.accounts import Account, Accounts
-from labeling_ui.assignment import Assignment, Mixing
+from labeling_ui.assignment import Assignment
+from labeling_ui.choosing import Mixing
 from labeling_ui.form import Form, default_form
 from labeling_ui.gate import BOARD, Gate, add_doors, add_exports
 from labeling_ui.owner import Owner
 from labeling_ui.progress import Progress
 from labeling_ui.room import Reply, Room, reply_to
+from labeling_ui.room_report import Scores
 from labeling_ui.sign_in import Access, Proxy, signed_in
 from labeling_ui.store import Store
 
@@ -59,20 +61,22 @@ def build(
     lease_s: float = 1800,
     mixing: Mixing | None = None,
     secure: bool = False,
+    scores: Scores | None = None,
 ) -> FastAPI:
     """The whole application on one store. `secure` is for service behind TLS."""
     accounts = Accounts(store)
     assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
     progress = Progress(store)
     room = Room(store, form or default_form(), assignment, progress)
-    owner = Owner(store, accounts, progress)
+    owner = Owner(store, accounts, progress, scores)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_doors(app, accounts, access, secure=secure)
     who = signed_in(accounts, access)
     add_exports(app, store, who)
     app.add_middleware(Gate, who=who)
     ours = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    owners = (owner.overview, owner.compare, owner.pause, owner.invite, owner.change_account)
+    people = (owner.invite, owner.change_account, owner.admit)
+    owners = (owner.overview, owner.compare, owner.pause, *people)
     _mount(app, "/owner", "owner.html", OWNER_SCRIPTS, owners, who)
     _mount(app, "/", "room.html", SCRIPTS, ours, who)
     return app
@@ -89,20 +93,30 @@ def serve(
     mixing: Mixing | None = None,
     tls: tuple[Path, Path] | None = None,
     behind_tls: bool = False,
+    scores: Scores | None = None,
     say: Callable[[str], None] = print,
     until: Callable[[], bool] | None = None,
 ) -> None:
     """Serve the room until it is interrupted, or `until` says so; tell its address through `say`.
 
     On this machine alone (127.0.0.1) a name is enough to sign in; elsewhere passwords are needed.
-    `tls` is the certificate and its key; `behind_tls` says that a proxy in front has them. An
+    `scores` of a reward model let the owner see how far it agrees with each person. `tls` is the
+    certificate and its key; `behind_tls` says that a proxy in front has them. An
     owner's account is made at the first start, unless a proxy says who is who.
     """
     is_local = host in ("127.0.0.1", "localhost", "::1")
     access = access or ("name" if is_local else "password")
     password = None if isinstance(access, Proxy) else Accounts(store).ensure_owner()
     secure = tls is not None or behind_tls
-    app = build(store, form=form, access=access, lease_s=lease_s, mixing=mixing, secure=secure)
+    app = build(
+        store,
+        form=form,
+        access=access,
+        lease_s=lease_s,
+        mixing=mixing,
+        secure=secure,
+        scores=scores,
+    )
     port = _free_port(host, port)
     server = _server(app, host, port, tls)
     say(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")

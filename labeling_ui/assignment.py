@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
 
+from labeling_ui.choosing import Mixing, choose, screened, taken
 from labeling_ui.places import close_full
 from labeling_ui.rows import answer_row, dumps, says_the_same
+from labeling_ui.screening import verdict_of
 from labeling_ui.store import Store
 from labeling_ui.tables import answers, drafts, leases, tasks
 
@@ -38,14 +40,6 @@ class Lease:
     state: str
     draft: Mapping[str, Any] | None
     revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mixing:
-    """What kind of task comes next. `categories` are weights; those not named come last."""
-
-    gold_share: float = 0.0
-    categories: Mapping[str, float] | None = None
 
 
 class Assignment:
@@ -73,13 +67,18 @@ class Assignment:
             if held is not None and not self._renew(connection, held, now):
                 held = None
             if held is None:
-                task = self._choose(connection, annotator, now)
+                task = choose(connection, annotator, now, self.mixing, self.rng)
                 if task is None:
                     return None
                 self._take(connection, annotator, task, now)
                 held = connection.execute(_held_by(annotator)).first()
             assert held is not None
             return _lease(connection, held)
+
+    def is_screened_out(self, annotator: str) -> bool:
+        """Whether gold tasks showed that this person is to be handed out nothing more."""
+        with self.store.database.read() as connection:
+            return verdict_of(connection, annotator) == "failed"
 
     def look_up(self, annotator: str, token: str) -> Lease:
         """This person's lease of that token; LeaseError if there is none."""
@@ -145,6 +144,8 @@ class Assignment:
             row["is_surplus"] = int(surplus)
             self.store.append(connection, [row])
             self._finish(connection, lease, "skipped" if row["is_skip"] else "done", surplus)
+            if self.mixing.screening is not None:
+                screened(connection, annotator, self.mixing.screening, now)
         return "surplus" if surplus else "stored"
 
     def _finish(self, connection: Connection, lease: Row[Any], state: str, surplus: bool) -> None:
@@ -168,30 +169,10 @@ class Assignment:
     def _is_free(self, connection: Connection, lease: Row[Any], now: float) -> bool:
         """Whether a place is left for this lease, others' living leases and answers counted."""
         others = select(func.count()).where(
-            leases.c.task == lease.task, leases.c.annotator != lease.annotator, _taken(now)
+            leases.c.task == lease.task, leases.c.annotator != lease.annotator, taken(now)
         )
         query = select(or_(tasks.c.gold.is_not(None), tasks.c.overlap > others.scalar_subquery()))
         return bool(connection.execute(query.where(tasks.c.id == lease.task)).scalar())
-
-    def _choose(self, connection: Connection, annotator: str, now: float) -> Row[Any] | None:
-        """The task that comes next: by the mix of gold and categories, then priority, then age."""
-        seen = select(leases.c.task).where(leases.c.annotator == annotator)
-        places = (
-            select(func.count()).where(leases.c.task == tasks.c.id, _taken(now)).correlate(tasks)
-        )
-        new = select(tasks).where(tasks.c.is_open == 1, tasks.c.id.not_in(seen))
-        new = new.order_by(tasks.c.priority.desc(), tasks.c.position).limit(1)
-        ordinary = new.where(tasks.c.gold.is_(None), places.scalar_subquery() < tasks.c.overlap)
-        wishes = [ordinary]
-        if self.mixing.categories:
-            names = sorted(self.mixing.categories)
-            weights = [self.mixing.categories[name] for name in names]
-            (drawn,) = self.rng.choices(names, weights)
-            wishes.insert(0, ordinary.where(tasks.c.category == drawn))
-        if self.rng.random() < self.mixing.gold_share:
-            wishes.insert(0, new.where(tasks.c.gold.is_not(None)))
-        found = (connection.execute(wish).first() for wish in wishes)
-        return next((row for row in found if row is not None), None)
 
     def _take(self, connection: Connection, annotator: str, task: Row[Any], now: float) -> None:
         shown = [response["id"] for response in json.loads(task.record).get("responses", [])]
@@ -200,11 +181,6 @@ class Assignment:
         when = {"state": "held", "expires": now + self.lease_s, "time": now}
         connection.execute(insert(leases).values(**row, **when, shown=json.dumps(shown)))
         self.store.log(connection, annotator, "lease", task.id, {})
-
-
-def _taken(now: float) -> Any:
-    living = and_(leases.c.state == "held", leases.c.expires > now)
-    return or_(leases.c.state == "done", living)
 
 
 def _held_by(annotator: str) -> Select[Any]:

@@ -12,7 +12,8 @@ import numpy as np
 from labeling_ui.accounts import Account, Accounts, Role
 from labeling_ui.progress import Progress
 from labeling_ui.rendering import snippet
-from labeling_ui.room_report import report
+from labeling_ui.room_report import Scores, report
+from labeling_ui.screening import verdicts
 from labeling_ui.store import Store
 
 Reply = dict[str, Any]
@@ -26,6 +27,7 @@ class Owner:
     store: Store
     accounts: Accounts
     progress: Progress
+    scores: Scores | None = None  # of a reward model, on the room's tasks
     _made: tuple[float, Reply] = field(default=(-FRESH_S, {}))
 
     def overview(self, account: Account, _: Mapping[str, Any]) -> Reply:
@@ -34,8 +36,15 @@ class Owner:
         now = self.store.clock()
         if now - self._made[0] >= FRESH_S:
             self._made = (now, self._report())
+        with self.store.database.read() as connection:
+            screened = verdicts(connection)
         people = [
-            {"name": a.name, "role": a.role, "daily_limit": a.daily_limit}
+            {
+                "name": a.name,
+                "role": a.role,
+                "daily_limit": a.daily_limit,
+                "screening": screened.get(a.name),
+            }
             for a in self.accounts.names()
         ]
         state = {"paused": self.progress.is_paused(), "open": self.progress.open_tasks()}
@@ -44,7 +53,8 @@ class Owner:
     def _report(self) -> Reply:
         gold = self.store.gold()
         rng = np.random.default_rng(0)  # the same rankings, the same intervals
-        return report(self.store.tasks(), self.store.rankings(), gold=gold, rng=rng)
+        tasks, rankings = self.store.tasks(), self.store.rankings()
+        return report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
 
     def compare(self, account: Account, asked: Mapping[str, Any]) -> Reply:
         """One task with everybody's ranks of it, to look into a disagreement."""
@@ -87,6 +97,15 @@ class Owner:
             raise ValueError(f"the daily limit is {limit!r}, expected a whole number from 1")
         active = asked.get("active") is not False
         self.accounts.change(name, active=active, daily_limit=limit, by=account.name)
+        return {}
+
+    def admit(self, account: Account, asked: Mapping[str, Any]) -> Reply:
+        """Let somebody work on whatever the screening said."""
+        _only_owners(account)
+        name = str(asked.get("account"))
+        if name not in {one.name for one in self.accounts.names()}:
+            raise ValueError(f"there is no account '{name}'")
+        self.store.admit(name, account.name)
         return {}
 
 

@@ -44,7 +44,10 @@ class Room:
         if account.daily_limit is not None and person.today >= account.daily_limit:
             return {**head, "task": None, "why": "limit"}
         lease = self.assignment.next_task(account.name)
-        return {**head, "task": None if lease is None else self._shown(lease), "why": "done"}
+        if lease is not None:
+            return {**head, "task": self._shown(lease), "why": None}
+        out = self.assignment.is_screened_out(account.name)
+        return {**head, "task": None, "why": "screening" if out else "done"}
 
     def save_draft(self, account: Account, asked: Mapping[str, Any]) -> Reply:
         """Keep unfinished work; `saved` is false if it was changed elsewhere since."""

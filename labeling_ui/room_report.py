@@ -25,19 +25,18 @@ from labeling_ui.agreement import (
     share,
     signs,
 )
+from labeling_ui.remarks import DISPUTED, remarks_on
 from reward_models.records import Ranking, RankingTask
 
 GoldRanks = Mapping[str, Mapping[str, int]]
-FAST_S_PER_100_WORDS = 4.0  # nobody reads 1,500 words a minute
-FOLLOWS_ORDER = 0.6  # share of pairs won by the one shown first, beyond which the order is followed
-ENOUGH_PAIRS = 50
-DISPUTED = 0.6  # a task whose annotators agree on less is shown for adjudication
-SOFT_CUT_OFF = 0.75  # Ouyang et al. 2022, appendix B.1
+Scores = Mapping[str, Mapping[str, float]]  # of a reward model, by task and response
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorReport:
-    """One annotator. `first_wins` is the share of pairs won by the response shown first."""
+    """One annotator. `first_wins` is the share of pairs won by the response shown first, `model`
+    the share that a reward model orders as they do.
+    """
 
     name: str
     kind: str
@@ -45,10 +44,20 @@ class AnnotatorReport:
     seconds: float | None
     agreement: Rate
     gold: Rate
+    model: Rate
     tie_rate: float | None
     first_wins: Rate
     contradictions: float | None
     remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What annotators are held against."""
+
+    by_id: Mapping[str, RankingTask]
+    gold: GoldRanks
+    scores: Scores
 
 
 def report(
@@ -57,11 +66,12 @@ def report(
     *,
     gold: GoldRanks,
     rng: np.random.Generator,
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
-    """Everything as one JSON object."""
+    """Everything as one JSON object. `scores` are a reward model's, where there is one."""
     ranked = [ranking for ranking in rankings if ranking.skipped is None]
     found = overlaps(ranked)
-    by_id = {task.id: task for task in tasks}
+    known = Known({task.id: task for task in tasks}, gold, scores or {})
     flags = sorted({flag for r in ranked for chosen in r.flags.values() for flag in chosen})
     people = sorted({ranking.annotator for ranking in ranked})
     category = {task.id: task.category or "none" for task in tasks}
@@ -81,8 +91,9 @@ def report(
         "per_day": dict(sorted(Counter(day.values()).items())),
         "flags": [_flag(ranked, flag) for flag in flags],
         "positions": positions(ranked),
-        "annotators": [asdict(_annotator(n, ranked, found, by_id, gold, rng)) for n in people],
-        "disputed": disputed(found, by_id),
+        "model": asdict(_model(ranked, known.scores, rng)),
+        "annotators": [asdict(_annotator(n, ranked, found, known, rng)) for n in people],
+        "disputed": disputed(found, known.by_id),
     }
 
 
@@ -148,19 +159,19 @@ def _annotator(
     name: str,
     rankings: Sequence[Ranking],
     found: Sequence[Overlap],
-    by_id: Mapping[str, RankingTask],
-    gold: GoldRanks,
+    known: Known,
     rng: np.random.Generator,
 ) -> AnnotatorReport:
     mine = [ranking for ranking in rankings if ranking.annotator == name]
     seconds = [ranking.seconds for ranking in mine if ranking.seconds is not None]
     pairs = sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in mine)
     strict = sum(1 for ranking in mine for _ in ranking.comparisons())
-    against = [against_gold(r, gold[r.task]) for r in mine if r.task in gold]
+    against = [against_gold(r, known.gold[r.task]) for r in mine if r.task in known.gold]
     first = [_first_wins(ranking) for ranking in mine if ranking.shown_order]
     rates = {
         "agreement": agreement([o for o in found if name in (o.one, o.other)], rng),
         "gold": share([hits for hits, _ in against], [of for _, of in against], rng),
+        "model": _model(mine, known.scores, rng),
         "first_wins": share([hits for hits, _ in first], [of for _, of in first], rng),
     }
     return AnnotatorReport(
@@ -170,7 +181,7 @@ def _annotator(
         seconds=median(seconds) if seconds else None,
         tie_rate=1 - strict / pairs if pairs else None,
         contradictions=_contradictions(mine),
-        remarks=tuple(_remarks(mine, by_id, rates)),
+        remarks=tuple(remarks_on(mine, known.by_id, rates)),
         **rates,
     )
 
@@ -181,6 +192,22 @@ def against_gold(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int]:
     sign_P, right_P = signs([ranking.ranks[n] for n in names]), signs([right[n] for n in names])
     product_P = sign_P * right_P
     return int((product_P > 0).sum()), int((product_P != 0).sum())
+
+
+def _model(rankings: Sequence[Ranking], scores: Scores, rng: np.random.Generator) -> Rate:
+    """How often the reward model orders the pairs as these rankings do: its accuracy on them."""
+    ordered = [
+        against_gold(ranking, _ranks_of(scores[ranking.task]))
+        for ranking in rankings
+        if ranking.task in scores
+    ]
+    return share([hits for hits, _ in ordered], [of for _, of in ordered], rng)
+
+
+def _ranks_of(scores: Mapping[str, float]) -> dict[str, int]:
+    """Rank 1 for the highest score; equal scores share one."""
+    order = sorted(set(scores.values()), reverse=True)
+    return {name: order.index(score) + 1 for name, score in scores.items()}
 
 
 def _first_wins(ranking: Ranking) -> tuple[int, int]:
@@ -196,31 +223,3 @@ def _contradictions(rankings: Sequence[Ranking]) -> float | None:
             gap = (ranking.ratings[a] - ranking.ratings[b]) * (ranking.ranks[b] - ranking.ranks[a])
             odd, both = odd + (gap < 0), both + (gap != 0)
     return odd / both if both else None
-
-
-def _remarks(
-    rankings: Sequence[Ranking], by_id: Mapping[str, RankingTask], rates: Mapping[str, Rate]
-) -> list[str]:
-    """What an owner should look at; nothing of it blocks anybody."""
-    remarks = []
-    for name, what, wanted in (("agreement", "others", DISPUTED), ("gold", "gold", SOFT_CUT_OFF)):
-        rate = rates[name]
-        if rate.high is not None and rate.num_pairs >= ENOUGH_PAIRS and rate.high < wanted:
-            remarks.append(f"agrees with {what} on {rate.value:.0%} of pairs, below {wanted:.0%}")
-    first = rates["first_wins"]
-    if first.low is not None and first.num_pairs >= ENOUGH_PAIRS and first.low > FOLLOWS_ORDER:
-        remarks.append(f"follows the order shown ({first.value:.0%} of pairs)")
-    fast = [r for r in rankings if r.seconds is not None and r.task in by_id and _is_fast(r, by_id)]
-    if len(fast) > 5 and len(fast) > len(rankings) / 5:
-        remarks.append(f"{len(fast)} rankings faster than one can read")
-    tied = sum(len(set(ranking.ranks.values())) == 1 for ranking in rankings)
-    if tied > 5 and tied > len(rankings) / 4:
-        remarks.append(f"{tied} rankings tie everything")
-    return remarks
-
-
-def _is_fast(ranking: Ranking, by_id: Mapping[str, RankingTask]) -> bool:
-    task = by_id[ranking.task]
-    words = len(task.prompt.split()) + sum(len(r.text.split()) for r in task.responses)
-    assert ranking.seconds is not None
-    return ranking.seconds < FAST_S_PER_100_WORDS * words / 100

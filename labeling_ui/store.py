@@ -23,6 +23,7 @@ from labeling_ui.rows import (
     submit_event,
     task_row,
 )
+from labeling_ui.screening import record_verdict
 from labeling_ui.tables import answers, events, tasks
 from reward_models.records import Kind, Ranking, RankingTask
 
@@ -62,11 +63,13 @@ class Store:
         overlap: int = 1,
         priority: int = 0,
         gold: Mapping[str, Mapping[str, int]] | None = None,
+        gold_flags: Mapping[str, Mapping[str, Mapping[str, bool]]] | None = None,
     ) -> int:
         """Add tasks that `overlap` people each are to rank; return how many were new.
 
-        `gold` gives the known ranks of some of them by task id. A task that is already there is
-        left alone; ValueError if its text differs, because rankings of it would change meaning.
+        `gold` gives the known ranks of some of them by task id, and `gold_flags` known answers to
+        flags of their responses. A task that is already there is left alone; ValueError if its text
+        differs, because rankings of it would change meaning.
         """
         if overlap < 1:
             raise ValueError(f"overlap is {overlap}, expected at least 1")
@@ -85,9 +88,9 @@ class Store:
                 if task.id in known or task.id in rows:
                     continue
                 right = dumps(dict(gold[task.id])) if task.id in gold else None
-                rows[task.id] = task_row(
-                    task, record, last + 1 + len(rows), overlap, priority, right
-                )
+                row = task_row(task, record, last + 1 + len(rows), overlap, priority, right)
+                flags = (gold_flags or {}).get(task.id)
+                rows[task.id] = {**row, "gold_flags": dumps(flags) if flags else None}
             if rows:
                 connection.execute(insert(tasks), list(rows.values()))
                 self.log(connection, "store", "tasks added", None, {"count": len(rows)})
@@ -184,6 +187,12 @@ class Store:
         with self.database.read() as connection:
             rows = connection.execute(select(events).order_by(events.c.id)).all()
         return [Event(r.time, r.actor, r.kind, r.task, json.loads(r.data)) for r in rows]
+
+    def admit(self, annotator: str, owner: str) -> None:
+        """Let a person work on whatever the screening said."""
+        with self.database.write() as connection:
+            record_verdict(connection, annotator, "admitted", {"by": owner}, self.clock())
+            self.log(connection, owner, "admitted", None, {"account": annotator})
 
     def log(
         self,

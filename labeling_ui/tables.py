@@ -15,6 +15,7 @@ tasks = Table(
     Column("overlap", Integer),
     Column("priority", Integer),
     Column("gold", Text),
+    Column("gold_flags", Text),
     Column("is_open", Integer),
 )
 answers = Table(
@@ -93,4 +94,12 @@ settings = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Text),
+)
+screenings = Table(
+    "screenings",
+    metadata,
+    Column("annotator", Text, primary_key=True),
+    Column("verdict", Text),
+    Column("data", Text),
+    Column("time", Float),
 )

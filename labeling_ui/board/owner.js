@@ -22,12 +22,13 @@ function peopleTable(report) {
   const line = (name) => {
     const did = report.annotators.find((one) => one.name === name), account = accounts[name];
     const cells = did ? [String(did.num_rankings), did.seconds == null ? "–" : Math.round(did.seconds) + " s", percent(did.agreement.value), percent(did.gold.value),
-      percent(did.tie_rate), percent(did.first_wins.value), percent(did.contradictions)] : ["0", "–", "–", "–", "–", "–", "–"];
+      percent(did.model.value), percent(did.tie_rate), percent(did.first_wins.value), percent(did.contradictions)] : ["0", "–", "–", "–", "–", "–", "–", "–"];
     const remarks = did ? did.remarks.map((remark) => h("div", { class: "remark" }, remark)) : [];
+    if (account && account.screening) remarks.unshift(h("div", { class: account.screening === "failed" ? "remark" : "soft" }, t("o_screening_" + account.screening)));
     const doing = account && account.role !== "owner" ? button(t("o_change"), () => askAccount(account), { class: "quiet", "aria-label": t("o_change") + " " + name }) : null;
     return h("tr", {}, h("th", { scope: "row" }, name, h("small", { class: "soft" }, " " + (account ? account.role : did.kind)), remarks), cells.map((cell) => h("td", { class: "number" }, cell)), h("td", {}, doing));
   };
-  const heads = ["o_name", "o_rankings", "o_seconds", "o_agrees", "o_gold", "o_tied", "o_first", "o_odd", "o_do"].map((key) => h("th", { scope: "col" }, t(key)));
+  const heads = ["o_name", "o_rankings", "o_seconds", "o_agrees", "o_gold", "o_model", "o_tied", "o_first", "o_odd", "o_do"].map((key) => h("th", { scope: "col" }, t(key)));
   return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_people") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, names.map(line))));
 }
 
@@ -36,6 +37,7 @@ function draw() {
   const rates = (all) => Object.entries(all).map(([name, rate]) => ({ name, rate }));
   const people = report.annotators.map((one) => ({ name: one.name, rate: one.agreement }));
   const gold = report.annotators.filter((one) => one.gold.value != null).map((one) => ({ name: one.name, rate: one.gold }));
+  const model = report.annotators.filter((one) => one.model.value != null).map((one) => ({ name: one.name, rate: one.model }));
   const disputed = report.disputed.map((one) => h("li", {}, h("button", { type: "button", class: "earlier", onclick: () => showDispute(one.task) },
     h("span", { dir: "auto" }, one.prompt), h("small", { class: "soft" }, percent(one.agreement)))));
   find(".overview").replaceChildren(tiles(report),
@@ -43,6 +45,7 @@ function draw() {
       figure(t("o_per_day"), t("o_per_day_words"), barsOverDays(report.per_day, t("o_per_day"))),
       figure(t("o_agreement"), t("o_agreement_words"), sharesWithIntervals(people, 0.4, 0.73, t("o_agreement"))),
       gold.length ? figure(t("o_gold"), t("o_gold_words"), sharesWithIntervals(gold, 0.4, 0.75, t("o_gold"))) : "",
+      model.length ? figure(t("o_model"), t("o_model_words"), sharesWithIntervals(model, 0.4, report.model.value, t("o_model"))) : "",
       figure(t("o_category"), null, sharesWithIntervals(rates(report.by_category), 0.4, 0.73, t("o_category"))),
       report.positions.length ? figure(t("o_position"), t("o_position_words"), placesByPosition(report.positions, t("o_position"))) : ""),
     figure(t("o_people"), null, peopleTable(report), h("div", { class: "actions" }, button(t("o_invite"), () => invite("annotator")), button(t("o_invite_reviewer"), () => invite("reviewer")))),
@@ -55,7 +58,7 @@ function draw() {
 function drawOwnerTools() {
   const download = (form, words) => h("a", { class: "quiet", href: "/export/" + form, download: true }, words);
   const menu = h("details", { class: "menu" }, h("summary", { class: "quiet" }, t("o_export")), h("div", { class: "menu-items" },
-    download("jsonl", "JSON lines"), download("trl", "TRL"), download("label-studio", "Label Studio"), download("argilla", "Argilla")));
+    download("jsonl", "JSON lines"), download("trl", "TRL"), download("label-studio", "Label Studio"), download("argilla", "Argilla"), download("audit", t("o_audit"))));
   find(".tools").replaceChildren(h("a", { class: "quiet", href: "/" }, t("o_room")), button(shown.paused ? t("o_resume") : t("o_pause"), togglePause, { class: "quiet" }),
     button(t("look_again"), load, { class: "quiet" }), button(t("theme"), () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"), { class: "quiet" }), menu);
 }
@@ -90,8 +93,9 @@ function askAccount(account) {
     closeDialog();
     if (await ask("change_account", asked)) load();
   };
+  const admit = async () => { closeDialog(); if (await ask("admit", { account: account.name })) load(); };
   openDialog(account.name, h("label", { for: "owner-limit" }, t("o_limit")), limit,
-    h("div", { class: "walk" }, button(t("o_close_account"), () => change(false)), h("span", { class: "gap" }), button(t("o_keep"), () => change(true), { class: "button primary" })));
+    h("div", { class: "walk" }, button(t("o_close_account"), () => change(false)), account.screening === "failed" ? button(t("o_admit"), admit) : null, h("span", { class: "gap" }), button(t("o_keep"), () => change(true), { class: "button primary" })));
 }
 
 async function showDispute(name) {

@@ -26,6 +26,7 @@ const TEXTS = {
     recent: "Earlier", recent_title: "Earlier tasks", recent_none: "Nothing yet.", skipped_mark: "skipped",
     guideline: "Guidelines", keys: "Keys", sign_out: "Sign out", theme: "Light or dark", amending: "You are changing an answer that is stored.", go_on: "Leave it as it was",
     none_left: "No task is left for you. Thank you!", paused: "The room is paused. Your work is stored.", limit: "That is all for today. Thank you!",
+    screening: "Thank you! Your answers to the first tasks differ too much from the guideline for this project to go on. Ask its owner.",
     look_again: "Look again", owner: "Owner's page", menu: "Menu",
     key_quality: "quality of the output (rate)", key_flag: "answer that question: yes, no, unanswered", key_rest: "no to all questions left (rate)",
     key_next: "next output, then rank", key_moves: "other output", key_note: "note; Esc leaves it", key_prompt: "questions about the prompt",
@@ -37,6 +38,8 @@ const TEXTS = {
     o_people: "People", o_name: "Name", o_seconds: "median", o_agrees: "agrees", o_tied: "ties", o_first: "first wins", o_odd: "contradicts", o_do: "", o_change: "Change", o_invite: "Invite an annotator", o_invite_reviewer: "Invite a reviewer",
     o_flags: "Questions", o_flags_words: "Answers over all outputs; α over those answered by two or more", o_flag: "Question", o_unanswered: "unanswered", o_disputed: "Disputed tasks", o_disputed_words: "Annotators agree on less than 60 % of the pairs; open one to compare",
     o_room: "To the room", o_pause: "Pause", o_resume: "Go on", o_export: "Export", o_link: "Invitation", o_link_words: "This link works once, within two weeks.", o_limit: "Answers a day at most (empty: no limit)", o_close_account: "Close the account", o_keep: "Save",
+    o_model: "Reward model", o_model_words: "How often the reward model orders the pairs as this person does; the line is its share over all.", o_audit: "Who did what", o_admit: "Let in all the same",
+    o_screening_passed: "passed the screening", o_screening_failed: "did not pass the screening", o_screening_admitted: "let in by the owner",
   },
   de: {
     rate: "Einzeln bewerten", rank: "Reihen", done_count: "{0} fertig · {1} heute · {2} offen",
@@ -63,6 +66,7 @@ const TEXTS = {
     recent: "Frühere", recent_title: "Frühere Aufgaben", recent_none: "Noch nichts.", skipped_mark: "übersprungen",
     guideline: "Leitfaden", keys: "Tasten", sign_out: "Abmelden", theme: "Hell oder dunkel", amending: "Sie ändern eine gespeicherte Antwort.", go_on: "So lassen",
     none_left: "Keine Aufgabe mehr für Sie. Danke!", paused: "Der Raum macht Pause. Ihre Arbeit ist gespeichert.", limit: "Das war alles für heute. Danke!",
+    screening: "Danke! Ihre Antworten auf die ersten Aufgaben weichen für dieses Projekt zu sehr von der Anleitung ab. Fragen Sie, wer es leitet.",
     look_again: "Neu nachsehen", owner: "Seite des Inhabers", menu: "Menü",
     key_quality: "Güte der Ausgabe (bewerten)", key_flag: "die Frage beantworten: ja, nein, offen", key_rest: "nein zu allen offenen Fragen",
     key_next: "nächste Ausgabe, dann reihen", key_moves: "andere Ausgabe", key_note: "Notiz; Esc verlässt sie", key_prompt: "Fragen zur Aufgabe",
@@ -74,6 +78,8 @@ const TEXTS = {
     o_people: "Leute", o_name: "Name", o_seconds: "Median", o_agrees: "stimmt überein", o_tied: "gleich", o_first: "erste gewinnt", o_odd: "widerspricht", o_do: "", o_change: "Ändern", o_invite: "Bewerter einladen", o_invite_reviewer: "Prüfer einladen",
     o_flags: "Fragen", o_flags_words: "Antworten zu allen Ausgaben; α, wo zwei oder mehr antworteten", o_flag: "Frage", o_unanswered: "offen", o_disputed: "Umstrittene Aufgaben", o_disputed_words: "Weniger als 60 % der Paare gleich geordnet",
     o_room: "Zum Raum", o_pause: "Pause", o_resume: "Weiter", o_export: "Ausfuhr", o_link: "Einladung", o_link_words: "Der Link gilt einmal, zwei Wochen lang.", o_limit: "Antworten je Tag höchstens (leer: beliebig)", o_close_account: "Konto schließen", o_keep: "Sichern",
+    o_model: "Belohnungsmodell", o_model_words: "Wie oft das Belohnungsmodell die Paare ordnet wie diese Person; die Linie ist sein Anteil über alle.", o_audit: "Wer was getan hat", o_admit: "Trotzdem zulassen",
+    o_screening_passed: "hat die Prüfung bestanden", o_screening_failed: "hat die Prüfung nicht bestanden", o_screening_admitted: "trotzdem zugelassen",
   },
 };
 const language = localStorage.getItem("labeling/language") || (navigator.language.startsWith("de") ? "de" : "en");

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from labeling_ui.assignment import Assignment, Lease, LeaseError, Mixing
+from labeling_ui.assignment import Assignment, Lease, LeaseError
+from labeling_ui.choosing import Mixing
 from labeling_ui.store import Store
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
