@@ -18,6 +18,7 @@ LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 class RewardCard:
     """`base` and the hash of its weights, the tokenizer's hash, and who made the labels.
 
+    `divided_by` is what its scores were divided by, beside the bias that was added to them;
     `tokenizer` is None and `label_kinds` is empty until the model has been trained.
     """
 
@@ -26,6 +27,7 @@ class RewardCard:
     tokenizer: str | None = None
     label_kinds: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
+    divided_by: float = 1.0
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Self, float]:
@@ -41,6 +43,7 @@ class RewardCard:
                 tokenizer=row["tokenizer"],
                 label_kinds=tuple(row["label_kinds"]),
                 versions=row["versions"],
+                divided_by=float(row.get("divided_by", 1.0)),
             )
             return card, float(row["bias"])
         except (ValueError, KeyError, TypeError) as error:
@@ -50,6 +53,7 @@ class RewardCard:
         """Write the card, the bias and the versions of the libraries that are running."""
         row: dict[str, Any] = {
             "bias": bias,
+            "divided_by": self.divided_by,
             "base": self.base,
             "base_hash": self.base_hash,
             "tokenizer": self.tokenizer,

@@ -138,6 +138,19 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             self.bias.sub_(mean_score)
 
+    def set_scale(self, deviation: float) -> None:
+        """Divide all scores by `deviation`, bias included, and note it in the card.
+
+        The head carries it, so a critic that starts from this model starts at the same scale.
+        Raises ValueError for a deviation of 0, where all scores are equal.
+        """
+        if not deviation > 0.0:
+            raise ValueError(f"scores have a deviation of {deviation}: there is no scale to them")
+        with torch.no_grad():
+            self.head.weight.div_(deviation)
+            self.bias.div_(deviation)
+        self.card = replace(self.card, divided_by=self.card.divided_by * deviation)
+
     def trained_on(self, tokenizer: str, label_kinds: set[str]) -> None:
         """Note the tokenizer's hash and who made the labels."""
         self.card = replace(self.card, tokenizer=tokenizer, label_kinds=tuple(sorted(label_kinds)))

@@ -111,6 +111,8 @@ class RewardConfig(Config):
     prompts_per_batch: PositiveInt = 64
     micro_prompts: PositiveInt | None = None  # prompts in memory at once; None: the whole batch
     batch_element: Literal["prompt", "ranking"] = "prompt"  # see reward_models.ranking_loss
+    learn_from_skips: list[str] = []  # reasons; what was rated before skipping is ordered by it
+    scale: Literal["none", "demonstrations", "held_out"] = "none"  # whose scores get variance 1
     weight_decay: NonNegativeFloat = 0.0  # the paper does not say
     max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
     held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
@@ -118,6 +120,13 @@ class RewardConfig(Config):
     checkpoint_every: PositiveInt = 50  # steps
     adaptation: Adaptation = Full()
     trainer: dict[str, object] = {}
+
+    @model_validator(mode="after")
+    def what_scales_is_held_out(self) -> Self:
+        """Refuse to scale by held-out scores where nothing is held out."""
+        if self.scale == "held_out" and self.held_out == 0.0:
+            raise ValueError("scale is 'held_out' but held_out is 0.0; expected a share above 0")
+        return self
 
     @model_validator(mode="after")
     def micro_batches_fill_a_batch(self) -> Self:

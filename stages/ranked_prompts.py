@@ -1,13 +1,15 @@
 """Rankings as the reward model's batch elements: a prompt, its K responses, all annotators' ranks.
 
-A skipped ranking has no ranks and teaches nothing. A prompt without a usable pair (all ties, all
-skipped) and one that is too long are left out and counted.
+A skipped ranking has no ranks and teaches nothing, unless its reason is one of those that may: then
+the outputs rated before the task was given up are ordered by their ratings, equal ratings tie, and
+the others have no rank. A prompt without a usable pair (all ties, all skipped) and one that is too
+long are left out and counted.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,7 +19,10 @@ from stages.data.template import prompt_ids, response_ids, user_text
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """One batch element. `ranks` has a row of K ranks for each annotator, 1 = best, ties share."""
+    """One batch element. `ranks` has a row of K ranks for each annotator, 1 = best, ties share.
+
+    Rank 0 stands for none.
+    """
 
     task: str
     said: str  # context and prompt, as the policy reads them: what a split must keep together
@@ -40,7 +45,7 @@ class RankedPrompt:
     @property
     def num_pairs(self) -> int:
         """Untied pairs over all annotators."""
-        return sum(a < b for row in self.ranks for a in row for b in row)
+        return sum(0 < a < b for row in self.ranks for a in row for b in row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,16 @@ def ranked_prompts(
     rankings: Iterable[Ranking],
     *,
     max_tokens: int,
+    learn_from_skips: Collection[str] = (),
 ) -> tuple[list[RankedPrompt], LeftOut]:
     """One element for each task that can be learnt from, in the order of the tasks.
 
-    Raises ValueError where a ranking names an unknown task or does not rank its task's responses.
+    `learn_from_skips` are reasons. Raises ValueError where a ranking names an unknown task or does
+    not rank its task's responses, and where nothing was skipped for one of the reasons.
     """
     by_task = {task.id: task for task in tasks}
     given: dict[str, list[Ranking]] = defaultdict(list)
+    rankings, unused = list(rankings), set(learn_from_skips)
     skipped = 0
     for ranking in rankings:
         if ranking.task not in by_task:
@@ -73,9 +81,17 @@ def ranked_prompts(
                 f"'{ranking.annotator}' ranked task '{ranking.task}', which is not there"
             )
         ranking.check_against(by_task[ranking.task])
+        unused.discard(ranking.skipped or "")
+        if ranking.skipped in learn_from_skips:
+            ranking = _by_ratings(ranking)
         skipped += ranking.skipped is not None
         if ranking.skipped is None:
             given[ranking.task].append(ranking)
+    if unused:
+        raise ValueError(
+            f"learn_from_skips names '{min(unused)}', for which nothing was skipped; found "
+            f"{sorted({one.skipped for one in rankings if one.skipped is not None})}"
+        )
     built = [_ranked_prompt(tokenizer, by_task[name], rows) for name, rows in given.items()]
     with_pair = [element for element in built if element.num_pairs]
     kept = [element for element in with_pair if element.path_tokens <= max_tokens]
@@ -87,6 +103,15 @@ def ranked_prompts(
         tasks_too_long=len(with_pair) - len(kept),
     )
     return sorted(kept, key=lambda element: order[element.task]), left_out
+
+
+def _by_ratings(skipped: Ranking) -> Ranking:
+    """The ranking that the ratings of a given-up task make; itself where they order nothing."""
+    levels = sorted(set(skipped.ratings.values()), reverse=True)
+    if len(levels) < 2:
+        return skipped
+    ranks = {name: levels.index(rating) + 1 for name, rating in skipped.ratings.items()}
+    return replace(skipped, ranks=ranks, skipped=None)
 
 
 def split_by_prompt(
@@ -122,6 +147,7 @@ def _ranked_prompt(
         models=tuple(response.model for response in task.responses),
         annotators=tuple(ranking.annotator for ranking in rankings),
         ranks=tuple(
-            tuple(ranking.ranks[response.id] for response in task.responses) for ranking in rankings
+            tuple(ranking.ranks.get(response.id, 0) for response in task.responses)
+            for ranking in rankings
         ),
     )

@@ -2,7 +2,7 @@
 
 1. Rankings become batch elements, a share of the prompts is held out.
 2. One pass over the rest, the learning rate on a cosine to 10 % without warm-up.
-3. The bias is set so that demonstrations score 0 on average.
+3. The bias is set so that demonstrations score 0 on average; where asked, scores get variance 1.
 4. Held-out rankings tell how good the model is, beside how good the annotators let it be.
 
 `out/` gets `model/`, `held_out.json` and, while it works, `checkpoints/` from which it goes on.
@@ -15,6 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any, assert_never
 
 import torch
@@ -29,7 +30,7 @@ from stages.config import RewardConfig
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report
 from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward_held_out import held_out_report
+from stages.reward_held_out import held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
 from stages.shared_prompt import Layout, Weigh, choose_layout
@@ -54,8 +55,13 @@ def train_reward(
     Without demonstrations the bias stays 0. Raises ValueError on rankings that do not fit their
     tasks, and where no prompt is left to learn from.
     """
+    if config.scale == "demonstrations" and not demonstrations:
+        raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     tokenizer = load_tokenizer(base)
-    elements, left_out = ranked_prompts(tokenizer, tasks, rankings, max_tokens=config.max_tokens)
+    limit, reasons = config.max_tokens, config.learn_from_skips
+    elements, left_out = ranked_prompts(
+        tokenizer, tasks, rankings, max_tokens=limit, learn_from_skips=reasons
+    )
     train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
     logger.info(
         "%d prompts to learn from, %d held out; left out: %s", len(train), len(held), left_out
@@ -63,12 +69,18 @@ def train_reward(
     model = new_reward_model(config, base, seed)
     layout = choose_layout(model, elements)
     fit(config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report)
-    if demonstrations:
-        model.set_bias(_mean_score(model, tokenizer, demonstrations))
     model.trained_on(tokenizer_hash(tokenizer), {ranking.kind for ranking in rankings})
-    found = held_out_report(model, held, layout, rankings, seed=seed)
+    found = held_out_report(model, held, layout, rankings, seed=seed)  # probabilities as learnt
+    shown = _scores(model, tokenizer, demonstrations)
+    if config.scale == "held_out":
+        model.set_scale(pstdev(x for row in score_elements(model, held, layout) for x in row))
+    elif config.scale == "demonstrations":
+        model.set_scale(pstdev(shown))
+    if shown:
+        model.set_bias(fmean(shown) / model.card.divided_by)
     found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
     found |= {"demonstrations": len(demonstrations), "bias": model.bias.item()}
+    found |= {"scale": config.scale, "divided_by": model.card.divided_by}
     if PartialState().is_main_process:
         model.save(out / "model", tokenizer)
         _write_json(out / "held_out.json", found)
@@ -148,14 +160,13 @@ def _weigh(config: RewardConfig) -> Weigh:
             assert_never(config.batch_element)
 
 
-def _mean_score(
+def _scores(
     model: RewardModel,
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
-) -> float:
+) -> list[float]:
     prompts = [Prompt(prompt=one.prompt, context=one.context) for one in demonstrations]
-    scores = score_responses(model, tokenizer, prompts, [one.response for one in demonstrations])
-    return sum(scores) / len(scores)
+    return score_responses(model, tokenizer, prompts, [one.response for one in demonstrations])
 
 
 def _write_json(path: Path, found: dict[str, Any]) -> None:

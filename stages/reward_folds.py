@@ -40,7 +40,13 @@ def accuracy_on_unseen_annotators(
     `work` holds the checkpoints. Raises ValueError with fewer annotators than folds.
     """
     tokenizer = load_tokenizer(base)
-    elements, _ = ranked_prompts(tokenizer, tasks, rankings, max_tokens=config.max_tokens)
+    elements, _ = ranked_prompts(
+        tokenizer,
+        tasks,
+        rankings,
+        max_tokens=config.max_tokens,
+        learn_from_skips=config.learn_from_skips,
+    )
     train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
     groups = annotator_groups({name for one in elements for name in one.annotators}, folds, seed)
     inside, outside = [], []

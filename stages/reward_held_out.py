@@ -59,7 +59,7 @@ def comparisons(
                 continue
             for i, better in enumerate(ranks):
                 for j, worse in enumerate(ranks):
-                    if better < worse:
+                    if 0 < better < worse:
                         gaps.append(score[i] - score[j])
                         prompts.append(number[element.said])
                         same.append(element.models[i] == element.models[j])

@@ -8,7 +8,7 @@ from reward_models.ranking_loss import pool_pairs
 from reward_models.records import Ranking, RankingTask, Response
 from stages.ranked_prompts import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
 from stages.reward_trainer import BLANK, RankedPrompts, SortedWithinBatches
-from stages.shared_prompt import SharedPrompt
+from stages.shared_prompt import SharedPrompt, rank_BAK
 from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -123,3 +123,45 @@ def test_the_last_batch_of_several_ranks_is_filled_with_blanks_that_weigh_nothin
     assert sorted(order) == [BLANK] * 3 + list(range(5))
     batch = SharedPrompt().collate([elements[place] for place in order[4:]], pool_pairs)
     assert batch["weight_BKK"].sum((1, 2)).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+ASIDE = "Upsetting content"
+
+
+def skip(ratings: dict[str, int], reason: str = ASIDE, annotator: str = "s") -> Ranking:
+    return Ranking("t0", annotator, "human", {}, ratings=ratings, skipped=reason)
+
+
+def test_what_was_rated_before_a_skip_is_ordered_by_its_ratings_where_its_reason_is_named() -> None:
+    tasks = tiny_tasks(1, random.Random(0))
+    names = [response.id for response in tasks[0].responses]
+    rated = skip({names[0]: 2, names[2]: 6})
+    found, left_out = ranked_prompts(
+        tiny_tokenizer(), tasks, [rated], max_tokens=64, learn_from_skips=[ASIDE]
+    )
+    assert [one.ranks for one in found] == [((2, 0, 1) + (0,) * (len(names) - 3),)]
+    assert found[0].num_pairs == 1
+    assert left_out.skipped_rankings == 0
+    weight_KK = pool_pairs(rank_BAK(found))[0]
+    assert weight_KK.nonzero().tolist() == [[2, 0]]
+
+
+def test_a_skip_teaches_nothing_by_default_for_another_reason_or_without_two_ratings() -> None:
+    tasks = tiny_tasks(1, random.Random(0))
+    names = [response.id for response in tasks[0].responses]
+    plain = skip({names[0]: 2, names[1]: 6})
+    equal = skip({names[0]: 4, names[1]: 4}, annotator="e")
+    other = skip({names[0]: 1, names[1]: 7}, "Not my language", "o")
+    assert ranked_prompts(tiny_tokenizer(), tasks, [plain], max_tokens=64)[0] == []
+    found, left_out = ranked_prompts(
+        tiny_tokenizer(), tasks, [equal, other], max_tokens=64, learn_from_skips=[ASIDE]
+    )
+    assert (found, left_out.skipped_rankings) == ([], 2)
+
+
+def test_a_reason_for_which_nothing_was_skipped_is_refused() -> None:
+    tasks = tiny_tasks(1, random.Random(0))
+    with pytest.raises(ValueError, match="learn_from_skips names 'Broken', for which nothing"):
+        ranked_prompts(
+            tiny_tokenizer(), tasks, [skip({})], max_tokens=64, learn_from_skips=["Broken"]
+        )
