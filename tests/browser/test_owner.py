@@ -21,7 +21,7 @@ def test_the_owner_reads_pauses_invites_and_exports(
     give: Give, browser: Any, store: Store, server: RoomServer, tmp_path: Path
 ) -> None:
     tasks = [task(f"owned-{i}", 4) for i in range(3)]
-    give(*tasks, task("owned-left", 4))
+    give(*tasks, task("owned-left", 4), task("owned-more", 4))  # the owner holds one of them
     for one in tasks:
         ids = [response.id for response in one.responses]
         for name, order in (("sim-1", ids), ("sim-2", ids[::-1])):
