@@ -27,6 +27,7 @@ from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
 
 BETAS = (0.9, 0.95)  # Ouyang et al. 2022, appendix C
+WEIGHT_DECAY = 0.0  # the paper does not say
 EPSILON = 1e-5  # the paper does not say; Ziegler et al.'s code has 1e-5
 
 
@@ -44,7 +45,7 @@ class Learner:
             {"params": list(self.critic.values()), "lr": config.critic_learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(
-            groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
+            groups, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
         )
         self.rate_scale = 1.0  # of both learning rates; a rollback lowers it
         decay = config.ema_decay
