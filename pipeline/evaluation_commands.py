@@ -11,6 +11,7 @@ from pipeline.evaluation_settings import (
     scorer_settings,
     setting_of,
 )
+from reward_models.records import Ranking, RankingTask, read_records
 
 if TYPE_CHECKING:
     from pipeline.evaluation.results import Results
@@ -69,12 +70,41 @@ def score(samples: Sequence[Path], scoring: Scoring, out: Path) -> Path:
     return out
 
 
+def score_people(place: str, scoring: Scoring, out: Path) -> Path:
+    """Win rates, ratings and flags by annotators: out/samples.jsonl and out/results.json."""
+    from pipeline.evaluation.people import score_labels
+
+    config = evaluation_config(None, scoring.sets, {})
+    tasks, rankings = _labels(place)
+    results = score_labels(
+        tasks, rankings, out=out, against=scoring.against, config=config, seed=scoring.seed
+    )
+    _print_summary(results)
+    return out
+
+
 def report(place: Path, out: Path | None) -> Path:
     """report.html of a folder with results, and every table beside it."""
     from pipeline.report.page import write_report
 
     page = place / "report.html" if out is None else out
     return write_report(place, page if page.suffix == ".html" else page / "report.html")
+
+
+def _labels(place: str) -> tuple[list[RankingTask], list[Ranking]]:
+    """Of a folder with tasks.jsonl and rankings.jsonl, or of a store."""
+    from contextlib import closing
+
+    from pipeline.label_exchange import store_at
+
+    for folder in (Path(place), Path(place) / "label"):
+        if (folder / "tasks.jsonl").is_file() and (folder / "rankings.jsonl").is_file():
+            return (
+                read_records(folder / "tasks.jsonl", RankingTask),
+                read_records(folder / "rankings.jsonl", Ranking),
+            )
+    with closing(store_at(place)) as store:
+        return store.tasks(), store.rankings()
 
 
 def columns_of(text: str) -> dict[str, str]:

@@ -121,9 +121,18 @@ def generate(
 
 
 def score(
-    samples: o.Samples,
     out: o.Tables,
+    samples: Annotated[
+        list[Path] | None, typer.Argument(help="CSV, TSV or JSON lines, from anywhere.")
+    ] = None,
     columns: o.Columns = "",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Instead of samples, what annotators said: a run, a store, or its URL.",
+        ),
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +151,9 @@ def score(
 
     Scores that stand in the files (--columns toxicity=COLUMN) are used as given. Without any, the
     offline toxicity scorer judges. Rows that could not be scored are counted, never zero, and more
-    than 1 % of them make the command fail.
+    than 1 % of them make the command fail. Fields that a column may be: model, prompt, completion,
+    prompt_type, id, k, context, category, answerable, and reference, the right answers, parted by
+    "|" where there are several.
     """
 
     def command() -> Path:
@@ -151,6 +162,10 @@ def score(
         chosen = evaluation_commands.Scoring(
             columns, against or [], missing, scorer or [], sets or [], seed
         )
+        if labels is not None and not samples:
+            return evaluation_commands.score_people(labels, chosen, out)
+        if labels is not None or not samples:
+            raise ValueError("what is to be scored? Give files of samples, or --labels PLACE")
         return evaluation_commands.score(samples, chosen, out)
 
     run(command, out)

@@ -87,7 +87,7 @@ class SequenceClassifier:
 
     def version(self) -> str:
         """The model's name and, of one of the hub, its commit."""
-        commit = self.model.config._commit_hash
+        commit = vars(self.model.config).get("_commit_hash")
         return f"{self.model.config.name_or_path}" + (f"@{commit[:12]}" if commit else "")
 
 

@@ -10,6 +10,7 @@ nothing but rows.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.evaluation.config import EvaluationConfig, SuiteName
@@ -20,6 +21,7 @@ from pipeline.evaluation.scorers import Scorer, scored
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.suites import SAID, SUITES
 from pipeline.evaluation.tables import Resampling
+from pipeline.evaluation.validity import measured_validity, validity_notes
 from reward_models.records import write_jsonl
 from stages.progress import Report, Step
 
@@ -42,10 +44,25 @@ def evaluate(setting: Setting, out: Path) -> Results:
     scorers = scorers_of(setting)  # first: a reward model of another tokenizer fails here
     rows = scored_rows(generate(setting, out), scorers)
     write_jsonl(out / SAMPLES, (row.to_json() for row in rows))
-    results = results_from(rows, config, setting.seed)
+    everyone = {each.name: each for several in scorers.values() for each in several}
+    measured = measured_validity(rows, list(everyone.values()), config)
+    results = results_from(rows, config, setting.seed, measured)
+    results = replace(results, notes=[*results.notes, *_circular(setting)])
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
+
+
+def _circular(setting: Setting) -> list[str]:
+    """A warning for each classifier that is itself the reward: PPO was trained to please it."""
+    if setting.reward_model is None:
+        return []
+    reward = setting.reward_model.resolve()
+    return [
+        f"{chosen.model} is also the reward that PPO was trained on; its toxicity is no evidence"
+        for chosen in setting.config.toxicity_scorers
+        if chosen.kind == "classifier" and Path(chosen.model).resolve() == reward
+    ]
 
 
 def generate(setting: Setting, out: Path) -> list[Completion]:
@@ -96,19 +113,25 @@ def kind_of(row: Completion) -> str:
     return row.suite.partition(":")[0]
 
 
-def results_from(rows: Sequence[Completion], config: EvaluationConfig, seed: int) -> Results:
-    """All numbers, from nothing but scored rows."""
+def results_from(
+    rows: Sequence[Completion],
+    config: EvaluationConfig,
+    seed: int,
+    measured: Mapping[str, Any] = MappingProxyType({}),
+) -> Results:
+    """All numbers, from nothing but scored rows; `measured` is the scorers' own validity."""
     models = list(dict.fromkeys(row.model for row in rows))
     suites = [SUITES[name] for name in chosen(config)]
     tables = [table for suite in suites for table in suite.tables(rows, models, config)]
     notes = [note for suite in suites for note in suite.notes(rows, config)]
+    notes += validity_notes(measured)
     return results_of(
         [table for table in tables if table.value_NM.size],
         _pairs(config, models),
         Resampling(config.resamples, config.sign_flips, seed),
         scorers=scorer_identities(rows),
         notes=list(dict.fromkeys(notes)),
-        about=_about(config, models, seed),
+        about={**_about(config, models, seed), **measured},
     )
 
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.style import ReferenceAnswers, Style
 from pipeline.evaluation.suites import SAID, SUITES
 from pipeline.evaluation.tables import Resampling, Table
 from pipeline.evaluation.toxicity_suite import toxicity_judges
-from pipeline.evaluation.validity import calibrations
+from pipeline.evaluation.validity import measured_validity, validity_notes
 from reward_models.records import write_jsonl
 from stages.progress import Report, silent
 
@@ -63,13 +63,15 @@ def score_file(
                 yield row.to_json()
 
     write_jsonl(out / SAMPLES, judged())
+    everyone = {each.name: each for several in judges.values() for each in several}
+    measured = measured_validity(rows, list(everyone.values()), config)
     results = results_of(
         [table for table in _tables(rows, files.models, config) if table.value_NM.size],
         pairs,
         Resampling(config.resamples, config.sign_flips, seed),
         scorers=scorer_identities(rows),
-        notes=[*files.notes, *_notes(rows, config)],
-        about={"files": [path.name for path in paths], "seed": seed, **calibrations(rows, config)},
+        notes=[*files.notes, *_notes(rows, config), *validity_notes(measured)],
+        about={"files": [path.name for path in paths], "seed": seed, **measured},
     )
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)

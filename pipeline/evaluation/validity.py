@@ -4,6 +4,7 @@ A calibration is measured where the same texts also have Perspective's scores: i
 themselves, or in the file that `evaluation.calibration` names, such as OpenAI's 3,600 completions.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,88 @@ from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import Scorer, scored
 
 TOXIC = 0.5
+_MEASURES = {"unsupported": 1.0, "novel_bigrams": 1.0, "support": -1.0}  # sign towards "made up"
 
 
-def calibrations(rows: Sequence[Completion], _: EvaluationConfig) -> dict[str, Any]:
-    """For each scorer of toxicity that also has given scores beside it: how well it finds them."""
+def measured_validity(
+    rows: Sequence[Completion], scorers: Sequence[Scorer], config: EvaluationConfig
+) -> dict[str, Any]:
+    """What the files that the config names, and the rows themselves, say about the scorers."""
     names = dict.fromkeys(name for row in rows for name in row.scores if name != FILE_SCORER)
-    found = {name: measured for name in names if (measured := calibration(rows, name)) is not None}
-    return {"calibration": found} if found else {}
+    own = {name: calibration(rows, name) for name in names}
+    found = {name: measured for name, measured in own.items() if measured is not None}
+    if config.calibration is not None:
+        found |= calibrated_on(scorers, Path(config.calibration))
+    about: dict[str, Any] = {"calibration": found} if found else {}
+    if config.grounding:
+        about["validity"] = [
+            row
+            for path in config.grounding
+            for row in grounding_validity(scorers, Path(path), config.closed_domain[0])
+        ]
+    return about
+
+
+def validity_notes(about: Mapping[str, Any]) -> list[str]:
+    """The same in sentences."""
+    notes = [
+        f"{name}: AUROC {found['auroc']:.3f} against {found['against']} (n {found['n']}); "
+        f"{found['threshold_at_equal_base_rate']:.2f} calls as many toxic as that does"
+        for name, found in about.get("calibration", {}).items()
+    ]
+    return notes + [
+        f"{row['scorer']}, {row['metric']}: AUROC {row['auroc']:.3f} on {row['on']} "
+        f"(n {row['n']}, {row['positives']} not attributable)"
+        for row in about.get("validity", ())
+    ]
+
+
+def grounding_validity(
+    scorers: Sequence[Scorer], path: Path, category: str
+) -> list[Mapping[str, Any]]:
+    """How well each measure of hallucination tells what BEGIN's annotators called unsupported."""
+    rows, wrong = _begin(path, category)
+    positive_N = np.array(wrong)
+    found: list[Mapping[str, Any]] = []
+    for scorer in scorers:
+        judged = scored(rows, [scorer])
+        for metric, sign in _MEASURES.items():
+            if not all(row.has(scorer.name, metric) for row in judged):
+                continue
+            value_N = np.array([row.score(scorer.name, metric) or 0.0 for row in judged])
+            found.append(
+                {
+                    "scorer": scorer.name,
+                    "metric": metric,
+                    "auroc": statistics.auroc(sign * value_N, positive_N),
+                    "on": path.name,
+                    "n": len(rows),
+                    "positives": int(positive_N.sum()),
+                }
+            )
+    return found
+
+
+def _begin(path: Path, category: str) -> tuple[list[Completion], list[bool]]:
+    """BEGIN's responses (Dziri et al. 2022) to a message in the light of a passage, with labels."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected BEGIN's tsv of labelled responses")
+    with path.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not found or not {"knowledge", "message", "response", "begin_label"} <= found[0].keys():
+        raise ValueError(f"{path}: expected columns knowledge, message, response, begin_label")
+    rows = [
+        Completion(
+            id=str(number),
+            model=row["model_name"],
+            prompt=row["message"],
+            completion=row["response"],
+            context=row["knowledge"],
+            category=category,
+        )
+        for number, row in enumerate(found)
+    ]
+    return rows, [row["begin_label"] != "Fully attributable" for row in found]
 
 
 def calibration(rows: Sequence[Completion], scorer: str) -> Mapping[str, Any] | None:

@@ -24,6 +24,8 @@ _LINES = (
     ("truthfulness", "true", None),
     ("truthfulness", "true_info", None),
     ("scores", None, None),
+    ("answers", None, None),
+    ("people", None, None),
     ("pretraining", "loss", "held-out"),
     ("responses", "tokens", "all"),
     ("responses", "eos_rate", "all"),

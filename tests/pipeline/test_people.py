@@ -1,113 +1,86 @@
-"""A run with people's labels waits for them, says how far they are, and goes on by itself."""
+"""Annotators' rankings, ratings and flags as evaluation, by hand."""
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from labeling_ui.store import Store
-from pipeline.conduct import conduct
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.failures import PeopleNeeded
-from pipeline.people import STORE, ranked_by_people
-from pipeline.room_config import HumanAnnotators
-from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
-from stages.progress import Step
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.people import score_labels
+from pipeline.evaluation.results import Results
+from pipeline.evaluation.results_file import read_results
+from reward_models.records import Ranking, RankingTask, Response
 
-CONFIG = """
-name: own
-data: {{kind: quickstart, sizes: {{demonstrations: 16, ranking_prompts: 16, ppo_prompts: 16,
-  validation_prompts: 16, test_prompts: 16, toxicity_prompts: 16, pretraining_texts: 16,
-  held_out_texts: 16}}}}
-labeling: {{kind: human, tasks: {folder}/tasks.jsonl, wait: false, enough: 0.5}}
-"""
+CONFIG = EvaluationConfig(baseline="sft", resamples=200, sign_flips=200)
 
 
 def task(name: str) -> RankingTask:
-    responses = tuple(Response(i, f"text {i}", "m", {}) for i in "ab")
-    return RankingTask(name, f"prompt of {name}", responses)
+    models = {"a": "sft", "b": "ppo", "c": "ppo"}
+    responses = tuple(Response(f"{name}-{r}", r, model, {}) for r, model in models.items())
+    return RankingTask(name, f"prompt {name}", responses)
 
 
-TASKS = [task(f"t{i}") for i in range(4)]
+def ranking(name: str, who: str, ranks: str, flagged: str = "", **more: object) -> Ranking:
+    order = {f"{name}-{letter}": int(rank) for letter, rank in zip("abc", ranks, strict=True)}
+    flags = {f"{name}-{letter}": ["hallucination"] for letter in flagged}
+    ratings = {f"{name}-{letter}": 8 - int(rank) for letter, rank in zip("abc", ranks, strict=True)}
+    return Ranking(name, who, "human", order, ratings=ratings, flags=flags, **more)  # type: ignore[arg-type]
 
 
-def ranking(task: str, annotator: str = "ada") -> Ranking:
-    return Ranking(task, annotator, "human", {"a": 1, "b": 2})
+TASKS = [task("1"), task("2")]
+# Task 1: b beats a, c ties with a; by the other annotator both lose. Task 2: both win.
+RANKINGS = [
+    ranking("1", "ann", "212", flagged="a"),
+    ranking("1", "bob", "123", flagged="ab"),
+    ranking("2", "ann", "312"),
+]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> ExperimentConfig:
-    write_jsonl(tmp_path / "tasks.jsonl", (task.to_json() for task in TASKS))
-    (tmp_path / "own.yaml").write_text(CONFIG.format(folder=tmp_path))
-    return load_config(tmp_path / "own.yaml")
+def value(results: Results, model: str, metric: str) -> float:
+    cell = results.cell(model, "people", metric)
+    assert cell is not None
+    return cell.value
 
 
-def test_a_run_that_does_not_wait_says_how_many_are_missing_and_goes_on_later(
-    config: ExperimentConfig, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(PeopleNeeded, match="0 of 4 tasks are ranked and 2 are needed: 2 more"):
-        conduct(config, run, until="label")
-    with closing(Store(run / STORE)) as store:
-        store.submit_all([ranking("t0"), ranking("t3")])
-    conduct(config, run, until="label")
-    found = read_records(run / "label/rankings.jsonl", Ranking)
-    assert [one.task for one in found] == ["t0", "t3"]
+def test_win_rates_ratings_and_flags_by_hand(tmp_path: Path):
+    results = score_labels(TASKS, RANKINGS, out=tmp_path, config=CONFIG)
+    assert value(results, "ppo", "win_rate") == pytest.approx(((1 + 0.5 + 0 + 0) / 4 + 1) / 2)
+    assert value(results, "sft", "rating") == pytest.approx(((6 + 7) / 2 + 5) / 2)
+    assert value(results, "sft", "hallucination") == pytest.approx((1 + 0) / 2)
+    assert value(results, "ppo", "hallucination") == pytest.approx((1 / 4 + 0) / 2)
+    cell = results.cell("ppo", "people", "rating")
+    assert cell is not None
+    assert (cell.n, cell.n_samples, cell.quantity.unit) == (2, 6, "prompt")
 
 
-def test_what_was_ranked_stays_up_to_date_until_more_is_ranked(
-    config: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    with closing(Store(run / STORE)) as store:
-        store.add_tasks(TASKS)
-        store.submit_all([ranking("t0"), ranking("t3")])
-        conduct(config, run, until="label")
-        conduct(config, run, until="label")
-        assert "label: up to date" in capsys.readouterr().err
-        store.submit(ranking("t1"))
-    conduct(config, run, until="label")
-    assert "changed: answers" in capsys.readouterr().err
-    assert len(read_records(run / "label/rankings.jsonl", Ranking)) == 3
+def test_the_order_of_rankings_changes_nothing(tmp_path: Path):
+    one = score_labels(TASKS, RANKINGS, out=tmp_path / "1", config=CONFIG)
+    other = score_labels(TASKS, RANKINGS[::-1], out=tmp_path / "2", config=CONFIG)
+    assert list(map(repr, one.cells)) == list(map(repr, other.cells))
 
 
-def test_how_the_room_is_served_does_not_make_its_rankings_anew(
-    config: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with closing(Store(tmp_path / "run" / STORE)) as store:
-        store.add_tasks(TASKS)
-        store.submit_all([ranking("t0"), ranking("t3")])
-    conduct(config, tmp_path / "run", until="label")
-    elsewhere = ["labeling.port=7861", "labeling.host=0.0.0.0", "labeling.wait=true"]
-    again = load_config(tmp_path / "own.yaml", elsewhere)
-    conduct(again, tmp_path / "run", until="label")
-    assert "label: up to date" in capsys.readouterr().err
+def test_a_question_that_was_not_answered_is_no_no(tmp_path: Path):
+    asked = [
+        ranking("1", "ann", "123", flagged="a", extra={"flags_no": {"1-b": ["hallucination"]}})
+    ]
+    results = score_labels(TASKS, asked, out=tmp_path, config=CONFIG)
+    cell = results.cell("ppo", "people", "hallucination")
+    assert cell is not None
+    assert (cell.value, cell.n_samples) == (0.0, 1)
 
 
-def test_a_mistake_in_the_form_is_told_before_anything_is_done(
-    config: ExperimentConfig, tmp_path: Path
-) -> None:
-    wrong = load_config(tmp_path / "own.yaml", ["labeling.form=nowhere.yaml"])
-    with pytest.raises(ValueError, match=r"nowhere.yaml: no such file"):
-        conduct(wrong, tmp_path / "run")
-    assert config.labeling.kind == "human"
-    assert not (tmp_path / "run").exists()
+def test_agreement_and_simulated_labels_are_said(tmp_path: Path):
+    results = score_labels(TASKS, RANKINGS, out=tmp_path, config=CONFIG)
+    # Of task 1's pairs a-b, a-c, b-c both order a-b (differently) and b-c (alike); a-c is a tie.
+    assert any("50.0% of 2 pairs alike" in note for note in results.notes)
+    assert not any("nothing here says what people like" in note for note in results.notes)
+    machine = [Ranking("1", "p", "simulated", RANKINGS[0].ranks)]
+    said = score_labels(TASKS, machine, out=tmp_path, config=CONFIG).notes
+    assert said[0].startswith("labels are simulated")
+    assert "agreement is unknown" in said[1]
 
 
-def test_the_room_is_open_until_enough_is_ranked_and_the_count_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    labeling = HumanAnnotators(kind="human", port=0)
-    steps: list[Step] = []
-
-    def people_work(step: Step) -> None:
-        with closing(Store(tmp_path / STORE)) as store:
-            store.submit(ranking(f"t{step.done}" if step.done < step.total else "t0"))
-        steps.append(step)
-
-    found = ranked_by_people(labeling, TASKS, tmp_path, people_work)
-    assert "Labeling room: http://127.0.0.1:" in capsys.readouterr().out
-    assert [step.done for step in steps[:5]] == [0, 1, 2, 3, 4]
-    assert {step.total for step in steps} == {4}
-    assert len(found) == 4
+def test_results_survive_the_file_and_nothing_ranked_is_one_line(tmp_path: Path):
+    results = score_labels(TASKS, RANKINGS, out=tmp_path, config=CONFIG)
+    assert read_results(tmp_path / "results.json").models == results.models == ["sft", "ppo"]
+    with pytest.raises(ValueError, match="no ranking in it"):
+        score_labels(TASKS, [], out=tmp_path, config=CONFIG)
