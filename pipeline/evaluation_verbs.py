@@ -39,6 +39,26 @@ Scorers = Annotated[
         help="profanity, classifier:MODEL, nli:MODEL. Repeat it.",
     ),
 ]
+Samples = Annotated[
+    list[Path] | None, typer.Argument(help="CSV, TSV or JSON lines, from anywhere.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Instead of samples, what annotators said: a run, a store, or its URL.",
+    ),
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Pairs to compare: `A:B`, `*:sft`, `ppo-*:gpt-*`. Repeat it. Default: all pairs."
+    ),
+]
+Missing = Annotated[
+    Literal["error", "intersect"],
+    typer.Option(help="Where a model lacks prompts: refuse, or compare on what all answered."),
+]
 EVALUATE = """Judge policies: of an experiment (CONFIG), or any that are named (--policy).
 
 Win rate, made-up facts, toxicity under three instructions, length: each with a 95 % interval
@@ -122,27 +142,11 @@ def generate(
 
 def score(
     out: o.Tables,
-    samples: Annotated[
-        list[Path] | None, typer.Argument(help="CSV, TSV or JSON lines, from anywhere.")
-    ] = None,
+    samples: Samples = None,
     columns: o.Columns = "",
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE",
-            help="Instead of samples, what annotators said: a run, a store, or its URL.",
-        ),
-    ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Pairs to compare: `A:B`, `*:sft`, `ppo-*:gpt-*`. Repeat it. Default: all pairs."
-        ),
-    ] = None,
-    missing: Annotated[
-        Literal["error", "intersect"],
-        typer.Option(help="Where a model lacks prompts: refuse, or compare on what all answered."),
-    ] = "error",
+    labels: Labels = None,
+    against: Against = None,
+    missing: Missing = "error",
     scorer: Scorers = None,
     sets: o.Sets = None,
     seed: o.Seed = 0,
