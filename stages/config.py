@@ -7,6 +7,17 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 # One place to import every stage's settings from.
 from stages.config_base import Config as Config
 from stages.config_base import Fraction as Fraction
+from stages.families import Adaptation as Adaptation
+from stages.families import BitFit as BitFit
+from stages.families import Bottleneck as Bottleneck
+from stages.families import Full as Full
+from stages.families import LoRA as LoRA
+from stages.families import Prefix as Prefix
+from stages.families import Probe as Probe
+from stages.families import Prompt as Prompt
+from stages.families import PTuningV2 as PTuningV2
+from stages.families import Restricted as Restricted
+from stages.families import dropout_of
 from stages.ppo_rules import AdaptiveKL as AdaptiveKL
 from stages.ppo_rules import FixedKL as FixedKL
 from stages.ppo_rules import GoldCurve as GoldCurve
@@ -14,25 +25,6 @@ from stages.ppo_rules import Guards as Guards
 from stages.ppo_rules import PretrainingMix as PretrainingMix
 from stages.ppo_rules import Rollback as Rollback
 from stages.ppo_rules import ValidationRule as ValidationRule
-
-
-class Full(Config):
-    """Every parameter moves."""
-
-    family: Literal["full"] = "full"
-
-
-class LoRA(Config):
-    """Low-rank updates of the linear layers (Hu et al. 2021), through PEFT."""
-
-    family: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    dropout: Fraction = 0.0
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-
-
-Adaptation = Annotated[Full | LoRA, Field(discriminator="family")]
 
 
 class SamplingConfig(Config):
@@ -96,10 +88,8 @@ class UserSetsConfig(Config):
         """Refuse what cannot be held once a user."""
         if isinstance(self.adaptation, Full):
             raise ValueError("adaptation.family is full; users' sets need a family that is small")
-        if isinstance(self.adaptation, LoRA) and self.adaptation.dropout:
-            raise ValueError(
-                f"adaptation.dropout ({self.adaptation.dropout}) must be 0 in users' sets"
-            )
+        if dropout := dropout_of(self.adaptation):
+            raise ValueError(f"adaptation.dropout ({dropout}) must be 0 in users' sets")
         return self
 
 
@@ -177,9 +167,9 @@ class PPOConfig(Config):
     @model_validator(mode="after")
     def dropout_is_off(self) -> Self:
         """Refuse an adapter's dropout."""
-        if isinstance(self.adaptation, LoRA) and self.adaptation.dropout:
+        if dropout := dropout_of(self.adaptation):
             raise ValueError(
-                f"adaptation.dropout ({self.adaptation.dropout}) must be 0 in PPO: only without "
+                f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
                 "dropout does the ratio of new to old probabilities start at 1"
             )
         return self
