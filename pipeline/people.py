@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from labeling_ui.form import Form, load_form
 from labeling_ui.store import Store
 from pipeline.failures import PeopleNeeded
 from pipeline.room_config import HumanAnnotators
+from pipeline.room_settings import access_of, form_of, gold_of, mixing_of, model_scores
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import Report, Step
 
@@ -21,11 +21,6 @@ DECIDE = {"kind", "tasks", "store", "per_task", "enough"}  # the rest is about h
 def store_of(labeling: HumanAnnotators, run: Path) -> str:
     """Where people's rankings are: beside the stages, so that no stage's new start touches them."""
     return labeling.store if labeling.store is not None else str(run / STORE)
-
-
-def form_of(labeling: HumanAnnotators) -> Form | None:
-    """The questions that the config names; None for the paper's. ValueError if they are wrong."""
-    return None if labeling.form is None else load_form(Path(labeling.form))
 
 
 def num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
@@ -65,6 +60,9 @@ def ranked_by_people(
     allowed = int(len(tasks) * (1 - labeling.enough))
     with closing(Store(store_of(labeling, run))) as store:
         store.add_tasks(tasks, overlap=labeling.per_task)
+        gold = gold_of(labeling)
+        if gold is not None:
+            gold.add_to(store)
 
         def is_enough() -> bool:
             left = num_open(labeling, tasks, store)
@@ -72,16 +70,7 @@ def ranked_by_people(
             return left <= allowed
 
         if labeling.wait and not is_enough():
-            from labeling_ui.app import serve
-
-            serve(
-                store,
-                host=labeling.host,
-                port=labeling.port,
-                form=form_of(labeling),
-                lease_s=60 * labeling.lease_minutes,
-                until=is_enough,
-            )
+            _serve(labeling, tasks, store, is_enough)
         left = num_open(labeling, tasks, store)
         if left > allowed:
             raise PeopleNeeded(
@@ -89,3 +78,27 @@ def ranked_by_people(
                 f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
             )
         return [ranking for ranking in store.rankings() if ranking.task in ours]
+
+
+def _serve(
+    labeling: HumanAnnotators,
+    tasks: Sequence[RankingTask],
+    store: Store,
+    until: Callable[[], bool],
+) -> None:
+    from labeling_ui.app import serve
+
+    tls = labeling.tls
+    serve(
+        store,
+        host=labeling.host,
+        port=labeling.port,
+        form=form_of(labeling),
+        access=access_of(labeling),
+        lease_s=60 * labeling.lease_minutes,
+        mixing=mixing_of(labeling),
+        tls=None if tls is None else (Path(tls.certificate), Path(tls.key)),
+        behind_tls=labeling.behind_tls,
+        scores=model_scores(labeling, tasks),
+        until=until,
+    )

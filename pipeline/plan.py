@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
 from pipeline.room_config import HumanAnnotators
+from pipeline.room_settings import check_room
 from pipeline.rounds import named, told, trained_policies
 from pipeline.run import Source, Stage, nothing_found
 from stages.config import PPOConfig, SFTConfig
@@ -143,7 +144,7 @@ def _label(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
         case ImportedRankings():
             inputs["rankings"] = Path(labeling.rankings)
         case HumanAnnotators():
-            people.form_of(labeling)  # a mistake in it is told before anything is trained
+            check_room(labeling)  # a mistake in it is told before anything is trained
             settings["labeling"] = labeling.model_dump(mode="json", include=people.DECIDE)
             settings["answers"] = people.answers_so_far(labeling, run, name)
             found = people.answers_taken

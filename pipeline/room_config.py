@@ -1,10 +1,36 @@
 """What an experiment may be told about its labeling room: who comes in, and what they are given."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Config, Fraction
+
+
+class Screening(Config):
+    """Known answers come first; who agrees with too few of them is given nothing more.
+
+    The cut-offs are the paper's soft ones (Ouyang et al. 2022, appendix B.1).
+    """
+
+    tasks: PositiveInt = 10  # gold tasks that everybody answers first
+    comparisons: Fraction = 0.75  # share of their pairs to order as gold does
+    flags: Fraction = 0.75  # share of their flags to answer as gold does, where gold has flags
+
+
+class Proxy(Config):
+    """A proxy in front signs people in and names them in a header; there is no other way in."""
+
+    header: str = "X-Forwarded-User"
+    addresses: list[str] = ["127.0.0.1", "::1"]  # of the proxy: from elsewhere the header is void
+    owners: list[str] = []  # who has the owner's page
+
+
+class Certificate(Config):
+    """TLS by the room itself: paths of a certificate and its key."""
+
+    certificate: str
+    key: str
 
 
 class HumanAnnotators(Config):
@@ -20,3 +46,27 @@ class HumanAnnotators(Config):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 7860
     lease_minutes: PositiveFloat = 30.0  # how long a task is held for one who stopped working
+    gold: str | None = None  # a folder of tasks.jsonl and rankings.jsonl that are known to be right
+    gold_share: Fraction = 0.05  # of the tasks handed out, where there are gold tasks
+    screening: Screening | None = None
+    categories: dict[str, PositiveFloat] = {}  # weights; categories not named come last
+    access: Literal["name", "password"] | None = None  # None: a name where host is this machine
+    proxy: Proxy | None = None
+    tls: Certificate | None = None
+    behind_tls: bool = False  # a proxy in front has the certificate: cookies travel by TLS only
+    reward_model: str | None = None  # a folder; its agreement with each person is shown the owner
+
+    @model_validator(mode="after")
+    def settings_fit_each_other(self) -> Self:
+        """Refuse what would have no effect."""
+        if self.screening is not None and self.gold is None:
+            raise ValueError(
+                "screening is set but gold is not: there is nothing to screen people by"
+            )
+        if self.proxy is not None and self.access is not None:
+            raise ValueError(
+                f"access is '{self.access}' but proxy is set: the proxy signs people in"
+            )
+        if self.tls is not None and self.behind_tls:
+            raise ValueError("tls and behind_tls are both set; expected one of them")
+        return self
