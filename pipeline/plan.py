@@ -162,7 +162,7 @@ def _reward(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
     places: dict[str, Source] = {"sft": run / "sft/model", "base": model_source(config.model)}
     base = places.get(config.reward_base) or model_source(config.reward_base)
     inputs: dict[str, Source] = {"base": base}
-    labelled = [run / named("label", each) for each in range(1, number + 1)]
+    labelled = _labelled(run, number)
     for each, folder in enumerate(labelled, 1):
         inputs[named("tasks", each)] = folder / "tasks.jsonl"
         inputs[named("rankings", each)] = folder / "rankings.jsonl"
@@ -171,6 +171,11 @@ def _reward(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
     settings = _settings(config, threads=config.threads, reward=config.reward)
     about = told("reward model", number)
     return Stage(named("reward", number), about, settings, inputs, todo, trains=True)
+
+
+def _labelled(run: Path, number: int) -> list[Path]:
+    """The folders of the rankings that the reward model of a round learns from."""
+    return [run / named("label", each) for each in range(1, number + 1)]
 
 
 def _select(config: ExperimentConfig, run: Path) -> Stage:
@@ -199,7 +204,9 @@ def _ppo(config: ExperimentConfig, run: Path, number: int, name: str, chosen: PP
         inputs["gold"] = Path(chosen.gold.by)
     if chosen.validation is not None or chosen.gold is not None:
         inputs["validation"] = run / "data/validation_prompts.jsonl"
-    todo = work.settled(config, work.ppo(config, chosen, policy, reward_model, run / "data"))
+    labelled = _labelled(run, number)  # the reward model learned from them: no further inputs
+    do = work.ppo(config, chosen, policy, reward_model, labelled, run / "data")
+    todo = work.settled(config, do)
     settings = _settings(config, threads=config.threads, ppo=chosen)
     about = "PPO with pretraining mix" if chosen.pretraining is not None else "PPO"
     return Stage(named(name, number), told(about, number), settings, inputs, todo, trains=True)

@@ -119,13 +119,12 @@ def reward(
     def work(out: Path, report: Report) -> None:
         from stages.reward import train_reward
 
+        tasks, rankings = _ranked(labelled)
         train_reward(
             config.reward,
             base=base,
-            tasks=[t for each in labelled for t in read_records(each / "tasks.jsonl", RankingTask)],
-            rankings=[
-                r for each in labelled for r in read_records(each / "rankings.jsonl", Ranking)
-            ],
+            tasks=tasks,
+            rankings=rankings,
             demonstrations=DataFolder(datasets).demonstrations(),
             out=out,
             seed=config.seed,
@@ -136,13 +135,24 @@ def reward(
 
 
 def ppo(
-    config: ExperimentConfig, chosen: PPOConfig, policy: Path, reward_model: Path, datasets: Path
+    config: ExperimentConfig,
+    chosen: PPOConfig,
+    policy: Path,
+    reward_model: Path,
+    labelled: Sequence[Path],
+    datasets: Path,
 ) -> Work:
-    """Train the policy against the reward model, with the pretraining mix if `chosen` has one."""
+    """Train the policy against the reward model, with the pretraining mix if `chosen` has one.
+
+    The reward model is checked by those of its rankings, in the folders `labelled`, that it did not
+    learn from.
+    """
 
     def work(out: Path, report: Report) -> None:
         from pipeline.second_opinion import gold_of
+        from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
+        from stages.reward_check import held_out_prompts
 
         found = DataFolder(datasets)
         mix, rule = chosen.pretraining, chosen.validation
@@ -154,6 +164,9 @@ def ppo(
             pretraining=found.folder / "pretraining_texts.jsonl" if mix is not None else None,
             validation=found.prompts("validation") if rule is not None else (),
             gold=gold_of(chosen.gold, found.prompts("validation")),
+            held_out=held_out_prompts(
+                config.reward, load_tokenizer(policy), *_ranked(labelled), config.seed
+            ),
             out=out,
             seed=config.seed,
             report=report,
@@ -197,3 +210,10 @@ def report(run: Path) -> Work:
         said(Step(1, 1))
 
     return work
+
+
+def _ranked(labelled: Sequence[Path]) -> tuple[list[RankingTask], list[Ranking]]:
+    """The tasks and rankings of all these folders together."""
+    tasks = [task for each in labelled for task in read_records(each / "tasks.jsonl", RankingTask)]
+    rankings = [one for each in labelled for one in read_records(each / "rankings.jsonl", Ranking)]
+    return tasks, rankings

@@ -71,9 +71,12 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
             "expected a PAD of its own"
         )
     for name, model in (("policy", models.policy), ("critic", models.critic)):
-        live = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.training]
+        # Attention drops out by its own flag, so any module in training mode counts.
+        live = [part for part, module in model.named_modules() if module.training]
         if live:
-            raise ValueError(f"dropout is on in the {name} ({live[0]}); PPO needs it off")
+            raise ValueError(
+                f"dropout is on in the {name} ({live[-1] or 'all of it'}); PPO needs it off"
+            )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     settings = models.policy.config.to_dict()
     room = settings.get("max_position_embeddings", settings.get("n_positions"))

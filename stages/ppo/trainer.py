@@ -26,6 +26,8 @@ from stages.ppo.models import Models, load_models
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.sharing import obstacle_to_sharing
 from stages.progress import Report
+from stages.ranked_prompts import RankedPrompt
+from stages.reward_check import check_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +44,27 @@ def train_ppo(
     report: Report,
     validation: Sequence[Prompt] = (),
     gold: Gold | None = None,
+    held_out: Sequence[RankedPrompt] = (),
 ) -> None:
     """Train the policy and write `out`/model, `out`/critic and `out`/checkpoints.
 
     `pretraining` is the file of the ptx term's texts, given if and only if `config.pretraining` is
-    set; so are `validation`, the prompts of `config.validation`, and `gold`. A run that was cut
-    off goes on from its last checkpoint and ends with the same numbers. Raises ValueError for
-    input that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
+    set; so are `validation`, the prompts of `config.validation`, and `gold`. By `held_out`, which
+    the reward model did not learn from, it is checked before anything else. A run that was cut off
+    goes on from its last checkpoint and ends with the same numbers. Raises ValueError for input
+    that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
     """
     accelerator = Accelerator()
     _check_given("pretraining", config.pretraining, given=pretraining is not None)
     _check_given("validation", config.validation, given=bool(validation))
     _check_given("gold", config.gold, given=gold is not None)
     _check_cut(config, len(prompts), accelerator.num_processes)
-    device = accelerator.device
-    models = load_models(policy, reward_model, config.adaptation, seed=seed, device=device)
-    asked = _tokens(models.tokenizer, prompts)
-    validated = _tokens(models.tokenizer, validation)
-    marked = _tokens(models.tokenizer, gold.prompts if gold is not None else ())
+    models = load_models(
+        policy, reward_model, config.adaptation, seed=seed, device=accelerator.device
+    )
+    check_reward_model(models.reward, held_out)
+    asked, validated = _tokens(models, prompts), _tokens(models, validation)
+    marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
     course = Course(
         config=config,
@@ -73,9 +78,7 @@ def train_ppo(
         kl_coefficient=config.kl.coefficient,
     )
     course.run(_checkpoints(course, out), report)
-    if accelerator.is_main_process:
-        _write(course, out)
-    accelerator.wait_for_everyone()
+    _write(course, out)
 
 
 def _checkpoints(course: Course, out: Path) -> Checkpoints:
@@ -104,16 +107,18 @@ def _sharing(models: Models, prompts: Sequence[list[int]], config: PPOConfig) ->
 
 def _write(course: Course, out: Path) -> None:
     """Save the policy that was chosen, the critic, and what made the run go back, if anything."""
-    models, best = course.learner.models, course.best
-    with course.learner.result_weights(None if best is None else best.weights):
-        save_policy(models.policy, models.tokenizer, out / "model")
-    models.critic.save(out / "critic")
-    if course.rollbacks:
-        write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
+    models, best, accelerator = course.learner.models, course.best, course.learner.accelerator
+    if accelerator.is_main_process:
+        with course.learner.result_weights(None if best is None else best.weights):
+            save_policy(models.policy, models.tokenizer, out / "model")
+        models.critic.save(out / "critic")
+        if course.rollbacks:
+            write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
+    accelerator.wait_for_everyone()
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    return [prompt_ids(tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+def _tokens(models: Models, prompts: Sequence[Prompt]) -> list[list[int]]:
+    return [prompt_ids(models.tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
 
 
 def _examples(

@@ -15,6 +15,7 @@ from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models
 from stages.ppo.trainer import train_ppo
 from stages.progress import Report, Step, silent
+from stages.ranked_prompts import RankedPrompt
 from tests.reward_models.tiny import WORDS, tiny_base
 
 PROMPTS = [Prompt(" ".join(WORDS[i % 7 : i % 7 + 2 + i % 5])) for i in range(20)]
@@ -63,7 +64,12 @@ def texts_file(folder: Path, texts: Sequence[str] = TEXTS) -> Path:
 
 
 def train(
-    world: tuple[Path, Path], out: Path, config: PPOConfig, report: Report = silent, seed: int = 0
+    world: tuple[Path, Path],
+    out: Path,
+    config: PPOConfig,
+    report: Report = silent,
+    seed: int = 0,
+    held_out: Sequence[RankedPrompt] = (),
 ) -> None:
     train_ppo(
         config,
@@ -72,6 +78,7 @@ def train(
         prompts=PROMPTS,
         pretraining=texts_file(world[0].parent) if config.pretraining else None,
         validation=PROMPTS[:5] if config.validation else (),
+        held_out=held_out,
         out=out,
         seed=seed,
         report=report,

@@ -1,0 +1,75 @@
+"""Before PPO: does the reward model, as loaded here, still tell chosen from rejected?
+
+A head that was lost on the way, rankings read the wrong way round, or a model that learned nothing
+all give scores that PPO would follow faithfully. The rankings are those that the reward model's own
+training held out.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from reward_models.calibration import pair_accuracy
+from reward_models.model import RewardModel
+from reward_models.records import Ranking, RankingTask
+from stages.config import RewardConfig
+from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
+from stages.reward_held_out import comparisons
+from stages.scoring import score_sequences
+
+CHANCE = 0.5
+_NUM_PROMPTS = 200  # enough to tell from chance, quick enough to do before every run
+_FEW_PROMPTS = 20  # below, the interval is too narrow to stop anybody by
+
+log = logging.getLogger(__name__)
+
+
+def held_out_prompts(
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[RankingTask],
+    rankings: Sequence[Ranking],
+    seed: int,
+) -> list[RankedPrompt]:
+    """The rankings that `train_reward` holds out under these settings and this seed."""
+    elements, _ = ranked_prompts(
+        tokenizer,
+        tasks,
+        rankings,
+        max_tokens=config.max_tokens,
+        learn_from_skips=config.learn_from_skips,
+    )
+    return split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))[1]
+
+
+def check_reward_model(model: RewardModel, held_out: Sequence[RankedPrompt]) -> float | None:
+    """The share of held-out pairs ordered as the annotators did; None where there are none.
+
+    A share that is below chance beyond doubt (95 % interval over prompts) raises ValueError; one
+    that cannot be told from chance is warned of.
+    """
+    sample = held_out[:_NUM_PROMPTS]
+    rows = [[*element.prompt, *response] for element in sample for response in element.responses]
+    left = iter(score_sequences(model, rows))
+    scores = [tuple(next(left) for _ in element.responses) for element in sample]
+    found = pair_accuracy(comparisons(sample, scores), np.random.default_rng(0))
+    if found.value is None or found.low is None or found.high is None:
+        log.info(
+            "no held-out ranking to check the reward model by; reward.held_out sets some apart"
+        )
+        return None
+    said = (
+        f"the reward model orders {found.value:.1%} ({found.low:.1%} to {found.high:.1%}) of "
+        f"{found.num_pairs} held-out pairs as the annotators did"
+    )
+    if found.high < CHANCE and found.num_prompts >= _FEW_PROMPTS:
+        raise ValueError(
+            f"{said}, less than chance: its head was lost, or ranks were read the wrong way "
+            "round (1 is best); PPO would learn what people like least"
+        )
+    if found.low <= CHANCE:
+        log.warning("%s, no better than chance for all one can tell: collect more rankings", said)
+    return found.value
