@@ -21,19 +21,20 @@ class Copies:
     """
 
     def __init__(self) -> None:
-        self.exact: Counter[bytes] = Counter()
+        self.exact: set[bytes] = set()
+        self.total = 0
         self.group_of: dict[bytes, tuple[str, str]] = {}
         self.unnumbered: dict[tuple[str, str], Counter[bytes]] = defaultdict(Counter)
         self.divisor: dict[tuple[str, str], int] = {}
-        self.indexed = False
 
     def add(self, group: tuple[str, str], raw: Row) -> None:
         """Count a row of this model and prompt type."""
-        self.indexed = self.indexed or not INDEX.isdisjoint(raw)
-        key = _hash(raw)
-        self.exact[key] += 1
-        if not INDEX.isdisjoint(raw) and self.exact[key] > 1:
-            return
+        self.total += 1
+        if not INDEX.isdisjoint(raw):
+            key = _hash(raw)
+            if key in self.exact:
+                return
+            self.exact.add(key)
         bare = _hash(raw, numbered=False)
         self.unnumbered[group][bare] += 1
         self.group_of[bare] = group
@@ -42,10 +43,11 @@ class Copies:
         """Decide how often each row counts; say how many are dropped."""
         for group, counted in self.unnumbered.items():
             self.divisor[group] = math.gcd(*counted.values())
-        total = self.exact.total()
         kept = sum(c.total() // self.divisor[group] for group, c in self.unnumbered.items())
-        if kept < total:
-            notes.append(f"{total - kept} of {total} rows repeat another row exactly; dropped")
+        if kept < self.total:
+            notes.append(
+                f"{self.total - kept} of {self.total} rows repeat another row exactly; dropped"
+            )
 
     def times(self) -> "Left":
         """A count of how often each row may still be taken."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pipeline.evaluation.alignment import common_prompts, matched_pairs
 from pipeline.evaluation.config import EvaluationConfig
@@ -28,6 +30,7 @@ from reward_models.records import write_jsonl
 from stages.progress import Report, silent
 
 _PORTION = 2048  # rows that are judged together
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def score_file(
@@ -54,12 +57,13 @@ def score_file(
     judges = _judges(files, scorers, config)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Completion] = []
+    known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]] = {}
 
     def judged() -> Iterator[Mapping[str, object]]:
         wanted = (r for r in files.rows(report) if r.id in common[r.suite, r.prompt_type])
         while portion := list(islice(wanted, _PORTION)):
             for row in _scored(portion, judges):
-                rows.append(_light(row))
+                rows.append(_light(row, known))
                 yield row.to_json()
 
     write_jsonl(out / SAMPLES, judged())
@@ -98,11 +102,20 @@ def _scored(
         yield from scored(mine, judges.get(kind if kind in SAID else "", ()))
 
 
-def _light(row: Completion) -> Completion:
-    """Without what tables do not read; the suites' own tables read texts too."""
+def _light(
+    row: Completion, known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]]
+) -> Completion:
+    """Without what tables do not read, and with one record of who scored for all rows.
+
+    The suites' own tables read texts too.
+    """
     if kind_of(row) in SAID:
         return row
-    return replace(row, prompt="", completion="", context=None, prompt_extra={}, extra={})
+    meta = known.setdefault(tuple(row.score_meta), row.score_meta)
+    return replace(
+        row, prompt="", completion="", context=None, generation=_NOTHING, prompt_extra=_NOTHING,
+        extra=_NOTHING, score_meta=meta,
+    )  # fmt: skip
 
 
 def _tables(
