@@ -159,7 +159,7 @@ def test_the_same_suite_again_trains_nothing_and_other_settings_train_anew(
         run_suite(longer, folder, PlainDisplay())
 
 
-@pytest.mark.parametrize("name", ["quickstart", "e2e"])
+@pytest.mark.parametrize("name", ["quickstart", "e2e", "prompts"])
 def test_the_shipped_configs_are_valid(name):
     assert "full" in load_robustness(CONFIGS / f"{name}.yaml", ()).families
 
