@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Adaptation, Config, Full, SamplingConfig, SFTConfig
+from stages.families import RATES
 
 FULL = "full"  # the family that the others are compared with
 
@@ -34,7 +35,7 @@ class FamilyRun(Config):
     """One family with the settings in which it differs from the shared ones."""
 
     adaptation: Adaptation = Full()
-    learning_rate: PositiveFloat | None = None
+    learning_rate: PositiveFloat | None = None  # None: the shared one times the family's rate
     epochs: PositiveInt | None = None
 
 
@@ -68,6 +69,10 @@ class RobustnessConfig(Config):
     def stage(self, name: str) -> SFTConfig:
         """Stage one's settings for the family of that name."""
         run = self.families[name]
-        own = {"learning_rate": run.learning_rate, "epochs": run.epochs}
-        told = {key: value for key, value in own.items() if value is not None}
-        return self.sft.model_copy(update={**told, "adaptation": run.adaptation})
+        rate = self.sft.learning_rate * RATES[run.adaptation.family]
+        told = {
+            "learning_rate": run.learning_rate or rate,
+            "epochs": run.epochs or self.sft.epochs,
+            "adaptation": run.adaptation,
+        }
+        return self.sft.model_copy(update=told)
