@@ -15,6 +15,7 @@ from pipeline.needs.memory import FLOAT, LOGIT_COPIES, Need, trained
 from pipeline.plan import model_source
 from pipeline.run import Source
 from stages.config import Adaptation, PPOConfig, RewardConfig, SFTConfig
+from stages.models import device
 
 FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights stay
 KEPT_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
@@ -85,7 +86,17 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
         tokens += chosen.epochs * texts.count * share * chosen.pretraining.tokens_per_example
     weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
     activations = model.kept(rows, longest)  # TRL computes the logits piece by piece
-    memory = Need(name, weights, 0, gradients, optimizer, 0, activations, 0)
+    memory = Need(
+        name,
+        weights,
+        0,
+        gradients,
+        optimizer,
+        0,
+        activations,
+        0,
+        2 * weights if device().type == "cpu" else 0,
+    )
     saved = _saved(counts)
     disk = (chosen.epochs + 1) * saved + optimizer
     return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)

@@ -31,14 +31,15 @@ class Need:
     average: int
     activations: int  # with the logits: the larger of update and pretraining step
     cache: int  # keys and values with the logits, while responses are drawn
+    result: int = 0  # the chosen weights, read and loaded once more to be written, on the CPU
     shardable: bool = True
     host: int = 0  # on the CPU, where something was moved there
 
     @property
     def total(self) -> int:
         """The peak."""
-        held = self.weights + self.frozen + self.gradients + self.optimizer + self.average
-        return held + max(self.activations, self.cache)
+        held = self.weights + self.frozen + self.optimizer + self.average
+        return held + max(self.gradients + max(self.activations, self.cache), self.result)
 
     def spread(self, how: Spread, ranks: int) -> "Need":
         """A rank's share (Rajbhandari et al. 2020, section 5), activations a rank being the same.
