@@ -4,7 +4,7 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -63,7 +63,7 @@ def _from_quickstart(source: QuickstartSource, seed: int, folder: Path) -> None:
 
 
 def _from_files(source: FileSource, seed: int, folder: Path) -> None:
-    from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
+    from stages.data.demonstrations import load_demonstrations, load_prompts
 
     rng = Random(f"data/{seed}")
     demonstrations = load_demonstrations(source.demonstrations)
@@ -87,25 +87,36 @@ def _from_files(source: FileSource, seed: int, folder: Path) -> None:
     if source.toxicity_prompts is not None:
         _write_prompts(folder, "toxicity", load_prompts(source.toxicity_prompts))
     if source.pretraining_texts is not None:
-        texts = load_pretraining_texts(source.pretraining_texts)
-        if source.held_out_texts is not None:
-            held_texts = load_pretraining_texts(source.held_out_texts)
-        else:
-            kept = max(1, int(len(texts) * HELD_OUT_SHARE))
-            texts, held_texts = _apart(texts, kept, rng, source.pretraining_texts)
-        _write_texts(folder, "pretraining", texts)
-        _write_texts(folder, "held_out", held_texts)
+        _texts_from_files(source.pretraining_texts, source.held_out_texts, rng, folder)
+
+
+def _texts_from_files(source: str, held_out: str | None, rng: Random, folder: Path) -> None:
+    """Write the base model's kind of text, document by document: it may be larger than memory."""
+    from stages.data.demonstrations import pretraining_texts
+
+    if held_out is not None:
+        _write_texts(folder, "pretraining", pretraining_texts(source))
+        _write_texts(folder, "held_out", pretraining_texts(held_out))
+        return
+    count = sum(1 for _ in pretraining_texts(source))
+    held = _chosen(count, max(1, int(count * HELD_OUT_SHARE)), rng, source)
+    for use, wanted in (("pretraining", False), ("held_out", True)):
+        numbered = enumerate(pretraining_texts(source))
+        _write_texts(folder, use, (text for place, text in numbered if (place in held) == wanted))
 
 
 def _apart(items: Sequence[T], number: int, rng: Random, where: str) -> tuple[list[T], list[T]]:
     """The items without a random `number` of them, and those; both in their order."""
-    if number >= len(items):
-        raise ValueError(
-            f"{where}: {len(items)} in it; expected at least 2, one of them to hold out"
-        )
-    chosen = set(rng.sample(range(len(items)), number))
+    chosen = _chosen(len(items), number, rng, where)
     kept = [item for place, item in enumerate(items) if place not in chosen]
     return kept, [items[place] for place in sorted(chosen)]
+
+
+def _chosen(count: int, number: int, rng: Random, where: str) -> set[int]:
+    """The places of a random `number` of `count` things to hold out."""
+    if number >= count:
+        raise ValueError(f"{where}: {count} in it; expected at least 2, one of them to hold out")
+    return set(rng.sample(range(count), number))
 
 
 def _write_demonstrations(
@@ -119,5 +130,5 @@ def _write_prompts(folder: Path, use: str, prompts: Sequence[Prompt]) -> None:
     write_jsonl(folder / f"{use}_prompts.jsonl", (prompt.to_json() for prompt in prompts))
 
 
-def _write_texts(folder: Path, use: str, texts: Sequence[str]) -> None:
+def _write_texts(folder: Path, use: str, texts: Iterable[str]) -> None:
     write_jsonl(folder / f"{use}_texts.jsonl", ({"text": text} for text in texts))

@@ -1,7 +1,8 @@
 """Demonstrations, prompts and pretraining texts from files and from the hub, in the usual formats.
 
 A source is a file of JSON lines (`.jsonl`; texts also `.txt`) or `hf:NAME[:SPLIT]`, a data set of
-the hub or a folder that the datasets library can read, split `train` unless named. A row may be
+the hub or a folder that the datasets library can read, split `train` unless named; texts also come
+from a folder of such files. A row may be
 
     {"prompt": "...", "response": "..."}                          ours; more keys are kept
     {"prompt": "...", "completion": "..."}                        TRL's prompt-completion
@@ -35,17 +36,56 @@ def load_prompts(source: str) -> list[Prompt]:
     return _load(source, _prompts, "prompt")
 
 
+def pretraining_texts(source: str) -> Iterator[str]:
+    """The texts of a source one by one, so that it may be larger than memory.
+
+    Rows {"text"}; in a `.txt` file, what blank lines separate; of a folder, all such files in it in
+    the order of their names. ValueError `file:line: ...` at the first row that is none, and where
+    there is no text at all.
+    """
+    found = False
+    for text in _texts_of(source):
+        found = True
+        yield text
+    if not found:
+        raise ValueError(f"{source}: no text in it")
+
+
 def load_pretraining_texts(source: str) -> list[str]:
-    """The texts of a source: rows {"text"}, or in a `.txt` file what blank lines separate."""
-    if not source.startswith(HUB) and source.endswith(".txt"):
-        if not Path(source).is_file():
+    """All of them in a list."""
+    return list(pretraining_texts(source))
+
+
+def _texts_of(source: str) -> Iterator[str]:
+    path = Path(source)
+    if not source.startswith(HUB) and path.is_dir():
+        for inside in sorted(path.iterdir()):
+            if inside.suffix in (".txt", ".jsonl"):
+                yield from _texts_of(str(inside))
+    elif not source.startswith(HUB) and path.suffix == ".txt":
+        if not path.is_file():
             raise ValueError(f"{source}: no such file")
-        blocks = Path(source).read_text(encoding="utf-8").split("\n\n")
-        texts = [block.strip() for block in blocks if block.strip()]
-        if not texts:
-            raise ValueError(f"{source}: no text in it")
-        return texts
-    return _load(source, _texts, "text")
+        yield from _blocks(path)
+    else:
+        for where, row in source_rows(source):
+            try:
+                yield _text(row)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """What blank lines separate."""
+    block: list[str] = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                block.append(line)
+            elif block:
+                yield "".join(block).strip()
+                block = []
+    if block:
+        yield "".join(block).strip()
 
 
 def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
@@ -98,11 +138,11 @@ def _prompts(row: Row) -> list[Prompt]:
     return [Prompt.from_json(one) for one in kept]
 
 
-def _texts(row: Row) -> list[str]:
+def _text(row: Row) -> str:
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"expected a key 'text' with a text in it, found {sorted(row)}")
-    return [text]
+    return text
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from reward_models.records import Demonstration, Prompt
-from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
+from stages.data.demonstrations import (
+    load_demonstrations,
+    load_pretraining_texts,
+    load_prompts,
+    pretraining_texts,
+)
 
 USER = {"role": "user", "content": "Name a colour."}
 ASSISTANT = {"role": "assistant", "content": "Red."}
@@ -117,5 +122,21 @@ def test_texts_come_from_rows_or_from_blocks_between_blank_lines(tmp_path):
     ]
     (tmp_path / "t.txt").write_text("one\nline\n\n\ntwo\n")
     assert load_pretraining_texts(str(tmp_path / "t.txt")) == ["one\nline", "two"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "b.txt").write_text("three\n")
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "two"}\n')
+    assert load_pretraining_texts(str(tmp_path / "texts")) == ["two", "three"]
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: expected a key 'text'"):
         load_pretraining_texts(file(tmp_path, {"body": "x"}))
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match="no text in it"):
+        load_pretraining_texts(str(tmp_path / "empty.txt"))
+
+
+def test_texts_are_read_one_by_one(tmp_path):
+    """What comes after a text is not looked at before it is asked for."""
+    path = file(tmp_path, {"text": "one"}, {"body": "no text"})
+    assert next(pretraining_texts(path)) == "one"
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"one\n\n" + b"x\n\n" * 100_000 + b"\xff")
+    assert next(pretraining_texts(str(path))) == "one"
