@@ -7,6 +7,7 @@ with zeros, which add exactly nothing.
 
     y + scale_u B_u A_u x                             LoRA (Hu et al. 2021); y = W x
     y + scale_u (W_up,u s(W_down,u z + b_u) + c_u)    bottleneck, of z = y, or x where parallel
+    y + b_u                                           BitFit
     softmax(q [P_k,u; K]^T) [P_v,u; V]                prefix and P-tuning v2, see row_prefix
 
 Dimension key:  U users,  B rows,  L tokens,  R rank or width,  D input features,  O output
@@ -26,9 +27,11 @@ from transformers.activations import ACT2FN
 
 from stages.adaptation.row_prefix import RowPrefix, row_prefix_attention, set_prefix
 
-LORA, BOTTLENECK, PREFIXES = "LORA", "BOTTLENECK", ("PREFIX", "PTUNING_V2")
+LORA, BOTTLENECK, BITFIT = "LORA", "BOTTLENECK", "BITFIT"
+PREFIXES = ("PREFIX", "PTUNING_V2")
 LORA_DOWN, LORA_UP = ".lora_A.weight", ".lora_B.weight"
 BOTTLENECK_PARTS = (".down.weight", ".down.bias", ".up.weight", ".up.bias")
+ADDED_BIAS = ".added_bias"
 PREFIX_KEY, PREFIX_VALUE = ".prefix_key", ".prefix_value"
 TRUNK = "base_model.model."  # what PEFT puts before a module's path
 
@@ -122,12 +125,12 @@ def _num_positions(one: UserSet) -> int:
 def _scale(config: Mapping[str, Any]) -> float:
     """What a set's addition is multiplied with."""
     kind = str(config["peft_type"])
-    if kind in PREFIXES:
+    if kind == BITFIT or kind in PREFIXES:
         return 1.0
     if kind == BOTTLENECK:
         return float(config["scaling"])
     if kind != LORA:
-        known = ", ".join((LORA, BOTTLENECK, *PREFIXES))
+        known = ", ".join((LORA, BOTTLENECK, BITFIT, *PREFIXES))
         raise ValueError(f"sets of kind {kind} have no batched form; expected one of {known}")
     refused = [key for key in ("use_dora", "modules_to_save", "rank_pattern") if config.get(key)]
     if refused or config.get("bias", "none") != "none":
@@ -171,6 +174,13 @@ def _bottleneck(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle
     return module.register_forward_hook(add)
 
 
+def _bitfit(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
+    def add(_: nn.Module, __: object, output_BLO: Tensor) -> Tensor:
+        return output_BLO + sets.rows[path + ADDED_BIAS][:, None]
+
+    return module.register_forward_hook(add)
+
+
 def _prefix(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
     def place(attention: nn.Module, _: object) -> None:
         key_BHPD, value_BHPD = sets.rows[path + PREFIX_KEY], sets.rows[path + PREFIX_VALUE]
@@ -181,4 +191,9 @@ def _prefix(sets: UserSets, path: str, module: nn.Module) -> RemovableHandle:
     return module.register_forward_pre_hook(place)
 
 
-_BEGINNINGS = {LORA_DOWN: _lora, BOTTLENECK_PARTS[0]: _bottleneck, PREFIX_KEY: _prefix}
+_BEGINNINGS = {
+    LORA_DOWN: _lora,
+    BOTTLENECK_PARTS[0]: _bottleneck,
+    ADDED_BIAS: _bitfit,
+    PREFIX_KEY: _prefix,
+}
