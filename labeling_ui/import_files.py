@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from labeling_ui.export import from_argilla, from_label_studio
+from labeling_ui.argilla import from_argilla
+from labeling_ui.label_studio import from_label_studio
 from reward_models.records import Ranking, RankingTask, read_jsonl, read_records
 
 Source = Literal["jsonl", "label-studio", "argilla"]

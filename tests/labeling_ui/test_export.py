@@ -7,14 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeling_ui.export import (
-    from_argilla,
-    from_label_studio,
-    preference_pairs,
-    to_argilla,
-    to_label_studio,
-    write_export,
-)
+from labeling_ui.argilla import from_argilla, to_argilla
+from labeling_ui.export import preference_pairs, write_export
+from labeling_ui.label_studio import from_label_studio, to_label_studio
 from labeling_ui.store import Store
 from reward_models.records import Ranking, RankingTask, read_records
 from tests.labeling_ui.examples import small_task

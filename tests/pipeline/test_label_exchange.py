@@ -72,7 +72,7 @@ def test_what_is_imported_is_exported_byte_for_byte(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [("label-studio", "label_studio.jsonl"), ("argilla", "argilla.jsonl")],
+    [("label-studio", "label_studio.json"), ("argilla", "argilla.jsonl")],
 )
 def test_the_forms_of_others_come_back_as_they_went(
     folder: Path, tmp_path: Path, form: str, name: str
