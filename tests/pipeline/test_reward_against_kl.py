@@ -1,0 +1,39 @@
+"""The panel of over-optimisation: score and second opinion over the root of the KL, by round."""
+
+from pathlib import Path
+
+from pipeline.evaluation.results_file import write_results
+from pipeline.report.inputs import read_inputs
+from pipeline.report.training import reward_against_kl
+from reward_models.records import write_jsonl
+from tests.pipeline.test_report import made_up_results
+
+OPINION = "gain in score, and what a second opinion says"
+
+
+def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
+    for stage, lines in rows.items():
+        (run / stage).mkdir()
+        write_jsonl(run / stage / "metrics.jsonl", lines)
+    write_results(made_up_results(), run / "results.json")
+    return reward_against_kl(read_inputs(run))
+
+
+def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_path: Path) -> None:
+    (tmp_path / "sample-2").mkdir()
+    rows = [
+        {"step": n, "total": 3, "ppo/gold": 0.5 - 0.1 * n, "ppo/gold_proxy": 0.3 * n,
+         "ppo/gold_kl_nats": float(n * n)}
+        for n in range(4)
+    ]  # fmt: skip
+    without = [{"step": 1, "total": 1, "ppo/kl_nats": 0.0, "ppo/score": 0.1}]
+    said = page(tmp_path, {"ppo": without, "ppo-2": rows})
+    assert f"ppo-2: {OPINION}" in said
+    assert f"ppo: {OPINION}" not in said
+    assert "square root of the KL from SFT" in said
+    assert "over-optimisation (Gao et al. 2022)" in said
+
+
+def test_a_single_opinion_makes_no_curve(tmp_path: Path) -> None:
+    rows = [{"step": 0, "total": 1, "ppo/gold": 0.5, "ppo/gold_proxy": 0.1, "ppo/gold_kl_nats": 0}]
+    assert OPINION not in page(tmp_path, {"ppo": rows})

@@ -1,0 +1,91 @@
+"""The second opinion during PPO: asked of the same prompts each time, and without any influence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.second_opinion import gold_of
+from reward_models.model import RewardModel
+from reward_models.records import Prompt
+from stages.config import GoldCurve, PPOConfig
+from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.gold import Gold
+from stages.ppo.trainer import train_ppo
+from stages.progress import Step, silent
+from stages.scoring import score_responses
+from tests.stages.test_ppo_resume import assert_same_result
+from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
+
+RULE = {"by": "a test", "every": 2, "num_prompts": 6}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def marked(world: tuple[Path, Path], out: Path, config: PPOConfig, gold: Gold) -> list[Step]:
+    steps: list[Step] = []
+    train_ppo(
+        config,
+        policy=world[0],
+        reward_model=world[1],
+        prompts=PROMPTS,
+        pretraining=None,
+        gold=gold,
+        out=out,
+        seed=0,
+        report=steps.append,
+    )
+    return steps
+
+
+def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_changes_nothing(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    asked: list[tuple[list[Prompt], list[str], list[bool]]] = []
+
+    def judge(
+        prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> list[float]:
+        asked.append((list(prompts), list(responses), list(ended)))
+        return [float(len(response.split())) for response in responses]
+
+    config = tiny_config(gold=RULE, episodes=40, learning_rate=0.01)
+    steps = marked(world, tmp_path / "marked", config, Gold(judge, PROMPTS[:6]))
+    found = [step for step in steps if "ppo/gold" in step.metrics]
+    assert [step.done for step in found] == [0, 2, 4, 5]
+    assert all(prompts == PROMPTS[:6] for prompts, _, _ in asked)
+    assert found[0].metrics["ppo/gold_kl_nats"] == 0.0
+    for step, (_, responses, _) in zip(found, asked, strict=True):
+        mean = sum(len(text.split()) for text in responses) / 6
+        assert step.metrics["ppo/gold"] == pytest.approx(mean)
+    train(world, tmp_path / "plain", tiny_config(episodes=40, learning_rate=0.01))
+    assert_same_result(tmp_path / "marked", tmp_path / "plain")
+
+
+def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    reward, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])
+    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.save(tmp_path / "second", tokenizer)
+    rule = GoldCurve(by=str(tmp_path / "second"), num_prompts=4)
+    gold = gold_of(rule, PROMPTS)
+    assert gold is not None
+    assert gold.prompts == PROMPTS[:4]
+    said, ended = ["w1 w2", "w3", "w4 w5 w6", "w1"], [True, False, True, True]
+    found = gold.judge(gold.prompts, said, ended)
+    assert found == score_responses(reward, tokenizer, PROMPTS[:4], said, ended=ended)
+    assert len(set(found)) == 4
+    steps = marked(world, tmp_path / "out", tiny_config(gold=RULE, episodes=16), gold)
+    assert sum("ppo/gold" in step.metrics for step in steps) == 2
+
+
+def test_a_gold_rule_without_anybody_to_ask_is_refused(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="gold is set, but there is no gold set to read"):
+        train(world, tmp_path, tiny_config(gold=RULE), silent)
+    assert gold_of(None, PROMPTS) is None
