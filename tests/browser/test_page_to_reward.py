@@ -7,10 +7,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from labeling_ui.room_report import report
+from labeling_ui.store import Store
+from pipeline.people import STORE
+from pipeline.room_config import HumanAnnotators
+from pipeline.room_settings import model_scores
 from reward_models.records import RankingTask, Response, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +94,6 @@ def rank_on_the_page(page: Any, how_many: int) -> None:
     """Read the outputs where they are shown, and put them in order by their keys."""
     prefixes = ["Why", "The text"]
     for number in range(how_many):
-        page.wait_for_selector(".room .tab")
-        page.locator(".step").nth(1).click()
         page.wait_for_selector(".card .text")
         for text in page.locator(".card .text").all_text_contents():
             known = [i for i, prefix in enumerate(prefixes) if text.startswith(prefix)]
@@ -127,3 +132,11 @@ def test_rankings_made_on_the_page_train_the_reward_model(browser: Any, tmp_path
     found = json.loads((reward / "held_out.json").read_text())
     assert (found["n_prompts"], found["n_pairs"]) == (4, 24)
     assert found["pair_accuracy"] >= 0.9
+    with closing(Store(tmp_path / "run" / STORE)) as store:
+        tasks, rankings = store.tasks(), store.rankings()
+    again = HumanAnnotators(kind="human", reward_model=str(reward / "model"))
+    scores = model_scores(again, tasks)  # what the owner's page is given in the next round
+    rng = np.random.default_rng(0)
+    (ada,) = report(tasks, rankings, gold={}, rng=rng, scores=scores)["annotators"]
+    assert (ada["name"], ada["model"]["num_pairs"]) == ("ada", 6 * NUM_TASKS)
+    assert ada["model"]["value"] >= 0.9
