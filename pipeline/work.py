@@ -114,10 +114,14 @@ def sample(
 def reward(
     config: ExperimentConfig, base: Source, labelled: Sequence[Path], datasets: Path
 ) -> Work:
-    """Train the reward model on the rankings of all rounds so far, a folder each."""
+    """Train the reward model on the rankings of all rounds so far, a folder each.
+
+    With `annotator_folds`, others are trained that never saw a group of the annotators.
+    """
 
     def work(out: Path, report: Report) -> None:
         from stages.reward import train_reward
+        from stages.reward_folds import FOLDS, write_folds
 
         tasks, rankings = _ranked(labelled)
         train_reward(
@@ -130,6 +134,16 @@ def reward(
             seed=config.seed,
             report=report,
         )
+        if config.reward.annotator_folds is not None:
+            write_folds(
+                config.reward,
+                config.reward.annotator_folds,
+                base=base,
+                tasks=tasks,
+                rankings=rankings,
+                out=out / FOLDS,
+                seed=config.seed,
+            )
 
     return work
 

@@ -106,6 +106,7 @@ class RewardConfig(Config):
     weight_decay: NonNegativeFloat = 0.0  # the paper does not say
     max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
     held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
+    annotator_folds: Annotated[int, Field(ge=2)] | None = None  # groups never learnt from (4.1)
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps
     adaptation: Adaptation = Full()

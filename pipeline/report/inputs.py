@@ -22,7 +22,10 @@ MetricRows = Sequence[Mapping[str, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """Everything read. `metrics` and `manifests` are by stage; `held_out` is the reward model's."""
+    """Everything read. `metrics` and `manifests` are by stage; `held_out` is the reward model's.
+
+    `folds` tells how models do on annotators that they did and did not learn from.
+    """
 
     name: str
     results: Results
@@ -30,6 +33,7 @@ class ReportInputs:
     metrics: Mapping[str, MetricRows]
     manifests: Mapping[str, Manifest]
     held_out: Mapping[str, Any] | None
+    folds: Mapping[str, Any] | None
 
     @property
     def label_kinds(self) -> set[str]:
@@ -79,6 +83,7 @@ def read_inputs(run: Path) -> ReportInputs:
         },
         manifests={stage: found for stage, found in manifests.items() if found is not None},
         held_out=_json(latest(run) / "held_out.json"),
+        folds=_json(latest(run) / "annotator_folds.json"),
     )
 
 

@@ -99,6 +99,8 @@ def reward_model(inputs: ReportInputs) -> str:
         ("all pairs", {"value": held.get("pair_accuracy"), "ci95": held.get("ci95"),
                        "n_prompts": held.get("n_prompts")}),
         ("same policy", held.get("within_model")),
+        ("annotators learnt from", (inputs.folds or {}).get("in_group")),
+        ("annotators never seen", (inputs.folds or {}).get("held_out_group")),
         ("ceiling", (held.get("ceiling") or {}).get("oracle_accuracy")),
     ]  # fmt: skip
     cells = [cell for name, rate in rows if (cell := _rate_cell(name, rate)) is not None]
@@ -112,7 +114,7 @@ def reward_model(inputs: ReportInputs) -> str:
         "is what the true order itself would reach against one annotator, estimated from how often "
         "annotators agree. Pairs of one and the same policy are the hard ones, and those PPO needs."
     )
-    text = _length_sentence(held.get("length_correlation"))
+    text = _folds_sentence(inputs.folds) + _length_sentence(held.get("length_correlation"))
     return section("reward-model", "Reward model", about, grid(accuracy, _calibration(held)), text)
 
 
@@ -131,6 +133,16 @@ def _calibration(held: Any) -> str:
         else [],
         title="accuracy by the model's own confidence",
         x_title="predicted chance of the higher score winning",
+    )
+
+
+def _folds_sentence(folds: Any) -> str:
+    if not folds:
+        return ""
+    return (
+        f"<p>Annotators were dealt into {len(folds['groups'])} groups, and a model was trained "
+        "without each: it is asked about held-out prompts as those it learnt from ranked them, and "
+        "as the group it never saw did. The paper's five groups gave 72.4 % and 69.6 %.</p>"
     )
 
 

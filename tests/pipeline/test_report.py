@@ -361,3 +361,19 @@ def test_a_reward_model_of_one_annotator_has_a_sentence_without_a_ceiling(tmp_pa
     assert said.endswith(
         "70.0% of 50 held-out pairs ordered as the annotators did (60.0% to 80.0%)."
     )
+
+
+def test_annotators_that_were_never_seen_are_shown_beside_those_learnt_from(run: Path) -> None:
+    write_report(run, run / "plain.html")
+    assert "annotators never seen" not in (run / "plain.html").read_text()
+    rates = {"in_group": 0.724, "held_out_group": 0.696}
+    folds: dict[str, object] = {
+        name: {"value": value, "ci95": [value - 0.01, value + 0.01], "n_prompts": 40}
+        for name, value in rates.items()
+    }
+    folds["groups"] = [["a"], ["b"], ["c"]]
+    (run / "reward/annotator_folds.json").write_text(json.dumps(folds))
+    write_report(run, run / "report.html")
+    page = (run / "report.html").read_text()
+    for said in ("annotators learnt from", "annotators never seen", "dealt into 3 groups"):
+        assert said in page, said

@@ -1,5 +1,6 @@
 """Annotators left out of training are asked whether they agree with the model."""
 
+import json
 import random
 from pathlib import Path
 
@@ -9,7 +10,13 @@ from reward_models.records import Ranking
 from stages.config import RewardConfig
 from stages.progress import silent
 from stages.ranked_prompts import ranked_prompts
-from stages.reward_folds import accuracy_on_unseen_annotators, annotator_groups, ranked_by
+from stages.reward_folds import (
+    FOLDS,
+    accuracy_on_unseen_annotators,
+    annotator_groups,
+    ranked_by,
+    write_folds,
+)
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -59,3 +66,20 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
     assert found["in_group"]["value"] > 0.7
     assert found["held_out_group"]["value"] < 0.3
     assert found["groups"] in ([["ann"], ["zoe"]], [["zoe"], ["ann"]])
+
+
+def test_the_file_of_folds_is_whole_and_what_was_trained_for_it_is_gone(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    tasks = tiny_tasks(12, rng)
+    write_folds(
+        RewardConfig(prompts_per_batch=8, held_out=0.3),
+        2,
+        base=tiny_base(tmp_path / "base"),
+        tasks=tasks,
+        rankings=tiny_rankings(tasks, ["ann", "ben"], rng),
+        out=tmp_path / FOLDS,
+        seed=0,
+    )
+    found = json.loads((tmp_path / FOLDS).read_text())
+    assert found["in_group"]["n_pairs"] == found["held_out_group"]["n_pairs"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDS, "base"]
