@@ -34,7 +34,7 @@ from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs, summed_loss
 from reward_models.trunk import without_dropout
 from stages.ranked_prompts import RankedPrompt
-from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
+from stages.shared_prompt import Batch, Layout, SeparateRows, SharedPrompt, choose_layout
 
 SMALL = {
     "vocab_size": 60,
@@ -181,3 +181,43 @@ def test_a_prompt_shared_by_k_responses_is_read_once() -> None:
     [element] = elements(1)
     shared = SharedPrompt().collate([element], pool_pairs)["ids_BL"].numel()
     assert shared == len(element.prompt) + sum(map(len, element.responses))
+
+
+def left_padded(batch: Batch) -> Batch:
+    """The same rows with their padding moved to the left."""
+    pads_B = (batch["branch_BL"] == -1).sum(-1).tolist()
+    moved = {
+        name: torch.stack([x_L.roll(n) for x_L, n in zip(batch[name], pads_B, strict=True)])
+        for name in ("ids_BL", "branch_BL", "positions_BL")
+    }
+    read_BK = batch["read_BK"] + torch.tensor(pads_B)[:, None]
+    return {**batch, **moved, "read_BK": read_BK.clamp(max=batch["ids_BL"].shape[1] - 1)}
+
+
+def one_by_one(model: RewardModel, element: RankedPrompt) -> torch.Tensor:
+    """score_K from a pass of its own for each response, without any padding."""
+    alone = []
+    for response in element.responses:
+        ids_BL = torch.tensor([element.prompt + response])
+        mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
+        alone.append(model(ids_BL, mask_BL, torch.arange(ids_BL.shape[1])[None])[0])
+    return torch.stack(alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_scores_equal_separate_passes_with_padding_on_either_side_and_any_batch_size(
+    family: str, side: str
+) -> None:
+    model = reward_model(trunk(family, "sdpa"))
+    everything = elements(6)
+    expected = [one_by_one(model, element) for element in everything]
+    for batch_size in (1, 2, 3, 6):
+        for start in range(0, len(everything), batch_size):
+            part = everything[start : start + batch_size]
+            batch = SharedPrompt().collate(part, pool_pairs)
+            batch = left_padded(batch) if side == "left" else batch
+            reward_BK = SharedPrompt().scores(model, batch)
+            for row, score_K in enumerate(expected[start : start + batch_size]):
+                found_K = reward_BK[row, : len(score_K)]
+                assert torch.allclose(found_K, score_K, atol=1e-5), (batch_size, start + row)
