@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from labeling_ui.form import Form, FormPart, Scale, first_problem
+from labeling_ui.form import Form, FormPart, Scale, first_problem, said
+from labeling_ui.room_tasks import TextTask
 from reward_models.records import Ranking, RankingTask
 
 NOTE_CHARACTERS = 20_000
@@ -45,7 +46,8 @@ def ranking_from(
 ) -> Ranking:
     """The ranking that the answers mean; ValueError if something asked for is missing."""
     if answers.skipped is None:
-        _check(form, answers, len(shown))
+        _check_order(answers, len(shown))
+        _check_questions(form, answers, len(shown))
     tiers = [tier for tier in answers.tiers if tier]
     ranks = {shown[i]: place for place, tier in enumerate(tiers, 1) for i in tier}
     notes = {shown[i]: text for i, text in sorted(answers.notes.items()) if text.strip()}
@@ -73,10 +75,36 @@ def ranking_from(
     )
 
 
-def _check(form: Form, answers: Answers, num_outputs: int) -> None:
+def rating_from(form: Form, answers: Answers, task: TextTask, annotator: str) -> dict[str, Any]:
+    """What the answers say of one text; ValueError if something asked for is missing."""
+    if task.prompt is None:
+        alone = tuple(scale for scale in form.scales if not scale.relative)
+        form = form.model_copy(update={"scales": alone})
+    if answers.skipped is None:
+        _check_questions(form, answers, 1)
+    flags = answers.flags.get(0, {})
+    row = {
+        "form": f"{form.name} {form.version}",
+        "rating": answers.ratings.get(0),
+        "flags": [name for name, value in flags.items() if value],
+        "flags_no": [name for name, value in flags.items() if value is False],
+        "scales": {**_given(answers.scales.get(0, {})), **_given(answers.prompt_scales)},
+        "prompt_flags": _given(answers.prompt_flags),
+        "notes": answers.notes.get(0, "").strip() or answers.note.strip(),
+        "seconds": round(answers.seconds, 1),
+        "skipped": answers.skipped,
+    }
+    head = {"task": task.id, "annotator": annotator, "kind": "human"}
+    return {**head, **{name: value for name, value in row.items() if value not in ("", None)}}
+
+
+def _check_order(answers: Answers, num_outputs: int) -> None:
     placed = sorted(i for tier in answers.tiers for i in tier)
     if placed != list(range(num_outputs)):
         raise ValueError(f"{len(set(placed))} of {num_outputs} outputs are ranked")
+
+
+def _check_questions(form: Form, answers: Answers, num_outputs: int) -> None:
     outputs = range(num_outputs)
     if form.quality and any(i not in answers.ratings for i in outputs):
         raise ValueError("every output needs a quality from 1 to 7")
@@ -94,7 +122,9 @@ def _check(form: Form, answers: Answers, num_outputs: int) -> None:
 
 def _check_scale(scale: Scale, given: int | None) -> None:
     if given is None or not scale.lowest <= given <= scale.highest:
-        raise ValueError(f"'{scale.text}' is {given}, expected {scale.lowest} to {scale.highest}")
+        raise ValueError(
+            f"'{said(scale.text)}' is {given}, expected {scale.lowest} to {scale.highest}"
+        )
 
 
 def _given(row: Mapping[str, Any]) -> dict[str, Any]:

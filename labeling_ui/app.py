@@ -24,8 +24,9 @@ from fastapi import FastAPI, Request
 from labeling_ui.accounts import Account, Accounts
 from labeling_ui.assignment import Assignment
 from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form, default_form
+from labeling_ui.form import Form, forms_with
 from labeling_ui.gate import BOARD, Gate, add_doors, add_exports
+from labeling_ui.live import Live
 from labeling_ui.owner import Owner
 from labeling_ui.progress import Progress
 from labeling_ui.room import Reply, Room, reply_to
@@ -42,12 +43,15 @@ SCRIPTS = (
     "rate.js",
     "rank.js",
     "dragging.js",
+    "compare.js",
+    "write.js",
     "windows.js",
     "dialogs.js",
+    "asking.js",
     "keys.js",
     "start.js",
 )
-STYLES = ("room.css", "steps.css", "owner.css")
+STYLES = ("room.css", "steps.css", "kinds.css", "owner.css")
 OWNER_SCRIPTS = ("texts.js", "elements.js", "windows.js", "saving.js", "figures.js", "owner.js")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
@@ -62,19 +66,21 @@ def build(
     mixing: Mixing | None = None,
     secure: bool = False,
     scores: Scores | None = None,
+    live: Live | None = None,
 ) -> FastAPI:
     """The whole application on one store. `secure` is for service behind TLS."""
     accounts = Accounts(store)
     assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
     progress = Progress(store)
-    room = Room(store, form or default_form(), assignment, progress)
+    room = Room(store, forms_with(form), assignment, progress, live)
     owner = Owner(store, accounts, progress, scores)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_doors(app, accounts, access, secure=secure)
     who = signed_in(accounts, access)
     add_exports(app, store, who)
     app.add_middleware(Gate, who=who)
-    ours = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
+    tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
+    ours = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
     people = (owner.invite, owner.change_account, owner.admit)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     _mount(app, "/owner", "owner.html", OWNER_SCRIPTS, owners, who)
@@ -94,6 +100,7 @@ def serve(
     tls: tuple[Path, Path] | None = None,
     behind_tls: bool = False,
     scores: Scores | None = None,
+    live: Live | None = None,
     say: Callable[[str], None] = print,
     until: Callable[[], bool] | None = None,
 ) -> None:
@@ -116,6 +123,7 @@ def serve(
         mixing=mixing,
         secure=secure,
         scores=scores,
+        live=live,
     )
     port = _free_port(host, port)
     server = _server(app, host, port, tls)

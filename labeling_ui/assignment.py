@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, insert, update
 
-from labeling_ui.choosing import Mixing, choose, screened, taken
+from labeling_ui import statements as sql
+from labeling_ui.choosing import Mixing, choose, screened
 from labeling_ui.places import close_full
 from labeling_ui.rows import answer_row, dumps, says_the_same
 from labeling_ui.screening import verdict_of
 from labeling_ui.store import Store
-from labeling_ui.tables import answers, drafts, leases, tasks
+from labeling_ui.tables import drafts, leases, tasks
 
 Outcome = Literal["stored", "again", "surplus"]
 
@@ -63,7 +64,7 @@ class Assignment:
         """The task this person holds, else a new one; None when nothing is left for them."""
         now = self.store.clock()
         with self.store.database.write() as connection:
-            held = connection.execute(_held_by(annotator)).first()
+            held = connection.execute(sql.HELD_BY, {"annotator": annotator}).first()
             if held is not None and not self._renew(connection, held, now):
                 held = None
             if held is None:
@@ -71,7 +72,7 @@ class Assignment:
                 if task is None:
                     return None
                 self._take(connection, annotator, task, now)
-                held = connection.execute(_held_by(annotator)).first()
+                held = connection.execute(sql.HELD_BY, {"annotator": annotator}).first()
             assert held is not None
             return _lease(connection, held)
 
@@ -106,16 +107,14 @@ class Assignment:
             row = _by_token(connection, annotator, token)
             if row.state in ("held", "expired"):
                 self._renew(connection, row, now)
-            mine = and_(drafts.c.task == row.task, drafts.c.annotator == annotator)
-            stored = connection.execute(select(drafts).where(mine)).first()
+            key = {"task": row.task, "annotator": annotator}
+            stored = connection.execute(sql.DRAFT, key).first()
             if stored is not None and stored.revision >= revision:
                 return bool(stored.writer == writer)
             values = {"revision": revision, "writer": writer, "body": dumps(body), "time": now}
-            if stored is None:
-                key = {"task": row.task, "annotator": annotator}
-                connection.execute(insert(drafts).values(**key, **values))
-            else:
-                connection.execute(update(drafts).where(mine).values(**values))
+            if stored is not None:
+                connection.execute(sql.DROP_DRAFT, key)
+            connection.execute(insert(drafts), [{**key, **values}])
         return True
 
     def submit(self, annotator: str, token: str, form: str, record: Mapping[str, Any]) -> Outcome:
@@ -128,11 +127,9 @@ class Assignment:
         with self.store.database.write() as connection:
             lease = _by_token(connection, annotator, token)
             assert (record["task"], record["annotator"]) == (lease.task, annotator)
-            mine = and_(answers.c.task == lease.task, answers.c.annotator == annotator)
-            before = connection.execute(
-                select(answers).where(mine, answers.c.is_latest == 1)
-            ).first()
-            known = connection.execute(select(answers.c.id).where(answers.c.form == name)).first()
+            both = {"task": lease.task, "annotator": annotator}
+            before = connection.execute(sql.LATEST_ANSWER, both).first()
+            known = connection.execute(sql.ANSWER_OF_FORM, {"form": name}).first()
             version = 1 if before is None else before.version + 1
             row = {**answer_row(record, version, now), "form": name}
             if known is not None or (before and says_the_same(before.record, row["record"])):
@@ -150,56 +147,49 @@ class Assignment:
 
     def _finish(self, connection: Connection, lease: Row[Any], state: str, surplus: bool) -> None:
         """Close the lease, drop its draft, and close the task once it has all its answers."""
-        values = {"state": "expired" if surplus else state}
-        connection.execute(update(leases).where(leases.c.token == lease.token).values(**values))
-        of_both = and_(drafts.c.task == lease.task, drafts.c.annotator == lease.annotator)
-        connection.execute(delete(drafts).where(of_both))
+        ended = {"of": lease.token, "to": "expired" if surplus else state}
+        connection.execute(sql.SET_STATE, ended)
+        connection.execute(sql.DROP_DRAFT, {"task": lease.task, "annotator": lease.annotator})
         if state == "skipped":  # somebody else is asked, unless the task is full without it
-            here = tasks.c.id == lease.task
+            here = (tasks.c.id == lease.task) & (tasks.c.kind != "adjudication")
             connection.execute(update(tasks).where(here).values(is_open=1))
         close_full(connection, [lease.task])
 
     def _renew(self, connection: Connection, lease: Row[Any], now: float) -> bool:
         """Hold a place for the lease if there is one; else mark it expired."""
         free = self._is_free(connection, lease, now)
-        values = {"state": "held", "expires": now + self.lease_s} if free else {"state": "expired"}
-        connection.execute(update(leases).where(leases.c.token == lease.token).values(**values))
+        if free:
+            connection.execute(sql.HOLD, {"of": lease.token, "until": now + self.lease_s})
+        else:
+            connection.execute(sql.SET_STATE, {"of": lease.token, "to": "expired"})
         return free
 
     def _is_free(self, connection: Connection, lease: Row[Any], now: float) -> bool:
         """Whether a place is left for this lease, others' living leases and answers counted."""
-        others = select(func.count()).where(
-            leases.c.task == lease.task, leases.c.annotator != lease.annotator, taken(now)
-        )
-        query = select(or_(tasks.c.gold.is_not(None), tasks.c.overlap > others.scalar_subquery()))
-        return bool(connection.execute(query.where(tasks.c.id == lease.task)).scalar())
+        known = {"task": lease.task, "annotator": lease.annotator, "now": now}
+        return bool(connection.execute(sql.IS_FREE, known).scalar())
 
     def _take(self, connection: Connection, annotator: str, task: Row[Any], now: float) -> None:
         shown = [response["id"] for response in json.loads(task.record).get("responses", [])]
         self.rng.shuffle(shown)
         row = {"task": task.id, "annotator": annotator, "token": secrets.token_urlsafe(12)}
         when = {"state": "held", "expires": now + self.lease_s, "time": now}
-        connection.execute(insert(leases).values(**row, **when, shown=json.dumps(shown)))
+        connection.execute(insert(leases), [{**row, **when, "shown": json.dumps(shown)}])
         self.store.log(connection, annotator, "lease", task.id, {})
 
 
-def _held_by(annotator: str) -> Select[Any]:
-    mine = select(leases).where(leases.c.annotator == annotator, leases.c.state == "held")
-    return mine.order_by(leases.c.time.desc()).limit(1)
-
-
 def _by_token(connection: Connection, annotator: str, token: str) -> Row[Any]:
-    mine = (leases.c.token == token) & (leases.c.annotator == annotator)
-    found = connection.execute(select(leases).where(mine)).first()
+    known = {"token": token, "annotator": annotator}
+    found = connection.execute(sql.LEASE_OF_TOKEN, known).first()
     if found is None:
         raise LeaseError("this task is not one of yours")
     return found
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:
-    task = connection.execute(select(tasks).where(tasks.c.id == row.task)).one()
-    mine = (drafts.c.task == row.task) & (drafts.c.annotator == row.annotator)
-    draft = connection.execute(select(drafts).where(mine)).first()
+    both = {"task": row.task, "annotator": row.annotator}
+    task = connection.execute(sql.TASK, {"task": row.task}).one()
+    draft = connection.execute(sql.DRAFT, both).first()
     return Lease(
         token=row.token,
         task=row.task,

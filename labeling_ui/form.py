@@ -1,15 +1,18 @@
-"""Which questions annotators are asked: a YAML file, checked.
+"""Which questions annotators are asked about tasks of one kind: a YAML file, checked.
 
-The default is the form of Ouyang et al. 2022 (section 3.4, tables 3 and 7, figure 12).
+The default for rankings is the form of Ouyang et al. 2022 (section 3.4, tables 3 and 7, figure 12).
+Whatever people read may be one text, or one for each language: `{en: Ambiguous, de: Mehrdeutig}`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -17,6 +20,9 @@ from pydantic import (
 
 PAGE_KEYS = "ngpqrx"  # note, guideline, prompt, start from quality, plain text, given text
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
+Words = str | Annotated[Mapping[Language, str], Field(min_length=1)]
+TaskKind = Literal["ranking", "comparison", "rating", "demonstration", "prompt", "adjudication"]
 
 
 class FormPart(BaseModel):
@@ -26,14 +32,18 @@ class FormPart(BaseModel):
 
 
 class Scale(FormPart):
-    """A question answered by a whole number from `lowest` to `highest`."""
+    """A question answered by a whole number from `lowest` to `highest`.
+
+    A `relative` one compares with the prompt, and is not asked where there is none.
+    """
 
     id: Name = "quality"
-    text: str
+    text: Words
     lowest: int = 1
     highest: int = 7
-    low: str = ""
-    high: str = ""
+    relative: bool = False
+    low: Words = ""
+    high: Words = ""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -46,7 +56,7 @@ class Flag(FormPart):
     """A yes-or-no question. `good` marks those where yes is welcome."""
 
     id: Name
-    text: str
+    text: Words
     key: Annotated[str, StringConstraints(pattern="^[a-z]$")] | None = None
     good: bool = False
 
@@ -55,6 +65,7 @@ class Form(FormPart):
     """All questions of a project. Without `quality` no overall rating is asked for."""
 
     name: str
+    kind: TaskKind = "ranking"
     version: int = 1
     quality: Scale | None = None
     flags: tuple[Flag, ...] = ()
@@ -62,8 +73,8 @@ class Form(FormPart):
     prompt_flags: tuple[Flag, ...] = ()
     prompt_scales: tuple[Scale, ...] = ()
     seed_from_quality: bool = True
-    skip_reasons: tuple[str, ...] = ("I cannot judge this",)
-    guideline: str = ""
+    skip_reasons: tuple[Words, ...] = ("I cannot judge this",)
+    guideline: Words = ""
 
     @model_validator(mode="after")
     def _names_and_keys_are_told_apart(self) -> Self:
@@ -93,12 +104,25 @@ def load_form(path: Path) -> Form:
         raise ValueError(f"{path}: {first_problem(error)}") from None
 
 
-def default_form() -> Form:
-    """The paper's form, from the configs beside the package or installed with it."""
+def default_form(kind: TaskKind = "ranking") -> Form:
+    """The form of a kind of task, from the configs beside the package or installed with it."""
     root = Path(__file__).parents[1]
     places = (root / "configs", root / "pipeline" / "shipped_configs")
     found = [place for place in places if place.is_dir()]
-    return load_form((found or places)[0] / "labeling" / "instructgpt.yaml")
+    name = "instructgpt" if kind == "ranking" else kind
+    return load_form((found or places)[0] / "labeling" / f"{name}.yaml")
+
+
+def forms_with(form: Form | None) -> dict[TaskKind, Form]:
+    """The form of every kind of task: the default ones, and in place of one of them `form`."""
+    own = {} if form is None else {form.kind: form}
+    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
+    return {kind: own[kind] if kind in own else default_form(kind) for kind in kinds}
+
+
+def said(words: Words) -> str:
+    """The text, where there are several the first; answers name questions by it."""
+    return words if isinstance(words, str) else next(iter(words.values()))
 
 
 def first_problem(error: ValidationError) -> str:

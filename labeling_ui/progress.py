@@ -1,11 +1,13 @@
 """How far the work is: for one person, and for the whole room."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 
+from labeling_ui.statements import ANSWERED
 from labeling_ui.store import Store
 from labeling_ui.tables import answers, leases, settings, tasks
 
@@ -37,12 +39,10 @@ class Progress:
     def of(self, annotator: str) -> PersonProgress:
         """How far one person is."""
         now = self.store.clock()
-        given = (answers.c.is_latest == 1) & (answers.c.is_skip == 0)
-        mine = select(func.count()).where(answers.c.annotator == annotator, given)
+        asked = {"annotator": annotator, "midnight": now - now % DAY_S}
         with self.store.database.read() as connection:
-            answered = connection.execute(mine).scalar_one()
-            today = connection.execute(mine.where(answers.c.time >= now - now % DAY_S)).scalar_one()
-        return PersonProgress(answered, today, self.open_tasks())
+            answered, today = connection.execute(ANSWERED, asked).one()
+        return PersonProgress(answered, int(today), self.open_tasks())
 
     def open_tasks(self) -> int:
         """How many tasks still want answers, gold ones left out."""
@@ -65,7 +65,7 @@ class Progress:
         return [
             {
                 "token": row.token,
-                "prompt": json.loads(row.record)["prompt"],
+                "prompt": _title(json.loads(row.record)),
                 "time": row.time,
                 "skipped": bool(row.is_skip),
             }
@@ -85,3 +85,8 @@ class Progress:
             row = {"name": "paused", "value": "yes" if paused else "no"}
             connection.execute(insert(settings).values(**row))
             self.store.log(connection, owner, "paused" if paused else "resumed", None, {})
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """What a task is known by: its prompt, else the text or the use case it is about."""
+    return str(record.get("prompt") or record.get("text") or record.get("use_case") or "-")

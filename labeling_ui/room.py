@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from labeling_ui.accounts import Account
-from labeling_ui.answers import parse_answers, ranking_from
+from labeling_ui.adjudication import disputes, settled_by, take_dispute
+from labeling_ui.answers import parse_answers, ranking_from, rating_from
 from labeling_ui.assignment import Assignment, Lease
-from labeling_ui.form import Form
+from labeling_ui.form import Form, TaskKind
+from labeling_ui.live import Live
 from labeling_ui.progress import Progress
-from labeling_ui.rendering import plain_html, safe_html, snippet
+from labeling_ui.rendering import snippet
+from labeling_ui.room_tasks import TextTask, WritingTask, kind_of, latest_answer, task_from
+from labeling_ui.shown import as_body, shown_forms, shown_ranks, shown_task
 from labeling_ui.store import Store
+from labeling_ui.writing import parse_writing, writing_record
 from reward_models.records import RankingTask
 
 DRAFT_CHARACTERS = 400_000
@@ -22,18 +27,18 @@ Reply = dict[str, Any]
 
 @dataclass(frozen=True)
 class Room:
-    """One project: its store, its questions, and who gets what."""
+    """One project: its store, its questions for each kind of task, and who gets what."""
 
     store: Store
-    form: Form
+    forms: Mapping[TaskKind, Form]
     assignment: Assignment
     progress: Progress
+    live: Live | None = None
 
     def start(self, account: Account, _: Mapping[str, Any]) -> Reply:
         """What the page needs once: the questions, and a first task."""
-        form = self.form.model_dump(exclude={"guideline"})
-        guideline = safe_html(self.form.guideline)
-        return {"form": form, "guideline": guideline, **self.next_task(account, {})}
+        is_live = self.live is not None
+        return {**shown_forms(self.forms), "live": is_live, **self.next_task(account, {})}
 
     def next_task(self, account: Account, _: Mapping[str, Any]) -> Reply:
         """The task this person works on next, or why there is none."""
@@ -60,13 +65,11 @@ class Room:
         return {"saved": saved, "time": self.store.clock()}
 
     def submit(self, account: Account, asked: Mapping[str, Any]) -> Reply:
-        """Take in a ranking or a skip for good, and give the next task."""
+        """Take in an answer or a skip for good, and give the next task."""
         token, form_id = _text(asked, "token"), _text(asked, "form")
         lease = self.assignment.look_up(account.name, token)
-        task = RankingTask.from_json(lease.record)
-        answers = parse_answers(_mapping(asked, "body"))
-        ranking = ranking_from(self.form, answers, task, lease.shown, account.name)
-        outcome = self.assignment.submit(account.name, token, form_id, ranking.to_json())
+        record = self._record(lease, _mapping(asked, "body"), account.name)
+        outcome = self.assignment.submit(account.name, token, form_id, record)
         return {"outcome": outcome, **self.next_task(account, {})}
 
     def recent(self, account: Account, _: Mapping[str, Any]) -> Reply:
@@ -77,55 +80,58 @@ class Room:
     def reopen(self, account: Account, asked: Mapping[str, Any]) -> Reply:
         """An earlier task of this person, as it was answered, to be amended."""
         lease = self.assignment.reopen(account.name, _text(asked, "token"))
-        versions = self.store.history(lease.task, account.name)
+        answer = latest_answer(self.store, lease.task, account.name)
         shown = self._shown(lease)
-        if shown["draft"] is None and versions:
-            shown["draft"] = as_body(versions[-1].to_json(), lease.shown)
+        if shown["draft"] is None and answer is not None:
+            shown["draft"] = as_body(lease.kind, answer, lease.shown)
+        return self._as_next(account, shown)
+
+    def disputes(self, account: Account, _: Mapping[str, Any]) -> Reply:
+        """Tasks that annotators disagree on, for a reviewer to settle."""
+        _only_reviewers(account)
+        rows = disputes(self.store)
+        return {"disputes": [{**row, "prompt": snippet(row["prompt"])} for row in rows]}
+
+    def adjudicate(self, account: Account, asked: Mapping[str, Any]) -> Reply:
+        """One of these, with everybody's ranks; the reviewer's ranking will count instead."""
+        _only_reviewers(account)
+        lease = take_dispute(self.assignment, _text(asked, "task"), account.name)
+        return self._as_next(account, self._shown(lease))
+
+    def ask_policy(self, account: Account, asked: Mapping[str, Any]) -> Reply:
+        """Fresh outputs of the policy on this person's own prompt, to be ranked next."""
+        prompt = asked.get("prompt")
+        if self.live is None or not isinstance(prompt, str):
+            raise ValueError("this room has no policy to ask")
+        return self._as_next(
+            account, self._shown(self.live.ask(self.assignment, prompt, account.name))
+        )
+
+    def _as_next(self, account: Account, shown: Reply) -> Reply:
         person = self.progress.of(account.name)
-        return {"name": account.name, "progress": person.to_json(), "task": shown}
+        head = {"name": account.name, "role": account.role, "progress": person.to_json()}
+        return {**head, "task": shown}
 
     def _shown(self, lease: Lease) -> Reply:
-        """A task as the page sees it: outputs are numbers in the order shown, and nothing more."""
-        task = RankingTask.from_json(lease.record)
-        by_id = {response.id: response.text for response in task.responses}
-        return {
-            "token": lease.token,
-            "kind": lease.kind,
-            "amends": lease.state == "done",
-            "prompt": _both(task.prompt),
-            "context": None if task.context is None else _both(task.context),
-            "outputs": [{**_both(by_id[i]), "snippet": snippet(by_id[i])} for i in lease.shown],
-            "draft": lease.draft,
-            "revision": lease.revision,
-        }
+        kind = kind_of(lease.kind)
+        shown = shown_task(lease, task_from(kind, lease.record))
+        if kind == "adjudication":
+            given = settled_by(self.store, lease.record)
+            shown["given"] = shown_ranks(given, lease.shown)
+        return shown
 
-
-def as_body(record: Mapping[str, Any], shown: tuple[str, ...]) -> Reply:
-    """A stored ranking as the page's own form, so that it can be amended."""
-    place = {name: str(i) for i, name in enumerate(shown)}
-    num_tiers = max(record["ranks"].values(), default=0)
-    tiers: list[list[int]] = [[] for _ in range(num_tiers)]
-    for name, rank in record["ranks"].items():
-        tiers[rank - 1].append(shown.index(name))
-    flags: dict[str, dict[str, bool]] = {}
-    for key, value in (("flags", True), ("flags_no", False)):
-        for name, chosen in record.get(key, {}).items():
-            flags.setdefault(place[name], {}).update(dict.fromkeys(chosen, value))
-
-    def by_place(key: str) -> dict[str, Any]:
-        return {place[name]: value for name, value in record.get(key, {}).items()}
-
-    return {
-        "tiers": tiers,
-        "flags": flags,
-        "ratings": by_place("ratings"),
-        "scales": by_place("scales"),
-        "notes": by_place("output_notes"),
-        "prompt_flags": record.get("prompt_flags", {}),
-        "prompt_scales": record.get("prompt_scales", {}),
-        "note": record.get("notes", ""),
-        "seeded": record.get("seeded", False),
-    }
+    def _record(self, lease: Lease, body: Mapping[str, Any], annotator: str) -> Reply:
+        """What is stored of what the page sent; ValueError if something is missing."""
+        kind = kind_of(lease.kind)
+        form = self.forms[kind]
+        match task_from(kind, lease.record):
+            case RankingTask() as task:
+                answers = parse_answers(body)
+                return ranking_from(form, answers, task, lease.shown, annotator).to_json()
+            case TextTask() as task:
+                return rating_from(form, parse_answers(body), task, annotator)
+            case WritingTask() as task:
+                return writing_record(kind, task, parse_writing(body), annotator)
 
 
 def reply_to(
@@ -163,8 +169,9 @@ def _whole_texts(row: Mapping[str, Any]) -> Reply:
     return {whole(name): whole(value) for name, value in row.items()}
 
 
-def _both(text: str) -> Reply:
-    return {"html": safe_html(text), "plain": plain_html(text)}
+def _only_reviewers(account: Account) -> None:
+    if account.role not in ("reviewer", "owner"):
+        raise ValueError("this is for reviewers")
 
 
 def _text(asked: Mapping[str, Any], name: str) -> str:

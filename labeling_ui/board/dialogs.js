@@ -1,17 +1,22 @@
 // Windows above the page: keys, guidelines, skipping, earlier tasks.
+const KEYS = {
+  rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"]],
+  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"]],
+  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["⏎", "submit"]],
+  write: [["Esc", "key_leave"]],
+};
+const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
+
 function showKeys() {
-  const lines = [
-    ["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"],
-    ["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"],
-    ["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"],
-  ];
+  const lines = [...(task ? stepsOf().flatMap((step) => KEYS[step]) : []), ...KEYS_EVERYWHERE];
   const list = h("dl", { class: "keymap" }, lines.map(([keys, text]) => [h("dt", {}, h("kbd", {}, keys)), h("dd", {}, t(text))]));
   openDialog(t("keys"), list, closing());
 }
 
-let guideline = "";
+let guidelines = {}, isLive = false;
 function showGuideline() {
-  openDialog(t("guideline"), h("div", { class: "text", html: guideline }), closing());
+  const said = guidelines[task ? task.kind : "ranking"];
+  openDialog(t("guideline"), h("div", { class: "text", html: said[language] ?? Object.values(said)[0] }), closing());
 }
 
 function askSkip() {
@@ -24,7 +29,7 @@ function askSkip() {
   };
   other.addEventListener("keydown", (event) => { if (event.key === "Enter") skip(other.value); });
   openDialog(t("skip_title"), h("p", { class: "soft" }, t("skip_why")),
-    h("div", { class: "reasons" }, form.skip_reasons.map((why) => button(why, () => skip(why)))), other,
+    h("div", { class: "reasons" }, form.skip_reasons.map((why) => button(words(why), () => skip(named(why))))), other,
     h("div", { class: "walk" }, button(t("cancel"), closeDialog), h("span", { class: "gap" }),
       button(t("skip"), () => skip(other.value), { class: "button primary" })));
 }
@@ -58,15 +63,17 @@ function signOut() {
 }
 
 function drawTools() {
-  const tool = (word, onclick, key) => button([t(word), key ? kbd(key) : null].filter(Boolean), onclick, { class: "quiet" });
+  const tool = (word, onclick, key, where) => button([t(word), key ? kbd(key) : null].filter(Boolean), onclick, { class: "quiet " + (where || "") });
   const theme = () => setTheme(root.dataset.theme === "dark" ? "light" : "dark");
   const speak = h("button", { type: "button", class: "quiet", lang: language === "en" ? "de" : "en", onclick: () => {
     localStorage.setItem("labeling/language", language === "en" ? "de" : "en");
     location.reload();
   } }, language === "en" ? "Deutsch" : "English");
+  const asking = (where) => [isLive ? tool("own_prompt", askPolicy, null, where) : null, me.role === "annotator" ? null : tool("disputes", showDisputes, null, where)].filter(Boolean);
   const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
-    h("div", { class: "menu-items" }, tool("theme", theme), speak,
+    h("div", { class: "menu-items" }, asking("only-narrow"), tool("theme", theme), speak,
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
-  find(".tools").replaceChildren(tool("recent", showRecent), tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"),
-    tool("skip", askSkip), more);
+  const tools = [...asking("only-wide"), tool("recent", showRecent),
+    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"), tool("skip", askSkip), more];
+  find(".tools").replaceChildren(...tools);
 }

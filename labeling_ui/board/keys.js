@@ -3,7 +3,7 @@ const isTyping = (target) => target.matches("textarea, input[type=text], select"
 
 function onKey(event) {
   if (!root.isConnected) return document.removeEventListener("keydown", onKey);
-  if (event.isComposing || !form || find("dialog[open]")) return;
+  if (event.isComposing || !forms || find("dialog[open]")) return;
   const hasCtrl = event.ctrlKey || event.metaKey;
   if (isTyping(event.target)) {
     if (event.key === "Escape") event.target.blur();
@@ -18,7 +18,7 @@ function handle(event, hasCtrl) {
   if (key === "?") return showKeys() ?? true;
   if (!task) return false;
   if (hasCtrl) {
-    if (key === "enter") (work.step === "rate" ? next() : unranked().length || submit(null));
+    if (key === "enter") (work.step === "rate" ? next() : finish());
     else if (key === "z") undo();
     else return false;
     return true;
@@ -26,7 +26,7 @@ function handle(event, hasCtrl) {
   if (key === "g") showGuideline();
   else if (key === "r") toggleRaw();
   else if (key === "x" && task.context) toggleContext();
-  else return work.step === "rate" ? rateKey(event, key) : rankKey(event, key);
+  else return { rate: rateKey, rank: rankKey, compare: compareKey, write: () => false }[work.step](event, key);
   return true;
 }
 
@@ -41,7 +41,7 @@ function rateKey(event, key) {
   const onControl = event.target.matches("button, a, summary, input");
   const digit = digitOf(event);
   const flag = askedFlags().find((one) => one.key === key);
-  if (digit === 0) answerRestNo();
+  if (digit === 0 && scaleAtHand()[0]?.lowest !== 0) answerRestNo();
   else if (digit !== null) answerByDigit(digit);
   else if (key === "enter" && !event.target.matches("button, a, summary")) next();
   else if (key === "arrowright" && !(onControl && event.target.type === "radio")) goTo(work.at + 1);

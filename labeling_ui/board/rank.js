@@ -1,20 +1,25 @@
 // Step 2: all outputs in order. Rows of the board are ranks; outputs in one row are tied.
 function rankPanels() {
   const card = (i) => h("article", { class: "card panel", "data-output": String(i), "aria-label": t("output", letter(i)), onclick: () => select(i) },
-    h("header", {}, h("h3", {}, t("output", letter(i))), qualityMark(i), h("span", { class: "gap" }), h("span", { class: "soft", "data-part": "rank" })),
+    h("header", {}, h("h3", {}, t("output", letter(i))), qualityMark(i), h("span", { class: "gap" }), h("span", { class: "soft", "data-part": "rank" })), givenRanks(i),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("output", letter(i)) }, text(task.outputs[i])));
   return [
     h("section", { class: "cards", "aria-label": t("rank") }, outputs().map(card)),
     h("section", { class: "board panel", "aria-label": t("rank") },
       h("div", { class: "rows" }), h("p", { class: "order", "data-part": "order" }), h("ul", { class: "odd", "data-part": "odd" }),
-      h("div", { class: "walk" }, button(t("back"), () => goToStep("rate")),
-        button([t("submit"), kbd("Ctrl ⏎")], () => submit(null), { class: "button primary", "data-part": "submit" }))),
+      h("div", { class: "walk" }, stepsOf().length > 1 ? button(t("back"), () => goToStep("rate")) : h("span"),
+        button([t("submit"), kbd("Ctrl ⏎")], finish, { class: "button primary", "data-part": "submit" }))),
   ];
+}
+
+// What those said whose disagreement is settled here.
+function givenRanks(i) {
+  return task.given ? h("p", { class: "given" }, t("given"), task.given.map((ranks) => h("kbd", {}, String(ranks[i])))) : null;
 }
 
 function qualityMark(i) {
   const given = work.ratings[i];
-  return given == null ? null : h("span", { class: "mark", "data-level": String(given), "aria-label": form.quality.text + " " + given }, String(given));
+  return given == null ? null : h("span", { class: "mark", "data-level": String(given), "aria-label": words(form.quality.text) + " " + given }, String(given));
 }
 
 function chip(i) {

@@ -1,22 +1,25 @@
 // Step 1: each output by itself. `work.at` is the output being rated, -1 the prompt.
 function ratePanels() {
   const tabs = asksAboutPrompt() ? [-1, ...outputs()] : outputs();
-  const list = h("div", { class: "tabs", role: "group", "aria-label": t("rate") }, tabs.map((i) => h("button", {
+  const list = tabs.length > 1 && h("div", { class: "tabs", role: "group", "aria-label": t("rate") }, tabs.map((i) => h("button", {
     type: "button", class: "tab", "data-tab": String(i), onclick: () => goTo(i),
   })));
   const shown = work.at < 0 ? task.prompt : task.outputs[work.at];
-  const name = work.at < 0 ? t("prompt") : t("output", letter(work.at));
+  const name = work.at < 0 ? t("prompt") : nameOf(work.at);
   const read = h("section", { class: "read panel", "aria-label": name }, list,
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": name }, text(shown)));
   return [read, work.at < 0 ? promptForm() : outputForm(work.at)];
 }
 
+// One text alone needs no letter.
+const nameOf = (i) => (numOutputs() > 1 ? t("output", letter(i)) : t("text"));
+
 function outputForm(i) {
   const qualityScale = form.quality ? [scaleQuestion(form.quality, "quality")] : [];
-  const others = form.scales.map((scale) => scaleQuestion(scale, "scale"));
+  const others = askedScales().map((scale) => scaleQuestion(scale, "scale"));
   const note = noteField("note", t("note"), work.notes[i] || "", (value) => { work.notes[i] = value; });
   return h("section", { class: "form panel", "aria-label": t("of_output", letter(i)) },
-    h("div", { class: "scroll", tabindex: "-1" }, h("h2", {}, t("output", letter(i))), ...qualityScale, ...others,
+    h("div", { class: "scroll", tabindex: "-1" }, h("h2", {}, nameOf(i)), ...qualityScale, ...others,
       flagQuestions(form.flags), note),
     walk());
 }
@@ -30,6 +33,9 @@ function promptForm() {
 }
 
 function walk() {
+  if (numOutputs() === 1 && !asksAboutPrompt()) {
+    return h("div", { class: "walk" }, h("span", { class: "gap" }), button("", next, { class: "button primary", "data-part": "next" }));
+  }
   return h("div", { class: "walk" }, button(t("previous"), () => goTo(work.at - 1), { "data-part": "previous" }),
     h("span", { class: "soft", "data-part": "rated" }),
     button("", next, { class: "button primary", "data-part": "next" }));
@@ -40,9 +46,9 @@ function scaleQuestion(scale, kind) {
   const choice = (value, n) => h("label", { class: "choice", "data-level": String(Math.round(1 + 6 * n / (values.length - 1))) },
     h("input", { type: "radio", name: kind + "-" + scale.id, value: String(value), onchange: () => answerScale(scale, kind, value) }),
     h("span", {}, String(value)));
-  return h("fieldset", { class: "scale", "data-kind": kind, "data-scale": scale.id }, h("legend", {}, scale.text),
+  return h("fieldset", { class: "scale", "data-kind": kind, "data-scale": scale.id }, h("legend", {}, words(scale.text)),
     h("div", { class: "choices" }, values.map(choice)),
-    h("div", { class: "ends" }, h("span", {}, scale.low), h("span", {}, scale.high)));
+    h("div", { class: "ends" }, h("span", {}, words(scale.low)), h("span", {}, words(scale.high))));
 }
 
 function scaleAnswers(kind) {
@@ -56,16 +62,25 @@ function answerScale(scale, kind, value) {
     else if (kind === "scale") work.scales[work.at] = { ...work.scales[work.at], [scale.id]: value };
     else work.prompt_scales[scale.id] = value;
   });
-  say(scale.text + ": " + value);
+  say(words(scale.text) + ": " + value);
 }
 
-// A digit answers the quality; without one, the first scale that is unanswered, by position.
-function answerByDigit(digit) {
+// A digit answers the quality; without one, the first scale that is unanswered: by its own number where it
+// starts at 0 or 1, else by position.
+function scaleAtHand() {
   const kind = work.at < 0 ? "prompt_scale" : form.quality ? "quality" : "scale";
-  const scales = kind === "quality" ? [form.quality] : kind === "scale" ? form.scales : form.prompt_scales;
+  const scales = kind === "quality" ? [form.quality] : kind === "scale" ? askedScales() : form.prompt_scales;
   const focused = document.activeElement.closest?.("fieldset.scale")?.dataset.scale;
   const scale = scales.find((one) => one.id === focused) || scales.find((one) => scaleAnswers(kind)[one.id] == null) || scales.at(-1);
-  if (scale && digit <= scale.highest - scale.lowest + 1) answerScale(scale, kind, scale.lowest + digit - 1);
+  return [scale, kind];
+}
+
+function answerByDigit(digit) {
+  const [scale, kind] = scaleAtHand();
+  const value = scale && (scale.lowest === 0 ? digit : scale.lowest + digit - 1);
+  if (!scale || value < scale.lowest || value > scale.highest) return false;
+  answerScale(scale, kind, value);
+  return true;
 }
 
 const flagAnswers = () => (work.at < 0 ? work.prompt_flags : work.flags[work.at]) || {};
@@ -75,11 +90,11 @@ function flagQuestions(flags) {
   if (!flags.length) return null;
   const row = (flag) => {
     const answer = (value, word) => h("button", {
-      type: "button", class: "answer " + word, "data-value": String(value), "aria-label": flag.text + ": " + t(word),
+      type: "button", class: "answer " + word, "data-value": String(value), "aria-label": words(flag.text) + ": " + t(word),
       onclick: () => answerFlag(flag, flagAnswers()[flag.id] === value ? null : value),
     }, t(word));
     return h("div", { class: "flag" + (flag.good ? " good" : ""), "data-flag": flag.id }, flag.key ? kbd(flag.key.toUpperCase()) : h("span"),
-      h("span", { class: "asked" }, flag.text), answer(true, "yes"), answer(false, "no"));
+      h("span", { class: "asked" }, words(flag.text)), answer(true, "yes"), answer(false, "no"));
   };
   return h("div", { class: "flags" }, flags.map(row), h("div", { class: "rest" }, h("span", { class: "soft", "data-part": "open" }),
     button([t("rest_no"), kbd("0")], answerRestNo, { class: "quiet" })));
@@ -91,7 +106,7 @@ function answerFlag(flag, value) {
     if (about < 0) work.prompt_flags = { ...work.prompt_flags, [flag.id]: value };
     else work.flags[about] = { ...work.flags[about], [flag.id]: value };
   });
-  say(flag.text + ": " + (value === null ? t("unanswered", 1) : t(value ? "yes" : "no")));
+  say(words(flag.text) + ": " + (value === null ? t("unanswered", 1) : t(value ? "yes" : "no")));
 }
 
 function nextAnswer(value) { return value == null ? true : value ? false : null; }
@@ -133,9 +148,12 @@ function paintRate() {
   }
   const part = (name) => find('[data-part="' + name + '"]');
   if (part("open")) part("open").textContent = t("unanswered", askedFlags().filter((flag) => answers[flag.id] == null).length);
-  part("rated").textContent = t("rated", outputs().filter(isRated).length, numOutputs());
-  part("previous").disabled = work.at <= (asksAboutPrompt() ? -1 : 0);
-  part("next").replaceChildren(work.at < numOutputs() - 1 ? t("next") : t("to_rank"), kbd("⏎"));
+  if (part("previous")) {
+    part("rated").textContent = t("rated", outputs().filter(isRated).length, numOutputs());
+    part("previous").disabled = work.at <= (asksAboutPrompt() ? -1 : 0);
+  }
+  const after = work.at < numOutputs() - 1 ? "next" : stepsOf().at(-1) === "rate" ? "submit" : "to_rank";
+  part("next").replaceChildren(t(after), kbd("⏎"));
 }
 
 function goTo(i) {
@@ -151,5 +169,6 @@ function next() {
   if (work.at >= 0 && !isRated(work.at)) return tellMissing(work.at);
   if (work.at < 0 && !isPromptRated()) return tellMissing(-2);
   if (work.at < numOutputs() - 1) return goTo(work.at + 1);
+  if (stepsOf().at(-1) === "rate") return finish();
   goToStep("rank");
 }

@@ -26,6 +26,7 @@ function toggleContext() {
 }
 
 function promptPanel() {
+  if (!task.prompt) return null;
   const rawButton = button([isRaw ? t("formatted") : t("raw"), kbd("R")], toggleRaw, { class: "quiet" });
   return h("section", { class: "prompt", "aria-label": t("prompt") },
     h("div", { class: "head" }, h("h2", {}, t("prompt")), h("span", { class: "gap" }), rawButton),
@@ -47,11 +48,12 @@ function contextPanel() {
 // The whole page of a task, drawn once for a step; after that only `paint` touches it.
 function draw() {
   const scrolled = find(".cards, .read .scroll")?.scrollTop || 0;
-  const panels = work.step === "rate" ? ratePanels() : rankPanels();
+  const panels = { rate: ratePanels, rank: rankPanels, compare: comparePanels, write: writePanels }[work.step]();
   const sides = task.context ? (isContextOpen ? " with-context" : " with-strip") : "";
-  find(".stage").replaceChildren(promptPanel(),
-    h("main", { class: "panels " + work.step + sides }, contextPanel(), ...panels));
-  find(".steps").replaceChildren(...["rate", "rank"].map((step, i) => h("button", {
+  find(".stage").replaceChildren(...[promptPanel(),
+    h("main", { class: "panels " + work.step + sides }, contextPanel(), ...panels)].filter(Boolean));
+  const steps = stepsOf();
+  find(".steps").replaceChildren(...(steps.length > 1 ? steps : []).map((step, i) => h("button", {
     type: "button", class: "step", "aria-current": work.step === step ? "step" : null, onclick: () => goToStep(step),
   }, h("span", { class: "number" }, String(i + 1)), " ", t(step))));
   const pane = find(".cards, .read .scroll");
@@ -65,14 +67,13 @@ function toTop() {
 }
 
 function paint() {
-  if (work.step === "rate") paintRate();
-  else paintRank();
+  ({ rate: paintRate, rank: paintRank, compare: paintCompare, write: paintWrite })[work.step]();
 }
 
 function goToStep(step) {
   if (step === work.step) return;
-  const missing = firstUnrated();
-  if (step === "rank" && missing !== -1) return tellMissing(missing);
+  const missing = step === "rank" ? firstUnrated() : -1;
+  if (missing !== -1) return tellMissing(missing);
   work.step = step;
   if (step === "rank") work.selected = unranked()[0] ?? 0;
   keep();
@@ -86,4 +87,12 @@ function tellMissing(i) {
   goTo(i === -2 ? -1 : i);
   status(where);
   say(where);
+}
+
+// Send what is done, or say what is not.
+function finish() {
+  if (work.step === "write") return stillMissing() ? find('[data-part="missing"]').scrollIntoView() : submit(null);
+  if (work.step === "compare") return chosenSide() < 0 ? undefined : submit(null);
+  if (work.step === "rate") return firstUnrated() === -1 ? submit(null) : tellMissing(firstUnrated());
+  return unranked().length ? undefined : submit(null);
 }

@@ -3,6 +3,7 @@ function receive(reply) {
   me = { name: reply.name, role: reply.role ?? me?.role, progress: reply.progress };
   find(".done").textContent = t("done_count", me.progress.answered, me.progress.today, me.progress.open);
   task = reply.task;
+  form = task ? forms[task.kind] : null;
   past = [];
   isDirty = false;
   if (!task) return showNothing(reply.why);
@@ -11,7 +12,8 @@ function receive(reply) {
   work = workFrom(draft);
   status(draft && !task.amends ? t("restored") : "");
   draw();
-  say(t("task_ready", numOutputs()));
+  if (innerWidth <= 900) scrollTo(0, 0);
+  say(isWriting() ? t("write_" + task.kind) : t("task_ready", numOutputs()));
 }
 
 function showNothing(why) {
@@ -29,11 +31,17 @@ async function load(name) {
       const reply = await call(name);
       if (reply.error) return notice(reply.error);
       notice("");
-      if (reply.form) ({ form, guideline } = reply);
+      if (reply.forms) ({ forms, guidelines, live: isLive } = reply);
       me = { name: reply.name, role: reply.role };
       drawTools();
       if (await sendWhatIsLeft()) return undefined;
-      return receive(reply);
+      receive(reply);
+      const settle = new URLSearchParams(location.search).get("settle");
+      if (settle && name === "start") {
+        history.replaceState(null, "", location.pathname);
+        await askFor("adjudicate", { task: settle });
+      }
+      return undefined;
     } catch (error) {
       tellWhyNot(error);
       if (error instanceof SignedOut) return undefined;

@@ -1,23 +1,34 @@
 // The task on the page, the work on it, and what can be read off them. Outputs are numbers, 0 first shown.
-let form = null;   // the questions
+let forms = null;  // the questions about each kind of task
+let form = null;   // those about this one
 let me = null;     // {name, role, progress}
 let task = null;   // what the server gave
 let work = null;   // what the annotator did; this is the draft
 let past = [];     // earlier states of `work`, for undo
 
 const tab = Math.random().toString(36).slice(2); // tells this tab's drafts from another's
+const STEPS = { comparison: ["compare"], rating: ["rate"], demonstration: ["write"], prompt: ["write"], adjudication: ["rank"] };
 const outputs = () => task.outputs.map((_, i) => i);
 const numOutputs = () => task.outputs.length;
 
-const freshWork = () => ({
-  step: "rate", at: 0, selected: 0, tiers: task.outputs.map(() => []), ratings: {}, flags: {}, scales: {},
-  notes: {}, prompt_flags: {}, prompt_scales: {}, note: "", seeded: false, seconds: 0,
+// The steps of this task, in order. Where nothing is asked about single outputs, they are only ranked.
+function stepsOf() {
+  const asks = form.quality || form.flags.length || form.scales.length || asksAboutPrompt();
+  return STEPS[task.kind] || (asks ? ["rate", "rank"] : ["rank"]);
+}
+
+const isWriting = () => stepsOf()[0] === "write";
+const freshWork = () => ({ step: stepsOf()[0], note: "", seconds: 0, ...(isWriting() ? freshWriting() : freshJudging()) });
+const freshWriting = () => ({ prompt: "", response: "", instruction: "", pairs: [freshPair(), freshPair()] });
+const freshJudging = () => ({
+  at: 0, selected: 0, tiers: task.outputs.map(() => []), ratings: {}, flags: {}, scales: {}, notes: {},
+  prompt_flags: {}, prompt_scales: {}, seeded: false,
 });
 
 // The draft as it was kept, completed by what a fresh one has; rows of the board up to one an output.
 function workFrom(draft) {
   const restored = { ...freshWork(), ...(draft || {}) };
-  restored.tiers = task.outputs.map((_, i) => restored.tiers[i] || []);
+  if (!isWriting()) restored.tiers = task.outputs.map((_, i) => restored.tiers[i] || []);
   return restored;
 }
 
@@ -25,7 +36,8 @@ const rankOf = (i) => work.tiers.findIndex((tier) => tier.includes(i));
 const unranked = () => outputs().filter((i) => rankOf(i) < 0);
 const filled = () => work.tiers.filter((tier) => tier.length);
 const isRated = (i) => (!form.quality || work.ratings[i] != null)
-  && form.scales.every((scale) => (work.scales[i] || {})[scale.id] != null);
+  && askedScales().every((scale) => (work.scales[i] || {})[scale.id] != null);
+const askedScales = () => form.scales.filter((scale) => !scale.relative || task.prompt);
 const isPromptRated = () => form.prompt_scales.every((scale) => work.prompt_scales[scale.id] != null);
 const firstUnrated = () => (isPromptRated() ? outputs().findIndex((i) => !isRated(i)) : -2);
 const asksAboutPrompt = () => form.prompt_flags.length + form.prompt_scales.length > 0;
@@ -96,10 +108,16 @@ function seedFromQuality() {
   say(t("seeded"));
 }
 
-const answersToSend = () => ({
-  tiers: filled(), ratings: work.ratings, flags: work.flags, scales: work.scales, notes: work.notes,
-  prompt_flags: work.prompt_flags, prompt_scales: work.prompt_scales, note: work.note,
-  seeded: work.seeded, seconds: work.seconds,
+function answersToSend() {
+  const { note, seconds } = work;
+  if (!isWriting()) return { ...judgements(), note, seconds };
+  const written = task.shape === "few-shot" ? { instruction: work.instruction, pairs: work.pairs } : { prompt: work.prompt, response: work.response };
+  return { ...written, note, seconds };
+}
+
+const judgements = () => ({
+  tiers: task.kind === "rating" ? [] : filled(), ratings: work.ratings, flags: work.flags, scales: work.scales, notes: work.notes,
+  prompt_flags: work.prompt_flags, prompt_scales: work.prompt_scales, seeded: work.seeded,
 });
 
 // Seconds at work: the page is in sight and something happened in the last half minute.

@@ -28,7 +28,12 @@ const TEXTS = {
     none_left: "No task is left for you. Thank you!", paused: "The room is paused. Your work is stored.", limit: "That is all for today. Thank you!",
     screening: "Thank you! Your answers to the first tasks differ too much from the guideline for this project to go on. Ask its owner.",
     look_again: "Look again", owner: "Owner's page", menu: "Menu",
-    key_quality: "quality of the output (rate)", key_flag: "answer that question: yes, no, unanswered", key_rest: "no to all questions left (rate)",
+    compare: "Compare", which: "Which output is better?", a_better: "A is better", equal: "About equal", b_better: "B is better", given: "Others gave rank ",
+    response: "Response", write_demonstration: "Write the response", write_prompt: "Write a prompt", demonstration: "Demonstration", use_case: "Use case", instruction: "Instruction",
+    hint_plain: "Make up any task that you might give to an assistant.", hint_few_shot: "Make up an instruction, and several inputs with the output that it should lead to.", hint_user_based: "Make up a task that fits this use case.",
+    pair: "Pair {0}", query: "Input", add_pair: "Add a pair", remove_pair: "Remove pair", words: "Words: {0}", text: "Text", write_both: "Write a prompt and its response", write_few_shot: "Write an instruction with examples", missing: "Still to write: {0}",
+    own_prompt: "Own prompt", own_prompt_words: "Ask the policy anything; you rank what it answers.", ask: "Ask", writing: "The policy is writing …", disputes: "Disputed", agree: "{0} % of pairs ordered alike", o_settle: "Settle it",
+    key_leave: "leave the field", key_quality: "quality of the output (rate)", key_flag: "answer that question: yes, no, unanswered", key_rest: "no to all questions left (rate)",
     key_next: "next output, then rank", key_moves: "other output", key_note: "note; Esc leaves it", key_prompt: "questions about the prompt",
     key_select: "select an output (rank)", key_place: "place it; the next unranked one is selected. Same number: a tie", key_move: "one rank up or down",
     key_unrank: "take it off the board", key_seed: "start from quality", key_undo: "undo", key_send: "go on, submit", key_raw: "plain or formatted text", key_context: "show or hide the given text", key_guide: "guidelines", key_help: "this list",
@@ -68,7 +73,12 @@ const TEXTS = {
     none_left: "Keine Aufgabe mehr für Sie. Danke!", paused: "Der Raum macht Pause. Ihre Arbeit ist gespeichert.", limit: "Das war alles für heute. Danke!",
     screening: "Danke! Ihre Antworten auf die ersten Aufgaben weichen für dieses Projekt zu sehr von der Anleitung ab. Fragen Sie, wer es leitet.",
     look_again: "Neu nachsehen", owner: "Seite des Inhabers", menu: "Menü",
-    key_quality: "Güte der Ausgabe (bewerten)", key_flag: "die Frage beantworten: ja, nein, offen", key_rest: "nein zu allen offenen Fragen",
+    compare: "Vergleichen", which: "Welche Ausgabe ist besser?", a_better: "A ist besser", equal: "Etwa gleich gut", b_better: "B ist besser", given: "Andere gaben Rang ",
+    response: "Antwort", write_demonstration: "Die Antwort schreiben", write_prompt: "Eine Aufgabe schreiben", demonstration: "Vorbild", use_case: "Anwendung", instruction: "Anweisung",
+    hint_plain: "Denken Sie sich irgendeine Aufgabe für einen Assistenten aus.", hint_few_shot: "Denken Sie sich eine Anweisung aus und mehrere Eingaben mit der Ausgabe, die daraus werden soll.", hint_user_based: "Denken Sie sich eine Aufgabe aus, die zu dieser Anwendung passt.",
+    pair: "Paar {0}", query: "Eingabe", add_pair: "Paar hinzufügen", remove_pair: "Paar entfernen", words: "Wörter: {0}", text: "Text", write_both: "Eine Aufgabe und ihre Antwort schreiben", write_few_shot: "Eine Anweisung mit Beispielen schreiben", missing: "Noch zu schreiben: {0}",
+    own_prompt: "Eigene Aufgabe", own_prompt_words: "Fragen Sie das Modell etwas; Sie reihen, was es antwortet.", ask: "Fragen", writing: "Das Modell schreibt …", disputes: "Umstritten", agree: "{0} % der Paare gleich geordnet", o_settle: "Entscheiden",
+    key_leave: "Feld verlassen", key_quality: "Güte der Ausgabe (bewerten)", key_flag: "die Frage beantworten: ja, nein, offen", key_rest: "nein zu allen offenen Fragen",
     key_next: "nächste Ausgabe, dann reihen", key_moves: "andere Ausgabe", key_note: "Notiz; Esc verlässt sie", key_prompt: "Fragen zur Aufgabe",
     key_select: "Ausgabe wählen (reihen)", key_place: "auf den Rang legen; gleiche Zahl: gleich gut", key_move: "einen Rang auf oder ab",
     key_unrank: "vom Brett nehmen", key_seed: "nach Güte vorreihen", key_undo: "zurücknehmen", key_send: "weiter, absenden", key_raw: "reiner oder gestalteter Text", key_context: "gegebenen Text zeigen", key_guide: "Leitfaden", key_help: "diese Liste",
@@ -84,3 +94,6 @@ const TEXTS = {
 };
 const language = localStorage.getItem("labeling/language") || (navigator.language.startsWith("de") ? "de" : "en");
 const t = (key, ...given) => TEXTS[language][key].replace(/[{](\d)[}]/g, (_, i) => String(given[i]));
+// What a form says in this language, or in its first; and the name it goes by in what is stored.
+const named = (said) => (typeof said === "string" ? said : Object.values(said)[0]);
+const words = (said) => (typeof said === "string" ? said : said[language] ?? named(said));

@@ -61,7 +61,7 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
         page.goto(f"{server.address}/")
         page.fill("#name", name)
         page.click("button")
-        page.wait_for_selector(".room .tab, .room .wait .button")
+        page.wait_for_selector(".room .panels, .room .wait .button")
         return page
 
     yield opened

@@ -6,7 +6,7 @@ import pytest
 
 from labeling_ui.answers import parse_answers, ranking_from
 from labeling_ui.form import Form, default_form, load_form
-from labeling_ui.room import as_body
+from labeling_ui.shown import as_body
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 
@@ -40,7 +40,7 @@ def test_unanswered_is_neither_yes_nor_no() -> None:
 def test_an_answer_opened_again_says_what_it_said() -> None:
     body = {**FULL, "flags": {"2": {"hallucination": True, "sexual": False}}, "note": "n"}
     first = read({**body, "notes": {"1": "so so"}})
-    assert read(as_body(first.to_json(), SHOWN)) == Ranking.from_json(
+    assert read(as_body("ranking", first.to_json(), SHOWN)) == Ranking.from_json(
         {**first.to_json(), "seconds": 0.0}
     )
 

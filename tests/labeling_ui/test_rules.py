@@ -10,7 +10,7 @@ import pytest
 from labeling_ui.accounts import Account, Accounts
 from labeling_ui.assignment import Assignment
 from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form
+from labeling_ui.form import Form, forms_with
 from labeling_ui.owner import Owner
 from labeling_ui.progress import DAY_S, Progress
 from labeling_ui.room import Room, reply_to
@@ -30,7 +30,7 @@ class Workplace:
     def __init__(self, store: Store, mixing: Mixing | None = None) -> None:
         self.store = store
         self.desk = Assignment(store, rng=random.Random(3), mixing=mixing)
-        self.room = Room(store, Form(name="order only"), self.desk, Progress(store))
+        self.room = Room(store, forms_with(Form(name="order only")), self.desk, Progress(store))
 
     def answer(self, name: str, order: str, **more: object) -> str | None:
         """One task of this person, answered; its id, or None if there was none."""
