@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select
 
 from labeling_ui.screening import Screening, num_gold_done, screen, verdict_of
-from labeling_ui.tables import leases, tasks
+from labeling_ui.statements import NEXT, NEXT_GOLD, NEXT_OF_CATEGORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,25 @@ def choose(
 
     Before they have passed the screening, if there is one, only gold tasks are.
     """
-    new = _new(annotator)
     if mixing.screening is not None:
         verdict = screened(connection, annotator, mixing.screening, now_s)
         if verdict is None:
-            gold = connection.execute(new.where(tasks.c.gold.is_not(None))).first()
+            gold = connection.execute(NEXT_GOLD, {"annotator": annotator}).first()
             if gold is not None:
                 return gold
             screen(connection, annotator, mixing.screening, now_s)
             verdict = verdict_of(connection, annotator)
         if verdict == "failed":
             return None
-    wishes = _wishes(new, now_s, mixing, rng)
-    found = (connection.execute(wish).first() for wish in wishes)
+    known = {"annotator": annotator, "now": now_s}
+    wishes: list[tuple[Select[Any], dict[str, Any]]] = [(NEXT, known)]
+    if mixing.categories:
+        names = sorted(mixing.categories)
+        (drawn,) = rng.choices(names, [mixing.categories[name] for name in names])
+        wishes.insert(0, (NEXT_OF_CATEGORY, {**known, "category": drawn}))
+    if rng.random() < mixing.gold_share:
+        wishes.insert(0, (NEXT_GOLD, {"annotator": annotator}))
+    found = (connection.execute(wish, asked).first() for wish, asked in wishes)
     return next((row for row in found if row is not None), None)
 
 
@@ -50,32 +56,3 @@ def screened(connection: Connection, annotator: str, wanted: Screening, now_s: f
         screen(connection, annotator, wanted, now_s)
         verdict = verdict_of(connection, annotator)
     return verdict
-
-
-def taken(now_s: float) -> Any:
-    """What makes a lease take a place: it is answered, or it lives."""
-    living = and_(leases.c.state == "held", leases.c.expires > now_s)
-    return or_(leases.c.state == "done", living)
-
-
-def _new(annotator: str) -> Select[Any]:
-    """Open tasks that this person never had, the next one first."""
-    seen = select(leases.c.task).where(leases.c.annotator == annotator)
-    new = select(tasks).where(tasks.c.is_open == 1, tasks.c.id.not_in(seen))
-    return new.order_by(tasks.c.priority.desc(), tasks.c.position).limit(1)
-
-
-def _wishes(
-    new: Select[Any], now_s: float, mixing: Mixing, rng: random.Random
-) -> list[Select[Any]]:
-    """What is asked for one after the other until something is found."""
-    held = select(func.count()).where(leases.c.task == tasks.c.id, taken(now_s)).correlate(tasks)
-    ordinary = new.where(tasks.c.gold.is_(None), held.scalar_subquery() < tasks.c.overlap)
-    wishes = [ordinary]
-    if mixing.categories:
-        names = sorted(mixing.categories)
-        (drawn,) = rng.choices(names, [mixing.categories[name] for name in names])
-        wishes.insert(0, ordinary.where(tasks.c.category == drawn))
-    if rng.random() < mixing.gold_share:
-        wishes.insert(0, new.where(tasks.c.gold.is_not(None)))
-    return wishes
