@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
+from pipeline.failures import one_line
 from stages.checkpoints import SUMS, last_checkpoint
+from tests.stages.small_disk import size_of, small_disk
 from tests.stages.test_reward import Steps, World, assert_same_bits, world  # noqa: F401
 from tests.stages.test_sft import base, config, train, weights  # noqa: F401
 
@@ -78,3 +81,20 @@ def test_where_no_checkpoint_is_whole_training_begins_anew_and_says_so(
     assert last_checkpoint(tmp_path) is None
     assert "sums.json is missing or damaged; there is none before it" in caplog.text
     assert not (tmp_path / "checkpoint-3").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_under_the_reward_model_is_survived(
+    world: World,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    world.train(tmp_path / "unbroken")
+    size, disk = size_of(tmp_path / "unbroken/checkpoints"), tmp_path / "disk"
+    with small_disk(disk, size * 5 // 4) as resize:
+        with pytest.raises((OSError, RuntimeError, SafetensorError)) as caught:
+            world.train(disk)
+        assert one_line(caught.value, disk) == f"{disk}: the disk is full"
+        assert last_checkpoint(disk / "checkpoints") == disk / "checkpoints" / "checkpoint-4"
+        resize(size * 9)
+        world.train(disk)
+        assert_same_bits(tmp_path / "unbroken", disk)
