@@ -12,6 +12,7 @@ from pipeline.config_file import load_config, overridden
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.plan import model_source
 from pipeline.policy_folder import policy_folder
+from pipeline.rounds import latest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.setting import Setting
@@ -147,9 +148,10 @@ def _run_of(policies: Mapping[str, Source]) -> Path | None:
 def _reward_model(asked: Asked, run: Path | None) -> Path | None:
     """A reward model's folder; of a run, that of its stage."""
     if asked.reward_model is None:
-        own = None if run is None else run / "reward/model"
+        own = None if run is None else latest(run) / "model"
         return own if own is not None and own.is_dir() else None
-    for folder in (asked.reward_model / part for part in ("reward/model", "model", "")):
+    place = asked.reward_model
+    for folder in (latest(place) / "model", place / "model", place):
         if (folder / "config.json").is_file() or (folder / "reward_model.json").is_file():
             return folder
     raise ValueError(f"{asked.reward_model}: no reward model there")
