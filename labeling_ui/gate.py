@@ -214,7 +214,7 @@ def add_exports(app: FastAPI, store: Store, who: Callable[[Request], Account | N
         packed = io.BytesIO()
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
             for path in write_export(store, Path(folder), form):
-                archive.write(path, path.name, zipfile.ZIP_DEFLATED)
+                archive.write(path, path.relative_to(folder), zipfile.ZIP_DEFLATED)
         name = f'attachment; filename="rankings-{form}.zip"'
         headers = {"content-disposition": name}
         return Response(packed.getvalue(), media_type="application/zip", headers=headers)

@@ -7,9 +7,7 @@ verdicts.jsonl        samples with `preferred`: 1 won, .5 tied, 0 lost, a mean o
 adjudications.jsonl   rankings that settle a disagreement
 """
 
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from labeling_ui.adjudication import adjudications
@@ -23,16 +21,18 @@ Row = dict[str, Any]
 
 def write_outcomes(store: Store, out: Path) -> list[Path]:
     """Write a file for each kind of task that has an answer; return the files."""
+    compared, judged = comparisons(store)
     files = {
         "demonstrations.jsonl": [one.to_json() for one in demonstrations(store)],
         "prompts.jsonl": [one.to_json() for one in prompts(store)],
         "ratings.jsonl": ratings(store),
-        "verdicts.jsonl": verdicts(store),
+        "comparisons/tasks.jsonl": [one.to_json() for one in compared],
+        "comparisons/rankings.jsonl": [one.to_json() for one in judged],
         "adjudications.jsonl": [one.to_json() for one in adjudications(store)],
     }
-    out.mkdir(parents=True, exist_ok=True)
     there = {out / name: rows for name, rows in files.items() if rows}
     for path, rows in there.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(path, rows)
     return list(there)
 
@@ -53,27 +53,15 @@ def ratings(store: Store) -> list[Row]:
     return rows
 
 
-def verdicts(store: Store) -> list[Row]:
-    """Two rows for each comparison, one for each policy, the mean over those who judged it."""
-    judged: defaultdict[str, list[Ranking]] = defaultdict(list)
-    by_id: dict[str, RankingTask] = {}
+def comparisons(store: Store) -> tuple[list[RankingTask], list[Ranking]]:
+    """The pairs that were judged and who judged them how, apart from rankings to train on."""
+    tasks: dict[str, RankingTask] = {}
+    judged = []
     for task, row in answers_of(store, "comparison"):
         assert isinstance(task, RankingTask)
-        by_id[task.id] = task
-        judged[task.id].append(Ranking.from_json(row))
-    rows = []
-    for name, task in by_id.items():
-        for one, other in (task.responses, task.responses[::-1]):
-            won = [_points(r.ranks[one.id], r.ranks[other.id]) for r in judged[name]]
-            head = _head(task.extra.get("prompt_id", name), task.prompt, one.model, one.text)
-            context = {"context": task.context, "category": task.category}
-            told = {key: value for key, value in context.items() if value is not None}
-            rows.append({**head, **told, "against": other.model, "preferred": mean(won)})
-    return rows
-
-
-def _points(mine: int, other: int) -> float:
-    return 0.5 if mine == other else float(mine < other)
+        tasks[task.id] = task
+        judged.append(Ranking.from_json(row))
+    return list(tasks.values()), judged
 
 
 def _head(name: str, prompt: str, model: str, text: str) -> Row:

@@ -15,6 +15,7 @@ from pipeline import evaluation_verbs
 from pipeline import options as o
 from pipeline.adaptation_verbs import verbs
 from pipeline.labeling_verbs import verbs as labeling_verbs
+from pipeline.room_verbs import verbs as room_verbs
 
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
 evaluation that says whether it helped.
@@ -201,6 +202,7 @@ def export_model(run: o.OneRun, out: o.Model) -> None:
 
 app.add_typer(verbs)
 app.add_typer(labeling_verbs)
+app.add_typer(room_verbs)
 
 
 def _guard(command: Callable[[], Path | None], out: Path | None) -> None:

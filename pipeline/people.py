@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from labeling_ui.adjudication import settled_rankings
 from labeling_ui.store import Store
 from pipeline.failures import PeopleNeeded
 from pipeline.room_config import HumanAnnotators
@@ -36,7 +37,7 @@ def answers_so_far(labeling: HumanAnnotators, run: Path, stage: str = "label") -
         return "none yet"
     ours = {task.id for task in read_records(tasks, RankingTask)}
     with closing(Store(where)) as store:
-        return _hash(ranking for ranking in store.rankings() if ranking.task in ours)
+        return _hash(ranking for ranking in settled_rankings(store) if ranking.task in ours)
 
 
 def answers_taken(out: Path) -> Mapping[str, str]:
@@ -77,7 +78,7 @@ def ranked_by_people(
                 f"{len(tasks) - left} of {len(tasks)} tasks are ranked and "
                 f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
             )
-        return [ranking for ranking in store.rankings() if ranking.task in ours]
+        return [ranking for ranking in settled_rankings(store) if ranking.task in ours]
 
 
 def _serve(

@@ -12,7 +12,7 @@ from labeling_ui.assignment import Assignment
 from labeling_ui.export import write_export
 from labeling_ui.form import TaskKind, forms_with
 from labeling_ui.live import Live
-from labeling_ui.outcomes import ratings, verdicts, write_outcomes
+from labeling_ui.outcomes import comparisons, ratings, write_outcomes
 from labeling_ui.progress import Progress
 from labeling_ui.room import Room, reply_to
 from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks, task_from
@@ -117,7 +117,7 @@ def test_ratings_of_one_text_become_rows_that_score_reads(room: Room) -> None:
     assert half["error"] == "'Toxicity of the text' is 3, expected 0 to 2"
 
 
-def test_verdicts_of_two_annotators_are_averaged_and_their_sides_told_apart(room: Room) -> None:
+def test_comparisons_are_kept_apart_from_rankings(room: Room) -> None:
     task = RankingTask("c", "Who?", PAIR, extra={"prompt_id": "p1"})
     add_room_tasks(room.store, "comparison", [task], overlap=2)
     for name, wanted in (("ada", ["a"]), ("ben", ["a", "b"])):
@@ -127,11 +127,9 @@ def test_verdicts_of_two_annotators_are_averaged_and_their_sides_told_apart(room
         best = [i for i, one in enumerate(shown) if one in wanted]
         tiers = [best, [i for i in (0, 1) if i not in best]]
         ask(room, "submit", person, token=token, form=name, body={"tiers": tiers})
-    rows = verdicts(room.store)
-    assert {(r["model"], r["against"], r["preferred"], r["id"]) for r in rows} == {
-        ("ppo", "sft", 0.75, "p1"),
-        ("sft", "ppo", 0.25, "p1"),
-    }
+    tasks, judged = comparisons(room.store)
+    assert tasks == [task]
+    assert [r.ranks for r in judged] == [{"a": 1, "b": 2}, {"a": 1, "b": 1}]
     assert room.store.rankings() == []  # no food for the reward model
 
 

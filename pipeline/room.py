@@ -1,0 +1,120 @@
+"""A room on a store, without an experiment around it: any kind of task, and a policy to ask.
+
+rlhf add-tasks writing.jsonl labels.sqlite --kind demonstration
+rlhf room labels.sqlite --policy runs/mine
+rlhf export labels.sqlite --out labels        demonstrations.jsonl, comparisons/, ...
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from labeling_ui.form import TaskKind, load_form
+from labeling_ui.live import Answer, Live
+from labeling_ui.room_tasks import RoomTask, add_room_tasks, task_from
+from labeling_ui.store import Store
+from reward_models.records import RankingTask, Response, read_jsonl
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where the room is served, and what it is asked."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    form: Path | None = None
+    policy: Path | None = None
+    outputs: int = 4
+
+
+def add_tasks(
+    found: Path, place: str, kind: TaskKind, overlap: int, say: Callable[[str], None]
+) -> None:
+    """Add the tasks of a file to a store, which is made if it is new.
+
+    For comparisons the file may hold samples (id, model, prompt, completion): then every two models
+    are compared on every prompt that both answered.
+    """
+    rows = list(read_jsonl(found))
+    if kind == "comparison" and rows and "completion" in rows[0][1]:
+        tasks: list[RoomTask] = [*comparisons([row for _, row in rows], found)]
+    else:
+        tasks = [_task(kind, row, f"{found}:{number}") for number, row in rows]
+    if not tasks:
+        raise ValueError(f"{found}: no {kind} in it")
+    with closing(Store(place)) as store:
+        new = add_room_tasks(store, kind, tasks, overlap=overlap)
+    say(f"{new} of {len(tasks)} tasks are new")
+
+
+def comparisons(rows: Sequence[Row], found: Path) -> list[RankingTask]:
+    """A task for every two models' first samples on one prompt; ValueError if there is none."""
+    by_prompt: dict[str, dict[str, Row]] = {}
+    for number, row in enumerate(rows, 1):
+        for name in ("id", "model", "prompt", "completion"):
+            if not isinstance(row.get(name), str):
+                raise ValueError(f"{found}:{number}: no text '{name}'")
+        prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{row['id']}"
+        by_prompt.setdefault(prompt, {}).setdefault(row["model"], row)
+    return [
+        _comparison(prompt, one, other)
+        for prompt, models in by_prompt.items()
+        for one, other in combinations(models.values(), 2)
+    ]
+
+
+def serve_room(place: str, service: Service, say: Callable[[str], None]) -> None:
+    """Serve the room on a store until it is interrupted."""
+    form = None if service.form is None else load_form(service.form)
+    live = None if service.policy is None else Live(policy_answers(service.policy), service.outputs)
+    from labeling_ui.app import serve  # gradio takes seconds to import
+
+    with closing(Store(place)) as store:
+        serve(store, host=service.host, port=service.port, form=form, live=live, say=say)
+
+
+def _task(kind: TaskKind, row: Row, where: str) -> RoomTask:
+    try:
+        return task_from(kind, row)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _comparison(prompt: str, one: Row, other: Row) -> RankingTask:
+    outputs = tuple(
+        Response(str(i), row["completion"], row["model"], row.get("generation") or {})
+        for i, row in enumerate((one, other))
+    )
+    name = f"{prompt}/{one['model']}/{other['model']}"
+    context, category = one.get("context"), one.get("category")
+    return RankingTask(name, one["prompt"], outputs, context=context, category=category)
+
+
+def policy_answers(place: Path) -> Answer:
+    """The policy of a run as the room asks it: K samples on one prompt, each time others."""
+    import torch
+
+    from pipeline.policy_folder import policy_folder
+    from stages.config import SamplingConfig
+    from stages.data.template import prompt_ids, response_text
+    from stages.generation import generate_responses
+    from stages.models import load_policy, load_tokenizer
+
+    folder = policy_folder(place)
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    sampling, generator = SamplingConfig(), torch.Generator()
+    generator.seed()
+
+    def answer(prompt: str, outputs: int) -> list[Response]:
+        asked = [prompt_ids(tokenizer, prompt)] * outputs
+        made = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
+        said = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        texts = [response_text(tokenizer, one.ids) for one in made]
+        return [Response(str(i), text, str(place), said) for i, text in enumerate(texts)]
+
+    return answer

@@ -1,0 +1,68 @@
+"""The verbs of a room of its own, which `pipeline/cli.py` joins to the others."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipeline import options as o
+
+TOOLS = "Around it"
+verbs = typer.Typer()
+Kind = Literal["ranking", "comparison", "rating", "demonstration", "prompt"]
+AnyStore = Annotated[str, typer.Argument(help="The store: a path or a database URL.")]
+
+
+@verbs.command("add-tasks", rich_help_panel=TOOLS)
+def add_tasks(
+    found: Annotated[Path, typer.Argument(help="JSON lines: tasks, or for comparisons samples.")],
+    store: AnyStore,
+    kind: Annotated[Kind, typer.Option("--kind", help="What annotators are to do.")],
+    overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,
+) -> None:
+    """Give a room tasks: demonstrations or prompts to write, texts to rate, pairs to judge."""
+
+    def command() -> None:
+        from pipeline import room
+
+        room.add_tasks(found, store, kind, overlap, _say)
+
+    _run(command)
+
+
+@verbs.command(rich_help_panel=TOOLS)
+def room(
+    store: AnyStore,
+    form: Annotated[
+        Path | None, typer.Option("--form", help="Questions of one kind of task, a YAML file.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A run: answers annotators' own prompts.")
+    ] = None,
+    outputs: Annotated[int, typer.Option("--outputs", min=2, max=9, help="Its outputs.")] = 4,
+    host: o.Host = None,
+    port: o.Port = None,
+) -> None:
+    """Open a labeling room on a store, for tasks of every kind."""
+
+    def command() -> None:
+        from pipeline import room as rooms
+
+        at = (host or "127.0.0.1", 7860 if port is None else port)
+        rooms.serve_room(store, rooms.Service(*at, form, policy, outputs), _say)
+
+    _run(command)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _run(command: Callable[[], None]) -> None:
+    from pipeline.guard import guarded
+
+    code = guarded(command, None)
+    if code:
+        raise typer.Exit(code)

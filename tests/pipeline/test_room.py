@@ -1,0 +1,84 @@
+"""A room of its own from the command line: tasks in, answers out, and the pipeline reads them."""
+
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from labeling_ui.accounts import Account
+from labeling_ui.assignment import Assignment
+from labeling_ui.form import forms_with
+from labeling_ui.progress import Progress
+from labeling_ui.room import Room
+from labeling_ui.store import Store
+from pipeline import room
+from pipeline.cli import app
+from pipeline.evaluation.results_file import read_results
+from reward_models.records import write_jsonl
+
+MODELS = ("ppo", "sft", "base")
+
+
+def rlhf(*told: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in told])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def samples(path: Path, num_prompts: int) -> None:
+    rows = [
+        {"id": f"p{i}", "model": model, "prompt": f"Why {i}?", "completion": f"{model} says"}
+        for i in range(num_prompts)
+        for model in MODELS
+    ]
+    write_jsonl(path, rows)
+
+
+def judge_all(store: Store) -> None:
+    """One annotator, for whom ppo beats sft beats base."""
+    desk = Assignment(store, rng=random.Random(0))
+    made = Room(store, forms_with(None), desk, Progress(store))
+    ada = Account("ada", "annotator")
+    while (shown := made.next_task(ada, {})["task"]) is not None:
+        texts = [output["plain"] for output in shown["outputs"]]
+        order = sorted((0, 1), key=lambda i: MODELS.index(texts[i].split()[0]))
+        body = {"tiers": [[i] for i in order]}
+        made.submit(ada, {"token": shown["token"], "form": shown["token"], "body": body})
+
+
+def test_people_judge_samples_and_their_win_rates_are_evaluated(tmp_path: Path) -> None:
+    samples(tmp_path / "samples.jsonl", 8)
+    where = tmp_path / "labels.sqlite"
+    told = rlhf("add-tasks", tmp_path / "samples.jsonl", where, "--kind", "comparison")
+    assert "24 of 24 tasks are new" in told
+    with closing(Store(where)) as store:
+        judge_all(store)
+    rlhf("export", where, "--out", tmp_path / "out")
+    scored = tmp_path / "scored"
+    labels = ("--labels", tmp_path / "out/comparisons")
+    rlhf("score", *labels, "--out", scored, "--set", "baseline=sft")
+    results = read_results(scored / "results.json")
+    cells = {model: results.cell(model, "people", "win_rate") for model in MODELS}
+    won = {model: cell.value for model, cell in cells.items() if cell is not None}
+    assert won == {"ppo": 1.0, "sft": 0.5, "base": 0.0}
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "w.jsonl", [{"id": "a", "prompt": "Who?"}, {"id": "b", "shape": "odd"}])
+    with pytest.raises(ValueError, match=r"w.jsonl:2: 'shape' is 'odd', expected one of plain"):
+        room.add_tasks(tmp_path / "w.jsonl", str(tmp_path / "s"), "demonstration", 1, print)
+    write_jsonl(tmp_path / "s.jsonl", [{"id": "a", "completion": "x"}])
+    with pytest.raises(ValueError, match=r"s.jsonl:1: no text 'model'"):
+        room.add_tasks(tmp_path / "s.jsonl", str(tmp_path / "s"), "comparison", 1, print)
+
+
+def test_a_policy_answers_a_prompt_several_times_and_each_time_anew() -> None:
+    base = Path(room.__file__).parent / "quickstart" / "base"
+    answer = room.policy_answers(base)
+    first, second = answer("Where does Ada live?", 4), answer("Where does Ada live?", 4)
+    assert [one.id for one in first] == ["0", "1", "2", "3"]
+    assert all(one.text for one in first)
+    assert {one.text for one in first} != {one.text for one in second}
+    assert first[0].sampling == {"temperature": 1.0, "top_p": 1.0}
