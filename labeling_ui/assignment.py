@@ -63,7 +63,7 @@ class Assignment:
     def next_task(self, annotator: str) -> Lease | None:
         """The task this person holds, else a new one; None when nothing is left for them."""
         now = self.store.clock()
-        with self.store.database.write() as connection:
+        with self.store.database.write(durable=False) as connection:  # a lost lease is no work lost
             held = connection.execute(sql.HELD_BY, {"annotator": annotator}).first()
             if held is not None and not self._renew(connection, held, now):
                 held = None

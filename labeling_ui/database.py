@@ -52,17 +52,22 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """The only write transaction of this moment; committed at the end, undone by an error."""
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """The only write transaction of this moment; committed at the end, undone by an error.
+
+        One that need not be `durable` survives a killed process but, in SQLite, perhaps not a
+        machine that loses its power; it does not wait for the disk.
+        """
         # Writers of this process queue here: SQLite's own waiting is a poll with growing pauses,
         # which lets some wait long while others pass them.
-        with self._writers, self._alone() as connection, connection.begin():
+        with self._writers, self._alone(durable) as connection, connection.begin():
             if self.dialect == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
             yield connection
 
-    def _alone(self) -> Connection:
-        return self.engine.connect().execution_options(single_writer=True)
+    def _alone(self, durable: bool) -> Connection:
+        how = "FULL" if durable else "NORMAL"
+        return self.engine.connect().execution_options(single_writer=how)
 
     def backup(self, path: Path) -> None:
         """Write the database as it is at one moment to a new file, which gets its name when whole.
@@ -123,8 +128,12 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    alone = connection.get_execution_options().get("single_writer", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if alone else "BEGIN")
+    how = connection.get_execution_options().get("single_writer")
+    if how is None:
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA synchronous={how}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _dump(url: URL, path: Path) -> None:
