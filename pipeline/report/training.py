@@ -70,7 +70,7 @@ def _proxy_and_gold(inputs: ReportInputs, stage: str) -> str:
         curves.append(Curve(title, gains, accent=name == "ppo/gold", dots=True))
     return line_panel(
         curves if len(rows) > 1 else [],
-        title=f"{stage}: gain in score, and what a second opinion says",
+        title=f"gain in score and second opinion, {stage}",
         x_title="square root of the KL from SFT",
         tall=True,
     )

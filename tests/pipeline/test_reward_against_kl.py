@@ -8,7 +8,7 @@ from pipeline.report.training import reward_against_kl
 from reward_models.records import write_jsonl
 from tests.pipeline.test_report import made_up_results
 
-OPINION = "gain in score, and what a second opinion says"
+OPINION = "Gain in score and second opinion, "
 
 
 def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
@@ -28,8 +28,8 @@ def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_
     ]  # fmt: skip
     without = [{"step": 1, "total": 1, "ppo/kl_nats": 0.0, "ppo/score": 0.1}]
     said = page(tmp_path, {"ppo": without, "ppo-2": rows})
-    assert f"ppo-2: {OPINION}" in said
-    assert f"ppo: {OPINION}" not in said
+    assert f"{OPINION}ppo-2<" in said
+    assert f"{OPINION}ppo<" not in said
     assert "square root of the KL from SFT" in said
     assert "over-optimisation (Gao et al. 2022)" in said
 

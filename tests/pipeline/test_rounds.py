@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.conduct import conduct
 from pipeline.config import ExperimentConfig
 from pipeline.config_file import load_config
@@ -142,3 +144,19 @@ def test_folders_tell_the_rounds(two_rounds: Path) -> None:
 def test_rounds_without_anything_new_to_rank_are_refused(sets: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config("rounds=2", *sets)
+
+
+def test_the_option_overrides_the_configs_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def conduct_nothing(config: ExperimentConfig, folder: Path, **_: object) -> Path:
+        asked.append(config.rounds)
+        return folder
+
+    monkeypatch.setattr("pipeline.commands.conduct", conduct_nothing)
+    for extra in ([], ["--rounds", "3"], ["--set", "rounds=2"]):
+        command = ["run", str(ROOT / "configs/quickstart.yaml"), "--out", str(tmp_path), *extra]
+        assert CliRunner().invoke(app, command).exit_code == 0
+    assert asked == [1, 3, 2]
