@@ -18,8 +18,10 @@ LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 class RewardCard:
     """`base` and the hash of its weights, the tokenizer's hash, and who made the labels.
 
-    `divided_by` is what its scores were divided by, beside the bias that was added to them;
-    `tokenizer` is None and `label_kinds` is empty until the model has been trained.
+    A probe is `head_only`: its transformer is the base's, unchanged. `pooling` mean reads the mean
+    of all hidden states so far instead of the last; `inner_width` is that of a layer before the
+    head, 0 for none. `divided_by` is what its scores were divided by, beside the bias that was
+    added to them; `tokenizer` is None and `label_kinds` is empty until the model has been trained.
     """
 
     base: str
@@ -28,6 +30,9 @@ class RewardCard:
     label_kinds: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
     divided_by: float = 1.0
+    head_only: bool = False
+    pooling: str = "last"
+    inner_width: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Self, float]:
@@ -44,6 +49,9 @@ class RewardCard:
                 label_kinds=tuple(row["label_kinds"]),
                 versions=row["versions"],
                 divided_by=float(row.get("divided_by", 1.0)),
+                head_only=bool(row.get("head_only", False)),
+                pooling=str(row.get("pooling", "last")),
+                inner_width=int(row.get("inner_width", 0)),
             )
             return card, float(row["bias"])
         except (ValueError, KeyError, TypeError) as error:
@@ -54,6 +62,9 @@ class RewardCard:
         row: dict[str, Any] = {
             "bias": bias,
             "divided_by": self.divided_by,
+            "head_only": self.head_only,
+            "pooling": self.pooling,
+            "inner_width": self.inner_width,
             "base": self.base,
             "base_hash": self.base_hash,
             "tokenizer": self.tokenizer,

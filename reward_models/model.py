@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.card import RewardCard
 from reward_models.trunk import (
@@ -48,6 +48,7 @@ class RewardModel(nn.Module):
         self._takes_positions = accepts_positions(transformer(carrier))
         size = hidden_size(transformer(carrier))
         self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
+        self.inner = _inner(size, card.inner_width) if card.inner_width else None
         # A parameter, so that a critic may train it; the ranking loss gives it no gradient.
         self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32), requires_grad=False)
 
@@ -73,15 +74,29 @@ class RewardModel(nn.Module):
         return new.eval()
 
     @classmethod
+    def probe(
+        cls, model: PreTrainedModel, seed: int, *, base: str, pooling: str, inner_width: int
+    ) -> Self:
+        """A reward model of which only the head is trainable; `save` leaves the rest out."""
+        new = cls.on(model, seed, base=base)
+        card = replace(new.card, head_only=True, pooling=pooling, inner_width=inner_width)
+        probe = cls(new.carrier, card)
+        probe.head.load_state_dict(new.head.state_dict())
+        probe.carrier.requires_grad_(False)
+        return probe.eval()
+
+    @classmethod
     def load(cls, path: str | Path) -> Self:
         """What `save` wrote: equal scores, in eval mode. What was trained stays trainable."""
         folder = Path(path)
         card, bias = RewardCard.read(folder)
         model = cls(load_saved(folder, card), card)
-        head = load_file(folder / HEAD)["head.weight"]
+        saved = load_file(folder / HEAD)
         with torch.no_grad():
-            model.head.weight.copy_(head)
+            model.head.weight.copy_(saved.pop("head.weight"))
             model.bias.fill_(bias)
+        if model.inner is not None:
+            model.inner.load_state_dict({k.removeprefix("inner."): v for k, v in saved.items()})
         return model.eval()
 
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -95,10 +110,12 @@ class RewardModel(nn.Module):
         aside.mkdir(parents=True)
         if isinstance(self.carrier, PeftModel):
             self.carrier.save_pretrained(str(aside), save_embedding_layers=False)
-        else:
+        elif not self.card.head_only:
             self.carrier.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        save_file({"head.weight": self.head.weight.detach().contiguous()}, aside / HEAD)
+        inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
+        head = {"head.weight": self.head.weight.detach(), **inner}
+        save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(aside))
         self.card.write(aside, self.bias.item())
@@ -167,11 +184,34 @@ class RewardModel(nn.Module):
         else:
             output = trunk(input_ids=ids_BL, attention_mask=mask, use_cache=False)
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
     def _head(self, hidden: Tensor) -> Tensor:
-        score: Tensor = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) + self.bias
+        hidden = hidden.to(self.head.weight.dtype)
+        if self.inner is not None:
+            hidden = hidden + self.inner(hidden)
+        score: Tensor = self.head(hidden).squeeze(-1) + self.bias
         return score
+
+
+def _inner(size: int, width: int) -> nn.Sequential:
+    """A residual layer before the head, which adds nothing at first."""
+    last = nn.Linear(width, size)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(size, width), nn.GELU(), last)
+
+
+def _running_mean(hidden_BLD: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each row's real hidden states up to every token.
+
+    Raises ValueError for an additive mask: it does not tell which tokens belong to a response.
+    """
+    if mask.is_floating_point():
+        raise ValueError("mean pooling reads rows of one response each")
+    weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
+    count_BL1 = weight_BL1.cumsum(1).clamp(min=1)
+    return (hidden_BLD * weight_BL1).cumsum(1) / count_BL1
 
 
 def last_real(mask_BL: Tensor) -> Tensor:

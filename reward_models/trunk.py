@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -28,11 +29,12 @@ def load_causal(source: str | Path) -> PreTrainedModel:
 
 
 def load_saved(folder: Path, card: RewardCard) -> Carrier:
-    """What a reward model saved: a whole trunk, or an adapter, put on the base that the card names.
+    """What a reward model saved: a whole trunk, or what belongs on the base that the card names.
 
     Raises ValueError where that base is gone or is no longer the same.
     """
-    if not (folder / ADAPTER_CONFIG).is_file():
+    adapted = (folder / ADAPTER_CONFIG).is_file()
+    if not adapted and not card.head_only:
         return _load(AutoModel, str(folder))
     base = load_causal(card.base)
     found = weights_hash(base)
@@ -41,6 +43,8 @@ def load_saved(folder: Path, card: RewardCard) -> Carrier:
             f"{folder} was trained on base {card.base_hash[:8]}…, {card.base} is {found[:8]}…: "
             "an adapter only fits the weights it was trained on"
         )
+    if card.head_only:
+        return transformer(base).requires_grad_(False)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
@@ -60,6 +64,7 @@ def accepts_positions(trunk: PreTrainedModel) -> bool:
 def hidden_size(trunk: PreTrainedModel) -> int:
     """D of its last hidden states, which is that of its embeddings."""
     table = trunk.get_input_embeddings()
+    table = table.get_base_layer() if isinstance(table, BaseTunerLayer) else table
     assert isinstance(table, nn.Embedding)
     return table.embedding_dim
 
@@ -72,6 +77,18 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
+def adapter_parameters(model: nn.Module) -> set[int]:
+    """The ids of all parameters that adapters hold beside the modules they wrap."""
+    return {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, child in layer.named_children()
+        if name != "base_layer"
+        for parameter in child.parameters()
+    }
+
+
 def weights_hash(model: Carrier) -> str:
     """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
 
@@ -81,10 +98,12 @@ def weights_hash(model: Carrier) -> str:
     assert isinstance(base, PreTrainedModel)
     unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = (base.get_input_embeddings(), unembedding)
-    wide = {id(table.weight) for table in tables if isinstance(table, nn.Embedding | nn.Linear)}
+    bare = [t.get_base_layer() if isinstance(t, BaseTunerLayer) else t for t in tables]
+    wide = {id(table.weight) for table in bare if isinstance(table, nn.Embedding | nn.Linear)}
+    added = adapter_parameters(base)
     digest = hashlib.sha256()
     for name, weight in sorted(base.named_parameters()):
-        if ".lora_" in name or id(weight) in wide:
+        if id(weight) in added or id(weight) in wide:
             continue
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

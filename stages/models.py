@@ -1,4 +1,4 @@
-"""A base, its tokenizer and what may move: loaded, adapted and saved the same way at every stage.
+"""A base, its tokenizer and what may move: loaded, adapted and saved the same way everywhere.
 
 Weights are float32 wherever they are trained: an update of 1e-6 vanishes in 16 bits, and on CPUs
 without bf16 units bf16 is three to seven times slower. Weights stored in 16 bits are widened at
@@ -25,9 +25,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from stages.adaptation.lora import new_lora, resume_lora
-from stages.config import Full, LoRA
+from reward_models.trunk import adapter_parameters
+from stages.adaptation.prefix import fold_prefixes
+from stages.adaptation.sets import family_of, restrict
 from stages.dropout import add_residual_dropout, switch_off_dropout
+from stages.families import Full, Restricted
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
@@ -93,34 +95,49 @@ def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
     return model
 
 
-def adapt(model: PreTrainedModel, adaptation: Full | LoRA) -> PreTrainedModel:
+def adapt(
+    model: PreTrainedModel,
+    adaptation: Full | Restricted,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> PreTrainedModel:
     """The model with exactly the parameters of `adaptation` trainable.
 
-    A model that already carries an adapter goes on training it under the same LoRA settings, and is
-    merged into its base under Full. Other LoRA settings than the adapter's raise ValueError.
+    A model that already carries a set goes on training it under the same settings, and is merged
+    into its base under Full. ValueError for other settings than the set's, and for a set that
+    cannot be merged. `tokenizer` is that of the model, loaded by name where it is not given.
     """
-    match adaptation:
-        case Full():
-            whole: PreTrainedModel = (
-                model.merge_and_unload() if isinstance(model, PeftModel) else model
-            )
-            whole.requires_grad_(True)
-            return whole
-        case LoRA():
-            if isinstance(model, PeftModel):
-                return resume_lora(model, adaptation)
-            return new_lora(model, adaptation)
+    if isinstance(adaptation, Full):
+        whole = merged(model) if isinstance(model, PeftModel) else model
+        whole.requires_grad_(True)
+        return whole
+    words = load_tokenizer(str(model.config.name_or_path)) if tokenizer is None else tokenizer
+    return cast(PreTrainedModel, restrict(model, adaptation, words))
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The base with the set as part of its weights; ValueError where the family is not linear."""
+    try:
+        whole: PreTrainedModel = model.merge_and_unload()
+    except (ValueError, AttributeError, NotImplementedError):
+        raise ValueError(
+            f"a set of family {family_of(model)} is no change of the weights: it cannot be merged"
+        ) from None
+    return whole
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:
     """How many numbers training may change; a tied matrix counts once."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write the model (for LoRA the adapter alone, with its base's name and hash) and tokenizer."""
+    """Write the model (of a restricted one the set alone, its base named and hashed), tokenizer.
+
+    A reparametrised prefix is folded away here.
+    """
     path.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
+        fold_prefixes(model)
         model.save_pretrained(str(path), save_embedding_layers=False)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         write_base(model, path)
@@ -145,8 +162,9 @@ def weights_hash(model: PreTrainedModel) -> str:
     """sha256 over names, shapes and float32 values of the base's weights, adapters left out."""
     base = _base_of(model)
     digest = hashlib.sha256()
+    added = adapter_parameters(base)
     for name, weight in sorted(base.named_parameters()):
-        if ".lora_" in name:
+        if id(weight) in added:
             continue
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

@@ -20,13 +20,14 @@ from typing import Any, assert_never
 
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.checkpoints import last_checkpoint
-from stages.config import RewardConfig
+from stages.config import Probe, RewardConfig
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report
 from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
@@ -88,6 +89,17 @@ def train_reward(
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """The base with a new head, and what `config.adaptation` lets move trainable."""
+    if isinstance(config.adaptation, Probe):
+        whole = load_policy(base)
+        if isinstance(whole, PeftModel):
+            raise ValueError(f"{base} is a set on a base; family probe needs the base itself")
+        return RewardModel.probe(
+            whole,
+            seed,
+            base=str(base),
+            pooling=config.adaptation.pooling,
+            inner_width=config.adaptation.width if config.adaptation.kind == "mlp" else 0,
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base), config.adaptation)

@@ -1,6 +1,5 @@
 """The four models of stage three, loaded so that they belong together."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.model import RewardModel
-from stages.config import Full, LoRA
+from stages.adaptation.sets import share_frozen, twin
+from stages.families import Full, Restricted
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 
 
@@ -29,26 +29,26 @@ class Models:
 def load_models(
     policy: str | Path,
     reward_model: Path,
-    adaptation: Full | LoRA,
+    adaptation: Full | Restricted,
     *,
     seed: int,
     device: torch.device,
 ) -> Models:
     """Load all four. Raises ValueError where the reward model was trained with another tokenizer.
 
-    The reference is a snapshot of the policy as PPO finds it, adapters included: an adapter
-    switched off would be the base before fine-tuning. The critic starts from the reward model
-    (appendix C.4).
+    The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
+    would be the base before fine-tuning. The critic starts from the reward model (appendix C.4), as
+    a set of the same family. What is frozen in several of the four is in memory once.
     """
     tokenizer = load_tokenizer(policy)
     reward = RewardModel.load(reward_model)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        trained = adapt(load_policy(policy), adaptation)
-    reference = copy.deepcopy(trained)
-    critic = RewardModel.load(reward_model)
-    critic.bias.requires_grad_(True)
+        trained = adapt(load_policy(policy), adaptation, tokenizer)
+    share_frozen(trained, reward)
+    reward.bias.requires_grad_(True)  # the critic trains a bias of its own
+    reference, critic = twin(trained), twin(reward)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     everything: list[torch.nn.Module] = [trained, reference, critic, reward]
