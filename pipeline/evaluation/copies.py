@@ -86,15 +86,17 @@ class Order:
     """The models in an order that shuffled rows do not change, since differences have a sign.
 
     Where rows are numbered, by the models' lowest numbers; else as they stand, if each model's rows
-    stand together, and by name if they do not.
+    stand together, and by name if they do not. Files of our own keep the order of training.
     """
 
     def __init__(self) -> None:
+        self.ours = True
         self.numbers: dict[str, int] = {}
         self.blocks: list[str] = []
 
-    def add(self, model: str, raw: Row) -> None:
+    def add(self, model: str, raw: Row, *, ours: bool) -> None:
         """A row of this model."""
+        self.ours = self.ours and ours
         if not self.blocks or self.blocks[-1] != model:
             self.blocks.append(model)
         for name in INDEX & raw.keys():
@@ -105,6 +107,8 @@ class Order:
     def models(self) -> list[str]:
         """Each once."""
         names = list(dict.fromkeys(self.blocks))
+        if self.ours:
+            return names
         if all(name in self.numbers for name in names):
             return sorted(names, key=self.numbers.__getitem__)
         return names if len(names) == len(self.blocks) else sorted(names)

@@ -127,15 +127,15 @@ def results_from(
     notes += validity_notes(measured)
     return results_of(
         [table for table in tables if table.value_NM.size],
-        _pairs(config, models),
+        pairs_of(config, models),
         Resampling(config.resamples, config.sign_flips, seed),
         scorers=scorer_identities(rows),
         notes=list(dict.fromkeys(notes)),
-        about={**_about(config, models, seed), **measured},
+        about={**about_of(config, models, seed), **measured},
     )
 
 
-def _pairs(config: EvaluationConfig, models: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_of(config: EvaluationConfig, models: Sequence[str]) -> list[tuple[str, str]]:
     """Each later policy against each policy to compare with, in the order of training."""
     return [
         (model, other)
@@ -155,7 +155,8 @@ def _part_of(report: Report, place: int, parts: int) -> Report:
     return said
 
 
-def _about(config: EvaluationConfig, models: Sequence[str], seed: int) -> dict[str, Any]:
+def about_of(config: EvaluationConfig, models: Sequence[str], seed: int) -> dict[str, Any]:
+    """What a report must know about an evaluation of policies."""
     return {
         "policies": list(models),
         "baseline": config.baseline,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline.evaluation.by_prompt import PROMPTS, by_prompt_tables
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.samples import Completion
@@ -22,10 +23,12 @@ def foreign_tables(
     suites: set[str] = set()
     for scorer in dict.fromkeys(name for row in rows for name in row.scores):
         metrics = sorted({name for row in rows for name in row.scores.get(scorer) or ()})
-        if scorer == STYLE:
+        if scorer == STYLE or scorer.endswith(PROMPTS):
             continue
         if "toxicity" in metrics or not metrics:
             suite = f"toxicity_{scorer}" if "toxicity" in suites else "toxicity"
+            if not suites:
+                found += by_prompt_tables(rows, models, scorer=scorer)
             suites.add(suite)
             found += toxicity_tables(
                 rows, models, scorer=scorer, threshold=threshold_of(rows, scorer), suite=suite,

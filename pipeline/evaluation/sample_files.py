@@ -86,7 +86,7 @@ def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFil
         row = _completion(path, line, raw, layouts[path])
         copies.add((row.model, row.prompt_type), raw)
         answered[row.suite, row.prompt_type][row.model].add(row.id)
-        order.add(row.model, raw)
+        order.add(row.model, raw, ours=layouts[path] is None)
     for path in kept:
         if path not in layouts:
             raise ValueError(f"{path}: no rows in it")

@@ -11,9 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.evaluation.alignment import common_prompts, matched_pairs
+from pipeline.evaluation.alignment import Part, common_prompts, matched_pairs
+from pipeline.evaluation.by_prompt import PromptToxicity
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import RESULTS, SAMPLES, chosen, kind_of, scorers_of
+from pipeline.evaluation.evaluate import (
+    RESULTS,
+    SAMPLES,
+    about_of,
+    chosen,
+    kind_of,
+    pairs_of,
+    scorers_of,
+)
 from pipeline.evaluation.foreign_tables import foreign_tables
 from pipeline.evaluation.results import Results, check_failures, results_of, scorer_identities
 from pipeline.evaluation.results_file import write_results
@@ -24,6 +33,7 @@ from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.style import ReferenceAnswers, Style
 from pipeline.evaluation.suites import SAID, SUITES
 from pipeline.evaluation.tables import Resampling, Table
+from pipeline.evaluation.toxicity import ProfanityScorer
 from pipeline.evaluation.toxicity_suite import toxicity_judges
 from pipeline.evaluation.validity import measured_validity, validity_notes
 from reward_models.records import write_jsonl
@@ -50,48 +60,75 @@ def score_file(
     their own. `against` holds pair patterns (see `matched_pairs`). Raises ValueError on bad input,
     before anything is written, and after writing if too many rows could not be scored.
     """
-    config = config or EvaluationConfig()
     files = open_samples(paths, columns)
+    config = _fitting(config or EvaluationConfig(), files)
     common = common_prompts(files.answered, config.missing, files.notes)
-    pairs = matched_pairs(files.models, against)
+    pairs = pairs_of(config, files.models) if _ours(files) and not against else []
+    pairs = pairs or matched_pairs(files.models, against)
     judges = _judges(files, scorers, config)
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[Completion] = []
-    known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]] = {}
-
-    def judged() -> Iterator[Mapping[str, object]]:
-        wanted = (r for r in files.rows(report) if r.id in common[r.suite, r.prompt_type])
-        while portion := list(islice(wanted, _PORTION)):
-            for row in _scored(portion, judges):
-                rows.append(_light(row, known))
-                yield row.to_json()
-
-    write_jsonl(out / SAMPLES, judged())
+    rows = _judged(files, common, judges, out, report)
     everyone = {each.name: each for several in judges.values() for each in several}
     measured = measured_validity(rows, list(everyone.values()), config)
+    about = about_of(config, files.models, seed) if _ours(files) else {"seed": seed}
     results = results_of(
         [table for table in _tables(rows, files.models, config) if table.value_NM.size],
         pairs,
         Resampling(config.resamples, config.sign_flips, seed),
         scorers=scorer_identities(rows),
         notes=[*files.notes, *_notes(rows, config), *validity_notes(measured)],
-        about={"files": [path.name for path in paths], "seed": seed, **measured},
+        about={**about, "files": [path.name for path in paths], **measured},
     )
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
+def _judged(
+    files: SampleFiles,
+    common: Mapping[Part, set[str]],
+    judges: Mapping[str, Sequence[Scorer]],
+    out: Path,
+    report: Report,
+) -> list[Completion]:
+    """Read, judge and write portion by portion; return the rows without their texts."""
+    rows: list[Completion] = []
+    known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]] = {}
+
+    def written() -> Iterator[Mapping[str, object]]:
+        wanted = (r for r in files.rows(report) if r.id in common[r.suite, r.prompt_type])
+        while portion := list(islice(wanted, _PORTION)):
+            for row in _scored(portion, judges):
+                rows.append(_light(row, known))
+                yield row.to_json()
+
+    write_jsonl(out / SAMPLES, written())
+    return rows
+
+
+def _ours(files: SampleFiles) -> bool:
+    """Whether any row is one that a suite of ours made."""
+    return any(suite.partition(":")[0] in SAID for suite, _ in files.answered)
+
+
+def _fitting(config: EvaluationConfig, files: SampleFiles) -> EvaluationConfig:
+    """With a baseline that is among the models: as set, or the first of them."""
+    if config.baseline in files.models:
+        return config
+    return config.model_copy(update={"baseline": files.models[0]})
+
+
 def _judges(
     files: SampleFiles, scorers: Sequence[Scorer] | None, config: EvaluationConfig
 ) -> dict[str, list[Scorer]]:
     """Who judges each kind of rows; "" is every kind that no suite of ours made."""
-    ours = any(suite.partition(":")[0] in SAID for suite, _ in files.answered)
-    found = scorers_of(Setting(config, {})) if ours else {}
+    found = scorers_of(Setting(config, {})) if _ours(files) else {}
     if scorers is None:
         asked = "toxicity_scorers" in config.model_fields_set
         scorers = toxicity_judges(config) if asked or not files.gives("toxicity") else []
-    return {**found, "": [*scorers, Style(), ReferenceAnswers()]}
+    toxic = files.gives("toxicity") or bool(scorers)
+    on_prompts = [PromptToxicity(ProfanityScorer())] if toxic else []
+    return {**found, "": [*scorers, Style(), ReferenceAnswers(), *on_prompts]}
 
 
 def _scored(

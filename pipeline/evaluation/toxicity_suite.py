@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.evaluation.answers import TOXICITY
 from pipeline.evaluation.benchmark_suites import served_safety
+from pipeline.evaluation.by_prompt import PROMPTS, PromptToxicity, by_prompt_tables
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.gold import GOLD, GoldScorer
 from pipeline.evaluation.samples import Completion
@@ -17,6 +18,7 @@ from pipeline.evaluation.served_scorers import GUARD
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 from pipeline.evaluation.toxicity import DEFAULT_THRESHOLD, ProfanityScorer, toxicity_tables
+from pipeline.evaluation.wording import abstains
 
 
 def toxicity_judges(config: EvaluationConfig) -> list[Scorer]:
@@ -36,7 +38,9 @@ def _judge(chosen: ToxicityScorerConfig) -> Scorer:
 
 def toxicity_scorers(setting: Setting) -> list[Scorer]:
     """The chosen classifiers, the gold judge's own word list, and what is served."""
-    return [GoldScorer(), *toxicity_judges(setting.config), *served_safety(setting)]
+    judges = toxicity_judges(setting.config)
+    served = served_safety(setting)
+    return [GoldScorer(), *judges, *served, *(PromptToxicity(first) for first in judges[:1])]
 
 
 def toxicity_suite_tables(
@@ -51,12 +55,33 @@ def toxicity_suite_tables(
             provoked, models, scorer=scorer, metric=metric, suite=suite,
             threshold=threshold_of(provoked, scorer), maxima_of=config.maxima_of,
         )  # fmt: skip
-    return found + _rude(provoked, models)
+        if not place:
+            found += by_prompt_tables(provoked, models, scorer=scorer, metric=metric)
+    return found + _rude(provoked, models) + _style(provoked, models)
+
+
+def _style(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
+    """Length and refusals under each instruction: both lower toxicity without any merit."""
+    found = []
+    for kind in dict.fromkeys(row.prompt_type for row in rows):
+        kept = [row for row in rows if row.prompt_type == kind]
+        for metric, scorer, of in (
+            ("tokens", "counting", lambda row: _tokens(row)),
+            ("refusal", "phrases", lambda row: float(abstains(row.completion))),
+        ):
+            quantity = Quantity("responses", metric, kind, scorer)
+            found.append(tabulate(kept, quantity, of, models))
+    return found
+
+
+def _tokens(row: Completion) -> float | None:
+    return None if row.n_tokens is None else float(row.n_tokens)
 
 
 def _judged(rows: Sequence[Completion]) -> list[tuple[str, str]]:
     """Who judged these rows, with the metric of each: a guard's is not toxicity."""
-    names = dict.fromkeys(name for row in rows for name in row.scores if name != GOLD)
+    every = dict.fromkeys(name for row in rows for name in row.scores)
+    names = [name for name in every if name != GOLD and not name.endswith(PROMPTS)]
     return [(name, "unsafe" if name.startswith(GUARD) else "toxicity") for name in names]
 
 

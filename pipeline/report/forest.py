@@ -117,7 +117,7 @@ def _axis(scale: Scale, name: Name) -> str:
 def _anchor(place: int, ticks: int) -> str:
     """The outer labels stand inside the plot; every second one gives way where space is short."""
     edge = "first" if place == 0 else "last" if place == ticks - 1 else ""
-    return edge or ("spare" if ticks > 4 and (place % 2 or place == ticks - 2) else "")
+    return edge or ("spare" if ticks > 3 and (place % 2 or place == ticks - 2) else "")
 
 
 def _digits(scale: Scale, name: Name) -> int:

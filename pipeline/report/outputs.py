@@ -8,11 +8,14 @@ from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.gold import GOLD
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.toxicity import DEFAULT_THRESHOLD, PROFANITY
+from pipeline.evaluation.wording import abstains
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.sections import section
 from pipeline.report.words import MINUS, filter_title
 
 _SHOWN = 28  # prompts, where the evaluation does not say
+_NOT_SAID = {"bias", "pretraining", "tax"}  # rows of texts that no policy wrote
+TRUTH = "truthfulness"  # of which the reference answers are not said either
 
 
 def outputs(inputs: ReportInputs) -> str:
@@ -24,9 +27,14 @@ def outputs(inputs: ReportInputs) -> str:
         return ""
     kinds = sorted({_kind(rows[0]) for rows in chosen})
     options = "".join(f'<option value="{escape(k)}">{escape(_label(k))}</option>' for k in kinds)
+    marks = sorted({mark for rows in chosen for mark in _card_marks(rows)})
+    marked = "".join(f'<option value="{mark}">{mark.replace("-", " ")}</option>' for mark in marks)
     filters = (
         '<p class="filters" hidden><label>Show <select id="kind">'
-        f'<option value="">all kinds</option>{options}</select></label></p>'
+        f'<option value="">all kinds</option>{options}</select></label>'
+        f'<label>where some output is <select id="mark"><option value="">anything</option>{marked}'
+        '</select></label><label>with the words <input id="words" type="search"></label>'
+        '<span id="left" aria-live="polite"></span></p>'
     )
     about = (
         f"{len(chosen)} of {len(cards)} different prompts, the first of each kind in the order "
@@ -41,6 +49,8 @@ def _cards(rows: Iterable[Completion]) -> list[list[Completion]]:
     cards: dict[tuple[str, str, str], list[Completion]] = defaultdict(list)
     owner: dict[tuple[str, str, str | None], str] = {}
     for row in rows:
+        if row.suite.partition(":")[0] in _NOT_SAID or (row.suite == TRUTH and not row.generation):
+            continue
         if row.k == 0 and owner.setdefault((row.suite, row.prompt, row.context), row.id) == row.id:
             cards[row.suite, row.prompt_type, row.id].append(row)
     return list(cards.values())
@@ -78,11 +88,29 @@ def _card(rows: Sequence[Completion]) -> str:
     context = f'<p class="passage">{escape(first.context)}</p>' if first.context else ""
     answers = "".join(_answer(row) for row in rows)
     return (
-        f'<article class="card" data-kind="{escape(_kind(first))}">'
+        f'<article class="card" data-kind="{escape(_kind(first))}" '
+        f'data-marks="{" ".join(_card_marks(rows))}">'
         f"<header><small>{escape(_label(_kind(first)))}</small>{context}"
         f'<p class="prompt">{escape(first.prompt)}</p></header>'
         f'<div class="answers">{answers}</div></article>'
     )
+
+
+def _card_marks(rows: Sequence[Completion]) -> list[str]:
+    """What can be said of at least one of the outputs, in one word each."""
+    found = {
+        word
+        for row in rows
+        for word, is_so in (
+            ("toxic", _toxic(row)),
+            ("cut-off", not row.ended),
+            ("declining", abstains(row.completion)),
+            ("made-up", bool((row.scores.get(GOLD) or {}).get("made_up"))),
+            ("unscored", None in row.scores.values()),
+        )
+        if is_so
+    }
+    return sorted(found)
 
 
 def _answer(row: Completion) -> str:

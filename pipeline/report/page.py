@@ -5,7 +5,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.report import numbers, sections, training
+from pipeline.report import by_instruction, more, numbers, sections, training
+from pipeline.report.export import write_tables
 from pipeline.report.inputs import ReportInputs, read_inputs
 from pipeline.report.outputs import outputs
 
@@ -17,6 +18,7 @@ _NAVIGATION = (
     ("toxicity", "Toxicity"),
     ("truthfulness", "Truthfulness"),
     ("cost", "Cost"),
+    ("more", "More"),
     ("reward-kl", "Reward and KL"),
     ("reward-model", "Reward model"),
     ("curves", "Curves"),
@@ -28,9 +30,11 @@ _NAVIGATION = (
 
 
 def write_report(run: Path, out: Path) -> Path:
-    """Write the page about the run to `out`, aside and renamed; ValueError without results."""
-    page = report_page(read_inputs(run))
+    """Write the page about the run to `out`, and its tables beside it; ValueError if no results."""
+    inputs = read_inputs(run)
+    page = report_page(inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
+    write_tables(inputs, out.parent / "tables")
     aside = out.with_name(out.name + ".part")
     aside.write_text(page, encoding="utf-8")
     aside.replace(out)
@@ -45,9 +49,10 @@ def report_page(inputs: ReportInputs) -> str:
             sections.preference(inputs),
             sections.use_cases(inputs),
             sections.hallucination(inputs),
-            sections.toxicity(inputs),
-            sections.truthfulness(inputs),
+            by_instruction.toxicity(inputs),
+            by_instruction.truthfulness(inputs),
             sections.cost(inputs),
+            more.others(inputs),
             training.reward_against_kl(inputs),
             training.reward_model(inputs),
             training.learning_curves(inputs),

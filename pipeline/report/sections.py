@@ -6,6 +6,7 @@ from pipeline.evaluation.tables import Cell
 from pipeline.report.forest import Scale, interval_panel, scale_of
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.summary import Line, summary_lines, verdict_text
+from pipeline.report.tax import tax_table
 from pipeline.report.words import (
     capital,
     filter_title,
@@ -49,7 +50,7 @@ def _tile(inputs: ReportInputs, suite: str, metric: str, part: str) -> str:
     if cell is None:
         return ""
     name = named(metric)
-    others = [c for c in _cells(inputs, suite, metric, part) if c.model != inputs.focus]
+    others = [c for c in cells_of(inputs, suite, metric, part) if c.model != inputs.focus]
     if metric == "win_rate":
         title, beside = f"preferred to {inputs.baseline}", f"{cell.n} test prompts, ties half"
     else:
@@ -84,7 +85,7 @@ def summary(inputs: ReportInputs) -> str:
         "Holm's p is below .05.",
         '<div class="scroll" tabindex="0" role="region" aria-label="Summary table">'
         f'<table class="summary{" compared" if compared else ""}">'
-        f"<thead><tr><th></th>{head}{last if compared else ''}</tr></thead>"
+        f'<thead><tr><th scope="col">measure</th>{head}{last if compared else ""}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>",
     )
 
@@ -109,7 +110,9 @@ def preference(inputs: ReportInputs) -> str:
         ("preference", "by the gold judge", False),
         ("preference_by_reward_model", "by the reward model: not independent", True),
     ):
-        cells = [c for c in _cells(inputs, suite, "win_rate", "all") if c.model != inputs.baseline]
+        cells = [
+            c for c in cells_of(inputs, suite, "win_rate", "all") if c.model != inputs.baseline
+        ]
         panels.append(
             interval_panel(
                 cells, title=by, focus=inputs.focus, reference=0.5, hollow=hollow,
@@ -130,7 +133,7 @@ def use_cases(inputs: ReportInputs) -> str:
     scale = scale_of([c for c in cells if c.quantity.filter in kinds]) if kinds else None
     panels = [
         interval_panel(
-            _cells(inputs, "use_cases", "gold", kind),
+            cells_of(inputs, "use_cases", "gold", kind),
             title=filter_title(kind), focus=inputs.focus, scale=scale,
         )
         for kind in kinds
@@ -157,58 +160,6 @@ def hallucination(inputs: ReportInputs) -> str:
     return section("hallucination", "Hallucination", about, grid(*panels))
 
 
-def toxicity(inputs: ReportInputs) -> str:
-    """Each measure under each instruction, on one scale a measure."""
-    suites = [s for s in _suites(inputs) if s.split("_")[0] == "toxicity"]
-    parts = []
-    for suite in suites:
-        cells = [c for c in inputs.results.cells if c.quantity.suite == suite]
-        for metric in dict.fromkeys(c.quantity.metric for c in cells):
-            mine = [c for c in cells if c.quantity.metric == metric]
-            scale = scale_of(mine)
-            panels = [
-                interval_panel(
-                    _cells(inputs, suite, metric, kind),
-                    title=filter_title(kind), focus=inputs.focus, scale=scale,
-                )
-                for kind in dict.fromkeys(c.quantity.filter for c in mine)
-            ]  # fmt: skip
-            name = named(metric)
-            heading = (
-                f"{capital(name.title)}: {name.meaning}" if name.meaning else capital(name.title)
-            )
-            scorer = escape(mine[0].quantity.scorer)
-            columns = "three" if len(panels) == 3 else "two"
-            title = f"<h3>{escape(heading)} <small>{scorer}</small></h3>"
-            parts.append(title + grid(*panels, columns=columns))
-    about = (
-        "Completions of sentence beginnings without an instruction, asked to be respectful, and "
-        "asked to be as offensive as possible. A lower number under the last is no aim of the "
-        "training: it follows instructions."
-    )
-    return section("toxicity", "Toxicity by instruction", about, *parts)
-
-
-def truthfulness(inputs: ReportInputs) -> str:
-    """Truth, truth with information, and declining stand together."""
-    cells = [c for c in inputs.results.cells if c.quantity.suite == "truthfulness"]
-    parts = []
-    for metric in dict.fromkeys(c.quantity.metric for c in cells):
-        mine = [c for c in cells if c.quantity.metric == metric]
-        panels = [
-            interval_panel(
-                _cells(inputs, "truthfulness", metric, kind),
-                title=filter_title(kind), focus=inputs.focus, scale=scale_of(mine),
-            )
-            for kind in dict.fromkeys(c.quantity.filter for c in mine)
-        ]  # fmt: skip
-        parts.append(
-            f"<h3>{escape(capital(named(metric).title))}</h3>{grid(*panels, columns='three')}"
-        )
-    about = "High truth is often silence: read it beside the information and the declining."
-    return section("truthfulness", "Truthfulness", about, *parts)
-
-
 def cost(inputs: ReportInputs) -> str:
     """What alignment cost, and what moves scores without merit."""
     loss = _titled_panel(inputs, "pretraining", "loss", "held-out")
@@ -216,12 +167,14 @@ def cost(inputs: ReportInputs) -> str:
     kinds = dict.fromkeys(
         c.quantity.filter for c in inputs.results.cells if c.quantity.suite == "responses"
     )
-    panels = [_titled_panel(inputs, "responses", m, kind) for m in style for kind in kinds]
+    parts = sorted(kinds, key=lambda kind: kind != "all")  # test prompts first, then provoked ones
+    panels = [_titled_panel(inputs, "responses", m, kind) for m in style for kind in parts]
     about = (
-        "The loss on held-out pretraining text tells what was unlearned. Length, refusals and "
-        "repeated answers move scores without any merit, so they stand here."
+        "What was unlearned: the loss on held-out pretraining text and, where lm-eval ran, public "
+        "benchmarks; below each value its change against the first policy, coloured where shown. "
+        "Length, refusals and repeated answers move scores without any merit, so they stand here."
     )
-    return section("cost", "Cost and style", about, grid(loss, *panels))
+    return section("cost", "Cost and style", about, tax_table(inputs), grid(loss, *panels))
 
 
 def _titled_panel(inputs: ReportInputs, suite: str, metric: str, part: str) -> str:
@@ -229,18 +182,15 @@ def _titled_panel(inputs: ReportInputs, suite: str, metric: str, part: str) -> s
     about = name.meaning
     if part not in {"all", "held-out"}:
         about += f", {filter_title(part)}"
-    cells = _cells(inputs, suite, metric, part)
+    cells = cells_of(inputs, suite, metric, part)
     return interval_panel(cells, title=name.title, about=about, focus=inputs.focus)
 
 
-def _cells(inputs: ReportInputs, suite: str, metric: str, part: str) -> list[Cell]:
+def cells_of(inputs: ReportInputs, suite: str, metric: str, part: str) -> list[Cell]:
+    """The cells of that name, in the order of the models."""
     found = [inputs.results.cell(model, suite, metric, part) for model in inputs.results.models]
     return [cell for cell in found if cell is not None]
 
 
 def _is(cell: Cell, suite: str, metric: str) -> bool:
     return (cell.quantity.suite, cell.quantity.metric) == (suite, metric)
-
-
-def _suites(inputs: ReportInputs) -> list[str]:
-    return list(dict.fromkeys(cell.quantity.suite for cell in inputs.results.cells))

@@ -1,6 +1,7 @@
 """The few numbers that answer the question, as a table for the terminal and for the page."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _LINES = (
     ("responses", "refusal", "all"),
     ("responses", "repeated_answer", "all"),
 )
+_MOST_COLUMNS = 5
 _PAGE_ONLY = {"correct", "answered_unanswerable", "toxic_share", "eos_rate", "refusal"}
 
 
@@ -66,6 +68,8 @@ def summary_table(results: Results) -> Table:
     lines = [line for line in summary_lines(results) if line.metric not in _PAGE_ONLY]
     compared = any(line.against_baseline for line in lines)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    if len(models) > _MOST_COLUMNS:
+        return _by_model(table, models, lines)
     table.add_column("", min_width=16)
     for model in models:
         table.add_column(model, no_wrap=True)
@@ -77,6 +81,22 @@ def summary_table(results: Results) -> Table:
         table.add_row(line.title, *cells, *verdict)
     table.caption = (
         "Below each number its 95 % interval by prompt. A change is named only if shown."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _by_model(table: Table, models: Sequence[str], lines: Sequence[Line]) -> Table:
+    """A row a model, where there are too many for columns; `rlhf report` shows all measures."""
+    shown = lines[:_MOST_COLUMNS]
+    table.add_column("", no_wrap=True)
+    for line in shown:
+        table.add_column(line.title)
+    for place, model in enumerate(models):
+        table.add_row(model, *(_two_lines(line.cells[place]) for line in shown))
+    table.caption = (
+        f"{len(shown)} of {len(lines)} measures; below each number its 95 % interval by prompt. "
+        "rlhf report shows all, and every difference."
     )
     table.caption_justify = "left"
     return table

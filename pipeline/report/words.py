@@ -19,6 +19,23 @@ class Name:
 
 NAMES = {
     "win_rate": Name("win rate", True, 0, "share of prompts won, ties half"),
+    "win_rate_length_controlled": Name(
+        "win rate, length controlled", True, 0, "what it would be at equal length, by regression"
+    ),
+    "win_rate_length_matched": Name(
+        "win rate, equal length", True, 0, "of pairs whose lengths differ by a tenth at most"
+    ),
+    "rating": Name("rating", False, 2, "annotators' quality, 1 to 7"),
+    "f1": Name("F1", True, 1, "shared words with the best right answer"),
+    "exact_match": Name("exact match", True, 1, "equal to a right answer"),
+    "not_entailed": Name(
+        "not entailed", True, 1, "a sentence that the classifier finds unsupported"
+    ),
+    "empty": Name("empty", True, 1, "says nothing"),
+    "entropy_bits": Name("entropy", False, 3, "bits; 1 is no preference between the two sentences"),
+    "prefers_stereotype": Name("prefers the stereotype", True, 1, "finds it the likelier sentence"),
+    "mc1": Name("MC1", True, 1, "the best answer is likelier than every false one"),
+    "mc2": Name("MC2", True, 1, "the true answers' share of the probability"),
     "gold": Name("gold score", False, 2, "the judge's score, about -2 to 1"),
     "correct": Name("correct", True, 0, "share of responses the judge calls correct"),
     "score": Name("reward model score", False, 2, "what PPO was trained to raise"),
@@ -67,6 +84,11 @@ SUITES = {
     "responses": "Responses",
     "pretraining": "Pretraining loss",
     "scores": "Scores",
+    "answers": "Right answers",
+    "people": "Annotators",
+    "tax": "Benchmarks",
+    "toxicity_by_prompt": "Toxicity by the prompt's own",
+    "preference_by_llm": "Preference by a language model",
 }
 
 MINUS = "\u2212"

@@ -176,7 +176,7 @@ def test_every_suite_is_there_with_intervals_and_counts(evaluated: tuple[Path, l
     results = read_results(evaluated[0] / "results.json")
     assert {cell.quantity.suite for cell in results.cells} == {
         "preference", "preference_by_reward_model", "use_cases", "reward_model",
-        "hallucination", "toxicity", "responses", "pretraining",
+        "hallucination", "toxicity", "toxicity_by_prompt", "responses", "pretraining",
     }  # fmt: skip
     for cell in results.cells:
         low, high = cell.ci95
@@ -194,7 +194,10 @@ def test_every_suite_is_there_with_intervals_and_counts(evaluated: tuple[Path, l
 
 def test_scorers_are_named_with_version_and_hash(evaluated: tuple[Path, list[Step]]):
     scorers = read_results(evaluated[0] / "results.json").scorers
-    assert set(scorers) == {"gold judge", "reward model", "alt-profanity-check", "lexical support"}
+    assert set(scorers) == {
+        "gold judge", "reward model", "alt-profanity-check", "lexical support",
+        "alt-profanity-check on prompts",
+    }  # fmt: skip
     assert scorers["reward model"]["version"] == "simulated labels"
     assert all(len(meta["sha256"]) == 64 for meta in scorers.values())
 

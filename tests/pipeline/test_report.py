@@ -1,9 +1,11 @@
 """The page: made from files alone, whole without a network, honest about what it stands on."""
 
+import csv
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ from pipeline.evaluation.results_file import write_results
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Cell, Quantity, Resampling, Table
 from pipeline.lineage import Manifest
+from pipeline.report.bars import grouped_bars
 from pipeline.report.forest import interval_panel, scale_of
 from pipeline.report.inputs import read_inputs
 from pipeline.report.lines import Curve, line_panel, thinned
 from pipeline.report.page import report_page, write_report
 from pipeline.report.summary import reward_model_sentence, summary_lines, summary_table
+from pipeline.report.tax import tax_table
 from pipeline.report.words import interval, named, number, p_text
 from reward_models.records import write_jsonl
 
@@ -137,7 +141,7 @@ class Outline(HTMLParser):
         found = dict(attrs)
         self.loads += [str(found[name]) for name in ("src", "href") if name in found]
         self.ids += [str(found["id"])] if "id" in found else []
-        if tag not in {"meta", "link", "line", "circle", "path", "br"}:
+        if tag not in {"meta", "link", "line", "circle", "path", "br", "rect", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -307,6 +311,59 @@ def test_a_constant_curve_has_a_scale():
     assert "<path" in line_panel([Curve("a", [(1, 2.0), (2, 2.0)])], title="t", x_title="x")
 
 
+def test_every_table_stands_beside_the_page_as_markdown_and_csv(run: Path):
+    write_report(run, run / "out/report.html")
+    tables = run / "out/tables"
+    with (tables / "numbers-toxicity.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    results = read_inputs(run).results
+    assert len(rows) == sum(cell.quantity.suite == "toxicity" for cell in results.cells)
+    for row in rows:
+        cell = results.cell(row["model"], "toxicity", row["measure"], row["part"])
+        assert cell is not None
+        assert (float(row["value"]), float(row["low"])) == (cell.value, cell.ci95[0])
+    differences = (tables / "differences-toxicity.md").read_text()
+    assert differences.count("\n") == 2 + 5 * 3
+    assert (
+        (tables / "summary.md").read_text().startswith("| measure | base | sft | ppo | ppo-ptx |")
+    )
+    assert {path.suffix for path in tables.iterdir()} == {".md", ".csv"}
+
+
+def test_bars_stand_on_zero_and_reach_their_values():
+    groups = {
+        kind: [
+            Cell(Quantity("toxicity", "toxicity", kind), model, value, 0, (value / 2, value), 9, 9,
+                 0, "bootstrap")
+            for model in ("a", "b")
+        ]
+        for kind, value in (("none", 0.2), ("biased", 0.4))
+    }  # fmt: skip
+    drawn = grouped_bars(groups, title="toxicity", focus="b")
+    heights = [float(found) for found in re.findall(r'height="([\d.]+)%"', drawn)]
+    assert heights == pytest.approx([50.0, 50.0, 100.0, 100.0])
+    assert drawn.count('class="bar focus"') == 2
+    assert "b, biased: 0.400 (0.200" in drawn
+
+
+def test_bars_are_not_drawn_below_zero_or_for_one_condition():
+    cells = [Cell(Quantity("s", "gold"), m, -1.0, 0, (-2, 0), 9, 9, 0, "bootstrap") for m in "ab"]
+    assert grouped_bars({"x": cells, "y": cells}, title="t", focus="") == ""
+    assert grouped_bars({"x": cells}, title="t", focus="") == ""
+
+
+def test_the_tax_table_shows_changes_against_the_first_policy(run: Path):
+    page = tax_table(read_inputs(run))
+    assert page.count("<tr>") == 2
+    assert page.count("<em") == 3  # sft, ppo and ppo-ptx, each against base
+
+
+def test_rows_that_no_policy_wrote_are_no_outputs(run: Path):
+    rows = [Completion(id="t", model="base", prompt="", completion="SECRET", suite="pretraining")]
+    write_jsonl(run / "evaluate/samples.jsonl", (row.to_json() for row in rows))
+    assert "SECRET" not in report_page(read_inputs(run))
+
+
 def test_thinning_keeps_both_ends():
     points = [(float(i), float(i)) for i in range(1001)]
     kept = thinned(points, 100)
@@ -336,6 +393,34 @@ def test_nothing_leaves_the_screen_or_the_page(
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert errors == []
     context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(run: Path, browser: Browser, scheme: str):
+    context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(write_report(run, run / "report.html").as_uri())
+    source = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(source)
+    found = page.evaluate("axe.run(document)")["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    context.close()
+
+
+@pytest.mark.browser
+def test_filters_by_mark_and_by_words_need_no_server(run: Path, browser: Browser):
+    page = browser.new_page()
+    page.goto(write_report(run, run / "report.html").as_uri())
+    cards, everything = page.locator("#cards .card:visible"), page.locator("#cards .card").count()
+    assert page.locator("#mark option").all_inner_texts() == ["anything", "toxic"]
+    page.fill("#words", "ANSWER 1")
+    assert cards.count() == 2
+    assert page.locator("#left").inner_text() == f"2 of {everything} prompts"
+    page.fill("#words", "")
+    page.select_option("#mark", "toxic")
+    assert cards.count() == everything  # the base is toxic everywhere
+    page.close()
 
 
 @pytest.mark.browser
