@@ -55,7 +55,7 @@ class Page:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Any]]:
     store = Store(tmp_path_factory.mktemp("room") / "labels.sqlite")
     accounts = Accounts(store)
-    for name in ("ada", "ben", "eve"):
+    for name in ("ada", "zebulon", "eve"):
         accounts.add(name, "annotator", PASSWORD)
     accounts.add("olga", "owner", PASSWORD)
     store.add_tasks([small_task(f"t{i}") for i in range(60)])
@@ -128,14 +128,14 @@ def test_anothers_task_is_out_of_reach_by_its_token(
 def test_an_annotator_cannot_call_what_is_the_owners(
     room: tuple[Store, Any], ada: Page, name: str
 ) -> None:
-    asked = {"task": "t0", "paused": True, "role": "annotator", "account": "ben"}
+    asked = {"task": "t0", "paused": True, "role": "annotator", "account": "zebulon"}
     assert ada.send(name, asked).status_code >= 400
     behind = ada.send(name, asked, f"/owner{CALL}")
     assert (behind.status_code, behind.json()["error"]) == (
         403,
         "this is for the owner of the room",
     )
-    assert enter(room, "ben").call("next_task", {}).get("task") is not None
+    assert enter(room, "zebulon").call("next_task", {}).get("task") is not None
 
 
 @pytest.mark.parametrize("form", ["jsonl", "trl", "audit"])
@@ -212,6 +212,6 @@ def test_an_annotator_sees_no_model_name_no_gold_and_nobody_elses_work(
     told = json.dumps([ada.call(name, {}) for name in ("start", "next_task", "recent")])
     assert "model-" not in told
     assert "gold" not in told
-    assert "ben" not in told
+    assert "zebulon" not in told
     assert tmp_path.name not in told
     assert room[0].where not in told
