@@ -215,6 +215,8 @@ def add_exports(app: FastAPI, store: Store, who: Callable[[Request], Account | N
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
             for path in write_export(store, Path(folder), form):
                 archive.write(path, path.relative_to(folder), zipfile.ZIP_DEFLATED)
+        with store.database.write() as connection:
+            store.log(connection, account.name, "exported", None, {"form": form})
         name = f'attachment; filename="rankings-{form}.zip"'
         headers = {"content-disposition": name}
         return Response(packed.getvalue(), media_type="application/zip", headers=headers)

@@ -142,6 +142,8 @@ def test_an_annotator_cannot_call_what_is_the_owners(
 def test_only_owners_export(room: tuple[Store, Any], ada: Page, form: str) -> None:
     assert ada.client.get(f"/export/{form}").status_code == 403
     assert enter(room, "olga").client.get(f"/export/{form}").status_code == 200
+    last = room[0].events()[-1]
+    assert (last.actor, last.kind, last.data) == ("olga", "exported", {"form": form})
 
 
 @pytest.mark.parametrize(

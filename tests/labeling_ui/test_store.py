@@ -1,6 +1,8 @@
 """Nothing labelled is lost, and nothing is counted twice."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
-from labeling_ui import tables
+from labeling_ui import database, tables
 from labeling_ui.store import Store
 from reward_models.records import Ranking, RankingTask
 from tests.labeling_ui.examples import small_task
@@ -136,6 +138,34 @@ def test_the_scripts_make_the_tables_the_code_reads(store: Store) -> None:
     for table in tables.metadata.tables.values():
         columns = {column["name"] for column in found.get_columns(table.name)}
         assert columns == set(table.columns.keys()), table.name
+
+
+def test_a_store_of_an_earlier_version_is_brought_up_to_date_with_all_it_holds(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = sorted(database.MIGRATIONS.glob("*.sql"))
+    first = tmp_path / "first"
+    first.mkdir()
+    for script in scripts[:2]:
+        shutil.copy(script, first)
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "MIGRATIONS", first)
+        old = Store(where)
+    record = json.dumps(small_task("t1").to_json())
+    with old.database.write() as connection:
+        names = "id, position, kind, category, record, overlap, priority, gold, is_open"
+        row = ("t1", 1, "ranking", None, record, 1, 0, None, 1)
+        marks = ", ".join(f":v{i}" for i in range(len(row)))
+        task = f"INSERT INTO tasks ({names}) VALUES ({marks})"
+        connection.execute(text(task), {f"v{i}": value for i, value in enumerate(row)})
+    old.close()
+    new = Store(where)
+    assert new.tasks() == [small_task("t1")]
+    assert new.submit(ranking("t1"))
+    with new.database.read() as connection:
+        numbers = connection.execute(text("SELECT number FROM schema_version ORDER BY 1")).scalars()
+        assert list(numbers) == list(range(1, len(scripts) + 1))
+    new.close()
 
 
 def test_an_opened_store_is_opened_again_without_change(store: Store) -> None:
