@@ -13,18 +13,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration
+from stages.adaptation.sets import twin
 from stages.adaptation.user_sets import UserSet, UserSets
 from stages.adaptation.user_store import UserStore, read_set
-from stages.config import Adaptation, SamplingConfig, UserSetsConfig
+from stages.config import Full, Restricted, SamplingConfig, UserSetsConfig
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation import Sampled, Users, generate_responses
 from stages.models import adapt, weights_hash
@@ -93,7 +92,7 @@ def train_user_sets(
     total = len(examples) * config.steps
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
-    start = new_set(model, config.adaptation, seed) if waiting else None
+    start = new_set(model, tokenizer, config.adaptation, seed) if waiting else None
     for first in range(0, len(waiting), config.users_per_batch):
         group = waiting[first : first + config.users_per_batch]
         assert start is not None
@@ -107,13 +106,18 @@ def train_user_sets(
         done += len(group)
 
 
-def new_set(model: PreTrainedModel, adaptation: Adaptation, seed: int) -> UserSet:
-    """The untrained set of a family on this model: where every user begins."""
+def new_set(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adaptation: Full | Restricted,
+    seed: int,
+) -> UserSet:
+    """The untrained set of a family on this model: where every user begins. `model` is frozen."""
+    model.requires_grad_(False)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        adapted = cast(PeftModel, adapt(model, adaptation))
+        adapted = adapt(twin(model), adaptation, tokenizer)
         adapted.save_pretrained(folder)
-        adapted.unload()
         return read_set(Path(folder))
 
 

@@ -28,7 +28,10 @@ def test_32_users_in_one_batch_are_five_times_as_fast_as_one_after_another(base,
     if not (base / "config.json").is_file():
         pytest.skip(f"no model at {base} (rlhf fetch smollm2)")
     model, tokenizer = load_policy(base), load_tokenizer(base)
-    store, start = open_user_store(tmp_path, model), new_set(model, LoRA(rank=8, alpha=16.0), 0)
+    store, start = (
+        open_user_store(tmp_path, model),
+        new_set(model, tokenizer, LoRA(rank=8, alpha=16.0), 0),
+    )
     for user in range(USERS):
         generator = torch.Generator().manual_seed(user)
         moved = {
