@@ -177,7 +177,9 @@ def ppo(
             prompts=found.prompts("ppo"),
             pretraining=found.folder / "pretraining_texts.jsonl" if mix is not None else None,
             validation=found.prompts("validation") if rule is not None else (),
-            gold=gold_of(chosen.gold, found.prompts("validation")),
+            gold=gold_of(
+                chosen.gold, found.prompts("validation"), policy, chosen.sampling, config.seed
+            ),
             held_out=held_out_prompts(
                 config.reward, load_tokenizer(policy), *_ranked(labelled), config.seed
             ),

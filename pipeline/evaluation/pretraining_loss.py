@@ -21,6 +21,7 @@ from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Step
 
 SUITE, SCORER = "pretraining", "the policy itself"
+_AT_ONCE = 16  # texts: logits of more would not fit a processor's cache
 
 
 def text_losses(setting: Setting) -> list[Completion]:
@@ -52,7 +53,7 @@ def text_losses(setting: Setting) -> list[Completion]:
         counts = found
         policy = load_policy(source)
         policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-        nats = _nats(policy, [ids for _, ids in kept], config.sampling.batch_size)
+        nats = _nats(policy, [ids for _, ids in kept], _AT_ONCE)
         rows += [
             _row(model, place, text, tokens, total / tokens)
             for place, ((text, _), tokens, total) in enumerate(

@@ -50,8 +50,11 @@ class ProfanityScorer:
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
         """`toxicity` in 0..1 of the completion alone; prompt and instruction do not count."""
-        probability = self._predict([row.completion for row in rows])
-        return [{"toxicity": float(value)} for value in probability]
+        return [{"toxicity": value} for value in self.toxicity([row.completion for row in rows])]
+
+    def toxicity(self, texts: Sequence[str]) -> list[float]:
+        """The same of bare texts."""
+        return [float(value) for value in self._predict(list(texts))] if texts else []
 
 
 def toxicity_tables(

@@ -15,6 +15,8 @@ _PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
     ("ppo/gold", "second opinion"),
+    ("ppo/win_rate", "win rate against the start, by the second opinion"),
+    ("ppo/toxicity", "toxicity of validation answers"),
     ("ppo/kl_nats", "KL from SFT, nats"),
     ("ppo/entropy_nats_per_token", "entropy, nats per token"),
     ("ppo/response_tokens", "response length, tokens"),

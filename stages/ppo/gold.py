@@ -6,8 +6,8 @@ of the answers, `ppo/gold_proxy` what the reward model thinks of the same ones, 
 chosen by it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -26,11 +26,13 @@ class Gold:
     """Who gives the second opinion, on which prompts.
 
     `judge(prompts, responses, ended)` gives each response's mark; `ended` tells which responses
-    came to their end by themselves.
+    came to their end by themselves. `also` are further judges of the same answers, by what their
+    mean is called after `ppo/`.
     """
 
     judge: Judge
     prompts: Sequence[Prompt]
+    also: Mapping[str, Judge] = field(default_factory=dict)
 
 
 def measure(learner: Learner, gold: Gold, prompts: Sequence[list[int]]) -> dict[str, float]:
@@ -38,8 +40,9 @@ def measure(learner: Learner, gold: Gold, prompts: Sequence[list[int]]) -> dict[
     rank, ranks = learner.accelerator.process_index, learner.accelerator.num_processes
     rollout, tally = answer(learner, prompts), Tally()
     texts = [response_text(learner.models.tokenizer, ids) for ids in responses_of(rollout.episodes)]
-    marks = gold.judge(gold.prompts[rank::ranks], texts, rollout.episodes.ended_B.tolist())
-    tally.add_all("ppo/gold", torch.tensor(marks))
+    mine, ended = gold.prompts[rank::ranks], rollout.episodes.ended_B.tolist()
+    for name, judge in {"gold": gold.judge, **gold.also}.items():
+        tally.add_all(f"ppo/{name}", torch.tensor(judge(mine, texts, ended)))
     tally.add_all("ppo/gold_proxy", rollout.score_B)
     tally.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
     return tally.means(learner.total)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.second_opinion import gold_of
+from pipeline.second_opinion import WinRate, gold_of, toxicity
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.config import GoldCurve, PPOConfig
@@ -72,7 +72,7 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(tmp_path / "second", tokenizer)
     rule = GoldCurve(by=str(tmp_path / "second"), num_prompts=4)
-    gold = gold_of(rule, PROMPTS)
+    gold = gold_of(rule, PROMPTS, world[0], tiny_config().sampling, 0)
     assert gold is not None
     assert gold.prompts == PROMPTS[:4]
     said, ended = ["w1 w2", "w3", "w4 w5 w6", "w1"], [True, False, True, True]
@@ -80,7 +80,9 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     assert found == score_responses(reward, tokenizer, PROMPTS[:4], said, ended=ended)
     assert len(set(found)) == 4
     steps = marked(world, tmp_path / "out", tiny_config(gold=RULE, episodes=16), gold)
-    assert sum("ppo/gold" in step.metrics for step in steps) == 2
+    told = [step.metrics for step in steps if "ppo/gold" in step.metrics]
+    assert len(told) == 2
+    assert all(0 <= step[name] <= 1 for step in told for name in ("ppo/win_rate", "ppo/toxicity"))
 
 
 def test_a_gold_rule_without_anybody_to_ask_is_refused(
@@ -88,4 +90,25 @@ def test_a_gold_rule_without_anybody_to_ask_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="gold is set, but there is no gold set to read"):
         train(world, tmp_path, tiny_config(gold=RULE), silent)
-    assert gold_of(None, PROMPTS) is None
+    assert gold_of(None, PROMPTS, world[0], tiny_config().sampling, 0) is None
+
+
+def test_wins_are_against_the_start_policys_own_answers(world: tuple[Path, Path]) -> None:
+    asked: list[list[str]] = []
+
+    def by_length(_: Sequence[Prompt], responses: Sequence[str], __: Sequence[bool]) -> list[float]:
+        asked.append(list(responses))
+        return [float(len(response)) for response in responses]
+
+    sampling = tiny_config().sampling
+    wins = WinRate(by_length, PROMPTS[:3], world[0], sampling, 0)
+    assert wins(PROMPTS[:1], ["w" * 900], [True]) == [1.0]
+    own = asked[-1]
+    assert wins(PROMPTS[:3], own, [True] * 3) == [0.5] * 3
+    assert wins(PROMPTS[1:3], ["", ""], [True] * 2) == [0.0 if text else 0.5 for text in own[1:]]
+    assert len(asked) == 4  # the start policy answers once
+
+
+def test_toxicity_is_of_the_answers_alone() -> None:
+    rude, kind = toxicity(PROMPTS[:2], ["You idiot.", "Thank you."], [True, True])
+    assert rude > 0.9 > 0.1 > kind
