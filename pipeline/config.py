@@ -69,10 +69,14 @@ class SimulatedAnnotators(Config):
 
 
 class ImportedRankings(Config):
-    """Rankings made elsewhere, with the tasks they are about. No outputs are sampled."""
+    """Rankings made elsewhere, with the tasks they are about. No outputs are sampled.
+
+    Without `tasks`, `rankings` is a file of preference pairs, chosen and rejected, as TRL reads
+    them; see stages/data/preferences.py.
+    """
 
     kind: Literal["imported"]
-    tasks: str
+    tasks: str | None = None
     rankings: str
 
 

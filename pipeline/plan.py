@@ -142,6 +142,7 @@ def _label(config: ExperimentConfig, run: Path, number: int = 1) -> Stage:
     inputs: dict[str, Source] = {"tasks": own or run / named("sample", number) / "tasks.jsonl"}
     match labeling:
         case ImportedRankings():
+            inputs = {} if own is None else {"tasks": own}
             inputs["rankings"] = Path(labeling.rankings)
         case HumanAnnotators():
             check_room(labeling)  # a mistake in it is told before anything is trained

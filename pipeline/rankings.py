@@ -17,6 +17,7 @@ from pipeline.people import STORE, ranked_by_people
 from pipeline.room_config import HumanAnnotators
 from pipeline.rounds import latest, named
 from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
+from stages.data.preferences import load_pairs
 from stages.progress import Report, Step
 
 AT_ONCE = 100  # rankings of one transaction
@@ -25,9 +26,7 @@ AT_ONCE = 100  # rankings of one transaction
 def tasks_file(labeling: Labeling) -> Path | None:
     """The file of tasks that the config names; None where the run samples outputs to be ranked."""
     match labeling:
-        case ImportedRankings():
-            return Path(labeling.tasks)
-        case HumanAnnotators():
+        case ImportedRankings() | HumanAnnotators():
             return None if labeling.tasks is None else Path(labeling.tasks)
         case SimulatedAnnotators():
             return None
@@ -38,6 +37,9 @@ def collect(
 ) -> None:
     """Write a round's tasks and their rankings to `out`; PeopleNeeded while too few are ranked."""
     labeling = config.labeling
+    if isinstance(labeling, ImportedRankings) and labeling.tasks is None:
+        _write(*load_pairs(Path(labeling.rankings)), out)
+        return
     tasks = read_records(
         tasks_file(labeling) or run / named("sample", number) / "tasks.jsonl", RankingTask
     )
@@ -50,6 +52,10 @@ def collect(
             rankings = ranked_by_people(labeling, tasks, run, report)
         case ImportedRankings():
             rankings = _imported(Path(labeling.rankings), tasks)
+    _write(tasks, rankings, out)
+
+
+def _write(tasks: Sequence[RankingTask], rankings: Sequence[Ranking], out: Path) -> None:
     write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
     write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
 

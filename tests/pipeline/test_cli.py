@@ -90,6 +90,17 @@ def test_the_users_own_files_are_read_and_checked(own_data: Path):
     assert labels == ["imported"]
 
 
+def test_preference_pairs_are_rankings_without_tasks(own_data: Path):
+    pairs = own_data / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
+    labeling = f"labeling={{kind: imported, rankings: {pairs}}}"
+    told = rlhf("run", own_data / "own.yaml", "--set", labeling, "--out", own_data / "run",
+                "--until", "label")  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    (task,) = (own_data / "run/label/tasks.jsonl").read_text().splitlines()
+    assert json.loads(task)["prompt"] == "Why?"
+
+
 def test_a_missing_config_is_named(tmp_path: Path):
     assert refused(rlhf("run", tmp_path / "no.yaml")).startswith(
         f"{tmp_path}/no.yaml: no such file"
