@@ -12,10 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from stages.config import Adaptation
 from stages.dropout import switch_off_dropout
+from stages.families import Full, Prompt
 from stages.models import adapt, trainable_parameters
 
 FLOAT = 4  # bytes: weights are float32 wherever they are trained
@@ -70,14 +77,15 @@ def model_config(source: str | Path) -> PretrainedConfig:
 
 def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
     """Counts of the model that this source's config describes."""
-    config = model_config(source)
     with torch.device("meta"):
-        model = adapt(_build(config), adaptation)
+        model = _build(model_config(source))
     unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(unembedding, nn.Linear)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable, is_new = _moved(model, adaptation), not isinstance(adaptation, Full)
     return Anatomy(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=trainable_parameters(model),
+        parameters=parameters + (trainable if is_new else 0),
+        trainable=trainable,
         width=unembedding.in_features,
         vocabulary=unembedding.out_features,
         cache_bytes=_cache_bytes(source),
@@ -124,6 +132,17 @@ def _read(
         use_cache=use_cache,
     )
     return list(output.past_key_values) if use_cache else None
+
+
+def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
+    """How many numbers `adaptation` moves; a soft prompt begins at numbers that are not there."""
+    table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    if isinstance(adaptation, Prompt):
+        return adaptation.length * table.embedding_dim
+    with torch.device("meta"):
+        unread = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
+        return trainable_parameters(adapt(model, adaptation, unread))
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from pipeline.needs.memory import FLOAT, LOGIT_COPIES, Need, trained
 from pipeline.plan import model_source
 from pipeline.run import Source
 from stages.config import Adaptation, PPOConfig, RewardConfig, SFTConfig
+from stages.families import Probe
 from stages.models import device
 
 FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights stay
@@ -37,20 +38,43 @@ class Model:
 
     source: Source
     counts: Anatomy
+    adaptation: Adaptation
 
     @classmethod
     def of(cls, name: str, adaptation: Adaptation) -> "Model":
         """Built from its config alone."""
         source = model_source(name)
-        return cls(source, anatomy(source, adaptation))
+        return cls(source, anatomy(source, adaptation), adaptation)
+
+    @property
+    def moved(self) -> int:
+        """Numbers that training a policy moves."""
+        return self.counts.trainable
+
+    @property
+    def moved_with_head(self) -> int:
+        """Numbers that training a reward model or critic moves; of a probe, the head alone."""
+        width, chosen = self.counts.width, self.adaptation
+        if isinstance(chosen, Probe):
+            return width + (chosen.width * (2 * width + 1) + width if chosen.kind == "mlp" else 0)
+        return self.moved + width
+
+    @property
+    def frozen(self) -> int:
+        """Numbers of the base that stay."""
+        return self.counts.parameters - self.counts.trainable
 
     @property
     def learning(self) -> float:
-        """Forward passes that a forward and a backward pass cost."""
-        return 3.0 if self.counts.trainable == self.counts.parameters else 2.0
+        """Forward passes that a forward and a backward pass cost; a probe's trunk has none back."""
+        if isinstance(self.adaptation, Probe):
+            return 1.0
+        return 2.0 if self.frozen else 3.0
 
     def kept(self, rows: int, tokens: int) -> int:
         """Activations of so many rows, in bytes."""
+        if isinstance(self.adaptation, Probe):
+            return rows * tokens * self.counts.width * FLOAT
         return rows * activation_bytes(self.source, tokens)
 
     def logits(self, rows: int, tokens: int) -> int:
@@ -111,7 +135,7 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
     longest = min(prompts.longest, each) + high * (each - min(prompts.longest, each - 1))
     mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
     tokens = chosen.epochs * prompts.count * mean
-    moved = counts.trainable + counts.width  # and the head
+    moved = model.moved_with_head
     weights, gradients, optimizer = trained(counts.parameters, moved)
     rows = chosen.micro_prompts or chosen.prompts_per_batch
     mask = rows * longest * longest * FLOAT
@@ -125,33 +149,35 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> Demand:
     policy = Model.of(config.model, chosen.adaptation)
     critic = Model.of(reward_base(config), config.reward.adaptation)
-    moved_critic = critic.counts.trainable + critic.counts.width
-    weights, gradients, optimizer = (
-        a + b
-        for a, b in zip(
-            trained(policy.counts.parameters, policy.counts.trainable),
-            trained(critic.counts.parameters, moved_critic),
-            strict=True,
-        )
-    )
+    moved = policy.moved + critic.moved_with_head
+    _, gradients, optimizer = trained(0, moved)
+    bases = policy.frozen + (0 if _one_trunk(config, policy, critic) else critic.frozen)
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
     memory = Need(
         name,
-        weights,
-        (policy.counts.parameters + critic.counts.parameters) * FLOAT,
+        (bases + moved) * FLOAT,
+        moved * FLOAT,  # of reference and reward model, which share with these what is frozen
         gradients,
         optimizer,
-        copies * policy.counts.trainable * FLOAT,
+        copies * policy.moved * FLOAT,
         _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
         shardable=False,
     )
-    state = (policy.counts.trainable * (1 + copies) + moved_critic) * FLOAT + optimizer
+    state = (policy.moved * copies + moved) * FLOAT + optimizer
     disk = KEPT_CHECKPOINTS * state + _saved(policy.counts) + _saved(critic.counts)
     flops, read = _ppo_work(chosen, policy, critic, sizes)
     return Demand(memory, flops, read, disk)
+
+
+def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
+    """Whether policy and reward model are sets on the same base, so that it is in memory once."""
+    start = config.ppo_init or config.sft
+    of_policy = "sft" if start.adaptation.family == "full" else "base"
+    of_reward = of_policy if config.reward_base == "sft" else config.reward_base
+    return bool(policy.frozen and critic.frozen) and of_policy == of_reward
 
 
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:

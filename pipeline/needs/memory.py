@@ -20,7 +20,8 @@ LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the
 class Need:
     """Bytes by item. `shardable`: whether DeepSpeed shards the stage (PPO's own loop it does not).
 
-    `weights` are of the trained models, `frozen` of the reference and the reward model.
+    `weights` are of the trained models with their bases; `frozen` is what reference and reward
+    model have of their own.
     """
 
     stage: str

@@ -14,7 +14,8 @@ from pipeline.config_file import load_config
 from pipeline.datasets import DataFolder
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask, read_records
-from stages.models import load_tokenizer, tokenizer_hash
+from stages.config import Adaptation
+from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.trainer import train_ppo
 from stages.progress import silent
 from stages.reward import train_reward
@@ -32,7 +33,7 @@ def main(stage: str, place: str, base: str, folder: str) -> None:
     torch.set_num_threads(1)
     config, data, out = load_config(Path(place)), DataFolder(Path(folder)), Path(folder) / stage
     if stage.startswith("ppo"):
-        prepare_reward_model(base, Path(folder) / "rm")
+        prepare_reward_model(base, Path(folder) / "rm", config.reward.adaptation)
     before = held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
     told = data.demonstrations()
@@ -53,9 +54,9 @@ def main(stage: str, place: str, base: str, folder: str) -> None:
     print(held("VmHWM") - before)
 
 
-def prepare_reward_model(base: str, folder: Path) -> None:
+def prepare_reward_model(base: str, folder: Path, adaptation: Adaptation) -> None:
     if not folder.is_dir():
-        made = RewardModel.from_base(base, seed=3)
+        made = RewardModel.on(adapt(load_policy(base), adaptation), seed=3, base=base)
         made.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
         made.save(folder)
 
