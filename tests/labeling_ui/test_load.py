@@ -42,7 +42,8 @@ def run(
     times = ", ".join(f"p{i} {1000 * steps[i - 1]:.0f} ms" for i in (50, 95, 99))
     load = os.getloadavg()[0]
     print(f"\n{store.database.dialect}, {kills} kills: {len(ledger.seconds)} requests, {times},")
-    print(f"    {cpu_ms:.1f} ms server CPU a request, load {load:.1f}, {dict(ledger.outcomes)}")
+    cpu = f"{cpu_ms:.1f} ms server CPU a request, " if not kills else ""  # else: of the last server
+    print(f"    {cpu}load {load:.1f}, {dict(ledger.outcomes)}")
     return ledger
 
 
