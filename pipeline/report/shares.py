@@ -35,7 +35,8 @@ def share_panel(spots: Sequence[Spot], *, title: str, about: str) -> str:
     logs = [math.log10(spot.share) for spot in kept]
     left, right = math.floor(min(logs)), max(0, math.ceil(max(logs)))
     ends = [end for spot in kept for cell in (spot.inside, spot.outside) for end in cell.ci95]
-    ticks = _ticks(min(ends), max(ends))
+    room = 0.2 * (max(ends) - min(ends))  # for the names above the intervals
+    ticks = _ticks(min(ends), max(ends) + room)
     low, high = ticks[0], ticks[-1]
 
     def across(share: float) -> float:
