@@ -22,7 +22,7 @@ USERS = 32
 
 @pytest.mark.bench
 @pytest.mark.parametrize(
-    ("base", "tokens"), [(QUICKSTART / "base", 24), (SMOLLM2, 12)], ids=["quickstart", "smollm2"]
+    ("base", "tokens"), [(QUICKSTART / "base", 24), (SMOLLM2, 6)], ids=["quickstart", "smollm2"]
 )
 def test_32_users_in_one_batch_are_five_times_as_fast_as_one_after_another(base, tokens, tmp_path):
     if not (base / "config.json").is_file():
