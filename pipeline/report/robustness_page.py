@@ -83,7 +83,8 @@ def _table(found: Robustness, families: Sequence[str], metric: str) -> str:
             f"{shown}<td>{changes[0]}</td><td>{changes[1]}</td></tr>"
         )
     heads = (
-        "family", "share moved", f"{name.title}, {IN}", OUT, f"minus full, {IN}", f"minus full, {OUT}"
+        "family", "share moved", f"{name.title}, {IN}", OUT,
+        f"minus full, {IN}", f"minus full, {OUT}",
     )  # fmt: skip
     return _drawn(heads, rows)
 
