@@ -144,16 +144,23 @@ class Accounts:
         return account
 
     def _vouched_for(self, name: str, *, is_owner: bool) -> Account | None:
-        mine = accounts.c.name == name
-        with self.store.database.write() as connection:
-            row = connection.execute(select(accounts).where(mine)).first()
-            if row is None:
-                self._insert(connection, name, "owner" if is_owner else "annotator", None)
-            elif is_owner and row.role != "owner":
-                connection.execute(update(accounts).where(mine).values(role="owner"))
-                self.store.log(connection, "proxy", "made owner", None, {"account": name})
-            row = connection.execute(select(accounts).where(mine)).one()
+        query = select(accounts).where(accounts.c.name == name)
+        with self.store.database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None or (is_owner and row.role != "owner"):
+            with self.store.database.write() as connection:
+                self._welcome(connection, name, is_owner=is_owner)
+                row = connection.execute(query).one()
         return Account(row.name, row.role, row.daily_limit) if row.is_active else None
+
+    def _welcome(self, connection: Connection, name: str, *, is_owner: bool) -> None:
+        """Make the account of a name that a proxy gave, or make it an owner's."""
+        mine = accounts.c.name == name
+        if connection.execute(select(accounts).where(mine)).first() is None:
+            self._insert(connection, name, "owner" if is_owner else "annotator", None)
+        elif is_owner:
+            connection.execute(update(accounts).where(mine).values(role="owner"))
+            self.store.log(connection, "proxy", "made owner", None, {"account": name})
 
     def _remember(self, key: str, account: Account | None) -> None:
         if len(self._trusted) > 10_000:
