@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,8 +34,16 @@ MAX_NORM = 1.0  # of a user's gradient
 
 
 def open_user_store(folder: Path, model: PreTrainedModel) -> UserStore:
-    """The store of `model`'s users; ValueError where it holds sets of another base."""
+    """The store of `model`'s users.
+
+    Raises ValueError where it holds sets of another base, and for a model that is a set itself.
+    """
     name = str(model.config.name_or_path)
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            f"this policy is a set on {name}; users' sets need a whole model, which "
+            "rlhf export-model writes"
+        )
     return UserStore(folder, base_name=name, base_hash=weights_hash(model))
 
 

@@ -18,7 +18,7 @@ from stages.config import SamplingConfig, UserSetsConfig
 from stages.data.padding import pad_right, positions
 from stages.families import BitFit, Bottleneck, LoRA, Prefix, PTuningV2, Restricted
 from stages.generation import generate_responses
-from stages.models import load_policy, load_tokenizer
+from stages.models import adapt, load_policy, load_tokenizer
 from stages.users import (
     generate_for_users,
     limit_norms,
@@ -233,6 +233,11 @@ def test_sets_of_another_base_are_refused(base, tmp_path):
     store_of(base, tmp_path, "lora", 1)
     with pytest.raises(ValueError, match="a set only fits the weights it was trained on"):
         UserStore(tmp_path, base_name="other", base_hash="0" * 64)
+
+
+def test_a_policy_that_is_a_set_itself_is_told_to_be_exported(base, tmp_path):
+    with pytest.raises(ValueError, match="users' sets need a whole model, which rlhf export-model"):
+        open_user_store(tmp_path, adapt(load_policy(base), LoRA(rank=2)))
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 65])
