@@ -47,13 +47,13 @@ def evaluate(setting: Setting, out: Path) -> Results:
     everyone = {each.name: each for several in scorers.values() for each in several}
     measured = measured_validity(rows, list(everyone.values()), config)
     results = results_from(rows, config, setting.seed, measured)
-    results = replace(results, notes=[*results.notes, *_circular(setting)])
+    results = replace(results, notes=[*results.notes, *circular_notes(setting)])
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
-def _circular(setting: Setting) -> list[str]:
+def circular_notes(setting: Setting) -> list[str]:
     """A warning for each classifier that is itself the reward: PPO was trained to please it."""
     if setting.reward_model is None:
         return []

@@ -12,11 +12,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.evaluation.config import EvaluationConfig, SuiteName
-from pipeline.evaluation.evaluate import evaluate, results_from
+from pipeline.evaluation.evaluate import evaluate, generate, results_from
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.pretraining_loss import pretraining_tables, text_losses
 from pipeline.evaluation.results_file import read_results
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.score_file import score_file
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.suites import SAID, SUITES
 from pipeline.evaluation.tables import Resampling, cells
@@ -254,6 +255,26 @@ def test_the_numbers_come_from_the_samples_file_alone(evaluated: tuple[Path, lis
     written = read_results(evaluated[0] / "results.json")
     assert sorted(map(repr, again.cells)) == sorted(map(repr, written.cells))
     assert list(map(repr, again.comparisons)) == list(map(repr, written.comparisons))
+
+
+def test_three_steps_with_files_between_give_the_same_numbers(
+    evaluated: tuple[Path, list[Step]],
+    policies: dict[str, Path],
+    reward_model: Path,
+    tmp_path: Path,
+):
+    generate(replace(everything(policies, reward_model), reward_model=None), tmp_path / "said")
+    said = tmp_path / "said/samples.jsonl"
+    assert all(
+        not row.scores or row.suite == "pretraining" for row in read_records(said, Completion)
+    )
+    again = score_file([said], {}, out=tmp_path / "scored", config=CONFIG)
+    by_reward = {"preference_by_reward_model", "reward_model"}
+    once = read_results(evaluated[0] / "results.json")
+    wanted = [cell for cell in once.cells if cell.quantity.suite not in by_reward]
+    assert sorted(map(repr, again.cells)) == sorted(map(repr, wanted))
+    kept = [each for each in once.comparisons if each.quantity.suite not in by_reward]
+    assert list(map(repr, again.comparisons)) == list(map(repr, kept))
 
 
 def test_every_suite_that_can_be_named_is_there_and_says_what_it_reads():
