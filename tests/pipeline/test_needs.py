@@ -124,11 +124,21 @@ def test_the_simplest_way_that_fits_is_advised() -> None:
     assert advice(NEED, 99, devices=4) is None
 
 
-def test_the_presets_are_measured_without_a_hub_and_say_whose_lengths_they_are() -> None:
-    said = "\n".join(needs(load_config(ROOT / "configs/instructgpt/1.3b.yaml")))
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["1.3b", "6b", "175b"])
+def test_the_presets_are_measured_without_a_hub_and_say_whose_lengths_they_are(size: str) -> None:
+    said = "\n".join(needs(load_config(ROOT / f"configs/instructgpt/{size}.yaml")))
     assert "counts and lengths of the paper" in said
     for stage in ("sft", "reward", "ppo-init", "ppo", "ppo-ptx"):
         assert f"\n{stage}: " in said, stage
+
+
+def test_what_an_experiment_needs_is_said_for_every_stage(tmp_path: Path) -> None:
+    said = list(needs(load_config(world(tmp_path))))
+    for stage in ("sft", "reward", "ppo", "ppo-ptx"):
+        assert f"{stage}: fits as it is" in said, stage
+    assert any(line.startswith("Disk: ") for line in said)
+    assert not any("of the paper" in line for line in said)
 
 
 def test_restricting_a_run_takes_gradients_and_moments_away(tmp_path: Path) -> None:
