@@ -1,6 +1,7 @@
 """TRL's SFTTrainer on token ids of ours: its batches, what validates, what a checkpoint holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
@@ -19,6 +20,7 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from stages.adaptation.probe import ProbeLayer
 from stages.checkpoints import AtomicCheckpoints
 from stages.data.supervised import Example, collate, response_loss
 from stages.models import write_base
@@ -53,15 +55,16 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         report: Report,
     ) -> Self:
         """A trainer of `model` on the examples; `held_out` may be empty if nothing is evaluated."""
-        trainer = cls(
-            model=model,
-            args=arguments,
-            data_collator=Collator(tokenizer),
-            train_dataset=_rows(examples),
-            eval_dataset=_rows(held_out) if held_out else None,
-            processing_class=tokenizer,
-            callbacks=[Listener(report), KeepWeights()],
-        )
+        with _probe_taken_for_a_head(model):
+            trainer = cls(
+                model=model,
+                args=arguments,
+                data_collator=Collator(tokenizer),
+                train_dataset=_rows(examples),
+                eval_dataset=_rows(held_out) if held_out else None,
+                processing_class=tokenizer,
+                callbacks=[Listener(report), KeepWeights()],
+            )
         trainer.held_out = held_out
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
@@ -144,6 +147,20 @@ class KeepWeights(TrainerCallback):
         if state.is_world_process_zero:
             for checkpoint in epoch_checkpoints(Path(str(args.output_dir)))[:-2]:
                 drop_resume_state(checkpoint)
+
+
+@contextmanager
+def _probe_taken_for_a_head(model: PreTrainedModel) -> Iterator[None]:
+    """TRL refuses adapters on the unembedding, whose matrix it reads; a probe's gives what acts."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, ProbeLayer):
+        yield
+        return
+    vars(model)["get_output_embeddings"] = head.get_base_layer
+    try:
+        yield
+    finally:
+        del vars(model)["get_output_embeddings"]
 
 
 def _rows(examples: Sequence[Example]) -> Dataset:

@@ -57,6 +57,20 @@ def head_place(model: PreTrainedModel) -> str:
     raise ValueError(f"{type(model).__name__} has no unembedding to train")
 
 
+def last_norm_place(model: PreTrainedModel) -> str:
+    """The name of the norm whose output the unembedding reads."""
+    trunk = model.base_model
+    norms = [
+        module
+        for module in trunk.children()
+        if (weight := module._parameters.get("weight")) is not None and weight.dim() == 1
+    ]
+    for name, module in model.named_modules():
+        if norms and module is norms[-1]:
+            return str(name)
+    raise ValueError(f"{type(model).__name__} has no norm before its unembedding")
+
+
 def table_place(model: PreTrainedModel) -> str:
     """The name of the input embedding."""
     table = model.get_input_embeddings()

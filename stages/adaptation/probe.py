@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import PreTrainedModel
 
-from stages.adaptation.places import head_place
+from stages.adaptation.places import head_place, last_norm_place
 from stages.adaptation.tuning import SetConfig, SetLayer, SetModel, peft_type, register
 from stages.families import Probe
 
@@ -32,7 +32,7 @@ class ProbeConfig(SetConfig):
 
 
 class ProbeLayer(SetLayer):
-    """The unembedding, whose matrix or input the set changes."""
+    """The unembedding, or the norm whose output it reads, and what a set adds to it."""
 
     adapter_layer_names = ("added_head", "inner", "outer")
 
@@ -42,20 +42,29 @@ class ProbeLayer(SetLayer):
 
     def add(self, name: str, config: ProbeConfig) -> None:
         """At first it changes nothing."""
-        vocabulary, size = self.get_base_layer().get_parameter("weight").shape
+        shape = self.get_base_layer().get_parameter("weight").shape
         if config.width == 0:
-            self.added_head[name] = _zeros(nn.Linear(size, vocabulary, bias=False))
+            self.added_head[name] = _zeros(nn.Linear(shape[1], shape[0], bias=False))
             return
+        size = shape[0]
         self.inner[name] = nn.Linear(size, config.width)
         self.outer[name] = _zeros(nn.Linear(config.width, size))
 
     def forward(self, h_BLD: Tensor) -> Tensor:
-        """Logits under the active set."""
+        """Logits under the active set; of the mlp kind, what the unembedding reads."""
+        y_BLD: Tensor = self.base_layer(h_BLD)
         if (name := self.active_name(self.inner)) is not None:
-            h_BLD = h_BLD + self.outer[name](gelu(self.inner[name](h_BLD)))
-        logits_BLV: Tensor = self.base_layer(h_BLD)
+            added_BLD: Tensor = self.outer[name](gelu(self.inner[name](y_BLD)))
+            return y_BLD + added_BLD
         name = None if self.merged else self.active_name(self.added_head)
-        return logits_BLV if name is None else logits_BLV + self.added_head[name](h_BLD)
+        return y_BLD if name is None else y_BLD + self.added_head[name](h_BLD)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix that acts: TRL multiplies by it without calling the module."""
+        name = None if self.merged else self.active_name(self.added_head)
+        base = self._weight()
+        return base if name is None else base + self.added_head[name].get_parameter("weight")
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
         """Add a linear set to the unembedding, which is untied from the embedding by that."""
@@ -97,5 +106,8 @@ register("probe", ProbeConfig, ProbeModel)
 
 def new_probe(model: PreTrainedModel, adaptation: Probe) -> PeftModel:
     """The frozen model with a trainable head."""
-    width = adaptation.width if adaptation.kind == "mlp" else 0
-    return get_peft_model(model, ProbeConfig(target_modules={head_place(model)}, width=width))
+    if adaptation.kind == "mlp":
+        place, width = last_norm_place(model), adaptation.width
+    else:
+        place, width = head_place(model), 0
+    return get_peft_model(model, ProbeConfig(target_modules={place}, width=width))
