@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
 
 from labeling_ui.accounts import Account, Accounts
 from labeling_ui.assignment import Assignment
@@ -79,6 +80,7 @@ def build(
     who = signed_in(accounts, access)
     add_exports(app, store, who)
     app.add_middleware(Gate, who=who)
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
     ours = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
     people = (owner.invite, owner.change_account, owner.admit)
@@ -202,6 +204,7 @@ def _mount(
         pwa=False,
         mcp_server=False,
     )
+    page._queue.sleep_when_free = 1.0  # it looks for work 1000 times a second; none comes that way
 
 
 def _server_function(

@@ -20,12 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
+def next_number() -> int:
+    """A priority above all given before."""
+    return next(_numbers)
+
+
 @pytest.fixture(scope="session")
 def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoomServer]:  # noqa: ARG001
     room = RoomServer(tmp_path_factory.mktemp("room"))
     room.start()
     yield room
     room.kill()
+    assert room.asked_outside() == []
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +46,7 @@ def give(store: Store) -> Callable[..., None]:
     """Put tasks before all earlier ones, for the next person who asks."""
 
     def put(*tasks: RankingTask, overlap: int = 1) -> None:
-        store.add_tasks(tasks, priority=next(_numbers), overlap=overlap)
+        store.add_tasks(tasks, priority=next_number(), overlap=overlap)
 
     return put
 

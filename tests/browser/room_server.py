@@ -11,9 +11,16 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
+from pathlib import Path
+from tests.browser.nothing_outside import watch
+watch(Path(sys.argv[3]))
 from labeling_ui.app import serve
+from labeling_ui.live import Live
 from labeling_ui.store import Store
-serve(Store(sys.argv[1]), port=int(sys.argv[2]))
+from reward_models.records import Response
+def policy(prompt, number):
+    return [Response(str(i), f"answer {i} to {prompt}", "policy", {}) for i in range(number)]
+serve(Store(sys.argv[1]), port=int(sys.argv[2]), live=Live(policy))
 """
 START_S = 90.0
 
@@ -24,6 +31,7 @@ class RoomServer:
     def __init__(self, folder: Path, where: str | Path | None = None) -> None:
         self.where = folder / "labels.sqlite" if where is None else where
         self.log = folder / "server.log"
+        self.outside = folder / "outside.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -33,7 +41,8 @@ class RoomServer:
     def start(self) -> None:
         """Start and wait until it answers."""
         root = Path(__file__).parents[2]
-        command = [sys.executable, "-c", SCRIPT, str(self.where), str(self.port)]
+        told = (str(self.where), str(self.port), str(self.outside))
+        command = [sys.executable, "-c", SCRIPT, *told]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -52,6 +61,10 @@ class RoomServer:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         raise AssertionError(f"the room did not start:\n{self.log.read_text()}")
+
+    def asked_outside(self) -> list[str]:
+        """What it asked of other machines, so far."""
+        return self.outside.read_text().splitlines() if self.outside.exists() else []
 
     def kill(self) -> None:
         """End it as a crash would."""

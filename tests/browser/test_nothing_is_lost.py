@@ -66,17 +66,24 @@ def test_a_server_killed_between_draft_and_submit_loses_nothing(
     assert ranks_as_shown(the_ranking(store, "crash", "cal")) == [1, 2, 2, 1]
 
 
-def test_work_done_without_a_connection_is_sent_when_it_is_back(
+def test_a_minute_without_a_connection_loses_nothing(
     give: Give, open_room: Open, store: Store
 ) -> None:
-    give(task("offline", 4))
+    give(task("offline", 4), task("offline-next", 4))
     page = open_room("olu")
+    page.clock.install()
+    page.reload()
+    page.wait_for_selector(".room .tab")
     keyboard = Keyboard(page)
     page.context.set_offline(True)
     rate_all(keyboard, "4321")
+    page.clock.run_for(20_000)
     keyboard.press("1", "1", "2", "3", "Control+Enter")
+    page.clock.run_for(40_000)
     page.wait_for_selector(".notice:not([hidden])")
+    assert not [r for r in store.rankings() if r.annotator == "olu"]
     page.context.set_offline(False)
+    page.clock.run_for(10_000)
     wait_stored(page)
     assert ranks_as_shown(the_ranking(store, "offline", "olu")) == [1, 1, 2, 3]
 

@@ -10,7 +10,7 @@ from labeling_ui.store import Store
 from reward_models.records import Ranking
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer
-from tests.browser.test_safety import violations
+from tests.browser.wcag import violations
 
 Give = Callable[..., None]
 Open = Callable[..., Any]

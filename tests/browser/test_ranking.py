@@ -8,6 +8,7 @@ import pytest
 from labeling_ui.store import Store
 from reward_models.records import Ranking
 from tests.browser.examples import task
+from tests.browser.wcag import violations
 
 Give = Callable[..., None]
 Open = Callable[..., Any]
@@ -117,13 +118,15 @@ def test_flags_notes_and_questions_about_the_prompt_are_stored(
 
 
 def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) -> None:
-    give(task("mouse", 4))
+    give(task("mouse", 9))
     page = open_room("mia")
-    for letter in "ABCD":
-        page.locator(f".tab:has-text('{letter}')").last.click()
-        page.locator(".choice").nth("ABCD".index(letter) + 1).click()
+    for i, letter in enumerate("ABCDEFGHI"):
+        page.locator(f".tab[data-tab='{i}']:has-text('{letter}')").click()
+        page.locator(".choice").nth(3).click()
     page.locator("[data-part=next]").click()
-    for i, tier in enumerate([1, 0, 1, 2]):
+    places = [1, 0, 1, 2, 3, 3, 3, 4, 5]
+    for i, tier in enumerate(places):
+        page.locator(f".row[data-tier='{tier}']").scroll_into_view_if_needed()
         chip = page.locator(f".chip[data-output='{i}']").bounding_box()
         row = page.locator(f".row[data-tier='{tier}']").bounding_box()
         page.mouse.move(chip["x"] + 10, chip["y"] + 10)
@@ -133,7 +136,7 @@ def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) 
         page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
     page.locator("[data-part=submit]").click()
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [2, 1, 2, 3]
+    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [place + 1 for place in places]
 
 
 def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, store: Store) -> None:
@@ -142,6 +145,7 @@ def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, st
     for _ in range(9):
         page.locator(".choice").nth(4).tap()
         page.locator("[data-part=next]").tap()
+    assert violations(page) == []
     drag_by_finger(page, ".chip[data-output='3']", ".row[data-tier='0']")
     page.wait_for_selector(".row[data-tier='0'] .chip[data-output='3']")
     for i, tier in ((0, 1), (1, 1), (2, 2), (4, 3), (5, 3), (6, 4), (7, 5), (8, 6)):

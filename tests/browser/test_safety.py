@@ -1,19 +1,23 @@
 """Nothing that a model wrote runs, nothing leaves for elsewhere, and everyone can use the page."""
 
+import subprocess
+import sys
 from collections.abc import Callable
-from importlib.resources import files
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from labeling_ui.accounts import Accounts
 from labeling_ui.store import Store
 from reward_models.records import RankingTask, Response
 from tests.browser.examples import task
 from tests.browser.hostile import HOSTILE
 from tests.browser.room_server import RoomServer
 from tests.browser.test_ranking import Keyboard, rate_all, wait_stored
+from tests.browser.wcag import violations
 
 Give = Callable[..., None]
 Open = Callable[..., Any]
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 def hostile_tasks() -> list[RankingTask]:
@@ -41,7 +45,9 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
     shown: set[str] = set()
     for one in tasks:
         keyboard = Keyboard(page)
-        rate_all(keyboard, "4" * len(one.responses))
+        for response in sorted(one.responses, key=lambda r: r.id):
+            page.fill("[data-part=note]", response.text)  # as a note as well
+            keyboard.press("Escape", "4", "Enter")
         page.wait_for_selector(".cards")
         page.locator(".card .text a").evaluate_all("links => links.forEach(a => a.href)")
         keyboard.press("r")
@@ -58,7 +64,66 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
     assert foreign == set()
     links = page.locator(".room .text a").evaluate_all("all => all.map(a => a.protocol)")
     assert set(links) <= {"http:", "https:", "mailto:"}
-    assert len([r for r in store.rankings() if r.task.startswith("hostile")]) == len(tasks)
+    done = [r for r in store.rankings() if r.task.startswith("hostile")]
+    assert len(done) == len(tasks)
+    noted = {note for ranking in done for note in ranking.extra["output_notes"].values()}
+    assert {text.strip() for text in HOSTILE} <= noted
+    page.get_by_role("button", name="Earlier").click()
+    page.locator("dialog .earlier").first.click()
+    page.wait_for_selector(".notice:not([hidden])")
+    page.locator(".step").first.click()
+    assert page.input_value("[data-part=note]") in noted
+    assert page.evaluate("window.__ran") is None
+    assert server.asked_outside() == []
+
+
+def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomServer) -> None:
+    accounts = Accounts(store)
+    names = set()
+    for text in HOSTILE:
+        with suppress(ValueError):  # a few cannot be names at all
+            names.add(accounts.add(text[:60], "annotator").name)
+    assert len(names) >= 40
+    accounts.add("nora", "owner", "correct horse")
+    context = browser.new_context(locale="en-US")
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server.address}/login")
+    page.fill("#name", "<img src=x onerror=window.__ran=1>")
+    page.fill("#password", "wrong")
+    page.click("button")
+    assert page.input_value("#name") == "<img src=x onerror=window.__ran=1>"
+    page.fill("#name", "nora")
+    page.fill("#password", "correct horse")
+    page.click("button")
+    page.wait_for_selector(".room .panels, .room .wait .button")
+    page.goto(f"{server.address}/owner")
+    page.wait_for_selector(".tiles")
+    cells = page.locator("tbody th").evaluate_all("all => all.map(e => e.firstChild.textContent)")
+    assert names <= set(cells)
+    assert page.evaluate("window.__ran") is None
+    assert not [url for url in asked if not url.startswith((server.address, "data:"))]
+    context.close()
+
+
+def test_the_watch_over_the_server_sees_what_it_is_for(tmp_path: Path) -> None:
+    code = (
+        "import socket, sys; from pathlib import Path\n"
+        "from tests.browser.nothing_outside import OutsideError, watch\n"
+        "watch(Path(sys.argv[1]))\n"
+        "for ask in (lambda: socket.create_connection(('192.0.2.1', 9)),"
+        " lambda: socket.getaddrinfo('example.org', 80)):\n"
+        "    try: ask()\n"
+        "    except OutsideError: pass\n"
+    )
+    log = tmp_path / "log"
+    subprocess.run(
+        [sys.executable, "-c", code, str(log)], check=True, cwd=Path(__file__).parents[2]
+    )
+    seen = log.read_text()
+    assert "192.0.2.1" in seen
+    assert "example.org" in seen
 
 
 def test_no_name_of_a_model_and_no_id_reaches_the_page(give: Give, open_room: Open) -> None:
@@ -70,16 +135,6 @@ def test_no_name_of_a_model_and_no_id_reaches_the_page(give: Give, open_room: Op
     page.wait_for_selector(".room .tab")
     assert any("lighthouse" in reply for reply in replies)
     assert not any("secret-model" in reply or "blind-" in reply for reply in replies)
-
-
-def violations(page: Any) -> list[str]:
-    """What axe finds against WCAG 2.2 AA."""
-    source = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    page.evaluate(source)
-    found = page.evaluate(
-        "rules => axe.run(document, {runOnly: {type: 'tag', values: rules}})", RULES
-    )["violations"]
-    return [f"{v['id']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
 
 
 def test_the_pages_meet_wcag_in_light_and_dark(
