@@ -21,6 +21,7 @@ USERS = 32
 
 
 @pytest.mark.bench
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("base", "tokens"), [(QUICKSTART / "base", 24), (SMOLLM2, 6)], ids=["quickstart", "smollm2"]
 )
