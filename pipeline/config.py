@@ -4,15 +4,24 @@ Every class is frozen and refuses unknown keys; nothing here imports torch. The 
 are in `stages/config.py`, the evaluation's in `pipeline/evaluation/config.py`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.one_family import fill_stages
 from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
 from pipeline.room_config import HumanAnnotators
-from stages.config import Config, Fraction, PPOConfig, RewardConfig, SamplingConfig, SFTConfig
+from stages.config import (
+    Adaptation,
+    Config,
+    Fraction,
+    PPOConfig,
+    RewardConfig,
+    SamplingConfig,
+    SFTConfig,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Policy = Literal["base", "sft"]
@@ -96,6 +105,7 @@ class ExperimentConfig(Config):
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = None  # of the CPU; None: torch's choice. 1 makes runs bit-equal
     model: str = "quickstart"
+    adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
     sft: SFTConfig = SFTConfig()
     sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
@@ -108,6 +118,12 @@ class ExperimentConfig(Config):
     ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
     rounds: PositiveInt = 1  # of rankings, reward model and PPO; see pipeline/rounds.py
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def stages_without_a_family_take_the_experiments(cls, told: Any) -> Any:
+        """Fill in `adaptation`, with the learning rates that its family wants."""
+        return fill_stages(told)
 
     @model_validator(mode="after")
     def a_further_round_has_something_new_to_rank(self) -> Self:
