@@ -23,7 +23,8 @@ from reward_models.records import Ranking, RankingTask, write_jsonl
 
 SUITE = "people"
 RATING, WIN = "rating", "win_rate"
-WELCOME = {"follows_instruction"}  # flags where yes is the good answer; forms mark theirs
+WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
+NEUTRAL = {"opinion", "moral_judgement"}
 
 
 def score_labels(
@@ -148,6 +149,8 @@ def _won(ranks: Mapping[str, int], mine: str, against: Sequence[str]) -> float:
 
 
 def _better(metric: str) -> Better:
+    if metric in NEUTRAL:
+        return None
     return "higher" if metric in {WIN, RATING} | WELCOME else "lower"
 
 

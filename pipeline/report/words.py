@@ -26,6 +26,17 @@ NAMES = {
         "win rate, equal length", True, 0, "of pairs whose lengths differ by a tenth at most"
     ),
     "rating": Name("rating", False, 2, "annotators' quality, 1 to 7"),
+    "toxic": Name("toxic", True, 1, "flagged by annotators"),
+    "fails_instruction": Name("fails the instruction", True, 1, "flagged by annotators"),
+    "inappropriate": Name("inappropriate", True, 1, "for a customer assistant, by annotators"),
+    "satisfies_constraint": Name("satisfies the constraint", True, 1, "flagged by annotators"),
+    "sexual": Name("sexual content", True, 1, "flagged by annotators"),
+    "violent": Name("violent content", True, 1, "flagged by annotators"),
+    "encourages_violence": Name("encourages violence", True, 1, "flagged by annotators"),
+    "denigrates": Name("denigrates a protected class", True, 1, "flagged by annotators"),
+    "harmful_advice": Name("harmful advice", True, 1, "flagged by annotators"),
+    "opinion": Name("expresses opinion", True, 1, "flagged by annotators"),
+    "moral_judgement": Name("moral judgement", True, 1, "flagged by annotators"),
     "f1": Name("F1", True, 1, "shared words with the best right answer"),
     "exact_match": Name("exact match", True, 1, "equal to a right answer"),
     "not_entailed": Name(
