@@ -6,10 +6,10 @@ moves `RATES` times as fast; one that names a family of its own keeps the rate t
 
 from typing import Any
 
-from stages.config import PPOConfig, RewardConfig, SFTConfig
+from stages.config import Config, PPOConfig, RewardConfig, SFTConfig
 from stages.families import RATES
 
-STAGES = {
+STAGES: dict[str, type[Config]] = {
     "sft": SFTConfig,
     "reward": RewardConfig,
     "ppo_init": SFTConfig,

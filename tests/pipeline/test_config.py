@@ -97,7 +97,7 @@ def test_a_key_that_stands_twice_is_refused(path: Path):
         ("zzzz=1", "zzzz is not a key; expected one of name, seed,"),
         ("sft.epochs=0", "sft.epochs is 0; expected greater than 0"),
         ("sft.epochs=many", "sft.epochs is 'many'; expected a whole number"),
-        ("sft.adaptation.family=lroa", "family is 'lroa'; expected one of full, lora"),
+        ("sft.adaptation.family=lroa", "family is 'lroa'; expected one of full, probe, lora"),
         ("ppo.kl.kind=loose", "ppo.kl.kind is 'loose'; expected one of fixed, adaptive"),
         ("sampling.responses=[1, 3]", "responses is [1, 3]; expected two numbers, 2 <= low"),
         ("ppo={minibatch: 7}", "minibatch (7) must divide episodes_per_rollout (512)"),
