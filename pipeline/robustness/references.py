@@ -8,6 +8,7 @@ sacrebleu). The likelihood is the nats per token that the policy needs for the f
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.evaluation.samples import Completion, Scores
@@ -44,23 +45,28 @@ class RougeL:
 def corpus_bleu(
     rows: Sequence[Completion], *, resamples: int, seed: int
 ) -> tuple[float, tuple[float, float]]:
-    """BLEU of all rows together, 0 to 100, with a 95 % interval over resampled prompts."""
+    """BLEU of all rows together, 0 to 100, with a 95 % interval over resampled rows.
+
+    BLEU is a function of n-gram counts that are summed over rows, so resampling sums them anew.
+    """
     from sacrebleu.metrics.bleu import BLEU
 
-    references = [_texts(row) for row in rows]
-    most = max(map(len, references))
-    streams = [
-        [texts[place] if place < len(texts) else "" for texts in references]
-        for place in range(most)
-    ]  # sacrebleu takes "" for a reference that a row does not have
-    metric = BLEU()
-    said = [row.completion for row in rows]
-    value = float(metric.corpus_score(said, streams).score)
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        chosen = rng.integers(0, len(rows), len(rows))
-        picked = [[stream[place] for place in chosen] for stream in streams]
-        drawn.append(metric.corpus_score([said[place] for place in chosen], picked).score)
+    metric = BLEU(effective_order=True)  # concerns single rows, whose own score is not used
+    counted = [metric.sentence_score(row.completion, _texts(row)) for row in rows]
+    order = len(counted[0].counts)
+    sums_NC = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in counted])
+
+    def bleu(sum_C: NDArray[np.int64]) -> float:
+        found = sum_C.tolist()
+        return float(
+            BLEU.compute_bleu(
+                found[:order], found[order : 2 * order], found[-2], found[-1], smooth_method="exp"
+            ).score
+        )
+
+    rng = np.random.default_rng(seed)
+    drawn = [bleu(sums_NC[rng.integers(0, len(rows), len(rows))].sum(0)) for _ in range(resamples)]
+    value = bleu(sums_NC.sum(0))
     low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (value, value)
     return value, (float(low), float(high))
 

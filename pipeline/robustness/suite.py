@@ -33,7 +33,7 @@ MEASURES = (
     Quantity(ROUGE, "rouge_l", scorer=ROUGE, better="higher"),
     Quantity(LIKELIHOOD, "nats_per_token", scorer=LIKELIHOOD, better="lower"),
 )
-BLEU_RESAMPLES = 300
+BLEU_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sacrebleu.metrics.bleu import BLEU
 
 from pipeline.e2e_data import write_e2e
 from pipeline.evaluation.samples import Completion
@@ -47,6 +48,20 @@ def test_bleu_is_a_hundred_for_a_reference_and_its_interval_holds_it():
     mixed = [*rows, row("not at all like it", "some other words here")]
     value, (low, high) = corpus_bleu(mixed, resamples=50, seed=0)
     assert low < value < high
+
+
+def test_bleu_is_sacrebleus_own_over_rows_with_several_references():
+    rng = random.Random(0)
+    rows = [
+        row(*(" ".join(rng.choices("abcd", k=rng.randint(4, 9))) for _ in range(1 + n % 3 + 1)))
+        for n in range(20)
+    ]
+    references = [list(one.prompt_extra[REFERENCES]) for one in rows]
+    streams = [
+        [texts[place] if place < len(texts) else None for texts in references] for place in range(3)
+    ]
+    expected = BLEU().corpus_score([one.completion for one in rows], streams).score
+    assert corpus_bleu(rows, resamples=1, seed=0)[0] == pytest.approx(expected)
 
 
 def test_reference_nats_are_the_mean_over_the_references_tokens(tmp_path):
