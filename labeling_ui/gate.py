@@ -5,11 +5,10 @@ who are not signed in to the log-in, refuses requests that another site made, an
 that keep a page from running or loading anything foreign.
 """
 
-import html
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_ui.accounts import SESSION_S, Account, Accounts
+from labeling_ui.door_texts import choose_language, door_page
 from labeling_ui.export import Format, write_export
 from labeling_ui.passwords import TooManyTriesError
 from labeling_ui.sign_in import COOKIE, Access, Proxy, signed_in
@@ -81,6 +81,7 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
+        choose_language(Headers(scope=scope).get("accept-language", ""))
         refusal = self._refusal(Request(scope))
         await (refusal or self.app)(scope, receive, send_with_headers)
 
@@ -235,22 +236,15 @@ def _is_foreign(headers: Headers, host: str) -> bool:
     return origin is not None and urlsplit(origin).netloc != headers.get("host", host)
 
 
-def _page(name: str, filled: Iterable[tuple[str, str]], status: int) -> HTMLResponse:
-    text = (BOARD / name).read_text(encoding="utf-8")
-    for key, value in filled:
-        text = text.replace(f"[[{key}]]", html.escape(value))
-    return HTMLResponse(text, status)
-
-
 def _login(access: Access, name: str = "", problem: str = "", status: int = 200) -> HTMLResponse:
     by_name = access == "name"
     hint = "A name is enough, unless it has a password." if by_name else ""
     if isinstance(access, Proxy):
         problem, status = "You are signed in by the address you were given, not here.", 401
     filled = [("hint", hint), ("problem", problem), ("needed", "" if by_name else "required")]
-    return _page("login.html", [*filled, ("name", name)], status)
+    return door_page("login.html", [*filled, ("name", name)], status)
 
 
 def _invitation(token: str, name: str = "", problem: str = "", status: int = 200) -> HTMLResponse:
     filled = [("problem", problem), ("token", token), ("name", name)]
-    return _page("invitation.html", filled, status)
+    return door_page("invitation.html", filled, status)
