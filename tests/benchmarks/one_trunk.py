@@ -1,0 +1,110 @@
+"""Peak memory of one PPO run on a 135M model: all roles on one trunk, against four models.
+
+    python -m tests.benchmarks.one_trunk WORK            writes a line of JSON for each way
+    python -m tests.benchmarks.one_trunk WORK one-trunk  measures one way in this process
+
+one-trunk  LoRA policy, reference, reward model and critic as sets on one base
+four-bases the same sets, each with a base of its own
+four-full  full fine-tuning of policy and critic, two frozen copies
+
+The weights are random (SmolLM2-135M's shape): what is measured is memory, in VmHWM of a fresh
+process, libraries and loading included.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from reward_models.model import RewardModel
+from stages.config import LoRA, RewardConfig
+from stages.models import load_tokenizer, tokenizer_hash, trainable_parameters
+from stages.ppo import models
+from stages.reward import new_reward_model
+from tests.reward_models.tiny import tiny_tokenizer
+from tests.stages.tiny_ppo import tiny_config, train
+
+WAYS = ("one-trunk", "four-bases", "four-full")
+SHAPE = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=2048,
+    tie_word_embeddings=True,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+SET = LoRA(rank=8, alpha=16.0)
+
+
+def prepare(work: Path) -> None:
+    """A base, and reward models of both kinds on it."""
+    if (work / "full-reward").is_dir():
+        return
+    torch.manual_seed(0)
+    LlamaForCausalLM(SHAPE).save_pretrained(str(work / "base"))
+    tiny_tokenizer().save_pretrained(str(work / "base"))
+    digest = tokenizer_hash(load_tokenizer(work / "base"))
+    restricted = new_reward_model(RewardConfig(adaptation=SET), work / "base", 0)
+    for name, reward in (
+        ("lora-reward", restricted),
+        ("full-reward", RewardModel.from_base(work / "base", 0)),
+    ):
+        reward.trained_on(digest, {"simulated"})
+        reward.save(work / name, load_tokenizer(work / "base"))
+
+
+def _share_nothing(_: torch.nn.Module, __: torch.nn.Module) -> None:
+    """In place of `share_frozen`."""
+
+
+def measure(work: Path, way: str) -> dict[str, object]:
+    """Train for one rollout of eight episodes in this process."""
+    if way == "four-bases":
+        vars(models)["share_frozen"] = _share_nothing
+        vars(models)["twin"] = copy.deepcopy
+    full = way == "four-full"
+    config = tiny_config(
+        episodes=8,
+        micro_batch_size=1,
+        sampling={"max_new_tokens": 16, "batch_size": 8},
+        adaptation={"family": "full"} if full else SET.model_dump(),
+        checkpoint_every=1,
+        ema_decay=None,
+    )
+    world = (work / "base", work / ("full-reward" if full else "lora-reward"))
+    train(world, work / "out" / way, config)
+    peak = next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    saved = sum(
+        path.stat().st_size for path in (work / "out" / way / "model").glob("*.safetensors")
+    )
+    found: dict[str, object] = {"way": way, "peak_MiB": peak // 1024, "policy_bytes": saved}
+    if not full:
+        reward = new_reward_model(RewardConfig(adaptation=SET), work / "base", 0)
+        own = trainable_parameters(reward.carrier)
+        checkpoint = max((work / "out" / way / "checkpoints").glob("iteration-*/state.pt"))
+        found |= {"set_bytes": 4 * own, "checkpoint_bytes": checkpoint.stat().st_size}
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        print(json.dumps(measure(folder, sys.argv[2])))
+    else:
+        prepare(folder)
+        for name in WAYS:
+            subprocess.run([sys.executable, "-m", __spec__.name, str(folder), name], check=True)
