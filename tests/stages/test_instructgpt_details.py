@@ -72,7 +72,7 @@ def test_detail_04_every_token_of_a_response_follows_the_trained_distribution(
         policy.get_output_embeddings().get_parameter("weight").mul_(20.0)
     sampling = tiny_config(sampling={"max_new_tokens": 2, "batch_size": 5000}).sampling
     drawn = generate_responses(
-        policy, tokenizer, [[3, 4]] * 10_000, sampling, generator=generator_for(0, "second")
+        policy, tokenizer, [[3, 4]] * 30_000, sampling, generator=generator_for(0, "second")
     )
     firsts = [one.ids[0] for one in drawn if len(one.ids) == 2]
     common = max(set(firsts), key=firsts.count)
