@@ -1,6 +1,7 @@
 """What `rlhf evaluate --suite robustness` does: read the config, run the suite, draw the page."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,6 +25,11 @@ def load_robustness(path: Path, sets: Sequence[str]) -> RobustnessConfig:
 def robustness(path: Path | None, sets: Sequence[str], out: Path | None) -> Path:
     """All families, both domains; the page's path. Without a config, the quickstart's."""
     config = load_robustness(path or configs_folder() / QUICKSTART, sets)
+    for needed in ("rouge_score", "sacrebleu"):
+        if find_spec(needed) is None:
+            raise ValueError(
+                f"{needed} is not installed: pip install 'instruct-rlhf[benchmarks]' for robustness"
+            )
     folder = out if out is not None else Path("runs") / config.name
     from pipeline.progress import display
     from pipeline.report.robustness_page import write_robustness_page
