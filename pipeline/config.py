@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.baselines.config import Baseline
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.one_family import fill_stages
 from pipeline.quickstart.data import Sizes
@@ -117,6 +118,7 @@ class ExperimentConfig(Config):
     ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
     ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
     rounds: PositiveInt = 1  # of rankings, reward model and PPO; see pipeline/rounds.py
+    baselines: list[Baseline] = []  # judged beside the trained policies; docs/baselines.md
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")

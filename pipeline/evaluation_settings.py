@@ -135,7 +135,9 @@ def _config(asked: Asked, run: Path | None, names: Sequence[str]) -> EvaluationC
 
 def _source(place: str) -> Source:
     found = model_source(place)
-    return policy_folder(found) if isinstance(found, Path) else found
+    if not isinstance(found, Path) or (found / "baseline.json").is_file():
+        return found
+    return policy_folder(found)
 
 
 def _run_of(policies: Mapping[str, Source]) -> Path | None:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline import people, rankings, work
+from pipeline.baselines.plan import baseline_stages, compared_baselines
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
 from pipeline.room_config import HumanAnnotators
 from pipeline.room_settings import check_room
@@ -55,6 +56,7 @@ def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     for number in range(2, config.rounds + 1):
         stages += [_sample(config, run, number), _label(config, run, number)]
         stages += [_reward(config, run, number), *_trained(config, run, number)]
+    stages += baseline_stages(config, run, model_source(config.model), _fine_tuned(config, run))
     stages.append(_evaluate(config, run))
     return [*stages, _report(config, run, stages)]
 
@@ -72,7 +74,11 @@ def behind(stages: Sequence[Stage], last: Stage, run: Path) -> list[Stage]:
 def policies(config: ExperimentConfig, run: Path) -> dict[str, Source]:
     """The policies that an experiment compares, by the names the report uses."""
     compared: dict[str, Source] = {"base": model_source(config.model)}
+    baselines = compared_baselines(config, run)
+    picked = {name for name in baselines if name.startswith("best-of-")}
+    compared |= {name: place for name, place in baselines.items() if name not in picked}
     compared["sft"] = _fine_tuned(config, run)
+    compared |= {name: place for name, place in baselines.items() if name in picked}
     for number in range(1, config.rounds + 1):
         compared |= {name: run / name / "model" for name in trained_policies(config, number)}
     return compared

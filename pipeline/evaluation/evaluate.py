@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.baselines.speaker import notes_of, own_weights
+from pipeline.evaluation.answers import TEST, TOXICITY
 from pipeline.evaluation.config import EvaluationConfig, SuiteName
 from pipeline.evaluation.results import Results, check_failures, results_of, scorer_identities
 from pipeline.evaluation.results_file import write_results
@@ -47,7 +49,8 @@ def evaluate(setting: Setting, out: Path) -> Results:
     everyone = {each.name: each for several in scorers.values() for each in several}
     measured = measured_validity(rows, list(everyone.values()), config)
     results = results_from(rows, config, setting.seed, measured)
-    results = replace(results, notes=[*results.notes, *circular_notes(setting)])
+    said = [*circular_notes(setting), *notes_of(setting.policies)]
+    results = replace(results, notes=[*results.notes, *said])
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
@@ -71,7 +74,9 @@ def generate(setting: Setting, out: Path) -> list[Completion]:
     rows: list[Completion] = []
     for place, name in enumerate(needed):
         report = _part_of(setting.report, place, len(needed))
-        found = SAID[name].rows(replace(setting, report=report))
+        answered = name in (TEST, TOXICITY)  # the others read likelihoods, of models alone
+        policies = setting.policies if answered else own_weights(setting.policies)
+        found = SAID[name].rows(replace(setting, policies=policies, report=report))
         if not found and setting.config.suites is not None:
             wanted = [suite for suite in setting.config.suites if SUITES[suite].said == name]
             raise ValueError(f"suite {wanted[0]}: nothing to judge; it needs {SAID[name].needs}")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from pipeline.baselines.speaker import ask, speaker_of
 from pipeline.evaluation.samples import Completion
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_text
-from stages.generation import generate_responses
+from stages.data.template import response_text
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 
@@ -94,16 +94,17 @@ def _answers(
     suite: str,
     report: Report,
 ) -> list[Completion]:
-
-    tokenizer, policy = load_tokenizer(source), load_policy(source)
+    speaker = speaker_of(source)
+    tokenizer, policy = load_tokenizer(speaker.weights), load_policy(speaker.weights)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    drawn = generate_responses(
+    drawn = ask(
+        speaker,
         policy,
         tokenizer,
-        [prompt_ids(tokenizer, row.prompt, row.context) for row in blank],
+        [Prompt(row.prompt, context=row.context) for row in blank],
         sampling,
-        generator=torch.Generator().manual_seed(zlib.crc32(f"{suite}/{seed}".encode())),
-        report=report,
+        torch.Generator().manual_seed(zlib.crc32(f"{suite}/{seed}".encode())),
+        report,
     )
     settings = {**sampling.model_dump(exclude={"batch_size"}), "seed": seed}
     return [

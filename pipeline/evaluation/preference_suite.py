@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline.baselines.speaker import speaker_of
 from pipeline.evaluation.answers import TEST
 from pipeline.evaluation.benchmark_suites import served_judges
 from pipeline.evaluation.config import EvaluationConfig
@@ -24,7 +25,8 @@ def preference_scorers(setting: Setting) -> list[Scorer]:
     """The gold judge where it has a say, and the reward model where there is one."""
     found: list[Scorer] = [GoldScorer(), *served_judges(setting)]
     if setting.reward_model is not None:
-        policies, size = list(setting.policies.values()), setting.config.sampling.batch_size
+        size = setting.config.sampling.batch_size
+        policies = [speaker_of(source).weights for source in setting.policies.values()]
         found.append(RewardScorer(setting.reward_model, policies, size))
     return found
 
