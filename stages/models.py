@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from reward_models.trunk import adapter_parameters
 from stages.adaptation.prefix import fold_prefixes
-from stages.adaptation.sets import family_of, restrict
+from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
 
@@ -149,8 +149,10 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 def write_base(model: PreTrainedModel, path: Path) -> None:
     """Beside an adapter's weights, write which base they belong to; for a whole model, nothing."""
     if isinstance(model, PeftModel):
+        held, whole = set_parameters(model)
         base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
-        (path / BASE_FILE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
+        told = {**base, "set_parameters": held, "share_of_base": held / whole}
+        (path / BASE_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def device() -> torch.device:

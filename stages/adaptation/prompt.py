@@ -75,6 +75,10 @@ class PromptReader:
         self.busy = False
         self._read_last: tuple[int, int, bool] | None = None  # what still stands before all rows
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PromptReader":
+        """A copied model has modules of its own, before which nothing stands yet."""
+        return PromptReader(self.attention)
+
     def __call__(
         self, trunk: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

@@ -18,6 +18,7 @@ from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.trunk import adapter_parameters
 from stages.adaptation.bitfit import BitFitConfig, new_bitfit
 from stages.adaptation.bottleneck import BottleneckConfig, new_bottleneck, set_dropout
 from stages.adaptation.lora import new_lora, resume_lora
@@ -96,6 +97,14 @@ def restrict(
             return new_bitfit(model)
         case Probe():
             return new_probe(model, adaptation)
+
+
+def set_parameters(model: PeftModel) -> tuple[int, int]:
+    """How many numbers the set holds, and how many its base does; a tied matrix counts once."""
+    added = adapter_parameters(model)
+    sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    held = sum(size for key, size in sizes.items() if key in added)
+    return held, sum(sizes.values()) - held
 
 
 def family_of(model: PeftModel) -> str:

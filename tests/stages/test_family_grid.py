@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from reward_models.model import RewardModel
+from stages.adaptation.sets import twin
 from stages.data.padding import pad_right, positions
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
@@ -148,7 +149,9 @@ def test_a_restricted_run_leaves_the_set_alone_on_disk_and_the_base_as_it_was(ce
             assert torch.equal(held[f"base_model.model.{name}"], weight), name
         adapted = adapt(loaded, cell.adaptation, load_tokenizer(folder))
         saved = load_file(folder / "adapter_model.safetensors")
-        assert sum(tensor.numel() for tensor in saved.values()) == trainable_parameters(adapted)
+        moved = sum(tensor.numel() for tensor in saved.values())
+        assert moved == trainable_parameters(adapted)
+        assert json.loads((folder / "base.json").read_text())["set_parameters"] == moved
     assert not (cell.trained_reward / "model" / "model.safetensors").exists()
     card = json.loads((cell.trained_reward / "model" / "reward.json").read_text())
     assert card["base"] == str(cell.base.resolve())
@@ -273,6 +276,18 @@ def test_restricted_roles_hold_one_base_in_memory(cell: Cell) -> None:
     own = sum(trainable_parameters(role) for role in (models.policy, models.critic))
     head = sum(p.numel() for p in models.reward.head.parameters()) + 1
     assert sum(held.values()) <= base + 2 * own + 2 * head
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "full"])
+def test_a_twin_of_a_frozen_model_that_was_read_says_the_same(
+    cells: dict[tuple[str, str], Cell], name: str
+) -> None:
+    cell = cells["llama", name]
+    model = adapt(load_policy(cell.base), cell.adaptation, load_tokenizer(cell.base))
+    model.requires_grad_(False)
+    expected = logits_of(model, left=False)
+    assert torch.equal(logits_of(twin(model), left=False), expected)
+    assert torch.equal(logits_of(model, left=False), expected)
 
 
 def test_plain_peft_loads_the_folders_once_the_package_is_imported(
