@@ -12,12 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.baselines.config import InstructionTuned, TaskSource
 from pipeline.baselines.speaker import Speaker, ask
-from pipeline.evaluation.statistics import bootstrap_means, percentile_interval
+from pipeline.evaluation.statistics import wilson_interval
 from pipeline.evaluation.wording import normalised
 from reward_models.records import Demonstration, Prompt
 from stages.config import SamplingConfig, SFTConfig
@@ -29,7 +28,6 @@ from stages.sft import train_sft
 
 ZERO_SHOT = "zero_shot.json"
 _VALIDATION = 10  # every so many examples is kept apart to choose the epoch by
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +77,17 @@ def tune(
         seed=seed,
         report=report,
     )
+    greedy = sampling.model_copy(update={"temperature": 0.0})
     rows = {
-        name: _asked(source, sets.held_out, sampling, seed)
+        name: _asked(source, sets.held_out, greedy, seed)
         for name, source in (("base", base), ("instructed", out / "model"))
     }
     found = {
         "held_out_clusters": config.held_out,
         "trained_examples": len(sets.training),
         "exact_match": {name: _rates(sets.held_out, right) for name, right in rows.items()},
-        "interval": f"percentile bootstrap over examples, {_RESAMPLES} draws",
-        "sampling": sampling.model_dump(),
+        "interval": "Wilson, over examples",
+        "sampling": greedy.model_dump(),
         "seed": seed,
     }
     (out / ZERO_SHOT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -155,8 +154,7 @@ def _asked(
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     prompts = [Prompt(one.prompt, context=one.context) for one in examples]
     generator = torch.Generator().manual_seed(seed)
-    greedy = sampling.model_copy(update={"temperature": 0.0})
-    drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, greedy, generator)
+    drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, sampling, generator)
     said = [normalised(response_text(tokenizer, one.ids)) for one in drawn]
     return [text == normalised(one.response) for text, one in zip(said, examples, strict=True)]
 
@@ -166,10 +164,6 @@ def _rates(examples: Sequence[Demonstration], right: Sequence[bool]) -> dict[str
     found: dict[str, Any] = {}
     for task in dict.fromkeys(str(one.source) for one in examples):
         mine = [r for one, r in zip(examples, right, strict=True) if one.source == task]
-        value_N1 = np.array(mine, dtype=float)[:, None]
-        drawn_R1 = bootstrap_means(
-            value_N1, np.ones_like(value_N1), _RESAMPLES, np.random.default_rng(0)
-        )
-        low, high = percentile_interval(drawn_R1[:, 0])
-        found[task] = {"value": float(value_N1.mean()), "ci95": [low, high], "n": len(mine)}
+        low, high = wilson_interval(sum(mine), len(mine))
+        found[task] = {"value": sum(mine) / len(mine), "ci95": [low, high], "n": len(mine)}
     return found
