@@ -100,7 +100,7 @@ Restricted = Probe | LoRA | Bottleneck | Prefix | Prompt | PTuningV2 | BitFit
 Adaptation = Annotated[Full | Restricted, Field(discriminator="family")]
 
 # Few numbers want larger steps than all of them: what a whole experiment under one family
-# multiplies its learning rates by. Found on the quickstart's base, see docs/families.md.
+# multiplies its learning rates by. First guesses, not tuned; see docs/families.md.
 RATES: Mapping[str, float] = {
     "full": 1.0,
     "probe": 3.0,
