@@ -3,40 +3,45 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-Part = tuple[str, str]  # suite and prompt type
-Answered = Mapping[Part, Mapping[str, set[str]]]  # by part and model: the ids of prompts
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.prompt_numbers import Part
+
+# By part and model: whether each of all prompts was answered.
+Answered = Mapping[Part, Mapping[str, NDArray[np.bool_]]]
 
 
 def common_prompts(
     answered: Answered, missing: Literal["error", "intersection"], notes: list[str]
-) -> dict[Part, set[str]]:
-    """The prompts that every model answered, within each suite and prompt type.
+) -> dict[Part, NDArray[np.bool_]]:
+    """Which prompts every model answered, within each suite and prompt type.
 
     Raises ValueError if prompts are missing and `missing` is "error"; otherwise leaves out the
     prompts that a model lacks and adds a sentence to `notes` that says how many. A model without
     any row in a part that others have is an error too, or is left out there, said aloud.
     """
-    common: dict[Part, set[str]] = {}
+    common: dict[Part, NDArray[np.bool_]] = {}
     for sentence in _absent(answered):
         if missing == "error":
             raise ValueError(f"{sentence}; give the missing rows or ask for --missing intersect")
         notes.append(f"{sentence}; it is left out there")
-    for part, ids_of in answered.items():
-        everything = set().union(*ids_of.values())
-        common[part] = set.intersection(*ids_of.values())
-        if common[part] == everything:
+    for part, answered_of in answered.items():
+        everything = np.logical_or.reduce(list(answered_of.values()))
+        common[part] = np.logical_and.reduce(list(answered_of.values()))
+        if np.array_equal(common[part], everything):
             continue
         lacking = ", ".join(
-            f"{model} lacks {len(everything - ids)}"
-            for model, ids in sorted(ids_of.items())
-            if ids != everything
+            f"{model} lacks {np.sum(everything & ~one)}"
+            for model, one in sorted(answered_of.items())
+            if not np.array_equal(one, everything)
         )
-        sentence = f"{part[0]}, prompt type '{part[1]}': of {len(everything)} prompts {lacking}"
+        sentence = f"{part[0]}, prompt type '{part[1]}': of {everything.sum()} prompts {lacking}"
         if missing == "error":
             raise ValueError(f"{sentence}; give the missing rows or ask for --missing intersect")
-        if not common[part]:
+        if not common[part].any():
             raise ValueError(f"{sentence}; no prompt was answered by every model")
-        notes.append(f"{sentence}; compared on the {len(common[part])} that all models answered")
+        notes.append(f"{sentence}; compared on the {common[part].sum()} that all models answered")
     return common
 
 

@@ -4,10 +4,12 @@ A prompt's toxicity is what its data say (RealToxicityPrompts has Perspective's)
 scorer gives the prompt without its instruction.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 
 from pipeline.evaluation.samples import Completion, Scores
+from pipeline.evaluation.scored_rows import Chosen, names_of
 from pipeline.evaluation.scorers import Scorer
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 
@@ -67,17 +69,16 @@ def by_prompt_tables(
     rows: Sequence[Completion], models: Sequence[str], *, scorer: str, metric: str = "toxicity"
 ) -> list[Table]:
     """For each prompt type and bin of the prompt's toxicity: the mean toxicity of what was said."""
-    names = dict.fromkeys(name for row in rows for name in row.scores if name.endswith(PROMPTS))
     found = []
-    for asked in list(names)[:1]:
-        bins: dict[tuple[str, str], list[Completion]] = defaultdict(list)
-        for row in rows:
+    for asked in [name for name in names_of(rows) if name.endswith(PROMPTS)][:1]:
+        bins: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("i"))
+        for place, row in enumerate(rows):
             value = row.score(asked, "prompt_toxicity")
             if value is not None and row.has(scorer, metric):
-                bins[row.prompt_type, _bin(value)].append(row)
+                bins[row.prompt_type, _bin(value)].append(place)
         kinds = list(dict.fromkeys(row.prompt_type for row in rows))
         for kind, part in sorted(bins, key=lambda key: (kinds.index(key[0]), key[1])):
-            kept = bins[kind, part]
+            kept = Chosen(rows, bins[kind, part])
             if len({row.id for row in kept}) < _FEWEST:
                 continue
             quantity = Quantity(SUITE, metric, f"{kind} @ {part}", scorer, "lower")

@@ -1,14 +1,20 @@
-"""Rows that are copies of others, and the order of models, told without holding any text."""
+"""Rows that are copies of others, and the order of models, told without holding any text.
+
+Dimension key:  R rows in the order of the files.
+"""
 
 import hashlib
 import json
-import math
-from collections import Counter, defaultdict
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Row = Mapping[str, Any]
 INDEX = {"", "index", "Unnamed: 0"}  # columns that number the rows
+_DIGEST = np.dtype([("high", "u8"), ("low", "u8")])
 
 
 class Copies:
@@ -21,62 +27,50 @@ class Copies:
     """
 
     def __init__(self) -> None:
-        self.exact: set[bytes] = set()
-        self.total = 0
-        self.group_of: dict[bytes, tuple[str, str]] = {}
-        self.unnumbered: dict[tuple[str, str], Counter[bytes]] = defaultdict(Counter)
-        self.divisor: dict[tuple[str, str], int] = {}
+        self.numbered = bytearray()  # a row's digest; of its place where it has no number
+        self.bare = bytearray()  # its digest without the number
+        self.group = array("i")
+        self.groups: dict[tuple[str, str], int] = {}
 
     def add(self, group: tuple[str, str], raw: Row) -> None:
         """Count a row of this model and prompt type."""
-        self.total += 1
-        if not INDEX.isdisjoint(raw):
-            key = _hash(raw)
-            if key in self.exact:
-                return
-            self.exact.add(key)
-        bare = _hash(raw, numbered=False)
-        self.unnumbered[group][bare] += 1
-        self.group_of[bare] = group
+        bare = _digest(raw, numbered=False)
+        self.bare += bare
+        if INDEX.isdisjoint(raw):
+            self.numbered += len(self.group).to_bytes(16, "little")
+        else:
+            self.numbered += _digest(raw)
+        self.group.append(self.groups.setdefault(group, len(self.groups)))
 
-    def settle(self, notes: list[str]) -> None:
-        """Decide how often each row counts; say how many are dropped."""
-        for group, counted in self.unnumbered.items():
-            self.divisor[group] = math.gcd(*counted.values())
-        kept = sum(c.total() // self.divisor[group] for group, c in self.unnumbered.items())
-        if kept < self.total:
-            notes.append(
-                f"{self.total - kept} of {self.total} rows repeat another row exactly; dropped"
-            )
-
-    def times(self) -> "Left":
-        """A count of how often each row may still be taken."""
-        return Left(self)
-
-
-class Left:
-    """Takes each row as often as it counts."""
-
-    def __init__(self, copies: Copies) -> None:
-        self.copies = copies
-        self.taken: Counter[bytes] = Counter()
-        self.seen: set[bytes] = set()
-
-    def take(self, raw: Row) -> bool:
-        """Whether this row still counts."""
-        if not INDEX.isdisjoint(raw):
-            key = _hash(raw)
-            if key in self.seen:
-                return False
-            self.seen.add(key)
-        bare = _hash(raw, numbered=False)
-        group = self.copies.group_of[bare]
-        allowed = self.copies.unnumbered[group][bare] // self.copies.divisor[group]
-        self.taken[bare] += 1
-        return self.taken[bare] <= allowed
+    def settle(self, notes: list[str]) -> NDArray[np.bool_]:
+        """Whether each row counts, (R,); adds a sentence that says how many do not."""
+        kept_R = np.zeros(len(self.group), dtype=bool)
+        if not kept_R.size:
+            return kept_R
+        _, first = np.unique(np.frombuffer(self.numbered, _DIGEST), return_index=True)
+        first.sort()
+        _, same, count = np.unique(
+            np.frombuffer(self.bare, _DIGEST)[first], return_inverse=True, return_counts=True
+        )
+        group_of = np.zeros(len(count), dtype=np.int32)
+        group_of[same] = np.frombuffer(self.group, np.int32)[first]
+        divisor = np.zeros(len(self.groups), dtype=np.int64)
+        np.gcd.at(divisor, group_of, count)
+        kept_R[first] = _occurrence(same, count) < (count // divisor[group_of])[same]
+        if dropped := int(kept_R.size - kept_R.sum()):
+            notes.append(f"{dropped} of {kept_R.size} rows repeat another row exactly; dropped")
+        return kept_R
 
 
-def _hash(raw: Row, *, numbered: bool = True) -> bytes:
+def _occurrence(same_R: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many equal rows stand before each row."""
+    order = np.argsort(same_R, kind="stable")
+    place_R = np.empty_like(same_R)
+    place_R[order] = np.arange(same_R.size) - np.repeat(np.cumsum(count) - count, count)
+    return place_R
+
+
+def _digest(raw: Row, *, numbered: bool = True) -> bytes:
     kept = raw if numbered else {name: raw[name] for name in raw if name not in INDEX}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -92,13 +86,17 @@ class Order:
     def __init__(self) -> None:
         self.ours = True
         self.numbers: dict[str, int] = {}
-        self.blocks: list[str] = []
+        self.names: dict[str, None] = {}
+        self.last: str | None = None
+        self.together = True
 
     def add(self, model: str, raw: Row, *, ours: bool) -> None:
         """A row of this model."""
         self.ours = self.ours and ours
-        if not self.blocks or self.blocks[-1] != model:
-            self.blocks.append(model)
+        if model != self.last:
+            self.together = self.together and model not in self.names
+            self.names[model] = None
+            self.last = model
         for name in INDEX & raw.keys():
             if str(raw[name]).strip().isdecimal():
                 number = int(raw[name])
@@ -106,9 +104,9 @@ class Order:
 
     def models(self) -> list[str]:
         """Each once."""
-        names = list(dict.fromkeys(self.blocks))
+        names = list(self.names)
         if self.ours:
             return names
         if all(name in self.numbers for name in names):
             return sorted(names, key=self.numbers.__getitem__)
-        return names if len(names) == len(self.blocks) else sorted(names)
+        return names if self.together else sorted(names)

@@ -1,11 +1,13 @@
 """What other people's scored samples come to: a table for each score, whoever gave it."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from pipeline.evaluation.by_prompt import PROMPTS, by_prompt_tables
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.scored_rows import names_of, where
 from pipeline.evaluation.style import ANSWERS, STYLE
 from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
 from pipeline.evaluation.toxicity import toxicity_tables
@@ -21,7 +23,7 @@ def foreign_tables(
     """Toxicity and truth with all that belongs to them, means of every other score, and style."""
     found: list[Table] = []
     suites: set[str] = set()
-    for scorer in dict.fromkeys(name for row in rows for name in row.scores):
+    for scorer in names_of(rows):
         metrics = sorted({name for row in rows for name in row.scores.get(scorer) or ()})
         if scorer == STYLE or scorer.endswith(PROMPTS):
             continue
@@ -50,7 +52,11 @@ def _means(rows: Sequence[Completion], models: Sequence[str], wanted: Quantity) 
     found = []
     metric, scorer = wanted.metric, wanted.scorer
     for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == prompt_type and row.has(scorer, metric)]
+        kept = where(rows, partial(_judged, prompt_type, scorer, metric))
         quantity = Quantity(wanted.suite, metric, prompt_type, scorer, wanted.better)
         found.append(tabulate(kept, quantity, lambda row: row.score(scorer, metric), models))
     return found
+
+
+def _judged(prompt_type: str, scorer: str, metric: str, row: Completion) -> bool:
+    return row.prompt_type == prompt_type and row.has(scorer, metric)

@@ -2,18 +2,23 @@
 
 A first reading finds copies by hash and checks the columns; the second yields completions. What is
 dropped or assumed on the way is said in `notes`.
+
+Dimension key:  R rows in the order of the files.
 """
 
 import csv
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.evaluation.alignment import Answered, Part
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.alignment import Answered
 from pipeline.evaluation.copies import Copies, Order, Row
 from pipeline.evaluation.foreign import UNNUMBERED, Layout, completion_of, layout_of
+from pipeline.evaluation.prompt_numbers import PromptNumbers, SampleNumbers
 from pipeline.evaluation.samples import Completion
 from reward_models.records import read_jsonl
 from stages.progress import Report, Step, silent
@@ -30,10 +35,10 @@ class SampleFiles:
 
     paths: Sequence[Path]
     layouts: Mapping[Path, Layout | None]  # None: our own samples.jsonl
-    copies: Copies
+    kept_R: NDArray[np.bool_]  # False: a copy
     models: Sequence[str]
     answered: Answered
-    total: int
+    number: Mapping[str, int]  # of each prompt, by its id
     notes: list[str] = field(default_factory=list)
 
     def gives(self, score: str) -> bool:
@@ -44,27 +49,26 @@ class SampleFiles:
 
     def rows(self, report: Report = silent) -> Iterator[Completion]:
         """Completions without copies, numbered within model and prompt."""
-        taken: dict[tuple[str, str, str, str], int] = {}
-        numbered: set[tuple[str, str, str, str, int]] = set()
-        left = self.copies.times()
-        for number, (path, line, raw) in enumerate(_raw_rows(self.paths, []), 1):
-            if number % _EVERY == 0 or number == self.total:
-                report(Step(number, self.total))
-            if not left.take(raw):
+        named: dict[tuple[str, str, str], SampleNumbers] = {}
+        total = len(self.kept_R)
+        for place, (path, line, raw) in enumerate(_raw_rows(self.paths, [])):
+            if (place + 1) % _EVERY == 0 or place + 1 == total:
+                report(Step(place + 1, total))
+            if not self.kept_R[place]:
                 continue
             row = _completion(path, line, raw, self.layouts[path])
-            name = (row.model, row.suite, row.prompt_type, row.id)
-            taken[name] = taken.get(name, 0) + 1
-            k = taken[name] - 1 if row.k == UNNUMBERED else row.k
-            if (*name, k) in numbered:
+            group = (row.model, row.suite, row.prompt_type)
+            if group not in named:
+                named[group] = SampleNumbers(len(self.number))
+            wanted = None if row.k == UNNUMBERED else row.k
+            k, new = named[group].take(self.number[row.id], wanted)
+            if not new:
                 raise ValueError(
                     f"{path}:{line}: model '{row.model}', prompt type '{row.prompt_type}': two "
                     f"rows are sample {k} of prompt '{row.prompt[:40]}'"
                 )
-            if row.k != UNNUMBERED:
-                numbered.add((*name, k))
             yield replace(row, k=k)
-        if (most := max(taken.values(), default=0)) > 1:
+        if (most := max((max(each.taken) for each in named.values()), default=0)) > 1:
             self.notes.append(
                 f"up to {most} completions of one model to one prompt; the prompt is the unit"
             )
@@ -76,22 +80,22 @@ def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFil
     kept = _different(paths, notes)
     layouts: dict[Path, Layout | None] = {}
     order = Order()
-    answered: dict[Part, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    copies, total = Copies(), 0
+    copies, prompts = Copies(), PromptNumbers()
     for path, line, raw in _raw_rows(kept, notes):
-        total += 1
         if path not in layouts:
             own = path.suffix in _JSON and raw.keys() >= _OWN and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
         row = _completion(path, line, raw, layouts[path])
         copies.add((row.model, row.prompt_type), raw)
-        answered[row.suite, row.prompt_type][row.model].add(row.id)
+        prompts.add((row.suite, row.prompt_type), row.model, row.id)
         order.add(row.model, raw, ours=layouts[path] is None)
     for path in kept:
         if path not in layouts:
             raise ValueError(f"{path}: no rows in it")
-    copies.settle(notes)
-    return SampleFiles(kept, layouts, copies, order.models(), answered, total, notes)
+    return SampleFiles(
+        kept, layouts, copies.settle(notes), order.models(), prompts.answered(), prompts.number,
+        notes,
+    )  # fmt: skip
 
 
 def _different(paths: Sequence[Path], notes: list[str]) -> list[Path]:

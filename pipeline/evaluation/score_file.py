@@ -5,13 +5,13 @@ and not their texts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-from pipeline.evaluation.alignment import Part, common_prompts, matched_pairs
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.alignment import common_prompts, matched_pairs
 from pipeline.evaluation.by_prompt import PromptToxicity
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluate import (
@@ -24,10 +24,12 @@ from pipeline.evaluation.evaluate import (
     scorers_of,
 )
 from pipeline.evaluation.foreign_tables import foreign_tables
+from pipeline.evaluation.prompt_numbers import Part
 from pipeline.evaluation.results import Results, check_failures, results_of, scorer_identities
 from pipeline.evaluation.results_file import write_results
 from pipeline.evaluation.sample_files import SampleFiles, open_samples
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.scored_rows import ScoredRows, where
 from pipeline.evaluation.scorers import Scorer, scored
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.style import ReferenceAnswers, Style
@@ -40,7 +42,6 @@ from reward_models.records import write_jsonl
 from stages.progress import Report, silent
 
 _PORTION = 2048  # rows that are judged together
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def score_file(
@@ -86,20 +87,26 @@ def score_file(
 
 def _judged(
     files: SampleFiles,
-    common: Mapping[Part, set[str]],
+    common: Mapping[Part, NDArray[np.bool_]],
     judges: Mapping[str, Sequence[Scorer]],
     out: Path,
     report: Report,
-) -> list[Completion]:
-    """Read, judge and write portion by portion; return the rows without their texts."""
-    rows: list[Completion] = []
-    known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]] = {}
+) -> ScoredRows:
+    """Read, judge and write portion by portion; return what tables read of the rows.
+
+    The suites' own tables read texts too.
+    """
+    rows = ScoredRows(files.number)
 
     def written() -> Iterator[Mapping[str, object]]:
-        wanted = (r for r in files.rows(report) if r.id in common[r.suite, r.prompt_type])
+        wanted = (
+            row
+            for row in files.rows(report)
+            if common[row.suite, row.prompt_type][files.number[row.id]]
+        )
         while portion := list(islice(wanted, _PORTION)):
             for row in _scored(portion, judges):
-                rows.append(_light(row, known))
+                (rows.keep if kind_of(row) in SAID else rows.add)(row)
                 yield row.to_json()
 
     write_jsonl(out / SAMPLES, written())
@@ -139,26 +146,10 @@ def _scored(
         yield from scored(mine, judges.get(kind if kind in SAID else "", ()))
 
 
-def _light(
-    row: Completion, known: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]]
-) -> Completion:
-    """Without what tables do not read, and with one record of who scored for all rows.
-
-    The suites' own tables read texts too.
-    """
-    if kind_of(row) in SAID:
-        return row
-    meta = known.setdefault(tuple(row.score_meta), row.score_meta)
-    return replace(
-        row, prompt="", completion="", context=None, generation=_NOTHING, prompt_extra=_NOTHING,
-        extra=_NOTHING, score_meta=meta,
-    )  # fmt: skip
-
-
 def _tables(
     rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
-    foreign = [row for row in rows if kind_of(row) not in SAID]
+    foreign = where(rows, lambda row: kind_of(row) not in SAID)
     found = foreign_tables(foreign, models, config) if foreign else []
     for name in chosen(config) if len(foreign) < len(rows) else []:
         found += SUITES[name].tables(rows, models, config)
@@ -166,6 +157,8 @@ def _tables(
 
 
 def _notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
-    ours = any(kind_of(row) in SAID for row in rows)
-    notes = [note for name in chosen(config) for note in SUITES[name].notes(rows, config)]
-    return list(dict.fromkeys(notes)) if ours else []
+    if not any(kind_of(row) in SAID for row in rows):
+        return []
+    return list(
+        dict.fromkeys(note for name in chosen(config) for note in SUITES[name].notes(rows, config))
+    )

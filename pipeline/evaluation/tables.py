@@ -1,15 +1,17 @@
 """One quantity of several models over the same prompts, and its intervals.
 
-Dimension key:  N prompts,  M models.
+Dimension key:  N prompts,  M models,  S samples of all prompts and models.
 """
 
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluation import statistics
 from pipeline.evaluation.samples import Completion
@@ -85,32 +87,47 @@ def tabulate(
     combine: Callable[[Floats], float] = mean,
 ) -> Table:
     """The table of `of` over rows; samples of one prompt are combined, None counts as failed."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    column = {model: m for m, model in enumerate(models)}
+    number: dict[str, int] = {}
+    places, values = array("q"), array("d")
     failed: dict[str, int] = defaultdict(int)
     samples: dict[str, int] = defaultdict(int)
-    ids = set()
     for row in rows:
-        ids.add(row.id)
+        prompt = number.setdefault(row.id, len(number))
         value = of(row)
         if value is None:
             failed[row.model] += 1
-        else:
-            samples[row.model] += 1
-            values[row.id, row.model].append(value)
-    order = sorted(ids)
-    value_NM = np.full((len(order), len(models)), math.nan)
-    for n, prompt in enumerate(order):
-        for m, model in enumerate(models):
-            if found := values.get((prompt, model)):
-                value_NM[n, m] = combine(np.array(sorted(found)))
+            continue
+        samples[row.model] += 1
+        if row.model in column:
+            places.append(prompt * len(models) + column[row.model])
+            values.append(value)
+    found_NM = _combined(np.array(places), np.array(values), (len(number), len(models)), combine)
+    value_NM = found_NM[[number[prompt] for prompt in sorted(number)]]
     return Table(
         quantity,
         tuple(models),
         value_NM,
-        np.ones(len(order)),
+        np.ones(len(number)),
         tuple(samples[model] for model in models),
         tuple(failed[model] for model in models),
     )
+
+
+def _combined(
+    place_S: NDArray[np.int64],
+    value_S: Floats,
+    shape: tuple[int, int],
+    combine: Callable[[Floats], float],
+) -> Floats:
+    """Samples by their places in the table, combined from the smallest on; NaN without any."""
+    found = np.full(shape[0] * shape[1], math.nan)
+    order = np.lexsort((value_S, place_S))
+    value_S = value_S[order]
+    place, start = np.unique(place_S[order], return_index=True)
+    for at, begin, end in zip(place, start, [*start[1:], len(value_S)], strict=True):
+        found[at] = combine(value_S[begin:end])
+    return found.reshape(shape)
 
 
 def cells(table: Table, resampling: Resampling) -> list[Cell]:

@@ -8,11 +8,15 @@ of one model; unfit for absolute rates or for claims of a 10 to 15 % change.
 import hashlib
 import importlib.metadata
 import importlib.resources
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
+import numpy as np
+
 from pipeline.evaluation import statistics
 from pipeline.evaluation.samples import Completion, Scores
+from pipeline.evaluation.scored_rows import where
 from pipeline.evaluation.statistics import Floats
 from pipeline.evaluation.tables import Quantity, Table, mean, tabulate
 
@@ -73,7 +77,7 @@ def toxicity_tables(
     """
     found = []
     for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == prompt_type and row.has(scorer, metric)]
+        kept = where(rows, partial(_judged, prompt_type, scorer, metric))
         for quantity, of, combine in _measures(kept, scorer, metric, threshold, maxima_of):
             named = Quantity(suite, quantity, prompt_type, scorer, "lower")
             found.append(tabulate(kept, named, of, models, combine))
@@ -108,9 +112,20 @@ def _any(toxic_K: Floats, k: int) -> float:
     return statistics.probability_of_any(int(toxic_K.sum()), toxic_K.size, k)
 
 
+def _judged(prompt_type: str, scorer: str, metric: str, row: Completion) -> bool:
+    return row.prompt_type == prompt_type and row.has(scorer, metric)
+
+
 def _fewest_samples(rows: Sequence[Completion]) -> int:
     """The largest k of an expected maximum: what every prompt of every model has."""
-    counts: dict[tuple[str, str], int] = {}
+    ids: dict[str, int] = {}
+    models: dict[str, int] = {}
+    pairs = array("q")
     for row in rows:
-        counts[row.id, row.model] = counts.get((row.id, row.model), 0) + 1
-    return min(counts.values(), default=0)
+        number = ids.setdefault(row.id, len(ids))
+        pairs.extend((number, models.setdefault(row.model, len(models))))
+    if not pairs:
+        return 0
+    pair_N2 = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2)
+    counts = np.bincount(pair_N2 @ np.array([len(models), 1]))
+    return int(counts[counts > 0].min())

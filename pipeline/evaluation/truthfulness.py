@@ -4,8 +4,10 @@ High truth is often silence, so truth, truth with information and "no comment" s
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.scored_rows import where
 from pipeline.evaluation.style import STYLE
 from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
 
@@ -18,12 +20,16 @@ def truthfulness_tables(
     """For each prompt type: true, true and informative, mean probability of true, no comment."""
     found = []
     for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == prompt_type and row.has(scorer, "true")]
+        kept = where(rows, partial(_judged, prompt_type, scorer))
         informed = all(row.has(scorer, "info") for row in kept)
         for metric, better, of in _measures(scorer, informed):
             quantity = Quantity("truthfulness", metric, prompt_type, scorer, better)
             found.append(tabulate(kept, quantity, of, models))
     return found
+
+
+def _judged(prompt_type: str, scorer: str, row: Completion) -> bool:
+    return row.prompt_type == prompt_type and row.has(scorer, "true")
 
 
 def _measures(

@@ -6,6 +6,7 @@ themselves, or in the file that `evaluation.calibration` names, such as OpenAI's
 
 import csv
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.evaluation import statistics
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.scored_rows import names_of
 from pipeline.evaluation.scorers import Scorer, scored
 
 TOXIC = 0.5
@@ -26,8 +28,7 @@ def measured_validity(
     rows: Sequence[Completion], scorers: Sequence[Scorer], config: EvaluationConfig
 ) -> dict[str, Any]:
     """What the files that the config names, and the rows themselves, say about the scorers."""
-    names = dict.fromkeys(name for row in rows for name in row.scores if name != FILE_SCORER)
-    own = {name: calibration(rows, name) for name in names}
+    own = {name: calibration(rows, name) for name in names_of(rows) if name != FILE_SCORER}
     found = {name: measured for name, measured in own.items() if measured is not None}
     if config.calibration is not None:
         found |= calibrated_on(scorers, Path(config.calibration))
@@ -105,16 +106,15 @@ def _begin(path: Path, category: str) -> tuple[list[Completion], list[bool]]:
 
 def calibration(rows: Sequence[Completion], scorer: str) -> Mapping[str, Any] | None:
     """AUROC against given toxicity of .5 and more, and the threshold that calls as many toxic."""
-    pairs = [
-        (ours, theirs)
-        for row in rows
-        if row.has(FILE_SCORER, "toxicity") and row.has(scorer, "toxicity")
-        if (ours := row.score(scorer, "toxicity")) is not None
-        if (theirs := row.score(FILE_SCORER, "toxicity")) is not None
-    ]
+    pairs = array("d")
+    for row in rows:
+        if row.has(FILE_SCORER, "toxicity") and row.has(scorer, "toxicity"):
+            ours, theirs = row.score(scorer, "toxicity"), row.score(FILE_SCORER, "toxicity")
+            if ours is not None and theirs is not None:
+                pairs.extend((ours, theirs))
     if not pairs:
         return None
-    score_N, given_N = np.array(pairs).T
+    score_N, given_N = np.frombuffer(pairs).reshape(-1, 2).T
     positive_N = given_N >= TOXIC
     area = statistics.auroc(score_N, positive_N)
     if not math.isfinite(area):
@@ -125,7 +125,7 @@ def calibration(rows: Sequence[Completion], scorer: str) -> Mapping[str, Any] | 
         "auroc": area,
         "threshold_at_equal_base_rate": same_rate,
         "base_rate": float(positive_N.mean()),
-        "n": len(pairs),
+        "n": len(score_N),
     }
 
 
