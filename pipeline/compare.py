@@ -1,4 +1,7 @@
-"""The results of several runs in one table: a row a measure, a column a run's policy."""
+"""The results of several runs in one table: a row a measure, a column a run's policy.
+
+Below it, paired differences of each further run from the first, where their samples share prompts.
+"""
 
 import io
 from collections.abc import Sequence
@@ -9,6 +12,8 @@ from rich.table import Table
 
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.results_file import read_results
+from pipeline.evaluation.tables import Resampling
+from pipeline.paired_samples import SAMPLES, paired
 
 RESULTS = "evaluate/results.json"
 
@@ -20,9 +25,37 @@ def comparison_table(runs: Sequence[Path]) -> str:
     table = Table("measure", *(f"{place}\n{model}" for place, model in columns))
     for key in _measures(list(found.values())):
         table.add_row(_name(key), *(_value(found[place], model, key) for place, model in columns))
+    further = [_paired_text(runs[0], run) for run in runs[1:]]
+    return _printed(table, 40 + 26 * len(columns)) + "".join(further)
+
+
+def _printed(table: Table, width: int) -> str:
     out = io.StringIO()
-    Console(file=out, width=40 + 26 * len(columns)).print(table)
+    Console(file=out, width=width).print(table)
     return out.getvalue()
+
+
+def _paired_text(first: Path, second: Path) -> str:
+    """The second run minus the first, prompt by prompt, or that there is nothing to pair."""
+    head = f"\nA = {first}, B = {second}"
+    ours, theirs = (_results_file(run).with_name(SAMPLES) for run in (first, second))
+    for path in (ours, theirs):
+        if not path.is_file():
+            return f"{head}: nothing in common to pair; {path} is not there\n"
+    result = paired(ours, theirs, Resampling())
+    notes = "".join(f"Note: {note}.\n" for note in result.notes)
+    if not result.found:
+        return f"{head}: nothing in common to pair, no prompt has the same score in both\n{notes}"
+    headings = ("measure", "models", "B - A, 95 %", "p", "p (Holm)", "n", "verdict")
+    table = Table(*headings, title="paired by prompt")
+    for each in result.found:
+        q, (low, high) = each.quantity, each.ci95
+        table.add_row(
+            f"{_name((q.suite, q.metric, q.filter))} ({q.scorer})", f"{each.a} - {each.b}",
+            f"{each.diff:+.3f} [{low:+.3f}, {high:+.3f}]", f"{each.p:.2g}", f"{each.p_holm:.2g}",
+            str(each.n), each.verdict,
+        )  # fmt: skip
+    return f"{head}\n{_printed(table, 180)}{notes}"
 
 
 def _results_file(place: Path) -> Path:
