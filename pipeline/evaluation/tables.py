@@ -125,7 +125,8 @@ def _combined(
     order = np.lexsort((value_S, place_S))
     value_S = value_S[order]
     place, start = np.unique(place_S[order], return_index=True)
-    for at, begin, end in zip(place, start, [*start[1:], len(value_S)], strict=True):
+    ends = np.append(start, len(value_S))[1:]
+    for at, begin, end in zip(place, start, ends, strict=True):
         found[at] = combine(value_S[begin:end])
     return found.reshape(shape)
 
