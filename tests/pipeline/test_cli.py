@@ -230,6 +230,11 @@ def test_people_who_are_needed_are_no_failure_of_ours(capsys: pytest.CaptureFixt
     assert "go on with:" in capsys.readouterr().err
 
 
+def _heed_ctrl_c() -> None:
+    """Tests that a shell started in the background inherit a deaf ear."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int, code: int):
     out = tmp_path / "run"
@@ -237,8 +242,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int
     arguments = ["run", QUICKSTART, *sets, "--out", str(out), "--until", "data"]
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_heed_ctrl_c,
+    ) as process:  # fmt: skip
         end = time.monotonic() + 60
         while not (out / "data/started.json").exists():
             assert time.monotonic() < end, "the stage never began"
