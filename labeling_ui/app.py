@@ -142,6 +142,7 @@ def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -
             app,
             host=host,
             port=port,
+            log_config=None,  # its own would close the handlers of other libraries
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_S,
             proxy_headers=False,  # who sent a request is decided by its real sender
