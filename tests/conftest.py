@@ -27,7 +27,11 @@ FLAGS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, with the reason."""
+    """Skip what this machine cannot run, with the reason; and what needs a browser comes last,
+    because Playwright keeps an event loop running in this thread from its first test on, where
+    `asyncio.run` refuses to work.
+    """
+    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
     missing = {}
     if shutil.which("chromium") is None:
         missing["browser"] = "Debian's chromium is not installed (apt-get install chromium)"

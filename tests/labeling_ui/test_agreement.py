@@ -129,6 +129,7 @@ def test_who_follows_the_order_shown_is_noticed() -> None:
     assert any("order shown" in remark for remark in row["remarks"])
 
 
+@pytest.mark.bench
 def test_a_report_on_ten_thousand_tasks_takes_two_seconds() -> None:
     rng = np.random.default_rng(3)
     tasks = [small_task(f"t{i}", 4) for i in range(10_000)]

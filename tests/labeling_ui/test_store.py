@@ -123,6 +123,7 @@ def test_simulated_rankings_can_be_told_from_human_ones(store: Store) -> None:
     assert [r.annotator for r in store.rankings(source="human")] == ["ada"]
 
 
+@pytest.mark.bench
 def test_three_thousand_rankings_are_stored_in_three_seconds(store: Store) -> None:
     names = [f"t{i}" for i in range(1000)]
     store.add_tasks([small_task(name) for name in names])
