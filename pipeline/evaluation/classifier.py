@@ -7,7 +7,6 @@ Detoxify-style models have several labels at once (a sigmoid each), others exclu
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,26 +98,9 @@ class ToxicityClassifier:
         self.config = config
         self.inside = SequenceClassifier.load(config.model, config.activation, config.max_tokens)
         self.place = self.inside.column(config.label, TOXIC, "toxic")
-
-    @property
-    def name(self) -> str:
-        """The model's last name."""
-        return Path(self.config.model).name
-
-    @property
-    def version(self) -> str:
-        """The model's name and commit."""
-        return self.inside.version()
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the weights."""
-        return self.inside.sha256()
-
-    @property
-    def threshold(self) -> float:
-        """Where a completion counts as toxic."""
-        return self.config.threshold
+        self.name = Path(config.model).name
+        self.version, self.sha256 = self.inside.version(), self.inside.sha256()
+        self.threshold = config.threshold
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
         """`toxicity` in 0..1 of the completion alone; of several labels at once, each by name."""

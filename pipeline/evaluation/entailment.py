@@ -7,7 +7,6 @@ al. 2022, SummaC, "zero-shot", with the whole passage as premise). Declining cla
 
 import re
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from pipeline.evaluation.classifier import SequenceClassifier
@@ -29,26 +28,9 @@ class EntailmentScorer:
         self.closed_domain = frozenset(closed_domain)
         self.inside = SequenceClassifier.load(config.model, None, config.max_tokens)
         self.place = self.inside.column(config.label, SUPPORTED, "supported")
-
-    @property
-    def name(self) -> str:
-        """The model's last name."""
-        return f"{NLI}{Path(self.config.model).name}"
-
-    @property
-    def version(self) -> str:
-        """The model's name and commit."""
-        return self.inside.version()
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the weights."""
-        return self.inside.sha256()
-
-    @property
-    def threshold(self) -> float:
-        """The chance of entailment below which a sentence is not supported."""
-        return self.config.threshold
+        self.name = f"{NLI}{Path(config.model).name}"
+        self.version, self.sha256 = self.inside.version(), self.inside.sha256()
+        self.threshold = config.threshold
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
         """One entry a row, {} where there is no passage to hold it to."""
