@@ -9,7 +9,7 @@ shorter are filled up and masked, and a row without one reads as the bare model 
 Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size,  Q queries,  K keys.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ class RowPrefix:
     value_BHPD: Tensor
     keep_BP: Tensor
 
+
+PrefixOf = Callable[[nn.Module, Tensor, Tensor], RowPrefix | None]  # module, key_BHKD, value_BHKD
 
 _prefix_of: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
 
@@ -79,25 +81,31 @@ def prepended(
     return key, value, torch.cat([before, mask], dim=-1)
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **further: Any,  # what transformers hands to every attention function
-) -> tuple[Tensor, None]:
-    prefix = _prefix_of.get(module)
-    if prefix is not None:
-        key, value, attention_mask = prepended(prefix, key, value, attention_mask, query.shape[2])
-        is_causal = False
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout, scaling, is_causal, **further
-    )
+def register_attention(name: str, prefix_of: PrefixOf) -> None:
+    """Let models choose `name`: sdpa attention that asks what stands before each module's keys."""
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        **further: Any,  # what transformers hands to every attention function
+    ) -> tuple[Tensor, None]:
+        prefix = prefix_of(module, key, value)
+        if prefix is not None:
+            queries = query.shape[2]
+            key, value, attention_mask = prepended(prefix, key, value, attention_mask, queries)
+            is_causal = False
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **further
+        )
+
+    AttentionInterface.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
 
 
-AttentionInterface.register(ATTENTION, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+register_attention(ATTENTION, lambda module, _key, _value: _prefix_of.get(module))

@@ -9,16 +9,13 @@ Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers import PreTrainedModel
 
-from stages.adaptation.row_prefix import RowPrefix, prepended
+from stages.adaptation.row_prefix import RowPrefix, register_attention
 
 ATTENTION = "sdpa_with_set"
 Heard = dict[nn.Module, tuple[Tensor, Tensor]]
@@ -56,27 +53,11 @@ def listening() -> Iterator[Heard]:
         _listeners.remove(heard)
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **further: Any,  # what transformers hands to every attention function
-) -> tuple[Tensor, None]:
+def _prefix(module: nn.Module, key_BHLD: Tensor, value_BHLD: Tensor) -> RowPrefix | None:
     for heard in _listeners:
-        heard[module] = (key, value)
+        heard[module] = (key_BHLD, value_BHLD)
     found = _prefix_of.get(module)
-    if found is not None:
-        before = _for_rows(*found, len(key))
-        key, value, attention_mask = prepended(before, key, value, attention_mask, query.shape[2])
-        is_causal = False
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout, scaling, is_causal, **further
-    )
+    return None if found is None else _for_rows(*found, len(key_BHLD))
 
 
 def _for_rows(key_HPD: Tensor, value_HPD: Tensor, rows: int) -> RowPrefix:
@@ -84,5 +65,4 @@ def _for_rows(key_HPD: Tensor, value_HPD: Tensor, rows: int) -> RowPrefix:
     return RowPrefix(key_HPD.expand(rows, -1, -1, -1), value_HPD.expand(rows, -1, -1, -1), keep_BP)
 
 
-AttentionInterface.register(ATTENTION, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+register_attention(ATTENTION, _prefix)
