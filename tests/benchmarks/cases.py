@@ -7,6 +7,7 @@ which the end token gets the probability that a mean response length asks for.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -33,11 +34,27 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One PPO step of both sides: lengths in tokens, batches in episodes."""
+class Written:
+    """What any worker is told, as JSON: it may run in another environment."""
 
     name: str
     shape: Shape
+
+    def write(self, path: Path) -> None:
+        """For a worker to `read`."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**told, "shape": Shape(**told["shape"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Case(Written):
+    """One PPO step of both sides: lengths in tokens, batches in episodes."""
+
     episodes: int = 32
     minibatch: int = 32
     micro: int = 8
@@ -48,16 +65,6 @@ class Case:
     mean_response: int | None = 16  # None: all responses have the full length
     lora_rank: int | None = None
     learning_rate: float = 1e-6
-
-    def write(self, path: Path) -> None:
-        """As JSON, for a worker in another environment."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "Case":
-        """What `write` wrote."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**told, "shape": Shape(**told["shape"])})
 
 
 SMALL = Shape(vocabulary=4096, hidden=256, inner=688, layers=6, heads=4, kv_heads=4)  # 5.8 million

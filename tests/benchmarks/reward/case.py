@@ -1,35 +1,21 @@
 """One ranking: a prompt with K responses, all of the same length, no ties."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
 from stages.ranked_prompts import RankedPrompt
-from tests.benchmarks.cases import Shape
+from tests.benchmarks.cases import Written
 
 
 @dataclass(frozen=True, slots=True)
-class RewardCase:
+class RewardCase(Written):
     """Lengths in tokens."""
 
-    name: str
-    shape: Shape
     responses: int
     prompt: int = 128
     response: int = 64
     pairs_at_once: int = 6
-
-    def write(self, path: Path) -> None:
-        """As JSON, for the workers."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "RewardCase":
-        """What `write` wrote."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**told, "shape": Shape(**told["shape"])})
 
 
 def ranked_prompt(case: RewardCase, *, seed: int) -> RankedPrompt:
