@@ -11,9 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from reward_models.records import read_jsonl
-
-HUB = "hf:"
+from stages.data.demonstrations import HUB, source_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,8 @@ def split_off(data: LabelledTexts, share: float, seed: int) -> tuple[LabelledTex
 
 
 def _rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if source.startswith(HUB):
-        yield from _hub_rows(source)
-    elif source.endswith(".jsonl"):
-        yield from ((f"{source}:{number}", row) for number, row in read_jsonl(Path(source)))
+    if source.startswith(HUB) or source.endswith(".jsonl"):
+        yield from source_rows(source)
     elif source.endswith(".csv"):
         yield from _csv_rows(source)
     else:
@@ -82,15 +78,3 @@ def _csv_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if None in row or None in row.values():
                 raise ValueError(f"{where}: not as many fields as the header has")
             yield where, row
-
-
-def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    from datasets import load_dataset  # takes seconds; most sources are files
-
-    name, _, split = source.removeprefix(HUB).partition(":")
-    try:
-        rows = load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:  # the library's errors for what is not there are these
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: no data set to be had ({first})") from None
-    yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows))
