@@ -1,12 +1,12 @@
 """The verbs about adapting and reading models that `pipeline/cli.py` joins to its own."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline import options as o
+from pipeline.guard import run_verb
 
 TOOLS = "Around it"
 verbs = typer.Typer()
@@ -56,7 +56,7 @@ def probe(
         )  # fmt: skip
         return probed(model, data, test, (text, label), settings, layers, out)
 
-    _run(command, out)
+    run_verb(command, out)
 
 
 @verbs.command(rich_help_panel=TOOLS)
@@ -81,12 +81,4 @@ def users(
 
         return train_users(model, data, out, sets or [], seed)
 
-    _run(command, out)
-
-
-def _run(command: Callable[[], Path | None], out: Path | None) -> None:
-    from pipeline.guard import guarded
-
-    code = guarded(command, out)
-    if code:
-        raise typer.Exit(code)
+    run_verb(command, out)

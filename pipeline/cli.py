@@ -5,8 +5,6 @@ Nothing heavy is imported here, so that `rlhf --help` answers at once; each verb
 everything else goes to stderr.
 """
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import typer
@@ -14,6 +12,7 @@ import typer
 from pipeline import evaluation_verbs
 from pipeline import options as o
 from pipeline.adaptation_verbs import verbs
+from pipeline.guard import run_verb
 from pipeline.labeling_verbs import verbs as labeling_verbs
 from pipeline.room_verbs import verbs as room_verbs
 
@@ -79,7 +78,7 @@ def run(
     """
     from pipeline import commands
 
-    _guard(lambda: commands.run(config, sets or [], out, until, sharding, processes, rounds), out)
+    run_verb(lambda: commands.run(config, sets or [], out, until, sharding, processes, rounds), out)
 
 
 def _training_verb(name: str, text: str) -> None:
@@ -93,7 +92,7 @@ def _training_verb(name: str, text: str) -> None:
     ) -> None:
         from pipeline import commands
 
-        _guard(lambda: commands.stage(name, config, sets or [], out, sharding, processes), out)
+        run_verb(lambda: commands.stage(name, config, sets or [], out, sharding, processes), out)
 
 
 def _stage_verb(name: str, text: str) -> None:
@@ -101,7 +100,7 @@ def _stage_verb(name: str, text: str) -> None:
     def verb(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> None:
         from pipeline import commands
 
-        _guard(lambda: commands.stage(name, config, sets or [], out), out)
+        run_verb(lambda: commands.stage(name, config, sets or [], out), out)
 
 
 _training_verb("sft", SFT)
@@ -126,9 +125,9 @@ def label(
     from pipeline import commands
 
     if backup is not None:
-        _guard(lambda: commands.backup(config, sets or [], out, backup), backup)
+        run_verb(lambda: commands.backup(config, sets or [], out, backup), backup)
         return
-    _guard(lambda: commands.label(config, sets or [], out, host, port), out)
+    run_verb(lambda: commands.label(config, sets or [], out, host, port), out)
 
 
 _training_verb("reward", REWARD)
@@ -150,7 +149,7 @@ def pretrain(out: o.Model, sets: o.Sets = None, start: o.Start = None) -> None:
     """
     from pipeline import commands
 
-    _guard(lambda: commands.pretrain(out, sets or [], start), out)
+    run_verb(lambda: commands.pretrain(out, sets or [], start), out)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -160,7 +159,7 @@ def fetch(name: Literal["smollm2", "minilm"], out: o.Out = None) -> None:
     smollm2 is SmolLM2-135M-Instruct; minilm is all-MiniLM-L6-v2, an encoder to probe."""
     from pipeline import commands
 
-    _guard(lambda: commands.fetch(name, out), out)
+    run_verb(lambda: commands.fetch(name, out), out)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -177,7 +176,7 @@ def chat(
     from pipeline import commands
 
     told = (temperature, max_new_tokens, seed)
-    _guard(lambda: commands.chat(runs, prompt, user or [], users, *told), None)
+    run_verb(lambda: commands.chat(runs, prompt, user or [], users, *told), None)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -189,7 +188,7 @@ def doctor(config: o.MaybeConfig = None, sets: o.Sets = None) -> None:
     """
     from pipeline import commands
 
-    _guard(lambda: commands.doctor(config, sets or []), None)
+    run_verb(lambda: commands.doctor(config, sets or []), None)
 
 
 @app.command("export-model", rich_help_panel=TOOLS)
@@ -197,21 +196,12 @@ def export_model(run: o.OneRun, out: o.Model) -> None:
     """Write a run's policy as a plain model folder: merged weights and tokenizer."""
     from pipeline import commands
 
-    _guard(lambda: commands.export_model(run, out), out)
+    run_verb(lambda: commands.export_model(run, out), out)
 
 
 app.add_typer(verbs)
 app.add_typer(labeling_verbs)
 app.add_typer(room_verbs)
-
-
-def _guard(command: Callable[[], Path | None], out: Path | None) -> None:
-    """Run a verb, print its artefact's path, and end with the exit code that a failure deserves."""
-    from pipeline.guard import guarded
-
-    code = guarded(command, out)
-    if code:
-        raise typer.Exit(code)
 
 
 if __name__ == "__main__":

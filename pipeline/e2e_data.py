@@ -9,7 +9,6 @@ texts about one meaning representation are its references. Nothing is downloaded
 
 import csv
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.guard import run_module
 from pipeline.robustness.domains import REFERENCES
 from reward_models.records import Demonstration, write_jsonl
 
@@ -91,14 +91,5 @@ def _row(meaning: str, texts: Sequence[str], rng: Random) -> Demonstration:
     )
 
 
-def main() -> None:
-    """The command: bad input is one line on stderr and exit code 2, as with `rlhf`."""
-    try:
-        typer.run(write_e2e)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_module(write_e2e)

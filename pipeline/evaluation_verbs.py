@@ -7,13 +7,13 @@ report      draws results                      -> report.html, tables as Markdow
 evaluate    generate and score in one go
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline import options as o
+from pipeline.guard import run_verb
 
 Experiment = Annotated[
     Path | None,
@@ -103,7 +103,7 @@ def evaluate(
         )  # fmt: skip
         return evaluation_commands.evaluate(asked, out or Path("runs/evaluation"))
 
-    run(command, out)
+    run_verb(command, out)
 
 
 def generate(
@@ -137,7 +137,7 @@ def generate(
         )
         return evaluation_commands.generate(asked, out)
 
-    run(command, out)
+    run_verb(command, out)
 
 
 def score(
@@ -172,7 +172,7 @@ def score(
             raise ValueError("what is to be scored? Give files of samples, or --labels PLACE")
         return evaluation_commands.score(samples, chosen, out)
 
-    run(command, out)
+    run_verb(command, out)
 
 
 def compare(runs: o.Runs) -> None:
@@ -183,7 +183,7 @@ def compare(runs: o.Runs) -> None:
 
         commands.compare(runs)
 
-    run(command, None)
+    run_verb(command, None)
 
 
 def report(
@@ -205,13 +205,4 @@ def report(
             return evaluation_commands.report(place, out)
         return commands.stage("report", place, sets or [], out)
 
-    run(command, out)
-
-
-def run(command: Callable[[], Path | None], out: Path | None) -> None:
-    """Run a verb's command and end with the exit code that a failure deserves."""
-    from pipeline.guard import guarded
-
-    code = guarded(command, out)
-    if code:
-        raise typer.Exit(code)
+    run_verb(command, out)

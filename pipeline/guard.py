@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+import typer
+
 from pipeline.failures import PeopleNeeded, one_line
 
 QUIET = {
@@ -53,6 +55,22 @@ def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
     if made is not None:
         print(made, flush=True)
     return 0
+
+
+def run_verb(command: Callable[[], Path | None], out: Path | None) -> None:
+    """Run a verb's command, guarded; a failure ends the process with the exit code it deserves."""
+    code = guarded(command, out)
+    if code:
+        raise typer.Exit(code)
+
+
+def run_module(command: Callable[..., None]) -> None:
+    """A module's own command: bad input is one line on stderr and exit code 2, as with `rlhf`."""
+    try:
+        typer.run(command)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def again() -> str:

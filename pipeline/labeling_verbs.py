@@ -1,13 +1,13 @@
 """The verbs about labels and their store that `pipeline/cli.py` joins to its own."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline import options as o
+from pipeline.guard import run_verb
 
 TOOLS = "Around it"
 verbs = typer.Typer()
@@ -30,7 +30,7 @@ def export(
 
         return exported(store, out, form)
 
-    _run(command, out)
+    run_verb(command, out)
 
 
 @verbs.command("import", rich_help_panel=TOOLS)
@@ -55,7 +55,7 @@ def import_labels(
         places = Places(overlap, priority, gold)
         imported(found, store, form, places, _say)
 
-    _run(command, None)
+    run_verb(command, None)
 
 
 @verbs.command(rich_help_panel=TOOLS)
@@ -71,16 +71,8 @@ def agreement(
 
         print("\n".join(agreement_lines(labels)))
 
-    _run(command, None)
+    run_verb(command, None)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _run(command: Callable[[], Path | None], out: Path | None) -> None:
-    from pipeline.guard import guarded
-
-    code = guarded(command, out)
-    if code:
-        raise typer.Exit(code)

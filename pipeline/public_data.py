@@ -8,12 +8,12 @@ are divided once, by their order in the file, among comparisons, PPO and test; t
 left over, from Wikipedia, are the pretraining texts.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.guard import run_module
 from reward_models.records import Prompt, write_jsonl
 from stages.data.demonstrations import load_demonstrations
 from stages.data.qa_feedback import ComparedQuestion, load_qa_feedback
@@ -62,14 +62,5 @@ def _prompt(question: ComparedQuestion) -> Prompt:
     )
 
 
-def main() -> None:
-    """The command: bad input is one line on stderr and exit code 2, as with `rlhf`."""
-    try:
-        typer.run(write_public_data)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_module(write_public_data)

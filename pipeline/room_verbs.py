@@ -1,13 +1,13 @@
 """The verbs of a room of its own, which `pipeline/cli.py` joins to the others."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline import options as o
+from pipeline.guard import run_verb
 
 TOOLS = "Around it"
 verbs = typer.Typer()
@@ -29,7 +29,7 @@ def add_tasks(
 
         room.add_tasks(found, store, kind, overlap, _say)
 
-    _run(command)
+    run_verb(command, None)
 
 
 @verbs.command(rich_help_panel=TOOLS)
@@ -53,16 +53,8 @@ def room(
         at = (host or "127.0.0.1", 7860 if port is None else port)
         rooms.serve_room(store, rooms.Service(*at, form, policy, outputs), _say)
 
-    _run(command)
+    run_verb(command, None)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _run(command: Callable[[], None]) -> None:
-    from pipeline.guard import guarded
-
-    code = guarded(command, None)
-    if code:
-        raise typer.Exit(code)
