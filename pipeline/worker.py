@@ -8,12 +8,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from pipeline.config_file import load_config
 from pipeline.failures import one_line
 from pipeline.launch import FAILURE, STEP
 from pipeline.plan import plan
+from stages.cpu_ranks import let_ranks_run_on_cpu
 from stages.progress import Report, Step, silent
 
 
@@ -38,37 +38,10 @@ def main(run: Path, name: str) -> int:
 
 
 def _work(run: Path, name: str, report: Report) -> None:
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        _let_deepspeed_run_on_cpu()
+    let_ranks_run_on_cpu()
     stages = plan(load_config(run / "config.yaml"), run)
     stage = next(stage for stage in stages if stage.name == name)
     stage.work(run / name, report)
-
-
-def _let_deepspeed_run_on_cpu() -> None:
-    """Without an accelerator: gloo as the backend, and no compiler needed.
-
-    DeepSpeed would compile its shared-memory operator at every start (minutes, and a failure where
-    there is no compiler), and accelerate would pick no backend at all, so that every rank believes
-    to be alone.
-    """
-    import torch
-
-    if torch.accelerator.is_available():
-        return
-    import deepspeed.ops
-    from accelerate.state import PartialState
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    original = PartialState._prepare_backend
-
-    def with_gloo(
-        state: Any, cpu: bool = False, sagemaker_dp: bool = False, backend: str | None = None
-    ) -> tuple[str, Any]:
-        found, distributed_type = original(state, cpu, sagemaker_dp, backend)
-        return found or "gloo", distributed_type
-
-    PartialState._prepare_backend = with_gloo
 
 
 if __name__ == "__main__":
