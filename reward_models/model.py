@@ -66,7 +66,8 @@ class RewardModel(nn.Module):
         """
         carrier = model if isinstance(model, PeftModel) else transformer(model)
         place = str(Path(base).resolve()) if Path(base).is_dir() else base
-        new = cls(carrier, RewardCard(base=place, base_hash=weights_hash(model)))
+        base_hash = weights_hash(model, token_tables=False)
+        new = cls(carrier, RewardCard(base=place, base_hash=base_hash))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             deviation = 1.0 / math.sqrt(new.head.in_features + 1)

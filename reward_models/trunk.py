@@ -37,7 +37,7 @@ def load_saved(folder: Path, card: RewardCard) -> Carrier:
     if not adapted and not card.head_only:
         return _load(AutoModel, str(folder))
     base = load_causal(card.base)
-    found = weights_hash(base)
+    found = weights_hash(base, token_tables=False)
     if found != card.base_hash:
         raise ValueError(
             f"{folder} was trained on base {card.base_hash[:8]}…, {card.base} is {found[:8]}…: "
@@ -89,25 +89,30 @@ def adapter_parameters(model: nn.Module) -> set[int]:
     }
 
 
-def weights_hash(model: Carrier) -> str:
+def weights_hash(model: Carrier, *, token_tables: bool = True) -> str:
     """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
 
-    The token tables are left out too: a PAD added at load widens them, and is never read here.
+    A reward model leaves its token tables out too: a PAD added at load widens them, and is never
+    read there.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(base, PreTrainedModel)
-    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
-    tables = (base.get_input_embeddings(), unembedding)
-    bare = [t.get_base_layer() if isinstance(t, BaseTunerLayer) else t for t in tables]
-    wide = {id(table.weight) for table in bare if isinstance(table, nn.Embedding | nn.Linear)}
-    added = adapter_parameters(base)
+    left_out = adapter_parameters(base) | (set() if token_tables else _token_tables(base))
     digest = hashlib.sha256()
     for name, weight in sorted(base.named_parameters()):
-        if id(weight) in added or id(weight) in wide:
+        if id(weight) in left_out:
             continue
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _token_tables(base: PreTrainedModel) -> set[int]:
+    """The ids of the embedding and the unembedding."""
+    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tables = (base.get_input_embeddings(), unembedding)
+    bare = [t.get_base_layer() if isinstance(t, BaseTunerLayer) else t for t in tables]
+    return {id(table.weight) for table in bare if isinstance(table, nn.Embedding | nn.Linear)}
 
 
 def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from reward_models.trunk import adapter_parameters
+from reward_models.trunk import weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.dropout import add_residual_dropout, switch_off_dropout
@@ -158,19 +158,6 @@ def write_base(model: PreTrainedModel, path: Path) -> None:
 def device() -> torch.device:
     """Where models run outside a trainer: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """sha256 over names, shapes and float32 values of the base's weights, adapters left out."""
-    base = _base_of(model)
-    digest = hashlib.sha256()
-    added = adapter_parameters(base)
-    for name, weight in sorted(base.named_parameters()):
-        if id(weight) in added:
-            continue
-        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_source(source: str | Path) -> None:

@@ -36,8 +36,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
+from reward_models.trunk import weights_hash
 from stages.data.padding import pad_right
-from stages.models import ADAPTER_FILE, device, load_policy, weights_hash
+from stages.models import ADAPTER_FILE, device, load_policy
 from stages.progress import Report, Step, silent
 
 Pooling = Literal["last", "cls", "mean"]

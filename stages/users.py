@@ -21,13 +21,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration
+from reward_models.trunk import weights_hash
 from stages.adaptation.sets import twin
 from stages.adaptation.user_sets import UserSet, UserSets
 from stages.adaptation.user_store import UserStore, read_set
 from stages.config import Full, Restricted, SamplingConfig, UserSetsConfig
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation import Sampled, Users, generate_responses
-from stages.models import adapt, weights_hash
+from stages.models import adapt
 from stages.progress import Report, Step, silent
 
 MAX_NORM = 1.0  # of a user's gradient

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from reward_models.trunk import weights_hash
 from stages.config import Full, LoRA
 from stages.models import (
     adapt,
@@ -29,7 +30,6 @@ from stages.models import (
     save_policy,
     tokenizer_hash,
     trainable_parameters,
-    weights_hash,
 )
 
 TEMPLATE = (
