@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.score_file import score_file
 place = Path(sys.argv[1])
-config = EvaluationConfig(resamples=50, sign_flips=50)
+config = EvaluationConfig(resamples=400, sign_flips=400)  # a whole portion of draws in both
 results = score_file([place], {}, out=place.parent / place.stem, config=config)
 assert {cell.n for cell in results.cells if cell.quantity.suite == "responses"} == {int(place.stem)}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
