@@ -203,8 +203,7 @@ def _settings(setting: SamplingConfig, sampled: Sampled, stream: str) -> dict[st
         "top_p": setting.top_p,
         "max_new_tokens": setting.max_new_tokens,
         "stream": stream,
-        "ended": sampled.ended,
-        "finish_reason": "eos" if sampled.ended else "length",
+        "finish_reason": "stop" if sampled.ended else "length",  # as in samples.jsonl
     }
 
 

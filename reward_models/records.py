@@ -98,6 +98,11 @@ class Response:
         _text("id", self.id)
         _text("text", self.text, empty=True)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its model ended it; one that tells nothing, such as a person's, has an end."""
+        return bool(self.sampling.get("ended", self.sampling.get("finish_reason") != "length"))
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
         return {

@@ -139,9 +139,7 @@ def _ranked_prompt(
         said=user_text(task.prompt, task.context),
         prompt=tuple(prompt_ids(tokenizer, task.prompt, task.context)),
         responses=tuple(
-            tuple(
-                response_ids(tokenizer, response.text, ended=response.sampling.get("ended", True))
-            )
+            tuple(response_ids(tokenizer, response.text, ended=response.ended))
             for response in task.responses
         ),
         models=tuple(response.model for response in task.responses),

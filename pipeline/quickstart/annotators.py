@@ -82,8 +82,7 @@ def rank(
 
 
 def _judged(spec: Mapping[str, object], response: Response, taste: Taste) -> Judgement:
-    ended = response.sampling.get("finish_reason", "eos") == "eos"
-    return judge(spec, response.text, ended, taste)
+    return judge(spec, response.text, response.ended, taste)
 
 
 def _ranks_with_ties(felt: Mapping[str, float], tie_below: float) -> dict[str, int]:

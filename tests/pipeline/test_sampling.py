@@ -146,7 +146,8 @@ def test_each_output_records_how_it_was_drawn():
     response = tasks("many", settings=[HOT])[0].responses[0]
     assert response.model == "many"
     assert response.sampling["temperature"] == 1.5
-    assert response.sampling["finish_reason"] == "eos"
+    assert response.sampling["finish_reason"] == "stop"
+    assert response.ended
     assert response.sampling["stream"] == "0/0/0/0"
 
 

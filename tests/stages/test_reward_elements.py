@@ -42,10 +42,14 @@ def test_ranks_follow_the_task_s_order_of_responses_not_the_ranking_s() -> None:
     assert element.ranks == ((3, 2, 1),)
 
 
-def test_a_response_that_ended_ends_with_eos_and_one_that_did_not_does_not() -> None:
+@pytest.mark.parametrize("written", [{"finish_reason": "length"}, {"ended": False}])
+@pytest.mark.parametrize("whole", [{}, {"finish_reason": "stop"}, {"finish_reason": "eos"}])
+def test_a_response_that_ended_ends_with_eos_and_one_that_did_not_does_not(
+    written: dict[str, object], whole: dict[str, object]
+) -> None:
     ranks = [ranking("t", [1, 2, 3])]
-    [ended], _ = built([task("t")], ranks)
-    [cut], _ = built([task("t", ended=False)], ranks)
+    [ended], _ = built([task("t", **whole)], ranks)
+    [cut], _ = built([task("t", **written)], ranks)
     assert ended.responses == tuple((*response, 1) for response in cut.responses)
 
 
