@@ -14,6 +14,7 @@ from pipeline import options as o
 from pipeline.adaptation_verbs import verbs
 from pipeline.guard import run_verb
 from pipeline.labeling_verbs import verbs as labeling_verbs
+from pipeline.launch import chosen
 from pipeline.room_verbs import verbs as room_verbs
 
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
@@ -64,9 +65,12 @@ def run(
     sets: o.Sets = None,
     out: o.Out = None,
     until: o.Until = None,
-    sharding: o.Spread = "none",
-    processes: o.Processes = 1,
     rounds: o.Rounds = None,
+    sharding: o.Spread = "none",
+    processes: o.Processes = None,
+    hosts: o.Hosts = None,
+    host_rank: o.HostRank = None,
+    accelerate_config: o.AccelerateConfig = None,
 ) -> None:
     """Run all stages in order; what is up to date is not run again.
 
@@ -78,7 +82,9 @@ def run(
     """
     from pipeline import commands
 
-    run_verb(lambda: commands.run(config, sets or [], out, until, sharding, processes, rounds), out)
+    spread = (sharding, processes, hosts, host_rank, accelerate_config)
+    given = (config, sets or [], out, until, rounds)
+    run_verb(lambda: commands.run(*given, chosen(*spread)), out)
 
 
 def _training_verb(name: str, text: str) -> None:
@@ -88,11 +94,15 @@ def _training_verb(name: str, text: str) -> None:
         sets: o.Sets = None,
         out: o.Out = None,
         sharding: o.Spread = "none",
-        processes: o.Processes = 1,
+        processes: o.Processes = None,
+        hosts: o.Hosts = None,
+        host_rank: o.HostRank = None,
+        accelerate_config: o.AccelerateConfig = None,
     ) -> None:
         from pipeline import commands
 
-        run_verb(lambda: commands.stage(name, config, sets or [], out, sharding, processes), out)
+        spread = (sharding, processes, hosts, host_rank, accelerate_config)
+        run_verb(lambda: commands.stage(name, config, sets or [], out, chosen(*spread)), out)
 
 
 def _stage_verb(name: str, text: str) -> None:

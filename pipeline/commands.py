@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import launch
 from pipeline.conduct import conduct
 from pipeline.config import ExperimentConfig
 from pipeline.config_file import load_config, overridden
+from pipeline.crew import leading, token
+from pipeline.follow import follow
+from pipeline.launch import Launch
 from pipeline.lineage import label_kinds
-from pipeline.options import Sharding
 from pipeline.room_config import HumanAnnotators
 from pipeline.rounds import latest
 
@@ -23,14 +24,15 @@ def run(
     sets: Sequence[str],
     out: Path | None,
     until: str | None,
-    sharding: Sharding,
-    processes: int,
     rounds: int | None,
-) -> Path:
-    """All stages, or those up to `until`; the run's folder."""
+    launch: Launch | None,
+) -> Path | None:
+    """All stages, or those up to `until`; the run's folder, None where another host keeps it."""
     config = load_config(path, [*sets, *([] if rounds is None else [f"rounds={rounds}"])])
     folder = _folder(config, out)
-    made = conduct(config, folder, until=until, launched=launch.chosen(sharding, processes))
+    made = _spread(config, folder, launch, until=until)
+    if made is None:
+        return None
     if made.name in ("evaluate", "report"):
         _print_summary(folder)
     return made if until else folder
@@ -41,13 +43,11 @@ def stage(
     path: Path,
     sets: Sequence[str],
     out: Path | None,
-    sharding: Sharding = "none",
-    processes: int = 1,
-) -> Path:
-    """One stage whose inputs are there; the stage's folder."""
+    launch: Launch | None = None,
+) -> Path | None:
+    """One stage whose inputs are there; its folder, None where another host keeps it."""
     config = load_config(path, sets)
-    launched = launch.chosen(sharding, processes)
-    return conduct(config, _folder(config, out), only=name, launched=launched)
+    return _spread(config, _folder(config, out), launch, only=name)
 
 
 def label(
@@ -166,6 +166,24 @@ def export_model(place: Path, out: Path) -> Path:
     from pipeline.export_model import export_policy
 
     return export_policy(folder, out)
+
+
+def _spread(
+    config: ExperimentConfig,
+    folder: Path,
+    launch: Launch | None,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+) -> Path | None:
+    """Conduct the run alone or as a job's first member, or take part in it as another one."""
+    if launch is None:
+        return conduct(config, folder, until=until, only=only)
+    if launch.place.member:
+        follow(launch, folder, token(launch, config))
+        return None
+    with leading(launch, config) as crew:
+        return conduct(config, folder, until=until, only=only, crew=crew)
 
 
 def _print_summary(folder: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import launch
 from pipeline.config import ExperimentConfig
+from pipeline.crew import Crew
 from pipeline.lineage import Manifest
 from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
@@ -23,11 +23,12 @@ def conduct(
     *,
     until: str | None = None,
     only: str | None = None,
-    launched: launch.Launch | None = None,
+    crew: Crew | None = None,
 ) -> Path:
     """Run all stages, those up to `until`, or `only` one whose inputs are there; return its folder.
 
-    Raise ValueError for a stage that this experiment does not have or whose inputs are not ready.
+    With a `crew` the stages that train are done by all its ranks. Raise ValueError for a stage that
+    this experiment does not have or whose inputs are not ready.
     """
     stages = plan(config, folder)
     wanted = _up_to(stages, until or only)
@@ -38,7 +39,7 @@ def conduct(
         _write_config(config, folder)
         for stage in wanted:
             is_free = only in (None, stage.name) or stage.name == "data"
-            _advance(run, stage, shown, launched, may_work=is_free)
+            _advance(run, stage, shown, crew, may_work=is_free)
     return folder / wanted[-1].name
 
 
@@ -62,9 +63,7 @@ def _up_to(stages: Sequence[Stage], last: str | None) -> list[Stage]:
     return list(stages[: names.index(last) + 1])
 
 
-def _advance(
-    run: Run, stage: Stage, shown: Display, launched: launch.Launch | None, *, may_work: bool
-) -> None:
+def _advance(run: Run, stage: Stage, shown: Display, crew: Crew | None, *, may_work: bool) -> None:
     standing = run.standing(stage)
     if standing.state == "finished":
         shown.skip(stage.name, "up to date")
@@ -78,8 +77,8 @@ def _advance(
     told = [stage.about, SAID[standing.state], standing.why]
     shown.begin(stage.name, ", ".join(text for text in told if text))
     todo = stage
-    if launched is not None and stage.trains:
-        todo = launch.over_processes(stage, run.folder, launched)
+    if crew is not None and stage.trains:
+        todo = crew.over_processes(stage, run.folder)
     with contextlib.redirect_stdout(sys.stderr):
         manifest = run.execute(todo, standing, shown.step)
     shown.finish(_cost(manifest))

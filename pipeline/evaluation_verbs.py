@@ -86,7 +86,7 @@ def evaluate(
 ) -> None:
     """Judge policies."""
 
-    def command() -> Path:
+    def command() -> Path | None:
         from pipeline import commands, evaluation_commands
         from pipeline.evaluation_settings import Asked
 
@@ -198,7 +198,7 @@ def report(
     Beside it every table as Markdown and CSV. Reads files only.
     """
 
-    def command() -> Path:
+    def command() -> Path | None:
         from pipeline import commands, evaluation_commands
 
         if place.is_dir():

@@ -1,7 +1,8 @@
 """Which failures are the user's to mend, and the one line that says so.
 
 Exit codes: 0 done, 1 our bug (with its traceback), 2 bad input or no room to write, 3 people have
-to do something first, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+to do something first, 4 a rank or host of a spread run was lost (the same command goes on), 130
+interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 import errno

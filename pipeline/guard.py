@@ -12,6 +12,7 @@ from types import FrameType
 import typer
 
 from pipeline.failures import PeopleNeeded, one_line
+from pipeline.rank_failure import RankFailed
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -43,6 +44,9 @@ def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
     except PeopleNeeded as waiting:
         print(f"{waiting}.\nWhen they have, go on with:  {again()}", file=sys.stderr)
         return 3
+    except RankFailed as failed:
+        print(f"rlhf: {failed}. To go on:  {again()}", file=sys.stderr)
+        return failed.code
     except Exception as error:  # the border: what is not the user's to mend keeps its traceback
         line = one_line(error, out)
         if line is None:

@@ -1,65 +1,102 @@
-"""Training over several processes: a stage's work handed to `accelerate launch`.
+"""How training is spread: what the command line asks for, or what another launcher has done.
 
-The command that the user started keeps the run's folder, the manifest and the display; the
-processes it launches only do the stage's work (`pipeline/worker.py`), and the first of them writes
-every step as a line of JSON on its standard output.
+    rlhf sft CONFIG --sharding zero2 --processes 4            this command starts the ranks
+    rlhf sft CONFIG --sharding zero2 --hosts hosts.txt        and a command like it on every host
+    torchrun --nproc-per-node 4 -m pipeline.cli sft CONFIG --sharding zero2
+    srun --ntasks 4 rlhf sft CONFIG --sharding zero2          each of these is started as one rank
+
+The ranks meet, reduce and shard by torch, DeepSpeed and accelerate. A run has many stages and one
+display, folder and manifest; that is why the launching command stays, starts fresh ranks for each
+stage that trains, and tells what happened to them, where torchrun would start one script.
 """
 
-import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pipeline.run import Stage
-from stages.progress import Report, Step
+import yaml
 
-Sharding = Literal["none", "ddp", "zero2", "zero3"]
-STEP = "step: "  # how a worker's line of progress begins
-FAILURE = "failure: "  # and the line about a failure that is not our bug
-STOP_AFTER_S = 20.0
+from pipeline.hosts import Host, read_hosts
+from pipeline.placement import Place, alone, launched_already, on_host
+
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
+WAYS = "ddp, zero1, zero2, zero3, zero3-offload or fsdp2"
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the training stages are spread: the kind of sharding and the number of processes."""
+    """How the training stages are spread, and this command's part in it.
+
+    `accelerate_config` is a file of the user's own in place of a shipped one. `by_hand`: the
+    commands on other hosts are started by somebody else.
+    """
 
     sharding: Sharding
-    processes: int
+    place: Place
+    hosts: tuple[Host, ...] = ()
+    accelerate_config: Path | None = None
+    by_hand: bool = False
+
+    @property
+    def told(self) -> str:
+        """The sharding, or the path of the user's accelerate config, as ranks are told."""
+        own = self.accelerate_config
+        return self.sharding if own is None else str(own.absolute())
+
+    def in_manifest(self) -> dict[str, Any]:
+        """What an artefact's manifest says of it."""
+        way = {"sharding": self.sharding, "processes": self.place.world}
+        own = {} if self.accelerate_config is None else {"accelerate_config": self.told}
+        return {
+            **way,
+            **own,
+            **({"hosts": [host.name for host in self.hosts]} if self.hosts else {}),
+        }
 
 
-def chosen(sharding: Sharding, processes: int) -> Launch | None:
-    """The launch that the command line asks for; None for one plain process."""
-    if processes < 1:
+def chosen(
+    sharding: Sharding,
+    processes: int | None = None,
+    hosts: Path | None = None,
+    host_rank: int | None = None,
+    accelerate_config: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Launch | None:
+    """The launch that is asked for; None for one plain process. ValueError for what cannot be."""
+    if sharding != "none" and accelerate_config is not None:
+        raise ValueError(
+            f"--sharding {sharding} and --accelerate-config both; expected one of them"
+        )
+    if host_rank is not None and hosts is None:
+        raise ValueError(f"--host-rank {host_rank} needs --hosts, the file with all of them")
+    if processes is not None and processes < 1:
         raise ValueError(f"--processes is {processes}; expected at least 1")
-    if sharding == "none" and processes > 1:
-        raise ValueError(f"--processes {processes} needs --sharding; expected ddp, zero2 or zero3")
-    return None if sharding == "none" else Launch(sharding, processes)
-
-
-def over_processes(stage: Stage, run: Path, launch: Launch) -> Stage:
-    """The same stage with its work done by launched processes."""
-
-    def work(_: Path, report: Report) -> None:
-        command = _command(stage.name, run, launch)
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=_environment(launch.processes)
-        ) as process:
-            try:
-                failures = _listen(process, report)
-            except BaseException:
-                _stop(process)
-                raise
-        if failures:
-            raise ValueError(failures[0])
-        if process.returncode:
-            raise RuntimeError(f"{stage.name}: a process ended with code {process.returncode}")
-
-    return replace(stage, work=work, launched=asdict(launch))
+    told = _own_processes(accelerate_config)
+    already = launched_already(environment)
+    if already is not None:
+        if processes is not None or hosts is not None:
+            name = "--processes" if hosts is None else "--hosts"
+            raise ValueError(
+                f"{name} starts processes, but torchrun, accelerate or Slurm started this one as "
+                f"rank {already.first_rank} of {already.world}; expected one of the two"
+            )
+        return Launch(sharding, already, accelerate_config=accelerate_config)
+    is_spread = sharding != "none" or accelerate_config is not None
+    if hosts is not None:
+        if processes is not None:
+            raise ValueError("--processes and --hosts both; expected slots=N in the hosts file")
+        if not is_spread:
+            raise ValueError(f"--hosts {hosts} needs --sharding; expected {WAYS}")
+        found = read_hosts(hosts)
+        place = on_host(found, host_rank or 0, environment)
+        return Launch(sharding, place, found, accelerate_config, host_rank is not None)
+    wanted = processes or told or 1
+    if not is_spread and wanted > 1:
+        raise ValueError(f"--processes {wanted} needs --sharding; expected {WAYS}")
+    place = alone(wanted)
+    return Launch(sharding, place, (), accelerate_config) if is_spread else None
 
 
 def configs_folder() -> Path:
@@ -69,56 +106,22 @@ def configs_folder() -> Path:
     return beside if beside.is_dir() else here / "shipped_configs"
 
 
-def _command(stage: str, run: Path, launch: Launch) -> list[str]:
-    folder = configs_folder() / "accelerate"
-    on_cpu = launch.sharding == "ddp" and not _has_accelerator()
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--config_file", str(folder / ("cpu2.yaml" if on_cpu else f"{launch.sharding}.yaml"))),
-        *("--num_processes", str(launch.processes)),
-        *("--main_process_port", str(_free_port())),
-    ]
-    if launch.sharding.startswith("zero"):
-        command += ["--deepspeed_config_file", str(folder / f"{launch.sharding}.json")]
-    return [*command, "-m", "pipeline.worker", str(run), stage]
-
-
-def _environment(processes: int) -> Mapping[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    device = {} if _has_accelerator() else {"DS_ACCELERATOR": "cpu"}
-    return {"OMP_NUM_THREADS": str(threads), **device, **os.environ}
-
-
-def _listen(process: subprocess.Popen[str], report: Report) -> list[str]:
-    """Pass every step on until all processes ended; return the failures that users can mend."""
-    assert process.stdout is not None
-    failures = []
-    for line in process.stdout:
-        if line.startswith(STEP):
-            row = json.loads(line.removeprefix(STEP))
-            report(Step(row["done"], row["total"], row["metrics"]))
-        elif line.startswith(FAILURE):
-            failures.append(line.removeprefix(FAILURE).strip())
-        else:
-            print(line, end="", file=sys.stderr)
-    return failures
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
+def _own_processes(accelerate_config: Path | None) -> int | None:
+    """The number of processes in the user's accelerate config; ValueError where it is none."""
+    if accelerate_config is None:
+        return None
     try:
-        process.wait(STOP_AFTER_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _has_accelerator() -> bool:
-    import torch
-
-    return torch.accelerator.is_available()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        found = yaml.safe_load(accelerate_config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{accelerate_config}: not a config of accelerate ({why})") from None
+    if not isinstance(found, dict) or "distributed_type" not in found:
+        raise ValueError(
+            f"{accelerate_config}: no distributed_type; expected a file of `accelerate config`"
+        )
+    if int(found.get("num_machines", 1)) > 1:
+        raise ValueError(
+            f"{accelerate_config}: num_machines is {found['num_machines']}; expected 1 there, and "
+            "the hosts in --hosts"
+        )
+    return int(found.get("num_processes", 1))

@@ -1,11 +1,11 @@
 """The arguments and options that the verbs of `pipeline/cli.py` share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-Sharding = Literal["none", "ddp", "zero2", "zero3"]
+from pipeline.launch import Sharding
 
 Config = Annotated[
     Path, typer.Argument(help="The experiment: a YAML file, such as configs/quickstart.yaml.")
@@ -25,11 +25,48 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run's folder. Defau
 Until = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
 ]
+SPREADING = "Over several processes or hosts"
 Spread = Annotated[
     Sharding,
-    typer.Option("--sharding", help="Spread training: copies (ddp) or DeepSpeed's ZeRO."),
+    typer.Option(
+        "--sharding",
+        help="Spread training: copies (ddp), DeepSpeed's ZeRO, or FSDP2.",
+        rich_help_panel=SPREADING,
+    ),
 ]
-Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes (GPUs) to train on.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", min=1, help="Processes (GPUs) to train on.", rich_help_panel=SPREADING
+    ),
+]
+Hosts = Annotated[
+    Path | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE",
+        help="Hosts to train on, one a line: NAME slots=N. The first is this one.",
+        rich_help_panel=SPREADING,
+    ),
+]
+HostRank = Annotated[
+    int | None,
+    typer.Option(
+        "--host-rank",
+        min=0,
+        help="This host's line in --hosts, from 0: nobody is called over ssh.",
+        rich_help_panel=SPREADING,
+    ),
+]
+AccelerateConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--accelerate-config",
+        metavar="FILE",
+        help="Instead of --sharding: a file of accelerate config.",
+        rich_help_panel=SPREADING,
+    ),
+]
 Rounds = Annotated[
     int | None,
     typer.Option(
