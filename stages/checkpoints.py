@@ -1,7 +1,10 @@
-"""Checkpoints that neither a kill nor a bad disk can break.
+"""Checkpoints that neither a kill nor a bad disk can break, and that fit any sharding.
 
 They are written aside, flushed, and renamed when complete. `sums.json` in each has the sha256 of
 its files: one that no longer matches is passed over for the one before it, and that is said.
+
+Weights and Adam's moments in them are whole, in torch's format by name, whatever sharded them (see
+`stages/sharded_state.py`). So a run goes on with another number of processes, or another sharding.
 """
 
 import hashlib
@@ -9,14 +12,29 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 from transformers import Trainer
+
+from stages.sharded_state import (
+    Moments,
+    gather_moments,
+    gather_weights,
+    is_first,
+    named_shards,
+    scatter_moments,
+    scatter_weights,
+)
 
 ASIDE = "incomplete"
 PREFIX = "checkpoint-"
 SUMS = "sums.json"
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 _KEPT = 2  # so that there is one before the newest
 
 log = logging.getLogger(__name__)
@@ -68,10 +86,81 @@ class AtomicCheckpoints(Trainer):
     """A Trainer whose `output_dir` holds complete checkpoints only, the newest two.
 
     Trainer writes each file into the folder's final place, so a kill leaves a folder that looks
-    like a checkpoint and is none. `keep_all_checkpoints` keeps the older ones too.
+    like a checkpoint and is none. `keep_all_checkpoints` keeps the older ones too. The first rank
+    writes and reads what is large.
     """
 
     keep_all_checkpoints = False
+
+    def newest_checkpoint(self) -> str | None:
+        """The checkpoint to go on from: the first rank looks, all ranks get its answer."""
+        found = [last_checkpoint(self._folder()) if self.is_world_process_zero() else None]
+        newest: Path | None = broadcast_object_list(found)[0]
+        return None if newest is None else str(newest)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model's parameters may not be whole in this process."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    @property
+    def reader(self) -> nn.Module:
+        """The model for all ranks to run together, on the same batches, without gradients."""
+        reader = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        assert reader is not None
+        return reader
+
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """The whole weights of a checkpoint, at least all that are trained, by name."""
+        raise NotImplementedError
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What moves, whole, on the first rank; every rank calls."""
+        return gather_weights(self._trained())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model whole, whatever shards it."""
+        self._save(output_dir, self.trained_weights() if self.is_sharded else None)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, Any]:
+        """Shard first, then fill in what the checkpoint holds, which is whole."""
+        prepare = super()._prepare_for_training
+        prepared: tuple[nn.Module, Any] = prepare(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        return prepared
+
+    def _load_from_checkpoint(
+        self,
+        resume_from_checkpoint: str,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Nothing yet: `_prepare_for_training` does it."""
+
+    def _restore(self, checkpoint: Path) -> None:
+        weights: Mapping[str, Tensor] = {}
+        moments: Moments = {}
+        if is_first():
+            weights = self.weights_in(checkpoint)
+            moments = torch.load(checkpoint / OPTIMIZER, weights_only=True, mmap=True)
+        scatter_weights(self._trained(), weights)
+        scatter_moments(self._trained(), self.optimizer, moments)
+        scheduler = self.lr_scheduler
+        assert scheduler is not None
+        assert self.optimizer is not None
+        scheduler.load_state_dict(torch.load(checkpoint / SCHEDULER, weights_only=True))
+        for group, rate in zip(self.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self._load_scaler(str(checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        moments = gather_moments(self._trained(), self.optimizer)
+        if self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(moments, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _get_output_dir(self, trial: object) -> str:  # noqa: ARG002 - Trainer's signature
         return str(self._folder() / ASIDE)
@@ -94,6 +183,10 @@ class AtomicCheckpoints(Trainer):
         if not self.keep_all_checkpoints:
             for checkpoint in sorted(folder.glob(PREFIX + "*"), key=_step)[:-_KEPT]:
                 shutil.rmtree(checkpoint)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        assert self.model is not None
+        return {name: p for name, p in named_shards(self.model).items() if p.requires_grad}
 
     def _folder(self) -> Path:
         assert self.args.output_dir is not None

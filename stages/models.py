@@ -140,19 +140,18 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         fold_prefixes(model)
         model.save_pretrained(str(path), save_embedding_layers=False)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        write_base(model, path)
+        (path / BASE_FILE).write_text(base_note(model), encoding="utf-8")
     else:
         model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
 
 
-def write_base(model: PreTrainedModel, path: Path) -> None:
-    """Beside an adapter's weights, write which base they belong to; for a whole model, nothing."""
-    if isinstance(model, PeftModel):
-        held, whole = set_parameters(model)
-        base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
-        told = {**base, "set_parameters": held, "share_of_base": held / whole}
-        (path / BASE_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+def base_note(model: PeftModel) -> str:
+    """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
+    held, whole = set_parameters(model)
+    base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
+    told = {**base, "set_parameters": held, "share_of_base": held / whole}
+    return json.dumps(told, indent=2) + "\n"
 
 
 def device() -> torch.device:
@@ -231,10 +230,6 @@ def _load_adapter(path: Path, *, dropout: float) -> PreTrainedModel:
     return cast(PreTrainedModel, adapter)
 
 
-def _base_of(model: PreTrainedModel) -> PreTrainedModel:
-    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
-
-
-def _base_name(model: PreTrainedModel) -> str:
-    name = str(_base_of(model).config.name_or_path)
+def _base_name(model: PeftModel) -> str:
+    name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
     return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -5,10 +5,10 @@ whole batch, over all ranks and accumulated micro-batches, so how a batch is cut
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,6 +28,7 @@ from stages.checkpoints import AtomicCheckpoints
 from stages.progress import Report, Step
 from stages.ranked_prompts import RankedPrompt
 from stages.shared_prompt import Batch, Layout, Weigh
+from stages.zero_state import let_models_load_whole
 
 TRAINED = "trained.safetensors"
 BLANK = -1
@@ -124,6 +125,7 @@ class RewardTrainer(AtomicCheckpoints):
             callbacks=[EpochOrder(self.order)],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole batch itself
+        let_models_load_whole()
         self.remove_callback(PrinterCallback)  # stdout belongs to the artefact's path
 
     def compute_loss(
@@ -189,11 +191,26 @@ class RewardTrainer(AtomicCheckpoints):
         }
         save_file({name: state[name].contiguous() for name in sorted(moved)}, folder / TRAINED)
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        target = self.model if model is None else model
-        assert target is not None
-        found = load_file(Path(resume_from_checkpoint) / TRAINED)
-        _, unexpected = target.load_state_dict(found, strict=False)
-        assert not unexpected, f"the checkpoint holds {unexpected[0]}, which the model does not"
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """What `_save` wrote."""
+        return load_file(checkpoint / TRAINED)
+
+    @property
+    def scorer(self) -> RewardModel:
+        """The trained model, for all ranks to score the same batches with, together."""
+        return cast(RewardModel, self.reader.eval())
+
+    def whole(self, fresh: Callable[[], RewardModel]) -> RewardModel | None:
+        """The trained model with whole parameters, on the first rank; every rank calls.
+
+        Where parameters are sharded, it is a `fresh` model of the same kind that gets the weights.
+        """
+        if not self.is_sharded:
+            return cast(RewardModel, self.model)
+        weights = self.trained_weights()
+        if not self.is_world_process_zero():
+            return None
+        model = fresh()
+        _, unexpected = model.load_state_dict(weights, strict=False)
+        assert not unexpected
+        return model

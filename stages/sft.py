@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from reward_models.records import Demonstration, Prompt
-from stages.checkpoints import last_checkpoint
 from stages.config import SFTConfig
 from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import Example, encode
@@ -25,7 +23,7 @@ from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import Report, Step
 from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.supervised_trainer import SupervisedTrainer
-from stages.training_arguments import training_arguments
+from stages.training_arguments import num_ranks, training_arguments
 
 
 def train_sft(
@@ -59,9 +57,9 @@ def train_sft(
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
-    newest = last_checkpoint(out / CHECKPOINTS)
+    newest = trainer.newest_checkpoint()
     if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        trainer.train(resume_from_checkpoint=newest)
     if trainer.is_world_process_zero():
         choose_epoch(
             out,
@@ -112,7 +110,7 @@ def _mixed_in(
 def _arguments(
     config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool
 ) -> SupervisedArguments:
-    processes = PartialState().num_processes
+    processes = num_ranks()
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
     if config.batch_size % (micro * processes):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Weights and Adam's moments, gathered from whatever shards them and put back into it.
 
+    parameters = named_shards(model)                   {name: parameter}
     weights = gather_weights(parameters)               {name: whole tensor}
     moments = gather_moments(parameters, optimizer)    {name: {"step", "exp_avg", "exp_avg_sq"}}
     scatter_weights(parameters, weights)
@@ -8,11 +9,12 @@
 One format whatever the sharding, torch's own with names in place of numbers: float32, whole, on the
 CPU. So what ZeRO-3 over four processes wrote, one plain process reads, and the other way round.
 
-`parameters` is {name: parameter}, the same names in the same order on all ranks: plain ones (one
-process, data-parallel), those of a DeepSpeed engine (ZeRO-1, 2, 3, offloaded or not) or of FSDP2,
-trained or frozen. `optimizer` is torch's AdamW, bare or as DeepSpeed and accelerate wrap it. Every
-rank calls. Only the first gets what is gathered (the others get {}), and only the first rank's
-`weights` and `moments` are read (the others may pass {}). One tensor at a time is whole on devices.
+`parameters`, all of a model or some, have the same names in the same order on all ranks: plain ones
+(one process, data-parallel), those of a DeepSpeed engine (ZeRO-1, 2, 3, offloaded or not) or of
+FSDP2, trained or frozen. `optimizer` is torch's AdamW, bare or as DeepSpeed and accelerate wrap it.
+Every rank calls. Only the first gets what is gathered (the others get {}), and only the first
+rank's `weights` and `moments` are read (the others may pass {}). One tensor at a time is whole on
+devices.
 """
 
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stages import zero_state
@@ -28,6 +31,17 @@ from stages.zero_state import MOMENTS, whole_shape
 
 Parameters = Mapping[str, nn.Parameter]
 Moments = Mapping[str, Mapping[str, Tensor]]
+
+
+def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name, as the optimizer has them: FSDP2 leaves some whole after a forward.
+
+    A tied parameter appears once.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return dict(model.named_parameters())
 
 
 def gather_weights(parameters: Parameters) -> dict[str, Tensor]:
@@ -42,7 +56,9 @@ def gather_weights(parameters: Parameters) -> dict[str, Tensor]:
 
 def gather_moments(parameters: Parameters, optimizer: Any) -> dict[str, dict[str, Tensor]]:
     """Adam's state of every parameter that was updated, whole, on the first rank: copies."""
-    adam, _ = zero_state.unwrapped(optimizer)
+    adam, zero = zero_state.unwrapped(optimizer)
+    if zero is not None:
+        zero_state.find_moments(adam, zero)
     found = {}
     for name, parameter in parameters.items():
         if zero_state.is_trained(parameter):
@@ -115,7 +131,7 @@ def _as_adam_keeps_it(
 def _forget(parameter: nn.Parameter, adam: torch.optim.AdamW) -> None:
     if not zero_state.is_trained(parameter):
         adam.state.pop(parameter, None)
-    elif adam.state:
+    elif any(adam.state.values()):
         for key in MOMENTS:
             zero_state.set_moment(parameter, torch.zeros(whole_shape(parameter)), key)
 

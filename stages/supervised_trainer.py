@@ -1,13 +1,16 @@
 """TRL's SFTTrainer on token ids of ours: its batches, what validates, what a checkpoint holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
+import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,9 +26,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from stages.adaptation.probe import ProbeLayer
 from stages.checkpoints import AtomicCheckpoints
 from stages.data.supervised import Example, collate, response_loss
-from stages.models import write_base
+from stages.models import BASE_FILE, base_note, load_policy
 from stages.progress import Report, Step
 from stages.sft_selection import drop_resume_state, epoch_checkpoints
+from stages.zero_state import let_models_load_whole
 
 _METRICS = {
     "loss": "sft/loss_nats_per_token",
@@ -43,6 +47,8 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
+    base_note: str | None = None  # of an adapter, made while its base was whole
+    order: Sampler[int] | None = None
 
     @classmethod
     def on(
@@ -55,17 +61,23 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         report: Report,
     ) -> Self:
         """A trainer of `model` on the examples; `held_out` may be empty if nothing is evaluated."""
+        at_once = arguments.per_device_train_batch_size * arguments.world_size
+        order = ShuffledThenBlank(
+            len(examples), arguments.seed, share=at_once if arguments.world_size > 1 else 1
+        )
+        note = base_note(model) if isinstance(model, PeftModel) else None
         with _probe_taken_for_a_head(model):
             trainer = cls(
                 model=model,
                 args=arguments,
                 data_collator=Collator(tokenizer),
-                train_dataset=_rows(examples),
+                train_dataset=_rows([*examples, *[_blank(tokenizer)] * order.num_blanks]),
                 eval_dataset=_rows(held_out) if held_out else None,
                 processing_class=tokenizer,
                 callbacks=[Listener(report), KeepWeights()],
             )
-        trainer.held_out = held_out
+        let_models_load_whole()
+        trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
 
@@ -77,7 +89,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
     ) -> dict[str, float]:
         """The mean over all validation tokens (Trainer's would be a mean of batches' means)."""
         loss = response_loss(
-            cast(PreTrainedModel, self.model),
+            cast(PreTrainedModel, self.reader),
             self.held_out,
             cast(Collator, self.data_collator).pad_id,
             batch_size=self.args.per_device_eval_batch_size,
@@ -89,12 +101,24 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
     def create_model_card(self, *_: object, **__: object) -> None:
         """Write none: a run's manifest says more."""
 
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """Those of the policy that the checkpoint holds."""
+        return dict(load_policy(checkpoint).named_parameters())
+
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
+        """Write the policy; `state_dict`, where given, has what is trained, whole."""
+        if not self.args.should_save:
+            return
+        if state_dict is not None and self.base_note is None:
+            state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
         super()._save(output_dir, state_dict)
-        if self.args.should_save and output_dir is not None:
-            write_base(cast(PreTrainedModel, self.model), Path(output_dir))
+        if self.base_note is not None and output_dir is not None:
+            (Path(output_dir) / BASE_FILE).write_text(self.base_note, encoding="utf-8")
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
+        return self.order
 
     def _send_telemetry(self) -> None:
         """Tell no hub that someone trains."""
@@ -109,6 +133,31 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The batch that `collate` makes of them."""
         return collate([Example(row["ids"], row["response_start"]) for row in rows], self.pad_id)
+
+
+class ShuffledThenBlank(Sampler[int]):
+    """A random order each epoch, filled up to a whole number of `share`s with blank examples.
+
+    A share is one micro-batch of every rank. Left to itself, accelerate would show examples of the
+    epoch's beginning a second time, and the last batch would not be one process's last batch.
+    """
+
+    def __init__(self, num_examples: int, seed: int, *, share: int) -> None:
+        self.num_examples, self.num_blanks = num_examples, -num_examples % share
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """What Trainer calls before each epoch, in a resumed run too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_examples + self.num_blanks
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.num_examples, generator=generator).tolist()
+        yield from range(self.num_examples, len(self))
 
 
 class Listener(TrainerCallback):
@@ -161,6 +210,21 @@ def _probe_taken_for_a_head(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del vars(model)["get_output_embeddings"]
+
+
+def _blank(tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One token and no response: it carries no loss and counts nowhere."""
+    return Example([cast(int, tokenizer.eos_token_id)], 1)
+
+
+def _with_all_names(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a model from its whole weights: tied names too, and buffers."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: weights[first[id(named[name])]] if name in named else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def _rows(examples: Sequence[Example]) -> Dataset:

@@ -1,10 +1,13 @@
 """TrainingArguments from a stage's settings and the further ones under its `trainer:` key."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
+
+from stages.zero_state import let_models_load_whole
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -12,7 +15,10 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 def training_arguments(
     kind: type[Arguments], ours: Mapping[str, Any], further: Mapping[str, Any]
 ) -> Arguments:
-    """Both together; ValueError where `further` names no argument, or one that the stage sets."""
+    """Both together; ValueError where `further` names no argument, or one that the stage sets.
+
+    Also where the processes that were started do not know of one another.
+    """
     known = {field.name for field in fields(kind) if field.init}
     for name in further:
         if name not in known:
@@ -22,6 +28,18 @@ def training_arguments(
                 f"trainer.{name} is set by the stage itself; use the stage's own settings"
             )
     try:
-        return kind(**ours, **further)
+        arguments = kind(**ours, **further)
     except (TypeError, ValueError) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from None
+    if arguments.world_size != num_ranks():
+        raise ValueError(
+            f"{num_ranks()} processes were started, but {arguments.world_size} found one another; "
+            "start them with --processes, or with accelerate launch"
+        )
+    let_models_load_whole()
+    return arguments
+
+
+def num_ranks() -> int:
+    """How many processes were started together, by what every launcher sets."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

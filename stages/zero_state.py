@@ -1,17 +1,30 @@
 """What DeepSpeed's ZeRO holds of one parameter: its float32 master and Adam's moments.
 
-Public functions of DeepSpeed read and write them, with two gaps that are closed here: before the
-first step there are no moments to write to, and under ZeRO-3 the last rank's part is filled up,
-which DeepSpeed's setter of whole tensors does not expect.
+Public functions of DeepSpeed read and write them, with three gaps that are closed here: before the
+first step there are no moments to write to; ZeRO-1 and 2 find the moments of their first parameter
+group only; and under ZeRO-3 the last rank's part is filled up, which the setter of whole tensors
+does not expect.
 """
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def let_models_load_whole() -> None:
+    """Let `from_pretrained` read a model whole, also in a process that trains under ZeRO-3.
+
+    TrainingArguments and Trainer tell transformers of ZeRO-3, which then divides a model as it is
+    read: sets, heads and hashes need whole weights, and the first rank reads checkpoints alone.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
@@ -60,13 +73,13 @@ def set_weight(parameter: nn.Parameter, whole: Tensor) -> None:
 
 def whole_moments(parameter: nn.Parameter, adam: torch.optim.AdamW) -> dict[str, Tensor]:
     """Adam's state of a trained parameter; nothing before the first step. All ranks call."""
-    if not adam.state:
-        return {}
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    step = next(iter(adam.state.values()))["step"]  # ZeRO updates all parameters together
+    begun = [state for state in adam.state.values() if state]
+    if not begun:
+        return {}
     found = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-    return {"step": step, **found}
+    return {"step": begun[0]["step"], **found}  # ZeRO updates all parameters together
 
 
 def set_moment(parameter: nn.Parameter, whole: Tensor, key: str) -> None:
@@ -77,11 +90,26 @@ def set_moment(parameter: nn.Parameter, whole: Tensor, key: str) -> None:
 def begin_moments(adam: torch.optim.AdamW, zero: Any, step: Tensor) -> None:
     """Give every flat partition of ZeRO's optimizer the state that its first step would make."""
     for flat in _flat_partitions(zero):
-        if flat not in adam.state:
+        if not adam.state.get(flat):
             adam.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
-        adam.state[flat]["step"] = step.to(flat.device) if adam.defaults["fused"] else step.cpu()
-    if "single_partition_of_fp32_groups" in vars(zero):
-        zero._lazy_init_hp_params_optimizer_state()  # what its first step would do
+        place = flat.device if adam.defaults["fused"] else "cpu"
+        adam.state[flat]["step"] = step.to(place, copy=True)
+    find_moments(adam, zero)
+
+
+def find_moments(adam: torch.optim.AdamW, zero: Any) -> None:
+    """Let ZeRO-1 and 2 find the moments of all parameters; before any others are read or written.
+
+    They look once, after the step of the first parameter group, when the others have none yet.
+    """
+    if "single_partition_of_fp32_groups" not in vars(zero) or not adam.state:
+        return
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+    for parameters, flat in zip(
+        zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True
+    ):
+        lazy_init_hp_params_optimizer_state(parameters, flat, adam.state)
 
 
 def unwrapped(optimizer: Any) -> tuple[torch.optim.AdamW, Any]:

@@ -53,7 +53,7 @@ def response_loss(
     model.train(False)
     nats, tokens = 0.0, 0
     by_length = sorted(examples, key=lambda example: len(example.ids))
-    with torch.inference_mode():
+    with torch.no_grad():  # what is gathered meanwhile must still be trainable
         for start in range(0, len(by_length), batch_size):
             batch = collate(by_length[start : start + batch_size], pad_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}

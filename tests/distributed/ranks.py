@@ -115,7 +115,7 @@ class Ranks:
         """The last lines that every rank printed."""
         told = []
         for log in sorted(Path(self.here.name).glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()[-12:]
+            lines = log.read_text(errors="replace").splitlines()[-20:]
             told.append("\n".join([f"--- {log.stem}", *lines]))
         return "\n".join(told)
 

@@ -10,6 +10,7 @@ from stages.sharded_state import (
     gather_moments,
     gather_weights,
     is_first,
+    named_shards,
     scatter_moments,
     scatter_weights,
 )
@@ -35,8 +36,13 @@ class Net(nn.Module):
 
 
 def adam(model: nn.Module) -> torch.optim.AdamW:
+    """Two groups, as trainers make them: biases do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
 
 
 def batch(step: int) -> Tensor:
@@ -86,13 +92,14 @@ def prepared(sharding: Sharding, seed: int) -> tuple[nn.Module, Any, Any]:
 def gathered(sharding: Sharding, begun: State | None, first: int, last: int) -> State:
     """Train some steps, from `begun` if it is given, and return the whole state."""
     model, optimizer, engine = prepared(sharding, seed=0 if begun is None else 1)
-    named = dict(model.named_parameters())
+    named = named_shards(model)
     trained = {name: p for name, p in named.items() if p.requires_grad}
     if begun is not None:
         weights, moments = begun if is_first() else ({}, {})
         scatter_weights(named, weights)
         scatter_moments(trained, optimizer, moments)
     train(model, optimizer, engine, first, last)
+    assert list(named_shards(model).values()) == list(named.values())
     found = gather_weights(named), gather_moments(trained, optimizer)
     assert is_first() or found == ({}, {})
     return found
