@@ -6,7 +6,7 @@ from pipeline.evaluation.results_file import write_results
 from pipeline.report.inputs import read_inputs
 from pipeline.report.training import reward_against_kl
 from reward_models.records import write_jsonl
-from tests.pipeline.test_report import made_up_results
+from tests.pipeline.made_up_run import made_up_results
 
 OPINION = "Gain in score and second opinion, "
 

@@ -1,0 +1,71 @@
+"""The tables beside and before the page: summary, differences, the tax, files of all of them."""
+
+import csv
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.report.inputs import read_inputs
+from pipeline.report.page import write_report
+from pipeline.report.summary import reward_model_sentence, summary_lines, summary_table
+from pipeline.report.tax import tax_table
+from tests.pipeline.made_up_run import MODELS, made_up_results
+
+
+def test_the_summary_leaves_out_the_baselines_own_win_rate():
+    lines = summary_lines(made_up_results())
+    won = next(line for line in lines if line.metric == "win_rate")
+    assert won.cells[MODELS.index("sft")] is None
+    assert won.cells[MODELS.index("ppo")] is not None
+
+
+def test_the_terminal_table_names_changes_only_where_they_are_shown():
+    results = made_up_results()
+    console = Console(width=140)
+    with console.capture() as captured:
+        console.print(summary_table(results))
+    text = captured.get()
+    assert "win rate against sft" in text
+    assert "wins more often" in text
+    line = next(line for line in text.splitlines() if line.startswith("hallucination"))
+    expected = results.comparison("ppo-ptx", "sft", "hallucination", "hallucination")
+    assert expected is not None
+    assert expected.verdict in line
+
+
+def test_every_table_stands_beside_the_page_as_markdown_and_csv(run: Path):
+    write_report(run, run / "out/report.html")
+    tables = run / "out/tables"
+    with (tables / "numbers-toxicity.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    results = read_inputs(run).results
+    assert len(rows) == sum(cell.quantity.suite == "toxicity" for cell in results.cells)
+    for row in rows:
+        cell = results.cell(row["model"], "toxicity", row["measure"], row["part"])
+        assert cell is not None
+        assert (float(row["value"]), float(row["low"])) == (cell.value, cell.ci95[0])
+    differences = (tables / "differences-toxicity.md").read_text()
+    assert differences.count("\n") == 2 + 5 * 3
+    assert (
+        (tables / "summary.md").read_text().startswith("| measure | base | sft | ppo | ppo-ptx |")
+    )
+    assert {path.suffix for path in tables.iterdir()} == {".md", ".csv"}
+
+
+def test_the_tax_table_shows_changes_against_the_first_policy(run: Path):
+    page = tax_table(read_inputs(run))
+    assert page.count("<tr>") == 2
+    assert page.count("<em") == 3  # sft, ppo and ppo-ptx, each against base
+
+
+def test_a_reward_model_of_one_annotator_has_a_sentence_without_a_ceiling(tmp_path: Path) -> None:
+    held = {"pair_accuracy": 0.7, "ci95": [0.6, 0.8], "n_pairs": 50, "ceiling": None}
+    file = tmp_path / "held_out.json"
+    assert reward_model_sentence(file) is None
+    file.write_text(json.dumps(held))
+    said = reward_model_sentence(file)
+    assert said is not None
+    assert said.endswith(
+        "70.0% of 50 held-out pairs ordered as the annotators did (60.0% to 80.0%)."
+    )
