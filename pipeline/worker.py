@@ -34,7 +34,8 @@ def main(run: Path, name: str, sharding: str) -> int:
         _say(lines, "step", [step.done, step.total, dict(step.metrics)])
 
     try:
-        _work(run, name, sharding, tell if rank == 0 else silent)
+        _make_ready(sharding)
+        stage_work(run, name, tell if rank == 0 else silent)
     except Exception as error:  # the border: what is not the user's to mend keeps its traceback
         line, trace = one_line(error, run), traceback.format_exc()
         told = Failure(rank, host, "input", line) if line else of_error(rank, host, error, trace)
@@ -56,19 +57,23 @@ def end_with_the_launcher(launcher: int) -> None:
             os._exit(1)
 
 
-def _say(lines: TextIO, kind: str, value: Any) -> None:
-    print(json.dumps({kind: value}), file=lines, flush=True)
+def stage_work(run: Path, name: str, report: Report) -> None:
+    """A stage's work by the config in a run's folder, in a process that knows its rank."""
+    stages = plan(load_config(run / "config.yaml"), run)
+    stage = next(stage for stage in stages if stage.name == name)
+    stage.work(run / name, report)
 
 
-def _work(run: Path, name: str, sharding: str, report: Report) -> None:
+def _make_ready(sharding: str) -> None:
     from pipeline.accelerate_environment import tell_accelerate
     from stages.cpu_ranks import let_ranks_run_on_cpu
 
     tell_accelerate(sharding)
     let_ranks_run_on_cpu()
-    stages = plan(load_config(run / "config.yaml"), run)
-    stage = next(stage for stage in stages if stage.name == name)
-    stage.work(run / name, report)
+
+
+def _say(lines: TextIO, kind: str, value: Any) -> None:
+    print(json.dumps({kind: value}), file=lines, flush=True)
 
 
 if __name__ == "__main__":

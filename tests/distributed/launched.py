@@ -1,0 +1,137 @@
+"""Real launches for tests: the command in a process of its own, its ranks, and what it leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+NEARLY = 1e-5
+SIZES = {"demonstrations": 24, "ranking_prompts": 6, "ppo_prompts": 16, "validation_prompts": 4,
+         "test_prompts": 6, "toxicity_prompts": 3, "pretraining_texts": 12,
+         "held_out_texts": 4}  # fmt: skip
+
+
+def experiment(folder: Path, epochs: int = 6) -> Path:
+    """A config whose fine-tuning takes seconds: six steps and a checkpoint an epoch."""
+    ppo = {"episodes": 64, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
+           "sampling": {"max_new_tokens": 6, "batch_size": 8}, "guards": {"action": "warn"},
+           "checkpoint_every": 1}  # fmt: skip
+    settings = {
+        "name": "launched", "model": "quickstart",
+        "data": {"kind": "quickstart", "sizes": SIZES},
+        "sampling": {"responses": [4, 4], "settings": [{"max_new_tokens": 6}]},
+        "sft": {"epochs": epochs, "batch_size": 4}, "sft_choice": "loss",
+        "reward": {"prompts_per_batch": 2}, "ppo": ppo, "ppo_ptx": None,
+    }  # fmt: skip
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def rlhf(*arguments: str | Path, inside: Sequence[str] = (), **told: str) -> subprocess.Popen[str]:
+    """The command, begun; `inside` goes before it, and `told` into its environment."""
+    own = [sys.executable, "-m", "pipeline.cli"]
+    return begun([*inside, *own, *map(str, arguments)], **told)
+
+
+def begun(command: Sequence[str], **told: str) -> subprocess.Popen[str]:
+    """Any command, with what it says on pipes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **told}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float = 120.0) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; killed where it does not end."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, stderr = process.communicate()
+        raise AssertionError(f"still running after {timeout_s:.0f} s\n{stderr}") from None
+    return process.returncode, stdout, stderr
+
+
+def until(is_so: Callable[[], bool], process: subprocess.Popen[str], wait_s: float = 90.0) -> None:
+    """Wait for something while the command runs."""
+    ends = time.monotonic() + wait_s
+    while not is_so():
+        assert process.poll() is None, ended(process)[2]
+        assert time.monotonic() < ends, "it never came to that"
+        time.sleep(0.01)
+
+
+def steps(stage: Path) -> int:
+    """Lines of a stage's metrics."""
+    path = stage / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Processes that do a stage of this run as a rank, by their command lines, as a test sees."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            state = re.sub(r".*\) ", "", (folder / "stat").read_text())[0]
+        except OSError:  # it ended meanwhile
+            continue
+        if "pipeline.worker" in words and str(run) in words and state not in "ZX":
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def rank_number(pid: int) -> int:
+    """Which rank a process is."""
+    told = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return int(next(one for one in told if one.startswith("RANK=")).removeprefix("RANK="))
+
+
+def kill_rank(run: Path, rank: int) -> None:
+    """End a rank as the machine would."""
+    (pid,) = (pid for pid in ranks_of(run) if rank_number(pid) == rank)
+    os.kill(pid, signal.SIGKILL)
+
+
+def no_rank_is_left(run: Path, wait_s: float = 5.0) -> None:
+    """AssertionError where ranks of this run are there after so long."""
+    ends = time.monotonic() + wait_s
+    while left := ranks_of(run):
+        assert time.monotonic() < ends, f"orphans: {left}"
+        time.sleep(0.05)
+
+
+def numbers(stage: Path) -> list[dict[str, float]]:
+    """The rows of a stage's metrics."""
+    lines = (stage / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights(stage: Path) -> dict[str, Tensor]:
+    """The model that a stage left."""
+    return dict(load_file(stage / "model" / "model.safetensors"))
+
+
+def ended_alike(stage: Path, other: Path) -> None:
+    """AssertionError where the numbers of every step or the final weights are not the same."""
+    mine, theirs = numbers(stage), numbers(other)
+    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
+    for row, twin in zip(mine, theirs, strict=True):
+        for name, value in row.items():
+            assert abs(value - twin[name]) <= NEARLY * max(1.0, abs(value)), (row["step"], name)
+    ours = weights(other)
+    for name, tensor in weights(stage).items():
+        torch.testing.assert_close(tensor, ours[name], atol=NEARLY, rtol=NEARLY, msg=name)

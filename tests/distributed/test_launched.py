@@ -1,0 +1,163 @@
+"""Ranks that the command starts end with it, whatever ends it, and the same command goes on."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.worker import stage_work
+from tests.distributed.launched import (
+    begun,
+    ended,
+    ended_alike,
+    experiment,
+    kill_rank,
+    no_rank_is_left,
+    ranks_of,
+    rlhf,
+    steps,
+    until,
+)
+from tests.distributed.ranks import Sharding, run_ranks
+
+pytestmark = pytest.mark.distributed
+
+
+def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:
+    """The folder of fine-tuning that nothing interrupted, by two forked ranks."""
+    out = folder / "unbroken"
+    code, _, said = ended(rlhf("run", config, "--out", out, "--until", "data"))
+    assert code == 0, said
+    run_ranks(without_a_launcher, out, "sft", sharding=sharding)
+    return out / "sft"
+
+
+def without_a_launcher(run: Path, stage: str) -> None:
+    """The stage's work in a forked rank, its steps written as the launching command writes them."""
+    from pipeline.metrics_file import MetricsFile
+    from stages.progress import silent
+
+    folder = run / stage
+    folder.mkdir(exist_ok=True)
+    is_first = os.environ["RANK"] == "0"
+    stage_work(run, stage, MetricsFile(folder / "metrics.jsonl").add if is_first else silent)
+
+
+def test_killed_with_9_the_command_leaves_no_rank_and_the_same_command_ends_alike(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    command = ("sft", config, "--out", run, "--sharding", "zero2", "--processes", "2")
+    first = rlhf(*command)
+    until(lambda: steps(run / "sft") > 8, first)
+    assert len(ranks_of(run)) == 2
+    first.kill()
+    first.wait()
+    no_rank_is_left(run)
+    code, stdout, said = ended(rlhf(*command))
+    assert (code, stdout) == (0, f"{run}/sft\n"), said
+    assert "goes on where it was interrupted" in said
+    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero3", "zero3-offload", "fsdp2"])
+def test_a_killed_rank_is_named_all_stop_and_the_same_command_ends_alike(
+    tmp_path: Path, sharding: Sharding
+):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    command = ("sft", config, "--out", run, "--sharding", sharding, "--processes", "2")
+    first = rlhf(*command)
+    until(lambda: steps(run / "sft") > 8, first)
+    kill_rank(run, 1)
+    code, stdout, said = ended(first, timeout_s=30.0)
+    assert (code, stdout) == (4, "")
+    told = [line for line in said.splitlines() if line.startswith("rlhf: ")]
+    assert len(told) == 1
+    assert told[0].startswith("rlhf: sft: rank 1 on ")
+    assert "was killed by signal 9 (SIGKILL: out of memory?); all ranks were stopped" in told[0]
+    assert "Traceback" not in said
+    no_rank_is_left(run)
+    code, _, said = ended(rlhf(*command))
+    assert code == 0, said
+    ended_alike(run / "sft", unbroken(tmp_path, config, sharding))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_all_ranks(tmp_path: Path, sent: int, code: int):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    process = rlhf("sft", config, "--out", run, "--sharding", "ddp", "--processes", "2")
+    until(lambda: len(ranks_of(run)) == 2, process)
+    process.send_signal(sent)
+    found, _, said = ended(process, timeout_s=30.0)
+    assert found == code
+    assert "To go on:  rlhf sft" in said
+    no_rank_is_left(run)
+
+
+@pytest.mark.slow
+def test_bad_input_that_only_ranks_see_is_one_line(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    odd = ("--set", "sft.batch_size=3", "--sharding", "ddp", "--processes", "2")
+    code, _, said = ended(rlhf("sft", config, "--out", run, *odd))
+    assert code == 2
+    assert "rlhf: batch_size (3) must be a multiple of micro_batch_size (1) times" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_verb(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    verb = ["-m", "pipeline.cli", "sft", str(config), "--out", str(run), "--sharding", "zero2"]
+    code, stdout, said = ended(begun([*launcher, "--nproc-per-node", "2", *verb]))
+    assert (code, stdout) == (0, f"{run}/sft\n"), said
+    assert said.count("sft: done in") == 1
+    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+
+
+@pytest.mark.slow
+def test_accelerate_launch_starts_the_same_verb_and_says_how_it_is_sharded(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    configs = Path(__file__).parents[2] / "configs/accelerate"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0",
+                "--config_file", str(configs / "zero3.yaml"),
+                "--deepspeed_config_file", str(configs / "zero3.json")]  # fmt: skip
+    verb = ["-m", "pipeline.cli", "sft", str(config), "--out", str(run)]
+    code, stdout, said = ended(begun([*launcher, *verb]))
+    assert (code, stdout) == (0, f"{run}/sft\n"), said
+    ended_alike(run / "sft", unbroken(tmp_path, config, "zero3"))
+
+
+@pytest.mark.slow
+def test_tasks_of_srun_are_ranks_of_one_run(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_JOB_ID": "77",
+           "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+    tasks = [
+        rlhf("sft", config, "--out", run, "--sharding", "ddp",
+             **job, SLURM_PROCID=str(task), SLURM_LOCALID=str(task))
+        for task in range(2)
+    ]  # fmt: skip
+    (code, stdout, said), (other, nothing, _) = (ended(task) for task in tasks)
+    assert (code, stdout, other, nothing) == (0, f"{run}/sft\n", 0, ""), said
+    ended_alike(run / "sft", unbroken(tmp_path, config, "ddp"))
+
+
+@pytest.mark.slow
+def test_a_killed_task_of_srun_ends_the_others_with_its_name(tmp_path: Path):
+    config, run = experiment(tmp_path, epochs=60), tmp_path / "run"
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "78", "SLURM_STEP_NODELIST": "localhost"}
+    tasks = [
+        rlhf("sft", config, "--out", run, "--sharding", "ddp", **job, SLURM_PROCID=str(task))
+        for task in range(2)
+    ]
+    until(lambda: steps(run / "sft") > 3, tasks[0])
+    kill_rank(run, 1)
+    for task in tasks:
+        code, _, said = ended(task, timeout_s=30.0)
+        assert code == 4
+        assert "rank 1 on" in said
+        assert "was killed by signal 9" in said
+    no_rank_is_left(run)
