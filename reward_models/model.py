@@ -28,6 +28,7 @@ from reward_models.trunk import (
     hidden_size,
     load_causal,
     load_saved,
+    place_of,
     transformer,
     weights_hash,
 )
@@ -50,7 +51,8 @@ class RewardModel(nn.Module):
         self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
         self.inner = _inner(size, card.inner_width) if card.inner_width else None
         # A parameter, so that a critic may train it; the ranking loss gives it no gradient.
-        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32), requires_grad=False)
+        # Of one dimension, because neither DeepSpeed nor FSDP2 divides a scalar.
+        self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32), requires_grad=False)
 
     @classmethod
     def from_base(cls, source: str | Path, seed: int) -> Self:
@@ -65,9 +67,8 @@ class RewardModel(nn.Module):
         unembedding is let go.
         """
         carrier = model if isinstance(model, PeftModel) else transformer(model)
-        place = str(Path(base).resolve()) if Path(base).is_dir() else base
         base_hash = weights_hash(model, token_tables=False)
-        new = cls(carrier, RewardCard(base=place, base_hash=base_hash))
+        new = cls(carrier, RewardCard(base=place_of(base), base_hash=base_hash))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             deviation = 1.0 / math.sqrt(new.head.in_features + 1)
@@ -87,11 +88,14 @@ class RewardModel(nn.Module):
         return probe.eval()
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """What `save` wrote: equal scores, in eval mode. What was trained stays trainable."""
+    def load(cls, path: str | Path, base: PreTrainedModel | None = None) -> Self:
+        """What `save` wrote: equal scores, in eval mode. What was trained stays trainable.
+
+        A causal language model at hand, `base`, is taken over where what was saved belongs on it.
+        """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        model = cls(load_saved(folder, card), card)
+        model = cls(load_saved(folder, card, base), card)
         saved = load_file(folder / HEAD)
         with torch.no_grad():
             model.head.weight.copy_(saved.pop("head.weight"))
@@ -131,14 +135,20 @@ class RewardModel(nn.Module):
         `mask` is mask_BL (True = a real token; padding on either side) or an additive float
         mask_B1LL, which needs `read_BK`, because it does not tell where a row ends.
         """
+        return self.scores(self.states(ids_BL, mask, positions_BL, read_BK))
+
+    def states(
+        self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor, read_BK: Tensor | None = None
+    ) -> Tensor:
+        """What the head reads for `forward`'s scores: state_BD, or state_BKD at `read_BK`."""
         hidden_BLD = self._hidden(ids_BL, mask, positions_BL)
         if read_BK is None:
-            return self._head(_take(hidden_BLD, last_real(mask)[:, None])).squeeze(1)
-        return self._head(_take(hidden_BLD, read_BK))
+            return _take(hidden_BLD, last_real(mask)[:, None]).squeeze(1)
+        return _take(hidden_BLD, read_BK)
 
     def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """value_BL as float32: the score read at every token; meaningless outside the mask."""
-        return self._head(self._hidden(ids_BL, mask_BL, positions_BL))
+        return self.scores(self._hidden(ids_BL, mask_BL, positions_BL))
 
     def activation_checkpointing_enable(
         self,
@@ -187,7 +197,8 @@ class RewardModel(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
-    def _head(self, hidden: Tensor) -> Tensor:
+    def scores(self, hidden: Tensor) -> Tensor:
+        """The head's score of hidden states (..., D), as float32."""
         hidden = hidden.to(self.head.weight.dtype)
         if self.inner is not None:
             hidden = hidden + self.inner(hidden)

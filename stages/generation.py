@@ -55,10 +55,14 @@ def generate_responses(
     sampling: SamplingConfig,
     *,
     generator: torch.Generator,
+    rows: Sequence[int] | None = None,
     report: Report = silent,
     users: Users | None = None,
 ) -> list[Sampled]:
     """One response to each prompt (token ids), in the order of `prompts`.
+
+    Of `rows`, places in `prompts`, only those are answered, in their order: as they are answered
+    where all are, whoever answers the rest.
 
     A prompt given several times gets several responses and is read once a batch (once a user, where
     prompts are of several `users`). Temperature 0 is greedy. Raises ValueError for an empty prompt
@@ -76,19 +80,18 @@ def generate_responses(
         len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
     ).to(model.device)
     place = users.place if users else [0] * len(prompts)
-    order = sorted(
-        range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row], place[row], row)
-    )
+    wanted = range(len(prompts)) if rows is None else rows
+    order = sorted(wanted, key=lambda row: (len(prompts[row]), prompts[row], place[row], row))
     responses: dict[int, Sampled] = {}
     with torch.inference_mode(), _without_dropout(model):
         for start in range(0, len(order), sampling.batch_size):
-            rows = order[start : start + sampling.batch_size]
-            asked = [(prompts[row], place[row]) for row in rows]
+            batch = order[start : start + sampling.batch_size]
+            asked = [(prompts[row], place[row]) for row in batch]
             live = _Live(model, asked, users.sets if users else None)
-            drawn = _decode(live, uniform_NT[rows], sampling, eos)
-            responses.update(zip(rows, drawn, strict=True))
+            drawn = _decode(live, uniform_NT[batch], sampling, eos)
+            responses.update(zip(batch, drawn, strict=True))
             report(Step(len(responses), len(order)))
-    return [responses[row] for row in range(len(prompts))]
+    return [responses[row] for row in wanted]
 
 
 def sample_tokens(

@@ -7,38 +7,36 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class MovingAverage:
-    """float32 copies of the parameters, moved by a share 1 - decay at each step."""
+    """float32 copies of weights, moved by a share 1 - decay at each step."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
+        self.average = {name: x.float().clone() for name, x in weights.items()}
 
-    def step(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Move towards the parameters as they are now."""
+    def step(self, weights: Mapping[str, Tensor]) -> None:
+        """Move towards the weights as they are now."""
         with torch.no_grad():
             for name, mean in self.average.items():
-                mean.lerp_(parameters[name].detach().float(), 1.0 - self.decay)
+                mean.lerp_(weights[name].float(), 1.0 - self.decay)
 
 
 @contextmanager
-def weights_in_place(
-    parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]
-) -> Iterator[None]:
-    """Let the parameters hold `weights` for a while."""
-    own = {name: p.detach().clone() for name, p in parameters.items()}
-    copy_weights(parameters, weights)
+def weights_in_place(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the tensors of a model hold `weights` for a while."""
+    own = {name: x.clone() for name, x in held.items()}
+    copy_weights(held, weights)
     try:
         yield
     finally:
-        copy_weights(parameters, own)
+        copy_weights(held, own)
 
 
-def copy_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
-    """Set every parameter to the weight of its name."""
+def copy_weights(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Set every tensor to the weight of its name."""
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+        for name, x in held.items():
+            x.copy_(weights[name])

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from stages.config import AdaptiveKL, PPOConfig
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.diagnostics import (
@@ -51,9 +53,7 @@ class Course:
 
     def run(self, checkpoints: Checkpoints, report: Report) -> None:
         """All iterations that are left, with a checkpoint every so many and after the last."""
-        if self._is_main:
-            checkpoints.remove_cut_off()
-        state = checkpoints.latest()
+        state = self._latest(checkpoints)
         if state is not None:
             self._restore(state)
         elif self.config.guards.action == "rollback":
@@ -151,7 +151,7 @@ class Course:
                 f"learning_rate {self.config.learning_rate * self.learner.rate_scale:.3g} or less "
                 f"and kl.coefficient {self.kl_coefficient:.3g} or more)"
             )
-        state = checkpoints.latest()
+        state = self._latest(checkpoints)
         assert state is not None, "a run with rollbacks begins with a checkpoint"
         self._restore(state)
         self.learner.rate_scale *= rule.learning_rate_factor
@@ -175,11 +175,21 @@ class Course:
         self._save(checkpoints)
 
     def _save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint when no rank reads one, and let all ranks wait until it is there."""
-        self.learner.accelerator.wait_for_everyone()
+        """Write a checkpoint, which all ranks gather and the first one writes; all wait for it."""
+        state = self._state()
         if self._is_main:
-            checkpoints.save(self.done, self._state())
+            checkpoints.save(self.done, state)
         self.learner.accelerator.wait_for_everyone()
+
+    def _latest(self, checkpoints: Checkpoints) -> dict[str, Any] | None:
+        """The last checkpoint, of which only the first rank has the tensors."""
+        found: list[Any] = [None]
+        if self._is_main:
+            checkpoints.remove_cut_off()
+            found = [checkpoints.latest()]
+        told = [_without_tensors(found[0])]
+        broadcast_object_list(told)
+        return found[0] if self._is_main else told[0]
 
     def _state(self) -> dict[str, Any]:
         best = self.best
@@ -189,16 +199,31 @@ class Course:
             "kl_coefficient": self.kl_coefficient,
             "done": self.done,
             "over": self.over,
-            "best": None if best is None else [best.score, best.iteration, dict(best.weights)],
+            "best": None
+            if best is None
+            else [best.score, best.iteration, self.learner.policy.whole(best.weights)],
             "first_tokens": self.first_tokens,
             "rollbacks": self.rollbacks,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if state["best"] is not None:
+            score, iteration, weights = state["best"]
+            self.best = Best(score, iteration, self.learner.held_of(weights))
         self.learner.restore(state["learner"])
         if self.examples is not None:
             self.examples.restore(state["examples"])
         self.kl_coefficient = state["kl_coefficient"]
         self.done, self.over = state["done"], state["over"]
-        self.best = None if state["best"] is None else Best(*state["best"])
         self.first_tokens, self.rollbacks = state["first_tokens"], state["rollbacks"]
+
+
+def _without_tensors(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What ranks that have no checkpoint are told; they get their weights from the first rank."""
+    if state is None:
+        return None
+    bare: dict[str, Any] = {"weights": {}, "moments": {}}
+    learner = {**state["learner"], "policy": bare, "critic": bare}
+    learner["average"] = None if learner["average"] is None else {}
+    best = None if state["best"] is None else [*state["best"][:2], {}]
+    return {**state, "learner": learner, "best": best}

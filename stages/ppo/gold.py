@@ -37,12 +37,12 @@ class Gold:
 
 def measure(learner: Learner, gold: Gold, prompts: Sequence[list[int]]) -> dict[str, float]:
     """Mean mark, score and KL (nats a response) on the sample; `prompts` are its token ids."""
-    rank, ranks = learner.accelerator.process_index, learner.accelerator.num_processes
     rollout, tally = answer(learner, prompts), Tally()
     texts = [response_text(learner.models.tokenizer, ids) for ids in responses_of(rollout.episodes)]
-    mine, ended = gold.prompts[rank::ranks], rollout.episodes.ended_B.tolist()
+    ended = rollout.episodes.ended_B.tolist()
     for name, judge in {"gold": gold.judge, **gold.also}.items():
-        tally.add_all(f"ppo/{name}", torch.tensor(judge(mine, texts, ended)))
+        marks = judge(gold.prompts, texts, ended) if learner.accelerator.is_main_process else ()
+        tally.add_all(f"ppo/{name}", torch.tensor(marks))
     tally.add_all("ppo/gold_proxy", rollout.score_B)
     tally.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
     return tally.means(learner.total)

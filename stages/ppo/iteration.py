@@ -7,8 +7,9 @@ from stages.ppo import metrics
 from stages.ppo.diagnostics import check_finite, check_starting_kl
 from stages.ppo.learner import Learner
 from stages.ppo.pretraining import PretrainingStream
-from stages.ppo.randomness import endless_order, generator_for
-from stages.ppo.rollout import experience, read_episodes, roll_out
+from stages.ppo.randomness import EVERY_RANK, endless_order, generator_for
+from stages.ppo.rollout import experience
+from stages.ppo.shares import answered
 from stages.ppo.tally import Tally
 
 
@@ -27,23 +28,19 @@ def iterate(
     many neighbouring episodes models read in one row. Raises UnhealthyRunError where a check that
     holds by construction fails.
     """
-    config, rank = learner.config, learner.accelerator.process_index
-    tally, watch = Tally(), _Stopwatch()
-    with learner.accelerator.autocast():
-        generator = generator_for(learner.seed, "rollout", iteration, rank)
-        mine = _share(learner, prompts, iteration)
-        episodes = roll_out(learner.models, mine, config.sampling, generator, sharing=sharing)
-        watch.lap("time/rollout_s")
-        rollout = read_episodes(
-            learner.models,
-            episodes,
-            temperature=config.sampling.temperature,
-            batch_size=config.micro_batch_size,
-        )
+    config, tally, watch = learner.config, Tally(), _Stopwatch()
+    rollout = answered(
+        learner,
+        _asked(learner, prompts, iteration),
+        generator_for(learner.seed, "rollout", iteration, EVERY_RANK),
+        together=config.responses_per_prompt,
+        sharing=sharing,
+        sampled=lambda: watch.lap("time/rollout_s"),
+    )
     check_finite(rollout)
     if iteration == 0:
         check_starting_kl(rollout.old_BT - rollout.reference_BT)
-    data, reward_BT = experience(rollout, config, kl_coefficient, learner.total)
+    data, reward_BT = experience(rollout, config, kl_coefficient)
     watch.lap("time/scoring_s")
     learner.update(data, examples, iteration, tally)
     watch.lap("time/update_s")
@@ -53,23 +50,22 @@ def iterate(
     found = metrics.with_standard_error(means, config.episodes_per_rollout)
     return {
         **found,
-        "ppo/explained_variance": metrics.explained_variance(data, learner.total),
+        "ppo/explained_variance": metrics.explained_variance(data),
         "ppo/kl_coefficient": kl_coefficient,
         "ppo/learning_rate": learner.learning_rate,
         **watch.seconds,
     }
 
 
-def _share(learner: Learner, prompts: Sequence[list[int]], iteration: int) -> list[list[int]]:
-    """This rank's prompts of the iteration, each as often as it is answered.
+def _asked(learner: Learner, prompts: Sequence[list[int]], iteration: int) -> list[list[int]]:
+    """The iteration's prompts, each as often as it is answered.
 
     Every pass over the prompts has its own order.
     """
     times = learner.config.responses_per_prompt
     count = learner.config.episodes_per_rollout // times
     places = endless_order(len(prompts), iteration * count, count, learner.seed, "prompts")
-    ranks, rank = learner.accelerator.num_processes, learner.accelerator.process_index
-    return [prompts[place] for place in places[rank::ranks] for _ in range(times)]
+    return [prompts[place] for place in places for _ in range(times)]
 
 
 class _Stopwatch:

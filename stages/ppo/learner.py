@@ -1,80 +1,74 @@
 """The update: minibatches of one rollout, PPO and pretraining gradients, one optimiser step each.
 
 Gradients are sums over global counts, added up over micro-batches and ranks, so how the work is
-cut changes nothing. Policy and critic are two networks in one optimiser; each has its own learning
-rate and its own gradient clip.
+cut changes nothing: every rank has the whole rollout and computes its part of each minibatch.
+Policy and critic are two networks, each with its own learning rate and its own gradient clip.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad
 
 from stages.config import PPOConfig
 from stages.ppo import objective
-from stages.ppo.averaging import MovingAverage, copy_weights, weights_in_place
+from stages.ppo.averaging import MovingAverage, weights_in_place
 from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
-from stages.ppo.models import Models, trained_parameters
+from stages.ppo.models import Models
+from stages.ppo.networks import Network, divide_frozen, network, restore_into, state_of
 from stages.ppo.pretraining import PretrainingStream, pretraining_nll
-from stages.ppo.randomness import generator_for
+from stages.ppo.randomness import EVERY_RANK, generator_for
 from stages.ppo.reading import lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
-
-BETAS = (0.9, 0.95)  # Ouyang et al. 2022, appendix C
-WEIGHT_DECAY = 0.0  # the paper does not say
-EPSILON = 1e-5  # the paper does not say; Ziegler et al.'s code has 1e-5
+from stages.sharded_state import scatter_weights
 
 
 class Learner:
-    """Everything that an update changes: two networks, the optimiser, the moving average."""
+    """Everything that an update changes: two networks, their optimisers, the moving average."""
 
     def __init__(
         self, models: Models, config: PPOConfig, accelerator: Accelerator, seed: int
     ) -> None:
         self.models, self.config, self.accelerator, self.seed = models, config, accelerator, seed
-        self.policy = trained_parameters(models.policy)
-        self.critic = trained_parameters(models.critic)
-        groups = [
-            {"params": list(self.policy.values()), "lr": config.learning_rate},
-            {"params": list(self.critic.values()), "lr": config.critic_learning_rate},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        limit = config.max_gradient_norm
+        self.policy: Network = network(models.policy, limit, accelerator)
+        self.critic: Network = network(models.critic, limit, accelerator)
+        for frozen in (models.reference, models.reward):
+            divide_frozen(frozen, accelerator)
+        self.learning_rate = config.learning_rate  # the policy's, as of the last update
+        self.critic_learning_rate = config.critic_learning_rate
         self.rate_scale = 1.0  # of both learning rates; a rollback lowers it
         decay = config.ema_decay
-        self.average = None if decay is None else MovingAverage(self.policy, decay)
+        self.average = None if decay is None else MovingAverage(self.policy.held(), decay)
 
     def update(
         self, data: Experience, examples: PretrainingStream | None, iteration: int, tally: Tally
     ) -> None:
         """All minibatches of all inner epochs; UnhealthyRunError before a step that would spoil."""
-        policy, critic = self.optimizer.param_groups
         warm = objective.warm_up(iteration, self.config.warmup_iterations)
-        policy["lr"] = self.config.learning_rate * warm * self.rate_scale
-        critic["lr"] = self.config.critic_learning_rate * self.rate_scale
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        size = self.config.minibatch // ranks
+        self.learning_rate = self.config.learning_rate * warm * self.rate_scale
+        self.critic_learning_rate = self.config.critic_learning_rate * self.rate_scale
         for epoch in range(self.config.inner_epochs):
-            generator = generator_for(self.seed, "minibatches", iteration, epoch, rank)
+            generator = generator_for(self.seed, "minibatches", iteration, epoch, EVERY_RANK)
             order = shuffled(data.episodes, generator)
-            for place, rows in enumerate(torch.split(order, size)):
+            for place, rows in enumerate(torch.split(order, self.config.minibatch)):
                 first = epoch == 0 and place == 0
                 self._ppo_gradients(data, rows, tally, first=first)
                 if examples is not None:
                     self._pretraining_gradients(examples, tally, compared=first)
                 self._step(tally)
 
-    @property
-    def learning_rate(self) -> float:
-        """The policy's, as of the last update."""
-        return float(self.optimizer.param_groups[0]["lr"])
+    def autocast(self) -> torch.autocast:
+        """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
+        precision, kind = self.accelerator.mixed_precision, self.accelerator.device.type
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(kind, dtype, enabled=precision in ("fp16", "bf16"))
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -89,52 +83,57 @@ class Learner:
         if weights is None:
             yield
         else:
-            with weights_in_place(self.policy, weights):
+            with weights_in_place(self.policy.held(), weights):
                 yield
 
     def copy_of_result(self) -> dict[str, Tensor]:
-        """The weights that would be the result if training ended now."""
+        """What this rank holds of the weights that would be the result if training ended now."""
         with self.result_weights():
-            return {name: p.detach().clone() for name, p in self.policy.items()}
+            return {name: x.clone() for name, x in self.policy.held().items()}
 
     def state(self) -> dict[str, Any]:
-        """All that an update changes, for a checkpoint."""
+        """All that an update changes, for a checkpoint: whole tensors however it is sharded.
+
+        Every rank must call it, and `restore`; the first one gets, and gives, the tensors.
+        """
+        average = None if self.average is None else self.policy.whole(self.average.average)
         return {
-            "policy": {name: p.detach() for name, p in self.policy.items()},
-            "critic": {name: p.detach() for name, p in self.critic.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.average,
+            "policy": state_of(self.policy),
+            "critic": state_of(self.critic),
+            "average": average,
             "rate_scale": self.rate_scale,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        copy_weights(self.policy, state["policy"])
-        copy_weights(self.critic, state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad(set_to_none=True)
-        self.rate_scale = state["rate_scale"]
+        """Go on from what `state` returned, on as many ranks and as sharded as may be."""
         if self.average is not None:
-            self.average.average = {
-                name: mean.to(self.accelerator.device) for name, mean in state["average"].items()
-            }
+            self.average.average = self.held_of(state["average"])
+        restore_into(self.policy, state["policy"])
+        restore_into(self.critic, state["critic"])
+        self.rate_scale = state["rate_scale"]
+
+    def held_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's parts of the first rank's weights; the policy's own are lost."""
+        scatter_weights(self.policy.parameters, weights)
+        return {name: x.clone() for name, x in self.policy.held().items()}
 
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
         clip, temperature = self.config.clip, self.config.sampling.temperature
-        count = float(self.total(data.episodes.response_BT[rows].sum()))
+        count = float(data.episodes.response_BT[rows].sum())
+        mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
         worst = torch.zeros((), device=rows.device)
-        for part in by_length(data.episodes, rows, self.config.micro_batch_size):
+        for part in by_length(data.episodes, mine, self.config.micro_batch_size):
             batch = data.take(part)
             mask_BT = batch.episodes.response_BT
             token_N, old_N = batch.episodes.response_tokens()[mask_BT], batch.old_BT[mask_BT]
             advantage_N = batch.advantage_BT[mask_BT]
-            with self.accelerator.autocast():
+            with self.autocast():
                 layout = lay_out(batch.episodes)
-                logits_NV = response_logits(self.models.policy, layout)
-                value_N = response_values(self.models.critic, layout)
+                logits_NV = response_logits(self.policy.model, layout)
+                value_N = response_values(self.critic.model, layout)
             new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
-            torch.autograd.backward(loss)
+            self.policy.backward(loss)
             critic_loss = objective.value_loss(
                 value_N,
                 batch.value_BT[mask_BT],
@@ -142,7 +141,7 @@ class Learner:
                 clip=self.config.value_clip,
                 count=count,
             )
-            torch.autograd.backward(critic_loss)
+            self.critic.backward(critic_loss)
             with torch.no_grad():
                 worst = torch.maximum(worst, ((new_N - old_N).exp() - 1.0).abs().max())
                 spared_N = objective.clipped(new_N, old_N, advantage_N, clip)
@@ -162,49 +161,39 @@ class Learner:
         mix = self.config.pretraining
         assert mix is not None
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        count = max(ranks, round(mix.examples_per_episode * self.config.minibatch))
+        count = max(1, round(mix.examples_per_episode * self.config.minibatch))
         drawn = examples.next(count)
         predicted = int(drawn[1][:, 1:].sum())  # over all ranks
         divisor = predicted if mix.normaliser == "token" else count
-        ids_BL, mask_BL = (x_BL[rank::ranks].to(self.accelerator.device) for x_BL in drawn)
+        # Blank rows, so that all ranks make equally many passes.
+        even = (pad(x_BL, (0, 0, 0, -count % ranks)) for x_BL in drawn)
+        ids_BL, mask_BL = (x_BL[rank::ranks].to(self.accelerator.device) for x_BL in even)
         size = self.config.micro_batch_size or len(ids_BL)
-        before = _gradients(self.policy) if compared else []
+        before = self.policy.gradients() if compared else []
         for part_BL, part_mask_BL in zip(
             torch.split(ids_BL, size), torch.split(mask_BL, size), strict=True
         ):
-            with self.accelerator.autocast():
-                nll = pretraining_nll(self.models.policy, part_BL, part_mask_BL)
-            torch.autograd.backward(mix.coefficient * nll / divisor)
+            with self.autocast():
+                nll = pretraining_nll(self.policy.model, part_BL, part_mask_BL)
+            self.policy.backward(mix.coefficient * nll / divisor)
             tokens = int(part_mask_BL[:, 1:].sum())
             tally.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
-        if compared:
-            added = list(torch._foreach_sub(_gradients(self.policy), before))
-            ratio = nn.utils.get_total_norm(added) / nn.utils.get_total_norm(before)
+        if before:
+            added = list(torch._foreach_sub(self.policy.gradients(), before))
+            ratio = self.policy.norm(added) / self.policy.norm(before)
             tally.add("ppo/pretraining_gradient_ratio", ratio)
 
     def _step(self, tally: Tally) -> None:
-        limit = self.config.max_gradient_norm or math.inf  # inf only measures
-        for name, parameters in (("gradient", self.policy), ("critic_gradient", self.critic)):
-            self._add_over_ranks(list(parameters.values()))
-            norm = nn.utils.clip_grad_norm_(parameters.values(), limit)
+        for name, trained, rate in (
+            ("gradient", self.policy, self.learning_rate),
+            ("critic_gradient", self.critic, self.critic_learning_rate),
+        ):
+            norm = trained.step(rate)
             if not torch.isfinite(norm):
                 raise RecoverableRunError(
                     f"the {name.replace('_', ' ')} is not finite: the learning rate is too high "
                     "or a score is not finite; lower learning_rate, or set score_clip"
                 )
             tally.add(f"ppo/{name}_norm", norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.step(self.policy)
-
-    def _add_over_ranks(self, parameters: list[nn.Parameter]) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = self.total(parameter.grad)
-
-
-def _gradients(parameters: dict[str, nn.Parameter]) -> list[Tensor]:
-    return [p.grad.clone() for p in parameters.values() if p.grad is not None]
+            self.average.step(self.policy.held())

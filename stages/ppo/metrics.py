@@ -4,8 +4,6 @@ Scores are the reward model's before any rule; the reward adds the KL penalty an
 KL is of the policy from the reference, estimated from the sampled tokens.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from stages.ppo import objective
@@ -40,12 +38,12 @@ def count_rewards(tally: Tally, reward_BT: Tensor) -> None:
     tally.add_all("ppo/reward", reward_BT.sum(-1))
 
 
-def explained_variance(data: Experience, total: Callable[[Tensor], Tensor]) -> float:
-    """Of the returns by the values before the update, over the tokens of all ranks."""
+def explained_variance(data: Experience) -> float:
+    """Of the returns by the values before the update, over all tokens."""
     mask_BT = data.episodes.response_BT
     return_N, value_N = data.return_BT[mask_BT], data.value_BT[mask_BT]
-    residual_3 = total(objective.moments(return_N - value_N))
-    return float(objective.explained_variance(residual_3, total(objective.moments(return_N))))
+    residual_3 = objective.moments(return_N - value_N)
+    return float(objective.explained_variance(residual_3, objective.moments(return_N)))
 
 
 def with_standard_error(means: dict[str, float], episodes: int) -> dict[str, float]:

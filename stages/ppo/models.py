@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reward_models.model import RewardModel
 from stages.adaptation.sets import share_frozen, twin
 from stages.families import Full, Restricted
-from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,17 @@ def load_models(
 
     The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
     would be the base before fine-tuning. The critic starts from the reward model (appendix C.4), as
-    a set of the same family. What is frozen in several of the four is in memory once.
+    a set of the same family. What is frozen in several of the four is in memory once: a reward
+    model that belongs on the policy's base takes that one over and never loads another.
     """
     tokenizer = load_tokenizer(policy)
-    reward = RewardModel.load(reward_model)
+    base = load_base(policy)
+    spare = None if isinstance(adaptation, Full) else twin(base.requires_grad_(False))
+    reward = RewardModel.load(reward_model, spare)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        trained = adapt(load_policy(policy), adaptation, tokenizer)
+        trained = adapt(with_saved_set(base, policy), adaptation, tokenizer)
     share_frozen(trained, reward)
     reward.bias.requires_grad_(True)  # the critic trains a bias of its own
     reference, critic = twin(trained), twin(reward)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stages.data.padding import pad_right
 from stages.data.text_stream import TextStream
@@ -80,7 +80,7 @@ class PretrainingStream:
         )
 
 
-def pretraining_nll(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+def pretraining_nll(model: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """Summed negative log-likelihood in nats of every token but each example's first, float32."""
     position_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
     logits_BLV = model(input_ids=ids_BL, position_ids=position_BL, use_cache=False).logits

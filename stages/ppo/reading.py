@@ -13,10 +13,8 @@ list,  V vocabulary.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
-from reward_models.model import RewardModel
 from stages.data.padding import positions
 from stages.ppo.episodes import Episodes
 from stages.shared_prompt import tree_mask
@@ -43,8 +41,11 @@ def lay_out(episodes: Episodes) -> Layout:
     return _rows(episodes) if episodes.sharing == 1 else _trees(episodes)
 
 
-def response_logits(policy: PreTrainedModel, layout: Layout) -> Tensor:
-    """logits_NV that predict the response tokens, episode after episode."""
+def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
+    """logits_NV that predict the response tokens, episode after episode.
+
+    `policy` is a causal language model, or an engine around one.
+    """
     mask = layout.mask if layout.mask.is_floating_point() else layout.mask.long()
     output = policy(
         input_ids=layout.ids_BL,
@@ -57,17 +58,17 @@ def response_logits(policy: PreTrainedModel, layout: Layout) -> Tensor:
     return logits_BLV.flatten(0, 1).index_select(0, layout.place_N)
 
 
-def response_values(critic: RewardModel, layout: Layout) -> Tensor:
-    """value_N before each response token, read where the token is predicted."""
+def response_values(critic: nn.Module, layout: Layout) -> Tensor:
+    """value_N before each response token, read where it is predicted; `critic`: a RewardModel."""
     return _read(critic, layout).index_select(0, layout.place_N)
 
 
-def response_scores(reward: RewardModel, layout: Layout) -> Tensor:
-    """score_E at the last token of each response."""
+def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
+    """score_E at the last token of each response; `reward` is a RewardModel."""
     return _read(reward, layout).index_select(0, layout.place_E)
 
 
-def _read(model: RewardModel, layout: Layout) -> Tensor:
+def _read(model: nn.Module, layout: Layout) -> Tensor:
     length = layout.ids_BL.shape[1]
     read_L = torch.arange(length - layout.kept, length, device=layout.ids_BL.device)
     read_BL = read_L.expand(len(layout.ids_BL), -1)

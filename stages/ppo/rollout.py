@@ -1,6 +1,6 @@
 """A rollout: responses to a batch of prompts, scored by the reward model and read by all models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -55,13 +55,19 @@ def roll_out(
     sampling: SamplingConfig,
     generator: torch.Generator,
     *,
+    rows: Sequence[int] | None = None,
     sharing: int = 1,
 ) -> Episodes:
-    """One response to each prompt from the policy as it is; `sharing` neighbours are one prompt."""
+    """One response to each prompt, or to those at `rows`, from the policy as it is.
+
+    `sharing` neighbours have one prompt.
+    """
+    rows = range(len(prompts)) if rows is None else rows
     responses = generate_responses(
-        models.policy, models.tokenizer, prompts, sampling, generator=generator
+        models.policy, models.tokenizer, prompts, sampling, generator=generator, rows=rows
     )
-    return Episodes.build(prompts, responses, models.policy.device, sharing=sharing)
+    asked = [prompts[row] for row in rows]
+    return Episodes.build(asked, responses, models.policy.device, sharing=sharing)
 
 
 def read_episodes(
@@ -93,12 +99,9 @@ def read_episodes(
 
 
 def experience(
-    rollout: Rollout,
-    config: PPOConfig,
-    kl_coefficient: float,
-    total: Callable[[Tensor], Tensor],
+    rollout: Rollout, config: PPOConfig, kl_coefficient: float
 ) -> tuple[Experience, Tensor]:
-    """Advantages and returns, and the rewards they come from. `total` adds up over ranks."""
+    """Advantages and returns, and the rewards they come from."""
     mask_BT = rollout.episodes.response_BT
     score_B = objective.final_scores(
         rollout.score_B,
@@ -114,7 +117,7 @@ def experience(
     )
     return_BT = advantage_BT + rollout.value_BT
     if config.whiten_advantages:
-        moments_3 = total(objective.moments(advantage_BT[mask_BT]))
+        moments_3 = objective.moments(advantage_BT[mask_BT])
         advantage_BT = objective.standardise(advantage_BT, mask_BT, moments_3)
     read = (rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
     return Experience(rollout.episodes, *read), reward_BT

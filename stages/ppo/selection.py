@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stages.ppo.learner import Learner
-from stages.ppo.randomness import generator_for
-from stages.ppo.rollout import Rollout, read_episodes, roll_out
+from stages.ppo.randomness import EVERY_RANK, generator_for
+from stages.ppo.rollout import Rollout
+from stages.ppo.shares import answered
 from stages.ppo.tally import Tally
 
 
@@ -29,18 +30,9 @@ def validate(learner: Learner, prompts: Sequence[list[int]]) -> dict[str, float]
 
 
 def answer(learner: Learner, prompts: Sequence[list[int]]) -> Rollout:
-    """This rank's share of the prompts, answered by the result's weights and read by all models.
+    """The prompts, answered by the result's weights and read by all models.
 
-    The share is every `ranks`-th prompt; the draws are the same every time.
+    The draws are the same every time.
     """
-    accelerator, sampling = learner.accelerator, learner.config.sampling
-    mine = prompts[accelerator.process_index :: accelerator.num_processes]
-    generator = generator_for(learner.seed, "validation", accelerator.process_index)
-    with learner.result_weights(), accelerator.autocast():
-        episodes = roll_out(learner.models, mine, sampling, generator)
-        return read_episodes(
-            learner.models,
-            episodes,
-            temperature=sampling.temperature,
-            batch_size=learner.config.micro_batch_size,
-        )
+    with learner.result_weights():
+        return answered(learner, prompts, generator_for(learner.seed, "validation", EVERY_RANK))

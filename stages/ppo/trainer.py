@@ -3,26 +3,31 @@
 An own loop on accelerate rather than a subclass of `transformers.Trainer`: two trained networks,
 two frozen ones, a rollout before every update, pretraining gradients in the same buffers and a
 moving average are each a few lines here, and each an override against the grain there. accelerate
-gives the device, the ranks and the precision.
+gives the device, the ranks and the precision; how the networks are divided among ranks is
+`stages/ppo/networks.py`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Prompt, write_jsonl
-from stages.config import Config, PPOConfig
+from stages.config import PPOConfig
 from stages.data.template import prompt_ids
 from stages.models import save_policy, tokenizer_hash
+from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.course import Course
 from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
-from stages.ppo.models import Models, load_models
+from stages.ppo.models import Models, load_models, trained_parameters
+from stages.ppo.networks import loaded_whole
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.sharing import obstacle_to_sharing
 from stages.progress import Report
@@ -55,20 +60,20 @@ def train_ppo(
     that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
     """
     accelerator = Accelerator()
-    _check_given("pretraining", config.pretraining, given=pretraining is not None)
-    _check_given("validation", config.validation, given=bool(validation))
-    _check_given("gold", config.gold, given=gold is not None)
+    given = {"pretraining": pretraining, "validation": validation, "gold": gold}
+    _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
-    models = load_models(
-        policy, reward_model, config.adaptation, seed=seed, device=accelerator.device
-    )
+    load = partial(load_models, policy, reward_model, config.adaptation, seed=seed)
+    with loaded_whole(accelerator):
+        models = load(device=accelerator.device)
+    learner = Learner(models, config, accelerator, seed)
     check_reward_model(models.reward, held_out)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
     course = Course(
         config=config,
-        learner=Learner(models, config, accelerator, seed),
+        learner=learner,
         prompts=asked,
         validation=validated,
         examples=_examples(config, models.tokenizer, pretraining, seed),
@@ -78,7 +83,7 @@ def train_ppo(
         kl_coefficient=config.kl.coefficient,
     )
     course.run(_checkpoints(course, out), report)
-    _write(course, out)
+    _write(course, out, load)
 
 
 def _checkpoints(course: Course, out: Path) -> Checkpoints:
@@ -88,7 +93,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
         "config": config.model_dump(mode="json", exclude={"episodes", "checkpoint_every"}),
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
-        "processes": learner.accelerator.num_processes,
+        "format": 2,
     }
     return Checkpoints(out / "checkpoints", identity)
 
@@ -105,16 +110,27 @@ def _sharing(models: Models, prompts: Sequence[list[int]], config: PPOConfig) ->
     return 1
 
 
-def _write(course: Course, out: Path) -> None:
-    """Save the policy that was chosen, the critic, and what made the run go back, if anything."""
-    models, best, accelerator = course.learner.models, course.best, course.learner.accelerator
-    if accelerator.is_main_process:
-        with course.learner.result_weights(None if best is None else best.weights):
+def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
+    """Save the policy that was chosen, the critic, and what made the run go back, if anything.
+
+    Where weights are divided, the first rank loads the models again and gives them the weights.
+    """
+    learner, best = course.learner, course.best
+    policy, critic = learner.policy, learner.critic
+    with learner.result_weights(None if best is None else best.weights):
+        trained = {"policy": policy.whole(policy.held()), "critic": critic.whole(critic.held())}
+        if learner.accelerator.is_main_process:
+            models = learner.models
+            if policy.divides_weights:
+                with loaded_whole(learner.accelerator):
+                    models = load(device=torch.device("cpu"))
+                copy_weights(trained_parameters(models.policy), trained["policy"])
+                copy_weights(trained_parameters(models.critic), trained["critic"])
             save_policy(models.policy, models.tokenizer, out / "model")
-        models.critic.save(out / "critic")
-        if course.rollbacks:
-            write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
-    accelerator.wait_for_everyone()
+            models.critic.save(out / "critic")
+            if course.rollbacks:
+                write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
+    learner.accelerator.wait_for_everyone()
 
 
 def _tokens(models: Models, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -130,13 +146,20 @@ def _examples(
     return PretrainingStream(texts, tokenizer, mix.tokens_per_example, pack=mix.pack, seed=seed)
 
 
-def _check_given(name: str, setting: Config | None, *, given: bool) -> None:
-    if setting is not None and not given:
-        raise ValueError(f"{name} is set, but there is no {name} set to read")
-    if given and setting is None:
-        raise ValueError(
-            f"a {name} set is given, but {name} is not set, so it would have no effect"
-        )
+def _check_given(config: PPOConfig, given: set[str]) -> None:
+    """What is set must be given, and the other way round."""
+    settings = {
+        "pretraining": config.pretraining,
+        "validation": config.validation,
+        "gold": config.gold,
+    }
+    for name, setting in settings.items():
+        if setting is not None and name not in given:
+            raise ValueError(f"{name} is set, but there is no {name} set to read")
+        if setting is None and name in given:
+            raise ValueError(
+                f"a {name} set is given, but {name} is not set, so it would have no effect"
+            )
 
 
 def _check_cut(config: PPOConfig, num_prompts: int, processes: int) -> None:

@@ -42,7 +42,7 @@ def rolled_out(
     read = read_episodes(
         learner.models, episodes, temperature=config.sampling.temperature, batch_size=None
     )
-    return experience(read, config, kl, learner.total)
+    return experience(read, config, kl)
 
 
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11], [5]] * 2
@@ -143,7 +143,7 @@ def test_detail_08_rollout_and_update_read_the_same_log_probabilities(
 def test_detail_09_adam_s_epsilon_is_that_of_the_code_behind_each_stage(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    optimizer = tiny_learner(world, tiny_config()).optimizer
+    optimizer = tiny_learner(world, tiny_config()).policy.optimizer
     assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
     chosen = sft_arguments(SFTConfig(micro_batch_size=1), tmp_path, 0, validated=False)
@@ -184,8 +184,8 @@ def test_detail_16_inner_epochs_and_minibatches_are_settings(
     learner = tiny_learner(world, config)
     data, _ = rolled_out(learner, PROMPTS)
     learner.update(data, None, 0, Tally())
-    [first, *_] = learner.policy.values()
-    assert int(learner.optimizer.state[first]["step"]) == steps
+    [first, *_] = learner.policy.parameters.values()
+    assert int(learner.policy.optimizer.state[first]["step"]) == steps
 
 
 def test_detail_17_the_score_is_earned_by_the_last_token_alone(world: tuple[Path, Path]) -> None:

@@ -86,13 +86,13 @@ def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(
     sampling = learner.config.sampling
     episodes = roll_out(learner.models, prompts, sampling, generator_for(0, "test"))
     rollout = read_episodes(learner.models, episodes, temperature=1.0, batch_size=None)
-    data, _ = experience(rollout, learner.config, 0.1, learner.total)
+    data, _ = experience(rollout, learner.config, 0.1)
     with torch.no_grad():
-        next(iter(learner.policy.values())).mul_(1.01)
-    before = [p.clone() for p in learner.policy.values()]
+        next(iter(learner.policy.parameters.values())).mul_(1.01)
+    before = [p.clone() for p in learner.policy.parameters.values()]
     with pytest.raises(UnhealthyRunError, match="off 1 by"):
         learner.update(data, None, 0, Tally())
-    for old, new in zip(before, learner.policy.values(), strict=True):
+    for old, new in zip(before, learner.policy.parameters.values(), strict=True):
         assert torch.equal(old, new)
 
 
@@ -105,11 +105,11 @@ def test_a_reference_that_is_not_the_policy_is_stopped() -> None:
 
 def test_gradients_that_are_not_finite_never_reach_the_weights(world: tuple[Path, Path]) -> None:
     learner = tiny_learner(world, tiny_config())
-    for parameter in learner.policy.values():
+    for parameter in learner.policy.parameters.values():
         parameter.grad = torch.full_like(parameter, float("nan"))
     with pytest.raises(UnhealthyRunError, match="learning_rate"):
         learner._step(Tally())
-    assert all(p.isfinite().all() for p in learner.policy.values())
+    assert all(p.isfinite().all() for p in learner.policy.parameters.values())
 
 
 def test_pad_that_is_eos_is_refused(world: tuple[Path, Path]) -> None:

@@ -63,6 +63,12 @@ def texts_file(folder: Path, texts: Sequence[str] = TEXTS) -> Path:
     return path
 
 
+def _pretraining(folder: Path) -> Path:
+    """The texts; several ranks must not all write them."""
+    path = folder / "texts.jsonl"
+    return path if path.exists() else texts_file(folder)
+
+
 def train(
     world: tuple[Path, Path],
     out: Path,
@@ -76,7 +82,7 @@ def train(
         policy=world[0],
         reward_model=world[1],
         prompts=PROMPTS,
-        pretraining=texts_file(world[0].parent) if config.pretraining else None,
+        pretraining=_pretraining(world[0].parent) if config.pretraining else None,
         validation=PROMPTS[:5] if config.validation else (),
         held_out=held_out,
         out=out,

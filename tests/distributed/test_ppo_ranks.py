@@ -1,0 +1,153 @@
+"""Stage three on several ranks, sharded or not, does what one process does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.ranks import Sharding, run_ranks
+from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world
+
+World = tuple[Path, Path]
+ALL: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+SETTINGS: dict[str, Any] = {
+    "validation": {"every": 2},
+    "ema_decay": 0.9,
+    "pretraining": {"examples_per_episode": 0.75, "coefficient": 0.5, "tokens_per_example": 8},
+}
+
+
+def brief(cases: Sequence[Any], *kept: Any) -> list[Any]:
+    """All cases; those that are not `kept` are marked slow."""
+    slow = pytest.mark.slow
+    each = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [
+        pytest.param(*values, marks=() if case in kept else slow)
+        for case, values in zip(cases, each, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def trained(world: World, out: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
+    return metrics_of(world, out, tiny_config(**settings))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for folder in (out / "model", out / "critic"):
+        for file in sorted(folder.glob("*.safetensors")):
+            found |= {f"{folder.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
+    return found
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name, weight in mine.items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def assert_same_course(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
+    assert len(mine) == len(theirs) > 0
+    for step, other in zip(mine, theirs, strict=True):
+        for name, value in other.items():
+            if not name.startswith("time/"):
+                assert step[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(ALL, "zero2", "zero3", "fsdp2"))
+def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
+    alone = trained(world, tmp_path / "one", SETTINGS)
+    if sharding == "zero3-offload":  # its gradients are on their way until the step
+        for step in alone:
+            del step["ppo/pretraining_gradient_ratio"]
+    found = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
+    assert_same_course(found[0], alone)
+    assert found[1] == []
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 2, "alpha": 4},
+    "prefix": {"length": 3},
+    "bottleneck": {"width": 4},
+    "bitfit": {},
+    "prompt": {"length": 3},
+    "ptuning-v2": {"length": 3},
+}
+
+
+SETS = [(family, sharding) for sharding in ("zero2", "zero3", "fsdp2") for family in FAMILIES]
+SETS.remove(("prompt", "fsdp2"))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("family", "sharding"),
+    brief(SETS, ("lora", "zero3"), ("prefix", "zero2"), ("bottleneck", "fsdp2")),
+)
+def test_a_set_is_trained_as_by_one(
+    world: World, tmp_path: Path, family: str, sharding: Sharding
+) -> None:
+    settings = {"adaptation": {"family": family, **FAMILIES[family]}}
+    alone = trained(world, tmp_path / "one", settings)
+    found = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(found[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+MOVES: list[tuple[Sharding, Sharding]] = [
+    ("zero2", "none"),
+    ("none", "zero3"),
+    ("zero3", "fsdp2"),
+    ("fsdp2", "ddp"),
+    ("zero1", "zero3-offload"),
+]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("first", "then"), brief(MOVES, *MOVES[:2]))
+def test_a_run_goes_on_under_another_sharding(
+    world: World, tmp_path: Path, first: Sharding, then: Sharding
+) -> None:
+    unbroken = trained(world, tmp_path / "unbroken", SETTINGS)
+    begun = somehow(world, tmp_path / "moved", SETTINGS | {"episodes": 16}, first)
+    rest = somehow(world, tmp_path / "moved", SETTINGS, then)
+    for step in (*unbroken, *begun, *rest):
+        step.pop("ppo/pretraining_gradient_ratio", None)
+    assert_same_course(begun, unbroken[:2])
+    assert_same_course(rest, unbroken[2:])
+    assert_alike(tmp_path / "unbroken", tmp_path / "moved")
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
+def test_four_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
+    alone = trained(world, tmp_path / "one", SETTINGS)
+    found = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
+    assert_same_course(found[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "four")
+
+
+@pytest.mark.distributed
+def test_a_soft_prompt_under_fsdp2_is_refused_in_words(world: World, tmp_path: Path) -> None:
+    settings = {"adaptation": {"family": "prompt", **FAMILIES["prompt"]}}
+    with pytest.raises(AssertionError, match="family prompt does not work with --sharding fsdp2"):
+        run_ranks(trained, world, tmp_path / "two", settings, sharding="fsdp2")
+
+
+def somehow(
+    world: World, out: Path, settings: dict[str, Any], sharding: Sharding
+) -> list[dict[str, float]]:
+    if sharding == "none":
+        return trained(world, out, settings)
+    return run_ranks(trained, world, out, settings, sharding=sharding)[0]
