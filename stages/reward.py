@@ -10,32 +10,28 @@
 
 import json
 import logging
-import os
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, assert_never
 
 import torch
-from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
-from stages.checkpoints import last_checkpoint
 from stages.config import Probe, RewardConfig
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report
-from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward_held_out import held_out_report, score_elements
+from stages.ranked_prompts import RankedPrompt, split_rankings
+from stages.reward_held_out import Scores, held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
 from stages.shared_prompt import Layout, Weigh, choose_layout
-from stages.training_arguments import training_arguments
+from stages.training_arguments import num_ranks, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +55,32 @@ def train_reward(
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     tokenizer = load_tokenizer(base)
-    limit, reasons = config.max_tokens, config.learn_from_skips
-    elements, left_out = ranked_prompts(
-        tokenizer, tasks, rankings, max_tokens=limit, learn_from_skips=reasons
-    )
-    train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
-    logger.info(
-        "%d prompts to learn from, %d held out; left out: %s", len(train), len(held), left_out
-    )
+    split = split_rankings(config, tokenizer, tasks, rankings, seed)
+    train, held = split.train, split.held_out
+    told = (len(train), len(held), split.left_out)
+    logger.info("%d prompts to learn from, %d held out; left out: %s", *told)
     model = new_reward_model(config, base, seed)
-    layout = choose_layout(model, elements)
-    fit(config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report)
-    model.trained_on(tokenizer_hash(tokenizer), {ranking.kind for ranking in rankings})
-    found = held_out_report(model, held, layout, rankings, seed=seed)  # probabilities as learnt
-    shown = _scores(model, tokenizer, demonstrations)
-    if config.scale == "held_out":
-        model.set_scale(pstdev(x for row in score_elements(model, held, layout) for x in row))
-    elif config.scale == "demonstrations":
-        model.set_scale(pstdev(shown))
+    layout = layout_for(model, split.elements, out / "checkpoints")
+    trainer = fit(
+        config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
+    )
+    kinds: set[str] = {ranking.kind for ranking in rankings}
+    found = held_out_report(trainer.scorer, held, layout, rankings, kinds=kinds, seed=seed)
+    shown = _scores(trainer.scorer, tokenizer, demonstrations)
+    deviation = _deviation(config, shown, lambda: score_elements(trainer.scorer, held, layout))
+    whole = trainer.whole(lambda: new_reward_model(config, base, seed))
+    if whole is None or not trainer.is_world_process_zero():
+        return
+    whole.trained_on(tokenizer_hash(tokenizer), kinds)
+    if deviation is not None:
+        whole.set_scale(deviation)
     if shown:
-        model.set_bias(fmean(shown) / model.card.divided_by)
-    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
-    found |= {"demonstrations": len(demonstrations), "bias": model.bias.item()}
-    found |= {"scale": config.scale, "divided_by": model.card.divided_by}
-    if PartialState().is_main_process:
-        model.save(out / "model", tokenizer)
-        _write_json(out / "held_out.json", found)
+        whole.set_bias(fmean(shown) / whole.card.divided_by)
+    found |= {"trained_prompts": len(train), "left_out": asdict(split.left_out), "seed": seed}
+    found |= {"demonstrations": len(demonstrations), "bias": whole.bias.item()}
+    found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
+    whole.save(out / "model", tokenizer)
+    _write_json(out / "held_out.json", found)
 
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
@@ -115,17 +111,16 @@ def fit(
     checkpoints: Path,
     seed: int,
     report: Report,
-) -> None:
-    """Train `model` in place on the elements, and leave it in eval mode."""
+) -> RewardTrainer:
+    """Train `model` on the elements; the trainer knows how to score with it and how to save it."""
     arguments = _arguments(config, checkpoints, seed)
     trainer = RewardTrainer(model, arguments, elements, layout, _weigh(config), report)
-    checkpoint = last_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    model.eval()
+    trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
+    return trainer
 
 
 def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingArguments:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # what every launcher sets
+    ranks = num_ranks()
     micro = config.micro_prompts or max(config.prompts_per_batch // ranks, 1)
     if config.prompts_per_batch % (micro * ranks):
         raise ValueError(
@@ -153,13 +148,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "seed": seed,
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
-    arguments = training_arguments(TrainingArguments, ours, defaults | config.trainer)
-    if arguments.world_size != ranks:
-        raise ValueError(
-            f"{ranks} processes were started, but {arguments.world_size} found one another; "
-            "start them with --processes, or with accelerate launch"
-        )
-    return arguments
+    return training_arguments(TrainingArguments, ours, defaults | config.trainer)
 
 
 def _weigh(config: RewardConfig) -> Weigh:
@@ -170,6 +159,21 @@ def _weigh(config: RewardConfig) -> Weigh:
             return keep_rankings
         case _:
             assert_never(config.batch_element)
+
+
+def _deviation(
+    config: RewardConfig, demonstrated: Sequence[float], held_out: Callable[[], Scores]
+) -> float | None:
+    """What scores are to be divided by, if by anything; scoring what is held out takes a pass."""
+    match config.scale:
+        case "none":
+            return None
+        case "demonstrations":
+            return pstdev(demonstrated)
+        case "held_out":
+            return pstdev(score for row in held_out() for score in row)
+        case _:
+            assert_never(config.scale)
 
 
 def _scores(

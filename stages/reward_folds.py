@@ -89,9 +89,9 @@ def accuracy_on_unseen_annotators(
         model = new_reward_model(config, base, seed)
         layout = choose_layout(model, elements)
         learnt = ranked_by(train, others)
-        checkpoints = work / f"fold-{number}"
-        fit(config, model, learnt, layout, checkpoints=checkpoints, seed=seed, report=report)
-        scores = score_elements(model, held, layout)
+        place = work / f"fold-{number}"
+        trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=report)
+        scores = score_elements(trainer.scorer, held, layout)
         inside.append(comparisons(held, scores, others))
         outside.append(comparisons(held, scores, group))
     rng = np.random.default_rng(seed)

@@ -76,9 +76,12 @@ def held_out_report(
     layout: Layout,
     rankings: Sequence[Ranking],
     *,
+    kinds: Collection[str],
     seed: int,
 ) -> dict[str, Any]:
-    """What `held_out.json` holds. The ceiling is estimated from all rankings, held out or not.
+    """What `held_out.json` holds; `kinds` are those of the labels.
+
+    The ceiling is estimated from all rankings, held out or not.
 
     Pairs by one policy are also counted alone: telling a base's output from a fine-tuned model's is
     easy, and raises the accuracy over all pairs without helping PPO.
@@ -98,7 +101,7 @@ def held_out_report(
         "calibration_error": calibration_error(pairs),
         "length_correlation": _length_correlation(held, scores, rng),
         "ceiling": noise_ceiling(rankings, rng),
-        "label_kinds": list(model.card.label_kinds),
+        "label_kinds": sorted(kinds),
         "interval": "percentile bootstrap over prompts, 1000 draws",
     }
 

@@ -198,7 +198,8 @@ class RewardTrainer(AtomicCheckpoints):
     @property
     def scorer(self) -> RewardModel:
         """The trained model, for all ranks to score the same batches with, together."""
-        return cast(RewardModel, self.reader.eval())
+        self.reader.train(False)
+        return cast(RewardModel, self.reader)
 
     def whole(self, fresh: Callable[[], RewardModel]) -> RewardModel | None:
         """The trained model with whole parameters, on the first rank; every rank calls.

@@ -25,6 +25,7 @@ from reward_models.model import RewardModel
 from reward_models.trunk import transformer
 from stages.data.padding import pad_right, positions
 from stages.ranked_prompts import RankedPrompt
+from stages.zero_state import whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _attention_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
     """The dtype of queries, which sdpa wants a float mask to have."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
-    return next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
+    return next(p.dtype for p in model.parameters() if len(whole_shape(p)) > 1)
 
 
 def _window_obstacle(model: RewardModel, row_tokens: int) -> str | None:
