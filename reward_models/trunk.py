@@ -28,15 +28,17 @@ def load_causal(source: str | Path) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, str(source))
 
 
-def load_saved(folder: Path, card: RewardCard) -> Carrier:
+def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Carrier:
     """What a reward model saved: a whole trunk, or what belongs on the base that the card names.
 
-    Raises ValueError where that base is gone or is no longer the same.
+    `base` is used where it is that one. Raises ValueError where the card's base is gone or is no
+    longer the same.
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
         return _load(AutoModel, str(folder))
-    base = load_causal(card.base)
+    if base is None or place_of(str(base.config.name_or_path)) != card.base:
+        base = load_causal(card.base)
     found = weights_hash(base, token_tables=False)
     if found != card.base_hash:
         raise ValueError(
@@ -46,6 +48,11 @@ def load_saved(folder: Path, card: RewardCard) -> Carrier:
     if card.head_only:
         return transformer(base).requires_grad_(False)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+
+
+def place_of(name: str) -> str:
+    """How a base is named in what is saved: a folder's whole path, a hub model's name."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def transformer(carrier: Carrier) -> PreTrainedModel:
@@ -103,7 +110,7 @@ def weights_hash(model: Carrier, *, token_tables: bool = True) -> str:
         if id(weight) in left_out:
             continue
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(weight.detach().float().cpu().contiguous().flatten().numpy().data)
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from reward_models.trunk import weights_hash
+from reward_models.trunk import place_of, weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.dropout import add_residual_dropout, switch_off_dropout
@@ -86,13 +86,28 @@ def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
     folder loads on its base, frozen, as a PeftModel (which answers for its base in everything);
     ValueError where that base is gone or is no longer the same.
     """
+    base = load_base(source)
+    add_residual_dropout(base, dropout)
+    return with_saved_set(base, source)
+
+
+def load_base(source: str | Path) -> PreTrainedModel:
+    """`load_policy`'s model without the set that may be on it; its errors are the same."""
     if (Path(source) / ADAPTER_FILE).is_file():
-        return _load_adapter(Path(source), dropout=dropout)
+        return _load_base_of(Path(source))
     model = _load_causal_lm(source)
     _fit_vocabulary(model, load_tokenizer(source))
-    add_residual_dropout(model, dropout)
     model.train(False)
     return model
+
+
+def with_saved_set(base: PreTrainedModel, source: str | Path) -> PreTrainedModel:
+    """What `load_base` loaded from `source`, with the set that is saved there, if one is."""
+    if not (Path(source) / ADAPTER_FILE).is_file():
+        return base
+    adapter = PeftModel.from_pretrained(base, str(source))
+    adapter.train(False)
+    return cast(PreTrainedModel, adapter)
 
 
 def adapt(
@@ -149,7 +164,8 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 def base_note(model: PeftModel) -> str:
     """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
     held, whole = set_parameters(model)
-    base = {"name": _base_name(model), "weights_sha256": weights_hash(model)}
+    name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
+    base = {"name": place_of(name), "weights_sha256": weights_hash(model)}
     told = {**base, "set_parameters": held, "share_of_base": held / whole}
     return json.dumps(told, indent=2) + "\n"
 
@@ -209,7 +225,7 @@ def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             weight_VD[rows:] = weight_VD[:rows].mean(dim=0)
 
 
-def _load_adapter(path: Path, *, dropout: float) -> PreTrainedModel:
+def _load_base_of(path: Path) -> PreTrainedModel:
     if not (path / BASE_FILE).is_file():
         raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
     base = json.loads((path / BASE_FILE).read_text(encoding="utf-8"))
@@ -224,12 +240,5 @@ def _load_adapter(path: Path, *, dropout: float) -> PreTrainedModel:
             f"{path} was trained on base {base['weights_sha256'][:8]}…, "
             f"{base['name']} is {found[:8]}…: an adapter only fits the weights it was trained on"
         )
-    add_residual_dropout(model, dropout)
-    adapter = PeftModel.from_pretrained(model, str(path))
-    adapter.train(False)
-    return cast(PreTrainedModel, adapter)
-
-
-def _base_name(model: PeftModel) -> str:
-    name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    model.train(False)
+    return model

@@ -54,14 +54,15 @@ def share_frozen(first: nn.Module, second: nn.Module) -> None:
 
     Two parameters of one model stay two, though all norms may begin as ones.
     """
+    already = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
     free: dict[Key, list[nn.Parameter]] = {}
     for frozen in first.parameters():
-        if not frozen.requires_grad:
+        if not frozen.requires_grad and id(frozen) not in already:
             free.setdefault(_key(frozen), []).append(frozen)
     taken: dict[int, nn.Parameter] = {}
     for module in second.modules():
         for name, parameter in module._parameters.items():
-            if parameter is None or parameter.requires_grad:
+            if parameter is None or parameter.requires_grad or id(parameter) in already:
                 continue
             if id(parameter) not in taken:
                 equal = free.get(_key(parameter), [])
@@ -71,7 +72,7 @@ def share_frozen(first: nn.Module, second: nn.Module) -> None:
 
 
 def _key(parameter: nn.Parameter) -> Key:
-    return tuple(parameter.shape), float(parameter.detach().double().sum())
+    return tuple(parameter.shape), float(parameter.detach().sum(dtype=torch.float64))
 
 
 def restrict(

@@ -260,16 +260,14 @@ def test_a_run_that_was_cut_off_ends_bit_equal(cell: Cell, stage: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
-def test_restricted_roles_hold_one_base_in_memory(cell: Cell) -> None:
+def test_restricted_roles_hold_one_base_in_memory_and_load_it_once(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if cell.adaptation.family == "full":
         pytest.skip("separate copies")
-    models = load_models(
-        cell.trained_sft / "model",
-        cell.trained_reward / "model",
-        cell.adaptation,
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    trained = (cell.trained_sft / "model", cell.trained_reward / "model")
+    monkeypatch.delattr("reward_models.trunk.load_causal")  # it would load the reward model's base
+    models = load_models(*trained, cell.adaptation, seed=0, device=torch.device("cpu"))
     roles: list[torch.nn.Module] = [models.policy, models.reference, models.critic, models.reward]
     held = {p.data_ptr(): p.numel() for role in roles for p in role.parameters()}
     base = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(str(cell.base)).parameters())
