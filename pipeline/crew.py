@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.config import ExperimentConfig
+from pipeline.interface import told_to_gloo
 from pipeline.launch import Launch
 from pipeline.lineage import fingerprint
 from pipeline.local_ranks import LocalRanks, worker_command
@@ -45,7 +46,7 @@ class Crew:
         port = free_port()
         busy = self._begin(stage, port)
         command, logs = worker_command(run, stage, self.launch.told), run / ".logs"
-        with LocalRanks(self.launch.place, port, command, logs, stage) as ranks:
+        with LocalRanks(self.launch.place, port, command, logs, stage, self._further()) as ranks:
             failures: list[Failure] = []
             ends = float("inf")
             while (ranks.running or busy) and time.monotonic() < ends:
@@ -69,6 +70,11 @@ class Crew:
         for line in self.listener.lines.values():
             line.send({"begin": stage, "port": port})
         return set(self.listener.lines)
+
+    def _further(self) -> dict[str, str]:
+        if self.listener is None or not self.launch.hosts:
+            return {}
+        return told_to_gloo(next(iter(self.listener.lines.values())).own_address)
 
     def _say_who_is_missing(self, members: list[int]) -> None:
         if self.launch.hosts:

@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.interface import told_to_gloo
 from pipeline.launch import Launch
 from pipeline.local_ranks import LocalRanks, worker_command
 from pipeline.members import Line, Message, joined
@@ -57,7 +58,8 @@ def _do(launch: Launch, run: Path, stage: str, port: int, line: Line) -> None:
         missing = f"{run}/config.yaml is not there; expected storage that all hosts share"
         _fail(line, launch, [Failure(None, launch.place.host, "input", missing)])
     command, logs = worker_command(run, stage, launch.told), run / ".logs"
-    with LocalRanks(launch.place, port, command, logs, stage) as ranks:
+    further = told_to_gloo(line.own_address) if launch.hosts else {}
+    with LocalRanks(launch.place, port, command, logs, stage, further) as ranks:
         while ranks.running:
             _, failures = ranks.poll(POLL_S)
             if failures:

@@ -26,12 +26,18 @@ NOT_OURS = ("TORCHELASTIC_USE_AGENT_STORE",)  # ranks meet at a port of their st
 class LocalRanks:
     """This member's ranks of one stage, started; all are gone when the `with` block is left.
 
-    `command` is what every rank runs; it meets the others at `place.leader`:`port`. What ranks
-    other than the first print goes to `logs`/NAME-rank-N.log.
+    `command` is what every rank runs, with `further` in its environment; it meets the others at
+    `place.leader`:`port`. What ranks other than the first print goes to `logs`/STAGE-rank-N.log.
     """
 
     def __init__(
-        self, place: Place, port: int, command: Sequence[str], logs: Path, stage: str
+        self,
+        place: Place,
+        port: int,
+        command: Sequence[str],
+        logs: Path,
+        stage: str,
+        further: Mapping[str, str],
     ) -> None:
         self.place, self.logs, self.stage = place, logs, stage
         self.ends: dict[int, int] = {}  # rank → exit code
@@ -41,7 +47,8 @@ class LocalRanks:
         logs.mkdir(parents=True, exist_ok=True)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         for rank in place.ranks:
-            self.processes[rank] = self._start(rank, command, environment(place, rank, port))
+            told = {**environment(place, rank, port), **further}
+            self.processes[rank] = self._start(rank, command, told)
 
     def __enter__(self) -> Self:
         return self

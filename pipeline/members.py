@@ -38,6 +38,11 @@ class Line:
         for work in (self._read, self._beat):
             threading.Thread(target=work, daemon=True).start()
 
+    @property
+    def own_address(self) -> str:
+        """The address of this machine's end."""
+        return str(self.connection.getsockname()[0])
+
     def send(self, message: Message) -> None:
         """Say it; that nobody is there shows in `fault`."""
         with self._sending:
