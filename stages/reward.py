@@ -10,6 +10,7 @@
 
 import json
 import logging
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.config import Probe, RewardConfig
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report
-from stages.ranked_prompts import RankedPrompt, split_rankings
+from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
 from stages.reward_held_out import Scores, held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
@@ -55,12 +56,16 @@ def train_reward(
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     tokenizer = load_tokenizer(base)
-    split = split_rankings(config, tokenizer, tasks, rankings, seed)
-    train, held = split.train, split.held_out
-    told = (len(train), len(held), split.left_out)
-    logger.info("%d prompts to learn from, %d held out; left out: %s", *told)
+    limit, reasons = config.max_tokens, config.learn_from_skips
+    elements, left_out = ranked_prompts(
+        tokenizer, tasks, rankings, max_tokens=limit, learn_from_skips=reasons
+    )
+    train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
+    logger.info(
+        "%d prompts to learn from, %d held out; left out: %s", len(train), len(held), left_out
+    )
     model = new_reward_model(config, base, seed)
-    layout = layout_for(model, split.elements, out / "checkpoints")
+    layout = choose_layout(model, elements)
     trainer = fit(
         config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
     )
@@ -71,12 +76,8 @@ def train_reward(
     whole = trainer.whole(lambda: new_reward_model(config, base, seed))
     if whole is None or not trainer.is_world_process_zero():
         return
-    whole.trained_on(tokenizer_hash(tokenizer), kinds)
-    if deviation is not None:
-        whole.set_scale(deviation)
-    if shown:
-        whole.set_bias(fmean(shown) / whole.card.divided_by)
-    found |= {"trained_prompts": len(train), "left_out": asdict(split.left_out), "seed": seed}
+    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
+    _finish(whole, tokenizer, kinds, deviation, shown)
     found |= {"demonstrations": len(demonstrations), "bias": whole.bias.item()}
     found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
     whole.save(out / "model", tokenizer)
@@ -174,6 +175,21 @@ def _deviation(
             return pstdev(score for row in held_out() for score in row)
         case _:
             assert_never(config.scale)
+
+
+def _finish(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    kinds: set[str],
+    deviation: float | None,
+    demonstrated: Sequence[float],
+) -> None:
+    """Give scores their scale, and a bias with which demonstrations score 0 on average."""
+    model.trained_on(tokenizer_hash(tokenizer), kinds)
+    if deviation is not None:
+        model.set_scale(deviation)
+    if demonstrated:
+        model.set_bias(fmean(demonstrated) / model.card.divided_by)
 
 
 def _scores(
