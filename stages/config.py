@@ -107,6 +107,7 @@ class RewardConfig(Config):
     max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
     held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
     annotator_folds: Annotated[int, Field(ge=2)] | None = None  # groups never learnt from (4.1)
+    prompt_folds: Annotated[int, Field(ge=2)] | None = None  # every prompt is held out once
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps
     adaptation: Adaptation = Full()
@@ -128,6 +129,24 @@ class RewardConfig(Config):
                 f"prompts_per_batch ({self.prompts_per_batch})"
             )
         return self
+
+
+class OwnRollouts(Config):
+    """Responses are sampled in the training process."""
+
+    kind: Literal["own"] = "own"
+
+
+class VllmRollouts(Config):
+    """Responses come from a vLLM server, to which the policy is sent before every rollout."""
+
+    kind: Literal["vllm"]
+    url: str  # http://host:8000
+    parallel: PositiveInt = 64  # requests at once
+    timeout_s: PositiveFloat = 600.0
+
+
+Rollouts = Annotated[OwnRollouts | VllmRollouts, Field(discriminator="kind")]
 
 
 class PPOConfig(Config):
@@ -154,6 +173,7 @@ class PPOConfig(Config):
     ema_decay: Fraction | None = 0.992
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
+    rollouts: Rollouts = OwnRollouts()
     validation: ValidationRule | None = None  # None: the last policy is the result
     gold: GoldCurve | None = None
     guards: Guards = Guards()

@@ -44,12 +44,15 @@ class Course:
     gold: Gold | None
     gold_prompts: Sequence[list[int]]
     sharing: int
-    kl_coefficient: float
+    kl_coefficient: float = field(init=False)
     done: int = 0
     over: bool = False  # the KL budget is spent
     best: Best | None = None
     first_tokens: float | None = None  # mean response length of the first rollout
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.kl_coefficient = self.config.kl.coefficient
 
     def run(self, checkpoints: Checkpoints, report: Report) -> None:
         """All iterations that are left, with a checkpoint every so many and after the last."""

@@ -46,6 +46,8 @@ def iterate(
     watch.lap("time/update_s")
     metrics.count_rollout(tally, rollout)
     metrics.count_rewards(tally, reward_BT)
+    if learner.server is not None:
+        metrics.count_sampler(tally, rollout)
     means = tally.means(learner.total)
     found = metrics.with_standard_error(means, config.episodes_per_rollout)
     return {

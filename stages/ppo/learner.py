@@ -25,6 +25,7 @@ from stages.ppo.pretraining import PretrainingStream, pretraining_nll
 from stages.ppo.randomness import EVERY_RANK, generator_for
 from stages.ppo.reading import lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
+from stages.ppo.served import PolicyServer
 from stages.ppo.tally import Tally
 from stages.sharded_state import scatter_weights
 
@@ -41,6 +42,7 @@ class Learner:
         self.critic: Network = network(models.critic, limit, accelerator)
         for frozen in (models.reference, models.reward):
             divide_frozen(frozen, accelerator)
+        self.server: PolicyServer | None = None  # who samples, if it is not this process
         self.learning_rate = config.learning_rate  # the policy's, as of the last update
         self.critic_learning_rate = config.critic_learning_rate
         self.rate_scale = 1.0  # of both learning rates; a rollback lowers it

@@ -38,6 +38,12 @@ def count_rewards(tally: Tally, reward_BT: Tensor) -> None:
     tally.add_all("ppo/reward", reward_BT.sum(-1))
 
 
+def count_sampler(tally: Tally, rollout: Rollout) -> None:
+    """Add how far the sampler's own log-probabilities are from those of the training path."""
+    gap_BT = (rollout.sampler_BT - rollout.old_BT).abs()
+    tally.add_all("ppo/sampler_gap_nats_per_token", gap_BT[rollout.episodes.response_BT])
+
+
 def explained_variance(data: Experience) -> float:
     """Of the returns by the values before the update, over all tokens."""
     mask_BT = data.episodes.response_BT

@@ -19,8 +19,9 @@ from stages.ppo.reading import lay_out, response_logits, response_scores, respon
 class Rollout:
     """Episodes and what the models say of them before the update. `score_B` is before any rule.
 
-    `old_BT` are the policy's log-probabilities from the path that training uses, not the
-    sampler's; `value_BT` the critic's values before each token. All are 0 outside the response.
+    `old_BT` are the policy's log-probabilities from the path that training uses; `sampler_BT` the
+    sampler's own where it is another program, else 0; `value_BT` the critic's values before each
+    token. All are 0 outside the response.
     """
 
     episodes: Episodes
@@ -29,6 +30,7 @@ class Rollout:
     reference_BT: Tensor
     value_BT: Tensor
     entropy_BT: Tensor
+    sampler_BT: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def read_episodes(
     read = Rollout(
         episodes,
         torch.zeros(len(episodes.ended_B), device=episodes.ids_BL.device),
-        *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(4)),
+        *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(5)),
     )
     all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
     with torch.no_grad():

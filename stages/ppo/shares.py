@@ -6,6 +6,7 @@ advantages, minibatches and metrics are what one process would compute.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import pad
 from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
 from stages.ppo.rollout import Rollout, read_episodes, roll_out
+from stages.ppo.served import aligned
 
 
 def answered(
@@ -35,11 +37,18 @@ def answered(
     """
     models, config, accelerator = learner.models, learner.config, learner.accelerator
     mine = share_of(accelerator, len(prompts), together)
+    logprobs: list[list[float]] = []
     with learner.autocast():
-        with learner.policy.gathered():
-            episodes = roll_out(
-                models, prompts, config.sampling, generator, rows=mine, sharing=sharing
-            )
+        if learner.server is None:
+            with learner.policy.gathered():
+                episodes = roll_out(
+                    models, prompts, config.sampling, generator, rows=mine, sharing=sharing
+                )
+        else:
+            learner.server.send()
+            said, logprobs = learner.server.answer(prompts, mine, config.sampling, generator)
+            asked = [prompts[row] for row in mine]
+            episodes = Episodes.build(asked, said, accelerator.device, sharing=sharing)
         sampled()
         read = read_episodes(
             models,
@@ -47,6 +56,7 @@ def answered(
             temperature=config.sampling.temperature,
             batch_size=config.micro_batch_size,
         )
+    read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))
     return shared(accelerator, read, mine)
 
 
@@ -81,7 +91,7 @@ def _tables(rollout: Rollout) -> list[Tensor]:
     episodes = rollout.episodes
     said = [episodes.ids_BL, episodes.mask_BL, episodes.response_BT, episodes.ended_B]
     read = [rollout.old_BT, rollout.reference_BT, rollout.value_BT, rollout.entropy_BT]
-    return [*said, rollout.score_B, *read]
+    return [*said, rollout.score_B, *read, rollout.sampler_BT]
 
 
 def _rollout(tables: Sequence[Tensor], sharing: int) -> Rollout:

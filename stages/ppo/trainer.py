@@ -11,13 +11,15 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Prompt, write_jsonl
-from stages.config import PPOConfig
+from stages.adaptation.sets import trained_share
+from stages.config import OwnRollouts, PPOConfig
 from stages.data.template import prompt_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
@@ -29,12 +31,16 @@ from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models, trained_parameters
 from stages.ppo.networks import loaded_whole
 from stages.ppo.pretraining import PretrainingStream
+from stages.ppo.served import PolicyServer
 from stages.ppo.sharing import obstacle_to_sharing
-from stages.progress import Report
+from stages.progress import Report, Step
+from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model
 
 log = logging.getLogger(__name__)
+
+_FREE = {"episodes", "checkpoint_every", "rollouts"}  # what a run that goes on may change
 
 
 def train_ppo(
@@ -66,7 +72,11 @@ def train_ppo(
     load = partial(load_models, policy, reward_model, config.adaptation, seed=seed)
     with loaded_whole(accelerator):
         models = load(device=accelerator.device)
+    if accelerator.is_main_process:
+        critic = trained_share(models.critic, "ppo/critic_")
+        report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
     learner = Learner(models, config, accelerator, seed)
+    learner.server = _server(learner, out)
     check_reward_model(models.reward, held_out)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
@@ -80,17 +90,27 @@ def train_ppo(
         gold=gold,
         gold_prompts=marked,
         sharing=_sharing(models, asked, config),
-        kl_coefficient=config.kl.coefficient,
     )
+    limit_waits()  # of all process groups: there are no more to come
     course.run(_checkpoints(course, out), report)
     _write(course, out, load)
+
+
+def _server(learner: Learner, out: Path) -> PolicyServer | None:
+    rollouts, models = learner.config.rollouts, learner.models
+    if isinstance(rollouts, OwnRollouts):
+        return None
+    eos = cast(int, models.tokenizer.eos_token_id)
+    return PolicyServer(
+        *(rollouts, models.policy, learner.policy, eos, out / "sent", learner.accelerator)
+    )
 
 
 def _checkpoints(course: Course, out: Path) -> Checkpoints:
     """The run's checkpoints, with what a run that goes on must share with them."""
     learner, config = course.learner, course.config
     identity = {
-        "config": config.model_dump(mode="json", exclude={"episodes", "checkpoint_every"}),
+        "config": config.model_dump(mode="json", exclude=_FREE),
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
         "format": 2,

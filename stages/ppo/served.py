@@ -1,0 +1,174 @@
+"""Responses from a vLLM server, for rollouts on GPU machines (https://docs.vllm.ai).
+
+    LoRA    the adapter is written to a folder that the server sees, and loaded there under a name
+            of its own (`vllm serve BASE --enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)
+    full    the weights go to the server over NCCL by TRL's client (VLLM_SERVER_DEV_MODE=1,
+            --weight-transfer-config '{"backend": "nccl"}'); vLLM must be installed here too
+
+The policy is sent before every rollout. What it samples is read again by the training path, whose
+log-probabilities are the old ones of the ratio; the server's are only compared with them.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.config import SamplingConfig, VllmRollouts
+from stages.generation import Sampled
+from stages.ppo.networks import Network
+
+_NAME = "policy"
+
+
+class PolicyServer:
+    """A vLLM server that answers as the policy does now; `folder` is where adapters are put.
+
+    Raises ValueError where the server cannot be reached or does not do what is asked of it, and
+    for a policy that vLLM cannot serve.
+    """
+
+    def __init__(
+        self,
+        config: VllmRollouts,
+        model: PreTrainedModel,
+        network: Network,
+        eos: int,
+        folder: Path,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.model, self.network, self.eos = config, model, network, eos
+        self.folder, self.accelerator = folder, accelerator
+        self.http = httpx.Client(base_url=config.url, timeout=config.timeout_s)
+        self.serves_adapter = isinstance(model, PeftModel)
+        self.sent = 0
+        self.name: str = self._ask("GET", "/v1/models")["data"][0]["id"]
+        if isinstance(model, PeftModel):
+            if not isinstance(model.peft_config["default"], LoraConfig):
+                raise ValueError(
+                    "rollouts.kind is vllm, which serves full fine-tuning and family lora; use "
+                    "rollouts.kind: own for other families"
+                )
+        elif accelerator.is_main_process:
+            self.weights = _weight_channel(config.url, accelerator.device)
+
+    def send(self) -> None:
+        """Let the server answer as the policy does now. Every rank must call it."""
+        self.sent += 1
+        if self.serves_adapter:
+            self._send_adapter()
+        else:
+            with self.network.gathered():
+                if self.accelerator.is_main_process:
+                    self.weights.update_model_params(self.model)
+        self.accelerator.wait_for_everyone()
+
+    def answer(
+        self,
+        prompts: Sequence[list[int]],
+        rows: Sequence[int],
+        sampling: SamplingConfig,
+        generator: torch.Generator,
+    ) -> tuple[list[Sampled], list[list[float]]]:
+        """Responses to the prompts at `rows`, and the log-probability of each of their tokens.
+
+        Each row has a seed of its own, so what is drawn does not depend on who asks.
+        """
+        seeds = torch.randint(2**31, (len(prompts),), generator=generator).tolist()
+        asked = [self._request(prompts[row], seeds[row], sampling) for row in rows]
+        with ThreadPoolExecutor(self.config.parallel) as pool:
+            told = list(pool.map(lambda body: self._ask("POST", "/v1/completions", body), asked))
+        read = [self._read(one["choices"][0]) for one in told]
+        return [said for said, _ in read], [logprobs for _, logprobs in read]
+
+    def _send_adapter(self) -> None:
+        weights = self.network.whole(self.network.held())
+        name = f"{_NAME}-{self.sent}"
+        if self.accelerator.is_main_process:
+            assert isinstance(self.model, PeftModel)
+            folder = (self.folder / name).resolve()
+            self.model.save_pretrained(str(folder), state_dict=weights)
+            body = {"lora_name": name, "lora_path": str(folder)}
+            self._ask("POST", "/v1/load_lora_adapter", body, to_mend=_LORA)
+            if self.sent > 1:
+                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self.name})
+        self.name = name
+
+    def _request(self, prompt: list[int], seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """Plain sampling at a temperature: filters that a model's own defaults set are off."""
+        return {
+            "model": self.name,
+            "prompt": prompt,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "seed": seed,
+            "stop_token_ids": [self.eos],
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+
+    def _read(self, choice: dict[str, Any]) -> tuple[Sampled, list[float]]:
+        ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
+        if not ids or not logprobs or len(logprobs["token_logprobs"]) != len(ids):
+            raise ValueError(
+                f"{self.config.url}: a response without token_ids and their logprobs; expected a "
+                "vLLM server that knows return_token_ids (0.10.2 or newer)"
+            )
+        return Sampled(ids, ended=ids[-1] == self.eos), logprobs["token_logprobs"]
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, to_mend: str = ""
+    ) -> Any:
+        with _one_line(f"{self.config.url}{path}", to_mend):
+            response = self.http.request(method, path, json=body)
+            response.raise_for_status()
+            # Loading an adapter is answered with a sentence.
+            is_json = "json" in response.headers.get("content-type", "")
+            return response.json() if is_json else response.text
+
+
+_LORA = "; is it run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1?"
+
+
+def aligned(logprobs: Sequence[Sequence[float]], like_BT: Tensor) -> Tensor:
+    """x_BT with each row's numbers in its last columns, 0 elsewhere."""
+    x_BT = torch.zeros_like(like_BT)
+    for row, values in enumerate(logprobs):
+        x_BT[row, -len(values) :] = torch.tensor(values, device=x_BT.device)
+    return x_BT
+
+
+def _weight_channel(url: str, device: torch.device) -> Any:
+    """TRL's client of a vLLM server, with a group for weights; ValueError where there is no way."""
+    from trl.generation.vllm_client import VLLMClient
+
+    try:
+        client = VLLMClient(base_url=url)
+        client.init_communicator(device)
+    except (ImportError, NotImplementedError, RuntimeError, ConnectionError) as error:
+        raise ValueError(f"rollouts.url {url}: {str(error).splitlines()[0]}") from None
+    return client
+
+
+@contextmanager
+def _one_line(where: str, to_mend: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        said = error.response.text.strip().splitlines() or [error.response.reason_phrase]
+        status = error.response.status_code
+        raise ValueError(f"{where}: answered {status} ({said[0][:160]}){to_mend}") from None
+    except httpx.HTTPError as error:
+        raise ValueError(f"{where}: no answer ({error})") from None
