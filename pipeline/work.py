@@ -116,12 +116,12 @@ def reward(
 ) -> Work:
     """Train the reward model on the rankings of all rounds so far, a folder each.
 
-    With `annotator_folds`, others are trained that never saw a group of the annotators.
+    With folds, others are trained that never saw a group of the annotators, or of the prompts.
     """
 
     def work(out: Path, report: Report) -> None:
+        from stages.fold_files import write_folds
         from stages.reward import train_reward
-        from stages.reward_folds import FOLDS, write_folds
 
         tasks, rankings = _ranked(labelled)
         train_reward(
@@ -134,16 +134,14 @@ def reward(
             seed=config.seed,
             report=report,
         )
-        if config.reward.annotator_folds is not None:
-            write_folds(
-                config.reward,
-                config.reward.annotator_folds,
-                base=base,
-                tasks=tasks,
-                rankings=rankings,
-                out=out / FOLDS,
-                seed=config.seed,
-            )
+        write_folds(
+            config.reward,
+            base=base,
+            tasks=tasks,
+            rankings=rankings,
+            out=out,
+            seed=config.seed,
+        )
 
     return work
 

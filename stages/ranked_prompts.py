@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Ranking, RankingTask
+from stages.config import RewardConfig
 from stages.data.template import prompt_ids, response_ids, user_text
 
 
@@ -56,6 +57,35 @@ class LeftOut:
     tasks_without_ranking: int
     tasks_without_pair: int
     tasks_too_long: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRankings:
+    """What a reward model is to learn from, what it is asked about, and both in their order."""
+
+    elements: list[RankedPrompt]
+    train: list[RankedPrompt]
+    held_out: list[RankedPrompt]
+    left_out: LeftOut
+
+
+def split_rankings(
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Iterable[RankingTask],
+    rankings: Iterable[Ranking],
+    seed: int,
+) -> SplitRankings:
+    """The `ranked_prompts` that a config wants, split the same way wherever it is asked."""
+    elements, left_out = ranked_prompts(
+        tokenizer,
+        tasks,
+        rankings,
+        max_tokens=config.max_tokens,
+        learn_from_skips=config.learn_from_skips,
+    )
+    rng = random.Random(f"held out {seed}")
+    return SplitRankings(elements, *split_by_prompt(elements, config.held_out, rng), left_out)
 
 
 def ranked_prompts(

@@ -10,7 +10,6 @@
 
 import json
 import logging
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,13 +24,14 @@ from reward_models.model import RewardModel
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.config import Probe, RewardConfig
+from stages.frozen_states import layout_for
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report
-from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
+from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward_held_out import Scores, held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
-from stages.shared_prompt import Layout, Weigh, choose_layout
+from stages.shared_prompt import Layout, Weigh
 from stages.training_arguments import num_ranks, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -56,16 +56,12 @@ def train_reward(
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     tokenizer = load_tokenizer(base)
-    limit, reasons = config.max_tokens, config.learn_from_skips
-    elements, left_out = ranked_prompts(
-        tokenizer, tasks, rankings, max_tokens=limit, learn_from_skips=reasons
-    )
-    train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
-    logger.info(
-        "%d prompts to learn from, %d held out; left out: %s", len(train), len(held), left_out
-    )
+    split = split_rankings(config, tokenizer, tasks, rankings, seed)
+    train, held = split.train, split.held_out
+    told = (len(train), len(held), split.left_out)
+    logger.info("%d prompts to learn from, %d held out; left out: %s", *told)
     model = new_reward_model(config, base, seed)
-    layout = choose_layout(model, elements)
+    layout = layout_for(model, split.elements, out / "checkpoints")
     trainer = fit(
         config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
     )
@@ -76,7 +72,7 @@ def train_reward(
     whole = trainer.whole(lambda: new_reward_model(config, base, seed))
     if whole is None or not trainer.is_world_process_zero():
         return
-    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
+    found |= {"trained_prompts": len(train), "left_out": asdict(split.left_out), "seed": seed}
     _finish(whole, tokenizer, kinds, deviation, shown)
     found |= {"demonstrations": len(demonstrations), "bias": whole.bias.item()}
     found |= {"scale": config.scale, "divided_by": whole.card.divided_by}

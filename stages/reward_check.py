@@ -6,7 +6,6 @@ training held out.
 """
 
 import logging
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from reward_models.calibration import pair_accuracy
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
-from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
+from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward_held_out import comparisons
 from stages.scoring import score_sequences
 
@@ -35,14 +34,7 @@ def held_out_prompts(
     seed: int,
 ) -> list[RankedPrompt]:
     """The rankings that `train_reward` holds out under these settings and this seed."""
-    elements, _ = ranked_prompts(
-        tokenizer,
-        tasks,
-        rankings,
-        max_tokens=config.max_tokens,
-        learn_from_skips=config.learn_from_skips,
-    )
-    return split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))[1]
+    return split_rankings(config, tokenizer, tasks, rankings, seed).held_out
 
 
 def check_reward_model(model: RewardModel, held_out: Sequence[RankedPrompt]) -> float | None:

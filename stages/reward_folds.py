@@ -5,66 +5,32 @@ about held-out prompts: as the others ranked them, and as the group did. The pap
 72.4 % and 69.6 % (Ouyang et al. 2022, section 4.1).
 """
 
-import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from reward_models.calibration import Comparisons, pair_accuracy
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
 from stages.models import load_tokenizer
-from stages.progress import Report, silent
-from stages.ranked_prompts import RankedPrompt, ranked_prompts, split_by_prompt
+from stages.progress import Report
+from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward import fit, new_reward_model
 from stages.reward_held_out import comparisons, score_elements
 from stages.shared_prompt import choose_layout
 
-FOLDS = "annotator_folds.json"
-
-
-def write_folds(
-    config: RewardConfig,
-    folds: int,
-    *,
-    base: str | Path,
-    tasks: Sequence[RankingTask],
-    rankings: Sequence[Ranking],
-    out: Path,
-    seed: int,
-) -> None:
-    """Write `out`, a JSON file of `accuracy_on_unseen_annotators`; what is trained for it goes."""
-    work = out.with_suffix(".work")
-    found = accuracy_on_unseen_annotators(
-        config,
-        base=base,
-        tasks=tasks,
-        rankings=rankings,
-        folds=folds,
-        work=work,
-        seed=seed,
-        report=silent,  # its curves are not the reward model's
-    )
-    if PartialState().is_main_process:
-        aside = out.with_name(out.name + ".part")
-        aside.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        aside.replace(out)
-        shutil.rmtree(work)
-
 
 def accuracy_on_unseen_annotators(
     config: RewardConfig,
+    folds: int,
     *,
     base: str | Path,
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
-    folds: int,
     work: Path,
     seed: int,
     report: Report,
@@ -73,22 +39,15 @@ def accuracy_on_unseen_annotators(
 
     `work` holds the checkpoints. Raises ValueError with fewer annotators than folds.
     """
-    tokenizer = load_tokenizer(base)
-    elements, _ = ranked_prompts(
-        tokenizer,
-        tasks,
-        rankings,
-        max_tokens=config.max_tokens,
-        learn_from_skips=config.learn_from_skips,
-    )
-    train, held = split_by_prompt(elements, config.held_out, random.Random(f"held out {seed}"))
+    split = split_rankings(config, load_tokenizer(base), tasks, rankings, seed)
+    elements, held = split.elements, split.held_out
     groups = annotator_groups({name for one in elements for name in one.annotators}, folds, seed)
     inside, outside = [], []
     for number, group in enumerate(groups):
         others = set().union(*groups) - group
         model = new_reward_model(config, base, seed)
         layout = choose_layout(model, elements)
-        learnt = ranked_by(train, others)
+        learnt = ranked_by(split.train, others)
         place = work / f"fold-{number}"
         trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=report)
         scores = score_elements(trainer.scorer, held, layout)

@@ -17,6 +17,7 @@ Dimension key:  B prompts,  A annotators,  K responses,  L tokens of a row,  N =
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +58,13 @@ class SharedPrompt:
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """reward_BK; what stands for an absent response has no meaning."""
-        mask_B1LL = tree_mask(batch["branch_BL"], _attention_dtype(model, batch["ids_BL"].device))
-        reward_BK: Tensor = model(
-            batch["ids_BL"], mask_B1LL, batch["positions_BL"], batch["read_BK"]
-        )
+        reward_BK: Tensor = model(*self.inputs(model, batch))
         return reward_BK
+
+    def inputs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """ids_BL, mask_B1LL, positions_BL and read_BK: the model's arguments."""
+        mask_B1LL = tree_mask(batch["branch_BL"], _attention_dtype(model, batch["ids_BL"].device))
+        return batch["ids_BL"], mask_B1LL, batch["positions_BL"], batch["read_BK"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,27 @@ class SeparateRows:
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """reward_BK; what stands for an absent response has no meaning."""
-        reward_N: Tensor = model(batch["ids_NL"], batch["mask_NL"], positions(batch["mask_NL"]))
+        reward_N: Tensor = model(*self.inputs(model, batch))
         return reward_N.view(len(batch["weight_BKK"]), -1)
 
+    def inputs(self, _: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """ids_NL, mask_NL and positions_NL: the model's arguments."""
+        return batch["ids_NL"], batch["mask_NL"], positions(batch["mask_NL"])
 
-Layout = SharedPrompt | SeparateRows
+
+class Layout(Protocol):
+    """How prompts with their responses become a batch, and a batch scores."""
+
+    def collate(self, elements: Sequence[RankedPrompt], weigh: Weigh) -> Batch:
+        """Tensors, weight_BKK among them."""
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """reward_BK; what stands for an absent response has no meaning."""
 
 
-def choose_layout(model: RewardModel, elements: Sequence[RankedPrompt]) -> Layout:
+def choose_layout(
+    model: RewardModel, elements: Sequence[RankedPrompt]
+) -> SharedPrompt | SeparateRows:
     """The shared prompt where it gives the same scores, else separate rows, with a warning why."""
     longest = max(elements, key=lambda element: element.row_tokens)
     obstacle = _window_obstacle(model, longest.row_tokens) or _mismatch(model, longest)
@@ -156,7 +172,9 @@ def _attention_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
     """The dtype of queries, which sdpa wants a float mask to have."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
-    return next(p.dtype for p in model.parameters() if len(whole_shape(p)) > 1)
+    return next(
+        parameter.dtype for parameter in model.parameters() if len(whole_shape(parameter)) > 1
+    )
 
 
 def _window_obstacle(model: RewardModel, row_tokens: int) -> str | None:

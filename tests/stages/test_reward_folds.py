@@ -8,15 +8,10 @@ import pytest
 
 from reward_models.records import Ranking
 from stages.config import RewardConfig
+from stages.fold_files import ANNOTATOR_FOLDS, PROMPT_FOLDS, write_folds
 from stages.progress import silent
 from stages.ranked_prompts import ranked_prompts
-from stages.reward_folds import (
-    FOLDS,
-    accuracy_on_unseen_annotators,
-    annotator_groups,
-    ranked_by,
-    write_folds,
-)
+from stages.reward_folds import accuracy_on_unseen_annotators, annotator_groups, ranked_by
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -55,10 +50,10 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
     ]
     found = accuracy_on_unseen_annotators(
         RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2),
+        2,
         base=tiny_base(tmp_path / "base"),
         tasks=tasks,
         rankings=liked + contrary,
-        folds=2,
         work=tmp_path / "work",
         seed=0,
         report=silent,
@@ -68,18 +63,20 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
     assert found["groups"] in ([["ann"], ["zoe"]], [["zoe"], ["ann"]])
 
 
-def test_the_file_of_folds_is_whole_and_what_was_trained_for_it_is_gone(tmp_path: Path) -> None:
+def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_path: Path) -> None:
     rng = random.Random(0)
     tasks = tiny_tasks(12, rng)
+    out = tmp_path / "reward"
+    out.mkdir()
     write_folds(
-        RewardConfig(prompts_per_batch=8, held_out=0.3),
-        2,
+        RewardConfig(prompts_per_batch=8, held_out=0.3, annotator_folds=2, prompt_folds=3),
         base=tiny_base(tmp_path / "base"),
         tasks=tasks,
         rankings=tiny_rankings(tasks, ["ann", "ben"], rng),
-        out=tmp_path / FOLDS,
+        out=out,
         seed=0,
     )
-    found = json.loads((tmp_path / FOLDS).read_text())
+    found = json.loads((out / ANNOTATOR_FOLDS).read_text())
     assert found["in_group"]["n_pairs"] == found["held_out_group"]["n_pairs"] > 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDS, "base"]
+    assert json.loads((out / PROMPT_FOLDS).read_text())["pair_accuracy"]["n_pairs"] > 0
+    assert sorted(path.name for path in out.iterdir()) == [ANNOTATOR_FOLDS, PROMPT_FOLDS]
