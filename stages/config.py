@@ -131,6 +131,24 @@ class RewardConfig(Config):
         return self
 
 
+class OwnRollouts(Config):
+    """Responses are sampled in the training process."""
+
+    kind: Literal["own"] = "own"
+
+
+class VllmRollouts(Config):
+    """Responses come from a vLLM server, to which the policy is sent before every rollout."""
+
+    kind: Literal["vllm"]
+    url: str  # http://host:8000
+    parallel: PositiveInt = 64  # requests at once
+    timeout_s: PositiveFloat = 600.0
+
+
+Rollouts = Annotated[OwnRollouts | VllmRollouts, Field(discriminator="kind")]
+
+
 class PPOConfig(Config):
     """Stage three: PPO against the reward model, with or without pretraining (appendix C.4)."""
 
@@ -155,6 +173,7 @@ class PPOConfig(Config):
     ema_decay: Fraction | None = 0.992
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
+    rollouts: Rollouts = OwnRollouts()
     validation: ValidationRule | None = None  # None: the last policy is the result
     gold: GoldCurve | None = None
     guards: Guards = Guards()
