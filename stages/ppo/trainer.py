@@ -72,11 +72,7 @@ def train_ppo(
     load = partial(load_models, policy, reward_model, config.adaptation, seed=seed)
     with loaded_whole(accelerator):
         models = load(device=accelerator.device)
-    if accelerator.is_main_process:
-        critic = trained_share(models.critic, "ppo/critic_")
-        report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
-    learner = Learner(models, config, accelerator, seed)
-    learner.server = _server(learner, out)
+    learner = _learner(models, config, accelerator, seed, out, report)
     check_reward_model(models.reward, held_out)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
@@ -96,14 +92,25 @@ def train_ppo(
     _write(course, out, load)
 
 
-def _server(learner: Learner, out: Path) -> PolicyServer | None:
-    rollouts, models = learner.config.rollouts, learner.models
-    if isinstance(rollouts, OwnRollouts):
-        return None
-    eos = cast(int, models.tokenizer.eos_token_id)
-    return PolicyServer(
-        *(rollouts, models.policy, learner.policy, eos, out / "sent", learner.accelerator)
-    )
+def _learner(
+    models: Models,
+    config: PPOConfig,
+    accelerator: Accelerator,
+    seed: int,
+    out: Path,
+    report: Report,
+) -> Learner:
+    """The learner, after what it trains was told, and who samples for it where that is a server."""
+    if accelerator.is_main_process:
+        critic = trained_share(models.critic, "ppo/critic_")
+        report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
+    learner = Learner(models, config, accelerator, seed)
+    if not isinstance(config.rollouts, OwnRollouts):
+        eos = cast(int, models.tokenizer.eos_token_id)
+        learner.server = PolicyServer(
+            *(config.rollouts, models.policy, learner.policy, eos, out / "sent", accelerator)
+        )
+    return learner
 
 
 def _checkpoints(course: Course, out: Path) -> Checkpoints:
