@@ -147,13 +147,19 @@ class AtomicCheckpoints(Trainer):
             moments = torch.load(checkpoint / OPTIMIZER, weights_only=True, mmap=True)
         scatter_weights(self._trained(), weights)
         scatter_moments(self._trained(), self.optimizer, moments)
+        self._restore_rates(torch.load(checkpoint / SCHEDULER, weights_only=True))
+        self._load_scaler(str(checkpoint))
+
+    def _restore_rates(self, told: dict[str, Any]) -> None:
+        """All parameter groups have one learning rate; ZeRO leaves out groups that are empty."""
         scheduler = self.lr_scheduler
         assert scheduler is not None
         assert self.optimizer is not None
-        scheduler.load_state_dict(torch.load(checkpoint / SCHEDULER, weights_only=True))
-        for group, rate in zip(self.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        rates = told["_last_lr"][:1] * len(self.optimizer.param_groups)
+        ours = {"base_lrs": scheduler.base_lrs, "_last_lr": rates, "lr_lambdas": []}
+        scheduler.load_state_dict({**told, **ours})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        self._load_scaler(str(checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         moments = gather_moments(self._trained(), self.optimizer)

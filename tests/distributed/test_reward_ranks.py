@@ -1,7 +1,9 @@
 """A reward model trained by several ranks is the one of one process, whatever shards it."""
 
 import json
+import os
 import random
+import signal
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,9 +30,7 @@ FAMILIES: dict[str, Full | Restricted] = {
 SHORT = {("ddp", "prefix"), ("zero1", "full"), ("zero2", "bottleneck"), ("zero3", "full")}
 SHORT |= {("zero3", "prefix"), ("zero3-offload", "lora"), ("fsdp2", "full"), ("fsdp2", "lora")}
 GRID = [
-    pytest.param(
-        *cell, marks=[] if cell in SHORT else pytest.mark.slow, id=f"{cell[0]}-{cell[1]}"
-    )
+    pytest.param(*cell, marks=[] if cell in SHORT else pytest.mark.slow, id=f"{cell[0]}-{cell[1]}")
     for cell in ((sharding, family) for sharding in SHARDINGS for family in FAMILIES)
 ]
 BATCH, PROMPTS = 8, 22  # 18 to learn from: the last batch has two
@@ -38,14 +38,21 @@ BATCH, PROMPTS = 8, 22  # 18 to learn from: the last batch has two
 Told = list[dict[str, float]]
 
 
-def train(base: Path, out: Path, family: str, micro: int, epochs: int = 2) -> Told:
-    """What the steps reported. Epsilon keeps Adam from magnifying what is rounding alone."""
+def train(
+    base: Path, out: Path, family: str, micro: int, epochs: int = 2, dies_at: int | None = None
+) -> Told:
+    """What the steps reported; the rank that hears of step `dies_at` is killed there.
+
+    Epsilon keeps Adam from magnifying what is rounding alone.
+    """
     told: Told = []
     rng = random.Random(0)
     tasks = tiny_tasks(PROMPTS, rng)
 
     def listen(step: Step) -> None:
-        told.append(dict(step.metrics))
+        if step.done == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        told.append({"step": step.done, **step.metrics})
 
     train_reward(
         RewardConfig(
@@ -81,9 +88,9 @@ def base() -> Path:
 
 
 @cache
-def truth(family: str) -> tuple[Told, dict[str, Tensor], dict[str, Any]]:
-    out = here() / f"truth-{family}"
-    told = train(base(), out, family, BATCH)
+def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor], dict[str, Any]]:
+    out = here() / f"truth-{family}-{epochs}"
+    told = train(base(), out, family, BATCH, epochs)
     return told, saved(out), held_out(out)
 
 
@@ -104,8 +111,10 @@ def curve(told: Told, name: str) -> Tensor:
     return torch.tensor([row[name] for row in told if name in row], dtype=torch.float64)
 
 
-def check(told: Told, out: Path, family: str) -> None:
-    told_true, weights_true, held_true = truth(family)
+def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
+    """The steps that were told, all or the last ones, and the result are those of one process."""
+    told_true, weights_true, held_true = truth(family, epochs)
+    told_true = told_true[-len(told) :]
     for name in told_true[0]:
         torch.testing.assert_close(curve(told, name), curve(told_true, name), atol=1e-5, rtol=0)
     weights, held = saved(out), held_out(out)
