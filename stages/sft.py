@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from reward_models.records import Demonstration, Prompt
+from stages.adaptation.sets import trained_share
 from stages.config import SFTConfig
 from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import Example, encode
@@ -53,9 +54,10 @@ def train_sft(
     held_out = _fitting(tokenizer, validation, config.max_tokens) if validation else []
     left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
-    report(Step(0, 0, {"sft/left_out": left_out, "sft/pretraining_examples": len(mixed)}))
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    told = {"sft/left_out": left_out, "sft/pretraining_examples": len(mixed)}
+    report(Step(0, 0, told | trained_share(model, "sft/")))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
     newest = trainer.newest_checkpoint()
     if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:

@@ -108,6 +108,18 @@ def set_parameters(model: PeftModel) -> tuple[int, int]:
     return held, sum(sizes.values()) - held
 
 
+def trained_share(model: nn.Module, prefix: str) -> dict[str, float]:
+    """Two metrics: how many numbers training moves, and what share of the base's that is.
+
+    A tied matrix counts once. A reward model's head counts as the base's.
+    """
+    added = adapter_parameters(model)
+    unique = {id(p): p for p in model.parameters()}
+    moved = sum(p.numel() for p in unique.values() if p.requires_grad)
+    base = sum(p.numel() for key, p in unique.items() if key not in added)
+    return {f"{prefix}trained_parameters": moved, f"{prefix}trained_share": moved / base}
+
+
 def family_of(model: PeftModel) -> str:
     """The family of a model's set, as configs call it."""
     kind = PeftType(model.peft_config["default"].peft_type).name

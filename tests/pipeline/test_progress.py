@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.metrics_file import MetricsFile
-from pipeline.progress import Clock, LiveDisplay, PlainDisplay, duration, numbers_line
+from pipeline.progress import Clock, LiveDisplay, PlainDisplay, duration, numbers_line, trained_line
 from pipeline.progress import rows as table
 from stages.progress import Step
 
@@ -36,6 +36,21 @@ def test_what_is_said_before_the_first_step_drops_nothing(tmp_path: Path):
     file.add(Step(1, 9, {"sft/loss": 1.0}))
     MetricsFile(path).add(Step(0, 0, {"sft/left_out": 3.0}))
     assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_words_before_the_first_step_stay_where_only_some_are_said_again(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    first.add(Step(0, 0, {"ppo/trained_parameters": 8.0}))
+    first.add(Step(0, 9, {"ppo/gold": 0.5}))
+    MetricsFile(path).add(Step(0, 9, {"ppo/trained_parameters": 8.0}))
+    assert rows(path) == [{"step": 0, "total": 9, "ppo/trained_parameters": 8.0, "ppo/gold": 0.5}]
+
+
+def test_what_was_trained_is_told_with_its_share_of_the_base():
+    said = trained_line({"sft/trained_parameters": 118272.0, "sft/trained_share": 0.0863})
+    assert said == "118,272 trained (0.0863 of the base)"
+    assert trained_line({"sft/loss": 1.0}) == ""
 
 
 def test_a_half_written_line_is_dropped(tmp_path: Path):

@@ -31,7 +31,8 @@ class Steps:
     seen: list[Step] = field(default_factory=list)
 
     def __call__(self, step: Step) -> None:
-        self.seen.append(step)
+        if step.done:
+            self.seen.append(step)
         if step.done == self.stop_after:
             raise KeyboardInterrupt
 

@@ -95,4 +95,4 @@ def metrics_of(world: tuple[Path, Path], out: Path, config: PPOConfig) -> list[d
     """Train, and return what every iteration reported."""
     steps: list[Step] = []
     train(world, out, config, steps.append)
-    return [dict(step.metrics) for step in steps]
+    return [dict(step.metrics) for step in steps if step.done]
