@@ -113,13 +113,10 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
     memory = Need(
         name,
         weights,
-        0,
         gradients,
         optimizer,
-        0,
         activations,
-        0,
-        2 * weights if device().type == "cpu" else 0,
+        result=2 * weights if device().type == "cpu" else 0,
     )
     saved = _saved(counts)
     disk = (chosen.epochs + 1) * saved + optimizer
@@ -138,10 +135,8 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
     moved = model.moved_with_head
     weights, gradients, optimizer = trained(counts.parameters, moved)
     rows = chosen.micro_prompts or chosen.prompts_per_batch
-    mask = rows * longest * longest * FLOAT
-    memory = Need(
-        "reward", weights, 0, gradients, optimizer, 0, model.kept(rows, longest) + mask, 0
-    )
+    activations = model.kept(rows, longest) + rows * longest * longest * FLOAT  # and the mask
+    memory = Need("reward", weights, gradients, optimizer, activations)
     disk = 2 * _saved(counts) + optimizer
     return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
 
@@ -151,20 +146,23 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
     critic = Model.of(reward_base(config), config.reward.adaptation)
     moved = policy.moved + critic.moved_with_head
     _, gradients, optimizer = trained(0, moved)
-    bases = policy.frozen + (0 if _one_trunk(config, policy, critic) else critic.frozen)
+    critic_base = 0 if _one_trunk(config, policy, critic) else critic.frozen
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
     memory = Need(
         name,
-        (bases + moved) * FLOAT,
-        moved * FLOAT,  # of reference and reward model, which share with these what is frozen
+        policy.counts.parameters * FLOAT,
         gradients,
         optimizer,
-        copies * policy.moved * FLOAT,
         _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        shardable=False,
+        critic=(critic_base + critic.moved_with_head) * FLOAT,
+        reference=policy.moved * FLOAT,
+        reward=critic.moved_with_head * FLOAT,
+        average=copies * policy.moved * FLOAT,
+        policy=policy.counts.parameters * FLOAT,
+        in_buckets=False,
     )
     state = (policy.moved * copies + moved) * FLOAT + optimizer
     disk = KEPT_CHECKPOINTS * state + _saved(policy.counts) + _saved(critic.counts)

@@ -6,10 +6,13 @@ update) the largest counts.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Spread = Literal["none", "ddp", "zero1", "zero2", "zero3", "zero3 + offload"]
-SPREADS: tuple[Spread, ...] = ("none", "ddp", "zero1", "zero2", "zero3", "zero3 + offload")
+from pipeline.launch import Sharding
+
+SHARDINGS: tuple[Sharding, ...] = (
+    "none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"
+)  # fmt: skip
+ADVISED: tuple[Sharding, ...] = ("zero2", "zero3", "zero3-offload")  # the simplest first
 FLOAT = 4  # bytes
 MOST_DEVICES = 1024
 MOMENTS = 2  # of Adam, a parameter
@@ -18,39 +21,51 @@ LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes by item. `shardable`: whether DeepSpeed shards the stage (PPO's own loop it does not).
+    """Bytes by item, on the device of one rank.
 
-    `weights` are of the trained models with their bases; `frozen` is what reference and reward
-    model have of their own.
+    `weights` are of the trained model with its base, `critic` has its base only where that is
+    another one; `reference` and `reward` are what these have of their own. `policy` is what PPO's
+    policy weighs, which has to be whole to draw responses.
     """
 
     stage: str
     weights: int
-    frozen: int
     gradients: int
     optimizer: int
-    average: int
     activations: int  # with the logits: the larger of update and pretraining step
-    cache: int  # keys and values with the logits, while responses are drawn
+    cache: int = 0  # keys and values with the logits, while responses are drawn
+    critic: int = 0
+    reference: int = 0
+    reward: int = 0
+    average: int = 0  # and other copies of what the policy trains
+    policy: int = 0
     result: int = 0  # the chosen weights, read and loaded once more to be written, on the CPU
-    shardable: bool = True
-    host: int = 0  # on the CPU, where something was moved there
+    in_buckets: bool = True  # whether copies of a model reduce gradients in buckets of their own
+    gathered: int = 0  # the rest of a divided policy, while responses are drawn
+    host: int = 0  # on the CPU, where something was moved there, for all ranks of one host
+
+    @property
+    def held(self) -> int:
+        """What is there all the time, gradients aside."""
+        models = self.weights + self.critic + self.reference + self.reward
+        return models + self.optimizer + self.average
 
     @property
     def total(self) -> int:
         """The peak."""
-        held = self.weights + self.frozen + self.optimizer + self.average
-        return held + max(self.gradients + max(self.activations, self.cache), self.result)
+        moving = max(self.activations, self.cache + self.gathered)
+        return self.held + max(self.gradients + moving, self.result)
 
-    def spread(self, how: Spread, ranks: int) -> "Need":
+    def spread(self, how: Sharding, ranks: int) -> "Need":
         """A rank's share (Rajbhandari et al. 2020, section 5), activations a rank being the same.
 
-        DeepSpeed keeps a float32 copy of the weights it updates beside those it computes with.
+        DeepSpeed keeps a float32 copy of the weights it updates beside those it computes with;
+        FSDP2 does not.
         """
         if how == "none" or ranks == 1:
             return self
         if how == "ddp":
-            return replace(self, gradients=2 * self.gradients)  # and the buckets that are reduced
+            return replace(self, gradients=self.gradients * (2 if self.in_buckets else 1))
         copied = self.optimizer + self.optimizer // MOMENTS
         shard = replace(self, optimizer=copied // ranks)
         if how == "zero1":
@@ -58,18 +73,29 @@ class Need:
         shard = replace(shard, gradients=self.gradients // ranks)
         if how == "zero2":
             return shard
-        shard = replace(shard, weights=self.weights // ranks)
+        shard = replace(
+            shard,
+            weights=self.weights // ranks,
+            critic=self.critic // ranks,
+            reference=self.reference // ranks,
+            reward=self.reward // ranks,
+            average=self.average // ranks,
+            gathered=self.policy - self.policy // ranks,
+        )
         if how == "zero3":
             return shard
-        host = shard.optimizer + shard.weights
-        return replace(shard, optimizer=0, weights=0, host=host * ranks)
+        if how == "fsdp2":
+            return replace(shard, optimizer=self.optimizer // ranks)
+        moved = shard.held - shard.average + shard.gradients
+        alone = replace(shard, weights=0, critic=0, reference=0, reward=0)
+        return replace(alone, optimizer=0, gradients=0, gathered=self.policy, host=moved * ranks)
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
     """The least change under which a stage fits: how it is spread, over how many."""
 
-    how: Spread
+    how: Sharding
     ranks: int
     need: Need
 
@@ -81,10 +107,9 @@ def advice(need: Need, room: int, devices: int) -> Advice | None:
     """
     if need.total <= room:
         return Advice("none", 1, need)
-    ways: tuple[Spread, ...] = ("zero2", "zero3", "zero3 + offload") if need.shardable else ()
     more = [2**power for power in range(1, 20) if devices < 2**power <= MOST_DEVICES]
     for ranks in (devices, *more):
-        for how in ways:
+        for how in ADVISED:
             share = need.spread(how, ranks)
             if ranks > 1 and share.total <= room:
                 return Advice(how, ranks, share)

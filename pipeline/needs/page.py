@@ -7,7 +7,7 @@ from pipeline.config import ExperimentConfig
 from pipeline.needs.demands import Demand, demands, reward_base
 from pipeline.needs.lengths import Lengths, lengths
 from pipeline.needs.machine import Machine, this_machine
-from pipeline.needs.memory import SPREADS, Need, advice
+from pipeline.needs.memory import SHARDINGS, Need, advice
 from stages.config import Full, LoRA
 
 LIBRARIES = 900 * 2**20  # Python with torch and transformers, on the CPU
@@ -25,16 +25,10 @@ def needs(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
     devices = ranks or machine.devices
     found = list(demands(config, sizes))
     yield from _about(config, machine, sizes)
-    yield "Memory of one process, GiB (float32; the longest rows that the settings let through)"
-    yield _row("", *_ITEMS)
-    for demand in found:
-        yield _memory(demand.memory)
-    yield ""
     spread = max(devices, 2)
-    yield f"A rank's memory, GiB, over {spread} ranks (DeepSpeed shards no PPO: ddp copies)"
-    yield _row("", *SPREADS)
+    yield f"A rank's memory, GiB, over {spread} ranks (float32; the longest rows let through)"
     for demand in found:
-        yield _spread(demand.memory, spread)
+        yield from _memory(demand.memory, spread)
     yield ""
     yield from _restricted(config, sizes, found)
     yield "Time: if every product ran at the measured peak, and at 40 % of it"
@@ -48,7 +42,8 @@ def needs(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
         yield _verdict(demand.memory, machine, devices)
 
 
-_ITEMS = ("weights", "frozen", "grads", "Adam", "average", "activ.", "cache", "peak")
+_ITEMS = ("weights", "critic", "refer.", "reward", "grads", "Adam", "average", "gathered",
+          "activ.", "cache", "peak")  # fmt: skip
 
 
 def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterator[str]:
@@ -64,24 +59,21 @@ def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterat
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"{name:<10}" + "".join(
-        f"{cell:>16}" if len(cell) > 9 else f"{cell:>9}" for cell in cells
-    )
+    return f"{name:<15}" + "".join(f"{cell:>9}" for cell in cells)
 
 
-def _memory(need: Need) -> str:
-    items = (need.weights, need.frozen, need.gradients, need.optimizer, need.average)
-    moving = (need.activations, need.cache, need.total)
-    return _row(need.stage, *(_gib(size) for size in (*items, *moving)))
+def _memory(need: Need, ranks: int) -> Iterator[str]:
+    """A row a sharding; what does not occur in the stage is left blank."""
+    yield _row(need.stage, *_ITEMS)
+    for how in SHARDINGS:
+        yield _row("1 process" if how == "none" else how, *_items(need.spread(how, ranks)))
 
 
-def _spread(need: Need, ranks: int) -> str:
-    cells = []
-    for how in SPREADS:
-        fits = need.shardable or how in ("none", "ddp")
-        cell = _gib(need.spread(how, ranks).total) if fits else "-"
-        cells.append(f"{cell:>16}" if len(how) > 9 else cell)
-    return _row(need.stage, *cells)
+def _items(need: Need) -> Iterator[str]:
+    models = (need.weights, need.critic, need.reference, need.reward)
+    moving = (need.gathered, need.activations, need.cache)
+    for size in (*models, need.gradients, need.optimizer, need.average, *moving, need.total):
+        yield _gib(size) if size else ""
 
 
 def _restricted(config: ExperimentConfig, sizes: Lengths, found: list[Demand]) -> Iterator[str]:
@@ -132,11 +124,10 @@ def _verdict(need: Need, machine: Machine, devices: int) -> str:
         )
     if chosen.how == "none":
         return f"{need.stage}: fits as it is"
-    spread = chosen.how.partition(" ")[0]
-    moved = ", optimiser and weights on the CPU" if "offload" in chosen.how else ""
+    moved = f", {_gib(chosen.need.host)} GiB on the hosts" if chosen.need.host else ""
     here = "" if chosen.ranks <= devices else f", on {chosen.ranks} devices like this one"
     return (
-        f"{need.stage}: fits with --sharding {spread} --processes {chosen.ranks}{moved} "
+        f"{need.stage}: fits with --sharding {chosen.how} --processes {chosen.ranks}{moved} "
         f"({_gib(chosen.need.total)} GiB a rank){here}"
     )
 

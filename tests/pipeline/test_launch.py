@@ -1,17 +1,22 @@
 """What spreads a run: hosts files, what launchers tell, what is refused, what accelerate hears."""
 
 import json
+import re
+import shlex
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from pipeline import members
 from pipeline.accelerate_environment import accelerate_environment, config_file
+from pipeline.cli import app
 from pipeline.hosts import Host, read_hosts
 from pipeline.launch import chosen, configs_folder
 from pipeline.members import Line, Listener, joined
@@ -253,3 +258,47 @@ def until(is_so: Callable[[], bool], wait_s: float = 5.0) -> None:
     while not is_so():
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+JOBS = configs_folder() / "jobs"
+
+
+def options_of(verb: str) -> set[str]:
+    (found,) = (one for one in app.registered_commands if verb in (one.name, _called(one)))
+    parameters = typer.main.get_command_from_info(
+        found, pretty_exceptions_short=False, rich_markup_mode=None
+    ).params
+    return {option for parameter in parameters for option in parameter.opts}
+
+
+def _called(command: typer.models.CommandInfo) -> str:
+    return command.callback.__name__ if command.callback is not None else ""
+
+
+def test_the_slurm_job_is_shell_and_asks_for_what_the_verb_knows():
+    path = JOBS / "slurm.sh"
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith("srun "))
+    words = shlex.split(line)
+    assert words[words.index("rlhf") + 1] == "run"
+    assert {word for word in words if word.startswith("--sharding")} <= options_of("run")
+    told = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", path.read_text()))
+    assert told["ntasks-per-node"] == told["gpus-per-node"]  # a rank for every GPU
+    assert "gpus-per-task" not in told
+
+
+def test_the_kubernetes_job_is_yaml_and_its_pods_are_its_hosts(tmp_path: Path):
+    service, hosts, job = yaml.safe_load_all((JOBS / "kubernetes.yaml").read_text())
+    pods = job["spec"]["template"]["spec"]
+    (container,) = pods["containers"]
+    found = read_hosts(hosts_file(tmp_path, hosts["data"]["hosts.txt"]))
+    name = f"{job['metadata']['name']}-{{}}.{pods['subdomain']}"
+    assert [host.name for host in found] == [name.format(n) for n in range(len(found))]
+    assert {job["spec"]["completions"], job["spec"]["parallelism"]} == {len(found)}
+    assert {host.slots for host in found} == {container["resources"]["limits"]["nvidia.com/gpu"]}
+    assert service["metadata"]["name"] == pods["subdomain"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    verb, *words = container["command"][1:]
+    assert {word for word in words if word.startswith("--")} <= options_of(verb)
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pods["volumes"]}  # fmt: skip
