@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from labeling_ui.adjudication import settled_rankings
 from labeling_ui.store import Store
 from pipeline.failures import PeopleNeeded
 from pipeline.room_config import HumanAnnotators
-from pipeline.room_settings import access_of, form_of, gold_of, mixing_of, model_scores
+from pipeline.room_settings import gold_of, serve_store
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import Report, Step
 
@@ -71,7 +71,7 @@ def ranked_by_people(
             return left <= allowed
 
         if labeling.wait and not is_enough():
-            _serve(labeling, tasks, store, is_enough)
+            serve_store(labeling, store, tasks, until=is_enough)
         left = num_open(labeling, tasks, store)
         if left > allowed:
             raise PeopleNeeded(
@@ -79,27 +79,3 @@ def ranked_by_people(
                 f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
             )
         return [ranking for ranking in settled_rankings(store) if ranking.task in ours]
-
-
-def _serve(
-    labeling: HumanAnnotators,
-    tasks: Sequence[RankingTask],
-    store: Store,
-    until: Callable[[], bool],
-) -> None:
-    from labeling_ui.app import serve
-
-    tls = labeling.tls
-    serve(
-        store,
-        host=labeling.host,
-        port=labeling.port,
-        form=form_of(labeling),
-        access=access_of(labeling),
-        lease_s=60 * labeling.lease_minutes,
-        mixing=mixing_of(labeling),
-        tls=None if tls is None else (Path(tls.certificate), Path(tls.key)),
-        behind_tls=labeling.behind_tls,
-        scores=model_scores(labeling, tasks),
-        until=until,
-    )

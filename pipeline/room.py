@@ -7,29 +7,23 @@ rlhf export labels.sqlite --out labels        demonstrations.jsonl, comparisons/
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.form import TaskKind, load_form
+from pydantic import ValidationError
+
+from labeling_ui.form import TaskKind
 from labeling_ui.live import Answer, Live
 from labeling_ui.room_tasks import RoomTask, add_room_tasks, task_from
 from labeling_ui.store import Store
+from pipeline.config_error import first_error
+from pipeline.config_file import overridden
+from pipeline.room_config import RoomSettings
+from pipeline.room_settings import check_room, gold_of, serve_store
 from reward_models.records import RankingTask, Response, read_jsonl
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Where the room is served, and what it is asked."""
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    form: Path | None = None
-    policy: Path | None = None
-    outputs: int = 4
 
 
 def add_tasks(
@@ -68,14 +62,34 @@ def comparisons(rows: Sequence[Row], found: Path) -> list[RankingTask]:
     ]
 
 
-def serve_room(place: str, service: Service, say: Callable[[str], None]) -> None:
-    """Serve the room on a store until it is interrupted."""
-    form = None if service.form is None else load_form(service.form)
-    live = None if service.policy is None else Live(policy_answers(service.policy), service.outputs)
-    from labeling_ui.app import serve  # gradio takes seconds to import
+def settings_of(sets: Sequence[str], given: Mapping[str, object]) -> RoomSettings:
+    """Settings as `--set` gives them, with those `given` by options of their own; checked."""
+    mapping: dict[str, Any] = {}
+    for text in sets:
+        mapping = overridden(mapping, text.removeprefix("labeling."))
+    mapping |= {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = RoomSettings.model_validate(mapping)
+    except ValidationError as error:
+        raise ValueError(f"room: {first_error(error, RoomSettings)}") from None
+    check_room(settings)
+    return settings
 
+
+def serve_room(
+    place: str,
+    settings: RoomSettings,
+    policy: Path | None,
+    outputs: int,
+    say: Callable[[str], None],
+) -> None:
+    """Serve the room on a store until it is interrupted; a policy may answer people's prompts."""
+    live = None if policy is None else Live(policy_answers(policy), outputs)
     with closing(Store(place)) as store:
-        serve(store, host=service.host, port=service.port, form=form, live=live, say=say)
+        gold = gold_of(settings)
+        if gold is not None:
+            gold.add_to(store)
+        serve_store(settings, store, store.tasks(), live=live, say=say)
 
 
 def _task(kind: TaskKind, row: Row, where: str) -> RoomTask:

@@ -44,14 +44,27 @@ def room(
     outputs: Annotated[int, typer.Option("--outputs", min=2, max=9, help="Its outputs.")] = 4,
     host: o.Host = None,
     port: o.Port = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How it is served, keys as under labeling, such as gold=gold/. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Open a labeling room on a store, for tasks of every kind."""
+    """Open a labeling room on a store, for tasks of every kind.
+
+    Sign-in by a proxy, TLS, gold tasks, screening and weights are set as in an experiment:
+    --set 'proxy={owners: [olga]}' --set behind_tls=true --set gold=gold/
+    """
 
     def command() -> None:
         from pipeline import room as rooms
 
-        at = (host or "127.0.0.1", 7860 if port is None else port)
-        rooms.serve_room(store, rooms.Service(*at, form, policy, outputs), _say)
+        given = {"form": None if form is None else str(form), "host": host, "port": port}
+        settings = rooms.settings_of(sets or [], given)
+        rooms.serve_room(store, settings, policy, outputs, _say)
 
     run_verb(command, None)
 

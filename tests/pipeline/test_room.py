@@ -16,7 +16,8 @@ from labeling_ui.store import Store
 from pipeline import room
 from pipeline.cli import app
 from pipeline.evaluation.results_file import read_results
-from reward_models.records import write_jsonl
+from pipeline.room_config import RoomSettings
+from reward_models.records import Ranking, RankingTask, Response, write_jsonl
 
 MODELS = ("ppo", "sft", "base")
 
@@ -82,3 +83,44 @@ def test_a_policy_answers_a_prompt_several_times_and_each_time_anew() -> None:
     assert all(one.text for one in first)
     assert {one.text for one in first} != {one.text for one in second}
     assert first[0].sampling == {"temperature": 1.0, "top_p": 1.0}
+
+
+def test_a_room_is_served_with_the_settings_of_an_experiment_s_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = RankingTask("g", "Why?", (Response("a", "x", "m", {}), Response("b", "y", "m", {})))
+    (tmp_path / "gold").mkdir()
+    write_jsonl(tmp_path / "gold/tasks.jsonl", [task.to_json()])
+    right = Ranking("g", "olga", "human", {"a": 1, "b": 2})
+    write_jsonl(tmp_path / "gold/rankings.jsonl", [right.to_json()])
+    seen: list[tuple[RoomSettings, list[RankingTask]]] = []
+
+    def served(settings: RoomSettings, _: Store, tasks: list[RankingTask], **__: object) -> None:
+        seen.append((settings, tasks))
+
+    monkeypatch.setattr(room, "serve_store", served)
+    sets = ("proxy={owners: [olga]}", "behind_tls=true", f"labeling.gold={tmp_path / 'gold'}")
+    told = [word for text in sets for word in ("--set", text)]
+    rlhf("room", tmp_path / "labels.sqlite", "--host", "0.0.0.0", "--port", 8000, *told)
+    [(settings, tasks)] = seen
+    assert (settings.host, settings.port, settings.behind_tls) == ("0.0.0.0", 8000, True)
+    assert settings.proxy is not None
+    assert settings.proxy.owners == ["olga"]
+    assert [one.id for one in tasks] == ["g"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("prxy={}", "room: prxy is not a key; did you mean proxy?"),
+        ("gold=nowhere", "nowhere"),
+        ("tls={certificate: c.pem, key: k.pem}", "c.pem: no such file; expected the certificate"),
+        ("screening={}", "room: screening is set but gold is not"),
+    ],
+)
+def test_wrong_settings_of_a_room_are_one_line(tmp_path: Path, text: str, line: str) -> None:
+    done = CliRunner().invoke(app, ["room", str(tmp_path / "s.sqlite"), "--set", text])
+    assert done.exit_code == 2
+    assert line in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not (tmp_path / "s.sqlite").exists()
