@@ -89,7 +89,7 @@ def set_moment(parameter: nn.Parameter, whole: Tensor, key: str) -> None:
 
 def begin_moments(adam: torch.optim.AdamW, zero: Any, step: Tensor) -> None:
     """Give every flat partition of ZeRO's optimizer the state that its first step would make."""
-    for flat in _flat_partitions(zero):
+    for flat in flat_partitions(zero):
         if not adam.state.get(flat):
             adam.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
         place = flat.device if adam.defaults["fused"] else "cpu"
@@ -128,7 +128,7 @@ def unwrapped(optimizer: Any) -> tuple[torch.optim.AdamW, Any]:
     return optimizer, zero
 
 
-def _flat_partitions(zero: Any) -> list[Tensor]:
+def flat_partitions(zero: Any) -> list[Tensor]:
     """This rank's float32 partitions: a tensor a parameter group, under ZeRO-3 one a sub-group."""
     kept = vars(zero)
     name = "single_partition_of_fp32_groups"
