@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from stages.ppo.memory import check_room
 from stages.ppo.models import trained_parameters
 from stages.ppo.networks import adamw, local, norm_over_ranks
 
@@ -56,6 +57,7 @@ class Fsdp2:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """See `Network`."""
+        check_room(self.model, self.accelerator)
         for part in self.parts_of_model:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()

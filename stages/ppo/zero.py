@@ -17,6 +17,7 @@ from deepspeed.utils import safe_get_local_grad
 from torch import Tensor, nn
 from trl.models.utils import add_hooks, remove_hooks
 
+from stages.ppo.memory import check_room
 from stages.ppo.models import trained_parameters
 from stages.ppo.networks import adamw, norm_over_ranks
 
@@ -68,6 +69,7 @@ class Zero:
         if not self.divides_weights:
             yield
             return
+        check_room(self.model.module, self.accelerator)
         with deepspeed.zero.GatheredParameters(list(self.model.module.parameters())):
             remove_hooks(self.model)
             try:

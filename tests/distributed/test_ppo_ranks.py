@@ -1,9 +1,11 @@
 """Stage three on several ranks, sharded or not, does what one process does."""
 
+from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -151,3 +153,23 @@ def somehow(
     if sharding == "none":
         return trained(world, out, settings)
     return run_ranks(trained, world, out, settings, sharding=sharding)[0]
+
+
+def starved(world: World, out: Path) -> str:
+    """Train where next to no memory is left; what the refusal says."""
+    seen = namedtuple("seen", "available")
+    psutil.virtual_memory = lambda: seen(1000)
+    try:
+        trained(world, out, {})
+    except ValueError as error:
+        return str(error)
+    return "nothing was said"
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
+def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    for said in run_ranks(starved, world, tmp_path, sharding=sharding):
+        assert said.startswith("to sample, a rank needs the whole policy")
