@@ -166,7 +166,7 @@ def test_a_run_that_is_killed_after_a_rollback_ends_bit_equal(
     after: list[Step] = []
 
     def cut(step: Step) -> None:
-        if step.metrics["ppo/rollbacks"]:
+        if step.metrics.get("ppo/rollbacks"):
             after.append(step)
         if len(after) == 1:
             raise PowerCutError
