@@ -17,6 +17,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 NEARLY = 1e-5
+STARTED: list[subprocess.Popen[str]] = []
 SIZES = {"demonstrations": 24, "ranking_prompts": 6, "ppo_prompts": 16, "validation_prompts": 4,
          "test_prompts": 6, "toxicity_prompts": 3, "pretraining_texts": 12,
          "held_out_texts": 4}  # fmt: skip
@@ -48,13 +49,28 @@ def rlhf(*arguments: str | Path, inside: Sequence[str] = (), **told: str) -> sub
 def begun(command: Sequence[str], **told: str) -> subprocess.Popen[str]:
     """Any command, with what it says on pipes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **told}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_ctrl_c,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
-def ended(process: subprocess.Popen[str], timeout_s: float = 120.0) -> tuple[int, str, str]:
+def end_all() -> None:
+    """Leave nothing behind of a test that failed; ranks end with their command."""
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.communicate()
+
+
+def _heed_ctrl_c() -> None:
+    """Tests that a shell started in the background inherit a deaf ear."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float = 240.0) -> tuple[int, str, str]:
     """Exit code, stdout and stderr; killed where it does not end."""
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
@@ -65,7 +81,7 @@ def ended(process: subprocess.Popen[str], timeout_s: float = 120.0) -> tuple[int
     return process.returncode, stdout, stderr
 
 
-def until(is_so: Callable[[], bool], process: subprocess.Popen[str], wait_s: float = 90.0) -> None:
+def until(is_so: Callable[[], bool], process: subprocess.Popen[str], wait_s: float = 200.0) -> None:
     """Wait for something while the command runs."""
     ends = time.monotonic() + wait_s
     while not is_so():

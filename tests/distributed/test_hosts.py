@@ -19,7 +19,7 @@ from tests.distributed.launched import (
 )
 from tests.distributed.test_launched import unbroken
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 STOPS_WITHIN_S = 30.0
 
 

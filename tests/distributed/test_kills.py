@@ -13,7 +13,7 @@ from tests.distributed.launched import ended, ended_alike, experiment, no_rank_i
 from tests.distributed.ranks import Ranks, Sharding, run_ranks
 from tests.distributed.test_launched import without_a_launcher
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 MOMENTS = range(20)
 SHORT = 2
 STOPS_WITHIN_S = 30.0

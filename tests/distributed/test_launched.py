@@ -22,7 +22,7 @@ from tests.distributed.launched import (
 )
 from tests.distributed.ranks import Sharding, run_ranks
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 
 
 def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:

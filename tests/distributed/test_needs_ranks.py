@@ -1,0 +1,133 @@
+"""What `rlhf doctor` foretells of a rank's weights, gradients and Adam, against what ranks hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.needs.anatomy import anatomy
+from pipeline.needs.memory import FLOAT, Need, trained
+from stages.families import Full, LoRA, Restricted
+from tests.distributed.ranks import Sharding, run_ranks
+from tests.reward_models.tiny import tiny_tokenizer
+
+pytestmark = [pytest.mark.distributed, pytest.mark.deepspeed]
+WITHIN = 0.02  # DeepSpeed fills up what does not divide
+GRADIENTS_WITHIN = 0.1  # ZeRO-2: two ranks hold that of a parameter which lies on their border
+SHORT: list[Any] = [("zero2", "full", 2), ("zero3", "full", 2), ("zero3", "lora", 2)]
+ALL: list[Any] = [
+    (sharding, family, ranks)
+    for sharding in ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+    for family in ("full", "lora")
+    for ranks in (2, 4)
+]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of one rank after a backward pass and a step."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that what is divided outweighs what fills up."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = tiny_tokenizer()
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=160,
+                    num_hidden_layers=3, num_attention_heads=4, tie_word_embeddings=False)
+    )  # fmt: skip
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def adaptation(family: str) -> Full | Restricted:
+    return Full() if family == "full" else LoRA(rank=8)
+
+
+def held(base: Path, family: str) -> Held:
+    from accelerate import Accelerator
+
+    from stages.models import adapt, load_policy, load_tokenizer
+    from stages.ppo.networks import loaded_whole, network
+
+    accelerator = Accelerator()
+    with loaded_whole(accelerator):
+        model = adapt(load_policy(base), adaptation(family), load_tokenizer(base))
+    engine = network(model, 1.0, accelerator)
+    inner = engine.engine if "engine" in vars(engine) else None  # type: ignore[attr-defined]
+    ids_BL = torch.zeros(2, 5, dtype=torch.long)
+    forward = model if inner is None else inner
+    for last in (False, True):
+        engine.backward(forward(input_ids=ids_BL, labels=ids_BL).loss)
+        gradients = of_gradients(model, engine.optimizer)
+        if not last:
+            engine.step(1e-4)
+    weights = sum(local(p).nbytes for p in model.parameters())
+    return Held(weights, gradients, of_optimizer(engine.optimizer))
+
+
+def local(p: nn.Parameter) -> Tensor:
+    """What this rank holds of a parameter."""
+    part = vars(p).get("ds_tensor", p.detach())
+    found: Tensor = part.to_local() if hasattr(part, "to_local") else part
+    return found
+
+
+def of_gradients(model: nn.Module, optimizer: Any) -> int:
+    """In the parameters, or in the partitions that DeepSpeed keeps."""
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    found = [g.to_local() if hasattr(g, "to_local") else g for g in found]
+    kept = vars(optimizer)
+    if kept.get("partition_gradients"):
+        for name in ("averaged_gradients", "all_grad_tensors"):
+            for parts in kept.get(name, {}).values():
+                found += [part for part in parts or () if part is not None]
+    if "grad_partitions_flat_buffer" in kept:
+        found.append(kept["grad_partitions_flat_buffer"])
+    return sum(part.nbytes for part in found)
+
+
+def of_optimizer(optimizer: Any) -> int:
+    """Adam's moments, and the float32 copies of weights that DeepSpeed updates."""
+    from stages.zero_state import unwrapped
+
+    adam, zero = unwrapped(optimizer)
+    moments = [
+        x.to_local() if hasattr(x, "to_local") else x
+        for state in adam.state.values()
+        for name, x in state.items()
+        if name != "step"
+    ]
+    kept = {} if zero is None else vars(zero)
+    masters = kept.get("single_partition_of_fp32_groups", [])
+    masters = [*masters, *kept.get("fp32_partitioned_groups_flat", [])]
+    return sum(x.nbytes for x in (*moments, *masters))
+
+
+@pytest.mark.parametrize(
+    ("sharding", "family", "ranks"),
+    [*SHORT, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in SHORT)],
+)
+def test_a_rank_holds_what_was_foretold(
+    base: Path, sharding: Sharding, family: str, ranks: int
+) -> None:
+    counts = anatomy(base, adaptation(family))
+    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
+    whole = Need("ppo", weights, gradients, optimizer, 0, in_buckets=False)
+    foretold = whole.spread(sharding, ranks)
+    for rank in run_ranks(held, base, family, processes=ranks, sharding=sharding, timeout_s=200):
+        print(f"{sharding} {family} {ranks}: {rank}")
+        assert rank.weights == pytest.approx(foretold.weights, rel=WITHIN)
+        assert rank.optimizer == pytest.approx(foretold.optimizer, rel=WITHIN, abs=64 * FLOAT)
+        assert rank.gradients == pytest.approx(foretold.gradients, rel=GRADIENTS_WITHIN)
