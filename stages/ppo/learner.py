@@ -23,7 +23,7 @@ from stages.ppo.models import Models
 from stages.ppo.networks import Network, divide_frozen, network, restore_into, state_of
 from stages.ppo.pretraining import PretrainingStream, pretraining_nll
 from stages.ppo.randomness import EVERY_RANK, generator_for
-from stages.ppo.reading import lay_out, response_logits, response_values
+from stages.ppo.reading import Layout, lay_out, response_logits, response_values
 from stages.ppo.rollout import Experience
 from stages.ppo.served import PolicyServer
 from stages.ppo.tally import Tally
@@ -120,7 +120,7 @@ class Learner:
         return {name: x.clone() for name, x in self.policy.held().items()}
 
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
-        clip, temperature = self.config.clip, self.config.sampling.temperature
+        clip = self.config.clip
         count = float(data.episodes.response_BT[rows].sum())
         mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
         worst = torch.zeros((), device=rows.device)
@@ -131,11 +131,11 @@ class Learner:
             advantage_N = batch.advantage_BT[mask_BT]
             with self.autocast():
                 layout = lay_out(batch.episodes)
-                logits_NV = response_logits(self.policy.model, layout)
-                value_N = response_values(self.critic.model, layout)
-            new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+            new_N = self._logprobs(layout, token_N)
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
             self.policy.backward(loss)
+            with self.autocast():  # after the policy's graph is gone, so that one is held at a time
+                value_N = response_values(self.critic.model, layout)
             critic_loss = objective.value_loss(
                 value_N,
                 batch.value_BT[mask_BT],
@@ -155,6 +155,12 @@ class Learner:
             worst = self.accelerator.gather(worst).max()
             tally.add("ppo/first_ratio_error", worst)
             check_first_ratio(float(worst), self.accelerator.mixed_precision, self.models.policy)
+
+    def _logprobs(self, layout: Layout, token_N: Tensor) -> Tensor:
+        """logprob_N with a graph to the policy."""
+        with self.autocast():
+            logits_NV = response_logits(self.policy.model, layout)
+        return objective.chosen_logprobs(logits_NV, token_N, self.config.sampling.temperature)
 
     def _pretraining_gradients(
         self, examples: PretrainingStream, tally: Tally, *, compared: bool
