@@ -55,7 +55,7 @@ def _accelerators() -> Iterator[tuple[str, str]]:
 
     if not torch.cuda.is_available():
         yield "accelerator", "none: models train on the CPU in float32"
-        yield "sharding", "ddp, zero2 and zero3 work on the CPU (gloo), for tests and small models"
+        yield "sharding", "every --sharding works on the CPU (gloo), for tests and small models"
         return
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)

@@ -1,5 +1,6 @@
 """A run over two hosts: where one dies the other stops, and the same commands end alike."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -113,6 +114,38 @@ def test_a_whole_experiment_goes_over_two_hosts(hosts: Hosts, tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     commands = both(hosts, "run", config, run, "zero2", "--until", "reward")
     went_through(commands, run / "reward")
+
+
+@pytest.mark.slow
+def test_one_command_starts_the_other_host_over_ssh(hosts: Hosts, tmp_path: Path):
+    """Here ssh is a script that runs what it is given on the host with that address."""
+    config, run, path = experiment(tmp_path), tmp_path / "run", tmp_path / "bin"
+    path.mkdir()
+    ssh = path / "ssh"
+    ssh.write_text(f"""#!/bin/bash
+echo "$@" >> {tmp_path}/called
+[ "${{@: -2:1}}" = {hosts.addresses[1]} ] || exit 255
+exec ip netns exec {hosts.names[1]} bash -c "${{@: -1}}"
+""")
+    ssh.chmod(0o755)
+    words = ("sft", config, "--out", run, "--sharding", "ddp", "--hosts", hosts.file(tmp_path))
+    first = rlhf(*words, inside=hosts.inside(0), PATH=f"{path}:{os.environ['PATH']}")
+    code, stdout, said = ended(first)
+    assert (code, stdout) == (0, f"{run}/sft\n"), said
+    (called,) = (tmp_path / "called").read_text().splitlines()
+    assert called.startswith("-o BatchMode=yes -o ConnectTimeout=10 10.77.31.2 cd ")
+    ended_alike(run / "sft", unbroken(tmp_path, config, "ddp"))
+
+
+@pytest.mark.slow
+def test_a_host_that_ssh_does_not_reach_is_told_with_what_to_type(hosts: Hosts, tmp_path: Path):
+    words = ("sft", experiment(tmp_path), "--out", tmp_path / "run", "--sharding", "ddp")
+    first = rlhf(*words, "--hosts", hosts.file(tmp_path), inside=hosts.inside(0))
+    assert first.stderr is not None
+    lines = iter(first.stderr.readline, "")
+    told = next(line for line in lines if line.startswith("waiting for 10.77.31.2. "))
+    assert told.rstrip().endswith(f"--hosts {tmp_path}/hosts.txt --host-rank 1")
+    assert "type there:  cd " in told
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pipeline import members
 from pipeline.accelerate_environment import accelerate_environment, config_file
 from pipeline.cli import app
 from pipeline.hosts import Host, read_hosts
+from pipeline.interface import told_to_gloo
 from pipeline.launch import chosen, configs_folder
 from pipeline.members import Line, Listener, joined
 from pipeline.placement import Place, first_node, launched_already, on_host
@@ -237,6 +239,13 @@ def test_a_member_that_says_that_it_lives_is_not_given_up(monkeypatch: pytest.Mo
     assert [line.fault for line in lines] == ["", ""]
     for line in lines:
         line.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="interfaces are asked as Linux is asked")
+def test_gloo_is_told_the_interface_of_an_address_unless_the_user_has():
+    assert told_to_gloo("127.0.0.1", {}) == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert told_to_gloo("127.0.0.1", {"GLOO_SOCKET_IFNAME": "eth7"}) == {}
+    assert told_to_gloo("203.0.113.9", {}) == {}  # an address of nobody
 
 
 def test_a_first_host_that_never_answers_is_one_line():
