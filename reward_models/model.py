@@ -47,6 +47,8 @@ class RewardModel(nn.Module):
         self.carrier = carrier
         self.card = card
         self._takes_positions = accepts_positions(transformer(carrier))
+        # Where accelerate asks which modules FSDP2 is to shard, each as a whole.
+        self._no_split_modules = transformer(carrier)._no_split_modules
         size = hidden_size(transformer(carrier))
         self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
         self.inner = _inner(size, card.inner_width) if card.inner_width else None

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from stages import families
 from stages.adaptation.sets import trained_share
 from stages.config import Probe, RewardConfig
 from stages.frozen_states import layout_for
@@ -33,7 +34,7 @@ from stages.reward_held_out import Scores, held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
 from stages.shared_prompt import Layout, Weigh
-from stages.training_arguments import num_ranks, training_arguments
+from stages.training_arguments import check_fsdp, num_ranks, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def train_reward(
     """
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
+    check_fsdp(config.adaptation, families.Prompt)
     tokenizer = load_tokenizer(base)
     split = split_rankings(config, tokenizer, tasks, rankings, seed)
     train, held = split.train, split.held_out

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from reward_models.records import Demonstration, Prompt
+from stages import families
 from stages.adaptation.sets import trained_share
 from stages.config import SFTConfig
 from stages.data.pretraining_mix import pretraining_examples
@@ -24,7 +25,7 @@ from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import Report, Step
 from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.supervised_trainer import SupervisedTrainer
-from stages.training_arguments import num_ranks, training_arguments
+from stages.training_arguments import check_fsdp, num_ranks, training_arguments
 
 
 def train_sft(
@@ -48,6 +49,7 @@ def train_sft(
     where none is left, or where the settings do not fit each other, the model or the processes.
     """
     _check_choice(config, validated=bool(validation), scored=reward_model is not None)
+    check_fsdp(config.adaptation, families.Prompt, families.Probe)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens)

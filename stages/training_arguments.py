@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from stages.families import Full, Restricted
 from stages.zero_state import let_models_load_whole
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -43,3 +44,12 @@ def training_arguments(
 def num_ranks() -> int:
     """How many processes were started together, by what every launcher sets."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_fsdp(adaptation: Full | Restricted, *unfit: type[Restricted]) -> None:
+    """ValueError where FSDP2 is to shard a family that runs layers out of its sight."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and isinstance(adaptation, unfit):
+        raise ValueError(
+            f"adaptation.family {adaptation.family} does not train under sharding fsdp2 in this "
+            "stage; expected zero1, zero2, zero3 or ddp"
+        )

@@ -1,5 +1,6 @@
 """Fine-tuning by several ranks is fine-tuning by one process, whatever shards it."""
 
+import json
 import os
 import random
 import signal
@@ -12,31 +13,32 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.config import Bottleneck, Full, LoRA, Prefix, Restricted, SFTConfig
+from reward_models.model import RewardModel
+from reward_models.records import Prompt
+from stages.config import SamplingConfig, SFTConfig
+from stages.models import load_tokenizer, tokenizer_hash
 from stages.progress import Step
 from stages.sft import train_sft
-from tests.distributed.ranks import SHARDINGS, Sharding, run_ranks
+from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
+from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations
 
-FAMILIES: dict[str, Full | Restricted] = {
-    "full": Full(),
-    "lora": LoRA(rank=2, alpha=4.0),
-    "prefix": Prefix(length=3),
-    "bottleneck": Bottleneck(width=4),
-}
-SHORT = {("ddp", "bottleneck"), ("zero1", "lora"), ("zero2", "full"), ("zero3", "prefix")}
-SHORT |= {("zero3", "full"), ("zero3-offload", "bottleneck"), ("fsdp2", "full")}
-GRID = [
-    pytest.param(*cell, marks=[] if cell in SHORT else pytest.mark.slow, id=f"{cell[0]}-{cell[1]}")
-    for cell in ((sharding, family) for sharding in SHARDINGS for family in FAMILIES)
-]
+QUICK = {("ddp", "bottleneck"), ("zero1", "lora"), ("zero2", "full"), ("zero3", "prefix")}
+QUICK |= {("zero3", "full"), ("zero3-offload", "bottleneck"), ("fsdp2", "full")}
 BATCH, DEMONSTRATIONS = 8, 18  # the last batch has two, which is not a share of every rank's
+PROMPTS = [Prompt("w0 w3"), Prompt("w0 w7 w2")]
 
 Told = list[dict[str, float]]
 
 
 def train(
-    base: Path, out: Path, family: str, micro: int, epochs: int = 2, dies_at: int | None = None
+    base: Path,
+    out: Path,
+    family: str,
+    micro: int,
+    epochs: int = 2,
+    dies_at: int | None = None,
+    reward_model: Path | None = None,
 ) -> Told:
     """What the steps reported; the rank that hears of step `dies_at` is killed there.
 
@@ -58,13 +60,14 @@ def train(
             learning_rate=1e-2,
             dropout=0.0,
             adaptation=FAMILIES[family],
+            selection=SamplingConfig(temperature=0.0, max_new_tokens=6),
             trainer={"adam_epsilon": 1e-4},
         ),
         base=base,
         demonstrations=drawn[:DEMONSTRATIONS],
         validation=drawn[DEMONSTRATIONS:],
-        reward_model=None,
-        selection_prompts=[],
+        reward_model=reward_model,
+        selection_prompts=[] if reward_model is None else PROMPTS,
         out=out,
         seed=1,
         report=listen,
@@ -115,7 +118,38 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("sharding", "family"), GRID)
-def test_two_ranks_learn_what_one_process_learns(sharding: Sharding, family: str, tmp_path: Path):
-    told = run_ranks(train, base(), tmp_path, family, 2, sharding=sharding)[0]
-    check(told, tmp_path, family)
+@pytest.mark.parametrize(("sharding", "family", "ranks"), grid("sft", QUICK))
+def test_ranks_learn_what_one_process_learns(
+    sharding: Sharding, family: str, ranks: int, tmp_path: Path
+):
+    told = (base(), tmp_path, family, MICRO[ranks])
+    found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
+    check(found, tmp_path, family)
+
+
+@pytest.mark.distributed
+def test_a_reward_model_chooses_the_epoch_of_a_sharded_run(tmp_path: Path):
+    scorer = tmp_path / "reward"
+    tokenizer = load_tokenizer(base())
+    model = RewardModel.from_base(base(), seed=3)
+    model.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    model.save(scorer, tokenizer)
+    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
+    train(base(), alone, "full", BATCH, reward_model=scorer)
+    told = (base(), sharded, "full", MICRO[2], 2, None, scorer)
+    run_ranks(train, *told, sharding="zero3")
+    one, two = (json.loads((out / "selection.json").read_text()) for out in (alone, sharded))
+    assert (one["epoch"], one["chosen_by"]) == (two["epoch"], two["chosen_by"])
+    for here, there in zip(one["epochs"], two["epochs"], strict=True):
+        assert here == pytest.approx(there, abs=1e-5)
+    for name, weight in saved(alone / "model").items():
+        torch.testing.assert_close(saved(sharded / "model")[name], weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", NOT_UNDER_FSDP2["sft"])
+def test_what_fsdp2_cannot_shard_is_refused(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=f"family {family} does not train under sharding fsdp2"):
+        train(base(), tmp_path, family, BATCH)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.distributed import test_reward_ranks as reward
 from tests.distributed import test_sft_ranks as sft
+from tests.distributed.families import MICRO
 from tests.distributed.ranks import Ranks, Sharding, run_ranks
 
 Leg = tuple[Sharding, int]  # how a run is spread until it is killed, or ends
@@ -47,17 +48,12 @@ def test_a_killed_run_goes_on_under_another_sharding(
         else (reward.train, reward.check, reward.base())
     )
     for (sharding, processes), dies_at in zip(legs[:-1], DIES_AT[stage], strict=False):
-        told = (base, tmp_path, family, _micro(processes), EPOCHS, dies_at)
+        told = (base, tmp_path, family, MICRO[processes], EPOCHS, dies_at)
         with Ranks(train, *told, processes=processes, sharding=sharding) as ranks:
             assert all(ranks.wait(120.0))
     sharding, processes = legs[-1]
-    told = (base, tmp_path, family, _micro(processes), EPOCHS)
+    told = (base, tmp_path, family, MICRO[processes], EPOCHS)
     found = run_ranks(train, *told, processes=processes, sharding=sharding)[0]
     first = min(row["step"] for row in found if row["step"])
     assert 3 <= first <= DIES_AT[stage][len(legs) - 2]  # it did not begin anew
     check([row for row in found if row["step"]], tmp_path, family, EPOCHS)
-
-
-def _micro(processes: int) -> int:
-    """So that there is accumulation wherever there are several ranks."""
-    return {1: 8, 2: 2, 4: 1}[processes]
