@@ -49,7 +49,6 @@ def train_sft(
     where none is left, or where the settings do not fit each other, the model or the processes.
     """
     _check_choice(config, validated=bool(validation), scored=reward_model is not None)
-    check_fsdp(config.adaptation, families.Prompt, families.Probe)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens)
@@ -90,6 +89,7 @@ def _check_choice(config: SFTConfig, *, validated: bool, scored: bool) -> None:
             f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
             "demonstrations or a reward model"
         )
+    check_fsdp(config.adaptation, families.Prompt, families.Probe)
 
 
 def _mixed_in(
