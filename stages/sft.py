@@ -60,9 +60,7 @@ def train_sft(
     told = {"sft/left_out": left_out, "sft/pretraining_examples": len(mixed)}
     report(Step(0, 0, told | trained_share(model, "sft/")))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
-    newest = trainer.newest_checkpoint()
-    if len(epoch_checkpoints(out / CHECKPOINTS)) < config.epochs:
-        trainer.train(resume_from_checkpoint=newest)
+    trainer.train_rest(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
             out,

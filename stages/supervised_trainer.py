@@ -81,6 +81,12 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
 
+    def train_rest(self, epochs: int) -> None:
+        """Train what is left of the epochs after the newest whole checkpoint."""
+        newest = self.newest_checkpoint()
+        if len(epoch_checkpoints(Path(str(self.args.output_dir)))) < epochs:
+            self.train(resume_from_checkpoint=newest)
+
     def evaluate(
         self,
         eval_dataset: object = None,  # noqa: ARG002 - Trainer's signature
