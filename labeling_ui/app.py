@@ -37,6 +37,7 @@ from labeling_ui.store import Store
 
 SCRIPTS = (
     "texts.js",
+    "refusals.js",
     "elements.js",
     "task.js",
     "saving.js",
@@ -53,7 +54,15 @@ SCRIPTS = (
     "start.js",
 )
 STYLES = ("room.css", "steps.css", "kinds.css", "owner.css")
-OWNER_SCRIPTS = ("texts.js", "elements.js", "windows.js", "saving.js", "figures.js", "owner.js")
+OWNER_SCRIPTS = (
+    "texts.js",
+    "refusals.js",
+    "elements.js",
+    "windows.js",
+    "saving.js",
+    "figures.js",
+    "owner.js",
+)
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 

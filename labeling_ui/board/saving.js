@@ -10,7 +10,7 @@ class SignedOut extends Error {}
 async function call(name, asked) {
   let reply;
   try { reply = await server[name](asked || {}); } catch { reply = undefined; }
-  if (reply && reply.error !== "signed out") return reply;
+  if (reply && reply.error !== "signed out") return reply.error ? { ...reply, error: refusal(reply.error) } : reply;
   let door;
   try { door = await (await fetch("/alive", { cache: "no-store" })).json(); } catch { throw new Offline(); }
   throw door.signed_in ? new Trouble() : new SignedOut();

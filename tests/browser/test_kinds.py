@@ -166,6 +166,12 @@ def test_the_page_and_its_questions_speak_german(open_room: Open, store: Store) 
         assert word in said
     page.get_by_role("button", name="Leitfaden").click()
     assert "Was gut heißt" in page.locator("dialog").inner_text()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Eigene Aufgabe").click()
+    page.evaluate("document.querySelector('#labeling-own').removeAttribute('maxlength')")
+    page.fill("#labeling-own", "x" * 9_000)
+    page.get_by_role("button", name="Fragen", exact=True).click()
+    page.wait_for_selector("text=/die Aufgabe hat mehr als [0-9]+ Zeichen/")
 
 
 def test_both_tables_of_texts_have_the_same_words_and_places() -> None:
