@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stages.adaptation.top_layers import layers_of
+
 _GPT2 = ("attn", "mlp")
 _LLAMA = ("self_attn", "mlp")
 _NEOX = ("attention", "mlp")
@@ -55,16 +57,9 @@ def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
             f"dropout is {rate}, but no residual dropout is known for the architecture '{kind}'; "
             f"set it to 0, or use one of {', '.join(BLOCKS)}"
         )
-    for layer in _layers(model):
+    for layer in layers_of(model):
         for name in BLOCKS[kind]:
             layer.get_submodule(name).register_forward_hook(partial(_drop, rate))
-
-
-def _layers(model: PreTrainedModel) -> nn.ModuleList:
-    count = model.config.num_hidden_layers
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    assert len(stacks) == 1, "one stack of layers in a causal language model"
-    return stacks[0]
 
 
 def _drop(

@@ -9,9 +9,10 @@ from stages.config_base import Config, Fraction
 
 
 class Full(Config):
-    """Every parameter moves."""
+    """Every parameter moves, or every one of the last `top_layers` layers."""
 
     family: Literal["full"] = "full"
+    top_layers: PositiveInt | None = None
 
 
 class Probe(Config):

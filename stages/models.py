@@ -28,6 +28,7 @@ from transformers.utils import logging
 from reward_models.trunk import place_of, weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
+from stages.adaptation.top_layers import train_layers
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
 
@@ -123,7 +124,7 @@ def adapt(
     """
     if isinstance(adaptation, Full):
         whole = merged(model) if isinstance(model, PeftModel) else model
-        whole.requires_grad_(True)
+        train_layers(whole, adaptation.top_layers)
         return whole
     words = load_tokenizer(str(model.config.name_or_path)) if tokenizer is None else tokenizer
     return cast(PreTrainedModel, restrict(model, adaptation, words))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from reward_models.records import Demonstration, Prompt
@@ -57,8 +57,7 @@ def train_sft(
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    told = {"sft/left_out": left_out, "sft/pretraining_examples": len(mixed)}
-    report(Step(0, 0, told | trained_share(model, "sft/")))
+    report(_beginning(model, left_out, len(mixed)))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
     trainer.train_rest(config.epochs)
     if trainer.is_world_process_zero():
@@ -74,6 +73,11 @@ def train_sft(
         )
         _thin(out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()
+
+
+def _beginning(model: PreTrainedModel, left_out: int, mixed: int) -> Step:
+    told = {"sft/left_out": left_out, "sft/pretraining_examples": mixed}
+    return Step(0, 0, told | trained_share(model, "sft/"))
 
 
 def _thin(checkpoints: Path) -> None:

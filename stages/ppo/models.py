@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.model import RewardModel
+from reward_models.trunk import transformer
 from stages.adaptation.sets import share_frozen, twin
+from stages.adaptation.top_layers import train_layers
 from stages.families import Full, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
 
@@ -49,6 +52,8 @@ def load_models(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         trained = adapt(with_saved_set(base, policy), adaptation, tokenizer)
+    if isinstance(adaptation, Full) and is_whole(reward):
+        train_layers(transformer(reward.carrier), adaptation.top_layers)
     share_frozen(trained, reward)
     reward.bias.requires_grad_(True)  # the critic trains a bias of its own
     reference, critic = twin(trained), twin(reward)
@@ -59,6 +64,11 @@ def load_models(
         model.to(device)
         model.train(False)
     return Models(tokenizer, trained, reference, critic, reward)
+
+
+def is_whole(reward: RewardModel) -> bool:
+    """Whether it has a transformer of its own, rather than a set or a head on a base."""
+    return not isinstance(reward.carrier, PeftModel) and not reward.card.head_only
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -61,6 +61,7 @@ FAMILIES: dict[str, Full | Restricted] = {
     "bitfit": BitFit(),
 }
 VARIANTS: dict[str, Full | Restricted] = {
+    "full-top": Full(top_layers=1),
     "probe-mlp": Probe(kind="mlp", width=4),
     "bottleneck-pfeiffer": Bottleneck(width=4, placement="pfeiffer"),
     "bottleneck-parallel": Bottleneck(width=4, placement="parallel", scaling=4.0),
