@@ -29,8 +29,9 @@ class MetricsFile:
         if not numbers:
             return
         row = {"step": step.done, "total": step.total, **numbers}
-        if step.done == 0:  # what is said before the first step is said again when a stage goes on
-            self.rows = [row, *(kept for kept in self.rows if kept["step"] > 0)]
+        if step.done == 0:  # some is said again when a stage goes on, and the rest of it stays
+            first = self.rows[0] if self.rows and self.rows[0]["step"] == 0 else {}
+            self.rows = [{**first, **row}, *(kept for kept in self.rows if kept["step"] > 0)]
             write_jsonl(self.path, self.rows)
         elif self.rows and step.done <= self.rows[-1]["step"]:
             said = self.rows[-1] if step.done == self.current else {}

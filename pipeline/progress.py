@@ -121,7 +121,8 @@ class LiveDisplay:
     def finish(self, note: str) -> None:
         """Mark the stage as done."""
         used, _ = self.clock.read()
-        said = escape(" · ".join(text for text in (numbers_line(self.numbers), note) if text))
+        told = (numbers_line(self.numbers), trained_line(self.numbers), note)
+        said = escape(" · ".join(text for text in told if text))
         self._set(mark="[green]✓[/]", clock=duration(used), numbers=said, whole=True)
         self.running = None
 
@@ -181,8 +182,9 @@ class PlainDisplay:
     def finish(self, note: str) -> None:
         """Say that the stage is done."""
         used, _ = self.clock.read()
-        said = [f"done in {duration(used)}", numbers_line(self.numbers), note]
-        self.say(f"{self.stage}: {', '.join(text for text in said if text)}")
+        told = (numbers_line(self.numbers), trained_line(self.numbers), note)
+        said = ", ".join(text for text in (f"done in {duration(used)}", *told) if text)
+        self.say(f"{self.stage}: {said}")
 
     def skip(self, stage: str, note: str) -> None:
         """Say that the stage needs no work."""
@@ -203,6 +205,14 @@ def numbers_line(metrics: Mapping[str, float]) -> str:
                 parts.append(f"{shown} {value:.3g}")
                 break
     return " · ".join(parts)
+
+
+def trained_line(metrics: Mapping[str, float]) -> str:
+    """How many numbers a stage trained, and what share of its base that is, if it said so."""
+    share = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
+    if "trained_share" not in share:
+        return ""
+    return f"{share['trained_parameters']:,.0f} trained ({share['trained_share']:.3g} of the base)"
 
 
 def duration(seconds: float) -> str:
