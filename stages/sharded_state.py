@@ -45,7 +45,10 @@ def named_shards(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def gather_weights(parameters: Parameters) -> dict[str, Tensor]:
-    """Every parameter whole, on the first rank: copies, of a float32 master where there is one."""
+    """Every parameter whole, on the first rank, of a float32 master where there is one.
+
+    To be saved or copied before the next step: what is whole on the CPU already is not copied.
+    """
     found = {}
     for name, parameter in parameters.items():
         whole = _whole_weight(parameter)
@@ -55,7 +58,7 @@ def gather_weights(parameters: Parameters) -> dict[str, Tensor]:
 
 
 def gather_moments(parameters: Parameters, optimizer: Any) -> dict[str, dict[str, Tensor]]:
-    """Adam's state of every parameter that was updated, whole, on the first rank: copies."""
+    """Adam's state of every parameter that was updated, whole, on the first rank; as above."""
     adam, zero = zero_state.unwrapped(optimizer)
     if zero is not None:
         zero_state.find_moments(adam, zero)
@@ -169,4 +172,4 @@ def _names_of_first(moments: Moments) -> set[str]:
 
 
 def _kept(value: Tensor) -> Tensor:
-    return value.detach().to(device="cpu", dtype=torch.float32, copy=True)
+    return value.detach().to(device="cpu", dtype=torch.float32)

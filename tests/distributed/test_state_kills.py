@@ -1,0 +1,66 @@
+"""A rank that dies while a checkpoint is written leaves the checkpoint before it, whole."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.checkpoints
+from tests.distributed import test_sft_ranks as sft
+from tests.distributed.families import MICRO
+from tests.distributed.ranks import Ranks, Sharding, run_ranks
+
+MOMENTS = {  # a function of stages.checkpoints, and the rank that dies instead of calling it
+    "gathering": ("gather_moments", 1),
+    "summing": ("_write_sums", 0),
+    "flushing": ("_flush", 0),
+}
+EPOCHS = 3
+
+
+def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
+    """Die in the second checkpoint."""
+    name, rank = MOMENTS[moment]
+    original: Callable[..., Any] = vars(stages.checkpoints)[name]
+    calls = 0
+
+    def dying(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and int(os.environ["RANK"]) == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*given)
+
+    setattr(stages.checkpoints, name, dying)
+    sft.train(base, out, family, MICRO[2], EPOCHS)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("sharding", "moment"),
+    [
+        ("zero3", "summing"),
+        pytest.param("zero3", "gathering", marks=pytest.mark.slow),
+        pytest.param("zero2", "gathering", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "flushing", marks=pytest.mark.slow),
+        pytest.param("ddp", "summing", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
+    sharding: Sharding, moment: str, tmp_path: Path
+):
+    with Ranks(
+        train_and_die, sft.base(), tmp_path, "full", moment, processes=2, sharding=sharding
+    ) as ranks:
+        assert all(ranks.wait(120.0))
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"checkpoint-3", "incomplete"}
+    found = run_ranks(
+        sft.train, sft.base(), tmp_path, "full", MICRO[2], EPOCHS, processes=2, sharding=sharding
+    )[0]
+    rows = [row for row in found if row["step"]]
+    assert rows[0]["step"] == 4
+    sft.check(rows, tmp_path, "full", EPOCHS)
