@@ -104,7 +104,7 @@ class ExperimentConfig(Config):
 
     name: Name
     seed: NonNegativeInt = 0
-    threads: PositiveInt | None = None  # of the CPU; None: torch's choice. 1 makes runs bit-equal
+    threads: PositiveInt | None = None  # of a machine; None: torch's choice. 1 makes runs bit-equal
     model: str = "quickstart"
     adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()

@@ -3,6 +3,7 @@
 Heavy libraries are imported inside, so that a plan can be made and checked without them.
 """
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -29,13 +30,18 @@ def settled(config: ExperimentConfig, work: Work) -> Work:
         import torch
 
         if config.threads is not None:
-            torch.set_num_threads(config.threads)
+            # Ranks that share a machine share its threads: more than cores wait for each other.
+            torch.set_num_threads(max(1, config.threads // _ranks_here()))
         random.seed(config.seed)
         numpy.random.seed(config.seed)
         torch.manual_seed(config.seed)
         work(out, report)
 
     return begin
+
+
+def _ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # what every launcher sets
 
 
 def data(config: ExperimentConfig) -> Work:

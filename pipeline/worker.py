@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -68,6 +69,8 @@ def _make_ready(sharding: str) -> None:
     from pipeline.accelerate_environment import tell_accelerate
     from stages.cpu_ranks import let_ranks_run_on_cpu
 
+    # DeepSpeed calls what torch has renamed; nothing a user could do about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     tell_accelerate(sharding)
     let_ranks_run_on_cpu()
 

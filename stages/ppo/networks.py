@@ -9,8 +9,8 @@ rank's share of a sum over all ranks, so gradients are added up, never averaged.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
@@ -169,21 +169,14 @@ def divide_frozen(model: nn.Module, accelerator: Accelerator) -> None:
             shard_layers(model, accelerator)
 
 
-@contextmanager
-def loaded_whole(accelerator: Accelerator) -> Iterator[None]:
-    """Let models be loaded whole on every rank, to be adapted and divided afterwards.
+def load_models_whole(accelerator: Accelerator) -> None:
+    """Let models be loaded whole from now on, by whichever rank, to be adapted and divided later.
 
-    Where DeepSpeed's stage is 3, transformers would divide them as it loads.
+    Where DeepSpeed's stage is 3, transformers would divide them as it loads, which takes all ranks.
     """
     plugin = accelerator.state.deepspeed_plugin
-    if plugin is None:
-        yield
-        return
-    plugin.dschf = None  # transformers knows of DeepSpeed as long as this lives
-    try:
-        yield
-    finally:
-        plugin.set_deepspeed_weakref()
+    if plugin is not None:
+        plugin.dschf = None  # transformers knows of DeepSpeed as long as this lives
 
 
 def sharding(accelerator: Accelerator) -> Literal["none", "zero", "fsdp2"]:

@@ -29,7 +29,7 @@ from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models, trained_parameters
-from stages.ppo.networks import loaded_whole
+from stages.ppo.networks import load_models_whole
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.sharing import obstacle_to_sharing
@@ -70,8 +70,8 @@ def train_ppo(
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
     load = partial(load_models, policy, reward_model, config.adaptation, seed=seed)
-    with loaded_whole(accelerator):
-        models = load(device=accelerator.device)
+    load_models_whole(accelerator)
+    models = load(device=accelerator.device)
     learner = _learner(models, config, accelerator, seed, out, report)
     check_reward_model(models.reward, held_out)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
@@ -149,8 +149,7 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
         if learner.accelerator.is_main_process:
             models = learner.models
             if policy.divides_weights:
-                with loaded_whole(learner.accelerator):
-                    models = load(device=torch.device("cpu"))
+                models = load(device=torch.device("cpu"))
                 copy_weights(trained_parameters(models.policy), trained["policy"])
                 copy_weights(trained_parameters(models.critic), trained["critic"])
             save_policy(models.policy, models.tokenizer, out / "model")

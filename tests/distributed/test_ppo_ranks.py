@@ -10,8 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.second_opinion import WinRate
+from reward_models.records import Prompt
+from stages.ppo.gold import Gold
+from stages.ppo.trainer import train_ppo
+from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world
+from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world
 
 World = tuple[Path, Path]
 ALL: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
@@ -173,3 +178,36 @@ def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
 ) -> None:
     for said in run_ranks(starved, world, tmp_path, sharding=sharding):
         assert said.startswith("to sample, a rank needs the whole policy")
+
+
+def watched(world: World, out: Path) -> list[dict[str, float]]:
+    """Train beside a second opinion, for which the first rank alone loads a policy."""
+
+    def length(_: Sequence[Prompt], said: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        return [len(text) + float(over) for text, over in zip(said, ended, strict=True)]
+
+    config = tiny_config(gold={"by": "judge", "every": 2, "num_prompts": 5}, episodes=16)
+    judge = WinRate(length, PROMPTS[:5], world[0], config.sampling, 0)
+    steps: list[Step] = []
+    train_ppo(
+        config,
+        policy=world[0],
+        reward_model=world[1],
+        prompts=PROMPTS,
+        pretraining=None,
+        gold=Gold(judge, PROMPTS[:5]),
+        out=out,
+        seed=0,
+        report=steps.append,
+    )
+    return [dict(step.metrics) for step in steps if "ppo/gold" in step.metrics]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
+def test_a_second_opinion_may_load_a_model_of_its_own(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    alone = watched(world, tmp_path / "one")
+    found = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
+    assert [step["ppo/gold"] for step in found[0]] == [step["ppo/gold"] for step in alone]
