@@ -9,7 +9,7 @@ from tests.distributed.ranks import Sharding
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("sharding", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("sharding", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_ranks_hold_half_of_parameters_and_moments_each(sharding: Sharding, tmp_path: Path):
     base = small_base(tmp_path / "base")
     alone = of_every_rank(base, "none", 1)[0]

@@ -39,14 +39,15 @@ def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sharding", "moment"),
     [
         ("zero3", "summing"),
-        pytest.param("zero3", "gathering", marks=pytest.mark.slow),
-        pytest.param("zero2", "gathering", marks=pytest.mark.slow),
-        pytest.param("fsdp2", "flushing", marks=pytest.mark.slow),
-        pytest.param("ddp", "summing", marks=pytest.mark.slow),
+        ("zero3", "gathering"),
+        ("zero2", "gathering"),
+        ("fsdp2", "flushing"),
+        ("ddp", "summing"),
     ],
 )
 def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
