@@ -34,6 +34,7 @@ class ReportInputs:
     manifests: Mapping[str, Manifest]
     held_out: Mapping[str, Any] | None
     folds: Mapping[str, Any] | None
+    prompt_folds: Mapping[str, Any] | None = None  # the same, every prompt held out once
 
     @property
     def label_kinds(self) -> set[str]:
@@ -84,6 +85,7 @@ def read_inputs(run: Path) -> ReportInputs:
         manifests={stage: found for stage, found in manifests.items() if found is not None},
         held_out=_json(latest(run) / "held_out.json"),
         folds=_json(latest(run) / "annotator_folds.json"),
+        prompt_folds=_json(latest(run) / "prompt_folds.json"),
     )
 
 

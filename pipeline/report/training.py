@@ -101,6 +101,7 @@ def reward_model(inputs: ReportInputs) -> str:
         ("all pairs", {"value": held.get("pair_accuracy"), "ci95": held.get("ci95"),
                        "n_prompts": held.get("n_prompts")}),
         ("same policy", held.get("within_model")),
+        ("prompts in turn", (inputs.prompt_folds or {}).get("pair_accuracy")),
         ("annotators learnt from", (inputs.folds or {}).get("in_group")),
         ("annotators never seen", (inputs.folds or {}).get("held_out_group")),
         ("ceiling", (held.get("ceiling") or {}).get("oracle_accuracy")),
@@ -116,7 +117,8 @@ def reward_model(inputs: ReportInputs) -> str:
         "is what the true order itself would reach against one annotator, estimated from how often "
         "annotators agree. Pairs of one and the same policy are the hard ones, and those PPO needs."
     )
-    text = _folds_sentence(inputs.folds) + _length_sentence(held.get("length_correlation"))
+    text = _turns_sentence(inputs.prompt_folds) + _folds_sentence(inputs.folds)
+    text += _length_sentence(held.get("length_correlation"))
     return section("reward-model", "Reward model", about, grid(accuracy, _calibration(held)), text)
 
 
@@ -135,6 +137,19 @@ def _calibration(held: Any) -> str:
         else [],
         title="accuracy by the model's own confidence",
         x_title="predicted chance of the higher score winning",
+    )
+
+
+def _turns_sentence(folds: Any) -> str:
+    if not folds:
+        return ""
+    longer = folds["longer_wins"]
+    beside = (
+        "" if longer["value"] is None else f", beside {longer['value']:.1%} by the longer output"
+    )
+    return (
+        f"<p>Prompts in turn: dealt into {folds['folds']} parts, each ordered by a model that "
+        f"learned from all the others, so that every prompt is held out once{beside}.</p>"
     )
 
 
