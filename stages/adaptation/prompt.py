@@ -73,7 +73,7 @@ class PromptReader:
     def __init__(self, attention: str) -> None:
         self.attention = attention
         self.busy = False
-        self._read_last: tuple[int, int, bool] | None = None  # what still stands before all rows
+        self._read_last: tuple[int, int, bool] | None = None  # what stands before all rows
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PromptReader":
         """A copied model has modules of its own, before which nothing stands yet."""
@@ -92,7 +92,8 @@ class PromptReader:
         if prompt_PD is None:
             self._forget(trunk)
             return None
-        if torch.is_grad_enabled() or self._read_last != _state(prompt_PD):
+        now = _state(prompt_PD)
+        if torch.is_grad_enabled() or now is None or self._read_last != now:
             self._forget(trunk)
             self._read(trunk, prompt_PD)
         ids = given[0] if given else named.get("input_ids")
@@ -183,8 +184,14 @@ def _beginning(adaptation: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[i
             return [ids[place % len(ids)] for place in range(adaptation.length)]
 
 
-def _state(prompt_PD: Tensor) -> tuple[int, int, bool]:
-    """Tells whether an embedding was changed since; under inference mode tensors are others."""
+def _state(prompt_PD: Tensor) -> tuple[int, int, bool] | None:
+    """Tells whether an embedding was changed since; under inference mode tensors are others.
+
+    None where that cannot be told: what DeepSpeed divides is put together anew for every pass, at
+    an address by chance the old one, and ranks that then did not read alike would wait for ever.
+    """
+    if "ds_id" in vars(prompt_PD):
+        return None
     return prompt_PD.data_ptr(), prompt_PD._version, torch.is_inference_mode_enabled()
 
 
