@@ -64,6 +64,7 @@ class Case(Written):
     response_limit: int = 48
     mean_response: int | None = 16  # None: all responses have the full length
     lora_rank: int | None = None
+    top_layers: int | None = None  # of policy and critic, the only ones that move
     learning_rate: float = 1e-6
 
 

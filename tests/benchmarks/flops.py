@@ -36,6 +36,11 @@ def ppo_flops(case: Case, response_tokens: float) -> float:
     said = case.episodes * response_tokens
     with_head, without = forward(*whole, said), forward(*whole, 0.0)
     once = 2 * with_head + 2 * without  # rollout, reference; reward, value
+    if case.top_layers is not None:
+        # The layers below are computed once a rollout; twice as much goes back through those above.
+        share = case.top_layers / case.shape.layers
+        head = with_head - without
+        return once + case.inner_epochs * (2 * head + 6 * share * without)
     policy = (3 if case.lora_rank is None else 2) * with_head
     return once + case.inner_epochs * (policy + 3 * without)
 

@@ -32,6 +32,7 @@ PPO = [
     Case("ppo, full, lengths as they come", SMALL),
     Case("ppo, full, fixed lengths", SMALL, mean_response=None),
     Case("ppo, LoRA, lengths as they come", SMALL, lora_rank=16),
+    Case("ppo, top third of the layers, 4 inner epochs", SMALL, inner_epochs=4, top_layers=2),
 ]
 REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]
 SAMPLING = [SamplingCase("sampling, K = 4", SMALL)]
@@ -48,12 +49,12 @@ class Measurement:
 
 def measurements(trl: Path) -> list[Measurement]:
     """All of them, in the order of the table; "ours" first, then the peers."""
-    ours, peer = "tests.benchmarks.ppo.ours", "tests.benchmarks.ppo.peer"
+    ours = "tests.benchmarks.ppo.ours"
     layouts = "tests.benchmarks.reward.layouts"
     found = [
         Measurement(
             case,
-            [Worker("ours", ours), Worker("TRL 1.12.0", peer, trl)],
+            [Worker("ours", ours), *_ppo_peers(case, trl)],
             lambda row, c=case: ppo_flops(c, row["tokens"]),  # type: ignore[misc]
         )
         for case in PPO
@@ -74,6 +75,15 @@ def measurements(trl: Path) -> list[Measurement]:
             Measurement(sampling, workers, lambda row, c=sampling: sampling_flops(c, row["tokens"]))  # type: ignore[misc]
         )
     return found
+
+
+def _ppo_peers(case: Case, trl: Path) -> list[Worker]:
+    """TRL, which also moves all layers where the case freezes some."""
+    peer = "tests.benchmarks.ppo.peer"
+    if case.top_layers is None:
+        return [Worker("TRL 1.12.0", peer, trl)]
+    everything = Worker("TRL 1.12.0, all layers", peer, trl, arguments=("all",))
+    return [Worker("TRL 1.12.0, the same layers", peer, trl), everything]
 
 
 def gemm_peak(repeats: int = 20) -> float:

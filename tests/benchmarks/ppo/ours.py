@@ -29,8 +29,14 @@ def settings(case: Case) -> PPOConfig:
         kl=FixedKL(coefficient=0.05),
         ema_decay=None,
         sampling=SamplingConfig(max_new_tokens=case.response_limit, batch_size=case.episodes),
-        adaptation=Full() if case.lora_rank is None else LoRA(rank=case.lora_rank, alpha=32.0),
+        adaptation=_adaptation(case),
     )
+
+
+def _adaptation(case: Case) -> Full | LoRA:
+    if case.lora_rank is not None:
+        return LoRA(rank=case.lora_rank, alpha=32.0)
+    return Full(top_layers=case.top_layers)
 
 
 def reward_model(folder: Path) -> Path:

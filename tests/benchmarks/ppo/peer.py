@@ -1,4 +1,6 @@
-"""PPO steps of TRL 1.12.0, one for every "go":  python -m tests.benchmarks.ppo.peer FOLDER.
+"""PPO steps of TRL 1.12.0, one for every "go":  python -m tests.benchmarks.ppo.peer FOLDER [all].
+
+With "all", every layer moves where the case freezes the lower ones.
 
 TRL dropped its PPO trainer after 1.12.0; it runs here from a folder of its own (see Makefile).
 Its loop is left as it is: a callback at the end of each step waits for the next "go". Settings that
@@ -16,7 +18,11 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+    TrainerCallback,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from tests.benchmarks.cases import PAD, Case, load_policy_of, prompts, tokenizer
@@ -70,7 +76,16 @@ def settings(case: Case, folder: Path) -> PPOConfig:
     )
 
 
-def main(folder: Path) -> None:
+def freeze_below(model: Any, top: int) -> None:
+    """Let the last `top` layers move alone, and a value model's head."""
+    model.requires_grad_(False)
+    for layer in model.model.layers[-top:]:
+        layer.requires_grad_(True)
+    if isinstance(model, LlamaForSequenceClassification):
+        model.score.requires_grad_(True)
+
+
+def main(folder: Path, *, everything: bool) -> None:
     """Steps until nobody asks any more."""
     tell, asked = told_steps()
     torch.set_num_threads(1)
@@ -85,13 +100,18 @@ def main(folder: Path) -> None:
         adapter = LoraConfig(
             r=case.lora_rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
         )
+    reference = None if adapter else copy.deepcopy(policy)
+    reward = copy.deepcopy(value)
+    if case.top_layers is not None and not everything:
+        freeze_below(policy, case.top_layers)
+        freeze_below(value, case.top_layers)
     given = prompts(case, 64 * case.episodes)
     trainer = PPOTrainer(
         args=settings(case, folder),
         processing_class=words,
         model=policy,
-        ref_model=None if adapter else copy.deepcopy(policy),
-        reward_model=copy.deepcopy(value),
+        ref_model=reference,
+        reward_model=reward,
         value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": given}),
         callbacks=[OneStepAtATime(tell, asked)],
@@ -101,4 +121,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), everything="all" in sys.argv[2:])
