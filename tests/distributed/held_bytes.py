@@ -113,7 +113,7 @@ def main() -> None:
         whole = alone["parameters"] + alone["moments"]
         print("| sharding | ranks | parameters | moments | of one process | float32 masters |")
         print("|---|---|---|---|---|---|")
-        print(f"| none | 1 | {alone['parameters']:,} | {alone['moments']:,} | 100 % | 0 |")
+        print(f"| none | 1 | {alone['parameters']:,} | {alone['moments']:,} | 100% | 0 |")
         for sharding in SHARDINGS:
             for ranks in (1, 2, 4):
                 held = max(of_every_rank(base, sharding, ranks), key=lambda one: sum(one.values()))
