@@ -1,6 +1,7 @@
 """A run over two hosts: where one dies the other stops, and the same commands end alike."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -91,13 +92,17 @@ def test_a_torn_cable_stops_both_hosts(hosts: Hosts, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_ppo_goes_over_two_hosts_and_goes_on_after_one_died(hosts: Hosts, tmp_path: Path):
+@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
+def test_ppo_goes_over_two_hosts_and_goes_on_after_one_died(
+    hosts: Hosts, tmp_path: Path, sharding: str
+):
     config, run, alone = experiment(tmp_path), tmp_path / "run", tmp_path / "alone"
-    code, _, said = ended(rlhf("run", config, "--out", alone, "--until", "ppo"), 280.0)
+    code, _, said = ended(rlhf("run", config, "--out", run, "--until", "reward"))
     assert code == 0, said
-    code, _, said = ended(rlhf("run", config, "--out", run, "--until", "reward"), 280.0)
+    shutil.copytree(run, alone)
+    code, _, said = ended(rlhf("ppo", config, "--out", alone))
     assert code == 0, said
-    first, second = both(hosts, "ppo", config, run, "ddp")
+    first, second = both(hosts, "ppo", config, run, sharding)
     until(lambda: steps(run / "ppo") > 2, first)
     hosts.kill(1)
     code, _, said = ended(first, STOPS_WITHIN_S)
@@ -105,7 +110,7 @@ def test_ppo_goes_over_two_hosts_and_goes_on_after_one_died(hosts: Hosts, tmp_pa
     assert "host 10.77.31.2 is gone" in said
     ended(second)
     no_rank_is_left(run)
-    went_through(both(hosts, "ppo", config, run, "ddp"), run / "ppo")
+    went_through(both(hosts, "ppo", config, run, sharding), run / "ppo")
     ended_alike(run / "ppo", alone / "ppo")
 
 
