@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import Trainer
 
+from stages.rank_timeout import limit_waits
 from stages.sharded_state import (
     Moments,
     gather_moments,
@@ -128,6 +129,7 @@ class AtomicCheckpoints(Trainer):
         """Shard first, then fill in what the checkpoint holds, which is whole."""
         prepare = super()._prepare_for_training
         prepared: tuple[nn.Module, Any] = prepare(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        limit_waits()
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 import stages.checkpoints
+import stages.supervised_trainer
+from stages.rank_timeout import ENVIRONMENT
 from tests.distributed import test_sft_ranks as sft
 from tests.distributed.families import MICRO
 from tests.distributed.ranks import Ranks, Sharding, run_ranks
@@ -65,3 +68,31 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
     rows = [row for row in found if row["step"]]
     assert rows[0]["step"] == 4
     sft.check(rows, tmp_path, "full", EPOCHS)
+
+
+def train_beside_a_silent_rank(base: Path, out: Path) -> None:
+    """The second rank stops working in the middle, and lives on."""
+    os.environ[ENVIRONMENT] = "2"
+    if os.environ["RANK"] == "1":
+        original = stages.supervised_trainer.SupervisedTrainer.training_step
+
+        def silent(self: Any, *given: Any) -> Any:
+            if self.state.global_step == 2:
+                time.sleep(60.0)
+            return original(self, *given)
+
+        stages.supervised_trainer.SupervisedTrainer.training_step = silent  # type: ignore[method-assign]
+    sft.train(base, out, "full", MICRO[2], EPOCHS)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_a_rank_that_falls_silent_is_given_up(sharding: Sharding, tmp_path: Path):
+    with Ranks(
+        train_beside_a_silent_rank, sft.base(), tmp_path, processes=2, sharding=sharding
+    ) as ranks:
+        ranks.processes[0].join(50.0)
+        assert ranks.processes[0].exitcode == 1, ranks.said()
+        assert ranks.processes[1].is_alive()
+        assert "imed out" in ranks.said()
