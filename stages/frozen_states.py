@@ -4,7 +4,8 @@
     afterwards                               state_KD -> head -> score_K
 
 So further epochs, folds and a resumed run cost next to nothing. Scores and gradients are those of
-the layout underneath.
+the layout underneath. Every reading is written at once: rounding depends on what else was in the
+batch, so a resumed run must have the very numbers that it had before.
 
 Dimension key:  B prompts,  K responses to one prompt,  D hidden size.
 """
@@ -23,9 +24,8 @@ from stages.ranked_prompts import RankedPrompt
 from stages.shared_prompt import Batch, Layout, SeparateRows, SharedPrompt, Weigh, choose_layout
 from stages.training_arguments import num_ranks
 
-STATES = "states.safetensors"
+STATES = "states"  # a folder with a file a reading; a later one's numbers count
 MOST_BYTES = 2 * 1024**3  # of states that are kept; more of them are computed in every epoch
-_FIRST = 32  # prompts after which the file is written, then whenever there are twice as many
 
 Texts = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and its responses
 
@@ -45,16 +45,17 @@ def layout_for(model: RewardModel, elements: Sequence[RankedPrompt], folder: Pat
 
 
 class FrozenStates:
-    """A layout that remembers what the head reads of `texts`, also in the file `path`."""
+    """A layout that remembers what the head reads of `texts`, also in `folder`."""
 
     def __init__(
-        self, under: SharedPrompt | SeparateRows, texts: Iterable[Texts], path: Path, by: str
+        self, under: SharedPrompt | SeparateRows, texts: Iterable[Texts], folder: Path, by: str
     ) -> None:
-        """`by` stands for all that the states depend on: a file with another is passed over."""
-        self.under, self.path, self.by = under, path, by
+        """`by` stands for all that the states depend on: files with another are removed."""
+        self.under, self.folder, self.by = under, folder, by
         self._number = {one: number for number, one in enumerate(texts)}
-        self._state_KD = self._found()
-        self._next = _FIRST
+        self._state_KD: dict[int, Tensor] = {}
+        self._readings = 0  # that are on the disk
+        self._take_found()
 
     def collate(self, elements: Sequence[RankedPrompt], weigh: Weigh) -> Batch:
         """The layout's batch, and in number_B2 which texts they are and how many responses."""
@@ -75,11 +76,13 @@ class FrozenStates:
             state = model.states(*self.under.inputs(model, batch))
         state_BKD = state.view(*batch["weight_BKK"].shape[:2], -1)
         rows = zip(batch["number_B2"].tolist(), state_BKD, strict=True)
-        for (number, responses), state_KD in rows:
-            if number >= 0:
-                self._state_KD[number] = state_KD[:responses].float().cpu().clone()
-        if len(self._state_KD) >= min(self._next, len(self._number)):
-            self._save()
+        new = {
+            number: state_KD[:responses].float().cpu().clone()
+            for (number, responses), state_KD in rows
+            if number >= 0
+        }
+        self._state_KD |= new
+        self._save(new)
         return state_BKD
 
     def _kept(self, batch: Batch) -> Tensor:
@@ -90,19 +93,24 @@ class FrozenStates:
             state_BKD[place, : len(state_KD)] = state_KD
         return state_BKD.to(weight_BKK.device)
 
-    def _found(self) -> dict[int, Tensor]:
-        if not self.path.is_file():
-            return {}
-        with safe_open(self.path, "pt") as file:
-            if (file.metadata() or {}).get("by") != self.by:
-                return {}
-            return {int(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    def _take_found(self) -> None:
+        """Take what earlier readings left, in their order."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                mine = (file.metadata() or {}).get("by") == self.by
+                names = list(file.keys()) if mine else []
+                self._state_KD |= {int(name): file.get_tensor(name) for name in names}
+            if not mine:
+                path.unlink()
+        self._readings = len(list(self.folder.glob("*.safetensors")))
 
-    def _save(self) -> None:
-        """Write aside and rename, so that a kill leaves the file before it."""
-        self._next = 2 * len(self._state_KD)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(STATES + ".part")
-        named = {str(number): state_KD for number, state_KD in self._state_KD.items()}
-        save_file(named, aside, {"by": self.by})
-        aside.replace(self.path)
+    def _save(self, new: dict[int, Tensor]) -> None:
+        """Write aside and rename, so that a kill leaves whole files alone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"{self._readings:06d}.safetensors"
+        aside = final.with_suffix(".part")
+        save_file(
+            {str(number): state_KD for number, state_KD in new.items()}, aside, {"by": self.by}
+        )
+        aside.replace(final)
+        self._readings += 1
