@@ -7,6 +7,7 @@ Weights and Adam's moments in them are whole, in torch's format by name, whateve
 `stages/sharded_state.py`). So a run goes on with another number of processes, or another sharding.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -31,11 +32,13 @@ from stages.sharded_state import (
     scatter_moments,
     scatter_weights,
 )
+from stages.zero_state import whole_shape
 
 ASIDE = "incomplete"
 PREFIX = "checkpoint-"
 SUMS = "sums.json"
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+_BYTES_A_NUMBER = 12  # at least: a weight and its two moments
 _KEPT = 2  # so that there is one before the newest
 
 log = logging.getLogger(__name__)
@@ -177,6 +180,7 @@ class AtomicCheckpoints(Trainer):
         folder = self._folder()
         if self.args.should_save:
             shutil.rmtree(folder / ASIDE, ignore_errors=True)
+            self._check_space()
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -191,6 +195,14 @@ class AtomicCheckpoints(Trainer):
         if not self.keep_all_checkpoints:
             for checkpoint in sorted(folder.glob(PREFIX + "*"), key=_step)[:-_KEPT]:
                 shutil.rmtree(checkpoint)
+
+    def _check_space(self) -> None:
+        """OSError where there is no room, before anything is gathered or written."""
+        numbers = sum(whole_shape(parameter).numel() for parameter in self._trained().values())
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < _BYTES_A_NUMBER * numbers:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _trained(self) -> dict[str, nn.Parameter]:
         assert self.model is not None

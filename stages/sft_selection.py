@@ -93,8 +93,6 @@ def drop_resume_state(checkpoint: Path) -> None:
     for pattern in _TO_RESUME:
         for path in checkpoint.glob(pattern):
             path.unlink()
-    for path in checkpoint.glob("global_step*"):
-        shutil.rmtree(path)
 
 
 def _epochs(checkpoints: Path) -> list[Epoch]:

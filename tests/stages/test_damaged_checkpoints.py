@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -81,6 +82,20 @@ def test_where_no_checkpoint_is_whole_training_begins_anew_and_says_so(
     assert last_checkpoint(tmp_path) is None
     assert "sums.json is missing or damaged; there is none before it" in caplog.text
     assert not (tmp_path / "checkpoint-3").exists()
+
+
+def test_no_checkpoint_is_begun_where_there_is_no_room_for_it(
+    world: World,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = SimpleNamespace(free=1000)
+    monkeypatch.setattr("stages.checkpoints.shutil.disk_usage", lambda _: room)
+    with pytest.raises(OSError, match="No space left") as caught:
+        world.train(tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    said = one_line(caught.value, tmp_path)
+    assert said == f"{tmp_path}: the disk is full"
 
 
 @pytest.mark.slow
