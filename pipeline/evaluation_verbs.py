@@ -49,6 +49,17 @@ Labels = Annotated[
         help="Instead of samples, what annotators said: a run, a store, or its URL.",
     ),
 ]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as evaluation.resamples=1000. May be repeated.",
+    ),
+]
+Compared = Annotated[
+    list[Path], typer.Argument(help="Folders of runs, or that evaluate or score wrote.")
+]
 Against = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,7 +85,7 @@ def evaluate(
     policy: Policies = None,
     suite: Suites = "",
     out: o.Out = None,
-    sets: o.Sets = None,
+    sets: Sets = None,
     scorer: Scorers = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
@@ -111,7 +122,7 @@ def generate(
     suite: Suites = "",
     out: o.Tables = Path("runs/evaluation"),
     config: Annotated[Path | None, typer.Option(help="The experiment to take prompts of.")] = None,
-    sets: o.Sets = None,
+    sets: Sets = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
     texts: Source = None,
@@ -148,7 +159,7 @@ def score(
     against: Against = None,
     missing: Missing = "error",
     scorer: Scorers = None,
-    sets: o.Sets = None,
+    sets: Sets = None,
     seed: o.Seed = 0,
 ) -> None:
     """Put samples of any models through scorers and statistics: CSV, TSV, JSON lines.
@@ -175,8 +186,11 @@ def score(
     run_verb(command, out)
 
 
-def compare(runs: o.Runs) -> None:
-    """Print the results of runs side by side."""
+def compare(runs: Compared) -> None:
+    """Print the results of runs side by side; of two that share prompts, their differences too.
+
+    Differences are paired by prompt, with intervals; what one run lacks is said.
+    """
 
     def command() -> None:
         from pipeline import commands
@@ -190,7 +204,7 @@ def report(
     place: Annotated[
         Path, typer.Argument(help="An experiment, or a folder that evaluate or score wrote.")
     ],
-    sets: o.Sets = None,
+    sets: Sets = None,
     out: o.Out = None,
 ) -> None:
     """Write report.html: one file that shows, with intervals, what each stage changed.

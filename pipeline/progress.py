@@ -165,7 +165,8 @@ class PlainDisplay:
     def begin(self, stage: str, about: str) -> None:
         """Say that the stage starts."""
         self.stage, self.clock, self.numbers, self.spoke = stage, Clock(), {}, time.monotonic()
-        self.say(f"{stage}: {about}")
+        if about:
+            self.say(f"{stage}: {about}")
 
     def step(self, step: Step) -> None:
         """Say a line, now and then."""
