@@ -92,7 +92,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-SETS = [(family, sharding) for sharding in ("zero2", "zero3", "fsdp2") for family in FAMILIES]
+SETS = [
+    (family, sharding)
+    for sharding in ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+    for family in FAMILIES
+]
 SETS.remove(("prompt", "fsdp2"))
 
 
