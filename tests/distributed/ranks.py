@@ -7,6 +7,7 @@ function of a test module's top level; what it takes and gives is pickled. Each 
 environment what `accelerate launch` would have told it with the shipped config of that sharding.
 """
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -173,6 +174,7 @@ def _rank(
     log = os.open(Path(folder) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.enable()  # a crash below Python says where
     os.environ.update(told)
     if told:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))

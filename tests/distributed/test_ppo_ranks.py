@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 from pipeline.second_opinion import WinRate
 from reward_models.records import Prompt
 from stages.ppo.gold import Gold
-from stages.ppo.trainer import train_ppo
 from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world
+from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
 
 World = tuple[Path, Path]
 ALL: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
@@ -193,17 +192,7 @@ def watched(world: World, out: Path) -> list[dict[str, float]]:
     config = tiny_config(gold={"by": "judge", "every": 2, "num_prompts": 5}, episodes=16)
     judge = WinRate(length, PROMPTS[:5], world[0], config.sampling, 0)
     steps: list[Step] = []
-    train_ppo(
-        config,
-        policy=world[0],
-        reward_model=world[1],
-        prompts=PROMPTS,
-        pretraining=None,
-        gold=Gold(judge, PROMPTS[:5]),
-        out=out,
-        seed=0,
-        report=steps.append,
-    )
+    train(world, out, config, steps.append, gold=Gold(judge, PROMPTS[:5]))
     return [dict(step.metrics) for step in steps if "ppo/gold" in step.metrics]
 
 

@@ -6,7 +6,6 @@ import random
 import signal
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -20,12 +19,11 @@ from stages.progress import Step
 from stages.reward import train_reward
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
+from tests.distributed.truths import Told, curve, folder_of
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
 
 QUICK = {("zero2", "bottleneck"), ("zero3", "full"), ("zero3-offload", "lora"), ("fsdp2", "lora")}
 BATCH, PROMPTS = 8, 22  # 18 to learn from: the last batch has two
-
-Told = list[dict[str, float]]
 
 
 def train(
@@ -68,18 +66,13 @@ def train(
 
 
 @cache
-def here() -> Path:
-    return Path(mkdtemp(prefix="reward-ranks-"))
-
-
-@cache
 def base() -> Path:
-    return tiny_base(here() / "base")
+    return tiny_base(folder_of("reward-ranks") / "base")
 
 
 @cache
 def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor], dict[str, Any]]:
-    out = here() / f"truth-{family}-{epochs}"
+    out = folder_of("reward-ranks") / f"truth-{family}-{epochs}"
     told = train(base(), out, family, BATCH, epochs)
     return told, saved(out), held_out(out)
 
@@ -95,10 +88,6 @@ def saved(out: Path) -> dict[str, Tensor]:
 def held_out(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "held_out.json").read_text())
     return found
-
-
-def curve(told: Told, name: str) -> Tensor:
-    return torch.tensor([row[name] for row in told if name in row], dtype=torch.float64)
 
 
 def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:

@@ -6,7 +6,6 @@ import random
 import signal
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -21,14 +20,13 @@ from stages.progress import Step
 from stages.sft import train_sft
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
+from tests.distributed.truths import Told, curve, folder_of
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations
 
 QUICK = {("ddp", "bottleneck"), ("zero1", "lora"), ("zero2", "full"), ("zero3", "prefix")}
 QUICK |= {("fsdp2", "full")}
 BATCH, DEMONSTRATIONS = 8, 18  # the last batch has two, which is not a share of every rank's
 PROMPTS = [Prompt("w0 w3"), Prompt("w0 w7 w2")]
-
-Told = list[dict[str, float]]
 
 
 def train(
@@ -76,27 +74,18 @@ def train(
 
 
 @cache
-def here() -> Path:
-    return Path(mkdtemp(prefix="sft-ranks-"))
-
-
-@cache
 def base() -> Path:
-    return tiny_base(here() / "base", tied=True)
+    return tiny_base(folder_of("sft-ranks") / "base", tied=True)
 
 
 @cache
 def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor]]:
-    out = here() / f"truth-{family}-{epochs}"
+    out = folder_of("sft-ranks") / f"truth-{family}-{epochs}"
     return train(base(), out, family, BATCH, epochs), saved(out / "model")
 
 
 def saved(folder: Path) -> dict[str, Tensor]:
     return load_file(next(folder.glob("*model.safetensors")))
-
-
-def curve(told: Told, name: str) -> Tensor:
-    return torch.tensor([row[name] for row in told if name in row], dtype=torch.float64)
 
 
 def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:

@@ -8,10 +8,9 @@ import pytest
 from pipeline.second_opinion import WinRate, gold_of, toxicity
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.config import GoldCurve, PPOConfig
+from stages.config import GoldCurve
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo.gold import Gold
-from stages.ppo.trainer import train_ppo
 from stages.progress import Step, silent
 from stages.scoring import score_responses
 from tests.stages.test_ppo_resume import assert_same_result
@@ -23,22 +22,6 @@ RULE = {"by": "a test", "every": 2, "num_prompts": 6}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_world(tmp_path_factory.mktemp("world"))
-
-
-def marked(world: tuple[Path, Path], out: Path, config: PPOConfig, gold: Gold) -> list[Step]:
-    steps: list[Step] = []
-    train_ppo(
-        config,
-        policy=world[0],
-        reward_model=world[1],
-        prompts=PROMPTS,
-        pretraining=None,
-        gold=gold,
-        out=out,
-        seed=0,
-        report=steps.append,
-    )
-    return steps
 
 
 def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_changes_nothing(
@@ -53,7 +36,8 @@ def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_chan
         return [float(len(response.split())) for response in responses]
 
     config = tiny_config(gold=RULE, episodes=40, learning_rate=0.01)
-    steps = marked(world, tmp_path / "marked", config, Gold(judge, PROMPTS[:6]))
+    steps: list[Step] = []
+    train(world, tmp_path / "marked", config, steps.append, gold=Gold(judge, PROMPTS[:6]))
     found = [step for step in steps if "ppo/gold" in step.metrics]
     assert [step.done for step in found] == [0, 2, 4, 5]
     assert all(prompts == PROMPTS[:6] for prompts, _, _ in asked)
@@ -79,7 +63,9 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     found = gold.judge(gold.prompts, said, ended)
     assert found == score_responses(reward, tokenizer, PROMPTS[:4], said, ended=ended)
     assert len(set(found)) == 4
-    steps = marked(world, tmp_path / "out", tiny_config(gold=RULE, episodes=16), gold)
+    steps: list[Step] = []
+    config = tiny_config(gold=RULE, episodes=16)
+    train(world, tmp_path / "out", config, steps.append, gold=gold)
     told = [step.metrics for step in steps if "ppo/gold" in step.metrics]
     assert len(told) == 2
     assert all(0 <= step[name] <= 1 for step in told for name in ("ppo/win_rate", "ppo/toxicity"))

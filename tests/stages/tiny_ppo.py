@@ -11,6 +11,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Prompt, write_jsonl
 from stages.config import PPOConfig
 from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models
 from stages.ppo.trainer import train_ppo
@@ -76,6 +77,7 @@ def train(
     report: Report = silent,
     seed: int = 0,
     held_out: Sequence[RankedPrompt] = (),
+    gold: Gold | None = None,
 ) -> None:
     train_ppo(
         config,
@@ -85,6 +87,7 @@ def train(
         pretraining=_pretraining(world[0].parent) if config.pretraining else None,
         validation=PROMPTS[:5] if config.validation else (),
         held_out=held_out,
+        gold=gold,
         out=out,
         seed=seed,
         report=report,
