@@ -147,6 +147,7 @@ def reward(
             rankings=rankings,
             out=out,
             seed=config.seed,
+            report=report,
         )
 
     return work

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
-from stages.progress import silent
+from stages.progress import Report
 from stages.prompt_folds import accuracy_over_all_prompts
 from stages.reward_folds import accuracy_on_unseen_annotators
 
@@ -25,10 +25,11 @@ def write_folds(
     rankings: Sequence[Ranking],
     out: Path,
     seed: int,
+    report: Report,
 ) -> None:
     """Write into `out` those folds that the config asks for; what is trained for them goes.
 
-    Their curves are not the reward model's, and are told nobody.
+    Their curves are not the reward model's: only how far they are is told.
     """
     work = out / "folds.work"
     if config.annotator_folds is not None:
@@ -40,7 +41,7 @@ def write_folds(
             rankings=rankings,
             work=work,
             seed=seed,
-            report=silent,
+            report=report,
         )
         _write(out / ANNOTATOR_FOLDS, found, work)
     if config.prompt_folds is not None:
@@ -53,7 +54,7 @@ def write_folds(
             states=out / "checkpoints",
             work=work,
             seed=seed,
-            report=silent,
+            report=report,
         )
         _write(out / PROMPT_FOLDS, found, work)
 

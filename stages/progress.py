@@ -18,3 +18,12 @@ Report = Callable[[Step], None]
 
 def silent(_: Step) -> None:
     """A listener for callers that need no progress."""
+
+
+def part_of(report: Report, part: int, parts: int) -> Report:
+    """Tell the steps of one of `parts` equally long runs as steps of all; their numbers stay."""
+
+    def tell(step: Step) -> None:
+        report(Step(part * step.total + step.done, parts * step.total))
+
+    return tell

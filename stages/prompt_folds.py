@@ -18,7 +18,7 @@ from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
 from stages.frozen_states import layout_for
 from stages.models import load_tokenizer
-from stages.progress import Report
+from stages.progress import Report, part_of
 from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward import fit, new_reward_model
 from stages.reward_held_out import comparisons, score_elements
@@ -53,7 +53,7 @@ def accuracy_over_all_prompts(
             layout,
             checkpoints=work / f"fold-{number}",
             seed=seed,
-            report=report,
+            report=part_of(report, number, folds),
         )
         mine = [element for element in elements if element.said in group]
         held += mine

@@ -17,7 +17,7 @@ from reward_models.calibration import Comparisons, pair_accuracy
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
 from stages.models import load_tokenizer
-from stages.progress import Report
+from stages.progress import Report, part_of
 from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward import fit, new_reward_model
 from stages.reward_held_out import comparisons, score_elements
@@ -49,7 +49,8 @@ def accuracy_on_unseen_annotators(
         layout = choose_layout(model, elements)
         learnt = ranked_by(split.train, others)
         place = work / f"fold-{number}"
-        trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=report)
+        told = part_of(report, number, folds)
+        trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=told)
         scores = score_elements(trainer.scorer, held, layout)
         inside.append(comparisons(held, scores, others))
         outside.append(comparisons(held, scores, group))

@@ -9,7 +9,7 @@ import pytest
 from reward_models.records import Ranking
 from stages.config import RewardConfig
 from stages.fold_files import ANNOTATOR_FOLDS, PROMPT_FOLDS, write_folds
-from stages.progress import silent
+from stages.progress import Step, silent
 from stages.ranked_prompts import ranked_prompts
 from stages.reward_folds import accuracy_on_unseen_annotators, annotator_groups, ranked_by
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
@@ -68,6 +68,7 @@ def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_pa
     tasks = tiny_tasks(12, rng)
     out = tmp_path / "reward"
     out.mkdir()
+    told: list[Step] = []
     write_folds(
         RewardConfig(prompts_per_batch=8, held_out=0.3, annotator_folds=2, prompt_folds=3),
         base=tiny_base(tmp_path / "base"),
@@ -75,7 +76,10 @@ def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_pa
         rankings=tiny_rankings(tasks, ["ann", "ben"], rng),
         out=out,
         seed=0,
+        report=told.append,
     )
+    assert [step.done for step in told if step.done == step.total] == [2, 3]  # a batch a fold
+    assert not any(step.metrics for step in told)
     found = json.loads((out / ANNOTATOR_FOLDS).read_text())
     assert found["in_group"]["n_pairs"] == found["held_out_group"]["n_pairs"] > 0
     assert json.loads((out / PROMPT_FOLDS).read_text())["pair_accuracy"]["n_pairs"] > 0
