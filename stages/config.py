@@ -22,8 +22,12 @@ from stages.ppo_rules import AdaptiveKL as AdaptiveKL
 from stages.ppo_rules import FixedKL as FixedKL
 from stages.ppo_rules import GoldCurve as GoldCurve
 from stages.ppo_rules import Guards as Guards
+from stages.ppo_rules import Joint as Joint
+from stages.ppo_rules import ModelSharing as ModelSharing
 from stages.ppo_rules import PretrainingMix as PretrainingMix
 from stages.ppo_rules import Rollback as Rollback
+from stages.ppo_rules import Separate as Separate
+from stages.ppo_rules import SharedCritic as SharedCritic
 from stages.ppo_rules import ValidationRule as ValidationRule
 
 
@@ -174,6 +178,7 @@ class PPOConfig(Config):
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
     rollouts: Rollouts = OwnRollouts()
+    models: ModelSharing = Separate()  # which of the four read in one pass; see docs/ppo.md
     validation: ValidationRule | None = None  # None: the last policy is the result
     gold: GoldCurve | None = None
     guards: Guards = Guards()

@@ -1,4 +1,4 @@
-"""The parts of stage three's config: the ptx term, the KL penalty, guards, and what is watched."""
+"""The parts of stage three's config: ptx, KL penalty, guards, shared passes, what is watched."""
 
 from typing import Annotated, Literal, Self
 
@@ -17,6 +17,32 @@ class PretrainingMix(Config):
     normaliser: Literal["token", "sequence"] = (
         "token"  # mean over tokens, or sum over tokens per sequence
     )
+
+
+class Separate(Config):
+    """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
+
+    kind: Literal["separate"] = "separate"
+
+
+class SharedCritic(Config):
+    """The value is a scalar head on the policy's own pass; its loss also moves the policy.
+
+    The head itself moves by `critic_learning_rate`, whatever the coefficient.
+    """
+
+    kind: Literal["shared-critic"]
+    value_coefficient: NonNegativeFloat = 0.1  # as in Ziegler et al.'s code; 0: the head alone
+
+
+class Joint(Config):
+    """`SharedCritic`, and the score is read off the reference's pass, which a probe allows."""
+
+    kind: Literal["joint"]
+    value_coefficient: NonNegativeFloat = 0.1
+
+
+ModelSharing = Annotated[Separate | SharedCritic | Joint, Field(discriminator="kind")]
 
 
 class FixedKL(Config):

@@ -23,10 +23,19 @@ from stages.ppo.models import Models
 from stages.ppo.networks import Network, divide_frozen, network, restore_into, state_of
 from stages.ppo.pretraining import PretrainingStream, pretraining_nll
 from stages.ppo.randomness import EVERY_RANK, generator_for
-from stages.ppo.reading import Layout, lay_out, response_logits, response_values
+from stages.ppo.reading import (
+    Layout,
+    lay_out,
+    response_logits,
+    response_logits_and_states,
+    response_values,
+    unembedding,
+)
 from stages.ppo.rollout import Experience
 from stages.ppo.served import PolicyServer
+from stages.ppo.shared_passes import value_coefficient, value_gradient
 from stages.ppo.tally import Tally
+from stages.ppo.value_head import ValueHead
 from stages.sharded_state import scatter_weights
 
 
@@ -131,19 +140,9 @@ class Learner:
             advantage_N = batch.advantage_BT[mask_BT]
             with self.autocast():
                 layout = lay_out(batch.episodes)
-            new_N = self._logprobs(layout, token_N)
+            new_N, state_ND = self._logprobs(layout, token_N)
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
-            self.policy.backward(loss)
-            with self.autocast():  # after the policy's graph is gone, so that one is held at a time
-                value_N = response_values(self.critic.model, layout)
-            critic_loss = objective.value_loss(
-                value_N,
-                batch.value_BT[mask_BT],
-                batch.return_BT[mask_BT],
-                clip=self.config.value_clip,
-                count=count,
-            )
-            self.critic.backward(critic_loss)
+            critic_loss = self._gradients(loss, state_ND, layout, batch, count)
             with torch.no_grad():
                 worst = torch.maximum(worst, ((new_N - old_N).exp() - 1.0).abs().max())
                 spared_N = objective.clipped(new_N, old_N, advantage_N, clip)
@@ -156,11 +155,43 @@ class Learner:
             tally.add("ppo/first_ratio_error", worst)
             check_first_ratio(float(worst), self.accelerator.mixed_precision, self.models.policy)
 
-    def _logprobs(self, layout: Layout, token_N: Tensor) -> Tensor:
-        """logprob_N with a graph to the policy."""
+    def _logprobs(self, layout: Layout, token_N: Tensor) -> tuple[Tensor, Tensor | None]:
+        """logprob_N with a graph to the policy, and the states that a value head reads."""
         with self.autocast():
-            logits_NV = response_logits(self.policy.model, layout)
-        return objective.chosen_logprobs(logits_NV, token_N, self.config.sampling.temperature)
+            if isinstance(self.models.critic, ValueHead):
+                read_by = unembedding(self.models.policy)
+                logits_NV, state_SD = response_logits_and_states(self.policy.model, layout, read_by)
+                state_ND = state_SD[layout.place_N]
+            else:
+                logits_NV, state_ND = response_logits(self.policy.model, layout), None
+        temperature = self.config.sampling.temperature
+        return objective.chosen_logprobs(logits_NV, token_N, temperature), state_ND
+
+    def _gradients(
+        self, loss: Tensor, state_ND: Tensor | None, layout: Layout, batch: Experience, count: float
+    ) -> Tensor:
+        """Add the gradients of the policy's `loss` and of the critic's, which comes back."""
+        if state_ND is None:
+            self.policy.backward(loss)
+            with self.autocast():  # after the policy's graph is gone, so that one is held at a time
+                value_N = response_values(self.critic.model, layout)
+            critic_loss = self._value_loss(value_N, batch, count)
+        else:
+            leaf_ND = state_ND.detach().requires_grad_()
+            with self.autocast():
+                value_N = self.critic.model(leaf_ND)
+            critic_loss = self._value_loss(value_N, batch, count)
+            if coefficient := value_coefficient(self.config.models):
+                loss = loss + value_gradient(critic_loss, state_ND, leaf_ND, coefficient)
+            self.policy.backward(loss)
+        self.critic.backward(critic_loss)
+        return critic_loss
+
+    def _value_loss(self, value_N: Tensor, batch: Experience, count: float) -> Tensor:
+        mask_BT = batch.episodes.response_BT
+        old_N, return_N = batch.value_BT[mask_BT], batch.return_BT[mask_BT]
+        clip = self.config.value_clip
+        return objective.value_loss(value_N, old_N, return_N, clip=clip, count=count)
 
     def _pretraining_gradients(
         self, examples: PretrainingStream, tally: Tally, *, compared: bool

@@ -1,4 +1,4 @@
-"""The four models of stage three, loaded so that they belong together."""
+"""The models of stage three, loaded so that they belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,31 +8,40 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.model import RewardModel
-from reward_models.trunk import transformer
+from reward_models.trunk import hidden_size, transformer
 from stages.adaptation.sets import share_frozen, twin
 from stages.adaptation.top_layers import train_layers
+from stages.config import Joint, Separate, SharedCritic
 from stages.families import Full, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
+from stages.ppo.joint import require_one_pass
+from stages.ppo.value_head import ValueHead
+
+SEPARATE = Separate()
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
     """Policy and critic are trained; the reference and the reward model stay as they are.
 
-    All four are in eval mode for good: what is off while sampling must be off in training.
+    A critic that is a `ValueHead` reads the policy's pass; where `joint`, the reward model's head
+    reads the reference's. All are in eval mode for good: what is off while sampling must be off in
+    training.
     """
 
     tokenizer: PreTrainedTokenizerBase
     policy: PreTrainedModel
     reference: PreTrainedModel
-    critic: RewardModel
+    critic: RewardModel | ValueHead
     reward: RewardModel
+    joint: bool = False
 
 
 def load_models(
     policy: str | Path,
     reward_model: Path,
     adaptation: Full | Restricted,
+    sharing: Separate | SharedCritic | Joint = SEPARATE,
     *,
     seed: int,
     device: torch.device,
@@ -42,7 +51,8 @@ def load_models(
     The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
     would be the base before fine-tuning. The critic starts from the reward model (appendix C.4), as
     a set of the same family. What is frozen in several of the four is in memory once: a reward
-    model that belongs on the policy's base takes that one over and never loads another.
+    model that belongs on the policy's base takes that one over and never loads another. ValueError
+    too where `sharing` is joint and the score cannot be read off the reference's pass.
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
@@ -52,18 +62,26 @@ def load_models(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         trained = adapt(with_saved_set(base, policy), adaptation, tokenizer)
-    if isinstance(adaptation, Full) and is_whole(reward):
+    own_critic = isinstance(sharing, Separate)
+    if not own_critic:
+        reward.requires_grad_(False)
+    elif isinstance(adaptation, Full) and is_whole(reward):
         train_layers(transformer(reward.carrier), adaptation.top_layers)
     share_frozen(trained, reward)
-    reward.bias.requires_grad_(True)  # the critic trains a bias of its own
-    reference, critic = twin(trained), twin(reward)
+    reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
+    width = hidden_size(transformer(trained))
+    critic = twin(reward) if own_critic else ValueHead(reward, width)
+    reference = twin(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
+    if isinstance(sharing, Joint):
+        require_one_pass(reference, reward, str(policy))
+        share_frozen(reference, reward)
     everything: list[torch.nn.Module] = [trained, reference, critic, reward]
     for model in everything:
         model.to(device)
         model.train(False)
-    return Models(tokenizer, trained, reference, critic, reward)
+    return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, Joint))
 
 
 def is_whole(reward: RewardModel) -> bool:

@@ -10,10 +10,13 @@ Dimension key:  E episodes,  B rows,  L tokens of a row,  N response tokens of a
 list,  V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from stages.data.padding import positions
 from stages.ppo.episodes import Episodes
@@ -56,6 +59,40 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
     )
     logits_BLV: Tensor = output.logits
     return logits_BLV.flatten(0, 1).index_select(0, layout.place_N)
+
+
+def response_logits_and_states(
+    policy: nn.Module, layout: Layout, read_by: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """`response_logits`, and state_SD that they are made of: of every place, S = B * kept.
+
+    `read_by` is the policy's unembedding (see `unembedding`), also where `policy` is an engine.
+    """
+    with states_read(read_by) as read:
+        logits_NV = response_logits(policy, layout)
+    return logits_NV, read[0].flatten(0, 1)
+
+
+@contextmanager
+def states_read(unembedding: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the unembedding is given meanwhile: the last hidden states, graph included."""
+    read: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        read.append(given[0])
+
+    handle = unembedding.register_forward_pre_hook(keep)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
+def unembedding(model: PreTrainedModel) -> nn.Module:
+    """The module that turns last hidden states into logits."""
+    found = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def response_values(critic: nn.Module, layout: Layout) -> Tensor:

@@ -12,7 +12,8 @@ from stages.generation import generate_responses
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes, by_length
 from stages.ppo.models import Models
-from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
+from stages.ppo.reading import lay_out
+from stages.ppo.shared_passes import policy_and_values, reference_and_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +88,16 @@ def read_episodes(
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
             layout = lay_out(batch)
-            logits_NV = response_logits(models.policy, layout)
+            logits_NV, value_N = policy_and_values(models, layout)
             old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             entropy_N = objective.entropy(logits_NV, temperature)
-            logits_NV = response_logits(models.reference, layout)
+            logits_NV, score_E = reference_and_scores(models, layout)
             reference_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
             _place(read.old_BT, rows, batch, old_N)
             _place(read.entropy_BT, rows, batch, entropy_N)
             _place(read.reference_BT, rows, batch, reference_N)
-            _place(read.value_BT, rows, batch, response_values(models.critic, layout))
-            read.score_B[rows] = response_scores(models.reward, layout)
+            _place(read.value_BT, rows, batch, value_N)
+            read.score_B[rows] = score_E
     return read
 
 

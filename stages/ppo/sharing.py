@@ -6,7 +6,8 @@ from torch import Tensor
 from stages.generation import Sampled
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
-from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
+from stages.ppo.reading import lay_out
+from stages.ppo.shared_passes import policy_and_values, reference_and_scores
 
 TOLERANCE = 1e-4  # of a log-probability or score
 
@@ -38,8 +39,5 @@ def obstacle_to_sharing(
 def _read(models: Models, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
     layout = lay_out(episodes)
     with torch.no_grad():
-        return (
-            response_logits(models.policy, layout).float().log_softmax(-1),
-            response_values(models.critic, layout),
-            response_scores(models.reward, layout),
-        )
+        logits_NV, value_N = policy_and_values(models, layout)
+        return logits_NV.float().log_softmax(-1), value_N, reference_and_scores(models, layout)[1]

@@ -33,6 +33,7 @@ from stages.ppo.networks import load_models_whole
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.sharing import obstacle_to_sharing
+from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
@@ -69,7 +70,7 @@ def train_ppo(
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
-    load = partial(load_models, policy, reward_model, config.adaptation, seed=seed)
+    load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
     learner = _learner(models, config, accelerator, seed, out, report)
@@ -103,6 +104,8 @@ def _learner(
     """The learner, after what it trains was told, and who samples for it where that is a server."""
     if accelerator.is_main_process:
         critic = trained_share(models.critic, "ppo/critic_")
+        if isinstance(models.critic, ValueHead):
+            del critic["ppo/critic_trained_share"]  # it has no base of its own
         report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
     learner = Learner(models, config, accelerator, seed)
     if not isinstance(config.rollouts, OwnRollouts):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, write_jsonl
 from stages.config import PPOConfig
-from stages.models import load_tokenizer, tokenizer_hash
+from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models
@@ -34,6 +34,19 @@ def tiny_world(folder: Path) -> tuple[Path, Path]:
     return policy, folder / "reward"
 
 
+def probe_world(folder: Path) -> tuple[Path, Path]:
+    """The same, where the reward model is a head on the policy's own transformer."""
+    policy = tiny_base(folder / "sft")
+    reward = RewardModel.probe(
+        load_policy(policy), seed=3, base=str(policy), pooling="last", inner_width=0
+    )
+    with torch.no_grad():
+        reward.head.weight.mul_(4.0)
+    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.save(folder / "reward")
+    return policy, folder / "reward"
+
+
 def tiny_config(**changes: Any) -> PPOConfig:
     settings: dict[str, Any] = {
         "episodes": 32,
@@ -51,7 +64,8 @@ def tiny_config(**changes: Any) -> PPOConfig:
 
 
 def tiny_models(world: tuple[Path, Path], config: PPOConfig) -> Models:
-    return load_models(*world, config.adaptation, seed=0, device=torch.device("cpu"))
+    device = torch.device("cpu")
+    return load_models(*world, config.adaptation, config.models, seed=0, device=device)
 
 
 def tiny_learner(world: tuple[Path, Path], config: PPOConfig) -> Learner:

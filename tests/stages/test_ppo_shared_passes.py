@@ -1,0 +1,229 @@
+"""Policy and critic, reference and reward model in one pass: what must not change, and what may."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stages.config import LoRA, PPOConfig
+from stages.models import adapt, load_policy, load_tokenizer, save_policy
+from stages.ppo.episodes import Episodes
+from stages.ppo.learner import Learner
+from stages.ppo.reading import lay_out, response_logits, response_scores
+from stages.ppo.rollout import experience, read_episodes, roll_out
+from stages.ppo.shared_passes import policy_and_values, reference_and_scores
+from stages.ppo.tally import Tally
+from stages.ppo.value_head import FILE, ValueHead
+from tests.stages.test_ppo_resume import PowerCutError, cut_at
+from tests.stages.tiny_ppo import (
+    metrics_of,
+    probe_world,
+    tiny_config,
+    tiny_learner,
+    tiny_models,
+    tiny_world,
+    train,
+)
+
+World = tuple[Path, Path]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "full": {"family": "full"},
+    "top_layers": {"family": "full", "top_layers": 1},
+    "probe": {"family": "probe"},
+    "lora": {"family": "lora", "rank": 2},
+    "bottleneck": {"family": "bottleneck", "width": 4},
+    "bitfit": {"family": "bitfit"},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return probe_world(tmp_path_factory.mktemp("probe"))
+
+
+def config_of(kind: str, family: str = "full", **changes: Any) -> PPOConfig:
+    return tiny_config(models={"kind": kind}, adaptation=FAMILIES[family], **changes)
+
+
+def episodes_of(learner: Learner, sharing: int = 1) -> Episodes:
+    asked = [list(range(2 + n // sharing, 5 + n // sharing)) for n in range(8)]
+    generator = torch.Generator().manual_seed(0)
+    sampling = learner.config.sampling
+    return roll_out(learner.models, asked, sampling, generator, sharing=sharing)
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_joint_pass_says_what_reference_and_reward_model_say_apart(
+    world: World, family: str, sharing: int
+) -> None:
+    learner = tiny_learner(world, config_of("joint", family))
+    layout = lay_out(episodes_of(learner, sharing))
+    with torch.no_grad():
+        logits_NV, score_E = reference_and_scores(learner.models, layout)
+        apart_NV = response_logits(learner.models.reference, layout)
+        apart_E = response_scores(learner.models.reward, layout)
+    torch.testing.assert_close(logits_NV, apart_NV, rtol=0, atol=1e-6)
+    torch.testing.assert_close(score_E, apart_E, rtol=0, atol=1e-6)
+    assert apart_E.std() > 0.01  # scores that differ
+
+
+def gradients(world: World, config: PPOConfig, like: Learner | None = None) -> dict[str, Tensor]:
+    """Of the policy after the first minibatch of what `like` experienced."""
+    learner = tiny_learner(world, config)
+    source = learner if like is None else like
+    rollout = read_episodes(source.models, episodes_of(source), temperature=1.0, batch_size=None)
+    data, _ = experience(rollout, config, 0.05)
+    learner._ppo_gradients(data, torch.arange(4), Tally(), first=True)
+    found = learner.policy.parameters.items()
+    return {name: p.grad.clone() for name, p in found if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_the_value_losss_pull_the_policys_gradients_are_those_of_separate_models(
+    world: World, family: str
+) -> None:
+    separate = config_of("separate", family)
+    none = {"kind": "joint", "value_coefficient": 0.0}
+    shared = separate.model_copy(update={"models": tiny_config(models=none).models})
+    expected = gradients(world, separate)
+    found = gradients(world, shared, like=tiny_learner(world, separate))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_one_backward_pass_gives_the_gradients_of_policy_loss_plus_coefficient_times_value_loss(
+    world: World,
+) -> None:
+    found: list[dict[str, Tensor]] = []
+    for coefficient in (0.0, 0.3):
+        config = tiny_config(models={"kind": "joint", "value_coefficient": coefficient})
+        found.append(gradients(world, config))
+    learner = tiny_learner(world, config)
+    rollout = read_episodes(learner.models, episodes_of(learner), temperature=1.0, batch_size=None)
+    data, _ = experience(rollout, config, 0.05)
+    batch = data.take(torch.arange(4))
+    mask_BT = batch.episodes.response_BT
+    value_N = _values(learner, batch.episodes)
+    # Before the first step the clipped and the plain error are one.
+    loss = 0.5 * (value_N - batch.return_BT[mask_BT]).square().mean()
+    learner.models.policy.zero_grad()
+    (0.3 * loss).backward()
+    for name, p in learner.policy.parameters.items():
+        pull = torch.zeros_like(p) if p.grad is None else p.grad
+        torch.testing.assert_close(found[1][name] - found[0][name], pull, rtol=1e-3, atol=1e-6)
+
+
+def _values(learner: Learner, episodes: Episodes) -> Tensor:
+    """value_N by transformers' own hidden states, row by row without padding."""
+    head, values = learner.models.critic, []
+    assert isinstance(head, ValueHead)
+    for ids_L, mask_L, response_T in zip(
+        episodes.ids_BL, episodes.mask_BL, episodes.response_BT, strict=True
+    ):
+        said = learner.models.policy(input_ids=ids_L[mask_L][None], output_hidden_states=True)
+        state_LD = said.hidden_states[-1][0]
+        count = int(response_T.sum())
+        values.append(head(state_LD[-count - 1 : -1]))
+    return torch.cat(values)
+
+
+def test_values_are_read_where_the_tokens_are_predicted(world: World) -> None:
+    learner = tiny_learner(world, config_of("shared-critic"))
+    episodes = episodes_of(learner)
+    _, value_N = policy_and_values(learner.models, lay_out(episodes))
+    torch.testing.assert_close(value_N, _values(learner, episodes), rtol=0, atol=1e-5)
+    assert value_N.std() > 0.01
+
+
+def test_a_value_head_starts_at_zero_where_the_reward_models_reads_other_vectors(
+    world: World,
+) -> None:
+    reward = tiny_models(world, config_of("separate")).reward
+    size = reward.head.in_features
+    state_ND = torch.randn(5, size)
+    torch.testing.assert_close(ValueHead(reward, size)(state_ND), reward.scores(state_ND))
+    assert ValueHead(reward, size + 1)(torch.randn(5, size + 1)).eq(0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("shared-critic", "full"),
+        ("joint", "lora"),
+        *(
+            pytest.param(kind, family, marks=pytest.mark.slow)
+            for kind, family in [
+                ("joint", "full"),
+                ("shared-critic", "lora"),
+                ("joint", "bottleneck"),
+                ("joint", "bitfit"),
+            ]
+        ),
+    ],
+)
+def test_training_moves_head_and_policy_and_starts_at_a_ratio_of_one(
+    world: World, tmp_path: Path, kind: str, family: str
+) -> None:
+    config = config_of(kind, family)
+    before = tiny_models(world, config).critic.state_dict()
+    rows = metrics_of(world, tmp_path / "out", config)
+    assert all(row["ppo/first_ratio_error"] < 1e-5 for row in rows)
+    assert rows[0]["ppo/kl_nats"] == 0.0
+    assert rows[-1]["ppo/kl_nats"] != 0.0
+    after = load_file(tmp_path / "out/critic" / FILE)
+    assert after.keys() == before.keys()
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_an_interrupted_joint_run_with_all_its_parts_ends_bit_equal(
+    world: World, tmp_path: Path
+) -> None:
+    parts: dict[str, Any] = {
+        "pretraining": {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8},
+        "validation": {"every": 2},
+        "ema_decay": 0.9,
+        "responses_per_prompt": 2,
+        "value_clip": None,
+    }
+    config = config_of("joint", "lora", **parts)
+    whole = metrics_of(world, tmp_path / "whole", config)
+    with pytest.raises(PowerCutError):
+        train(world, tmp_path / "broken", config, cut_at(4))
+    rest = metrics_of(world, tmp_path / "broken", config)
+    assert len(rest) == 2
+    for found, expected in zip(rest, whole[2:], strict=True):
+        for name in expected:
+            assert name.startswith("time/") or found[name] == expected[name], name
+    for part in ("model/adapter_model.safetensors", f"critic/{FILE}"):
+        left, right = (load_file(tmp_path / run / part) for run in ("whole", "broken"))
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_joint_refuses_a_reward_model_that_is_no_probe_on_the_policy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the reward model moved more than its head; expected a p"):
+        tiny_models(tiny_world(tmp_path), config_of("joint"))
+
+
+def test_joint_refuses_a_policy_that_moved_after_the_probe_was_trained(tmp_path: Path) -> None:
+    policy, reward = probe_world(tmp_path)
+    tuned, tokenizer = adapt(load_policy(policy), LoRA(rank=2)), load_tokenizer(policy)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    save_policy(tuned, tokenizer, tmp_path / "tuned")
+    with pytest.raises(ValueError, match="whose hidden states are not those of"):
+        tiny_models((tmp_path / "tuned", reward), config_of("joint", "lora"))
+
+
+def test_joint_refuses_a_reward_model_that_reads_the_mean(world: World, tmp_path: Path) -> None:
+    reward = tiny_models(world, config_of("separate")).reward
+    reward.card = replace(reward.card, pooling="mean")
+    reward.save(tmp_path / "mean")
+    with pytest.raises(ValueError, match="pools by mean; expected"):
+        tiny_models((world[0], tmp_path / "mean"), config_of("joint"))
