@@ -19,14 +19,14 @@ from torch import Tensor
 
 def chosen_logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
     """log softmax(logits / temperature) at the chosen tokens, always in float32."""
-    scaled_NV = logits_NV.float() / temperature
+    scaled_NV = _scaled(logits_NV, temperature)
     chosen_N = scaled_NV.gather(-1, token_N[:, None]).squeeze(-1)
     return chosen_N - scaled_NV.logsumexp(-1)
 
 
 def entropy(logits_NV: Tensor, temperature: float) -> Tensor:
     """Entropy in nats of softmax(logits / temperature), token by token."""
-    logprob_NV = torch.log_softmax(logits_NV.float() / temperature, -1)
+    logprob_NV = torch.log_softmax(_scaled(logits_NV, temperature), -1)
     return -(logprob_NV.exp() * logprob_NV).sum(-1)
 
 
@@ -153,6 +153,12 @@ def next_kl_coefficient(
 def warm_up(iteration: int, warmup_iterations: int) -> float:
     """Share of the peak rate: a tenth at iteration 0, all of it from `warmup_iterations` on."""
     return 0.1 + 0.9 * min(1.0, iteration / warmup_iterations)
+
+
+def _scaled(logits_NV: Tensor, temperature: float) -> Tensor:
+    """In float32; the logits themselves where that changes nothing: a copy is V wide."""
+    wide_NV = logits_NV.float()
+    return wide_NV if temperature == 1.0 else wide_NV / temperature
 
 
 def _next(x_BT: Tensor) -> Tensor:

@@ -52,6 +52,20 @@ def test_logprobs_divide_by_the_temperature_and_come_in_float32(
         assert found_N[n].item() == pytest.approx(math.log(weights[token] / sum(weights)), abs=1e-5)
 
 
+def test_at_temperature_one_logprobs_keep_no_copy_of_the_logits_for_the_gradient() -> None:
+    logits_NV = normal(3, 11).float().requires_grad_()
+    kept: list[int] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.shape == logits_NV.shape:
+            kept.append(x.data_ptr())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        objective.chosen_logprobs(logits_NV, torch.tensor([0, 3, 10]), 1.0)
+    assert set(kept) == {logits_NV.data_ptr()}
+
+
 def test_entropy_is_log_of_the_vocabulary_for_equal_logits_and_zero_for_certainty() -> None:
     assert objective.entropy(torch.zeros(1, 8), 1.0).item() == pytest.approx(math.log(8))
     certain_NV = torch.tensor([[200.0, 0.0, 0.0]])
