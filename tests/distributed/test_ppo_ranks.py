@@ -86,6 +86,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "prefix": {"length": 3},
     "bottleneck": {"width": 4},
     "bitfit": {},
+    "probe": {},
     "prompt": {"length": 3},
     "ptuning-v2": {"length": 3},
 }
