@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from stages.ppo.reading import states_read, unembedding
+from stages.ppo.reading import Layout, response_logits_and_states, unembedding
 
 TOLERANCE = 1e-5  # of a hidden state, relative to the largest
 _TOKENS = 16  # of the example
@@ -51,9 +51,9 @@ def _gap(reference: PreTrainedModel, reward: RewardModel) -> float:
     rows = reference.get_input_embeddings().get_parameter("weight").shape[0]
     ids_BL = torch.linspace(0, rows - 1, _TOKENS).long()[None]
     mask_BL, places_BL = torch.ones_like(ids_BL), torch.arange(_TOKENS)[None]
-    with states_read(unembedding(reference)) as read:
-        reference(input_ids=ids_BL, attention_mask=mask_BL, position_ids=places_BL, use_cache=False)
-    own_BLD: Tensor = reward.states(ids_BL, mask_BL.bool(), places_BL, places_BL)
-    if own_BLD.shape != read[0].shape:
+    whole = Layout(ids_BL, mask_BL.bool(), places_BL, _TOKENS, places_BL[0], places_BL[0])
+    _, read_LD = response_logits_and_states(reference, whole, unembedding(reference))
+    own_LD: Tensor = reward.states(ids_BL, whole.mask, places_BL, places_BL)[0]
+    if own_LD.shape != read_LD.shape:
         return float("inf")
-    return float((own_BLD - read[0]).abs().max() / own_BLD.abs().max())
+    return float((own_LD - read_LD).abs().max() / own_LD.abs().max())

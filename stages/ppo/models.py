@@ -12,12 +12,13 @@ from reward_models.trunk import hidden_size, transformer
 from stages.adaptation.sets import share_frozen, twin
 from stages.adaptation.top_layers import train_layers
 from stages.config import Joint, Separate, SharedCritic
-from stages.families import Full, Restricted
+from stages.families import Bottleneck, Full, LoRA, Probe, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
 from stages.ppo.joint import require_one_pass
 from stages.ppo.value_head import ValueHead
 
 SEPARATE = Separate()
+UNFELT = (LoRA, Bottleneck, Probe)  # a new set adds exact zeros to what the base says
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ def load_models(
     """Load all four. Raises ValueError where the reward model was trained with another tokenizer.
 
     The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
-    would be the base before fine-tuning. The critic starts from the reward model (appendix C.4), as
+    would be the base before fine-tuning. A set that is new and changes nothing yet is left out of
+    it, which saves its arithmetic. The critic starts from the reward model (appendix C.4), as
     a set of the same family. What is frozen in several of the four is in memory once: a reward
     model that belongs on the policy's base takes that one over and never loads another. ValueError
     too where `sharing` is joint and the score cannot be read off the reference's pass.
@@ -57,11 +59,13 @@ def load_models(
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
     spare = None if isinstance(adaptation, Full) else twin(base.requires_grad_(False))
+    bare = None if spare is None else twin(spare)
     reward = RewardModel.load(reward_model, spare)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        trained = adapt(with_saved_set(base, policy), adaptation, tokenizer)
+        found = with_saved_set(base, policy)
+        trained = adapt(found, adaptation, tokenizer)
     own_critic = isinstance(sharing, Separate)
     if not own_critic:
         reward.requires_grad_(False)
@@ -71,7 +75,8 @@ def load_models(
     reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
     width = hidden_size(transformer(trained))
     critic = twin(reward) if own_critic else ValueHead(reward, width)
-    reference = twin(trained)
+    unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
+    reference = bare if bare is not None and unfelt else twin(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     if isinstance(sharing, Joint):

@@ -10,9 +10,8 @@ Dimension key:  E episodes,  B rows,  L tokens of a row,  N response tokens of a
 list,  V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +48,7 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
 
     `policy` is a causal language model, or an engine around one.
     """
-    mask = layout.mask if layout.mask.is_floating_point() else layout.mask.long()
-    output = policy(
-        input_ids=layout.ids_BL,
-        attention_mask=mask,
-        position_ids=layout.positions_BL,
-        use_cache=False,
-        logits_to_keep=layout.kept,
-    )
+    output = _read_policy(policy, layout)
     logits_BLV: Tensor = output.logits
     return logits_BLV.flatten(0, 1).index_select(0, layout.place_N)
 
@@ -66,26 +58,22 @@ def response_logits_and_states(
 ) -> tuple[Tensor, Tensor]:
     """`response_logits`, and state_SD that they are made of: of every place, S = B * kept.
 
-    `read_by` is the policy's unembedding (see `unembedding`), also where `policy` is an engine.
+    `read_by` is the policy's unembedding (see `unembedding`), also where `policy` is an engine. It
+    is given the states before response tokens alone, so no logits are computed for padding.
     """
-    with states_read(read_by) as read:
-        logits_NV = response_logits(policy, layout)
-    return logits_NV, read[0].flatten(0, 1)
-
-
-@contextmanager
-def states_read(unembedding: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the unembedding is given meanwhile: the last hidden states, graph included."""
     read: list[Tensor] = []
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        read.append(given[0])
+    def select(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        read.append(given[0].flatten(0, 1))
+        return (read[0].index_select(0, layout.place_N)[None],)
 
-    handle = unembedding.register_forward_pre_hook(keep)
+    handle = read_by.register_forward_pre_hook(select)
     try:
-        yield read
+        output = _read_policy(policy, layout)
     finally:
         handle.remove()
+    logits_1NV: Tensor = output.logits
+    return logits_1NV[0], read[0]
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:
@@ -103,6 +91,17 @@ def response_values(critic: nn.Module, layout: Layout) -> Tensor:
 def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
     """score_E at the last token of each response; `reward` is a RewardModel."""
     return _read(reward, layout).index_select(0, layout.place_E)
+
+
+def _read_policy(policy: nn.Module, layout: Layout) -> Any:
+    mask = layout.mask if layout.mask.is_floating_point() else layout.mask.long()
+    return policy(
+        input_ids=layout.ids_BL,
+        attention_mask=mask,
+        position_ids=layout.positions_BL,
+        use_cache=False,
+        logits_to_keep=layout.kept,
+    )
 
 
 def _read(model: nn.Module, layout: Layout) -> Tensor:
