@@ -66,6 +66,7 @@ class Case(Written):
     lora_rank: int | None = None
     top_layers: int | None = None  # of policy and critic, the only ones that move
     learning_rate: float = 1e-6
+    models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 
 
 SMALL = Shape(vocabulary=4096, hidden=256, inner=688, layers=6, heads=4, kv_heads=4)  # 5.8 million

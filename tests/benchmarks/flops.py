@@ -28,7 +28,8 @@ def ppo_flops(case: Case, response_tokens: float) -> float:
     """A step: rollout, reference, reward and value once; training of policy and critic.
 
     The policy's own probabilities come with the rollout. A frozen trunk under LoRA saves the
-    gradients of its weights, a third of the policy's training.
+    gradients of its weights, a third of the policy's training. Joint passes leave rollout,
+    reference and the policy's training.
     """
     prompt = (case.shortest_prompt + case.longest_prompt) / 2
     length = prompt + response_tokens
@@ -42,6 +43,8 @@ def ppo_flops(case: Case, response_tokens: float) -> float:
         head = with_head - without
         return once + case.inner_epochs * (2 * head + 6 * share * without)
     policy = (3 if case.lora_rank is None else 2) * with_head
+    if case.models == "joint":  # reward and value are heads on the passes of reference and policy
+        return 2 * with_head + case.inner_epochs * policy
     return once + case.inner_epochs * (policy + 3 * without)
 
 

@@ -7,8 +7,16 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.model import RewardModel
-from stages.config import FixedKL, Full, LoRA, PPOConfig, SamplingConfig
-from stages.models import load_tokenizer, tokenizer_hash
+from stages.config import (
+    FixedKL,
+    Full,
+    Joint,
+    LoRA,
+    PPOConfig,
+    SamplingConfig,
+    Separate,
+)
+from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
 from stages.ppo.models import load_models
@@ -18,7 +26,9 @@ from tests.benchmarks.worker import Meter, told_steps
 
 def settings(case: Case) -> PPOConfig:
     """The case in this project's words."""
+    models = {"separate": Separate(), "joint": Joint(kind="joint")}
     return PPOConfig(
+        models=models[case.models],
         episodes=10**6 // case.episodes * case.episodes,
         episodes_per_rollout=case.episodes,
         minibatch=case.minibatch,
@@ -39,11 +49,15 @@ def _adaptation(case: Case) -> Full | LoRA:
     return Full(top_layers=case.top_layers)
 
 
-def reward_model(folder: Path) -> Path:
-    """A reward model on the policy's trunk, made once."""
-    path = folder / "reward"
+def reward_model(folder: Path, case: Case) -> Path:
+    """A reward model on the policy's trunk, made once; for joint passes a head on it."""
+    path, base = folder / "reward", folder / "policy"
     if not path.is_dir():
-        made = RewardModel.from_base(folder / "policy", seed=0)
+        made = RewardModel.from_base(base, seed=0)
+        if case.models == "joint":
+            made = RewardModel.probe(
+                load_policy(base), 0, base=str(base), pooling="last", inner_width=0
+            )
         made.trained_on(tokenizer_hash(load_tokenizer(folder / "policy")), {"simulated"})
         made.save(path)
     return path
@@ -58,8 +72,9 @@ def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     models = load_models(
         folder / "policy",
-        reward_model(folder),
+        reward_model(folder, case),
         config.adaptation,
+        config.models,
         seed=0,
         device=accelerator.device,
     )
