@@ -14,18 +14,19 @@ hold before any model is loaded.
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.model import RewardModel
 from stages.config import LoRA, RewardConfig
-from stages.models import load_tokenizer, tokenizer_hash, trainable_parameters
+from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import models
-from stages.reward import new_reward_model
 from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train
 
@@ -48,6 +49,8 @@ SET = LoRA(rank=8, alpha=16.0)
 
 def prepare(work: Path) -> None:
     """A base, and reward models of both kinds on it."""
+    from stages.reward import new_reward_model  # what trains it is no part of a PPO run
+
     if (work / "full-reward").is_dir():
         return
     torch.manual_seed(0)
@@ -83,19 +86,26 @@ def measure(work: Path, way: str) -> dict[str, object]:
         ema_decay=None,
     )
     world = (work / "base", work / ("full-reward" if full else "lora-reward"))
-    train(world, work / "out" / way, config)
+    out = work / "out" / way
+    shutil.rmtree(out, ignore_errors=True)  # a run that is done would not be trained again
+    train(world, out, config)
     peak = _memory("VmHWM")
-    saved = sum(
-        path.stat().st_size for path in (work / "out" / way / "model").glob("*.safetensors")
-    )
-    found: dict[str, object] = {"way": way, "peak_MiB": peak, "policy_bytes": saved}
-    found["over_libraries_MiB"] = peak - libraries
-    if not full:
-        reward = new_reward_model(RewardConfig(adaptation=SET), work / "base", 0)
-        own = trainable_parameters(reward.carrier)
-        checkpoint = max((work / "out" / way / "checkpoints").glob("iteration-*/state.pt"))
-        found |= {"set_bytes": 4 * own, "checkpoint_bytes": checkpoint.stat().st_size}
-    return found
+    saved = list((out / "model").glob("*.safetensors"))
+    checkpoint = max((out / "checkpoints").glob("iteration-*/state.pt"))
+    return {
+        "way": way,
+        "peak_MiB": peak,
+        "libraries_MiB": libraries,
+        "over_libraries_MiB": peak - libraries,
+        "policy_numbers_bytes": sum(_numbers_bytes(path) for path in saved),
+        "policy_bytes": sum(path.stat().st_size for path in saved),
+        "checkpoint_bytes": checkpoint.stat().st_size,
+    }
+
+
+def _numbers_bytes(path: Path) -> int:
+    """What the tensors of a file take, without its header."""
+    return sum(x.numel() * x.element_size() for x in load_file(path).values())
 
 
 def _memory(name: str) -> int:
