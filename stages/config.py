@@ -139,6 +139,7 @@ class OwnRollouts(Config):
     """Responses are sampled in the training process."""
 
     kind: Literal["own"] = "own"
+    merged: bool = False  # of LoRA: sample with it added to a copy of the weights, which is quicker
 
 
 class VllmRollouts(Config):
@@ -197,6 +198,17 @@ class PPOConfig(Config):
             raise ValueError(
                 f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
                 "dropout does the ratio of new to old probabilities start at 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_merged_is_lora(self) -> Self:
+        """Refuse to merge what is no LoRA."""
+        merged = isinstance(self.rollouts, OwnRollouts) and self.rollouts.merged
+        if merged and not isinstance(self.adaptation, LoRA):
+            raise ValueError(
+                f"rollouts.merged is true but adaptation.family is {self.adaptation.family}; "
+                "expected lora"
             )
         return self
 

@@ -1,9 +1,12 @@
 """Low-rank adaptation (Hu et al. 2021) through PEFT: a new adapter, or the one that is there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -52,3 +55,32 @@ def resume_lora(model: PeftModel, adaptation: LoRA) -> PreTrainedModel:
             layer.lora_dropout["default"] = nn.Dropout(adaptation.dropout)
     model.set_adapter("default")
     return cast(PreTrainedModel, model)
+
+
+@contextmanager
+def merged_lora(model: nn.Module) -> Iterator[None]:
+    """Let plain layers with the sum of base and adapter stand in for a while, to sample with.
+
+    A token costs one product a layer instead of three. The base's own weights, which other models
+    may share, are left alone, so afterwards every bit is as it was; meanwhile there is a copy of
+    the adapted ones.
+    """
+    found = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, Linear)
+    ]
+    kept = [layer.get_base_layer().get_parameter("weight") for _, _, layer in found]
+    try:
+        for parent, name, layer in found:
+            base = layer.get_base_layer()
+            with torch.no_grad():
+                added = base.get_parameter("weight") + layer.get_delta_weight("default")
+            base._parameters["weight"] = nn.Parameter(added, requires_grad=False)
+            parent._modules[name] = base
+        yield
+    finally:
+        for (parent, name, layer), weight in zip(found, kept, strict=True):
+            layer.get_base_layer()._parameters["weight"] = weight
+            parent._modules[name] = layer

@@ -6,6 +6,7 @@ advantages, minibatches and metrics are what one process would compute.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
 
@@ -15,6 +16,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stages.adaptation.lora import merged_lora
+from stages.config import OwnRollouts
 from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
 from stages.ppo.rollout import Rollout, read_episodes, roll_out
@@ -40,7 +43,7 @@ def answered(
     logprobs: list[list[float]] = []
     with learner.autocast():
         if learner.server is None:
-            with learner.policy.gathered():
+            with learner.policy.gathered(), _merged(learner):
                 episodes = roll_out(
                     models, prompts, config.sampling, generator, rows=mine, sharing=sharing
                 )
@@ -58,6 +61,13 @@ def answered(
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))
     return shared(accelerator, read, mine)
+
+
+def _merged(learner: Learner) -> AbstractContextManager[None]:
+    """The policy as it samples, in plain layers where that was asked for."""
+    rollouts = learner.config.rollouts
+    merges = isinstance(rollouts, OwnRollouts) and rollouts.merged
+    return merged_lora(learner.models.policy) if merges else nullcontext()
 
 
 def share_of(accelerator: Accelerator, prompts: int, together: int = 1) -> list[int]:

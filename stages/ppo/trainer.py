@@ -108,7 +108,13 @@ def _learner(
             del critic["ppo/critic_trained_share"]  # it has no base of its own
         report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
     learner = Learner(models, config, accelerator, seed)
-    if not isinstance(config.rollouts, OwnRollouts):
+    if isinstance(config.rollouts, OwnRollouts):
+        if config.rollouts.merged and learner.policy.divides_weights:
+            raise ValueError(
+                "rollouts.merged is true, but weights are divided among ranks (zero3, fsdp2); "
+                "expected ddp, zero1 or zero2"
+            )
+    else:
         eos = cast(int, models.tokenizer.eos_token_id)
         learner.server = PolicyServer(
             *(config.rollouts, models.policy, learner.policy, eos, out / "sent", accelerator)

@@ -32,7 +32,9 @@ PPO = [
     Case("ppo, full, lengths as they come", SMALL),
     Case("ppo, full, fixed lengths", SMALL, mean_response=None),
     Case("ppo, LoRA, lengths as they come", SMALL, lora_rank=16),
-    Case("ppo, LoRA, joint, lengths as they come", SMALL, lora_rank=16, models="joint"),
+    Case(
+        "ppo, LoRA, joint, lengths as they come", SMALL, lora_rank=16, models="joint", merged=True
+    ),
     Case("ppo, top third of the layers, 4 inner epochs", SMALL, inner_epochs=4, top_layers=2),
 ]
 REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]

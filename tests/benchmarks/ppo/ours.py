@@ -12,6 +12,7 @@ from stages.config import (
     Full,
     Joint,
     LoRA,
+    OwnRollouts,
     PPOConfig,
     SamplingConfig,
     Separate,
@@ -29,6 +30,7 @@ def settings(case: Case) -> PPOConfig:
     models = {"separate": Separate(), "joint": Joint(kind="joint")}
     return PPOConfig(
         models=models[case.models],
+        rollouts=OwnRollouts(merged=case.merged),
         episodes=10**6 // case.episodes * case.episodes,
         episodes_per_rollout=case.episodes,
         minibatch=case.minibatch,
