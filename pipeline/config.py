@@ -168,6 +168,26 @@ class ExperimentConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def a_joint_pass_is_of_one_model(self) -> Self:
+        """Hold `models.kind: joint` to a reward model that is a probe on what PPO starts from."""
+        for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
+            if chosen is None or chosen.models.kind != "joint":
+                continue
+            for key, found, expected in (
+                ("reward.adaptation.family", self.reward.adaptation.family, "probe"),
+                ("reward_base", self.reward_base, "sft"),
+                ("sft.adaptation.family", self.sft.adaptation.family, "full"),
+                ("sft_choice", self.sft_choice, "loss"),
+                ("ppo_init", "null" if self.ppo_init is None else "set", "null"),
+            ):
+                if found != expected:
+                    raise ValueError(
+                        f"{name}.models.kind is joint but {key} is {found}; expected {expected}: "
+                        "the reward model must be a probe on the very model that PPO starts from"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def the_judge_knows_only_its_world(self) -> Self:
         """Refuse the quickstart's judge as a second opinion on prompts that it cannot judge."""
         for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):

@@ -14,7 +14,15 @@ from pipeline.needs.lengths import Lengths
 from pipeline.needs.memory import FLOAT, LOGIT_COPIES, Need, trained
 from pipeline.plan import model_source
 from pipeline.run import Source
-from stages.config import Adaptation, PPOConfig, RewardConfig, SFTConfig
+from stages.config import (
+    Adaptation,
+    Joint,
+    OwnRollouts,
+    PPOConfig,
+    RewardConfig,
+    Separate,
+    SFTConfig,
+)
 from stages.families import Probe
 from stages.models import device
 
@@ -54,10 +62,15 @@ class Model:
     @property
     def moved_with_head(self) -> int:
         """Numbers that training a reward model or critic moves; of a probe, the head alone."""
+        return self.head + (0 if isinstance(self.adaptation, Probe) else self.moved)
+
+    @property
+    def head(self) -> int:
+        """Numbers of a reward model's head, and of a value head that starts from it."""
         width, chosen = self.counts.width, self.adaptation
-        if isinstance(chosen, Probe):
-            return width + (chosen.width * (2 * width + 1) + width if chosen.kind == "mlp" else 0)
-        return self.moved + width
+        if isinstance(chosen, Probe) and chosen.kind == "mlp":
+            return width + chosen.width * (2 * width + 1) + width
+        return width
 
     @property
     def frozen(self) -> int:
@@ -144,9 +157,11 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> Demand:
     policy = Model.of(config.model, chosen.adaptation)
     critic = Model.of(reward_base(config), config.reward.adaptation)
-    moved = policy.moved + critic.moved_with_head
+    own_critic = isinstance(chosen.models, Separate)
+    moved = policy.moved + (critic.moved_with_head if own_critic else critic.head)
     _, gradients, optimizer = trained(0, moved)
-    critic_base = 0 if _one_trunk(config, policy, critic) else critic.frozen
+    joint = isinstance(chosen.models, Joint)
+    reward_trunk = 0 if joint or _one_trunk(config, policy, critic) else critic.frozen
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
@@ -157,9 +172,9 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         optimizer,
         _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        critic=(critic_base + critic.moved_with_head) * FLOAT,
+        critic=(critic.moved_with_head if own_critic else critic.head) * FLOAT,
         reference=policy.moved * FLOAT,
-        reward=critic.moved_with_head * FLOAT,
+        reward=(reward_trunk + critic.moved_with_head) * FLOAT,
         average=copies * policy.moved * FLOAT,
         policy=policy.counts.parameters * FLOAT,
         in_buckets=False,
@@ -181,7 +196,9 @@ def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
     rows = chosen.micro_batch_size or chosen.minibatch
     said = chosen.sampling.max_new_tokens
-    update = policy.kept(rows, prompt + said) + critic.kept(rows, prompt + said)
+    update = policy.kept(rows, prompt + said)
+    if isinstance(chosen.models, Separate):
+        update += critic.kept(rows, prompt + said)
     update += policy.logits(rows, said + 1)
     mix = chosen.pretraining
     if mix is None:
@@ -194,7 +211,9 @@ def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) 
 def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
     rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     tokens = prompt + chosen.sampling.max_new_tokens
-    return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1)
+    merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
+    copied = policy.frozen * FLOAT if merges else 0
+    return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1) + copied
 
 
 def _ppo_work(
@@ -203,10 +222,14 @@ def _ppo_work(
     """Operations, and bytes of weights that decoding reads."""
     said = min(sizes.responses.mean, chosen.sampling.max_new_tokens)
     tokens = chosen.episodes * (sizes.ppo_prompts.mean + said)
-    # policy: decoding, old log-probabilities, update; the reference; critic: values, update; score
+    # policy: decoding, old log-probabilities, update; the reference; critic: values, update; score;
+    # of these, critic and score are heads on other passes where models are shared
     epochs = chosen.inner_epochs
     flops = tokens * policy.counts.flops * (3 * FORWARD + epochs * policy.learning)
-    flops += tokens * critic.counts.flops * (2 * FORWARD + epochs * critic.learning)
+    if isinstance(chosen.models, Separate):
+        flops += tokens * critic.counts.flops * (FORWARD + epochs * critic.learning)
+    if not isinstance(chosen.models, Joint):
+        flops += tokens * critic.counts.flops * FORWARD
     mix = chosen.pretraining
     if mix is not None:
         extra = chosen.episodes * mix.examples_per_episode * mix.tokens_per_example

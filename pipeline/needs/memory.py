@@ -23,8 +23,8 @@ LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the
 class Need:
     """Bytes by item, on the device of one rank.
 
-    `weights` are of the trained model with its base, `critic` has its base only where that is
-    another one; `reference` and `reward` are what these have of their own. `policy` is what PPO's
+    `weights` are of the trained model with its base, `reward` has its base only where that is
+    another one; `reference` and `critic` are what these have of their own. `policy` is what PPO's
     policy weighs, which has to be whole to draw responses.
     """
 

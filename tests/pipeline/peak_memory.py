@@ -14,7 +14,7 @@ from pipeline.config_file import load_config
 from pipeline.datasets import DataFolder
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask, read_records
-from stages.config import Adaptation
+from stages.config import Adaptation, Probe
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.trainer import train_ppo
 from stages.progress import silent
@@ -56,7 +56,12 @@ def main(stage: str, place: str, base: str, folder: str) -> None:
 
 def prepare_reward_model(base: str, folder: Path, adaptation: Adaptation) -> None:
     if not folder.is_dir():
-        made = RewardModel.on(adapt(load_policy(base), adaptation), seed=3, base=base)
+        if isinstance(adaptation, Probe):
+            made = RewardModel.probe(
+                load_policy(base), seed=3, base=base, pooling="last", inner_width=0
+            )
+        else:
+            made = RewardModel.on(adapt(load_policy(base), adaptation), seed=3, base=base)
         made.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
         made.save(folder)
 

@@ -114,3 +114,13 @@ def test_a_mistake_is_told_in_one_line(path: Path, override: str, said: str):
 def test_simulated_annotators_are_refused_for_the_users_own_prompts(path: Path):
     sets = ["data={kind: files, demonstrations: d, ranking_prompts: p, test_prompts: t}"]
     assert "labeling.kind is 'simulated' but data.kind is 'files'" in complaint(path, *sets)
+
+
+def test_a_joint_pass_asks_for_a_probe_on_the_model_that_ppo_starts_from(path: Path):
+    joint = "ppo.models={kind: joint}"
+    probe = "reward.adaptation={family: probe}"
+    assert "reward.adaptation.family is full; expected probe" in complaint(path, joint)
+    sets = [joint, probe, "reward_base=base"]
+    assert "reward_base is base; expected sft" in complaint(path, *sets)
+    sets = [joint, probe, "reward_base=sft", "sft_choice=reward"]
+    assert "sft_choice is reward; expected loss" in complaint(path, *sets)

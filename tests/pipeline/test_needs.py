@@ -10,6 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from pipeline.config import ExperimentConfig
 from pipeline.config_file import load_config
 from pipeline.needs.anatomy import KNOWN, activation_bytes, anatomy, model_config
 from pipeline.needs.demands import demands
@@ -18,6 +19,7 @@ from pipeline.needs.memory import Need, advice
 from pipeline.needs.page import needs, with_lora
 from reward_models import records
 from reward_models.records import write_jsonl
+from stages.config import Separate
 from stages.families import (
     BitFit,
     Bottleneck,
@@ -164,6 +166,34 @@ def test_restricting_a_run_takes_gradients_and_moments_away(tmp_path: Path) -> N
         assert light.disk < whole.disk
 
 
+@pytest.mark.parametrize("adaptation", [Full(), LoRA()])
+def test_joint_passes_take_the_critic_and_the_reward_model_away(
+    tmp_path: Path, adaptation: Full | LoRA
+) -> None:
+    config = load_config(world(tmp_path))
+    sizes, joint = lengths(config), jointly(config, adaptation)
+    assert joint.ppo is not None
+    apart = joint.model_copy(
+        update={"ppo": joint.ppo.model_copy(update={"models": Separate()}), "ppo_ptx": None}
+    )
+    (four,) = (one for one in demands(apart, sizes) if one.memory.stage == "ppo")
+    (two,) = (one for one in demands(joint, sizes) if one.memory.stage == "ppo")
+    assert two.flops < 0.8 * four.flops
+    assert two.memory.reward < 0.01 * two.memory.weights
+    # Of a full fine-tuned policy the probe's frozen transformer is another model's.
+    assert (two.memory.reward < four.memory.reward) == isinstance(adaptation, Full)
+
+
+def jointly(config: ExperimentConfig, adaptation: Full | LoRA) -> ExperimentConfig:
+    """The experiment with PPO in joint passes and the reward model they take."""
+    told = config.model_dump(mode="json")
+    told["ppo"] |= {"models": {"kind": "joint"}, "adaptation": adaptation.model_dump(mode="json")}
+    told["reward"]["adaptation"] = {"family": "probe"}
+    return ExperimentConfig.model_validate(
+        told | {"reward_base": "sft", "sft_choice": "loss", "ppo_ptx": None}
+    )
+
+
 def test_lengths_are_counted_with_the_base_s_tokenizer(tmp_path: Path) -> None:
     found = lengths(load_config(world(tmp_path)))
     told = tiny_demonstrations(64, random.Random(0))
@@ -175,12 +205,16 @@ def test_lengths_are_counted_with_the_base_s_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "family"), [("sft", "full"), ("reward", "full"),
-    ("ppo", "full"), ("ppo-ptx", "full"), ("sft", "lora"), ("ppo", "lora")])  # fmt: skip
+    ("ppo", "full"), ("ppo-ptx", "full"), ("sft", "lora"), ("ppo", "lora"),
+    ("ppo", "joint"), ("ppo", "joint-lora")])  # fmt: skip
 def test_the_foretold_peak_is_that_of_a_real_run(stage: str, family: str, tmp_path: Path) -> None:
     place = world(tmp_path, hidden=512, layers=6)
     config = load_config(place)
     if family == "lora":
         config = with_lora(config)
+    elif family.startswith("joint"):
+        config = jointly(config, LoRA() if family == "joint-lora" else Full())
+    if family != "full":
         place.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     foretold = {one.memory.stage: one.memory.total for one in demands(config, lengths(config))}
     script = Path(__file__).with_name("peak_memory.py")
