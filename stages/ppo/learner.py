@@ -175,15 +175,17 @@ class Learner:
             self.policy.backward(loss)
             with self.autocast():  # after the policy's graph is gone, so that one is held at a time
                 value_N = response_values(self.critic.model, layout)
-            critic_loss = self._value_loss(value_N, batch, count)
         else:
-            leaf_ND = state_ND.detach().requires_grad_()
-            with self.autocast():
-                value_N = self.critic.model(leaf_ND)
-            critic_loss = self._value_loss(value_N, batch, count)
             if coefficient := value_coefficient(self.config.models):
+                leaf_ND = state_ND.detach().requires_grad_()
+                with self.autocast():
+                    value_N = self.models.critic(leaf_ND)  # an engine would take it for a pass back
+                critic_loss = self._value_loss(value_N, batch, count)
                 loss = loss + value_gradient(critic_loss, state_ND, leaf_ND, coefficient)
             self.policy.backward(loss)
+            with self.autocast():
+                value_N = self.critic.model(state_ND.detach())
+        critic_loss = self._value_loss(value_N, batch, count)
         self.critic.backward(critic_loss)
         return critic_loss
 

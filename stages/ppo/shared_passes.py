@@ -52,5 +52,5 @@ def value_gradient(loss: Tensor, state_ND: Tensor, leaf_ND: Tensor, coefficient:
     `leaf_ND` holds the states without their graph and the loss keeps its own, so that head and
     policy may be two networks, each with its own backward pass, wherever their weights are.
     """
-    (slope_ND,) = torch.autograd.grad(loss, leaf_ND, retain_graph=True)
+    (slope_ND,) = torch.autograd.grad(loss, leaf_ND)
     return coefficient * (state_ND * slope_ND).sum()

@@ -108,13 +108,9 @@ def _learner(
             del critic["ppo/critic_trained_share"]  # it has no base of its own
         report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
     learner = Learner(models, config, accelerator, seed)
-    if isinstance(config.rollouts, OwnRollouts):
-        if config.rollouts.merged and learner.policy.divides_weights:
-            raise ValueError(
-                "rollouts.merged is true, but weights are divided among ranks (zero3, fsdp2); "
-                "expected ddp, zero1 or zero2"
-            )
-    else:
+    if learner.policy.divides_weights:
+        _check_divided(config)
+    if not isinstance(config.rollouts, OwnRollouts):
         eos = cast(int, models.tokenizer.eos_token_id)
         learner.server = PolicyServer(
             *(config.rollouts, models.policy, learner.policy, eos, out / "sent", accelerator)
@@ -194,6 +190,20 @@ def _check_given(config: PPOConfig, given: set[str]) -> None:
         if setting is None and name in given:
             raise ValueError(
                 f"a {name} set is given, but {name} is not set, so it would have no effect"
+            )
+
+
+def _check_divided(config: PPOConfig) -> None:
+    """Refuse what reads weights outside the passes for which they are gathered."""
+    merged = isinstance(config.rollouts, OwnRollouts) and config.rollouts.merged
+    for setting, there in (
+        ("rollouts.merged is true", merged),
+        (f"models.kind is {config.models.kind}", config.models.kind != "separate"),
+    ):
+        if there:
+            raise ValueError(
+                f"{setting}, but weights are divided among ranks (zero3, fsdp2); expected ddp, "
+                "zero1 or zero2"
             )
 
 
