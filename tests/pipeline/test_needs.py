@@ -206,14 +206,14 @@ def test_lengths_are_counted_with_the_base_s_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "family"), [("sft", "full"), ("reward", "full"),
     ("ppo", "full"), ("ppo-ptx", "full"), ("sft", "lora"), ("ppo", "lora"),
-    ("ppo", "joint"), ("ppo", "joint-lora")])  # fmt: skip
+    ("ppo", "joint")])  # fmt: skip
 def test_the_foretold_peak_is_that_of_a_real_run(stage: str, family: str, tmp_path: Path) -> None:
     place = world(tmp_path, hidden=512, layers=6)
     config = load_config(place)
     if family == "lora":
         config = with_lora(config)
-    elif family.startswith("joint"):
-        config = jointly(config, LoRA() if family == "joint-lora" else Full())
+    elif family == "joint":
+        config = jointly(config, Full())
     if family != "full":
         place.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     foretold = {one.memory.stage: one.memory.total for one in demands(config, lengths(config))}
