@@ -66,6 +66,7 @@ class Case(Written):
     lora_rank: int | None = None
     top_layers: int | None = None  # of policy and critic, the only ones that move
     learning_rate: float = 1e-6
+    one_trunk: bool = False  # of ours, whether reward model and critic are LoRA sets too
     merged: bool = False  # of ours, whether LoRA samples merged
     models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 

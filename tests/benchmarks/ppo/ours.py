@@ -14,6 +14,7 @@ from stages.config import (
     LoRA,
     OwnRollouts,
     PPOConfig,
+    RewardConfig,
     SamplingConfig,
     Separate,
 )
@@ -21,6 +22,7 @@ from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
 from stages.ppo.models import load_models
+from stages.reward import new_reward_model
 from tests.benchmarks.cases import Case, prompts
 from tests.benchmarks.worker import Meter, told_steps
 
@@ -56,7 +58,9 @@ def reward_model(folder: Path, case: Case) -> Path:
     path, base = folder / "reward", folder / "policy"
     if not path.is_dir():
         made = RewardModel.from_base(base, seed=0)
-        if case.models == "joint":
+        if case.one_trunk:
+            made = new_reward_model(RewardConfig(adaptation=_adaptation(case)), base, 0)
+        elif case.models == "joint":
             made = RewardModel.probe(
                 load_policy(base), 0, base=str(base), pooling="last", inner_width=0
             )

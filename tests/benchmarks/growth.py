@@ -1,0 +1,199 @@
+"""How cost grows: a PPO step with more episodes or longer responses, a reward step with larger K.
+
+    python -m tests.benchmarks.growth OUT [--rounds 5]
+
+Each size takes its turn in every round, so that a busy machine is equally busy for all, and counts
+by the median of its CPU seconds. Printed is what every doubling multiplies the time by, and what
+it would without attention, whose products grow with the square of the length. OUT gets growth.json
+and growth.svg. Memory is what scoring a rollout adds at its peak to what is there before.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from accelerate import Accelerator
+
+from reward_models.model import RewardModel
+from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
+from stages.generation import Sampled
+from stages.ppo.episodes import Episodes
+from stages.ppo.iteration import iterate
+from stages.ppo.learner import Learner
+from stages.ppo.models import load_models
+from stages.ppo.rollout import read_episodes
+from stages.shared_prompt import SharedPrompt
+from tests.benchmarks.cases import SMALL, Case, make_policy, prompts
+from tests.benchmarks.flops import forward
+from tests.benchmarks.ppo.ours import reward_model, settings
+from tests.benchmarks.reward.case import RewardCase, ranked_prompt
+
+Step = Callable[[], object]
+PPO = Case("growth", SMALL, mean_response=None, response_limit=16, shortest_prompt=16,
+           longest_prompt=16)  # fmt: skip
+EPISODES, RESPONSE, RESPONSES = (16, 32, 64, 128), (16, 32, 64, 128), (2, 4, 8, 16)
+SCORED = (64, 128, 256, 512)  # episodes of which the memory is measured
+
+
+def ppo_step(case: Case, folder: Path) -> Step:
+    """One iteration after the other of this case."""
+    learner = new_learner(case, folder)
+    given, done = prompts(case, case.episodes), iter(range(10**6))
+    return lambda: iterate(learner, given, None, next(done), 0.05, sharing=1)
+
+
+def new_learner(case: Case, folder: Path) -> Learner:
+    """The case's models, all on the one policy."""
+    accelerator, config = Accelerator(cpu=True), settings(case)
+    paths = (folder / "policy", reward_model(folder, case))
+    models = load_models(*paths, config.adaptation, seed=0, device=accelerator.device)
+    return Learner(models, config, accelerator, 0)
+
+
+def reward_step(case: RewardCase, folder: Path) -> Step:
+    """Forward, loss and backward on one prompt with its K responses."""
+    model, layout = RewardModel.from_base(folder / "policy", seed=0), SharedPrompt()
+
+    def step() -> None:
+        batch = layout.collate([ranked_prompt(case, seed=0)], pool_pairs)
+        weight_BKK = batch["weight_BKK"]
+        loss = summed_loss(layout.scores(model, batch), weight_BKK) / num_elements(weight_BKK)
+        torch.autograd.backward(loss)
+        model.zero_grad()
+
+    return step
+
+
+def axes(folder: Path) -> dict[str, dict[int, Step]]:
+    """What is doubled, and a step of each size."""
+    return {
+        "episodes": {
+            n: ppo_step(replace(PPO, episodes=n, minibatch=n), folder) for n in EPISODES
+        },
+        "response tokens": {
+            n: ppo_step(replace(PPO, response_limit=n), folder) for n in RESPONSE
+        },
+        "K responses to rank": {
+            k: reward_step(RewardCase("growth", SMALL, k), folder) for k in RESPONSES
+        },
+    }  # fmt: skip
+
+
+def attention_factor(axis: str, small: int, large: int) -> float:
+    """What attention alone adds to a doubling: cost a token with it over that at the small size."""
+    if axis == "episodes":
+        return 1.0
+
+    def each(size: int) -> float:
+        if axis == "response tokens":
+            return forward(SMALL, 1.0, (PPO.longest_prompt + size) / 2, 0.0)
+        case = RewardCase("growth", SMALL, size)
+        # The tree's mask is dense: every token's products with all the others are computed.
+        return forward(SMALL, 1.0, case.prompt + size * case.response, 0.0)
+
+    return each(large) / each(small)
+
+
+def measure(steps: Mapping[str, Mapping[int, Step]], rounds: int) -> dict[str, dict[int, float]]:
+    """Median CPU seconds of each size."""
+    took: dict[tuple[str, int], list[float]] = {}
+    for turn in range(rounds + 1):
+        for axis, sizes in steps.items():
+            for size, step in sizes.items():
+                started = time.process_time()
+                step()
+                if turn > 0:  # the first is warm-up
+                    took.setdefault((axis, size), []).append(time.process_time() - started)
+    return {
+        axis: {size: statistics.median(took[axis, size]) for size in sizes}
+        for axis, sizes in steps.items()
+    }
+
+
+def scoring_memory(folder: Path) -> dict[int, float]:
+    """MiB that scoring so many episodes adds at its peak, smallest first."""
+    learner, found = new_learner(PPO, folder), {}
+    for count in (SCORED[0], *SCORED):  # once to warm up
+        asked = prompts(PPO, count)
+        said = [Sampled([5] * PPO.response_limit, ended=False) for _ in asked]
+        episodes = Episodes.build(asked, said, torch.device("cpu"))
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
+        before = _held("VmRSS")
+        read_episodes(learner.models, episodes, temperature=1.0, batch_size=PPO.micro)
+        found[count] = (_held("VmHWM") - before) / 1024
+    return found
+
+
+def _held(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def draw(found: Mapping[str, Mapping[int, float]], path: Path) -> None:
+    """CPU time against size, both in those of the smallest, with the line of exact doubling."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 4))
+    axes.plot([1, 8], [1, 8], color="#888888", linewidth=1, label="in proportion")
+    for (axis, sizes), colour in zip(found.items(), ("#2f6f8f", "#b5532a", "#4d7f3a"), strict=True):
+        first = min(sizes)
+        x, y = [n / first for n in sizes], [s / sizes[first] for s in sizes.values()]
+        axes.plot(x, y, marker="o", color=colour, label=f"{axis} ({first} to {max(sizes)})")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for ticks in (axes.set_xticks, axes.set_yticks):
+        ticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes.set_xlabel("times the smallest size")
+    axes.set_ylabel("times its CPU seconds")
+    axes.legend(frameon=False, fontsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def rows(found: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """One a doubling."""
+    table = []
+    for axis, sizes in found.items():
+        for small, large in pairwise(sorted(sizes)):
+            times = sizes[large] / sizes[small]
+            without = times / attention_factor(axis, small, large)
+            table.append({"what": axis, "from": small, "to": large, "times": times,
+                          "without_attention": without})  # fmt: skip
+    return table
+
+
+def main(
+    out: Path,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each size that count.")] = 5,
+) -> None:
+    """Measure, print, and write growth.json and growth.svg."""
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    make_policy(PPO, out / "policy")
+    memory = scoring_memory(out)
+    found = measure(axes(out), rounds)
+    for row in rows(found):
+        print("{what}: {from} to {to}   x {times:.2f}, {without_attention:.2f} without attention"
+              .format(**row))  # fmt: skip
+    for count, mib in memory.items():
+        print(f"scoring {count} episodes adds {mib:.1f} MiB at its peak")
+    told = {"cpu_s": found, "doublings": rows(found), "scoring_mib": memory, "rounds": rounds}
+    (out / "growth.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    draw(found, out / "growth.svg")
+
+
+if __name__ == "__main__":
+    typer.run(main)
