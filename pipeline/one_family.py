@@ -1,13 +1,13 @@
 """One family of parameters for a whole experiment: `--set adaptation.family=prefix`.
 
 The stages' learning rates are meant for full fine-tuning. A stage that takes its family from here
-moves `RATES` times as fast; one that names a family of its own keeps the rate that it names.
+moves faster by the factors of `rates_of`; one that names a family of its own keeps the rate it names.
 """
 
 from typing import Any
 
 from stages.config import Config, PPOConfig, RewardConfig, SFTConfig
-from stages.families import RATES
+from stages.families import rates_of
 
 STAGES: dict[str, type[Config]] = {
     "sft": SFTConfig,
@@ -27,14 +27,15 @@ def fill_stages(told: Any) -> Any:
     if not isinstance(told, dict) or not isinstance(told.get("adaptation"), dict):
         return told
     adaptation = told["adaptation"]
-    factor = RATES.get(str(adaptation.get("family")), 1.0)
+    factors = rates_of(adaptation)
     filled = dict(told)
     for name, kind in STAGES.items():
         stage = told.get(name, None if name in LEFT_OUT else {})
         if isinstance(stage, dict) and "adaptation" not in stage:
+            own = factors.score if kind is RewardConfig else factors.policy
             rates = {
                 key: rate * factor
-                for key in ("learning_rate", "critic_learning_rate")
+                for key, factor in (("learning_rate", own), ("critic_learning_rate", factors.score))
                 if key in kind.model_fields
                 and isinstance(rate := stage.get(key, kind.model_fields[key].default), int | float)
             }

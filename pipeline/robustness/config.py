@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Adaptation, Config, Full, SamplingConfig, SFTConfig
-from stages.families import RATES
+from stages.families import rates_of
 
 FULL = "full"  # the family that the others are compared with
 
@@ -69,7 +69,7 @@ class RobustnessConfig(Config):
     def stage(self, name: str) -> SFTConfig:
         """Stage one's settings for the family of that name."""
         run = self.families[name]
-        rate = self.sft.learning_rate * RATES[run.adaptation.family]
+        rate = self.sft.learning_rate * rates_of(run.adaptation.model_dump()).policy
         told = {
             "learning_rate": run.learning_rate or rate,
             "epochs": run.epochs or self.sft.epochs,
