@@ -89,7 +89,24 @@ def learning_curves(inputs: ReportInputs) -> str:
     for name, title in _PPO_CURVES:
         curves = [_curve(inputs, stage, "step", name) for stage in stages]
         panels.append(line_panel(curves, title=title, x_title="iteration"))
-    return section("curves", "Learning curves", "", grid(*panels, columns="three"))
+    about = " ".join(_passes_sentence(inputs, stage) for stage in stages).strip()
+    return section("curves", "Learning curves", about, grid(*panels, columns="three"))
+
+
+def _passes_sentence(inputs: ReportInputs, stage: str) -> str:
+    """What PPO's models shared, where they were not four."""
+    manifest = inputs.manifests.get(stage)
+    told = {} if manifest is None else manifest.settings.get("ppo", {}).get("models", {})
+    match told.get("kind"):
+        case "shared-critic":
+            return f"In {stage} the critic was a head on the policy's pass (shared-critic)."
+        case "joint":
+            return (
+                f"In {stage} the critic was a head on the policy's pass, and the reward model one "
+                "on the reference's (joint)."
+            )
+        case _:
+            return ""
 
 
 def reward_model(inputs: ReportInputs) -> str:

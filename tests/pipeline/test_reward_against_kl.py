@@ -1,12 +1,13 @@
 """The panel of over-optimisation: score and second opinion over the root of the KL, by round."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.evaluation.results_file import write_results
 from pipeline.report.inputs import read_inputs
-from pipeline.report.training import reward_against_kl
+from pipeline.report.training import learning_curves, reward_against_kl
 from reward_models.records import write_jsonl
-from tests.pipeline.made_up_run import made_up_results
+from tests.pipeline.made_up_run import made_up_results, manifest
 
 OPINION = "Gain in score and second opinion, "
 
@@ -37,3 +38,12 @@ def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_
 def test_a_single_opinion_makes_no_curve(tmp_path: Path) -> None:
     rows = [{"step": 0, "total": 1, "ppo/gold": 0.5, "ppo/gold_proxy": 0.1, "ppo/gold_kl_nats": 0}]
     assert OPINION not in page(tmp_path, {"ppo": rows})
+
+
+def test_the_page_says_where_models_shared_a_pass(tmp_path: Path) -> None:
+    page(tmp_path, {"ppo": [{"step": n, "total": 2, "ppo/score": 0.1 * n} for n in (1, 2)]})
+    inputs = read_inputs(tmp_path)
+    assert "the critic was a head" not in learning_curves(inputs)
+    joint = replace(manifest("ppo", []), settings={"ppo": {"models": {"kind": "joint"}}})
+    said = learning_curves(replace(inputs, manifests={"ppo": joint}))
+    assert "In ppo the critic was a head on the policy's pass, and the reward model one" in said
