@@ -23,6 +23,7 @@ from stages.ppo_rules import FixedKL as FixedKL
 from stages.ppo_rules import GoldCurve as GoldCurve
 from stages.ppo_rules import Guards as Guards
 from stages.ppo_rules import Joint as Joint
+from stages.ppo_rules import Kept as Kept
 from stages.ppo_rules import ModelSharing as ModelSharing
 from stages.ppo_rules import PretrainingMix as PretrainingMix
 from stages.ppo_rules import Rollback as Rollback
@@ -180,6 +181,7 @@ class PPOConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     rollouts: Rollouts = OwnRollouts()
     models: ModelSharing = Separate()  # which of the four read in one pass; see docs/ppo.md
+    kept: Kept = Kept()  # of a rollout's passes for its update; see docs/performance.md
     validation: ValidationRule | None = None  # None: the last policy is the result
     gold: GoldCurve | None = None
     guards: Guards = Guards()

@@ -42,6 +42,16 @@ class Joint(Config):
     value_coefficient: NonNegativeFloat = 0.1
 
 
+class Kept(Config):
+    """What a rollout's passes leave for its update, so that it is computed once: time for memory.
+
+    No number changes but by rounding.
+    """
+
+    first_pass: bool = False  # the graphs that the first minibatch goes back through; see docs
+    lower_layers: bool = True  # what enters the lowest layer that moves, a vector a token
+
+
 ModelSharing = Annotated[Separate | SharedCritic | Joint, Field(discriminator="kind")]
 
 

@@ -195,6 +195,8 @@ def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
 
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
     rows = chosen.micro_batch_size or chosen.minibatch
+    if chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
+        rows = chosen.minibatch  # whose graphs are there at once, however it is cut
     said = chosen.sampling.max_new_tokens
     update = policy.kept(rows, prompt + said)
     if isinstance(chosen.models, Separate):

@@ -36,6 +36,7 @@ def iterate(
         together=config.responses_per_prompt,
         sharing=sharing,
         sampled=lambda: watch.lap("time/rollout_s"),
+        keep=learner.keeps_first_pass,
     )
     check_finite(rollout)
     if iteration == 0:
@@ -43,6 +44,7 @@ def iterate(
     data, reward_BT = experience(rollout, config, kl_coefficient)
     watch.lap("time/scoring_s")
     learner.update(data, examples, iteration, tally)
+    learner.models.lower.forget()
     watch.lap("time/update_s")
     metrics.count_rollout(tally, rollout)
     metrics.count_rewards(tally, reward_BT)

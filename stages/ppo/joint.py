@@ -51,7 +51,9 @@ def _gap(reference: PreTrainedModel, reward: RewardModel) -> float:
     rows = reference.get_input_embeddings().get_parameter("weight").shape[0]
     ids_BL = torch.linspace(0, rows - 1, _TOKENS).long()[None]
     mask_BL, places_BL = torch.ones_like(ids_BL), torch.arange(_TOKENS)[None]
-    whole = Layout(ids_BL, mask_BL.bool(), places_BL, _TOKENS, places_BL[0], places_BL[0])
+    whole = Layout(
+        ids_BL, mask_BL.bool(), places_BL, _TOKENS, places_BL[0], places_BL[0], mask_BL.sum(-1)
+    )
     _, read_LD = response_logits_and_states(reference, whole, unembedding(reference))
     own_LD: Tensor = reward.states(ids_BL, whole.mask, places_BL, places_BL)[0]
     if own_LD.shape != read_LD.shape:

@@ -7,6 +7,7 @@ Policy and critic are two networks, each with its own learning rate and its own 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,23 +20,22 @@ from stages.ppo import objective
 from stages.ppo.averaging import MovingAverage, weights_in_place
 from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
+from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import Models
-from stages.ppo.networks import Network, divide_frozen, network, restore_into, state_of
+from stages.ppo.networks import Network, Whole, divide_frozen, network, restore_into, state_of
 from stages.ppo.pretraining import PretrainingStream, pretraining_nll
 from stages.ppo.randomness import EVERY_RANK, generator_for
-from stages.ppo.reading import (
-    Layout,
-    lay_out,
-    response_logits,
-    response_logits_and_states,
-    response_values,
-    unembedding,
-)
+from stages.ppo.reading import lay_out
 from stages.ppo.rollout import Experience
 from stages.ppo.served import PolicyServer
-from stages.ppo.shared_passes import value_coefficient, value_gradient
+from stages.ppo.shared_passes import (
+    Pass,
+    critic_values,
+    policy_logits,
+    value_coefficient,
+    value_gradient,
+)
 from stages.ppo.tally import Tally
-from stages.ppo.value_head import ValueHead
 from stages.sharded_state import scatter_weights
 
 
@@ -45,12 +45,15 @@ class Learner:
     def __init__(
         self, models: Models, config: PPOConfig, accelerator: Accelerator, seed: int
     ) -> None:
-        self.models, self.config, self.accelerator, self.seed = models, config, accelerator, seed
+        self.config, self.accelerator, self.seed = config, accelerator, seed
         limit = config.max_gradient_norm
         self.policy: Network = network(models.policy, limit, accelerator)
         self.critic: Network = network(models.critic, limit, accelerator)
         for frozen in (models.reference, models.reward):
             divide_frozen(frozen, accelerator)
+        roles = (models.policy, models.critic, models.reference, models.reward)
+        apart = self.policy.divides_weights or not config.kept.lower_layers
+        self.models = replace(models, lower=LowerStates(() if apart else roles))
         self.server: PolicyServer | None = None  # who samples, if it is not this process
         self.learning_rate = config.learning_rate  # the policy's, as of the last update
         self.critic_learning_rate = config.critic_learning_rate
@@ -74,6 +77,15 @@ class Learner:
                 if examples is not None:
                     self._pretraining_gradients(examples, tally, compared=first)
                 self._step(tally)
+
+    @property
+    def keeps_first_pass(self) -> bool:
+        """Whether the first minibatch goes back through the passes that read the rollout.
+
+        It must be the whole rollout, and no engine may want a pass of its own.
+        """
+        whole = self.config.minibatch == self.config.episodes_per_rollout
+        return self.config.kept.first_pass and whole and isinstance(self.policy, Whole)
 
     def autocast(self) -> torch.autocast:
         """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
@@ -131,22 +143,21 @@ class Learner:
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
         clip = self.config.clip
         count = float(data.episodes.response_BT[rows].sum())
-        mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
         worst = torch.zeros((), device=rows.device)
-        for part in by_length(data.episodes, mine, self.config.micro_batch_size):
-            batch = data.take(part)
+        for one in data.passes if first and data.passes else self._passes(data, rows):
+            batch = data.take(one.rows)
             mask_BT = batch.episodes.response_BT
-            token_N, old_N = batch.episodes.response_tokens()[mask_BT], batch.old_BT[mask_BT]
-            advantage_N = batch.advantage_BT[mask_BT]
-            with self.autocast():
-                layout = lay_out(batch.episodes)
-            new_N, state_ND = self._logprobs(layout, token_N)
+            new_N, old_N, advantage_N = (
+                one.logprob_N,
+                batch.old_BT[mask_BT],
+                batch.advantage_BT[mask_BT],
+            )
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
-            critic_loss = self._gradients(loss, state_ND, layout, batch, count)
+            critic_loss = self._gradients(loss, one, batch, count)
             with torch.no_grad():
                 worst = torch.maximum(worst, ((new_N - old_N).exp() - 1.0).abs().max())
                 spared_N = objective.clipped(new_N, old_N, advantage_N, clip)
-            tokens = len(token_N)
+            tokens = len(new_N)
             tally.add_all("ppo/clip_fraction", spared_N)
             tally.add("ppo/policy_loss", loss.item() * count, tokens)
             tally.add("ppo/value_loss", critic_loss.item() * count, tokens)
@@ -155,36 +166,38 @@ class Learner:
             tally.add("ppo/first_ratio_error", worst)
             check_first_ratio(float(worst), self.accelerator.mixed_precision, self.models.policy)
 
-    def _logprobs(self, layout: Layout, token_N: Tensor) -> tuple[Tensor, Tensor | None]:
-        """logprob_N with a graph to the policy, and the states that a value head reads."""
-        with self.autocast():
-            if isinstance(self.models.critic, ValueHead):
-                read_by = unembedding(self.models.policy)
-                logits_NV, state_SD = response_logits_and_states(self.policy.model, layout, read_by)
-                state_ND = state_SD[layout.place_N]
-            else:
-                logits_NV, state_ND = response_logits(self.policy.model, layout), None
-        temperature = self.config.sampling.temperature
-        return objective.chosen_logprobs(logits_NV, token_N, temperature), state_ND
+    def _passes(self, data: Experience, rows: Tensor) -> Iterator[Pass]:
+        """This rank's part of a minibatch, read by the policy micro-batch after micro-batch."""
+        mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
+        for part in by_length(data.episodes, mine, self.config.micro_batch_size):
+            episodes = data.episodes.take(part)
+            token_N = episodes.response_tokens()[episodes.response_BT]
+            with self.autocast():
+                layout = lay_out(episodes)
+                logits_NV, state_ND = policy_logits(self.models, layout, self.policy.model)
+            temperature = self.config.sampling.temperature
+            new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+            del logits_NV
+            yield Pass(part, layout, new_N, state_ND, None)
 
-    def _gradients(
-        self, loss: Tensor, state_ND: Tensor | None, layout: Layout, batch: Experience, count: float
-    ) -> Tensor:
+    def _gradients(self, loss: Tensor, one: Pass, batch: Experience, count: float) -> Tensor:
         """Add the gradients of the policy's `loss` and of the critic's, which comes back."""
-        if state_ND is None:
+        if one.state_ND is None:
             self.policy.backward(loss)
-            with self.autocast():  # after the policy's graph is gone, so that one is held at a time
-                value_N = response_values(self.critic.model, layout)
+            value_N = one.value_N
+            if value_N is None:  # the policy's graph is gone now, so that one is held at a time
+                with self.autocast():
+                    value_N = critic_values(self.models, one.layout, self.critic.model)
         else:
             if coefficient := value_coefficient(self.config.models):
-                leaf_ND = state_ND.detach().requires_grad_()
+                leaf_ND = one.state_ND.detach().requires_grad_()
                 with self.autocast():
                     value_N = self.models.critic(leaf_ND)  # an engine would take it for a pass back
                 critic_loss = self._value_loss(value_N, batch, count)
-                loss = loss + value_gradient(critic_loss, state_ND, leaf_ND, coefficient)
+                loss = loss + value_gradient(critic_loss, one.state_ND, leaf_ND, coefficient)
             self.policy.backward(loss)
             with self.autocast():
-                value_N = self.critic.model(state_ND.detach())
+                value_N = self.critic.model(one.state_ND.detach())
         critic_loss = self._value_loss(value_N, batch, count)
         self.critic.backward(critic_loss)
         return critic_loss

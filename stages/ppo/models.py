@@ -1,6 +1,6 @@
 """The models of stage three, loaded so that they belong together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from stages.config import Joint, Separate, SharedCritic
 from stages.families import Bottleneck, Full, LoRA, Probe, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
 from stages.ppo.joint import require_one_pass
+from stages.ppo.lower_states import LowerStates
 from stages.ppo.value_head import ValueHead
 
 SEPARATE = Separate()
@@ -27,7 +28,7 @@ class Models:
 
     A critic that is a `ValueHead` reads the policy's pass; where `joint`, the reward model's head
     reads the reference's. All are in eval mode for good: what is off while sampling must be off in
-    training.
+    training. `lower` are states that their passes need not compute again.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ class Models:
     critic: RewardModel | ValueHead
     reward: RewardModel
     joint: bool = False
+    lower: LowerStates = field(default_factory=LowerStates)
 
 
 def load_models(

@@ -27,7 +27,7 @@ class Layout:
     """Model inputs; `place_N` predicts each response token, `place_E` ends each episode.
 
     A place is row * kept + column, counted in the `kept` last columns of all rows. `mask` is
-    mask_BL (true at tokens) or, for trees, the additive mask_B1LL.
+    mask_BL (true at tokens) or, for trees, the additive mask_B1LL; `length_B` are the rows' tokens.
     """
 
     ids_BL: Tensor
@@ -36,6 +36,7 @@ class Layout:
     kept: int
     place_N: Tensor
     place_E: Tensor
+    length_B: Tensor
 
 
 def lay_out(episodes: Episodes) -> Layout:
@@ -123,6 +124,7 @@ def _rows(episodes: Episodes) -> Layout:
         kept=kept,
         place_N=row_N * kept + column_N,  # one column before the token's own
         place_E=row_E * kept + kept - 1,
+        length_B=episodes.mask_BL.sum(-1),
     )
 
 
@@ -144,6 +146,7 @@ def _trees(episodes: Episodes) -> Layout:
         kept=kept,
         place_N=torch.tensor(predicted, device=device),
         place_E=torch.tensor(ends, device=device),
+        length_B=torch.tensor([len(tree.ids) for tree in trees], device=device),
     )
 
 

@@ -1,7 +1,7 @@
 """A rollout: responses to a batch of prompts, scored by the reward model and read by all models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -13,7 +13,7 @@ from stages.ppo import objective
 from stages.ppo.episodes import Episodes, by_length
 from stages.ppo.models import Models
 from stages.ppo.reading import lay_out
-from stages.ppo.shared_passes import policy_and_values, reference_and_scores
+from stages.ppo.shared_passes import Pass, policy_logits, reference_and_scores, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Rollout:
 
     `old_BT` are the policy's log-probabilities from the path that training uses; `sampler_BT` the
     sampler's own where it is another program, else 0; `value_BT` the critic's values before each
-    token. All are 0 outside the response.
+    token. All are 0 outside the response. `passes` are those of policy and critic that said so,
+    with their graphs, where those are kept for the first minibatch.
     """
 
     episodes: Episodes
@@ -32,17 +33,22 @@ class Rollout:
     value_BT: Tensor
     entropy_BT: Tensor
     sampler_BT: Tensor
+    passes: tuple[Pass, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What the update reads: old log-probabilities and values, advantages and returns."""
+    """What the update reads: old log-probabilities and values, advantages and returns.
+
+    `passes` are a `Rollout`'s.
+    """
 
     episodes: Episodes
     old_BT: Tensor
     value_BT: Tensor
     advantage_BT: Tensor
     return_BT: Tensor
+    passes: tuple[Pass, ...] = field(default=(), kw_only=True)
 
     def take(self, rows: Tensor) -> Self:
         """Some of the episodes, without the columns that none of them uses."""
@@ -74,22 +80,36 @@ def roll_out(
 
 
 def read_episodes(
-    models: Models, episodes: Episodes, *, temperature: float, batch_size: int | None
+    models: Models,
+    episodes: Episodes,
+    *,
+    temperature: float,
+    batch_size: int | None,
+    keep: bool = False,
 ) -> Rollout:
-    """Score the episodes and read them with all four models, without gradients."""
+    """Score the episodes and read them with all four models.
+
+    Without gradients; with `keep`, policy's and critic's passes keep their graphs.
+    """
     read = Rollout(
         episodes,
         torch.zeros(len(episodes.ended_B), device=episodes.ids_BL.device),
         *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(5)),
     )
     all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
+    passes = []
     with torch.no_grad():
         for rows in by_length(episodes, all_rows, batch_size):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
             layout = lay_out(batch)
-            logits_NV, value_N = policy_and_values(models, layout)
-            old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+            with torch.set_grad_enabled(keep):
+                logits_NV, state_ND = policy_logits(models, layout, models.policy)
+                old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+                value_N = values(models, layout, state_ND)
+            if keep:
+                own_N = value_N if state_ND is None else None
+                passes.append(Pass(rows, layout, old_N, state_ND, own_N))
             entropy_N = objective.entropy(logits_NV, temperature)
             logits_NV, score_E = reference_and_scores(models, layout)
             reference_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
@@ -98,7 +118,7 @@ def read_episodes(
             _place(read.reference_BT, rows, batch, reference_N)
             _place(read.value_BT, rows, batch, value_N)
             read.score_B[rows] = score_E
-    return read
+    return replace(read, passes=tuple(passes))
 
 
 def experience(
@@ -123,7 +143,7 @@ def experience(
         moments_3 = objective.moments(advantage_BT[mask_BT])
         advantage_BT = objective.standardise(advantage_BT, mask_BT, moments_3)
     read = (rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
-    return Experience(rollout.episodes, *read), reward_BT
+    return Experience(rollout.episodes, *read, passes=rollout.passes), reward_BT
 
 
 def _place(target_BT: Tensor, rows: Tensor, batch: Episodes, x_N: Tensor) -> None:

@@ -32,11 +32,12 @@ def answered(
     together: int = 1,
     sharing: int = 1,
     sampled: Callable[[], None] = lambda: None,
+    keep: bool = False,
 ) -> Rollout:
     """The prompts, answered by the policy as it is and read by all models, on every rank.
 
     `together` neighbours are one prompt's, `sharing` of them are read in one row; `sampled` is
-    called when the responses are there.
+    called when the responses are there. With `keep`, this rank's passes keep their graphs.
     """
     models, config, accelerator = learner.models, learner.config, learner.accelerator
     mine = share_of(accelerator, len(prompts), together)
@@ -52,12 +53,15 @@ def answered(
             said, logprobs = learner.server.answer(prompts, mine, config.sampling, generator)
             asked = [prompts[row] for row in mine]
             episodes = Episodes.build(asked, said, accelerator.device, sharing=sharing)
-        sampled()
+    sampled()
+    models.lower.forget()  # what the last rollout left
+    with learner.autocast():  # anew: what sampling cast carries no graph
         read = read_episodes(
             models,
             episodes,
             temperature=config.sampling.temperature,
             batch_size=config.micro_batch_size,
+            keep=keep,
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))
     return shared(accelerator, read, mine)
@@ -94,7 +98,9 @@ def shared(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> R
     columns = zip(*(tables for _, tables in told), strict=True)
     device = rollout.score_B.device
     whole = [_right_aligned(column)[order].to(device) for column in columns]
-    return _rollout(whole, rollout.episodes.sharing)
+    seat_N = torch.tensor(rows, device=device)
+    passes = tuple(replace(one, rows=seat_N[one.rows]) for one in rollout.passes)
+    return replace(_rollout(whole, rollout.episodes.sharing), passes=passes)
 
 
 def _tables(rollout: Rollout) -> list[Tensor]:

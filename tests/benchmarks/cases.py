@@ -68,6 +68,8 @@ class Case(Written):
     learning_rate: float = 1e-6
     one_trunk: bool = False  # of ours, whether reward model and critic are LoRA sets too
     merged: bool = False  # of ours, whether LoRA samples merged
+    first_pass: bool = True  # of ours, whether `ppo.kept.first_pass` is set
+    lower_layers: bool = True  # of ours, what `ppo.kept.lower_layers` is
     models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 
 

@@ -11,6 +11,7 @@ from stages.config import (
     FixedKL,
     Full,
     Joint,
+    Kept,
     LoRA,
     OwnRollouts,
     PPOConfig,
@@ -33,6 +34,7 @@ def settings(case: Case) -> PPOConfig:
     return PPOConfig(
         models=models[case.models],
         rollouts=OwnRollouts(merged=case.merged),
+        kept=Kept(first_pass=case.first_pass, lower_layers=case.lower_layers),
         episodes=10**6 // case.episodes * case.episodes,
         episodes_per_rollout=case.episodes,
         minibatch=case.minibatch,
