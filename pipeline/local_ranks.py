@@ -19,7 +19,6 @@ from pipeline.rank_failure import Failure, of_exit
 from stages.progress import Step
 
 TERMINATE_S = 5.0  # between asking a rank to stop and ending it
-LAST_WORDS = 15  # lines of a rank's log that are shown where it said nothing of its own
 NOT_OURS = ("TORCHELASTIC_USE_AGENT_STORE",)  # ranks meet at a port of their stage's own
 
 

@@ -1,7 +1,7 @@
 """One family of parameters for a whole experiment: `--set adaptation.family=prefix`.
 
 The stages' learning rates are meant for full fine-tuning. A stage that takes its family from here
-moves faster by the factors of `rates_of`; one that names a family of its own keeps the rate it names.
+moves faster by the factors of `rates_of`; one that names a family of its own keeps its own rate.
 """
 
 from typing import Any

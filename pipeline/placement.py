@@ -40,11 +40,6 @@ class Place:
         """The ranks of this member."""
         return range(self.first_rank, self.first_rank + self.processes)
 
-    @property
-    def is_over_hosts(self) -> bool:
-        """Whether every member is a machine of its own, named by the user."""
-        return self.members > 1 and self.processes == self.on_machine and self.local_rank == 0
-
 
 def alone(processes: int) -> Place:
     """All ranks on this machine, under this command."""

@@ -24,10 +24,6 @@ import numpy as np
 from reward_models.calibration import Floats, rate_by_prompt
 from reward_models.records import Ranking
 
-Ballot = dict[
-    tuple[str, str], bool
-]  # (response, response), in order of id: was the first preferred?
-
 
 def oracle_accuracy(agreement: Floats) -> Floats:
     """c from a, elementwise; .5 where annotators agree no more than by chance."""

@@ -19,7 +19,7 @@ from reward_models.records import Prompt
 from stages.config import SamplingConfig
 from stages.data.template import prompt_ids, response_ids, response_text
 from stages.generation import Sampled, generate_responses
-from stages.models import device, load_tokenizer, tokenizer_hash
+from stages.models import device, tokenizer_hash
 from stages.progress import Report, silent
 from stages.scoring import score_sequences
 
@@ -146,8 +146,3 @@ def _cut(tokenizer: PreTrainedTokenizerBase, answer: Sampled) -> Sampled:
     if BETWEEN not in text:
         return answer
     return Sampled(response_ids(tokenizer, text.partition(BETWEEN)[0]), ended=True)
-
-
-def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model behind the policy."""
-    return load_tokenizer(speaker_of(source).weights)

@@ -21,11 +21,6 @@ class Likelihood:
     logprob: float
     tokens: int
 
-    @property
-    def per_token(self) -> float:
-        """Mean log-probability of a token, in nats."""
-        return self.logprob / self.tokens
-
 
 def likelihoods(
     model: PreTrainedModel,

@@ -40,8 +40,6 @@ from stages.families import (
 Key = tuple[tuple[int, ...], float]
 Module = TypeVar("Module", bound=nn.Module)
 
-LINEAR = (LoRA, BitFit)  # their sets can become part of the base's weights
-
 
 def twin(model: Module) -> Module:
     """A copy with modules of its own on the same frozen parameters; trainable ones are copied."""
