@@ -31,7 +31,7 @@ Rows = Mapping[str, Sequence[Mapping[str, float]]]
 PPO = [
     Case("ppo, full, lengths as they come", SMALL),
     Case("ppo, full, fixed lengths", SMALL, mean_response=None),
-    Case("ppo, LoRA, lengths as they come", SMALL, lora_rank=16),
+    Case("ppo, LoRA, lengths as they come", SMALL, lora_rank=16, merged=True),
     Case(
         "ppo, LoRA, joint, lengths as they come", SMALL, lora_rank=16, models="joint", merged=True
     ),
