@@ -19,7 +19,8 @@ from stages.families import RATES
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
-    "family", "moved", "share of the base", "won against its SFT", "gold", "score", "KL, nats",
+    "family", "moved", "share of the base", "won against its SFT", "gold", "its SFT's", "score",
+    "KL, nats",
     "made up, %", "toxicity", "CPU minutes", "GiB",
 )  # fmt: skip
 LAST = 3  # iterations whose KL is averaged
@@ -47,6 +48,7 @@ def row(family: str, run: Path) -> list[str]:
         f"{steps[0]['ppo/trained_share']:.2%}",
         _measured(said["preference"], "win_rate", "all", 100, ".0f"),
         _measured(said["use_cases"], "gold", "all", 1, ".2f"),
+        format(results["sft"]["use_cases"]["gold,all"], ".2f"),
         _measured(said["reward_model"], "score", "all", 1, ".2f"),
         f"{sum(kl) / len(kl):.2f}",
         _measured(said["hallucination"], "hallucination", "all", 100, ".0f"),
