@@ -181,7 +181,7 @@ class PPOConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     rollouts: Rollouts = OwnRollouts()
     models: ModelSharing = Separate()  # which of the four read in one pass; see docs/ppo.md
-    kept: Kept = Kept()  # of a rollout's passes for its update; see docs/performance.md
+    kept: Kept = Kept()  # of a rollout's passes for its update; see docs/ppo.md
     validation: ValidationRule | None = None  # None: the last policy is the result
     gold: GoldCurve | None = None
     guards: Guards = Guards()

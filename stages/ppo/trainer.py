@@ -110,6 +110,12 @@ def _learner(
     learner = Learner(models, config, accelerator, seed)
     if learner.policy.divides_weights:
         _check_divided(config)
+    if config.kept.first_pass and not learner.keeps_first_pass:
+        log.warning(
+            "kept.first_pass has no effect: it takes one minibatch a rollout (minibatch is %d of "
+            "%d episodes), and one process or ddp",
+            *(config.minibatch, config.episodes_per_rollout),
+        )
     if not isinstance(config.rollouts, OwnRollouts):
         eos = cast(int, models.tokenizer.eos_token_id)
         learner.server = PolicyServer(

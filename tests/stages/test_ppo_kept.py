@@ -184,9 +184,14 @@ def test_the_first_epoch_makes_no_pass_of_its_own(world: World) -> None:
     assert again["reference"] == kept["reference"]
 
 
-def test_several_minibatches_are_read_anew(world: World, tmp_path: Path) -> None:
+def test_several_minibatches_are_read_anew_and_that_is_said(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, first_pass in (("on", True), ("off", False)):
         train(world, tmp_path / name, config_of("full", {"first_pass": first_pass}))
+        said = "kept.first_pass has no effect: it takes one minibatch a rollout" in caplog.text
+        assert said is first_pass
+        caplog.clear()
     assert_alike(tmp_path / "on", tmp_path / "off", exact=True)
 
 
