@@ -66,7 +66,7 @@ class Model:
 
     @property
     def head(self) -> int:
-        """Numbers of a reward model's head, and of a value head that starts from it."""
+        """Numbers of a reward model's head."""
         width, chosen = self.counts.width, self.adaptation
         if isinstance(chosen, Probe) and chosen.kind == "mlp":
             return width + chosen.width * (2 * width + 1) + width
@@ -158,7 +158,7 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
     policy = Model.of(config.model, chosen.adaptation)
     critic = Model.of(reward_base(config), config.reward.adaptation)
     own_critic = isinstance(chosen.models, Separate)
-    moved = policy.moved + (critic.moved_with_head if own_critic else critic.head)
+    moved = policy.moved + (critic.moved_with_head if own_critic else policy.counts.width)
     _, gradients, optimizer = trained(0, moved)
     joint = isinstance(chosen.models, Joint)
     reward_trunk = 0 if joint or _one_trunk(config, policy, critic) else critic.frozen
@@ -172,7 +172,7 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         optimizer,
         _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        critic=(critic.moved_with_head if own_critic else critic.head) * FLOAT,
+        critic=(critic.moved_with_head if own_critic else policy.counts.width) * FLOAT,
         reference=policy.moved * FLOAT,
         reward=(reward_trunk + critic.moved_with_head) * FLOAT,
         average=copies * policy.moved * FLOAT,

@@ -76,7 +76,7 @@ def load_models(
     share_frozen(trained, reward)
     reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
     width = hidden_size(transformer(trained))
-    critic = twin(reward) if own_critic else ValueHead(reward, width)
+    critic = twin(reward) if own_critic else ValueHead(width)
     unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
     reference = bare if bare is not None and unfelt else twin(trained)
     for frozen in (reference, reward):

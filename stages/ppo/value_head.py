@@ -2,46 +2,35 @@
 
     value_t = head . h_t + bias        h_t: the policy's last hidden state before token t
 
-One pass of the policy gives logits and values. It starts from the reward model's head, as a critic
-of its own starts from the reward model (Ouyang et al. 2022, appendix C.4), and at 0 where that head
-reads vectors of another size.
+One pass of the policy gives logits and values. It starts at 0: a reward model's head was trained to
+read the last token alone, and values read off it explained less of the returns than a constant
+for many iterations (docs/ppo.md).
 
 Dimension key:  N response tokens,  D hidden size.
 """
 
-import copy
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reward_models.model import RewardModel
-
 FILE = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):
-    """The head, its bias, and the layer before it where the reward model has one."""
+    """The head and its bias; `size` is that of the policy's hidden states."""
 
-    def __init__(self, reward: RewardModel, size: int) -> None:
-        """`size` is that of the policy's hidden states."""
+    def __init__(self, size: int) -> None:
         super().__init__()
-        fits = reward.head.in_features == size
-        self.inner = copy.deepcopy(reward.inner) if fits else None
         self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
+        nn.init.zeros_(self.head.weight)
+        # Of one dimension, because DeepSpeed does not divide a scalar.
         self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32))
-        with torch.no_grad():
-            self.head.weight.copy_(reward.head.weight if fits else torch.zeros(1, size))
-            self.bias.copy_(reward.bias if fits else torch.zeros(1))
-        self.requires_grad_(True)
 
     def forward(self, state_ND: Tensor) -> Tensor:
         """value_N as float32."""
-        state_ND = state_ND.to(self.head.weight.dtype)
-        if self.inner is not None:
-            state_ND = state_ND + self.inner(state_ND)
-        value_N: Tensor = self.head(state_ND).squeeze(-1) + self.bias
+        value_N: Tensor = self.head(state_ND.to(self.head.weight.dtype)).squeeze(-1) + self.bias
         return value_N
 
     def save(self, folder: Path) -> None:
