@@ -1,8 +1,8 @@
 """What each training stage of an experiment needs: memory, arithmetic and disk.
 
 Everything is counted for the longest row that the settings let through, so the memory is the peak.
-Arithmetic is two operations a weight and token forward and four backward (Kaplan et al. 2020),
-two where the weights stay as they are.
+Arithmetic is two operations a weight and token forward and four backward (Kaplan et al. 2020), two
+where the weights stay.
 """
 
 from collections.abc import Iterator
@@ -214,7 +214,9 @@ def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
     rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     tokens = prompt + chosen.sampling.max_new_tokens
     merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
-    copied = policy.frozen * FLOAT if merges else 0
+    weights = policy.counts.parameters * FLOAT
+    packs = device().type == "cpu" and weights <= chosen.sampling.packed_mib * 2**20
+    copied = merges * policy.frozen * FLOAT + packs * weights
     return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1) + copied
 
 
@@ -236,11 +238,8 @@ def _ppo_work(
     if mix is not None:
         extra = chosen.episodes * mix.examples_per_episode * mix.tokens_per_example
         flops += policy.learning * epochs * extra * policy.counts.flops
-    steps = (
-        chosen.sampling.max_new_tokens
-        * chosen.episodes
-        / min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
-    )
+    together = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
+    steps = chosen.sampling.max_new_tokens * chosen.episodes / together
     return flops, steps * policy.counts.parameters * FLOAT
 
 

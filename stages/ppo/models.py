@@ -54,9 +54,10 @@ def load_models(
     The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
     would be the base before fine-tuning. A set that is new and changes nothing yet is left out of
     it, which saves its arithmetic. The critic starts from the reward model (appendix C.4), as
-    a set of the same family. What is frozen in several of the four is in memory once: a reward
-    model that belongs on the policy's base takes that one over and never loads another. ValueError
-    too where `sharing` is joint and the score cannot be read off the reference's pass.
+    a set of the same family; one that is a head alone starts at 0. What is frozen in several of the
+    four is in memory once: a reward model that belongs on the policy's base takes that one over and
+    never loads another. ValueError too where `sharing` is joint and the score cannot be read off
+    the reference's pass.
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
@@ -75,8 +76,7 @@ def load_models(
         train_layers(transformer(reward.carrier), adaptation.top_layers)
     share_frozen(trained, reward)
     reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
-    width = hidden_size(transformer(trained))
-    critic = twin(reward) if own_critic else ValueHead(width)
+    critic = _own_critic(reward) if own_critic else ValueHead(hidden_size(transformer(trained)))
     unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
     reference = bare if bare is not None and unfelt else twin(trained)
     for frozen in (reference, reward):
@@ -89,6 +89,19 @@ def load_models(
         model.to(device)
         model.train(False)
     return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, Joint))
+
+
+def _own_critic(reward: RewardModel) -> RewardModel:
+    """The reward model again; where nothing but a head can move, that starts at 0.
+
+    A reward model's head was trained to read the last token alone. Where the layers below cannot
+    come to meet it, its values stayed worse than a constant for a whole run (docs/ppo.md).
+    """
+    critic = twin(reward)
+    if critic.card.head_only:
+        torch.nn.init.zeros_(critic.head.weight)
+        torch.nn.init.zeros_(critic.bias)
+    return critic
 
 
 def is_whole(reward: RewardModel) -> bool:

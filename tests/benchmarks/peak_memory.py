@@ -25,6 +25,7 @@ WAYS: dict[str, tuple[Case, str]] = {
     "LoRA, joint": (replace(LORA, models="joint"), OURS),
     "LoRA, joint, sampled merged": (replace(LORA, models="joint", merged=True), OURS),
     "LoRA, four sets on one trunk": (replace(LORA, one_trunk=True), OURS),
+    "the same, no first pass kept": (replace(LORA, one_trunk=True, first_pass=False), OURS),
     "LoRA, TRL 1.12.0": (LORA, TRL),
     "full, TRL 1.12.0": (replace(LORA, lora_rank=None), TRL),
 }
