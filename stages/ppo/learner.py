@@ -87,6 +87,12 @@ class Learner:
         whole = self.config.minibatch == self.config.episodes_per_rollout
         return self.config.kept.first_pass and whole and isinstance(self.policy, Whole)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether micro-batches are cut where padding is least: several ranks pass in step."""
+        device, alone = self.accelerator.device, self.accelerator.num_processes == 1
+        return alone and device.type == "cpu" and self.config.fit_micro_batches
+
     def autocast(self) -> torch.autocast:
         """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
         precision, kind = self.accelerator.mixed_precision, self.accelerator.device.type
@@ -119,11 +125,10 @@ class Learner:
 
         Every rank must call it, and `restore`; the first one gets, and gives, the tensors.
         """
-        average = None if self.average is None else self.policy.whole(self.average.average)
         return {
             "policy": state_of(self.policy),
             "critic": state_of(self.critic),
-            "average": average,
+            "average": self.average and self.policy.whole(self.average.average),
             "rate_scale": self.rate_scale,
         }
 
@@ -147,11 +152,8 @@ class Learner:
         for one in data.passes if first and data.passes else self._passes(data, rows):
             batch = data.take(one.rows)
             mask_BT = batch.episodes.response_BT
-            new_N, old_N, advantage_N = (
-                one.logprob_N,
-                batch.old_BT[mask_BT],
-                batch.advantage_BT[mask_BT],
-            )
+            new_N = one.logprob_N
+            old_N, advantage_N = batch.old_BT[mask_BT], batch.advantage_BT[mask_BT]
             loss = objective.policy_loss(new_N, old_N, advantage_N, clip=clip, count=count)
             critic_loss = self._gradients(loss, one, batch, count)
             with torch.no_grad():
@@ -169,7 +171,8 @@ class Learner:
     def _passes(self, data: Experience, rows: Tensor) -> Iterator[Pass]:
         """This rank's part of a minibatch, read by the policy micro-batch after micro-batch."""
         mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
-        for part in by_length(data.episodes, mine, self.config.micro_batch_size):
+        size = self.config.micro_batch_size
+        for part in by_length(data.episodes, mine, size, fitted=self.fitted):
             episodes = data.episodes.take(part)
             token_N = episodes.response_tokens()[episodes.response_BT]
             with self.autocast():

@@ -85,9 +85,10 @@ def read_episodes(
     *,
     temperature: float,
     batch_size: int | None,
+    fitted: bool = False,
     keep: bool = False,
 ) -> Rollout:
-    """Score the episodes and read them with all four models.
+    """Score the episodes and read them with all four models, in batches `by_length`.
 
     Without gradients; with `keep`, policy's and critic's passes keep their graphs.
     """
@@ -99,7 +100,7 @@ def read_episodes(
     all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
     passes = []
     with torch.no_grad():
-        for rows in by_length(episodes, all_rows, batch_size):
+        for rows in by_length(episodes, all_rows, batch_size, fitted=fitted):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
             layout = lay_out(batch)

@@ -61,6 +61,7 @@ def answered(
             episodes,
             temperature=config.sampling.temperature,
             batch_size=config.micro_batch_size,
+            fitted=learner.fitted,
             keep=keep,
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))

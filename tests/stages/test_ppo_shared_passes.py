@@ -98,7 +98,7 @@ def test_without_the_value_losss_pull_the_policys_gradients_are_those_of_separat
     none = {"kind": "joint", "value_coefficient": 0.0}
     shared = separate.model_copy(update={"models": tiny_config(models=none).models})
     expected = gradients(world, separate)
-    found = gradients(world, shared, like=tiny_learner(world, separate))
+    found = gradients(world, shared, like=with_values(tiny_learner(world, separate)))
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
