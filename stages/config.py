@@ -39,7 +39,6 @@ class SamplingConfig(Config):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_new_tokens: PositiveInt = 64
     batch_size: PositiveInt = 64
-    packed_mib: Annotated[int, Field(ge=0)] = 256  # CPU: weights so large are packed; 0: never
 
 
 class SupervisedMix(Config):

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.config import SamplingConfig
-from stages.packed_weights import packed_weights
 from stages.progress import Report, Step, silent
 
 _EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
@@ -84,8 +83,7 @@ def generate_responses(
     wanted = range(len(prompts)) if rows is None else rows
     order = sorted(wanted, key=lambda row: (len(prompts[row]), prompts[row], place[row], row))
     responses: dict[int, Sampled] = {}
-    packed = packed_weights(model, sampling.packed_mib)
-    with torch.inference_mode(), _without_dropout(model), packed:
+    with torch.inference_mode(), _without_dropout(model):
         for start in range(0, len(order), sampling.batch_size):
             batch = order[start : start + sampling.batch_size]
             asked = [(prompts[row], place[row]) for row in batch]

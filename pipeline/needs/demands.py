@@ -214,9 +214,7 @@ def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
     rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     tokens = prompt + chosen.sampling.max_new_tokens
     merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
-    weights = policy.counts.parameters * FLOAT
-    packs = device().type == "cpu" and weights <= chosen.sampling.packed_mib * 2**20
-    copied = merges * policy.frozen * FLOAT + packs * weights
+    copied = policy.frozen * FLOAT if merges else 0
     return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1) + copied
 
 
