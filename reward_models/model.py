@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.card import RewardCard
+from reward_models.pieces import Pieces, let_read_pieces
 from reward_models.trunk import (
     Carrier,
     accepts_positions,
@@ -130,21 +131,30 @@ class RewardModel(nn.Module):
         aside.rename(folder)
 
     def forward(
-        self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor, read_BK: Tensor | None = None
+        self,
+        ids_BL: Tensor,
+        mask: Tensor | Pieces,
+        positions_BL: Tensor,
+        read_BK: Tensor | None = None,
     ) -> Tensor:
         """Scores as float32: reward_B at each row's last real token, or reward_BK at `read_BK`.
 
-        `mask` is mask_BL (True = a real token; padding on either side) or an additive float
-        mask_B1LL, which needs `read_BK`, because it does not tell where a row ends.
+        `mask` is mask_BL (True = a real token; padding on either side), or the pieces of the only
+        row, which need `read_BK`. Raises ValueError for pieces where the model cannot read them.
         """
         return self.scores(self.states(ids_BL, mask, positions_BL, read_BK))
 
     def states(
-        self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor, read_BK: Tensor | None = None
+        self,
+        ids_BL: Tensor,
+        mask: Tensor | Pieces,
+        positions_BL: Tensor,
+        read_BK: Tensor | None = None,
     ) -> Tensor:
         """What the head reads for `forward`'s scores: state_BD, or state_BKD at `read_BK`."""
         hidden_BLD = self._hidden(ids_BL, mask, positions_BL)
         if read_BK is None:
+            assert isinstance(mask, Tensor)
             return _take(hidden_BLD, last_real(mask)[:, None]).squeeze(1)
         return _take(hidden_BLD, read_BK)
 
@@ -185,18 +195,17 @@ class RewardModel(nn.Module):
         """Note the tokenizer's hash and who made the labels."""
         self.card = replace(self.card, tokenizer=tokenizer, label_kinds=tuple(sorted(label_kinds)))
 
-    def _hidden(self, ids_BL: Tensor, mask: Tensor, positions_BL: Tensor) -> Tensor:
-        if not mask.is_floating_point():
-            ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
-            mask = mask.long()
+    def _hidden(self, ids_BL: Tensor, mask: Tensor | Pieces, positions_BL: Tensor) -> Tensor:
         trunk = transformer(self.carrier)
-        if self._takes_positions:
-            output = trunk(
-                input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
-            )
+        if isinstance(mask, Pieces):
+            let_read_pieces(trunk)
+            seen = mask.as_inputs()
         else:
-            output = trunk(input_ids=ids_BL, attention_mask=mask, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
+            ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
+            seen = {"attention_mask": mask.long()}
+        if self._takes_positions:
+            seen["position_ids"] = positions_BL
+        hidden: Tensor = trunk(input_ids=ids_BL, use_cache=False, **seen).last_hidden_state
         return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
@@ -216,12 +225,9 @@ def _inner(size: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, width), nn.GELU(), last)
 
 
-def _running_mean(hidden_BLD: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each row's real hidden states up to every token.
-
-    Raises ValueError for an additive mask: it does not tell which tokens belong to a response.
-    """
-    if mask.is_floating_point():
+def _running_mean(hidden_BLD: Tensor, mask: Tensor | Pieces) -> Tensor:
+    """The mean of each row's real hidden states up to every token; ValueError for pieces."""
+    if isinstance(mask, Pieces):
         raise ValueError("mean pooling reads rows of one response each")
     weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
     count_BL1 = weight_BL1.cumsum(1).clamp(min=1)

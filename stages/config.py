@@ -163,7 +163,7 @@ class PPOConfig(Config):
     responses_per_prompt: PositiveInt = 1  # several are cheaper: models read their prompt once
     minibatch: PositiveInt = 64  # episodes
     micro_batch_size: PositiveInt | None = None  # episodes in memory at once; None: a minibatch
-    fit_micro_batches: bool = True  # smaller ones where that saves padding; one process, on a CPU
+    packed: bool = True  # models read episodes in one row without padding, where they can
     inner_epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 9e-6
     critic_learning_rate: PositiveFloat = 9e-6

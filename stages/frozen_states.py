@@ -73,7 +73,7 @@ class FrozenStates:
 
     def _read(self, model: RewardModel, batch: Batch) -> Tensor:
         with torch.no_grad():
-            state = model.states(*self.under.inputs(model, batch))
+            state = model.states(*self.under.inputs(batch))
         state_BKD = state.view(*batch["weight_BKK"].shape[:2], -1)
         rows = zip(batch["number_B2"].tolist(), state_BKD, strict=True)
         new = {

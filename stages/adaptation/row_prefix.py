@@ -12,7 +12,7 @@ Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size,  
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+from reward_models.pieces import Pieces, has_sdpa
 
 ATTENTION = "sdpa_with_row_prefixes"
 
@@ -32,6 +34,13 @@ class RowPrefix:
     value_BHPD: Tensor
     keep_BP: Tensor
 
+    def of_every(self, rows: int) -> Self:
+        """The only row's, for so many; a prefix of so many rows is as it was."""
+        if len(self.keep_BP) == rows:
+            return self
+        each = (self.key_BHPD, self.value_BHPD, self.keep_BP)
+        return type(self)(*(x_B.expand(rows, *x_B.shape[1:]) for x_B in each))
+
 
 PrefixOf = Callable[[nn.Module, Tensor, Tensor], RowPrefix | None]  # module, key_BHKD, value_BHKD
 
@@ -42,7 +51,7 @@ _prefix_of: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
 def row_prefix_attention(model: PreTrainedModel) -> Iterator[None]:
     """While it lasts, `model` attends to the prefixes given by `set_prefix`."""
     before = model.config._attn_implementation
-    if before not in ("sdpa", ATTENTION):
+    if not has_sdpa(model):
         raise ValueError(f"attention is '{before}'; users' prefixes need 'sdpa'")
     model.config._attn_implementation = ATTENTION
     try:
@@ -93,16 +102,23 @@ def register_attention(name: str, prefix_of: PrefixOf) -> None:
         dropout: float = 0.0,
         scaling: float | None = None,
         is_causal: bool | None = None,
+        pieces: Pieces | None = None,
         **further: Any,  # what transformers hands to every attention function
     ) -> tuple[Tensor, None]:
         prefix = prefix_of(module, key, value)
-        if prefix is not None:
-            queries = query.shape[2]
-            key, value, attention_mask = prepended(prefix, key, value, attention_mask, queries)
-            is_causal = False
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, **further
-        )
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            causal = is_causal
+            if prefix is not None:
+                rows, queries = len(query), query.shape[2]
+                key, value, mask = prepended(prefix.of_every(rows), key, value, mask, queries)
+                causal = False
+            given = (module, query, key, value, mask, dropout, scaling, causal)
+            return sdpa_attention_forward(*given, **further)[0]
+
+        if pieces is not None:
+            return pieces.attend(attend, query, key, value), None
+        return attend(query, key, value, attention_mask), None
 
     AttentionInterface.register(name, attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.pieces import has_sdpa
 from stages.adaptation.row_prefix import RowPrefix, register_attention
 
 ATTENTION = "sdpa_with_set"
@@ -26,8 +27,8 @@ _listeners: list[Heard] = []
 
 def let_attend_to_sets(model: PreTrainedModel) -> None:
     """From now on this model's attention looks for prefixes. Raises ValueError without sdpa."""
-    before = model.config._attn_implementation
-    if before not in ("sdpa", ATTENTION):
+    if not has_sdpa(model):
+        before = model.config._attn_implementation
         raise ValueError(f"attention is '{before}'; prefixes and prompts need 'sdpa'")
     model.config._attn_implementation = ATTENTION
 

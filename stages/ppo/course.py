@@ -43,7 +43,6 @@ class Course:
     examples: PretrainingStream | None
     gold: Gold | None
     gold_prompts: Sequence[list[int]]
-    sharing: int
     kl_coefficient: float = field(init=False)
     done: int = 0
     over: bool = False  # the KL budget is spent
@@ -81,7 +80,6 @@ class Course:
             self.examples,
             self.done - 1,
             self.kl_coefficient,
-            sharing=self.sharing,
         )
         self.first_tokens = self.first_tokens or found["ppo/response_tokens"]
         found["ppo/length_growth"] = found["ppo/response_tokens"] / self.first_tokens

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from stages.generation import Sampled
 
-PASS_COSTS = 80  # tokens' time, of a pass beside its tokens: on a CPU, a model of 5.8 million
-
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
@@ -76,42 +74,16 @@ class Episodes:
         return self.ids_BL[:, -self.response_BT.shape[1] :]
 
 
-def by_length(
-    episodes: Episodes, rows: Tensor, size: int | None, *, fitted: bool = False
-) -> Iterator[Tensor]:
-    """`rows` in batches of at most `size` of similar length, so that little padding is computed.
+def by_length(episodes: Episodes, rows: Tensor, size: int | None) -> Iterator[Tensor]:
+    """`rows` in batches of at most `size` of similar length, so that little is padded.
 
-    What shares a prompt stays together; a batch holds at least one such group. All batches but the
-    last are full, or, where `fitted`, cut where that saves more padding than further passes cost.
+    What shares a prompt stays together; a batch holds at least one such group.
     """
     group_GK = rows.view(-1, episodes.sharing)
-    length_G, order_G = episodes.mask_BL[group_GK].sum((1, 2)).sort(stable=True)
+    order_G = episodes.mask_BL[group_GK].sum((1, 2)).argsort(stable=True)
     most = len(group_GK) if size is None else max(1, size // episodes.sharing)
-    cuts: int | list[int] = most
-    if fitted and size is not None:
-        cuts = fitted_sizes(length_G.tolist(), most, overhead=PASS_COSTS)
-    for part_GK in torch.split(group_GK[order_G], cuts):
+    for part_GK in torch.split(group_GK[order_G], most):
         yield part_GK.flatten()
-
-
-def fitted_sizes(lengths: Sequence[int], most: int, *, overhead: int) -> list[int]:
-    """Sizes of consecutive batches, `most` at most, that cost least; `lengths` ascend.
-
-    A batch costs its rows times its longest, in tokens, and `overhead`. By dynamic programming over
-    where the last batch begins.
-    """
-    least, begins = [0], [0]
-    for end, longest in enumerate(lengths, 1):
-        first = max(0, end - most)
-        options = [(least[b] + longest * (end - b) + overhead, b) for b in range(first, end)]
-        cost, begin = min(options)
-        least.append(cost)
-        begins.append(begin)
-    sizes, end = [], len(lengths)
-    while end:
-        sizes.append(end - begins[end])
-        end = begins[end]
-    return sizes[::-1]
 
 
 def shuffled(episodes: Episodes, generator: torch.Generator) -> Tensor:

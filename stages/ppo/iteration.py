@@ -19,14 +19,11 @@ def iterate(
     examples: PretrainingStream | None,
     iteration: int,
     kl_coefficient: float,
-    *,
-    sharing: int,
 ) -> dict[str, float]:
     """Roll out, score, shape rewards and update; returns the metrics of all ranks together.
 
-    `prompts` are all there are; the iteration takes its own in the seeded order. `sharing` is how
-    many neighbouring episodes models read in one row. Raises UnhealthyRunError where a check that
-    holds by construction fails.
+    `prompts` are all there are; the iteration takes its own in the seeded order. Raises
+    UnhealthyRunError where a check that holds by construction fails.
     """
     config, tally, watch = learner.config, Tally(), _Stopwatch()
     rollout = answered(
@@ -34,7 +31,7 @@ def iterate(
         _asked(learner, prompts, iteration),
         generator_for(learner.seed, "rollout", iteration, EVERY_RANK),
         together=config.responses_per_prompt,
-        sharing=sharing,
+        sharing=learner.sharing,
         sampled=lambda: watch.lap("time/rollout_s"),
         keep=learner.keeps_first_pass,
     )

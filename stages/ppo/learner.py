@@ -88,10 +88,9 @@ class Learner:
         return self.config.kept.first_pass and whole and isinstance(self.policy, Whole)
 
     @property
-    def fitted(self) -> bool:
-        """Whether micro-batches are cut where padding is least: several ranks pass in step."""
-        device, alone = self.accelerator.device, self.accelerator.num_processes == 1
-        return alone and device.type == "cpu" and self.config.fit_micro_batches
+    def sharing(self) -> int:
+        """How many neighbouring episodes have a prompt that models read once for all of them."""
+        return self.config.responses_per_prompt if self.models.packed else 1
 
     def autocast(self) -> torch.autocast:
         """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
@@ -172,11 +171,11 @@ class Learner:
         """This rank's part of a minibatch, read by the policy micro-batch after micro-batch."""
         mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
         size = self.config.micro_batch_size
-        for part in by_length(data.episodes, mine, size, fitted=self.fitted):
+        for part in by_length(data.episodes, mine, size):
             episodes = data.episodes.take(part)
             token_N = episodes.response_tokens()[episodes.response_BT]
             with self.autocast():
-                layout = lay_out(episodes)
+                layout = lay_out(episodes, packed=self.models.packed)
                 logits_NV, state_ND = policy_logits(self.models, layout, self.policy.model)
             temperature = self.config.sampling.temperature
             new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

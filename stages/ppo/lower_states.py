@@ -4,10 +4,10 @@
     afterwards                             state_LD -> upper layers
 
 Models that hold the same lower layers read the same states: the policy and the reference, often
-the critic and the reward model too, and all of them in every inner epoch. A row is known by its
-tokens and their positions, so it does not matter beside which others it is read again; one that is
-not known is computed. That costs 4 bytes * hidden size a token of a rollout, for each transformer
-that models do not share.
+the critic and the reward model too, and all of them in every inner epoch. An episode is known by
+its tokens and their positions, so it does not matter beside which others it is read again; one not
+known is computed. That costs 4 bytes * hidden size a token of a rollout, for each transformer that
+models do not share.
 
 Dimension key:  B rows,  L tokens of a row,  D hidden size.
 """
@@ -80,7 +80,8 @@ class LowerStates:
             return
         keys = _keys(lower.number, layout)
         if all(key in self._state_LD for key in keys):
-            with _standing_in(lower.layers, self._padded(keys, layout)):
+            states = [self._state_LD[key] for key in keys]
+            with _standing_in(lower.layers, layout.joined(states)):
                 yield
             return
         said: list[object] = []
@@ -90,15 +91,8 @@ class LowerStates:
         finally:
             handle.remove()
         if isinstance(said[0], Tensor):  # else a layer that says more, which nothing may leave out
-            for key, state_LD in zip(keys, said[0].detach(), strict=True):
-                self._state_LD[key] = state_LD[-len(key[1]) :].clone()
-
-    def _padded(self, keys: Sequence[Key], layout: Layout) -> Tensor:
-        first_LD = self._state_LD[keys[0]]
-        state_BLD = first_LD.new_zeros(*layout.ids_BL.shape, first_LD.shape[-1])
-        for row, key in enumerate(keys):
-            state_BLD[row, -len(key[1]) :] = self._state_LD[key]
-        return state_BLD
+            for key, state_LD in zip(keys, layout.split(said[0].detach()), strict=True):
+                self._state_LD[key] = state_LD.clone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +134,8 @@ def _rests(module: nn.Module) -> bool:
 
 
 def _keys(number: int, layout: Layout) -> list[Key]:
-    rows = zip(
-        layout.ids_BL.tolist(), layout.positions_BL.tolist(), layout.length_B.tolist(), strict=True
-    )
-    return [(number, tuple(ids[-n:]), tuple(places[-n:])) for ids, places, n in rows]
+    parts = zip(layout.split(layout.ids_BL), layout.split(layout.positions_BL), strict=True)
+    return [(number, tuple(ids.tolist()), tuple(places.tolist())) for ids, places in parts]
 
 
 @contextmanager

@@ -28,7 +28,8 @@ class Models:
 
     A critic that is a `ValueHead` reads the policy's pass; where `joint`, the reward model's head
     reads the reference's. All are in eval mode for good: what is off while sampling must be off in
-    training. `lower` are states that their passes need not compute again.
+    training. Where `packed`, all can read episodes in one row (`reading.lay_out`). `lower` are
+    states that their passes need not compute again.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -37,6 +38,7 @@ class Models:
     critic: RewardModel | ValueHead
     reward: RewardModel
     joint: bool = False
+    packed: bool = False
     lower: LowerStates = field(default_factory=LowerStates)
 
 

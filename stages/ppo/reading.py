@@ -1,15 +1,14 @@
 """How models read episodes: what goes in, and where in what comes out the responses stand.
 
-A row is an episode, padded on the left. Where neighbouring episodes share a prompt, a row may be
-the prompt followed by all its responses instead (a tree, see `stages.shared_prompt`): each token
-sees its prompt and its own response only, at the position it has alone, so the prompt is computed
-once and nothing else changes. Either way rows end in the last column, so that logits are needed
-in the last columns only.
+A row is an episode, padded on the left, so that rows end in the last column and logits are needed
+in the last columns only. Or all episodes lie in one row without padding (`reward_models.pieces`),
+where those that share a prompt are branches of it: it is computed once, and nothing else changes.
 
 Dimension key:  E episodes,  B rows,  L tokens of a row,  N response tokens of all episodes in one
 list,  V vocabulary.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.pieces import Pieces, piece_table
 from stages.data.padding import positions
 from stages.ppo.episodes import Episodes
-from stages.shared_prompt import tree_mask
+from stages.shared_prompt import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,38 @@ class Layout:
     """Model inputs; `place_N` predicts each response token, `place_E` ends each episode.
 
     A place is row * kept + column, counted in the `kept` last columns of all rows. `mask` is
-    mask_BL (true at tokens) or, for trees, the additive mask_B1LL; `length_B` are the rows' tokens.
+    mask_BL (true at tokens), or the pieces of the only row. `length_B` are the tokens of each row,
+    or of each prompt with all its responses.
     """
 
     ids_BL: Tensor
-    mask: Tensor
+    mask: Tensor | Pieces
     positions_BL: Tensor
     kept: int
     place_N: Tensor
     place_E: Tensor
     length_B: Tensor
 
+    def split(self, x_BL: Tensor) -> list[Tensor]:
+        """What belongs to each of `length_B`'s tokens, of a tensor with a row and column each."""
+        lengths = self.length_B.tolist()
+        if isinstance(self.mask, Pieces):
+            return list(torch.split(x_BL[0], lengths))
+        return [x_L[-n:] for x_L, n in zip(x_BL, lengths, strict=True)]
 
-def lay_out(episodes: Episodes) -> Layout:
-    """Rows as `episodes.sharing` says: one an episode, or one for so many neighbours."""
-    return _rows(episodes) if episodes.sharing == 1 else _trees(episodes)
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """What `split` took apart, 0 at padding."""
+        if isinstance(self.mask, Pieces):
+            return torch.cat(list(parts))[None]
+        x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
+        for x_L, part in zip(x_BL, parts, strict=True):
+            x_L[-len(part) :] = part
+        return x_BL
+
+
+def lay_out(episodes: Episodes, *, packed: bool = False) -> Layout:
+    """A row for each episode, or, where `packed`, one for all."""
+    return _packed(episodes) if packed else _rows(episodes)
 
 
 def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
@@ -49,8 +66,10 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
 
     `policy` is a causal language model, or an engine around one.
     """
-    output = _read_policy(policy, layout)
-    logits_BLV: Tensor = output.logits
+    if isinstance(layout.mask, Pieces):
+        logits_1NV: Tensor = _read_policy(policy, layout, layout.place_N).logits
+        return logits_1NV[0]
+    logits_BLV: Tensor = _read_policy(policy, layout, layout.kept).logits
     return logits_BLV.flatten(0, 1).index_select(0, layout.place_N)
 
 
@@ -70,7 +89,7 @@ def response_logits_and_states(
 
     handle = read_by.register_forward_pre_hook(select)
     try:
-        output = _read_policy(policy, layout)
+        output = _read_policy(policy, layout, layout.kept)
     finally:
         handle.remove()
     logits_1NV: Tensor = output.logits
@@ -94,14 +113,16 @@ def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
     return _read(reward, layout).index_select(0, layout.place_E)
 
 
-def _read_policy(policy: nn.Module, layout: Layout) -> Any:
-    mask = layout.mask if layout.mask.is_floating_point() else layout.mask.long()
+def _read_policy(policy: nn.Module, layout: Layout, keep: int | Tensor) -> Any:
+    """Its output, with the logits of the `keep` last columns, or of the columns `keep`."""
+    mask = layout.mask
+    seen = mask.as_inputs() if isinstance(mask, Pieces) else {"attention_mask": mask.long()}
     return policy(
         input_ids=layout.ids_BL,
-        attention_mask=mask,
         position_ids=layout.positions_BL,
         use_cache=False,
-        logits_to_keep=layout.kept,
+        logits_to_keep=keep,
+        **seen,
     )
 
 
@@ -128,76 +149,39 @@ def _rows(episodes: Episodes) -> Layout:
     )
 
 
-def _trees(episodes: Episodes) -> Layout:
-    trees = [_tree(group) for group in _groups(episodes)]
-    length = max(len(tree.ids) for tree in trees)
-    kept = max(tree.region for tree in trees) + 1
-    device = episodes.ids_BL.device
-    predicted, ends = [], []
-    for row, tree in enumerate(trees):
-        last = row * kept + kept - 1  # the place of the row's last token
-        predicted += [last - back for back in tree.predicted]
-        ends += [last - back for back in tree.ends]
-    branch_BL = _right_aligned([tree.branches for tree in trees], length, -1, device)
+def _packed(episodes: Episodes) -> Layout:
+    row, device = Row(), episodes.ids_BL.device
+    predicted: list[int] = []
+    ends: list[int] = []
+    lengths: list[int] = []
+    for prompt, responses in _groups(episodes):
+        begin = len(row.ids)
+        if len(responses) == 1:  # a stem alone: its attention is causal, without a mask
+            row.add(prompt + responses[0], ())
+            ends.append(len(row.ids) - 1)
+        else:
+            ends += row.add(prompt, responses)
+        for end, response in zip(ends[-len(responses) :], responses, strict=True):
+            predicted.append(begin + len(prompt) - 1)
+            predicted += range(end - len(response) + 1, end)
+        lengths.append(len(row.ids) - begin)
     return Layout(
-        ids_BL=_right_aligned([tree.ids for tree in trees], length, 0, device),
-        mask=tree_mask(branch_BL, _mask_dtype(device)),
-        positions_BL=_right_aligned([tree.positions for tree in trees], length, 0, device),
-        kept=kept,
+        ids_BL=torch.tensor([row.ids], device=device),
+        mask=Pieces.of(piece_table(row.pieces).to(device)),
+        positions_BL=torch.tensor([row.positions], device=device),
+        kept=len(row.ids),
         place_N=torch.tensor(predicted, device=device),
         place_E=torch.tensor(ends, device=device),
-        length_B=torch.tensor([len(tree.ids) for tree in trees], device=device),
+        length_B=torch.tensor(lengths, device=device),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """One prompt with its responses; places are counted back from the row's last token."""
-
-    ids: list[int]
-    branches: list[int]
-    positions: list[int]
-    predicted: list[int]
-    ends: list[int]
-    region: int  # tokens of all responses
-
-
-def _tree(group: tuple[list[int], list[list[int]]]) -> _Tree:
-    prompt, responses = group
-    start, region = len(prompt), sum(map(len, responses))
-    ids, branches, places = list(prompt), [0] * start, list(range(start))
-    predicted, ends = [], []
-    left = region  # response tokens from here to the row's end
-    for number, response in enumerate(responses, 1):
-        count = len(response)
-        ids += response
-        branches += [number] * count
-        places += range(start, start + count)
-        predicted += [region, *range(left - 1, left - count, -1)]
-        left -= count
-        ends.append(left)
-    return _Tree(ids, branches, places, predicted, ends, region)
-
-
-def _groups(episodes: Episodes) -> list[tuple[list[int], list[list[int]]]]:
+def _groups(episodes: Episodes) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Each prompt with the responses of the neighbouring episodes that share it."""
     rows = episodes.ids_BL.tolist()
     whole = episodes.mask_BL.sum(-1).tolist()
     said = episodes.response_BT.sum(-1).tolist()
-    groups = []
     for start in range(0, len(rows), episodes.sharing):
         prompt = rows[start][len(rows[start]) - whole[start] : len(rows[start]) - said[start]]
         members = range(start, start + episodes.sharing)
-        groups.append((prompt, [rows[e][len(rows[e]) - said[e] :] for e in members]))
-    return groups
-
-
-def _right_aligned(rows: list[list[int]], length: int, fill: int, device: torch.device) -> Tensor:
-    return torch.tensor([[fill] * (length - len(row)) + row for row in rows], device=device)
-
-
-def _mask_dtype(device: torch.device) -> torch.dtype:
-    """Attention wants an additive mask in the dtype of its queries."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return torch.float32
+        yield prompt, [rows[e][len(rows[e]) - said[e] :] for e in members]

@@ -85,7 +85,6 @@ def read_episodes(
     *,
     temperature: float,
     batch_size: int | None,
-    fitted: bool = False,
     keep: bool = False,
 ) -> Rollout:
     """Score the episodes and read them with all four models, in batches `by_length`.
@@ -100,10 +99,10 @@ def read_episodes(
     all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
     passes = []
     with torch.no_grad():
-        for rows in by_length(episodes, all_rows, batch_size, fitted=fitted):
+        for rows in by_length(episodes, all_rows, batch_size):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            layout = lay_out(batch)
+            layout = lay_out(batch, packed=models.packed)
             with torch.set_grad_enabled(keep):
                 logits_NV, state_ND = policy_logits(models, layout, models.policy)
                 old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

@@ -61,7 +61,6 @@ def answered(
             episodes,
             temperature=config.sampling.temperature,
             batch_size=config.micro_batch_size,
-            fitted=learner.fitted,
             keep=keep,
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))

@@ -9,6 +9,7 @@ gives the device, the ranks and the precision; how the networks are divided amon
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -30,9 +31,9 @@ from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models, trained_parameters
 from stages.ppo.networks import load_models_whole
+from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
-from stages.ppo.sharing import obstacle_to_sharing
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step
 from stages.rank_timeout import limit_waits
@@ -78,6 +79,7 @@ def train_ppo(
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
+    learner.models = replace(learner.models, packed=_can_be_packed(models, asked, config))
     course = Course(
         config=config,
         learner=learner,
@@ -86,7 +88,6 @@ def train_ppo(
         examples=_examples(config, models.tokenizer, pretraining, seed),
         gold=gold,
         gold_prompts=marked,
-        sharing=_sharing(models, asked, config),
     )
     limit_waits()  # of all process groups: there are no more to come
     course.run(_checkpoints(course, out), report)
@@ -136,16 +137,15 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     return Checkpoints(out / "checkpoints", identity)
 
 
-def _sharing(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> int:
-    """Read prompts once for all their responses, unless this model says something else then."""
-    if config.responses_per_prompt == 1:
-        return 1
+def _can_be_packed(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> bool:
+    """Whether episodes are to lie in one row, and the models say the same of them there."""
+    if not config.packed:
+        return False
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
-    obstacle = obstacle_to_sharing(models, longest, response_tokens, config.responses_per_prompt)
-    if obstacle is None:
-        return config.responses_per_prompt
-    log.warning("each response is read with its own copy of the prompt: %s", obstacle)
-    return 1
+    obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
+    if obstacle is not None:
+        log.warning("every episode is read in a padded row of its own: %s", obstacle)
+    return obstacle is None
 
 
 def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:

@@ -70,6 +70,7 @@ class Case(Written):
     merged: bool = False  # of ours, whether LoRA samples merged
     first_pass: bool = True  # of ours, whether `ppo.kept.first_pass` is set
     lower_layers: bool = True  # of ours, what `ppo.kept.lower_layers` is
+    packed: bool = True  # of ours, what `ppo.packed` is
     models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 
 

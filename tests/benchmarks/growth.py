@@ -46,7 +46,7 @@ def ppo_step(case: Case, folder: Path) -> Step:
     """One iteration after the other of this case."""
     learner = new_learner(case, folder)
     given, done = prompts(case, case.episodes), iter(range(10**6))
-    return lambda: iterate(learner, given, None, next(done), 0.05, sharing=1)
+    return lambda: iterate(learner, given, None, next(done), 0.05)
 
 
 def new_learner(case: Case, folder: Path) -> Learner:

@@ -1,4 +1,4 @@
-"""What the models say of a response is the same alone, padded, and in any batch."""
+"""What the models say of a response is the same alone, padded, packed, and in any batch."""
 
 import pytest
 import torch
@@ -15,11 +15,13 @@ from transformers import (
 
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
+from reward_models.pieces import let_read_pieces
 from stages.generation import Sampled
 from stages.ppo.episodes import Episodes, by_length, shuffled
 from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
 
 VOCABULARY = 40
+BOTH = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 CPU = torch.device("cpu")
 
 
@@ -40,6 +42,7 @@ def tiny(family: str) -> PreTrainedModel:
             model = Qwen3ForCausalLM(config)
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)  # far from uniform
+    let_read_pieces(model)
     return model.eval()
 
 
@@ -69,23 +72,28 @@ def read_alone(model: PreTrainedModel, prompt: list[int], response: list[int]) -
     return logits_LV[len(prompt) - 1 : -1]
 
 
+@BOTH
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_logits_of_a_batch_equal_those_of_each_sequence_alone(
-    family: str, episodes: Episodes
+    family: str, episodes: Episodes, packed: bool
 ) -> None:
     model, (prompts, responses) = tiny(family), ragged()
     alone = [read_alone(model, p, r.ids) for p, r in zip(prompts, responses, strict=True)]
     torch.testing.assert_close(
-        response_logits(model, lay_out(episodes)), torch.cat(alone), atol=1e-5, rtol=1e-5
+        response_logits(model, lay_out(episodes, packed=packed)),
+        torch.cat(alone),
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
+@BOTH
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_values_and_scores_of_a_batch_equal_those_of_each_sequence_alone(
-    family: str, episodes: Episodes
+    family: str, episodes: Episodes, packed: bool
 ) -> None:
     model, (prompts, responses) = tiny_reward(family), ragged()
-    layout = lay_out(episodes)
+    layout = lay_out(episodes, packed=packed)
     value_N, score_B = response_values(model, layout), response_scores(model, layout)
     values, scores = [], []
     for prompt, response in zip(prompts, responses, strict=True):
@@ -98,12 +106,13 @@ def test_values_and_scores_of_a_batch_equal_those_of_each_sequence_alone(
     torch.testing.assert_close(score_B, torch.stack(scores), atol=1e-5, rtol=1e-5)
 
 
+@BOTH
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
-def test_gradients_of_a_padded_batch_are_finite_and_equal_those_of_sequences_alone(
-    family: str, episodes: Episodes
+def test_gradients_of_a_batch_are_finite_and_equal_those_of_sequences_alone(
+    family: str, episodes: Episodes, packed: bool
 ) -> None:
     model, (prompts, responses) = tiny(family), ragged()
-    response_logits(model, lay_out(episodes)).log_softmax(-1)[:, 5].sum().backward()
+    response_logits(model, lay_out(episodes, packed=packed)).log_softmax(-1)[:, 5].sum().backward()
     together = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     for prompt, response in zip(prompts, responses, strict=True):
@@ -112,14 +121,17 @@ def test_gradients_of_a_padded_batch_are_finite_and_equal_those_of_sequences_alo
         torch.testing.assert_close(found, parameter.grad, atol=2e-4, rtol=1e-4)
 
 
-def test_a_part_of_the_episodes_reads_as_it_does_in_the_whole(episodes: Episodes) -> None:
+@BOTH
+def test_a_part_of_the_episodes_reads_as_it_does_in_the_whole(
+    episodes: Episodes, packed: bool
+) -> None:
     model, rows = tiny("llama"), torch.tensor([4, 1])
     whole_NV, counts = (
-        response_logits(model, lay_out(episodes)),
+        response_logits(model, lay_out(episodes, packed=packed)),
         episodes.response_BT.sum(-1).tolist(),
     )
     of_row = whole_NV.split(counts)
-    part_NV = response_logits(model, lay_out(episodes.take(rows)))
+    part_NV = response_logits(model, lay_out(episodes.take(rows), packed=packed))
     torch.testing.assert_close(part_NV, torch.cat([of_row[4], of_row[1]]), atol=1e-5, rtol=1e-5)
 
 
@@ -153,9 +165,8 @@ def shared(sharing: int) -> Episodes:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_a_prompt_read_once_for_its_responses_gives_what_separate_rows_give(family: str) -> None:
     policy, reward = tiny(family), tiny_reward(family)
-    apart, together = lay_out(shared(1)), lay_out(shared(3))
-    assert apart.ids_BL.shape[0] == 6
-    assert together.ids_BL.shape[0] == 2
+    apart, together = lay_out(shared(1)), lay_out(shared(3), packed=True)
+    assert together.ids_BL.shape == (1, 12 + 4 + sum(len(r.ids) for r in ragged()[1]))
     for read, model in (
         (response_logits, policy),
         (response_values, reward),
@@ -170,7 +181,7 @@ def test_gradients_through_a_shared_prompt_are_those_of_separate_rows(family: st
     model, gradients = tiny(family), []
     for sharing in (1, 3):
         model.zero_grad()
-        logits_NV = response_logits(model, lay_out(shared(sharing)))
+        logits_NV = response_logits(model, lay_out(shared(sharing), packed=True))
         logits_NV.log_softmax(-1)[:, 5].sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for apart, together in zip(*gradients, strict=True):

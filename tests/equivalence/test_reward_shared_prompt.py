@@ -34,7 +34,7 @@ from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs, summed_loss
 from reward_models.trunk import without_dropout
 from stages.ranked_prompts import RankedPrompt
-from stages.shared_prompt import Batch, Layout, SeparateRows, SharedPrompt, choose_layout
+from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
 
 SMALL = {
     "vocab_size": 60,
@@ -61,7 +61,7 @@ FAMILIES = {
 }
 
 
-def trunk(family: str, attention: str) -> PreTrainedModel:
+def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
     config = without_dropout(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
@@ -107,10 +107,9 @@ def loss_and_gradient(model: RewardModel, layout: Layout) -> tuple[torch.Tensor,
     return loss.detach(), torch.cat(grads)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_scores_equal_separate_passes(family: str, attention: str) -> None:
-    model = reward_model(trunk(family, attention))
+def test_shared_scores_equal_separate_passes(family: str) -> None:
+    model = reward_model(trunk(family))
     batch = SharedPrompt().collate(elements(), pool_pairs)
     reward_BK = SharedPrompt().scores(model, batch)
     for row, element in enumerate(elements()):
@@ -123,7 +122,7 @@ def test_shared_scores_equal_separate_passes(family: str, attention: str) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_gradients_equal_separate_gradients(family: str) -> None:
-    model = reward_model(trunk(family, "sdpa")).double()
+    model = reward_model(trunk(family)).double()
     shared, shared_gradient = loss_and_gradient(model, SharedPrompt())
     separate, separate_gradient = loss_and_gradient(model, SeparateRows())
     assert torch.allclose(shared, separate, atol=1e-6)
@@ -133,7 +132,7 @@ def test_shared_gradients_equal_separate_gradients(family: str) -> None:
 
 @pytest.mark.parametrize("layout", [SharedPrompt(), SeparateRows()])
 def test_a_score_does_not_depend_on_the_other_prompts_of_the_batch(layout: Layout) -> None:
-    model = reward_model(trunk("llama", "sdpa"))
+    model = reward_model(trunk("llama"))
     together = layout.scores(model, layout.collate(elements(), pool_pairs))
     for row, element in enumerate(elements()):
         alone = layout.scores(model, layout.collate([element], pool_pairs))[0]
@@ -141,7 +140,7 @@ def test_a_score_does_not_depend_on_the_other_prompts_of_the_batch(layout: Layou
 
 
 def test_an_empty_unended_response_is_scored_at_the_prompt_s_end_in_both_layouts() -> None:
-    model = reward_model(trunk("gpt2", "sdpa"))
+    model = reward_model(trunk("gpt2"))
     element = RankedPrompt("t", "p", (5, 6, 7), ((8, 1), ()), ("a", "a"), ("x",), ((1, 2),))
     shared = SharedPrompt().scores(model, SharedPrompt().collate([element], pool_pairs))
     separate = SeparateRows().scores(model, SeparateRows().collate([element], pool_pairs))
@@ -150,7 +149,7 @@ def test_an_empty_unended_response_is_scored_at_the_prompt_s_end_in_both_layouts
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_that_can_share_do(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_layout(reward_model(trunk(family, "sdpa")), elements()) == SharedPrompt()
+    assert choose_layout(reward_model(trunk(family)), elements()) == SharedPrompt()
     assert not caplog.records
 
 
@@ -166,6 +165,24 @@ def test_a_window_shorter_than_the_row_falls_back_and_says_so(
     assert "sliding_window of 8" in caplog.text
 
 
+def test_attention_of_another_kind_falls_back_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert choose_layout(reward_model(trunk("llama", "eager")), elements()) == SeparateRows()
+    assert "LlamaModel cannot share a prompt" in caplog.text
+    assert "its attention is 'eager', not 'sdpa'" in caplog.text
+
+
+def test_pieces_that_do_not_arrive_at_attention_are_noticed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reward_models.pieces.ATTENTION", "sdpa")
+    with caplog.at_level(logging.WARNING):
+        assert choose_layout(reward_model(trunk("llama")), elements()) == SeparateRows()
+    assert "scores differ by" in caplog.text
+
+
 def test_positions_read_off_the_mask_fall_back_and_say_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -179,19 +196,8 @@ def test_positions_read_off_the_mask_fall_back_and_say_so(
 
 def test_a_prompt_shared_by_k_responses_is_read_once() -> None:
     [element] = elements(1)
-    shared = SharedPrompt().collate([element], pool_pairs)["ids_BL"].numel()
+    shared = SharedPrompt().collate([element], pool_pairs)["ids_1N"].numel()
     assert shared == len(element.prompt) + sum(map(len, element.responses))
-
-
-def left_padded(batch: Batch) -> Batch:
-    """The same rows with their padding moved to the left."""
-    pads_B = (batch["branch_BL"] == -1).sum(-1).tolist()
-    moved = {
-        name: torch.stack([x_L.roll(n) for x_L, n in zip(batch[name], pads_B, strict=True)])
-        for name in ("ids_BL", "branch_BL", "positions_BL")
-    }
-    read_BK = batch["read_BK"] + torch.tensor(pads_B)[:, None]
-    return {**batch, **moved, "read_BK": read_BK.clamp(max=batch["ids_BL"].shape[1] - 1)}
 
 
 def one_by_one(model: RewardModel, element: RankedPrompt) -> torch.Tensor:
@@ -204,19 +210,15 @@ def one_by_one(model: RewardModel, element: RankedPrompt) -> torch.Tensor:
     return torch.stack(alone)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_scores_equal_separate_passes_with_padding_on_either_side_and_any_batch_size(
-    family: str, side: str
-) -> None:
-    model = reward_model(trunk(family, "sdpa"))
+def test_shared_scores_equal_separate_passes_in_batches_of_any_size(family: str) -> None:
+    model = reward_model(trunk(family))
     everything = elements(6)
     expected = [one_by_one(model, element) for element in everything]
     for batch_size in (1, 2, 3, 6):
         for start in range(0, len(everything), batch_size):
             part = everything[start : start + batch_size]
             batch = SharedPrompt().collate(part, pool_pairs)
-            batch = left_padded(batch) if side == "left" else batch
             reward_BK = SharedPrompt().scores(model, batch)
             for row, score_K in enumerate(expected[start : start + batch_size]):
                 found_K = reward_BK[row, : len(score_K)]

@@ -290,7 +290,7 @@ def test_an_interrupted_run_that_keeps_everything_ends_bit_equal(
 
 def iterated(learner: Learner) -> None:
     asked = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
-    iterate(learner, asked, None, 0, 0.05, sharing=1)
+    iterate(learner, asked, None, 0, 0.05)
 
 
 def rolled(learner: Learner) -> Episodes:

@@ -63,13 +63,13 @@ def episodes_of(learner: Learner, sharing: int = 1) -> Episodes:
     return roll_out(learner.models, asked, sampling, generator, sharing=sharing)
 
 
-@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize(("packed", "sharing"), [(False, 1), (True, 1), (True, 2)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_joint_pass_says_what_reference_and_reward_model_say_apart(
-    world: World, family: str, sharing: int
+    world: World, family: str, packed: bool, sharing: int
 ) -> None:
     learner = tiny_learner(world, config_of("joint", family))
-    layout = lay_out(episodes_of(learner, sharing))
+    layout = lay_out(episodes_of(learner, sharing), packed=packed)
     with torch.no_grad():
         logits_NV, score_E = reference_and_scores(learner.models, layout)
         apart_NV = response_logits(learner.models.reference, layout)

@@ -13,7 +13,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from reward_models.model import RewardModel
 from stages.models import load_policy, load_tokenizer
 from stages.ppo.diagnostics import UnhealthyRunError
-from stages.ppo.sharing import obstacle_to_sharing
+from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.trainer import train_ppo
 from stages.progress import silent
 from tests.stages.tiny_ppo import (
@@ -130,23 +130,23 @@ def test_reading_a_prompt_once_for_its_responses_changes_nothing(
     steps = metrics_of(world, tmp_path / "together", config)
     assert steps[0]["ppo/kl_nats"] == 0.0
     assert max(step["ppo/first_ratio_error"] for step in steps) <= 1e-5
-    monkeypatch.setattr("stages.ppo.trainer.obstacle_to_sharing", lambda *_: "a test says so")
+    monkeypatch.setattr("stages.ppo.trainer.obstacle_to_packing", lambda *_: "a test says so")
     train(world, tmp_path / "apart", config)
-    assert "own copy of the prompt: a test says so" in caplog.text
+    assert "in a padded row of its own: a test says so" in caplog.text
     assert furthest(weights(tmp_path / "together"), weights(tmp_path / "apart")) < 2e-5
 
 
-def test_a_model_whose_window_is_too_short_for_a_tree_is_found_out(
+def test_a_model_whose_window_is_too_short_for_a_text_is_found_out(
     world: tuple[Path, Path],
 ) -> None:
     models = tiny_models(world, tiny_config())
     prompt = [5, 6, 7, 8, 9, 10]
-    assert obstacle_to_sharing(models, prompt, 4, 3) is None
+    assert obstacle_to_packing(models, prompt, 4, 3) is None
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 25}
     config = MistralConfig(sliding_window=4, num_key_value_heads=2, intermediate_size=32, **shape)
     windowed = dataclasses.replace(models, policy=MistralForCausalLM(config).eval())
-    obstacle = obstacle_to_sharing(windowed, prompt, 4, 3)
+    obstacle = obstacle_to_packing(windowed, prompt, 4, 3)
     assert obstacle is not None
     assert "differs" in obstacle
 

@@ -1,6 +1,7 @@
 """A tiny policy and reward model on disk, prompts, and a short PPO config."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models
+from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.trainer import train_ppo
 from stages.progress import Report, Step, silent
 from stages.ranked_prompts import RankedPrompt
@@ -69,7 +71,9 @@ def tiny_models(world: tuple[Path, Path], config: PPOConfig) -> Models:
 
 
 def tiny_learner(world: tuple[Path, Path], config: PPOConfig) -> Learner:
-    return Learner(tiny_models(world, config), config, Accelerator(), seed=0)
+    models = tiny_models(world, config)
+    packed = config.packed and obstacle_to_packing(models, [5, 6, 7], 4, 2) is None
+    return Learner(replace(models, packed=packed), config, Accelerator(), seed=0)
 
 
 def texts_file(folder: Path, texts: Sequence[str] = TEXTS) -> Path:

@@ -1,6 +1,7 @@
 """PPO steps of this project, one for every "go":  python -m tests.benchmarks.ppo.ours FOLDER."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
 from stages.ppo.models import load_models
+from stages.ppo.packing import obstacle_to_packing
 from stages.reward import new_reward_model
 from tests.benchmarks.cases import Case, prompts
 from tests.benchmarks.worker import Meter, told_steps
@@ -86,13 +88,15 @@ def main(folder: Path) -> None:
         seed=0,
         device=accelerator.device,
     )
-    learner = Learner(models, config, accelerator, 0)
     given = prompts(case, 64 * case.episodes)
+    obstacle = obstacle_to_packing(models, max(given, key=len), case.response_limit, 1)
+    assert obstacle is None, obstacle
+    learner = Learner(replace(models, packed=case.packed), config, accelerator, 0)
     tell({"ready": True})
     done = 0
     while asked():
         meter = Meter()
-        found = iterate(learner, given, None, done, 0.05, sharing=1)
+        found = iterate(learner, given, None, done, 0.05)
         done += 1
         took = meter.read()
         phases = {name: value for name, value in found.items() if name.startswith("time/")}

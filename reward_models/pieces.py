@@ -1,0 +1,190 @@
+"""Many texts in one row of tokens, kept apart by attention: nothing is padded.
+
+A stem is a text of its own, whose tokens see the earlier ones. A branch goes on from a stem: its
+tokens see all of that, and the earlier ones of their own branch. So K responses to a prompt are a
+stem and K branches, and the prompt is computed once:
+
+    tokens   p p p a a a a b b q q c       a and b are branches of p, c is one of q
+
+Every layer reads the row as it stands. Attention alone spreads its queries, keys and values over
+padded rows, one a piece, and gathers what comes out: it computes Q^2 + K T (Q + T) products of
+tokens for a prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
+
+Dimension key:  N tokens,  P pieces,  S stems of Q tokens at most,  R branches of T at most,
+M = S Q + R T places in padded rows,  G of them that hold nothing,  H heads,  D head size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+STEM = -1
+ATTENTION = "sdpa_in_pieces"
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Where the tokens of a row stand in padded rows, stems first, and which stem a branch is of.
+
+    `from_M` is the token at each place (any, at the places `gap_G`), `to_N` each token's place.
+    """
+
+    stems: tuple[int, int]  # S, Q
+    branches: tuple[int, int]  # R, T
+    from_M: Tensor
+    to_N: Tensor
+    gap_G: Tensor
+    stem_R: Tensor
+    mask_R1TK: Tensor  # K = Q + T
+
+    @classmethod
+    def of(cls, piece_P3: Tensor) -> Self:
+        """From each piece's first token, number of tokens, and `STEM` or the number of its stem.
+
+        Together the pieces hold every token of the row once; each has one at least.
+        """
+        begin_P, count_P, stem_P = piece_P3.unbind(1)
+        is_stem_P = stem_P == STEM
+        stem_SQ, real_SQ = _padded(begin_P[is_stem_P], count_P[is_stem_P])
+        branch_RT, real_RT = _padded(begin_P[~is_stem_P], count_P[~is_stem_P])
+        from_M = torch.cat([stem_SQ.flatten(), branch_RT.flatten()])
+        real_M = torch.cat([real_SQ.flatten(), real_RT.flatten()])
+        place_N = real_M.nonzero().squeeze(1)
+        to_N = torch.empty_like(place_N)
+        to_N[from_M[place_N]] = place_N
+        stem_R = stem_P[~is_stem_P]
+        lengths = (real_SQ.shape[1], real_RT.shape[1])
+        return cls(
+            stems=(len(real_SQ), lengths[0]),
+            branches=(len(real_RT), lengths[1]),
+            from_M=from_M,
+            to_N=to_N,
+            gap_G=(~real_M).nonzero().squeeze(1),
+            stem_R=stem_R,
+            mask_R1TK=_branch_mask(real_SQ[stem_R], lengths[1]),
+        )
+
+    def attend(self, attend: Attend, query_1HND: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """result_1NHD of attention within the pieces; `key` and `value` may have fewer heads."""
+        query_SHQD, query_RHTD = self._spread(query_1HND)
+        key_SHQD, key_RHTD = self._spread(key)
+        value_SHQD, value_RHTD = self._spread(value)
+        result_MHD = attend(query_SHQD, key_SHQD, value_SHQD, None).flatten(0, 1)
+        if self.branches[0]:
+            result_RTHD = attend(
+                query_RHTD,
+                torch.cat([self._of_stem(key_SHQD), key_RHTD], 2),
+                torch.cat([self._of_stem(value_SHQD), value_RHTD], 2),
+                self.mask_R1TK.to(query_1HND.dtype),
+            )
+            result_MHD = torch.cat([result_MHD, result_RTHD.flatten(0, 1)])
+        gathered: Tensor = _Rearranged.apply(result_MHD, self.to_N, self.from_M, self.gap_G)  # type: ignore[no-untyped-call]
+        return gathered[None]
+
+    def as_inputs(self) -> dict[str, Any]:
+        """What to tell a transformer beside tokens and positions.
+
+        The mask is one that transformers hand on as it is: where `pieces` do not arrive, every
+        token sees all others, which no comparison overlooks.
+        """
+        blank_1111 = torch.zeros(1, 1, 1, 1, device=self.to_N.device)
+        return {"attention_mask": blank_1111, "pieces": self}
+
+    def _spread(self, x_1HND: Tensor) -> tuple[Tensor, Tensor]:
+        x_NHD = x_1HND[0].transpose(0, 1)
+        x_MHD = _Rearranged.apply(x_NHD, self.from_M, self.to_N, self.gap_G[:0])  # type: ignore[no-untyped-call]
+        (stems, longest), (branches, length) = self.stems, self.branches
+        x_S, x_R = x_MHD.split([stems * longest, branches * length])
+        heads = x_NHD.shape[1:]
+        x_SQHD, x_RTHD = x_S.view(stems, longest, *heads), x_R.view(branches, length, *heads)
+        return x_SQHD.transpose(1, 2), x_RTHD.transpose(1, 2)
+
+    def _of_stem(self, x_SHQD: Tensor) -> Tensor:
+        if len(x_SHQD) == 1:
+            return x_SHQD.expand(self.branches[0], -1, -1, -1)
+        return x_SHQD.index_select(0, self.stem_R)
+
+
+def piece_table(pieces: Sequence[tuple[int, int, int]]) -> Tensor:
+    """piece_P3 for `Pieces.of`."""
+    return torch.tensor(pieces, dtype=torch.long).view(-1, 3)
+
+
+def has_sdpa(model: PreTrainedModel) -> bool:
+    """Whether its attention is torch's, alone or with what this project lets it see besides."""
+    return str(model.config._attn_implementation).startswith("sdpa")
+
+
+def let_read_pieces(model: PreTrainedModel) -> None:
+    """From now on this model's attention takes `pieces`; ValueError where it is not sdpa."""
+    if not has_sdpa(model):
+        raise ValueError(f"its attention is '{model.config._attn_implementation}', not 'sdpa'")
+    if model.config._attn_implementation == "sdpa":
+        model.config._attn_implementation = ATTENTION
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    pieces: Pieces | None = None,
+    **further: Any,  # what transformers hands to every attention function
+) -> tuple[Tensor, None]:
+    """sdpa as transformers has it, within the pieces where there are some."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return sdpa_attention_forward(module, query, key, value, mask, **further)[0]
+
+    if pieces is not None:
+        return pieces.attend(attend, query, key, value), None
+    return attend(query, key, value, attention_mask), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+
+
+class _Rearranged(torch.autograd.Function):
+    """x.index_select(0, index), where every row of x goes to one place.
+
+    So its gradient is read from there, several times quicker than index_select's own, which adds up
+    whatever may have gone to several. What stands in the rows `unread` of x goes nowhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor, unread: Tensor) -> Tensor:
+        ctx.save_for_backward(back, unread)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        back, unread = ctx.saved_tensors
+        gradient = gradients[0].index_select(0, back)
+        return gradient.index_fill_(0, unread, 0.0), None, None, None
+
+
+def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
+    """token_PL of each piece, padded on the right with token 0, and real_PL."""
+    longest = int(count_P.max()) if len(count_P) else 0
+    place_L = torch.arange(longest, device=count_P.device)
+    real_PL = place_L < count_P[:, None]
+    return (begin_P[:, None] + place_L).masked_fill(~real_PL, 0), real_PL
+
+
+def _branch_mask(real_RQ: Tensor, length: int) -> Tensor:
+    """mask_R1TK: 0 at a branch's stem and its own earlier tokens, else the lowest number."""
+    own_TT = torch.ones(length, length, dtype=torch.bool, device=real_RQ.device).tril()
+    stem_RTQ = real_RQ[:, None].expand(-1, length, -1)
+    seen_RTK = torch.cat([stem_RTQ, own_TT.expand(len(real_RQ), -1, -1)], -1)
+    mask_RTK = torch.zeros(seen_RTK.shape, device=real_RQ.device)
+    return mask_RTK.masked_fill_(~seen_RTK, torch.finfo(torch.float32).min)[:, None]

@@ -1,0 +1,45 @@
+"""Episodes in one row without padding: the same update, and models that cannot read it are told."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.ppo.iteration import iterate
+from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_world
+
+FAMILIES = {
+    "full": {"family": "full"},
+    "lora": {"family": "lora", "rank": 2},
+    "bottleneck": {"family": "bottleneck", "width": 4},
+    "prefix": {"family": "prefix", "length": 3},
+    "prompt": {"family": "prompt", "length": 3},
+    "ptuning-v2": {"family": "ptuning-v2", "length": 3},
+    "bitfit": {"family": "bitfit"},
+}
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_iteration_is_the_same_packed_and_padded(
+    tmp_path: Path, family: str, sharing: int
+) -> None:
+    world, found, weights = tiny_world(tmp_path), [], []
+    for packed in (True, False):
+        config = tiny_config(
+            packed=packed,
+            minibatch=8,
+            micro_batch_size=4,
+            responses_per_prompt=sharing,
+            adaptation=FAMILIES[family],
+        )
+        learner = tiny_learner(world, config)
+        assert learner.models.packed == packed
+        prompts = [[5, 6, 7 + n // sharing] * (1 + n // sharing) for n in range(8)]
+        said = iterate(learner, prompts, None, 0, 0.05)
+        assert said["ppo/kl_nats"] == 0.0
+        found.append({k: v for k, v in said.items() if not k.startswith("time/")})
+        moved = [p for p in learner.models.policy.parameters() if p.requires_grad]
+        weights.append(torch.cat([p.detach().flatten() for p in moved]))
+    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-4)
