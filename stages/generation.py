@@ -16,9 +16,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.config import SamplingConfig
+from stages.growing_cache import growing_cache
 from stages.progress import Report, Step, silent
 
 _EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
@@ -183,7 +184,7 @@ class _Live:
         distinct, device = [asked[i][0] for i in starts], model.device
         width = max(map(len, distinct))
         padded = [[0] * (width - len(prompt)) + prompt for prompt in distinct]
-        self.model, self.cache = model, DynamicCache(config=model.config)
+        self.model, self.cache = model, growing_cache(model.config)
         self.row_B = torch.arange(len(asked), device=device)
         self.sets, self.user_B = sets, torch.tensor([asked[i][1] for i in starts], device=device)
         self._seat()

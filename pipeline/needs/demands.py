@@ -142,13 +142,14 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
     most = max(setting.max_new_tokens for setting in config.sampling.settings)
     low, high = config.sampling.responses
     each = min(prompts.longest + most, chosen.max_tokens)
-    longest = min(prompts.longest, each) + high * (each - min(prompts.longest, each - 1))
+    said = each - min(prompts.longest, each - 1)
+    longest = min(prompts.longest, each) + high * said
     mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
     tokens = chosen.epochs * prompts.count * mean
     moved = model.moved_with_head
     weights, gradients, optimizer = trained(counts.parameters, moved)
     rows = chosen.micro_prompts or chosen.prompts_per_batch
-    activations = model.kept(rows, longest) + rows * longest * longest * FLOAT  # and the mask
+    activations = model.kept(rows, longest) + rows * high * said * each * FLOAT  # and the mask
     memory = Need("reward", weights, gradients, optimizer, activations)
     disk = 2 * _saved(counts) + optimizer
     return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)

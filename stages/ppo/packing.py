@@ -9,6 +9,7 @@ from reward_models.model import RewardModel
 from reward_models.pieces import let_read_pieces
 from reward_models.trunk import transformer
 from stages.generation import Sampled
+from stages.ppo import objective
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
 from stages.ppo.reading import lay_out
@@ -23,14 +24,13 @@ def obstacle_to_packing(
     """Why the models cannot read `prompt` with its responses beside others; None where they can.
 
     From now on their attention can be told what lies in a row. A recurrence, ALiBi, a sliding
-    window, or attention of its own reads a packed row differently or refuses it.
+    window, or attention of its own reads a packed row differently or refuses it. One text of the
+    example is as long as any of the run; the others are short.
     """
     prompts = [prompt] * responses + [prompt[: 1 + len(prompt) // 2]] * responses
     words = prompt * (2 + (response_tokens + len(prompts)) // len(prompt))
-    said = [
-        Sampled(words[k : k + max(1, response_tokens - k)], ended=False)
-        for k in range(len(prompts))
-    ]
+    counts = [response_tokens, *(min(response_tokens, 1 + k % 3) for k in range(len(prompts) - 1))]
+    said = [Sampled(words[k : k + count], ended=False) for k, count in enumerate(counts)]
     read = []
     for packed in (False, True):
         sharing = responses if packed else 1
@@ -55,7 +55,11 @@ def _let_read_pieces(models: Models) -> None:
 
 
 def _read(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and values of the response tokens, and scores."""
     layout = lay_out(episodes, packed=packed)
+    token_N = episodes.response_tokens()[episodes.response_BT]
     with torch.no_grad():
         logits_NV, value_N = policy_and_values(models, layout)
-        return logits_NV.float().log_softmax(-1), value_N, reference_and_scores(models, layout)[1]
+        logprob_N = objective.chosen_logprobs(logits_NV, token_N, 1.0)
+        del logits_NV
+        return logprob_N, value_N, reference_and_scores(models, layout)[1]

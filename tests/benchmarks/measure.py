@@ -38,7 +38,10 @@ PPO = [
     Case("ppo, top third of the layers, 4 inner epochs", SMALL, inner_epochs=4, top_layers=2),
 ]
 REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]
-SAMPLING = [SamplingCase("sampling, K = 4", SMALL)]
+SAMPLING = [
+    SamplingCase("sampling, K = 4", SMALL),
+    SamplingCase("sampling, K = 4, prompts of 166 tokens", SMALL, prompt=166),
+]
 
 
 @dataclass(frozen=True, slots=True)

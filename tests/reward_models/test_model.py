@@ -74,9 +74,8 @@ def test_the_last_real_token_is_found_under_left_and_right_padding() -> None:
 
 def test_scores_read_at_chosen_places_equal_the_values_there(model: RewardModel) -> None:
     ids_BL, mask_BL, positions_BL = padded(SEQUENCES[:2], 6, left=False)
-    causal_LL = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)
     read_BK = torch.tensor([[3, 1], [5, 2]])
-    reward_BK = model(ids_BL, causal_LL.expand(2, 1, 6, 6), positions_BL, read_BK)
+    reward_BK = model(ids_BL, mask_BL, positions_BL, read_BK)
     expected_BK = model.values(ids_BL, mask_BL, positions_BL).gather(1, read_BK)
     assert torch.allclose(reward_BK, expected_BK, atol=1e-5)
 
