@@ -11,7 +11,7 @@ padded rows, one a piece, and gathers what comes out: it computes Q^2 + K T (Q +
 tokens for a prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
 
 Dimension key:  N tokens,  P pieces,  S stems of Q tokens at most,  R branches of T at most,
-M = S Q + R T places in padded rows,  G of them that hold nothing,  H heads,  D head size.
+M = S Q + R T places in padded rows,  H heads,  D head size.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,13 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 class Pieces:
     """Where the tokens of a row stand in padded rows, stems first, and which stem a branch is of.
 
-    `from_M` is the token at each place (any, at the places `gap_G`), `to_N` each token's place.
+    `from_M` is the token at each place (any, where there is none), `to_N` each token's place.
     """
 
     stems: tuple[int, int]  # S, Q
     branches: tuple[int, int]  # R, T
     from_M: Tensor
     to_N: Tensor
-    gap_G: Tensor
     stem_R: Tensor
     mask_R1TK: Tensor  # K = Q + T
 
@@ -67,7 +66,6 @@ class Pieces:
             branches=(len(real_RT), lengths[1]),
             from_M=from_M,
             to_N=to_N,
-            gap_G=(~real_M).nonzero().squeeze(1),
             stem_R=stem_R,
             mask_R1TK=_branch_mask(real_SQ[stem_R], lengths[1]),
         )
@@ -86,8 +84,7 @@ class Pieces:
                 self.mask_R1TK.to(query_1HND.dtype),
             )
             result_MHD = torch.cat([result_MHD, result_RTHD.flatten(0, 1)])
-        gathered: Tensor = _Rearranged.apply(result_MHD, self.to_N, self.from_M, self.gap_G)  # type: ignore[no-untyped-call]
-        return gathered[None]
+        return result_MHD.index_select(0, self.to_N)[None]
 
     def as_inputs(self) -> dict[str, Any]:
         """What to tell a transformer beside tokens and positions.
@@ -100,9 +97,9 @@ class Pieces:
 
     def _spread(self, x_1HND: Tensor) -> tuple[Tensor, Tensor]:
         x_NHD = x_1HND[0].transpose(0, 1)
-        x_MHD = _Rearranged.apply(x_NHD, self.from_M, self.to_N, self.gap_G[:0])  # type: ignore[no-untyped-call]
         (stems, longest), (branches, length) = self.stems, self.branches
-        x_S, x_R = x_MHD.split([stems * longest, branches * length])
+        x_MHD = x_NHD.index_select(0, self.from_M)
+        x_S, x_R = torch.split(x_MHD, [stems * longest, branches * length])
         heads = x_NHD.shape[1:]
         x_SQHD, x_RTHD = x_S.view(stems, longest, *heads), x_R.view(branches, length, *heads)
         return x_SQHD.transpose(1, 2), x_RTHD.transpose(1, 2)
@@ -152,25 +149,6 @@ def attention(
 
 AttentionInterface.register(ATTENTION, attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
-
-
-class _Rearranged(torch.autograd.Function):
-    """x.index_select(0, index), where every row of x goes to one place.
-
-    So its gradient is read from there, several times quicker than index_select's own, which adds up
-    whatever may have gone to several. What stands in the rows `unread` of x goes nowhere.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor, unread: Tensor) -> Tensor:
-        ctx.save_for_backward(back, unread)
-        return x.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        back, unread = ctx.saved_tensors
-        gradient = gradients[0].index_select(0, back)
-        return gradient.index_fill_(0, unread, 0.0), None, None, None
 
 
 def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
