@@ -23,6 +23,7 @@ from stages.growing_cache import growing_cache
 from stages.progress import Report, Step, silent
 
 _EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
+_PROMPT_PART = 512  # tokens of a prompt in one pass, so that long ones take little memory
 _BLOCK = 64  # tokens to a block of the two-level inverse CDF
 
 
@@ -192,7 +193,11 @@ class _Live:
         pads_B = width - self.position_B
         self.mask_BL = (torch.arange(width, device=device) >= pads_B[:, None]).long()
         position_BQ = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
-        self.logits_BV = self._forward(torch.tensor(padded, device=device), position_BQ)
+        ids_BQ = torch.tensor(padded, device=device)
+        for begin in range(0, width, _PROMPT_PART):
+            part = slice(begin, begin + _PROMPT_PART)
+            mask_BL = self.mask_BL[:, : part.stop]
+            self.logits_BV = self._forward(ids_BQ[:, part], position_BQ[:, part], mask_BL)
         if len(distinct) < len(asked):
             source_B = torch.searchsorted(
                 torch.tensor(starts, device=device), self.row_B, right=True
@@ -209,7 +214,7 @@ class _Live:
     def read(self, token_B: Tensor) -> None:
         """Append one token to every row."""
         self.mask_BL = torch.nn.functional.pad(self.mask_BL, (0, 1), value=1)
-        self.logits_BV = self._forward(token_B[:, None], self.position_B[:, None])
+        self.logits_BV = self._forward(token_B[:, None], self.position_B[:, None], self.mask_BL)
         self.position_B = self.position_B + 1
 
     def _select(self, index_B: Tensor) -> None:
@@ -222,10 +227,10 @@ class _Live:
         if self.sets is not None:
             self.sets.seat(self.user_B)
 
-    def _forward(self, ids_BQ: Tensor, position_BQ: Tensor) -> Tensor:
+    def _forward(self, ids_BQ: Tensor, position_BQ: Tensor, mask_BL: Tensor) -> Tensor:
         output = self.model(
             input_ids=ids_BQ,
-            attention_mask=self.mask_BL,
+            attention_mask=mask_BL,
             position_ids=position_BQ,
             past_key_values=self.cache,
             use_cache=True,

@@ -90,6 +90,22 @@ def test_responses_do_not_depend_on_the_batch(
         assert respond(model, tokenizer, prompts, batch_size=batch_size) == alone
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_a_long_prompt_is_read_part_by_part(
+    family: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = tiny(family), ragged_prompts(9)
+    whole = respond(model, tokenizer, prompts, temperature=0.0)
+    monkeypatch.setattr("stages.generation._PROMPT_PART", 5)
+    widths: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda _, given, __: widths.append(given[0].shape[1])
+    )
+    assert respond(model, tokenizer, prompts, temperature=0.0) == whole
+    handle.remove()
+    assert widths[:3] == [5, max(map(len, prompts)) - 5, 1]
+
+
 def test_a_repeated_prompt_is_answered_as_if_read_each_time(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
