@@ -39,6 +39,7 @@ class SamplingConfig(Config):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_new_tokens: PositiveInt = 64
     batch_size: PositiveInt = 64
+    compiled: bool = False  # the decoding step, by torch.compile: for a GPU; see docs/ppo.md
 
 
 class SupervisedMix(Config):

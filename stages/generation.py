@@ -12,26 +12,17 @@ tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabular
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.compiled_rows import CompiledRows
 from stages.config import SamplingConfig
-from stages.growing_cache import growing_cache
+from stages.live_rows import LiveRows, RowSets
 from stages.progress import Report, Step, silent
 
-_EVICT_BELOW = 0.85  # share of live rows under which the batch is compacted
-_PROMPT_PART = 512  # tokens of a prompt in one pass, so that long ones take little memory
 _BLOCK = 64  # tokens to a block of the two-level inverse CDF
-
-
-class RowSets(Protocol):
-    """Sets of several users on one model; each row of a batch is answered under its user's."""
-
-    def seat(self, user_B: Tensor) -> None:
-        """From now on row b belongs to user `user_B[b]`, a place in the sets' list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,7 @@ def generate_responses(
         for start in range(0, len(order), sampling.batch_size):
             batch = order[start : start + sampling.batch_size]
             asked = [(prompts[row], place[row]) for row in batch]
-            live = _Live(model, asked, users.sets if users else None)
+            live = _live_rows(model, asked, users, sampling)
             drawn = _decode(live, uniform_NT[batch], sampling, eos)
             responses.update(zip(batch, drawn, strict=True))
             report(Step(len(responses), len(order)))
@@ -139,7 +130,22 @@ def _first_above(weight_BV: Tensor, target_B: Tensor, *, relative: bool) -> tupl
     return index_B, target_B - before_BV.gather(-1, index_B[:, None]).squeeze(-1)
 
 
-def _decode(live: "_Live", uniform_NT: Tensor, sampling: SamplingConfig, eos: int) -> list[Sampled]:
+def _live_rows(
+    model: PreTrainedModel,
+    asked: list[tuple[list[int], int]],
+    users: Users | None,
+    sampling: SamplingConfig,
+) -> LiveRows:
+    if not sampling.compiled:
+        return LiveRows(model, asked, users.sets if users else None)
+    if users is not None:
+        raise ValueError("sampling.compiled is true, but several users' sets answer; expected one")
+    return CompiledRows(model, asked, sampling.max_new_tokens)
+
+
+def _decode(
+    live: LiveRows, uniform_NT: Tensor, sampling: SamplingConfig, eos: int
+) -> list[Sampled]:
     """Decode one batch to its end."""
     rows, device = len(uniform_NT), uniform_NT.device
     token_NT = torch.zeros(uniform_NT.shape, dtype=torch.long, device=device)
@@ -160,84 +166,14 @@ def _decode(live: "_Live", uniform_NT: Tensor, sampling: SamplingConfig, eos: in
         num_alive = int(alive_B.sum())
         if num_alive == 0 or step + 1 == sampling.max_new_tokens:
             break
-        if num_alive < _EVICT_BELOW * len(alive_B):
-            live.keep(alive_B)
-            token_B = token_B[alive_B]
+        rows_left = live.rows_for(num_alive)
+        if rows_left < len(alive_B):
+            kept_B = (~alive_B).argsort(stable=True)[:rows_left]
+            live.keep(kept_B)
+            token_B = token_B[kept_B]
         live.read(token_B)
     tokens, lengths, ended = token_NT.tolist(), length_N.tolist(), ended_N.tolist()
     return [Sampled(ids[:n], over) for ids, n, over in zip(tokens, lengths, ended, strict=True)]
-
-
-class _Live:
-    """The rows of a batch that still decode: their cache, mask, positions and next logits."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        asked: list[tuple[list[int], int]],
-        sets: RowSets | None,
-    ) -> None:
-        """Read every distinct prompt once, left-padded, and copy its cache to its rows.
-
-        A prompt stands with its user; the list is sorted, so that equal pairs are neighbours.
-        """
-        starts = [i for i, pair in enumerate(asked) if i == 0 or pair != asked[i - 1]]
-        distinct, device = [asked[i][0] for i in starts], model.device
-        width = max(map(len, distinct))
-        padded = [[0] * (width - len(prompt)) + prompt for prompt in distinct]
-        self.model, self.cache = model, growing_cache(model.config)
-        self.row_B = torch.arange(len(asked), device=device)
-        self.sets, self.user_B = sets, torch.tensor([asked[i][1] for i in starts], device=device)
-        self._seat()
-        self.position_B = torch.tensor([len(prompt) for prompt in distinct], device=device)
-        pads_B = width - self.position_B
-        self.mask_BL = (torch.arange(width, device=device) >= pads_B[:, None]).long()
-        position_BQ = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
-        ids_BQ = torch.tensor(padded, device=device)
-        for begin in range(0, width, _PROMPT_PART):
-            part = slice(begin, begin + _PROMPT_PART)
-            mask_BL = self.mask_BL[:, : part.stop]
-            self.logits_BV = self._forward(ids_BQ[:, part], position_BQ[:, part], mask_BL)
-        if len(distinct) < len(asked):
-            source_B = torch.searchsorted(
-                torch.tensor(starts, device=device), self.row_B, right=True
-            )
-            self._select(source_B - 1)
-            self.logits_BV = self.logits_BV[source_B - 1]
-
-    def keep(self, alive_B: Tensor) -> None:
-        """Forget the rows that are not alive."""
-        kept_B = alive_B.nonzero().squeeze(-1)
-        self.row_B = self.row_B[kept_B]
-        self._select(kept_B)
-
-    def read(self, token_B: Tensor) -> None:
-        """Append one token to every row."""
-        self.mask_BL = torch.nn.functional.pad(self.mask_BL, (0, 1), value=1)
-        self.logits_BV = self._forward(token_B[:, None], self.position_B[:, None], self.mask_BL)
-        self.position_B = self.position_B + 1
-
-    def _select(self, index_B: Tensor) -> None:
-        self.cache.batch_select_indices(index_B)
-        self.mask_BL, self.position_B = self.mask_BL[index_B], self.position_B[index_B]
-        self.user_B = self.user_B[index_B]
-        self._seat()
-
-    def _seat(self) -> None:
-        if self.sets is not None:
-            self.sets.seat(self.user_B)
-
-    def _forward(self, ids_BQ: Tensor, position_BQ: Tensor, mask_BL: Tensor) -> Tensor:
-        output = self.model(
-            input_ids=ids_BQ,
-            attention_mask=mask_BL,
-            position_ids=position_BQ,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV
 
 
 @contextmanager
