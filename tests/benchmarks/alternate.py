@@ -21,6 +21,7 @@ class Worker:
     module: str
     package: Path | None = None
     arguments: tuple[str, ...] = ()
+    sees_gpus: bool = False
 
 
 class _Process:
@@ -32,7 +33,7 @@ class _Process:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            "CUDA_VISIBLE_DEVICES": "",
+            **({} if worker.sees_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", worker.module, str(folder), *worker.arguments],

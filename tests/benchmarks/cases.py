@@ -71,10 +71,13 @@ class Case(Written):
     first_pass: bool = True  # of ours, whether `ppo.kept.first_pass` is set
     lower_layers: bool = True  # of ours, what `ppo.kept.lower_layers` is
     packed: bool = True  # of ours, what `ppo.packed` is
+    device: str = "cpu"  # or "cuda", in bfloat16 (both sides by autocast)
+    compiled: bool = False  # of ours, what `sampling.compiled` is
     models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 
 
 SMALL = Shape(vocabulary=4096, hidden=256, inner=688, layers=6, heads=4, kv_heads=4)  # 5.8 million
+LLAMA = Shape(32768, hidden=2048, inner=8192, layers=16, heads=32, kv_heads=8)  # 1.1 billion
 SMOLLM2 = Shape(vocabulary=49152, hidden=576, inner=1536, layers=30, heads=9, kv_heads=3)  # 135 M
 
 

@@ -49,6 +49,15 @@ def ppo_flops(case: Case, response_tokens: float) -> float:
     return once + case.inner_epochs * (policy + 3 * without)
 
 
+def update_flops(case: Case, response_tokens: float) -> float:
+    """The part of `ppo_flops` that an update does which reads its episodes anew, in one epoch."""
+    length = (case.shortest_prompt + case.longest_prompt) / 2 + response_tokens
+    whole = (case.shape, case.episodes * length, length / 2)
+    with_head = forward(*whole, case.episodes * response_tokens)
+    policy = (3 if case.lora_rank is None else 2) * with_head
+    return policy if case.models == "joint" else policy + 3 * forward(*whole, 0.0)
+
+
 def reward_flops(case: RewardCase) -> float:
     """Forward and backward, the prompt computed once for its K responses."""
     tokens = case.prompt + case.responses * case.response

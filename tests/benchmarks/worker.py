@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
     """`tell` a line to the driver; `asked` waits for the next "go" (False: it is over)."""
@@ -28,18 +30,26 @@ def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
 
 
 class Meter:
-    """Wall and CPU seconds since it was made or read last, and the process's peak memory."""
+    """Wall and CPU seconds since it was made or read last, and the process's peak memory.
+
+    On a GPU, what was asked of it is waited for, and the memory is what torch held there.
+    """
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> dict[str, float]:
         """Seconds since the last reading."""
+        on_gpu = torch.cuda.is_initialized()
+        if on_gpu:
+            torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
         found = {
             "wall_s": wall - self._wall,
             "cpu_s": cpu - self._cpu,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mib": torch.cuda.max_memory_allocated() / 2**20
+            if on_gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return found

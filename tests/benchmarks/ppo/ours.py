@@ -46,7 +46,9 @@ def settings(case: Case) -> PPOConfig:
         critic_learning_rate=case.learning_rate,
         kl=FixedKL(coefficient=0.05),
         ema_decay=None,
-        sampling=SamplingConfig(max_new_tokens=case.response_limit, batch_size=case.episodes),
+        sampling=SamplingConfig(
+            max_new_tokens=case.response_limit, batch_size=case.episodes, compiled=case.compiled
+        ),
         adaptation=_adaptation(case),
     )
 
@@ -79,7 +81,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     case = Case.read(folder / "case.json")
     config = settings(case)
-    accelerator = Accelerator(cpu=True)
+    on_cpu = case.device == "cpu"
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
     models = load_models(
         folder / "policy",
         reward_model(folder, case),

@@ -16,6 +16,7 @@ class SamplingCase(Written):
     prompt: int = 64
     limit: int = 64
     mean_response: int | None = 21
+    device: str = "cpu"  # or "cuda", in bfloat16
 
 
 def asked_prompts(case: SamplingCase) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""K responses to each prompt by this project:  python -m tests.benchmarks.sampling.ours FOLDER."""
+"""K responses to each prompt by us:  python -m tests.benchmarks.sampling.ours FOLDER [compiled]."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,16 @@ from tests.benchmarks.sampling.case import SamplingCase, asked_prompts
 from tests.benchmarks.worker import Meter, told_steps
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, compiled: bool) -> None:
     """Steps until nobody asks any more."""
     tell, asked = told_steps()
     torch.set_num_threads(1)
     case = SamplingCase.read(folder / "case.json")
     policy, words = load_policy(folder / "policy"), load_tokenizer(folder / "policy")
+    if case.device == "cuda":
+        policy = policy.to("cuda", torch.bfloat16)
     prompts = [ids for ids in asked_prompts(case) for _ in range(case.responses)]
-    sampling = SamplingConfig(max_new_tokens=case.limit, batch_size=len(prompts))
+    sampling = SamplingConfig(max_new_tokens=case.limit, batch_size=len(prompts), compiled=compiled)
     tell({"ready": True})
     turn = 0
     while asked():
@@ -32,4 +34,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), compiled="compiled" in sys.argv[2:])

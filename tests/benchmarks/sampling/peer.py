@@ -17,7 +17,9 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     case = SamplingCase.read(folder / "case.json")
     policy = load_policy_of(folder / "policy").train(False)
-    ids_BL = torch.tensor(asked_prompts(case))
+    if case.device == "cuda":
+        policy = policy.to("cuda", torch.bfloat16)
+    ids_BL = torch.tensor(asked_prompts(case), device=case.device)
     settings = GenerationConfig(
         do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=case.limit,
         num_return_sequences=case.responses, eos_token_id=END, pad_token_id=PAD, use_cache=True,
