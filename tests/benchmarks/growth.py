@@ -8,6 +8,7 @@ it would without attention, whose products grow with the square of the length. O
 and growth.svg. Memory is what scoring a rollout adds at its peak to what is there before.
 """
 
+import ctypes
 import json
 import statistics
 import time
@@ -19,20 +20,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from accelerate import Accelerator
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
 from stages.generation import Sampled
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate
-from stages.ppo.learner import Learner
-from stages.ppo.models import load_models
 from stages.ppo.rollout import read_episodes
 from stages.shared_prompt import SharedPrompt
 from tests.benchmarks.cases import SMALL, Case, make_policy, prompts
 from tests.benchmarks.flops import forward
-from tests.benchmarks.ppo.ours import reward_model, settings
+from tests.benchmarks.ppo.ours import new_learner
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 
 Step = Callable[[], object]
@@ -47,14 +45,6 @@ def ppo_step(case: Case, folder: Path) -> Step:
     learner = new_learner(case, folder)
     given, done = prompts(case, case.episodes), iter(range(10**6))
     return lambda: iterate(learner, given, None, next(done), 0.05)
-
-
-def new_learner(case: Case, folder: Path) -> Learner:
-    """The case's models, all on the one policy."""
-    accelerator, config = Accelerator(cpu=True), settings(case)
-    paths = (folder / "policy", reward_model(folder, case))
-    models = load_models(*paths, config.adaptation, seed=0, device=accelerator.device)
-    return Learner(models, config, accelerator, 0)
 
 
 def reward_step(case: RewardCase, folder: Path) -> Step:
@@ -124,6 +114,7 @@ def scoring_memory(folder: Path) -> dict[int, float]:
         asked = prompts(PPO, count)
         said = [Sampled([5] * PPO.response_limit, ended=False) for _ in asked]
         episodes = Episodes.build(asked, said, torch.device("cpu"))
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that all begin alike
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
         before = _held("VmRSS")
         read_episodes(learner.models, episodes, temperature=1.0, batch_size=PPO.micro)

@@ -75,13 +75,9 @@ def reward_model(folder: Path, case: Case) -> Path:
     return path
 
 
-def main(folder: Path) -> None:
-    """Steps until nobody asks any more."""
-    tell, asked = told_steps()
-    torch.set_num_threads(1)
-    case = Case.read(folder / "case.json")
-    config = settings(case)
-    on_cpu = case.device == "cpu"
+def new_learner(case: Case, folder: Path) -> Learner:
+    """What learns, of the policy in `folder` and a reward model on it."""
+    config, on_cpu = settings(case), case.device == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
     models = load_models(
         folder / "policy",
@@ -91,10 +87,18 @@ def main(folder: Path) -> None:
         seed=0,
         device=accelerator.device,
     )
-    given = prompts(case, 64 * case.episodes)
-    obstacle = obstacle_to_packing(models, max(given, key=len), case.response_limit, 1)
+    longest = max(prompts(case, 64 * case.episodes), key=len)
+    obstacle = obstacle_to_packing(models, longest, case.response_limit, 1)
     assert obstacle is None, obstacle
-    learner = Learner(replace(models, packed=case.packed), config, accelerator, 0)
+    return Learner(replace(models, packed=case.packed), config, accelerator, 0)
+
+
+def main(folder: Path) -> None:
+    """Steps until nobody asks any more."""
+    tell, asked = told_steps()
+    torch.set_num_threads(1)
+    case = Case.read(folder / "case.json")
+    learner, given = new_learner(case, folder), prompts(case, 64 * case.episodes)
     tell({"ready": True})
     done = 0
     while asked():
