@@ -28,6 +28,9 @@ STEM = -1
 ATTENTION = "sdpa_in_pieces"
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
+Before = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
+# key_BHKD, value_BHKD, mask and Q  ->  keys, values and mask with more columns before those
+BeforeOf = Callable[[nn.Module, Tensor, Tensor], Before | None]  # module, key_BHKD, value_BHKD
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +131,43 @@ def let_read_pieces(model: PreTrainedModel) -> None:
         model.config._attn_implementation = ATTENTION
 
 
-def attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    pieces: Pieces | None = None,
-    **further: Any,  # what transformers hands to every attention function
-) -> tuple[Tensor, None]:
-    """sdpa as transformers has it, within the pieces where there are some."""
+def register_attention(name: str, before_of: BeforeOf = lambda *_: None) -> None:
+    """Let models choose `name`: torch's sdpa, in pieces where it is told of some.
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return sdpa_attention_forward(module, query, key, value, mask, **further)[0]
+    `before_of` is asked what stands before each module's keys.
+    """
 
-    if pieces is not None:
-        return pieces.attend(attend, query, key, value), None
-    return attend(query, key, value, attention_mask), None
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        pieces: Pieces | None = None,
+        **further: Any,  # what transformers hands to every attention function
+    ) -> tuple[Tensor, None]:
+        before = before_of(module, key, value)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            causal = is_causal
+            if before is not None:
+                key, value, mask = before(key, value, mask, query.shape[2])
+                causal = False
+            given = (module, query, key, value, mask, dropout, scaling, causal)
+            return sdpa_attention_forward(*given, **further)[0]
+
+        if pieces is not None:
+            return pieces.attend(attend, query, key, value), None
+        return attend(query, key, value, attention_mask), None
+
+    AttentionInterface.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
 
 
-AttentionInterface.register(ATTENTION, attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+register_attention(ATTENTION)
 
 
 def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:

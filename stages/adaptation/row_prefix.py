@@ -12,16 +12,15 @@ Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size,  
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers import PreTrainedModel
 
-from reward_models.pieces import Pieces, has_sdpa
+from reward_models.pieces import Before, has_sdpa, register_attention
 
 ATTENTION = "sdpa_with_row_prefixes"
 
@@ -74,11 +73,12 @@ def prepended(
 
     A mask of None means causal: the last query sees all keys.
     """
-    keys = key_BHKD.shape[2]
+    rows, _, keys, _ = key_BHKD.shape
+    prefix = prefix.of_every(rows)
     if mask is None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key_BHKD.device)
         mask = mask.tril(keys - queries)[None, None]
-    mask = mask[..., :keys].expand(len(key_BHKD), -1, -1, -1)
+    mask = mask[..., :keys].expand(rows, -1, -1, -1)
     before = prefix.keep_BP[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
     if mask.dtype != torch.bool:  # additive
         lowest = torch.finfo(mask.dtype).min
@@ -90,38 +90,14 @@ def prepended(
     return key, value, torch.cat([before, mask], dim=-1)
 
 
-def register_attention(name: str, prefix_of: PrefixOf) -> None:
+def register_prefixes(name: str, prefix_of: PrefixOf) -> None:
     """Let models choose `name`: sdpa attention that asks what stands before each module's keys."""
 
-    def attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        is_causal: bool | None = None,
-        pieces: Pieces | None = None,
-        **further: Any,  # what transformers hands to every attention function
-    ) -> tuple[Tensor, None]:
-        prefix = prefix_of(module, key, value)
+    def before_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> Before | None:
+        prefix = prefix_of(module, key_BHKD, value_BHKD)
+        return None if prefix is None else partial(prepended, prefix)
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-            causal = is_causal
-            if prefix is not None:
-                rows, queries = len(query), query.shape[2]
-                key, value, mask = prepended(prefix.of_every(rows), key, value, mask, queries)
-                causal = False
-            given = (module, query, key, value, mask, dropout, scaling, causal)
-            return sdpa_attention_forward(*given, **further)[0]
-
-        if pieces is not None:
-            return pieces.attend(attend, query, key, value), None
-        return attend(query, key, value, attention_mask), None
-
-    AttentionInterface.register(name, attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
+    register_attention(name, before_of)
 
 
-register_attention(ATTENTION, lambda module, _key, _value: _prefix_of.get(module))
+register_prefixes(ATTENTION, lambda module, _key, _value: _prefix_of.get(module))

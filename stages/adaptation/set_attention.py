@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models.pieces import has_sdpa
-from stages.adaptation.row_prefix import RowPrefix, register_attention
+from stages.adaptation.row_prefix import RowPrefix, register_prefixes
 
 ATTENTION = "sdpa_with_set"
 Heard = dict[nn.Module, tuple[Tensor, Tensor]]
@@ -66,4 +66,4 @@ def _for_rows(key_HPD: Tensor, value_HPD: Tensor, rows: int) -> RowPrefix:
     return RowPrefix(key_HPD.expand(rows, -1, -1, -1), value_HPD.expand(rows, -1, -1, -1), keep_BP)
 
 
-register_attention(ATTENTION, _prefix)
+register_prefixes(ATTENTION, _prefix)

@@ -17,10 +17,14 @@ from stages.adaptation.lora import merged_lora
 from stages.config import Adaptation
 from stages.families import Bottleneck, LoRA, Prefix
 from stages.models import adapt
-from tests.stages.test_generation import VOCABULARY, ragged_prompts, respond, tiny, tokenizer
+from tests.stages.test_generation import VOCABULARY, ragged_prompts, respond, tiny, word_tokenizer
 
-__all__ = ["tokenizer"]
 PROMPTS = [prompt for prompt in ragged_prompts(7) for _ in range(3)]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return word_tokenizer()
 
 
 @pytest.fixture

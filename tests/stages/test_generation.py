@@ -22,11 +22,15 @@ from stages.generation import Sampled, generate_responses, nucleus, sample_token
 EOS, VOCABULARY = 1, 40
 
 
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
+def word_tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<eos>": EOS} | {f"w{i}": i for i in range(2, VOCABULARY)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return word_tokenizer()
 
 
 def tiny(family: str, eos_bias: float = 0.0) -> PreTrainedModel:
