@@ -163,7 +163,7 @@ class PPOConfig(Config):
     episodes_per_rollout: PositiveInt = 512
     responses_per_prompt: PositiveInt = 1  # several are cheaper: models read their prompt once
     minibatch: PositiveInt = 64  # episodes
-    micro_batch_size: PositiveInt | None = None  # episodes in memory at once; None: a minibatch
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
     packed: bool = True  # models read episodes in one row without padding, where they can
     inner_epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 9e-6
@@ -233,7 +233,7 @@ class PPOConfig(Config):
             ("minibatch", self.minibatch),
             ("micro_batch_size", self.micro_batch_size),
         ):
-            if size is not None and size % self.responses_per_prompt:
+            if size != "auto" and size % self.responses_per_prompt:
                 raise ValueError(
                     f"{name} ({size}) must be a multiple of "
                     f"responses_per_prompt ({self.responses_per_prompt})"

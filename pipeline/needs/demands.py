@@ -195,9 +195,12 @@ def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
 
 
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
-    rows = chosen.micro_batch_size or chosen.minibatch
-    if chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
+    if chosen.micro_batch_size == "auto":
+        rows = chosen.responses_per_prompt  # the least; what else is free is used too
+    elif chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
         rows = chosen.minibatch  # whose graphs are there at once, however it is cut
+    else:
+        rows = chosen.micro_batch_size
     said = chosen.sampling.max_new_tokens
     update = policy.kept(rows, prompt + said)
     if isinstance(chosen.models, Separate):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn.functional import pad
 
 from stages.config import PPOConfig
 from stages.ppo import objective
@@ -21,9 +20,18 @@ from stages.ppo.averaging import MovingAverage, weights_in_place
 from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.lower_states import LowerStates
+from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
-from stages.ppo.networks import Network, Whole, divide_frozen, network, restore_into, state_of
-from stages.ppo.pretraining import PretrainingStream, pretraining_nll
+from stages.ppo.networks import (
+    Network,
+    Whole,
+    autocast,
+    divide_frozen,
+    network,
+    restore_into,
+    state_of,
+)
+from stages.ppo.pretraining import PretrainingStream, add_gradients
 from stages.ppo.randomness import EVERY_RANK, generator_for
 from stages.ppo.reading import lay_out
 from stages.ppo.rollout import Experience
@@ -54,6 +62,7 @@ class Learner:
         roles = (models.policy, models.critic, models.reference, models.reward)
         apart = self.policy.divides_weights or not config.kept.lower_layers
         self.models = replace(models, lower=LowerStates(() if apart else roles))
+        self.micro = self._told()
         self.server: PolicyServer | None = None  # who samples, if it is not this process
         self.learning_rate = config.learning_rate  # the policy's, as of the last update
         self.critic_learning_rate = config.critic_learning_rate
@@ -82,10 +91,12 @@ class Learner:
     def keeps_first_pass(self) -> bool:
         """Whether the first minibatch goes back through the passes that read the rollout.
 
-        It must be the whole rollout, and no engine may want a pass of its own.
+        It must be the whole rollout, no engine may want a pass of its own, and where memory cuts
+        the micro-batches, it must not have had to.
         """
         whole = self.config.minibatch == self.config.episodes_per_rollout
-        return self.config.kept.first_pass and whole and isinstance(self.policy, Whole)
+        cut = self.config.micro_batch_size == "auto" and self.micro != self._told()
+        return self.config.kept.first_pass and whole and isinstance(self.policy, Whole) and not cut
 
     @property
     def sharing(self) -> int:
@@ -93,10 +104,8 @@ class Learner:
         return self.config.responses_per_prompt if self.models.packed else 1
 
     def autocast(self) -> torch.autocast:
-        """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
-        precision, kind = self.accelerator.mixed_precision, self.accelerator.device.type
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(kind, dtype, enabled=precision in ("fp16", "bf16"))
+        """The launcher's precision."""
+        return autocast(self.accelerator)
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -129,6 +138,7 @@ class Learner:
             "critic": state_of(self.critic),
             "average": self.average and self.policy.whole(self.average.average),
             "rate_scale": self.rate_scale,
+            "micro": (self.micro.episodes, self.micro.examples),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -138,11 +148,15 @@ class Learner:
         restore_into(self.policy, state["policy"])
         restore_into(self.critic, state["critic"])
         self.rate_scale = state["rate_scale"]
+        self.micro = self.micro.at_most(MicroBatch(*state["micro"]))  # the same numbers again
 
     def held_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's parts of the first rank's weights; the policy's own are lost."""
         scatter_weights(self.policy.parameters, weights)
         return {name: x.clone() for name, x in self.policy.held().items()}
+
+    def _told(self) -> MicroBatch:
+        return MicroBatch.told(self.config, self.accelerator.num_processes)
 
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
         clip = self.config.clip
@@ -170,8 +184,7 @@ class Learner:
     def _passes(self, data: Experience, rows: Tensor) -> Iterator[Pass]:
         """This rank's part of a minibatch, read by the policy micro-batch after micro-batch."""
         mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
-        size = self.config.micro_batch_size
-        for part in by_length(data.episodes, mine, size):
+        for part in by_length(data.episodes, mine, self.micro.episodes):
             episodes = data.episodes.take(part)
             token_N = episodes.response_tokens()[episodes.response_BT]
             with self.autocast():
@@ -216,24 +229,9 @@ class Learner:
         """Add gamma * d(nll)/d(theta) to the same buffers; `compared` measures it against PPO's."""
         mix = self.config.pretraining
         assert mix is not None
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        count = max(1, round(mix.examples_per_episode * self.config.minibatch))
-        drawn = examples.next(count)
-        predicted = int(drawn[1][:, 1:].sum())  # over all ranks
-        divisor = predicted if mix.normaliser == "token" else count
-        # Blank rows, so that all ranks make equally many passes.
-        even = (pad(x_BL, (0, 0, 0, -count % ranks)) for x_BL in drawn)
-        ids_BL, mask_BL = (x_BL[rank::ranks].to(self.accelerator.device) for x_BL in even)
-        size = self.config.micro_batch_size or len(ids_BL)
+        drawn = examples.next(max(1, round(mix.examples_per_episode * self.config.minibatch)))
         before = self.policy.gradients() if compared else []
-        for part_BL, part_mask_BL in zip(
-            torch.split(ids_BL, size), torch.split(mask_BL, size), strict=True
-        ):
-            with self.autocast():
-                nll = pretraining_nll(self.policy.model, part_BL, part_mask_BL)
-            self.policy.backward(mix.coefficient * nll / divisor)
-            tokens = int(part_mask_BL[:, 1:].sum())
-            tally.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
+        add_gradients(*(self.policy, self.accelerator, mix, drawn, tally), size=self.micro.examples)
         if before:
             added = list(torch._foreach_sub(self.policy.gradients(), before))
             ratio = self.policy.norm(added) / self.policy.norm(before)

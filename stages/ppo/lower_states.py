@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from reward_models.trunk import transformer
+from reward_models.trunk import hidden_size, transformer
 from stages.adaptation.sets import family_of
 from stages.ppo.reading import Layout
 
@@ -33,10 +33,11 @@ Key = tuple[int, tuple[int, ...], tuple[int, ...]]  # transformer, tokens, posit
 
 @dataclass(frozen=True, slots=True)
 class _Lower:
-    """The lower layers of one model, and which transformer they are."""
+    """The lower layers of one model, which transformer they are, and its hidden size."""
 
     layers: tuple[nn.Module, ...]
     number: int
+    width: int
 
 
 class LowerStates:
@@ -55,12 +56,18 @@ class LowerStates:
         for role, stack in found:
             if 0 < depth <= stack.resting:
                 number = numbers.setdefault(stack.memory_below(depth), len(numbers))
-                self._lower[role] = _Lower(tuple(stack.layers[:depth]), number)
+                width = hidden_size(stack.trunk)
+                self._lower[role] = _Lower(tuple(stack.layers[:depth]), number, width)
 
     @property
     def roles(self) -> int:
         """How many models take part."""
         return len(self._lower)
+
+    @property
+    def bytes_a_token(self) -> int:
+        """What is kept of each token of a rollout."""
+        return 4 * sum({lower.number: lower.width for lower in self._lower.values()}.values())
 
     @property
     def held_bytes(self) -> int:
@@ -99,7 +106,7 @@ class LowerStates:
 class _Stack:
     """The layers of a model; the first `resting` of them do not move, nor does what goes in."""
 
-    trunk: nn.Module
+    trunk: PreTrainedModel
     layers: list[nn.Module]
     resting: int
     moves: bool

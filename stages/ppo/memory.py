@@ -1,21 +1,15 @@
 """Whether a divided policy fits on a rank whole, which it must be to sample."""
 
-import os
-
-import psutil
-import torch
 from accelerate import Accelerator
 from torch import nn
+
+from stages.device_memory import free_memory
 
 
 def check_room(model: nn.Module, accelerator: Accelerator) -> None:
     """Raise ValueError where the divided model, made whole to sample, would not fit in memory."""
-    device = accelerator.device
     needed = sum(_whole_numel(p) * p.element_size() for p in model.parameters())
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = free_memory(accelerator.device)
     if needed > free:
         raise ValueError(
             f"to sample, a rank needs the whole policy: {needed / 2**30:.3g} GiB, and "

@@ -154,6 +154,13 @@ def _check_fits_fsdp2(model: nn.Module) -> None:
         )
 
 
+def autocast(accelerator: Accelerator) -> torch.autocast:
+    """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
+    precision, kind = accelerator.mixed_precision, accelerator.device.type
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(kind, dtype, enabled=precision in ("fp16", "bf16"))
+
+
 def divide_frozen(model: nn.Module, accelerator: Accelerator) -> None:
     """Divide a frozen model's weights among the ranks where trained ones are."""
     match sharding(accelerator):

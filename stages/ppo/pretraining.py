@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedTokenizerBase
 
+from stages.config import PretrainingMix
 from stages.data.padding import pad_right
 from stages.data.text_stream import TextStream
+from stages.ppo.networks import Network, autocast
+from stages.ppo.tally import Tally
 
 
 class PretrainingStream:
@@ -88,3 +92,33 @@ def pretraining_nll(model: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor
     return cross_entropy(
         logits_BLV[:, :-1].flatten(0, 1).float(), label_BL[:, 1:].flatten(), reduction="sum"
     )
+
+
+def add_gradients(
+    policy: Network,
+    accelerator: Accelerator,
+    mix: PretrainingMix,
+    drawn: tuple[Tensor, Tensor],
+    tally: Tally,
+    *,
+    size: int,
+) -> None:
+    """Add coefficient * d(nll)/d(theta) of this rank's examples to the policy's gradients.
+
+    `drawn` is what `PretrainingStream.next` gave, on every rank the same; `size` examples are read
+    at once.
+    """
+    ranks, rank, count = accelerator.num_processes, accelerator.process_index, len(drawn[0])
+    predicted = int(drawn[1][:, 1:].sum())  # over all ranks
+    divisor = predicted if mix.normaliser == "token" else count
+    # Blank rows, so that all ranks make equally many passes.
+    even = (pad(x_BL, (0, 0, 0, -count % ranks)) for x_BL in drawn)
+    ids_BL, mask_BL = (x_BL[rank::ranks].to(accelerator.device) for x_BL in even)
+    for part_BL, part_mask_BL in zip(
+        torch.split(ids_BL, size), torch.split(mask_BL, size), strict=True
+    ):
+        with autocast(accelerator):
+            nll = pretraining_nll(policy.model, part_BL, part_mask_BL)
+        policy.backward(mix.coefficient * nll / divisor)
+        tokens = int(part_mask_BL[:, 1:].sum())
+        tally.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)

@@ -60,7 +60,7 @@ def answered(
             models,
             episodes,
             temperature=config.sampling.temperature,
-            batch_size=config.micro_batch_size,
+            batch_size=learner.micro.episodes,
             keep=keep,
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))

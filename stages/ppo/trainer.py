@@ -29,8 +29,9 @@ from stages.ppo.course import Course
 from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
+from stages.ppo.micro_batches import UpdateCost, bytes_to_come, fitting, update_cost
 from stages.ppo.models import Models, load_models, trained_parameters
-from stages.ppo.networks import load_models_whole
+from stages.ppo.networks import autocast, load_models_whole
 from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
@@ -74,12 +75,12 @@ def train_ppo(
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
-    learner = _learner(models, config, accelerator, seed, out, report)
-    check_reward_model(models.reward, held_out)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
-    learner.models = replace(learner.models, packed=_can_be_packed(models, asked, config))
+    models = replace(models, packed=_can_be_packed(models, asked, config))
+    learner = _learner(models, config, accelerator, seed, out, report, asked)
+    check_reward_model(models.reward, held_out)
     course = Course(
         config=config,
         learner=learner,
@@ -101,14 +102,21 @@ def _learner(
     seed: int,
     out: Path,
     report: Report,
+    prompts: Sequence[list[int]],
 ) -> Learner:
     """The learner, after what it trains was told, and who samples for it where that is a server."""
+    cost = _update_cost(models, config, prompts, accelerator)
     if accelerator.is_main_process:
         critic = trained_share(models.critic, "ppo/critic_")
         if isinstance(models.critic, ValueHead):
             del critic["ppo/critic_trained_share"]  # it has no base of its own
         report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
     learner = Learner(models, config, accelerator, seed)
+    if cost is not None:
+        longest = max(map(len, prompts)) + config.sampling.max_new_tokens
+        tokens = config.episodes_per_rollout // accelerator.num_processes * longest
+        to_come = bytes_to_come((learner.policy, learner.critic), learner.models.lower, tokens)
+        learner.micro = learner.micro.at_most(fitting(cost, config, accelerator, to_come))
     if learner.policy.divides_weights:
         _check_divided(config)
     if config.kept.first_pass and not learner.keeps_first_pass:
@@ -132,7 +140,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
         "config": config.model_dump(mode="json", exclude=_FREE),
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
-        "format": 2,
+        "format": 3,
     }
     return Checkpoints(out / "checkpoints", identity)
 
@@ -146,6 +154,19 @@ def _can_be_packed(models: Models, prompts: Sequence[list[int]], config: PPOConf
     if obstacle is not None:
         log.warning("every episode is read in a padded row of its own: %s", obstacle)
     return obstacle is None
+
+
+def _update_cost(
+    models: Models, config: PPOConfig, prompts: Sequence[list[int]], accelerator: Accelerator
+) -> UpdateCost | None:
+    """What an update takes, where memory is to cut the micro-batches and it can be told."""
+    if config.micro_batch_size != "auto":
+        return None
+    try:
+        return update_cost(models, config, prompts, autocast(accelerator))
+    except RuntimeError as error:
+        log.warning("every micro-batch is a whole minibatch, fitting or not: %s", error)
+        return None
 
 
 def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:

@@ -1,5 +1,6 @@
 """Stage three on several ranks, sharded or not, does what one process does."""
 
+import os
 from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 
 from pipeline.second_opinion import WinRate
 from reward_models.records import Prompt
+from stages.ppo import micro_batches
 from stages.ppo.gold import Gold
+from stages.ppo.micro_batches import MicroBatch
 from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
@@ -182,6 +185,39 @@ def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
 ) -> None:
     for said in run_ranks(starved, world, tmp_path, sharding=sharding):
         assert said.startswith("to sample, a rank needs the whole policy")
+
+
+def with_little_on_one(
+    world: World, out: Path, settings: dict[str, Any]
+) -> tuple[list[dict[str, float]], list[MicroBatch]]:
+    """Train where the second rank has no memory to spare; every rank's micro-batches too."""
+    found: list[MicroBatch] = []
+
+    def fitting(*given: Any) -> MicroBatch:
+        found.append(micro_batches.fitting(*given))
+        return found[-1]
+
+    little = os.environ.get("RANK") == "1"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("stages.ppo.trainer.fitting", fitting)
+        if little:
+            patched.setattr(micro_batches, "free_memory", lambda _: 0)
+        return trained(world, out, settings), found
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2", "ddp"), "zero3"))
+def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    settings = SETTINGS | {"micro_batch_size": "auto"}
+    alone = trained(world, tmp_path / "one", settings)
+    (course, mine), (_, theirs) = run_ranks(
+        with_little_on_one, world, tmp_path / "two", settings, sharding=sharding
+    )
+    assert mine == theirs == [MicroBatch(1, 1)]
+    assert_same_course(course, alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
 
 
 def watched(world: World, out: Path) -> list[dict[str, float]]:

@@ -57,9 +57,9 @@ def assert_close(found: dict[str, torch.nn.Parameter], expected: dict[str, Tenso
         )
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 1, 3])
+@pytest.mark.parametrize("micro_batch_size", ["auto", 1, 3])
 def test_ppo_gradients_equal_a_slow_loop_whatever_the_micro_batch(
-    world: tuple[Path, Path], micro_batch_size: int | None
+    world: tuple[Path, Path], micro_batch_size: int | str
 ) -> None:
     learner = tiny_learner(world, tiny_config(micro_batch_size=micro_batch_size))
     prompts, responses, data = frozen_batch()

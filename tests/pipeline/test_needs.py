@@ -261,6 +261,7 @@ def world(folder: Path, *, hidden: int = 16, layers: int = 2) -> Path:
 def settings(folder: Path) -> dict[str, object]:
     ppo = {
         "episodes": 16, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
+        "micro_batch_size": 4,  # else the least is foretold, and what is free is used
         "sampling": {"max_new_tokens": 30, "batch_size": 8}, "guards": {"action": "warn"},
     }  # fmt: skip
     mix = {"examples_per_episode": 1, "tokens_per_example": 128}

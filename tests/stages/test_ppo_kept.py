@@ -127,7 +127,7 @@ WHOLE = {"minibatch": 8}  # one minibatch is the rollout
     [
         ("full", {}),
         ("lora", PARTS),
-        pytest.param("full", PARTS | {"micro_batch_size": None}, marks=pytest.mark.slow),
+        pytest.param("full", PARTS | {"micro_batch_size": "auto"}, marks=pytest.mark.slow),
         pytest.param("prefix", PARTS, marks=pytest.mark.slow),
         pytest.param("prompt", {"inner_epochs": 2}, marks=pytest.mark.slow),
         pytest.param("probe", PARTS, marks=pytest.mark.slow),

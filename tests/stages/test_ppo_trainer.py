@@ -95,7 +95,7 @@ def test_ppo_raises_the_score(world: tuple[Path, Path], tmp_path: Path) -> None:
         episodes=32 * 25,
         episodes_per_rollout=32,
         minibatch=16,
-        micro_batch_size=None,
+        micro_batch_size="auto",
         learning_rate=4e-3,
         kl={"kind": "fixed", "coefficient": 0.01},
         ema_decay=None,
