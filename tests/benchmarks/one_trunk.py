@@ -6,6 +6,7 @@
 one-trunk  LoRA policy, reference, reward model and critic as sets on one base
 four-bases the same run with sharing switched off: each role's set on a base of its own
 four-full  full fine-tuning of policy and critic, two frozen copies
+narrow     one trunk again, as deep and of hardly any width: what is there whatever weights weigh
 
 The weights are random (SmolLM2-135M's shape): what is measured is memory, in VmHWM of a fresh
 process, loading included; `over_libraries_MiB` is without what the interpreter and the libraries
@@ -30,7 +31,7 @@ from stages.ppo import models
 from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train
 
-WAYS = ("one-trunk", "four-bases", "four-full")
+WAYS = ("one-trunk", "four-bases", "four-full", "narrow")
 SHAPE = LlamaConfig(
     vocab_size=49152,
     hidden_size=576,
@@ -44,17 +45,20 @@ SHAPE = LlamaConfig(
     eos_token_id=1,
     pad_token_id=0,
 )
+NARROW = LlamaConfig.from_dict(
+    SHAPE.to_dict() | {"vocab_size": 28, "hidden_size": 18, "intermediate_size": 32, "head_dim": 2}
+)
 SET = LoRA(rank=8, alpha=16.0)
 
 
-def prepare(work: Path) -> None:
+def prepare(work: Path, shape: LlamaConfig) -> None:
     """A base, and reward models of both kinds on it."""
     from stages.reward import new_reward_model  # what trains it is no part of a PPO run
 
     if (work / "full-reward").is_dir():
         return
     torch.manual_seed(0)
-    LlamaForCausalLM(SHAPE).save_pretrained(str(work / "base"))
+    LlamaForCausalLM(shape).save_pretrained(str(work / "base"))
     tiny_tokenizer().save_pretrained(str(work / "base"))
     digest = tokenizer_hash(load_tokenizer(work / "base"))
     restricted = new_reward_model(RewardConfig(adaptation=SET), work / "base", 0)
@@ -120,6 +124,8 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         print(json.dumps(measure(folder, sys.argv[2])))
     else:
-        prepare(folder)
+        prepare(folder, SHAPE)
+        prepare(folder / "narrow", NARROW)
         for name in WAYS:
-            subprocess.run([sys.executable, "-m", __spec__.name, str(folder), name], check=True)
+            place = folder / "narrow" if name == "narrow" else folder
+            subprocess.run([sys.executable, "-m", __spec__.name, str(place), name], check=True)
