@@ -105,7 +105,7 @@ class RewardConfig(Config):
     epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 9e-6
     prompts_per_batch: PositiveInt = 64
-    micro_prompts: PositiveInt | None = None  # prompts in memory at once; None: the whole batch
+    micro_prompts: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
     batch_element: Literal["prompt", "ranking"] = "prompt"  # see reward_models.ranking_loss
     learn_from_skips: list[str] = []  # reasons; what was rated before skipping is ordered by it
     scale: Literal["none", "demonstrations", "held_out"] = "none"  # whose scores get variance 1
@@ -129,7 +129,7 @@ class RewardConfig(Config):
     @model_validator(mode="after")
     def micro_batches_fill_a_batch(self) -> Self:
         """Check that the batch is a whole number of micro-batches."""
-        if self.micro_prompts is not None and self.prompts_per_batch % self.micro_prompts:
+        if self.micro_prompts != "auto" and self.prompts_per_batch % self.micro_prompts:
             raise ValueError(
                 f"micro_prompts ({self.micro_prompts}) must divide "
                 f"prompts_per_batch ({self.prompts_per_batch})"

@@ -10,6 +10,12 @@ import psutil
 import torch
 
 PROC, CGROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
+USED = 0.8  # of what is free; the rest is for what allocators waste and libraries take
+
+
+def usable(free: int, to_come: int) -> int:
+    """Of `free` bytes, what passes may take where so many are `to_come` beside them."""
+    return int(USED * (free - to_come))
 
 
 def free_memory(device: torch.device) -> int:

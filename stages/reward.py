@@ -30,10 +30,11 @@ from stages.frozen_states import layout_for
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report, Step
 from stages.ranked_prompts import RankedPrompt, split_rankings
+from stages.reward_cut import cut_to_memory
 from stages.reward_held_out import Scores, held_out_report, score_elements
 from stages.reward_trainer import RewardTrainer
 from stages.scoring import score_responses
-from stages.shared_prompt import Layout, Weigh
+from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, Weigh
 from stages.training_arguments import check_fsdp, num_ranks, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ def fit(
 ) -> RewardTrainer:
     """Train `model` on the elements; the trainer knows how to score with it and how to save it."""
     arguments = _arguments(config, checkpoints, seed)
+    if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
+        cut_to_memory(arguments, model, layout, elements, checkpoints)
     trainer = RewardTrainer(model, arguments, elements, layout, _weigh(config), report)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
@@ -122,7 +125,8 @@ def fit(
 
 def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingArguments:
     ranks = num_ranks()
-    micro = config.micro_prompts or max(config.prompts_per_batch // ranks, 1)
+    whole = max(config.prompts_per_batch // ranks, 1)
+    micro = whole if config.micro_prompts == "auto" else config.micro_prompts
     if config.prompts_per_batch % (micro * ranks):
         raise ValueError(
             f"prompts_per_batch ({config.prompts_per_batch}) must be a multiple of micro_prompts "

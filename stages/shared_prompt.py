@@ -176,7 +176,7 @@ def _mismatch(model: RewardModel, element: RankedPrompt) -> str | None:
         for layout in (SeparateRows(), SharedPrompt()):
             batch = {
                 name: value.to(device)
-                for name, value in layout.collate([element], _unweighted).items()
+                for name, value in layout.collate([element], unweighted).items()
             }
             try:
                 scores.append(layout.scores(model, batch))
@@ -190,5 +190,6 @@ def _mismatch(model: RewardModel, element: RankedPrompt) -> str | None:
     return f"scores differ by {difference:.1e}"
 
 
-def _unweighted(rank_BAK: Tensor) -> Tensor:
+def unweighted(rank_BAK: Tensor) -> Tensor:
+    """No pair counts, for passes that are about scores alone."""
     return torch.zeros(rank_BAK.shape[0], rank_BAK.shape[2], rank_BAK.shape[2])

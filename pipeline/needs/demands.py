@@ -148,7 +148,7 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
     tokens = chosen.epochs * prompts.count * mean
     moved = model.moved_with_head
     weights, gradients, optimizer = trained(counts.parameters, moved)
-    rows = chosen.micro_prompts or chosen.prompts_per_batch
+    rows = 1 if chosen.micro_prompts == "auto" else chosen.micro_prompts  # the least, as in PPO
     activations = model.kept(rows, longest) + rows * high * said * each * FLOAT  # and the mask
     memory = Need("reward", weights, gradients, optimizer, activations)
     disk = 2 * _saved(counts) + optimizer

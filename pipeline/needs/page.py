@@ -29,9 +29,10 @@ def needs(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
     yield f"A rank's memory, GiB, over {spread} ranks (float32; the longest rows let through)"
     for demand in found:
         yield from _memory(demand.memory, spread)
-    stages = (config.ppo, config.ppo_ptx)
-    if any(one is not None and one.micro_batch_size == "auto" for one in stages):
-        yield "micro_batch_size is auto: of PPO's activations the least; a run takes what is free"
+    ppo = (config.ppo, config.ppo_ptx)
+    told = [config.reward.micro_prompts, *(one.micro_batch_size for one in ppo if one is not None)]
+    if "auto" in told:
+        yield "Where micro-batches are auto, activations are the least; a run takes what is free."
     yield ""
     yield from _restricted(config, sizes, found)
     yield "Time: if every product ran at the measured peak, and at 40 % of it"

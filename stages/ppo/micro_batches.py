@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stages.config import PPOConfig
-from stages.device_memory import free_memory
+from stages.device_memory import USED, free_memory, usable
 from stages.dry_run import Cost, cost_of
 from stages.generation import Sampled
 from stages.ppo import objective
@@ -28,7 +28,6 @@ from stages.ppo.pretraining import pretraining_nll
 from stages.ppo.reading import Layout, lay_out
 from stages.ppo.shared_passes import critic_values, policy_logits, values
 
-USED = 0.8  # of what is free; the rest is for what allocators waste and libraries take
 NOTHING = Cost(0, 1)
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def fitting(
     `to_come` are bytes that an update needs beside its passes and that are still free.
     """
     together, free = config.responses_per_prompt, free_memory(accelerator.device)
-    room = int(USED * (free - to_come))
+    room = usable(free, to_come)
     rows = [cost.episodes.rows(room) // together * together, cost.examples.rows(room)]
     if rows[0] < together or rows[1] < 1:
         needed = max(cost.episodes.bytes(together), cost.examples.bytes(1)) / USED + to_come

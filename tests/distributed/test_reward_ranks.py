@@ -6,17 +6,19 @@ import random
 import signal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import TrainingArguments
 
 from reward_models.model import RewardModel
 from stages.config import RewardConfig
 from stages.progress import Step
 from stages.reward import train_reward
+from stages.reward_cut import cut_to_memory
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.distributed.truths import Told, curve, folder_of
@@ -27,7 +29,12 @@ BATCH, PROMPTS = 8, 22  # 18 to learn from: the last batch has two
 
 
 def train(
-    base: Path, out: Path, family: str, micro: int, epochs: int = 2, dies_at: int | None = None
+    base: Path,
+    out: Path,
+    family: str,
+    micro: int | Literal["auto"],
+    epochs: int = 2,
+    dies_at: int | None = None,
 ) -> Told:
     """What the steps reported; the rank that hears of step `dies_at` is killed there.
 
@@ -119,6 +126,31 @@ def test_ranks_learn_what_one_process_learns(
     told = (base(), tmp_path, family, MICRO[ranks])
     found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
     check(found, tmp_path, family)
+
+
+def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
+    """Train where the second rank has no memory to spare; how much each rank reads at once too."""
+    sizes: list[int] = []
+
+    def cut(arguments: TrainingArguments, *given: Any) -> None:
+        cut_to_memory(arguments, *given)
+        sizes.append(arguments.per_device_train_batch_size)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("stages.reward.cut_to_memory", cut)
+        if os.environ["RANK"] == "1":
+            patched.setattr("stages.reward_cut.free_memory", lambda _: 0)
+        return train(base, out, "full", "auto"), sizes[0]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_ranks_read_as_many_prompts_as_the_scarcest_has_memory_for(
+    tmp_path: Path, sharding: Sharding
+):
+    (told, mine), (_, theirs) = run_ranks(with_little_on_one, base(), tmp_path, sharding=sharding)
+    assert mine == theirs == 1
+    check(told, tmp_path, "full")
 
 
 @pytest.mark.parametrize("family", NOT_UNDER_FSDP2["reward"])

@@ -275,6 +275,6 @@ def settings(folder: Path) -> dict[str, object]:
         "labeling": {"kind": "human"},
         "sampling": {"responses": [3, 5], "settings": [{"max_new_tokens": 8}]},
         "sft": {"epochs": 2, "batch_size": 16, "dropout": 0.0, "max_tokens": 256},
-        "reward": {"prompts_per_batch": 8, "max_tokens": 256},
+        "reward": {"prompts_per_batch": 8, "micro_prompts": 8, "max_tokens": 256},
         "ppo": ppo, "ppo_ptx": {**ppo, "pretraining": mix},
     }  # fmt: skip

@@ -1,10 +1,9 @@
 """Micro-batches as large as the memory: what is predicted, what is chosen, what it changes."""
 
-import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.profiler import ProfilerActivity, profile
 
 from reward_models.model import RewardModel
 from stages import device_memory
@@ -24,6 +22,7 @@ from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch, bytes_to_come, update_cost
 from stages.ppo.packing import obstacle_to_packing
+from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.test_ppo_resume import PowerCutError, assert_same_result, cut_at
 from tests.stages.tiny_ppo import (
@@ -48,20 +47,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return tiny_world(tmp_path_factory.mktemp("world"))
 
 
-def allocated_peak(work: Callable[[], None], folder: Path) -> int:
-    """What torch's allocator says of the work as it is done."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        work()
-    watched.export_chrome_trace(str(folder / "trace.json"))
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    now = peak = 0
-    for event in events:
-        if event.get("name") == "[memory]":
-            now += event["args"]["Bytes"]
-            peak = max(peak, now)
-    return peak
-
-
 def test_what_a_dry_run_counts_is_what_lives_at_once() -> None:
     start = torch.ones(100, 10)
 
@@ -84,14 +69,17 @@ def test_nothing_is_computed_in_a_dry_run() -> None:
     assert peak_bytes(work) == 2 * 4 << 50
 
 
-def cells() -> Iterator[Any]:
-    for family, architecture, kind in product(FAMILIES, ARCHITECTURES, KINDS):
-        brief = (architecture, kind) == ("llama", "separate") or family == "lora"
-        marks = () if brief else pytest.mark.slow
-        yield pytest.param(family, architecture, kind, marks=marks)
+def marks(family: str, architecture: str, kind: str) -> Any:
+    brief = (architecture, kind) == ("llama", "separate") or (family, kind) == ("lora", "separate")
+    return () if brief else pytest.mark.slow
 
 
-@pytest.mark.parametrize(("family", "architecture", "kind"), cells())
+CELLS = [
+    pytest.param(*cell, marks=marks(*cell)) for cell in product(FAMILIES, ARCHITECTURES, KINDS)
+]
+
+
+@pytest.mark.parametrize(("family", "architecture", "kind"), CELLS)
 def test_a_dry_run_tells_what_the_allocator_will_see(
     tmp_path: Path, family: str, architecture: str, kind: str
 ) -> None:
@@ -137,7 +125,7 @@ def given_memory(
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     networks, tokens = (learner.policy, learner.critic), config.episodes_per_rollout * longest
     to_come = bytes_to_come(networks, learner.models.lower, tokens)
-    free = to_come + (cost.fixed + episodes * cost.each) / micro_batches.USED
+    free = to_come + (cost.fixed + episodes * cost.each) / device_memory.USED
     monkeypatch.setattr(micro_batches, "free_memory", lambda _: int(free) + 1)
 
 

@@ -61,16 +61,20 @@ class World:
         return found
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def ranked_world(folder: Path) -> World:
     rng = random.Random(0)
     tasks = tiny_tasks(60, rng)
     return World(
-        tiny_base(tmp_path_factory.mktemp("world") / "base"),
+        tiny_base(folder / "base"),
         tasks,
         tiny_rankings(tasks, ["ann", "ben"], rng, noise=0.5),
         tiny_demonstrations(10, rng),
     )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return ranked_world(tmp_path_factory.mktemp("world"))
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
