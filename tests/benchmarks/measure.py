@@ -21,7 +21,7 @@ import torch
 import typer
 
 from tests.benchmarks.alternate import Worker, alternate, ratio
-from tests.benchmarks.cases import SMALL, Case, make_policy
+from tests.benchmarks.cases import SMALL, SMOLLM2, Case, make_policy
 from tests.benchmarks.figure import draw
 from tests.benchmarks.flops import ppo_flops, reward_flops, sampling_flops
 from tests.benchmarks.reward.case import RewardCase
@@ -36,6 +36,10 @@ PPO = [
         "ppo, LoRA, joint, lengths as they come", SMALL, lora_rank=16, models="joint", merged=True
     ),
     Case("ppo, top third of the layers, 4 inner epochs", SMALL, inner_epochs=4, top_layers=2),
+]
+LARGE = [
+    Case("ppo, full, lengths as they come, SmolLM2-135M's shape", SMOLLM2),
+    Case("ppo, full, fixed lengths, SmolLM2-135M's shape", SMOLLM2, mean_response=None),
 ]
 REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]
 SAMPLING = [
@@ -54,17 +58,9 @@ class Measurement:
 
 
 def measurements(trl: Path) -> list[Measurement]:
-    """All of them, in the order of the table; "ours" first, then the peers."""
-    ours = "tests.benchmarks.ppo.ours"
+    """All of them, in the order of the table, the large ones last; "ours" first, then the peers."""
     layouts = "tests.benchmarks.reward.layouts"
-    found = [
-        Measurement(
-            case,
-            [Worker("ours", ours), *_ppo_peers(case, trl)],
-            lambda row, c=case: ppo_flops(c, row["tokens"]),  # type: ignore[misc]
-        )
-        for case in PPO
-    ]
+    found = [_ppo(case, trl) for case in PPO]
     for reward in REWARD:
         workers = [
             Worker("ours", layouts, arguments=("shared",)),
@@ -80,7 +76,12 @@ def measurements(trl: Path) -> list[Measurement]:
         found.append(
             Measurement(sampling, workers, lambda row, c=sampling: sampling_flops(c, row["tokens"]))  # type: ignore[misc]
         )
-    return found
+    return found + [_ppo(case, trl) for case in LARGE]
+
+
+def _ppo(case: Case, trl: Path) -> Measurement:
+    workers = [Worker("ours", "tests.benchmarks.ppo.ours"), *_ppo_peers(case, trl)]
+    return Measurement(case, workers, lambda row: ppo_flops(case, row["tokens"]))
 
 
 def _ppo_peers(case: Case, trl: Path) -> list[Worker]:
@@ -138,29 +139,43 @@ def main(
     out: Path,
     trl: Annotated[Path, typer.Option(help="The folder that TRL 1.12.0 was installed into.")],
     pairs: Annotated[int, typer.Option(min=1, help="Steps of each side that count.")] = 5,
-    only: Annotated[str, typer.Option(help="Cases whose name contains this.")] = "",
+    only: Annotated[
+        str, typer.Option(help='Cases whose name contains this; "135M" takes 24 GB.')
+    ] = "",
 ) -> None:
-    """Measure, and write benchmark.json and benchmark.svg."""
+    """Measure, and write benchmark.json and benchmark.svg; what they have already stays.
+
+    Without --only, all but the large ones.
+    """
     torch.set_num_threads(1)
-    found = []
+    path = out / "benchmark.json"
+    found = {} if not path.is_file() else _by_name(json.loads(path.read_text())["cases"])
+    large = {case.name for case in LARGE}
     for number, one in enumerate(measurements(trl)):
-        if only in one.case.name:
-            row = measure(one, out / f"case{number}", pairs)
-            found.append(row)
-            told = (
-                f"{peer}: {times['median']:.2f}" for peer, times in row["times_the_cpu"].items()
-            )
-            print(f"{row['case']}   {', '.join(told)}", flush=True)
+        name = one.case.name
+        if (only in name) if only else (name not in large):
+            found[name] = measure(one, out / f"case{number}", pairs)
+            _write(found, path)
+            times = found[name]["times_the_cpu"].items()
+            told = ", ".join(f"{peer}: {ratios['median']:.2f}" for peer, ratios in times)
+            print(f"{name}   {told}", flush=True)
+    print(path)
+
+
+def _by_name(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {case["case"]: case for case in cases}
+
+
+def _write(found: Mapping[str, dict[str, Any]], path: Path) -> None:
     about = {
         "date": date.today().isoformat(),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "threads": 1,
     }
-    told_all = json.dumps({"about": about, "cases": found}, indent=2)
-    (out / "benchmark.json").write_text(told_all + "\n", encoding="utf-8")
-    draw(found, out / "benchmark.svg")
-    print(out / "benchmark.json")
+    told = json.dumps({"about": about, "cases": list(found.values())}, indent=2)
+    path.write_text(told + "\n", encoding="utf-8")
+    draw(list(found.values()), path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Each way runs alone, in a process of its own that loads, then makes two steps of 8 episodes; the
 peak is what the kernel says of the process, libraries and loading included. The weights are random,
-of SmolLM2-135M's shape; one copy is 645 MiB with its untied unembedding. FOLDER is where TRL 1.12.0
+of SmolLM2-135M's shape; one copy is 621 MiB with its untied unembedding. FOLDER is where TRL 1.12.0
 lies. OUT gets memory.json. TRL's full fine-tuning takes most: see that 9 GB are free.
 """
 
