@@ -86,11 +86,10 @@ def by_length(episodes: Episodes, rows: Tensor, size: int | None) -> Iterator[Te
         yield part_GK.flatten()
 
 
-def shuffled(episodes: Episodes, generator: torch.Generator) -> Tensor:
-    """All rows in a random order that keeps together what shares a prompt."""
-    group_GK = torch.arange(len(episodes.ended_B)).view(-1, episodes.sharing)
-    order_G = torch.randperm(len(group_GK), generator=generator)
-    return group_GK[order_G].flatten().to(episodes.ids_BL.device)
+def shuffled(count: int, sharing: int, generator: torch.Generator) -> Tensor:
+    """So many rows in a random order that keeps together the `sharing` neighbours of a prompt."""
+    group_GK = torch.arange(count).view(-1, sharing)
+    return group_GK[torch.randperm(len(group_GK), generator=generator)].flatten()
 
 
 def _last(counts: Sequence[int], width: int) -> Tensor:

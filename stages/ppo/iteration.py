@@ -30,7 +30,7 @@ def iterate(
         learner,
         _asked(learner, prompts, iteration),
         generator_for(learner.seed, "rollout", iteration, EVERY_RANK),
-        together=config.responses_per_prompt,
+        minibatches=[learner.own(rows) for rows in learner.minibatches(iteration, epoch=0)],
         sharing=learner.sharing,
         sampled=lambda: watch.lap("time/rollout_s"),
         keep=learner.keeps_first_pass,

@@ -62,7 +62,7 @@ class Learner:
         roles = (models.policy, models.critic, models.reference, models.reward)
         apart = self.policy.divides_weights or not config.kept.lower_layers
         self.models = replace(models, lower=LowerStates(() if apart else roles))
-        self.micro = self._told()
+        self.micro = self._told = MicroBatch.told(config, accelerator.num_processes)
         self.server: PolicyServer | None = None  # who samples, if it is not this process
         self.learning_rate = config.learning_rate  # the policy's, as of the last update
         self.critic_learning_rate = config.critic_learning_rate
@@ -78,14 +78,22 @@ class Learner:
         self.learning_rate = self.config.learning_rate * warm * self.rate_scale
         self.critic_learning_rate = self.config.critic_learning_rate * self.rate_scale
         for epoch in range(self.config.inner_epochs):
-            generator = generator_for(self.seed, "minibatches", iteration, epoch, EVERY_RANK)
-            order = shuffled(data.episodes, generator)
-            for place, rows in enumerate(torch.split(order, self.config.minibatch)):
+            for place, rows in enumerate(self.minibatches(iteration, epoch)):
                 first = epoch == 0 and place == 0
                 self._ppo_gradients(data, rows, tally, first=first)
                 if examples is not None:
                     self._pretraining_gradients(examples, tally, compared=first)
                 self._step(tally)
+
+    def minibatches(self, iteration: int, epoch: int) -> tuple[Tensor, ...]:
+        """A rollout's rows in the order of the update."""
+        generator = generator_for(self.seed, "minibatches", iteration, epoch, EVERY_RANK)
+        order = shuffled(self.config.episodes_per_rollout, self.sharing, generator)
+        return torch.split(order.to(self.accelerator.device), self.config.minibatch)
+
+    def own(self, rows: Tensor) -> Tensor:
+        """This rank's part of a minibatch."""
+        return rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
 
     @property
     def keeps_first_pass(self) -> bool:
@@ -95,17 +103,13 @@ class Learner:
         the micro-batches, it must not have had to.
         """
         whole = self.config.minibatch == self.config.episodes_per_rollout
-        cut = self.config.micro_batch_size == "auto" and self.micro != self._told()
+        cut = self.config.micro_batch_size == "auto" and self.micro != self._told
         return self.config.kept.first_pass and whole and isinstance(self.policy, Whole) and not cut
 
     @property
     def sharing(self) -> int:
         """How many neighbouring episodes have a prompt that models read once for all of them."""
         return self.config.responses_per_prompt if self.models.packed else 1
-
-    def autocast(self) -> torch.autocast:
-        """The launcher's precision."""
-        return autocast(self.accelerator)
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -155,9 +159,6 @@ class Learner:
         scatter_weights(self.policy.parameters, weights)
         return {name: x.clone() for name, x in self.policy.held().items()}
 
-    def _told(self) -> MicroBatch:
-        return MicroBatch.told(self.config, self.accelerator.num_processes)
-
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
         clip = self.config.clip
         count = float(data.episodes.response_BT[rows].sum())
@@ -183,11 +184,10 @@ class Learner:
 
     def _passes(self, data: Experience, rows: Tensor) -> Iterator[Pass]:
         """This rank's part of a minibatch, read by the policy micro-batch after micro-batch."""
-        mine = rows.view(self.accelerator.num_processes, -1)[self.accelerator.process_index]
-        for part in by_length(data.episodes, mine, self.micro.episodes):
+        for part in by_length(data.episodes, self.own(rows), self.micro.episodes):
             episodes = data.episodes.take(part)
             token_N = episodes.response_tokens()[episodes.response_BT]
-            with self.autocast():
+            with autocast(self.accelerator):
                 layout = lay_out(episodes, packed=self.models.packed)
                 logits_NV, state_ND = policy_logits(self.models, layout, self.policy.model)
             temperature = self.config.sampling.temperature
@@ -201,17 +201,17 @@ class Learner:
             self.policy.backward(loss)
             value_N = one.value_N
             if value_N is None:  # the policy's graph is gone now, so that one is held at a time
-                with self.autocast():
+                with autocast(self.accelerator):
                     value_N = critic_values(self.models, one.layout, self.critic.model)
         else:
             if coefficient := value_coefficient(self.config.models):
                 leaf_ND = one.state_ND.detach().requires_grad_()
-                with self.autocast():
+                with autocast(self.accelerator):
                     value_N = self.models.critic(leaf_ND)  # an engine would take it for a pass back
                 critic_loss = self._value_loss(value_N, batch, count)
                 loss = loss + value_gradient(critic_loss, one.state_ND, leaf_ND, coefficient)
             self.policy.backward(loss)
-            with self.autocast():
+            with autocast(self.accelerator):
                 value_N = self.critic.model(one.state_ND.detach())
         critic_loss = self._value_loss(value_N, batch, count)
         self.critic.backward(critic_loss)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Self
 
 import torch
@@ -85,21 +86,25 @@ def read_episodes(
     *,
     temperature: float,
     batch_size: int | None,
+    minibatches: Sequence[Tensor] | None = None,
     keep: bool = False,
 ) -> Rollout:
     """Score the episodes and read them with all four models, in batches `by_length`.
 
-    Without gradients; with `keep`, policy's and critic's passes keep their graphs.
+    `minibatches` are the rows in which an update will read them; None: all at once. Without
+    gradients; with `keep`, policy's and critic's passes keep their graphs.
     """
     read = Rollout(
         episodes,
         torch.zeros(len(episodes.ended_B), device=episodes.ids_BL.device),
         *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(5)),
     )
-    all_rows = torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)
+    if minibatches is None:
+        minibatches = [torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)]
+    parts = (by_length(episodes, rows, batch_size) for rows in minibatches)
     passes = []
     with torch.no_grad():
-        for rows in by_length(episodes, all_rows, batch_size):
+        for rows in chain.from_iterable(parts):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
             layout = lay_out(batch, packed=models.packed)

@@ -20,6 +20,7 @@ from stages.adaptation.lora import merged_lora
 from stages.config import OwnRollouts
 from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
+from stages.ppo.networks import autocast
 from stages.ppo.rollout import Rollout, read_episodes, roll_out
 from stages.ppo.served import aligned
 
@@ -29,20 +30,22 @@ def answered(
     prompts: Sequence[list[int]],
     generator: torch.Generator,
     *,
-    together: int = 1,
+    minibatches: Sequence[Tensor] | None = None,
     sharing: int = 1,
     sampled: Callable[[], None] = lambda: None,
     keep: bool = False,
 ) -> Rollout:
     """The prompts, answered by the policy as it is and read by all models, on every rank.
 
-    `together` neighbours are one prompt's, `sharing` of them are read in one row; `sampled` is
-    called when the responses are there. With `keep`, this rank's passes keep their graphs.
+    `minibatches` are the places of those that this rank will learn from, read here as there, so
+    that rounding is the same; None: any equal share. `sharing` neighbours are read in one row;
+    `sampled` is called when the responses are there. With `keep`, this rank's passes keep their
+    graphs.
     """
     models, config, accelerator = learner.models, learner.config, learner.accelerator
-    mine = share_of(accelerator, len(prompts), together)
+    mine = share_of(accelerator, len(prompts)) if minibatches is None else _places(minibatches)
     logprobs: list[list[float]] = []
-    with learner.autocast():
+    with autocast(accelerator):
         if learner.server is None:
             with learner.policy.gathered(), _merged(learner):
                 episodes = roll_out(
@@ -55,12 +58,13 @@ def answered(
             episodes = Episodes.build(asked, said, accelerator.device, sharing=sharing)
     sampled()
     models.lower.forget()  # what the last rollout left
-    with learner.autocast():  # anew: what sampling cast carries no graph
+    with autocast(accelerator):  # anew: what sampling cast carries no graph
         read = read_episodes(
             models,
             episodes,
             temperature=config.sampling.temperature,
             batch_size=learner.micro.episodes,
+            minibatches=minibatches and [_rows(places, mine) for places in minibatches],
             keep=keep,
         )
     read = replace(read, sampler_BT=aligned(logprobs, read.old_BT))
@@ -74,15 +78,26 @@ def _merged(learner: Learner) -> AbstractContextManager[None]:
     return merged_lora(learner.models.policy) if merges else nullcontext()
 
 
-def share_of(accelerator: Accelerator, prompts: int, together: int = 1) -> list[int]:
-    """This rank's places of so many prompts; `together` neighbours stay on one rank.
+def share_of(accelerator: Accelerator, prompts: int) -> list[int]:
+    """This rank's places of so many prompts.
 
     All ranks get equally many, because sharded models ask all for the same passes: where it does
     not come out even, some prompts are answered twice.
     """
-    groups, ranks = prompts // together, accelerator.num_processes
-    mine = range(accelerator.process_index, -(-groups // ranks) * ranks, ranks)
-    return [group % groups * together + k for group in mine for k in range(together)]
+    ranks = accelerator.num_processes
+    mine = range(accelerator.process_index, -(-prompts // ranks) * ranks, ranks)
+    return [place % prompts for place in mine]
+
+
+def _places(minibatches: Sequence[Tensor]) -> list[int]:
+    """All of them, in order."""
+    return sorted(torch.cat(list(minibatches)).tolist())
+
+
+def _rows(places: Tensor, mine: Sequence[int]) -> Tensor:
+    """Where the places are among this rank's own."""
+    row = {place: row for row, place in enumerate(mine)}
+    return torch.tensor([row[place] for place in places.tolist()], device=places.device)
 
 
 def shared(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> Rollout:

@@ -80,6 +80,7 @@ def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding:
             del step["ppo/pretraining_gradient_ratio"]
     found = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
     assert_same_course(found[0], alone)
+    assert [step["ppo/first_ratio_error"] for step in found[0]] == [0.0] * len(alone)
     assert found[1] == []
     assert_alike(tmp_path / "one", tmp_path / "two")
 

@@ -21,6 +21,7 @@ from stages.dry_run import Cost, cost_of, peak_bytes
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch, bytes_to_come, update_cost
+from stages.ppo.networks import autocast
 from stages.ppo.packing import obstacle_to_packing
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base
@@ -121,7 +122,7 @@ def given_memory(
     """Let there be as much as so many episodes of an update take, moments included."""
     learner = tiny_learner(world, config)
     prompts = [prompt_ids(learner.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
-    cost = update_cost(learner.models, config, prompts, learner.autocast()).episodes
+    cost = update_cost(learner.models, config, prompts, autocast(learner.accelerator)).episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     networks, tokens = (learner.policy, learner.critic), config.episodes_per_rollout * longest
     to_come = bytes_to_come(networks, learner.models.lower, tokens)

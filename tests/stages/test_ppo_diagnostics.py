@@ -81,7 +81,7 @@ def test_the_first_ratio_may_be_off_by_rounding_only() -> None:
 def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(
     world: tuple[Path, Path],
 ) -> None:
-    learner = tiny_learner(world, tiny_config())
+    learner = tiny_learner(world, tiny_config(episodes_per_rollout=4))
     prompts = [[3, 4], [5, 6, 7], [8], [9, 4]]
     sampling = learner.config.sampling
     episodes = roll_out(learner.models, prompts, sampling, generator_for(0, "test"))
