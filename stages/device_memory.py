@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,7 +51,8 @@ def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
         folder = root / name.lstrip("/")
         for inside in (folder, *folder.parents):
             if inside.is_relative_to(root) and (inside / limit).is_file():
-                yield from _left(inside / limit, inside / used, inside / "memory.stat", cache)
+                with suppress(OSError, ValueError):  # hidden from those inside
+                    yield from _left(inside / limit, inside / used, inside / "memory.stat", cache)
 
 
 def _left(limit: Path, used: Path, stat: Path, cache: str) -> Iterator[int]:

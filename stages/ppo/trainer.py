@@ -106,17 +106,15 @@ def _learner(
 ) -> Learner:
     """The learner, after what it trains was told, and who samples for it where that is a server."""
     cost = _update_cost(models, config, prompts, accelerator)
-    if accelerator.is_main_process:
-        critic = trained_share(models.critic, "ppo/critic_")
-        if isinstance(models.critic, ValueHead):
-            del critic["ppo/critic_trained_share"]  # it has no base of its own
-        report(Step(0, 0, trained_share(models.policy, "ppo/") | critic))
+    told = _trained_shares(models)  # of weights that are not divided yet
     learner = Learner(models, config, accelerator, seed)
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest
         to_come = bytes_to_come((learner.policy, learner.critic), learner.models.lower, tokens)
         learner.micro = learner.micro.at_most(fitting(cost, config, accelerator, to_come))
+    if accelerator.is_main_process:
+        report(Step(0, 0, told | {"ppo/micro_batch_size": learner.micro.episodes}))
     if learner.policy.divides_weights:
         _check_divided(config)
     if config.kept.first_pass and not learner.keeps_first_pass:
@@ -131,6 +129,13 @@ def _learner(
             *(config.rollouts, models.policy, learner.policy, eos, out / "sent", accelerator)
         )
     return learner
+
+
+def _trained_shares(models: Models) -> dict[str, float]:
+    critic = trained_share(models.critic, "ppo/critic_")
+    if isinstance(models.critic, ValueHead):
+        del critic["ppo/critic_trained_share"]  # it has no base of its own
+    return trained_share(models.policy, "ppo/") | critic
 
 
 def _checkpoints(course: Course, out: Path) -> Checkpoints:
