@@ -20,12 +20,14 @@ def cases(measured: Path) -> Iterator[str]:
     """Rows of the table of peers."""
     yield "| | peer | times the CPU seconds | peak MiB, ours / peer | useful FLOPs of the peak |"
     yield "|---|---|---|---|---|"
-    for case in _read(measured / "benchmark.json")["cases"]:
+    found = _read(measured / "benchmark.json")["cases"]
+    for case in found:
+        fewer = "" if case["pairs"] == found[0]["pairs"] else f" ({case['pairs']} pairs)"
         share = f"{case['useful_share_of_peak']:.0%}"
         for peer, times in case["times_the_cpu"].items():
             took = f"**{times['median']:.2f}** ({times['worst']:.2f}, {times['best']:.2f})"
             peak = f"{case['peak_mib']['ours']:,.0f} / {case['peak_mib'][peer]:,.0f}"
-            yield f"| {case['case']} | {peer} | {took} | {peak} | {share} |"
+            yield f"| {case['case']}{fewer} | {peer} | {took} | {peak} | {share} |"
 
 
 def growth(measured: Path) -> Iterator[str]:

@@ -190,7 +190,7 @@ def test_gradients_through_a_shared_prompt_are_those_of_separate_rows(family: st
 
 def test_batches_keep_together_what_shares_a_prompt() -> None:
     episodes = shared(3)
-    order = shuffled(episodes, torch.Generator().manual_seed(1)).tolist()
+    order = shuffled(6, 3, torch.Generator().manual_seed(1)).tolist()
     assert sorted(order) == list(range(6))
     assert order[0] % 3 == 0
     assert order[:3] == list(range(order[0], order[0] + 3))
