@@ -130,6 +130,7 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
         optimizer,
         activations,
         result=2 * weights if device().type == "cpu" else 0,
+        least=rows == 1,
     )
     saved = _saved(counts)
     disk = (chosen.epochs + 1) * saved + optimizer
@@ -150,7 +151,7 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
     weights, gradients, optimizer = trained(counts.parameters, moved)
     rows = 1 if chosen.micro_prompts == "auto" else chosen.micro_prompts  # the least, as in PPO
     activations = model.kept(rows, longest) + rows * high * said * each * FLOAT  # and the mask
-    memory = Need("reward", weights, gradients, optimizer, activations)
+    memory = Need("reward", weights, gradients, optimizer, activations, least=rows == 1)
     disk = 2 * _saved(counts) + optimizer
     return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
 
@@ -178,6 +179,7 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         reward=(reward_trunk + critic.moved_with_head) * FLOAT,
         average=copies * policy.moved * FLOAT,
         policy=policy.counts.parameters * FLOAT,
+        least=_rows(chosen) == chosen.responses_per_prompt,
         in_buckets=False,
     )
     state = (policy.moved * copies + moved) * FLOAT + optimizer
@@ -194,13 +196,17 @@ def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
     return bool(policy.frozen and critic.frozen) and of_policy == of_reward
 
 
-def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
+def _rows(chosen: PPOConfig) -> int:
+    """Episodes that an update holds at once; where memory decides, the least."""
     if chosen.micro_batch_size == "auto":
-        rows = chosen.responses_per_prompt  # the least; what else is free is used too
-    elif chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
-        rows = chosen.minibatch  # whose graphs are there at once, however it is cut
-    else:
-        rows = chosen.micro_batch_size
+        return chosen.responses_per_prompt
+    if chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
+        return chosen.minibatch  # whose graphs are there at once, however it is cut
+    return chosen.micro_batch_size
+
+
+def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
+    rows = _rows(chosen)
     said = chosen.sampling.max_new_tokens
     update = policy.kept(rows, prompt + said)
     if isinstance(chosen.models, Separate):

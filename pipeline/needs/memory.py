@@ -40,6 +40,7 @@ class Need:
     average: int = 0  # and other copies of what the policy trains
     policy: int = 0
     result: int = 0  # the chosen weights, read and loaded once more to be written, on the CPU
+    least: bool = False  # whether no smaller micro-batch could be read
     in_buckets: bool = True  # whether copies of a model reduce gradients in buckets of their own
     gathered: int = 0  # the rest of a divided policy, while responses are drawn
     host: int = 0  # on the CPU, where something was moved there, for all ranks of one host

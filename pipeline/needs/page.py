@@ -32,7 +32,8 @@ def needs(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
     ppo = (config.ppo, config.ppo_ptx)
     told = [config.reward.micro_prompts, *(one.micro_batch_size for one in ppo if one is not None)]
     if "auto" in told:
-        yield "Where micro-batches are auto, activations are the least; a run takes what is free."
+        yield "Where micro-batches are auto, activations are of one prompt's responses; a run reads"
+        yield "more of them at once where memory is free."
     yield ""
     yield from _restricted(config, sizes, found)
     yield "Time: if every product ran at the measured peak, and at 40 % of it"
@@ -139,8 +140,10 @@ def _verdict(need: Need, machine: Machine, devices: int) -> str:
 def _lighter(need: Need) -> str:
     """What makes the most of a stage smaller."""
     if max(need.activations, need.cache) > need.total / 2:
-        batch = "sampling.batch_size" if need.cache > need.activations else "the micro-batch"
-        return f"lower {batch}, shorten the texts, or take larger devices"
+        if need.cache > need.activations:
+            return "lower sampling.batch_size, shorten the texts, or take larger devices"
+        smaller = "" if need.least else "lower the micro-batch, "
+        return f"{smaller}shorten the texts, or take larger devices"
     return "restrict it (adaptation: {family: lora}), or take larger devices"
 
 

@@ -71,8 +71,8 @@ def test_nothing_is_computed_in_a_dry_run() -> None:
 
 
 def marks(family: str, architecture: str, kind: str) -> Any:
-    brief = (architecture, kind) == ("llama", "separate") or (family, kind) == ("lora", "separate")
-    return () if brief else pytest.mark.slow
+    common = family == "lora" or (architecture == "llama" and family in ("full", "prefix"))
+    return () if common and kind == "separate" else pytest.mark.slow
 
 
 CELLS = [
