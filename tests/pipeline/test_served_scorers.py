@@ -103,8 +103,11 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
         {"win": 0.5, "followed_place": 1.0},
         None,  # unreadable: a failure, not a tie
     ]
-    assert judge.bill.requests == len(Service.asked) == 8
-    assert judge.bill.cost == pytest.approx((800 * 2.0 + 80 * 10.0) / 1e6)
+    # Two equal responses make one request in both orders: the second may find the first's answer.
+    paid = len(Service.asked)
+    assert judge.bill.requests == paid + judge.bill.remembered == 8
+    assert paid >= 7
+    assert judge.bill.cost == pytest.approx(paid * (100 * 2.0 + 10 * 10.0) / 1e6)
     tables = judge_tables(judged, ["sft", "ppo"], scorer="judge judge", baseline="sft")
     (cell,) = cells(tables[0], Resampling(100, 100))
     assert (cell.model, cell.value, cell.n, cell.n_failed) == ("ppo", 0.5, 3, 1)
