@@ -22,13 +22,20 @@ Work = Callable[[Path, Report], None]
 
 
 def settled(config: ExperimentConfig, work: Work) -> Work:
-    """The same work, begun with the experiment's seed and number of threads."""
+    """The same work, begun with the experiment's seed and number of threads.
+
+    Where there is no GPU, the process keeps the memory that passes give back.
+    """
 
     @wraps(work)
     def begin(out: Path, report: Report) -> None:
         import numpy
         import torch
 
+        from stages.freed_memory import keep_freed_memory
+
+        if not torch.cuda.is_available():
+            keep_freed_memory()
         if config.threads is not None:
             # Ranks that share a machine share its threads: more than cores wait for each other.
             torch.set_num_threads(max(1, config.threads // _ranks_here()))

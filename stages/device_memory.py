@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from stages.freed_memory import give_back_freed_memory
+
 PROC, CGROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 USED = 0.8  # of what is free; the rest is for what allocators waste and libraries take
 
@@ -23,11 +25,13 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`; of main memory, a rank's share of its host.
 
     On a GPU that counts what torch holds there unused. Of main memory it is the least of what the
-    kernel calls available, what a container may still take, and what `ulimit -v` leaves.
+    kernel calls available, what a container may still take, and what `ulimit -v` leaves, once this
+    process has given back what it kept of freed memory.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
+    give_back_freed_memory()
     available: int = psutil.virtual_memory().available
     on_host = min(available, *_left_in_cgroups(PROC, CGROUPS))
     return min(on_host // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), *_left_of_ulimit())

@@ -27,25 +27,29 @@ def forward(shape: Shape, tokens: float, seen: float, predicted: float) -> float
 def ppo_flops(case: Case, response_tokens: float) -> float:
     """A step: rollout, reference and reward once; training of policy and critic.
 
-    Old probabilities and values come with the first training pass. A frozen trunk under LoRA saves
-    the gradients of its weights, a third of the policy's training. Joint passes leave rollout,
-    reference and the policy's training.
+    Old probabilities and values come with the first training pass, of the episodes in the first
+    minibatch; those of the others must be read before that moves anything. A frozen trunk under
+    LoRA saves the gradients of its weights, a third of the policy's training. Joint passes leave
+    rollout, reference and the policy's training.
     """
     prompt = (case.shortest_prompt + case.longest_prompt) / 2
     length = prompt + response_tokens
     whole = (case.shape, case.episodes * length, length / 2)
     said = case.episodes * response_tokens
     with_head, without = forward(*whole, said), forward(*whole, 0.0)
+    later = 1 - case.minibatch / case.episodes
     once = 2 * with_head + without  # rollout, reference; reward
     if case.top_layers is not None:
         # The layers below are computed once a rollout; twice as much goes back through those above.
         share = case.top_layers / case.shape.layers
         head = with_head - without
         once = with_head + head + 2 * share * without  # rollout; reference, reward above
+        once += later * (head + 2 * share * without)
         return once + case.inner_epochs * (2 * head + 6 * share * without)
     policy = (3 if case.lora_rank is None else 2) * with_head
     if case.models == "joint":  # reward and value are heads on the passes of reference and policy
-        return 2 * with_head + case.inner_epochs * policy
+        return (2 + later) * with_head + case.inner_epochs * policy
+    once += later * (with_head + without)
     return once + case.inner_epochs * (policy + 3 * without)
 
 

@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,11 +41,20 @@ LARGE = [
     Case("ppo, full, lengths as they come, SmolLM2-135M's shape", SMOLLM2),
     Case("ppo, full, fixed lengths, SmolLM2-135M's shape", SMOLLM2, mean_response=None),
 ]
+ALONE = [  # no peer: what a step makes of the machine where rollouts are as large as they should be
+    replace(case, name=f"{case.name}, {episodes} episodes", episodes=episodes, minibatch=minibatch)
+    for cases, episodes, minibatch in ((PPO[:2], 512, 64), (LARGE, 128, 32))
+    for case in cases
+]
 REWARD = [RewardCase(f"reward model, K = {k}", SMALL, k) for k in (4, 9)]
 SAMPLING = [
     SamplingCase("sampling, K = 4", SMALL),
     SamplingCase("sampling, K = 4, prompts of 166 tokens", SMALL, prompt=166),
-]
+    SamplingCase(
+        "sampling, K = 4, prompts of 199, responses of 88 tokens",  # what the paper had ranked
+        SMALL, prompt=199, limit=256, mean_response=88,
+    ),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +85,13 @@ def measurements(trl: Path) -> list[Measurement]:
         found.append(
             Measurement(sampling, workers, lambda row, c=sampling: sampling_flops(c, row["tokens"]))  # type: ignore[misc]
         )
-    return found + [_ppo(case, trl) for case in LARGE]
+    found += [_ppo(case, trl) for case in LARGE]
+    return found + [_ppo(case) for case in ALONE]
 
 
-def _ppo(case: Case, trl: Path) -> Measurement:
-    workers = [Worker("ours", "tests.benchmarks.ppo.ours"), *_ppo_peers(case, trl)]
+def _ppo(case: Case, trl: Path | None = None) -> Measurement:
+    workers = [Worker("ours", "tests.benchmarks.ppo.ours")]
+    workers += [] if trl is None else _ppo_peers(case, trl)
     return Measurement(case, workers, lambda row: ppo_flops(case, row["tokens"]))
 
 
@@ -150,7 +161,7 @@ def main(
     torch.set_num_threads(1)
     path = out / "benchmark.json"
     found = {} if not path.is_file() else _by_name(json.loads(path.read_text())["cases"])
-    large = {case.name for case in LARGE}
+    large = {case.name for case in LARGE + ALONE}
     for number, one in enumerate(measurements(trl)):
         name = one.case.name
         if (only in name) if only else (name not in large):

@@ -18,16 +18,31 @@ PAGE = Path(__file__).with_suffix(".md")
 
 def cases(measured: Path) -> Iterator[str]:
     """Rows of the table of peers."""
-    yield "| | peer | times the CPU seconds | peak MiB, ours / peer | useful FLOPs of the peak |"
+    yield "| | peer | times the CPU seconds | peak MiB, ours / peer | useful FLOPs, ours / peer |"
     yield "|---|---|---|---|---|"
     found = _read(measured / "benchmark.json")["cases"]
     for case in found:
         fewer = "" if case["pairs"] == found[0]["pairs"] else f" ({case['pairs']} pairs)"
-        share = f"{case['useful_share_of_peak']:.0%}"
+        share = case["useful_share_of_peak"]
         for peer, times in case["times_the_cpu"].items():
             took = f"**{times['median']:.2f}** ({times['worst']:.2f}, {times['best']:.2f})"
             peak = f"{case['peak_mib']['ours']:,.0f} / {case['peak_mib'][peer]:,.0f}"
-            yield f"| {case['case']}{fewer} | {peer} | {took} | {peak} | {share} |"
+            shares = f"{share:.0%} / {share / times['median']:.0%}"
+            yield f"| {case['case']}{fewer} | {peer} | {took} | {peak} | {shares} |"
+
+
+def alone(measured: Path) -> Iterator[str]:
+    """Rows of the steps that have no peer beside them."""
+    found = [c for c in _read(measured / "benchmark.json")["cases"] if not c["times_the_cpu"]]
+    if not found:
+        yield "Not measured yet."
+        return
+    yield "| | steps | CPU seconds | peak MiB | useful FLOPs of the peak |"
+    yield "|---|---|---|---|---|"
+    for case in found:
+        took = f"{case['cpu_s']['ours']:.1f} | {case['peak_mib']['ours']:,.0f}"
+        share = f"{case['useful_share_of_peak']:.0%}"
+        yield f"| {case['case']} | {case['pairs']} | {took} | {share} |"
 
 
 def growth(measured: Path) -> Iterator[str]:
@@ -85,6 +100,7 @@ def main(measured: Path) -> None:
         **told["about"],
         pairs=told["cases"][0]["pairs"],
         cases="\n".join(cases(measured)),
+        alone="\n".join(alone(measured)),
         growth="\n".join(growth(measured)),
         memory="\n".join(memory(measured)),
     )

@@ -14,9 +14,17 @@ from typing import Any
 
 import torch
 
+from stages.freed_memory import keep_freed_memory
+
 
 def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
-    """`tell` a line to the driver; `asked` waits for the next "go" (False: it is over)."""
+    """`tell` a line to the driver; `asked` waits for the next "go" (False: it is over).
+
+    Where there is no GPU, every such process keeps freed memory, ours and the peers': what the
+    kernel takes to hand out pages anew is the machine's, and much on a virtual one.
+    """
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

@@ -15,21 +15,29 @@ from pathlib import Path
 from tests.browser.nothing_outside import watch
 watch(Path(sys.argv[3]))
 from labeling_ui.app import serve
+from labeling_ui.form import load_form
 from labeling_ui.live import Live
 from labeling_ui.store import Store
 from reward_models.records import Response
 def policy(prompt, number):
     return [Response(str(i), f"answer {i} to {prompt}", "policy", {}) for i in range(number)]
-serve(Store(sys.argv[1]), port=int(sys.argv[2]), live=Live(policy))
+form = load_form(Path(sys.argv[4])) if len(sys.argv) > 4 else None
+serve(Store(sys.argv[1]), port=int(sys.argv[2]), form=form, live=Live(policy))
 """
 START_S = 90.0
 
 
 class RoomServer:
-    """A server on a free port over a store: a file in the folder, or the one that `where` names."""
+    """A server on a free port over a store: a file in the folder, or the one that `where` names.
 
-    def __init__(self, folder: Path, where: str | Path | None = None) -> None:
+    It asks by `form`, a file, or by the default ones.
+    """
+
+    def __init__(
+        self, folder: Path, where: str | Path | None = None, form: Path | None = None
+    ) -> None:
         self.where = folder / "labels.sqlite" if where is None else where
+        self.form = form
         self.log = folder / "server.log"
         self.outside = folder / "outside.log"
         with socket.socket() as free:
@@ -41,7 +49,8 @@ class RoomServer:
     def start(self) -> None:
         """Start and wait until it answers."""
         root = Path(__file__).parents[2]
-        told = (str(self.where), str(self.port), str(self.outside))
+        told = [str(self.where), str(self.port), str(self.outside)]
+        told += [] if self.form is None else [str(self.form)]
         command = [sys.executable, "-c", SCRIPT, *told]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
