@@ -70,7 +70,7 @@ postgres:
 	  echo "postgresql is missing and only root can install it: its tests will be skipped" >&2; \
 	fi
 
-# Beside the peers, one thread each, a quarter of an hour: runs/benchmark/benchmark.json and .svg
+# Beside the peers, one thread each, half an hour: runs/benchmark/benchmark.json and .svg
 bench: $(READY)
 	@[ -d runs/benchmark/trl-1.12.0 ] || $(PIP) --no-deps --target runs/benchmark/trl-1.12.0 trl==1.12.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.measure runs/benchmark --trl runs/benchmark/trl-1.12.0

@@ -33,16 +33,19 @@ def cases(measured: Path) -> Iterator[str]:
 
 def alone(measured: Path) -> Iterator[str]:
     """Rows of the steps that have no peer beside them."""
-    found = [c for c in _read(measured / "benchmark.json")["cases"] if not c["times_the_cpu"]]
+    folders = [folder for folder in (measured, measured / "avx2") if folder.is_dir()]
+    every = [case for folder in folders for case in _read(folder / "benchmark.json")["cases"]]
+    found = [case for case in every if not case["times_the_cpu"]]
     if not found:
         yield "Not measured yet."
         return
-    yield "| | steps | CPU seconds | peak MiB | useful FLOPs of the peak |"
-    yield "|---|---|---|---|---|"
+    yield "| | instructions | steps | CPU seconds | peak, GFLOP/s | useful FLOPs of the peak |"
+    yield "|---|---|---|---|---|---|"
     for case in found:
-        took = f"{case['cpu_s']['ours']:.1f} | {case['peak_mib']['ours']:,.0f}"
+        took = f"{case['cpu_s']['ours']:.1f} | {case['gemm_peak_gflops']:.0f}"
         share = f"{case['useful_share_of_peak']:.0%}"
-        yield f"| {case['case']} | {case['pairs']} | {took} | {share} |"
+        how = f"{case['instructions']} | {case['pairs']}"
+        yield f"| {case['case']} | {how} | {took} | {share} |"
 
 
 def growth(measured: Path) -> Iterator[str]:
