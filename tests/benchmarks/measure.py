@@ -60,6 +60,7 @@ SAMPLING = [
         SMALL, prompt=199, limit=256, mean_response=88,
     ),
 ]  # fmt: skip
+NAMES = [case.name for case in [*PPO, *REWARD, *SAMPLING, *LARGE, *ALONE]]  # as tables have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +201,10 @@ def _write(found: Mapping[str, dict[str, Any]], path: Path) -> None:
         "torch": torch.__version__,
         "threads": 1,
     }
-    told = json.dumps({"about": about, "cases": list(found.values())}, indent=2)
+    cases = sorted(found.values(), key=lambda case: NAMES.index(case["case"]))
+    told = json.dumps({"about": about, "cases": cases}, indent=2)
     path.write_text(told + "\n", encoding="utf-8")
-    draw(list(found.values()), path.with_suffix(".svg"))
+    draw(cases, path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
