@@ -10,7 +10,6 @@ there).
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -60,6 +59,7 @@ SAMPLING = [
         SMALL, prompt=199, limit=256, mean_response=88,
     ),
 ]  # fmt: skip
+PRODUCT = Worker("a matrix product", "tests.benchmarks.product")
 NAMES = [case.name for case in [*PPO, *REWARD, *SAMPLING, *LARGE, *ALONE]]  # as tables have them
 
 
@@ -119,17 +119,6 @@ def _ppo_peers(case: Case, trl: Path) -> list[Worker]:
     return [Worker("TRL 1.12.0, the same layers", peer, trl), everything]
 
 
-def gemm_peak(repeats: int = 20) -> float:
-    """FLOPs a CPU second of one large float32 product, the best of some: what the machine can."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best = 0.0
-    for _ in range(repeats):
-        started = time.process_time()
-        torch.mm(a, b)
-        best = max(best, 2 * 1024**3 / (time.process_time() - started))
-    return best
-
-
 def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
     """One line of the table."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +128,13 @@ def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
         ppo = Case(one.case.name, one.case.shape, mean_response=one.case.mean_response)
     make_policy(ppo, folder / "policy")
     give_back_freed_memory()
-    rows = alternate(one.workers, folder, pairs=pairs, warm_up=one.warm_up)
+    rows = alternate([*one.workers, PRODUCT], folder, pairs=pairs, warm_up=one.warm_up)
     names = [worker.name for worker in one.workers]
-    peak = gemm_peak()
-    mine = rows["ours"]
+    mine, product = rows["ours"], rows[PRODUCT.name]
+    shares = [
+        one.flops(row) / row["cpu_s"] / (beside["gflops"] * 1e9)
+        for row, beside in zip(mine, product, strict=True)
+    ]
     return {
         "case": one.case.name,
         "pairs": pairs,
@@ -152,10 +144,9 @@ def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
         "cpu_s": {name: _median(rows[name], "cpu_s") for name in names},
         "peak_mib": {name: max(row["peak_mib"] for row in rows[name]) for name in names},
         "phases_s": {key: _median(mine, key) for key in mine[0] if key.startswith("time/")},
-        "gemm_peak_gflops": peak / 1e9,
-        "useful_share_of_peak": statistics.median(
-            one.flops(row) / row["cpu_s"] / peak for row in mine
-        ),
+        "product_gflops": _median(product, "gflops"),
+        "product_best_gflops": max(row["best_gflops"] for row in product),
+        "useful_share_of_product": statistics.median(shares),
     }
 
 

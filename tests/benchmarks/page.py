@@ -18,34 +18,31 @@ PAGE = Path(__file__).with_suffix(".md")
 
 def cases(measured: Path) -> Iterator[str]:
     """Rows of the table of peers."""
-    yield "| | peer | times the CPU seconds | peak MiB, ours / peer | useful FLOPs, ours / peer |"
-    yield "|---|---|---|---|---|"
+    yield "| | peer | times the CPU seconds | peak MiB, ours / peer |"
+    yield "|---|---|---|---|"
     found = _read(measured / "benchmark.json")["cases"]
     for case in found:
         fewer = "" if case["pairs"] == found[0]["pairs"] else f" ({case['pairs']} pairs)"
-        share = case["useful_share_of_peak"]
         for peer, times in case["times_the_cpu"].items():
             took = f"**{times['median']:.2f}** ({times['worst']:.2f}, {times['best']:.2f})"
             peak = f"{case['peak_mib']['ours']:,.0f} / {case['peak_mib'][peer]:,.0f}"
-            shares = f"{share:.0%} / {share / times['median']:.0%}"
-            yield f"| {case['case']}{fewer} | {peer} | {took} | {peak} | {shares} |"
+            yield f"| {case['case']}{fewer} | {peer} | {took} | {peak} |"
 
 
-def alone(measured: Path) -> Iterator[str]:
-    """Rows of the steps that have no peer beside them."""
+def arithmetic(measured: Path) -> Iterator[str]:
+    """Rows of the useful FLOPs, on the processor as it is and held to AVX2."""
     folders = [folder for folder in (measured, measured / "avx2") if folder.is_dir()]
     every = [case for folder in folders for case in _read(folder / "benchmark.json")["cases"]]
-    found = [case for case in every if not case["times_the_cpu"]]
-    if not found:
-        yield "Not measured yet."
-        return
-    yield "| | instructions | steps | CPU seconds | peak, GFLOP/s | useful FLOPs of the peak |"
-    yield "|---|---|---|---|---|---|"
+    found = [case for case in every if "useful_share_of_product" in case]
+    product = "GFLOP/s of the product (at best)"
+    yield f"| | instructions | steps | CPU seconds | {product} | ours | peer |"
+    yield "|---|---|---|---|---|---|---|"
     for case in found:
-        took = f"{case['cpu_s']['ours']:.1f} | {case['gemm_peak_gflops']:.0f}"
-        share = f"{case['useful_share_of_peak']:.0%}"
-        how = f"{case['instructions']} | {case['pairs']}"
-        yield f"| {case['case']} | {how} | {took} | {share} |"
+        share = case["useful_share_of_product"]
+        peers = [f"{share / times['median']:.0%}" for times in case["times_the_cpu"].values()]
+        product = f"{case['product_gflops']:.0f} ({case['product_best_gflops']:.0f})"
+        how = f"{case['instructions']} | {case['pairs']} | {case['cpu_s']['ours']:.1f} | {product}"
+        yield f"| {case['case']} | {how} | **{share:.0%}** | {', '.join(peers)} |"
 
 
 def growth(measured: Path) -> Iterator[str]:
@@ -103,7 +100,7 @@ def main(measured: Path) -> None:
         **told["about"],
         pairs=told["cases"][0]["pairs"],
         cases="\n".join(cases(measured)),
-        alone="\n".join(alone(measured)),
+        arithmetic="\n".join(arithmetic(measured)),
         growth="\n".join(growth(measured)),
         memory="\n".join(memory(measured)),
     )
