@@ -1,7 +1,8 @@
 """The four tiny models of the comparison with TRL, the same in every environment.
 
 Weights come from NumPy's generator, which gives the same numbers everywhere; torch's own
-initialisation may change between versions.
+initialisation may change between versions. They are float64: in float32 a processor with other
+vector instructions would round the recorded numbers differently in the sixth digit.
 """
 
 import numpy as np
@@ -51,4 +52,4 @@ def _filled(model: PreTrainedModel, seed: int) -> PreTrainedModel:
             drawn = torch.from_numpy(generator.standard_normal(parameter.shape)).float()
             is_norm = isinstance(parameter, nn.Parameter) and parameter.dim() == 1
             parameter.copy_(1.0 + 0.1 * drawn if is_norm else 0.25 * drawn)
-    return model.eval()
+    return model.double().eval()
