@@ -1,11 +1,12 @@
 # Two commands, each doing all of its own set-up in .venv:
 #   make quickstart   the whole experiment on the embedded default
 #   make test         every check: lint, types, import rule, tests
-# Options:  SEED=1   OUT=runs/other   PYTHON=python3.12
+# Options:  SEED=1   OUT=runs/other   PYTHON=python3.12   JOBS=4 (processes that test; 2)
 
 SHELL  := /bin/bash
 PYTHON ?= python3
 SEED   ?= 0
+JOBS   ?= 2
 OUT    ?= runs/quickstart-seed$(SEED)
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -44,7 +45,8 @@ types: $(READY)
 	$(BIN)/mypy $(OURS)
 
 tests: $(READY) chromium postgres
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not bench and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not bench and not gpu"
 
 # The browser tests drive Debian's Chromium. Without it they are skipped, and say so.
 chromium:

@@ -31,6 +31,7 @@ from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.adaptation.top_layers import train_layers
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
+from stages.hub import check_hub, first_line
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
@@ -53,7 +54,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no tokenizer there ({_first_line(error)})") from None
+        raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -178,12 +179,11 @@ def device() -> torch.device:
 
 def _check_source(source: str | Path) -> None:
     """A hub name is `name` or `owner/name`; anything else must be a folder that is there."""
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
+    if Path(source).is_dir():
+        return
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
         raise ValueError(f"{source}: no such folder, and not a hub model's name")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    check_hub(str(source))
 
 
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -206,7 +206,7 @@ def _load_causal_lm(source: str | Path) -> PreTrainedModel:
             str(source), config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no causal language model ({_first_line(error)})") from None
+        raise ValueError(f"{source}: no causal language model ({first_line(error)})") from None
     model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])

@@ -27,11 +27,12 @@ FLAGS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, with the reason; and what needs a browser comes last,
+    """Skip what this machine cannot run, with the reason; and files that need a browser come last,
     because Playwright keeps an event loop running in this thread from its first test on, where
     `asyncio.run` refuses to work.
     """
-    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+    driven = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in driven)
     missing = {}
     if shutil.which("chromium") is None:
         missing["browser"] = "Debian's chromium is not installed (apt-get install chromium)"

@@ -1,0 +1,80 @@
+"""A model's name that leads nowhere is told in one line, at once."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from stages.hub import check_hub
+from stages.models import load_tokenizer
+
+
+@contextmanager
+def hub(status: int, error_code: str = "") -> Iterator[list[str]]:
+    """The address of a server that gives every question the same answer, and what it was asked."""
+    asked = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("X-Error-Code", error_code)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", False)
+            patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+            yield asked
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_hub_that_nobody_reaches_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ValueError, match="nowhere: no such folder, and the hub cannot be") as told:
+        load_tokenizer("nowhere")
+    assert "\n" not in str(told.value)
+
+
+def test_without_permission_to_ask_the_line_says_so():
+    with pytest.raises(ValueError, match=r"hub cannot be reached .*offline mode"):
+        check_hub("nowhere")
+
+
+def test_a_name_that_the_hub_does_not_know_is_told():
+    with (
+        hub(404, "RepoNotFound") as asked,
+        pytest.raises(ValueError, match="a/b: no such folder, and no such model on the hub"),
+    ):
+        check_hub("a/b")
+    assert asked == ["/api/models/a/b"]
+
+
+def test_a_busy_hub_leaves_the_word_to_the_loader():
+    with hub(503) as asked:
+        check_hub("a/b")
+    assert len(asked) == 1
+
+
+def test_what_is_in_the_cache_needs_no_hub(empty_cache: Path):
+    (empty_cache / "models--a--b").mkdir()
+    with hub(404, "RepoNotFound") as asked:
+        check_hub("a/b")
+    assert asked == []
