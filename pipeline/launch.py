@@ -20,6 +20,7 @@ import yaml
 
 from pipeline.hosts import Host, read_hosts
 from pipeline.placement import Place, alone, launched_already, on_host
+from reward_models.one_line import first_line
 
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
 WAYS = "ddp, zero1, zero2, zero3, zero3-offload or fsdp2"
@@ -113,7 +114,7 @@ def _own_processes(accelerate_config: Path | None) -> int | None:
     try:
         found = yaml.safe_load(accelerate_config.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise ValueError(f"{accelerate_config}: not a config of accelerate ({why})") from None
     if not isinstance(found, dict) or "distributed_type" not in found:
         raise ValueError(

@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from reward_models.card import RewardCard
+from reward_models.hub import check_source
+from reward_models.one_line import first_line
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 
@@ -123,10 +125,11 @@ def _token_tables(base: PreTrainedModel) -> set[int]:
 
 
 def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
+    check_source(source)
     try:
         config = without_dropout(AutoConfig.from_pretrained(source))
         loaded = kind.from_pretrained(source, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no model there ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{source}: no model there ({first_line(error)})") from None
     model: PreTrainedModel = loaded
     return model

@@ -8,7 +8,6 @@ load. A restricted model is saved as an adapter alone, beside the name and hash 
 import hashlib
 import json
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import cast
@@ -25,13 +24,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from reward_models.hub import check_source
+from reward_models.one_line import first_line
 from reward_models.trunk import place_of, weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.adaptation.top_layers import train_layers
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
-from stages.hub import check_hub, first_line
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
@@ -50,7 +50,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     the part; where there is none, `<|pad|>` is added, for which `load_policy` makes room.
     Raises ValueError where there is no tokenizer, or none with EOS.
     """
-    _check_source(source)
+    check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
@@ -177,15 +177,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_source(source: str | Path) -> None:
-    """A hub name is `name` or `owner/name`; anything else must be a folder that is there."""
-    if Path(source).is_dir():
-        return
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
-        raise ValueError(f"{source}: no such folder, and not a hub model's name")
-    check_hub(str(source))
-
-
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """A special token that stands for nothing else: named for padding, else unknown, else last."""
     used = {tokenizer.eos_token, tokenizer.bos_token}
@@ -198,7 +189,7 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _load_causal_lm(source: str | Path) -> PreTrainedModel:
-    _check_source(source)
+    check_source(source)
     try:
         config = AutoConfig.from_pretrained(str(source))
         switch_off_dropout(config)

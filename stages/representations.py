@@ -36,6 +36,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
+from reward_models.hub import check_source
+from reward_models.one_line import first_line
 from reward_models.trunk import weights_hash
 from stages.data.padding import pad_right
 from stages.models import ADAPTER_FILE, device, load_policy
@@ -71,6 +73,7 @@ def load_reader(source: str) -> Reader:
 
     An adapter's folder is read as the policy it makes of its base.
     """
+    check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         if (Path(source) / ADAPTER_FILE).is_file():
@@ -79,8 +82,7 @@ def load_reader(source: str) -> Reader:
             config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: no model to read with ({first})") from None
+        raise ValueError(f"{source}: no model to read with ({first_line(error)})") from None
     model.requires_grad_(False)
     model.train(False)
     model.to(device())  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from reward_models.model import RewardModel
+from reward_models.one_line import first_line
 from reward_models.pieces import STEM, Pieces, piece_table
 from reward_models.trunk import transformer
 from stages.data.padding import pad_right, positions
@@ -183,7 +184,7 @@ def _mismatch(model: RewardModel, element: RankedPrompt) -> str | None:
             except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
                 if isinstance(layout, SeparateRows):
                     raise
-                return f"it refused ({str(error).splitlines()[0][:80]})"
+                return f"it refused ({first_line(error)[:80]})"
     difference = (scores[0] - scores[1]).abs().max().item()
     if difference <= TOLERANCE * max(1.0, scores[0].abs().max().item()):
         return None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from reward_models.one_line import first_line
 from stages.families import Full, Restricted
 from stages.zero_state import let_models_load_whole
 
@@ -31,7 +32,7 @@ def training_arguments(
     try:
         arguments = kind(**ours, **further)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"trainer: {first_line(error)}") from None
     if arguments.world_size != num_ranks():
         raise ValueError(
             f"{num_ranks()} processes were started, but {arguments.world_size} found one another; "

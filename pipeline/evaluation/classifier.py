@@ -16,6 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.evaluation.samples import Completion, Scores
 from pipeline.evaluation.scorer_config import ClassifierConfig
+from reward_models.hub import check_source
+from reward_models.one_line import first_line
 from stages.models import device
 
 Activation = Literal["sigmoid", "softmax"]
@@ -37,13 +39,12 @@ class SequenceClassifier:
         cls, name: str, activation: Activation | None = None, max_tokens: int = 512
     ) -> "SequenceClassifier":
         """From a folder, or of the hub. Raises ValueError where there is no such classifier."""
+        check_source(name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForSequenceClassification.from_pretrained(name)
-        except OSError as error:
-            raise ValueError(
-                f"{name}: no classifier to be had ({str(error).splitlines()[0]})"
-            ) from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: no classifier to be had ({first_line(error)})") from None
         model.to(device()).eval()
         labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
         several = model.config.problem_type == "multi_label_classification" or len(labels) == 1

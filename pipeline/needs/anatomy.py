@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from reward_models.hub import check_source
+from reward_models.one_line import first_line
 from stages.config import Adaptation
 from stages.dropout import switch_off_dropout
 from stages.families import Full, Prompt
@@ -67,11 +69,11 @@ def model_config(source: str | Path) -> PretrainedConfig:
         kind, settings = KNOWN[str(source)]
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
         return config
+    check_source(source)
     try:
         config = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError) as error:
-        said = (str(error).strip().splitlines() or ["?"])[0]
-        raise ValueError(f"{source}: its size is not known ({said})") from None
+        raise ValueError(f"{source}: its size is not known ({first_line(error)})") from None
     return config
 
 

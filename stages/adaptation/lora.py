@@ -10,6 +10,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from reward_models.one_line import first_line
 from stages.config import LoRA
 
 
@@ -28,7 +29,7 @@ def new_lora(model: PreTrainedModel, adaptation: LoRA) -> PreTrainedModel:
     try:
         return cast(PreTrainedModel, get_peft_model(model, config))
     except ValueError as error:
-        raise ValueError(f"adaptation.target_modules: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"adaptation.target_modules: {first_line(error)}") from None
 
 
 def resume_lora(model: PeftModel, adaptation: LoRA) -> PreTrainedModel:

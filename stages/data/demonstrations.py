@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reward_models.one_line import first_line
 from reward_models.records import Demonstration, Prompt, read_jsonl
 
 R = TypeVar("R")
@@ -111,8 +112,7 @@ def source_rows(source: str) -> Iterator[tuple[str, Row]]:
     try:
         rows = load_dataset(name, split=split or "train")
     except (OSError, ValueError) as error:  # the library's errors for what is not there are these
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: no data set to be had ({first})") from None
+        raise ValueError(f"{source}: no data set to be had ({first_line(error)})") from None
     yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
+from reward_models.one_line import first_line
 from reward_models.pieces import let_read_pieces
 from reward_models.trunk import transformer
 from stages.generation import Sampled
@@ -42,7 +43,7 @@ def obstacle_to_packing(
         except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
             if not packed:
                 raise
-            return f"the model refused ({str(error).splitlines()[0][:80]})"
+            return f"the model refused ({first_line(error)[:80]})"
     worst = max(float((a - b).abs().max()) for a, b in zip(*read, strict=True))
     return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
 

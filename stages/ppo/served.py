@@ -22,6 +22,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reward_models.one_line import first_line
 from stages.config import SamplingConfig, VllmRollouts
 from stages.generation import Sampled
 from stages.ppo.networks import Network
@@ -158,7 +159,7 @@ def _weight_channel(url: str, device: torch.device) -> Any:
         client = VLLMClient(base_url=url)
         client.init_communicator(device)
     except (ImportError, NotImplementedError, RuntimeError, ConnectionError) as error:
-        raise ValueError(f"rollouts.url {url}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"rollouts.url {url}: {first_line(error)}") from None
     return client
 
 

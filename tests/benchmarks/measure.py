@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from cpuinfo import get_cpu_info
+from transformers.utils import logging
 
 from stages.freed_memory import give_back_freed_memory
 from tests.benchmarks.alternate import Worker, alternate, ratio
@@ -169,15 +170,20 @@ def main(
     torch.set_num_threads(1)
     path = out / "benchmark.json"
     found = {} if not path.is_file() else _by_name(json.loads(path.read_text())["cases"])
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of tiny files being written
     large = {case.name for case in LARGE + ALONE}
-    for number, one in enumerate(measurements(trl)):
+    chosen = [
+        (number, one)
+        for number, one in enumerate(measurements(trl))
+        if ((only in one.case.name) if only else (one.case.name not in large))
+    ]
+    for turn, (number, one) in enumerate(chosen, start=1):
         name = one.case.name
-        if (only in name) if only else (name not in large):
-            found[name] = measure(one, out / f"case{number}", pairs)
-            _write(found, path)
-            times = found[name]["times_the_cpu"].items()
-            told = ", ".join(f"{peer}: {ratios['median']:.2f}" for peer, ratios in times)
-            print(f"{name}   {told}", flush=True)
+        print(f"[{turn}/{len(chosen)}] {name} ...", flush=True)
+        found[name] = measure(one, out / f"case{number}", pairs)
+        _write(found, path)
+        for peer, ratios in found[name]["times_the_cpu"].items():
+            print(f"    {peer}: {ratios['median']:.2f} times the CPU seconds", flush=True)
     print(path)
 
 

@@ -93,8 +93,11 @@ def test_a_model_whose_labels_do_not_say_which_is_toxic_needs_to_be_told(tmp_pat
 
 
 def test_no_model_there_is_one_line(tmp_path: Path):
-    with pytest.raises(ValueError, match="no classifier to be had"):
-        SequenceClassifier.load(str(tmp_path / "nowhere"))
+    expected = {tmp_path: "no classifier to be had", tmp_path / "nowhere": "no such folder"}
+    for source, said in expected.items():
+        with pytest.raises(ValueError, match=said) as caught:
+            SequenceClassifier.load(str(source))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_classifier_says_what_it_is(tmp_path: Path):

@@ -96,9 +96,10 @@ def test_known_shapes_have_the_published_number_of_parameters(name: str, billion
 
 
 def test_a_model_whose_size_nobody_knows_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="its size is not known") as caught:
-        model_config(tmp_path / "nothing")
-    assert "\n" not in str(caught.value)
+    for source, said in ((tmp_path, "its size is not known"), (tmp_path / "no", "no such folder")):
+        with pytest.raises(ValueError, match=said) as caught:
+            model_config(source)
+        assert "\n" not in str(caught.value)
 
 
 NEED = Need("sft", weights=400, gradients=400, optimizer=800, activations=100, cache=50)

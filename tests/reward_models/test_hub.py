@@ -2,21 +2,27 @@
 
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from stages.hub import check_hub
-from stages.models import load_tokenizer
+from pipeline.evaluation.classifier import SequenceClassifier
+from pipeline.needs.anatomy import model_config
+from reward_models.hub import check_source
+from reward_models.trunk import load_causal
+from stages.models import load_policy, load_tokenizer
+from stages.representations import load_reader
+
+DOORS = [load_tokenizer, load_policy, load_causal, load_reader, model_config]
 
 
 @contextmanager
 def hub(status: int, error_code: str = "") -> Iterator[list[str]]:
-    """The address of a server that gives every question the same answer, and what it was asked."""
-    asked = []
+    """What a hub is asked meanwhile that gives every question the same answer."""
+    asked: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -45,17 +51,20 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_hub_that_nobody_reaches_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("load", [*DOORS, SequenceClassifier.load])
+def test_a_hub_that_nobody_reaches_is_told_in_one_line(
+    load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(ValueError, match="nowhere: no such folder, and the hub cannot be") as told:
-        load_tokenizer("nowhere")
+        load("nowhere")
     assert "\n" not in str(told.value)
 
 
 def test_without_permission_to_ask_the_line_says_so():
     with pytest.raises(ValueError, match=r"hub cannot be reached .*offline mode"):
-        check_hub("nowhere")
+        check_source("nowhere")
 
 
 def test_a_name_that_the_hub_does_not_know_is_told():
@@ -63,18 +72,18 @@ def test_a_name_that_the_hub_does_not_know_is_told():
         hub(404, "RepoNotFound") as asked,
         pytest.raises(ValueError, match="a/b: no such folder, and no such model on the hub"),
     ):
-        check_hub("a/b")
+        check_source("a/b")
     assert asked == ["/api/models/a/b"]
 
 
 def test_a_busy_hub_leaves_the_word_to_the_loader():
     with hub(503) as asked:
-        check_hub("a/b")
+        check_source("a/b")
     assert len(asked) == 1
 
 
 def test_what_is_in_the_cache_needs_no_hub(empty_cache: Path):
     (empty_cache / "models--a--b").mkdir()
     with hub(404, "RepoNotFound") as asked:
-        check_hub("a/b")
+        check_source("a/b")
     assert asked == []
