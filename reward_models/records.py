@@ -1,9 +1,13 @@
 """The records that travel between stages: one JSON object a line, unknown fields kept.
 
-    demonstration  {"prompt", "response", "id"?, "context"?, "category"?, ...}
-    prompt         {"prompt", "id"?, "context"?, "category"?, "answerable"?, ...}
-    ranking task   {"id", "prompt", "context"?, "responses": [{"id", "text", "model", "sampling"}]}
+    demonstration  {"prompt" | "messages", "response", "id"?, "context"?, "category"?, ...}
+    prompt         {"prompt" | "messages", "id"?, "context"?, "category"?, "answerable"?, ...}
+    ranking task   {"id", "prompt" | "messages", "context"?, "responses": [{"id", "text", "model",
+                    "sampling"}]}
     ranking        {"task", "annotator", "kind", "ranks": {response id: 1..K}, "ratings", ...}
+
+`messages` are the turns of a conversation that ends with the user, who is to be answered. A record
+has that last turn's text as its `prompt` and the turns before it as its `history`.
 
 A record checks itself once, on construction; code after that trusts it. Nothing here imports torch.
 """
@@ -18,6 +22,29 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 R = TypeVar("R", bound="Record")
 Kind = Literal["human", "simulated", "imported"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(
+                f"a message has the role {self.role!r}, expected one of {', '.join(get_args(Role))}"
+            )
+        if not isinstance(self.content, str):
+            raise ValueError(
+                f"a message's content is {type(self.content).__name__}, expected a string"
+            )
+
+    def to_json(self) -> dict[str, str]:
+        """The JSON object."""
+        return {"role": self.role, "content": self.content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +57,12 @@ class Record:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Build the record; raise ValueError naming the key that is missing or wrong."""
+        known = {f.name for f in fields(cls)} - {"extra"}
+        if "history" in known and "messages" in row:
+            row = _with_prompt(row)
         for name in cls.required:
             if name not in row:
                 raise ValueError(f"key '{name}' is missing; found {sorted(row)}")
-        known = {f.name for f in fields(cls)} - {"extra"}
         inside = {name: row[name] for name in row if name in known}
         return cls(**inside, extra={name: row[name] for name in row if name not in known})
 
@@ -41,7 +70,25 @@ class Record:
         """The JSON object, without the optional keys that are unset."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         kept = {name: value for name, value in named.items() if value is not None}
+        history: tuple[Turn, ...] = kept.pop("history", ())
+        if history:
+            turns = [*history, Turn("user", kept.pop("prompt"))]
+            kept = {"messages": [turn.to_json() for turn in turns], **kept}
         return {**kept, **self.extra}
+
+
+def _with_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with `prompt` and `history` in place of `messages`."""
+    if "prompt" in row:
+        raise ValueError("both 'prompt' and 'messages' are there; expected one of them")
+    messages = row["messages"]
+    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
+        raise ValueError(f"'messages' is {messages!r:.60}, expected a list of roles and contents")
+    turns = [Turn(one.get("role"), one.get("content")) for one in messages]
+    if not turns or turns[-1].role != "user":
+        raise ValueError("'messages' does not end with a user's turn, which is to be answered")
+    rest = {name: value for name, value in row.items() if name != "messages"}
+    return {**rest, "prompt": turns[-1].content, "history": tuple(turns[:-1])}
 
 
 def _text(name: str, value: object, *, empty: bool = False) -> None:
@@ -63,6 +110,7 @@ class Demonstration(Record):
     source: str | None = None
     context: str | None = None
     category: str | None = None
+    history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         _text("prompt", self.prompt)
@@ -80,6 +128,7 @@ class Prompt(Record):
     context: str | None = None
     category: str | None = None
     answerable: bool | None = None
+    history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         _text("prompt", self.prompt)
@@ -123,6 +172,7 @@ class RankingTask(Record):
     responses: tuple[Response, ...]
     context: str | None = None
     category: str | None = None
+    history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         _text("id", self.id)
