@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `rlhf --help` answers at once; each verb
 everything else goes to stderr.
 """
 
+import os
 from typing import Literal
 
 import typer
@@ -16,6 +17,7 @@ from pipeline.guard import run_verb
 from pipeline.labeling_verbs import verbs as labeling_verbs
 from pipeline.launch import chosen
 from pipeline.room_verbs import verbs as room_verbs
+from pipeline.waiting_threads import bound_spinning
 
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
 evaluation that says whether it helped.
@@ -56,6 +58,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The command `rlhf`."""
+    bound_spinning(os.environ)
     app()
 
 
