@@ -191,6 +191,11 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
                 copy_weights(trained_parameters(models.critic), trained["critic"])
             save_policy(models.policy, models.tokenizer, out / "model")
             models.critic.save(out / "critic")
+            if best is not None and best.iteration == 0:
+                log.warning(
+                    "the result is the starting policy: none that was trained had a higher "
+                    "ppo/validation_score, without an alarm and within the KL budget"
+                )
             if course.rollbacks:
                 write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
     learner.accelerator.wait_for_everyone()
