@@ -121,7 +121,7 @@ class GoldCurve(Config):
 class ValidationRule(Config):
     """Choosing the policy by reward-model score on validation prompts, within a KL budget.
 
-    The starting policy is a candidate too; that of an iteration with an alarm is none.
+    The policy of an iteration with an alarm is no candidate; without any, the start is the result.
     """
 
     every: PositiveInt = 5  # iterations

@@ -6,12 +6,13 @@ the checkpoint that is written at once, so a run that is killed later goes on wi
 else of the iterations that were taken back remains. An iteration's metrics are those of the policy
 it began with, so where they raise an alarm, that policy's checkpoint is passed over too.
 
-With `validation` the result is the policy with the highest validation score. The starting policy is
-the first candidate. A policy beyond the KL budget is none, nor is that of an iteration whose
-metrics raised an alarm.
+With `validation` the result is the policy with the highest validation score, but none beyond the KL
+budget and none of an iteration whose metrics raised an alarm. Without any other, the result is the
+starting policy.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,9 +65,7 @@ class Course:
         if state is not None:
             self._restore(state)
         else:
-            self._measure_start(report)
-            if self.config.guards.action == "rollback":
-                self._save(checkpoints)
+            self._begin(checkpoints, report)
         while self.done < self.config.iterations and not self.over:
             self.done += 1
             try:
@@ -78,11 +77,13 @@ class Course:
                     raise UnhealthyRunError(why) from sickness
                 self._go_back(checkpoints, why)
 
-    def _measure_start(self, report: Report) -> None:
-        """Validation and gold of the policy that training starts from."""
-        found = self._watched()
-        if found:
-            self._tell(report, self._choose(found, ()))
+    def _begin(self, checkpoints: Checkpoints, report: Report) -> None:
+        if self.config.validation is not None:
+            self.best = Best(-math.inf, 0, self.learner.copy_of_result())
+        if self.gold is not None:
+            self._tell(report, measure(self.learner, self.gold, self.gold_prompts))
+        if self.config.guards.action == "rollback":
+            self._save(checkpoints)
 
     def _advance(self, checkpoints: Checkpoints, report: Report) -> None:
         found = iterate(
@@ -152,7 +153,8 @@ class Course:
             return metrics
         score, kl = metrics["ppo/validation_score"], metrics["ppo/validation_kl_nats"]
         self.over = rule.kl_budget_nats is not None and kl > rule.kl_budget_nats
-        if self.best is None or (score > self.best.score and not raised and not self.over):
+        assert self.best is not None, "a run with validation begins with its start as the best"
+        if score > self.best.score and not raised and not self.over:
             self.best = Best(score, self.done, self.learner.copy_of_result())
         if self.over:
             log.warning(

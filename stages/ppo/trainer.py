@@ -193,8 +193,8 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
             models.critic.save(out / "critic")
             if best is not None and best.iteration == 0:
                 log.warning(
-                    "the result is the starting policy: none that was trained had a higher "
-                    "ppo/validation_score, without an alarm and within the KL budget"
+                    "the result is the starting policy: no iteration that was validated was "
+                    "within the KL budget and without an alarm"
                 )
             if course.rollbacks:
                 write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
