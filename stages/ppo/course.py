@@ -86,13 +86,8 @@ class Course:
             self._save(checkpoints)
 
     def _advance(self, checkpoints: Checkpoints, report: Report) -> None:
-        found = iterate(
-            self.learner,
-            self.prompts,
-            self.examples,
-            self.done - 1,
-            self.kl_coefficient,
-        )
+        learnt_from = (self.prompts, self.examples)
+        found = iterate(self.learner, *learnt_from, self.done - 1, self.kl_coefficient)
         self.first_tokens = self.first_tokens or found["ppo/response_tokens"]
         found["ppo/length_growth"] = found["ppo/response_tokens"] / self.first_tokens
         if self.config.guards.action == "rollback":
@@ -102,7 +97,9 @@ class Course:
         raised = alarms(found, self.config.guards)
         found = self._choose(found, raised)
         self._tell(report, found)
-        self._heed(found, raised, checkpoints)
+        if raised and self.config.guards.action == "rollback" and self._is_main:
+            checkpoints.pass_over(self.done - 1)
+        self._heed(found, raised)
         if self.over or self._is_time(self.config.checkpoint_every):
             self._save(checkpoints)
 
@@ -164,12 +161,8 @@ class Course:
             )
         return metrics | {"ppo/best_iteration": float(self.best.iteration)}
 
-    def _heed(
-        self, metrics: dict[str, float], raised: Sequence[str], checkpoints: Checkpoints
-    ) -> None:
+    def _heed(self, metrics: dict[str, float], raised: Sequence[str]) -> None:
         action = self.config.guards.action
-        if raised and action == "rollback" and self._is_main:
-            checkpoints.pass_over(self.done - 1)
         for alarm in raised:
             if action == "warn":
                 log.warning("iteration %d: %s", self.done, alarm)
