@@ -119,7 +119,10 @@ class GoldCurve(Config):
 
 
 class ValidationRule(Config):
-    """Choosing the policy by reward-model score on validation prompts, within a KL budget."""
+    """Choosing the policy by reward-model score on validation prompts, within a KL budget.
+
+    The policy of an iteration with an alarm is no candidate; without any, the start is the result.
+    """
 
     every: PositiveInt = 5  # iterations
     kl_budget_nats: PositiveFloat | None = None  # a response; beyond it the run ends

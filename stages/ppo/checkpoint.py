@@ -33,7 +33,7 @@ class Checkpoints:
 
     def save(self, iteration: int, state: Mapping[str, Any]) -> None:
         """Write the state after `iteration` iterations; all but the last two are removed."""
-        final = self.folder / f"iteration-{iteration:06d}"
+        final = self._folder_of(iteration)
         aside = final.with_name(final.name + ".part")
         try:
             aside.mkdir(parents=True)
@@ -79,10 +79,19 @@ class Checkpoints:
         _tell(damaged, "there is none before it, so training begins anew")
         return None
 
+    def pass_over(self, iteration: int) -> None:
+        """Remove the checkpoint after this iteration, if there is an earlier one to return to."""
+        newest = self._complete()[-1:]
+        if newest == [self._folder_of(iteration)] and len(self._complete()) > 1:
+            shutil.rmtree(newest[0])
+
     def remove_cut_off(self) -> None:
         """Remove what an earlier run was writing when it died."""
         for path in self.folder.glob("*.part"):
             shutil.rmtree(path)
+
+    def _folder_of(self, iteration: int) -> Path:
+        return self.folder / f"iteration-{iteration:06d}"
 
     def _complete(self) -> list[Path]:
         found = self.folder.glob("iteration-*")

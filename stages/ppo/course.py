@@ -1,12 +1,18 @@
 """A PPO run under way: iterations, what is watched meanwhile, checkpoints, and the way back.
 
-A checkpoint is only ever written after its iteration passed every guard, so the last one is a good
-one. `guards.action: rollback` returns to it with smaller steps and a stronger pull to the
-reference; both are part of the checkpoint that is written at once, so a run that is killed later
-goes on with them.
+A checkpoint is only ever written after its iteration passed every guard. `guards.action: rollback`
+returns to the last one with smaller steps and a stronger pull to the reference; both are part of
+the checkpoint that is written at once, so a run that is killed later goes on with them. Nothing
+else of the iterations that were taken back remains. An iteration's metrics are those of the policy
+it began with, so where they raise an alarm, that policy's checkpoint is passed over too.
+
+With `validation` the result is the policy with the highest validation score, but none beyond the KL
+budget and none of an iteration whose metrics raised an alarm. Without any other, the result is the
+starting policy.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,10 +64,8 @@ class Course:
         state = self._latest(checkpoints)
         if state is not None:
             self._restore(state)
-        elif self.config.guards.action == "rollback":
-            self._save(checkpoints)
-        if self.gold is not None and self.done == 0:
-            self._tell(report, measure(self.learner, self.gold, self.gold_prompts))
+        else:
+            self._begin(checkpoints, report)
         while self.done < self.config.iterations and not self.over:
             self.done += 1
             try:
@@ -73,24 +77,29 @@ class Course:
                     raise UnhealthyRunError(why) from sickness
                 self._go_back(checkpoints, why)
 
+    def _begin(self, checkpoints: Checkpoints, report: Report) -> None:
+        if self.config.validation is not None:
+            self.best = Best(-math.inf, 0, self.learner.copy_of_result())
+        if self.gold is not None:
+            self._tell(report, measure(self.learner, self.gold, self.gold_prompts))
+        if self.config.guards.action == "rollback":
+            self._save(checkpoints)
+
     def _advance(self, checkpoints: Checkpoints, report: Report) -> None:
-        found = iterate(
-            self.learner,
-            self.prompts,
-            self.examples,
-            self.done - 1,
-            self.kl_coefficient,
-        )
+        learnt_from = (self.prompts, self.examples)
+        found = iterate(self.learner, *learnt_from, self.done - 1, self.kl_coefficient)
         self.first_tokens = self.first_tokens or found["ppo/response_tokens"]
         found["ppo/length_growth"] = found["ppo/response_tokens"] / self.first_tokens
         if self.config.guards.action == "rollback":
             found["ppo/rollbacks"] = float(len(self.rollbacks))
         self._control_kl(found["ppo/kl_nats"])
-        found |= self._validate()
-        if self.gold is not None and self._is_time(self.gold_every):
-            found |= measure(self.learner, self.gold, self.gold_prompts)
+        found |= self._watched()
+        raised = alarms(found, self.config.guards)
+        found = self._choose(found, raised)
         self._tell(report, found)
-        self._heed(found)
+        if raised and self.config.guards.action == "rollback" and self._is_main:
+            checkpoints.pass_over(self.done - 1)
+        self._heed(found, raised)
         if self.over or self._is_time(self.config.checkpoint_every):
             self._save(checkpoints)
 
@@ -121,22 +130,40 @@ class Course:
                 horizon=kl.horizon_episodes,
             )
 
-    def _validate(self) -> dict[str, float]:
-        """Every so often: is this the best policy yet, and is it still within the KL budget?"""
+    def _watched(self) -> dict[str, float]:
+        """The metrics on validation and gold prompts, in the iterations that measure them."""
+        found: dict[str, float] = {}
         rule = self.config.validation
-        if rule is None or not self._is_time(rule.every):
-            return {}
-        found = validate(self.learner, self.validation)
-        score, kl = found["ppo/validation_score"], found["ppo/validation_kl_nats"]
-        if rule.kl_budget_nats is not None and kl > rule.kl_budget_nats:
-            self.over = True
-        if self.best is None or (score > self.best.score and not self.over):
-            self.best = Best(score, self.done, self.learner.copy_of_result())
+        if rule is not None and self._is_time(rule.every):
+            found |= validate(self.learner, self.validation)
+        if self.gold is not None and self._is_time(self.gold_every):
+            found |= measure(self.learner, self.gold, self.gold_prompts)
         return found
 
-    def _heed(self, metrics: dict[str, float]) -> None:
+    def _choose(self, metrics: dict[str, float], raised: Sequence[str]) -> dict[str, float]:
+        """The metrics, with the iteration of the best policy so far where it was validated.
+
+        `raised` are the iteration's alarms. A policy beyond the KL budget ends the run.
+        """
+        rule = self.config.validation
+        if rule is None or "ppo/validation_score" not in metrics:
+            return metrics
+        score, kl = metrics["ppo/validation_score"], metrics["ppo/validation_kl_nats"]
+        self.over = rule.kl_budget_nats is not None and kl > rule.kl_budget_nats
+        assert self.best is not None, "a run with validation begins with its start as the best"
+        if score > self.best.score and not raised and not self.over:
+            self.best = Best(score, self.done, self.learner.copy_of_result())
+        if self.over:
+            log.warning(
+                "iteration %d: ppo/validation_kl_nats is %.3g, above validation.kl_budget_nats "
+                "(%g): training ends here, with the policy of iteration %d as its result",
+                *(self.done, kl, rule.kl_budget_nats, self.best.iteration),
+            )
+        return metrics | {"ppo/best_iteration": float(self.best.iteration)}
+
+    def _heed(self, metrics: dict[str, float], raised: Sequence[str]) -> None:
         action = self.config.guards.action
-        for alarm in alarms(metrics, self.config.guards):
+        for alarm in raised:
             if action == "warn":
                 log.warning("iteration %d: %s", self.done, alarm)
             elif negative_kl(metrics) is None:
@@ -208,6 +235,7 @@ class Course:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        self.best = None
         if state["best"] is not None:
             score, iteration, weights = state["best"]
             self.best = Best(score, iteration, self.learner.held_of(weights))

@@ -23,7 +23,7 @@ class Episodes:
     """Prompts with their responses, right-aligned.
 
     `mask_BL` is true at every token, `response_BT` at the response's, in the last T columns. Every
-    `sharing` neighbours have the same prompt, and models read it once for all of them.
+    `sharing` neighbours have the same prompt, which is computed once where episodes are packed.
     """
 
     ids_BL: Tensor

@@ -43,7 +43,7 @@ class Fsdp2:
         if torch.isfinite(norm):
             self.optimizer.param_groups[0]["lr"] = learning_rate
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def gradients(self) -> list[Tensor]:

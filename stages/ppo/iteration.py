@@ -31,7 +31,7 @@ def iterate(
         _asked(learner, prompts, iteration),
         generator_for(learner.seed, "rollout", iteration, EVERY_RANK),
         minibatches=[learner.own(rows) for rows in learner.minibatches(iteration, epoch=0)],
-        sharing=learner.sharing,
+        sharing=config.responses_per_prompt,
         sampled=lambda: watch.lap("time/rollout_s"),
         keep=learner.keeps_first_pass,
     )
@@ -53,7 +53,7 @@ def iterate(
         **found,
         "ppo/explained_variance": metrics.explained_variance(data),
         "ppo/kl_coefficient": kl_coefficient,
-        "ppo/learning_rate": learner.learning_rate,
+        "ppo/learning_rate": learner.learning_rate(iteration),
         **watch.seconds,
     }
 

@@ -64,8 +64,6 @@ class Learner:
         self.models = replace(models, lower=LowerStates(() if apart else roles))
         self.micro = self._told = MicroBatch.told(config, accelerator.num_processes)
         self.server: PolicyServer | None = None  # who samples, if it is not this process
-        self.learning_rate = config.learning_rate  # the policy's, as of the last update
-        self.critic_learning_rate = config.critic_learning_rate
         self.rate_scale = 1.0  # of both learning rates; a rollback lowers it
         decay = config.ema_decay
         self.average = None if decay is None else MovingAverage(self.policy.held(), decay)
@@ -74,21 +72,25 @@ class Learner:
         self, data: Experience, examples: PretrainingStream | None, iteration: int, tally: Tally
     ) -> None:
         """All minibatches of all inner epochs; UnhealthyRunError before a step that would spoil."""
-        warm = objective.warm_up(iteration, self.config.warmup_iterations)
-        self.learning_rate = self.config.learning_rate * warm * self.rate_scale
-        self.critic_learning_rate = self.config.critic_learning_rate * self.rate_scale
+        rate = self.learning_rate(iteration)
         for epoch in range(self.config.inner_epochs):
             for place, rows in enumerate(self.minibatches(iteration, epoch)):
                 first = epoch == 0 and place == 0
                 self._ppo_gradients(data, rows, tally, first=first)
                 if examples is not None:
                     self._pretraining_gradients(examples, tally, compared=first)
-                self._step(tally)
+                self._step(rate, tally)
+
+    def learning_rate(self, iteration: int) -> float:
+        """The policy's learning rate in an iteration; the critic's has no warm-up."""
+        warm = objective.warm_up(iteration, self.config.warmup_iterations)
+        return self.config.learning_rate * warm * self.rate_scale
 
     def minibatches(self, iteration: int, epoch: int) -> tuple[Tensor, ...]:
-        """A rollout's rows in the order of the update."""
+        """A rollout's rows in the order of the update, whether or not models read them packed."""
         generator = generator_for(self.seed, "minibatches", iteration, epoch, EVERY_RANK)
-        order = shuffled(self.config.episodes_per_rollout, self.sharing, generator)
+        sharing = self.config.responses_per_prompt
+        order = shuffled(self.config.episodes_per_rollout, sharing, generator)
         return torch.split(order.to(self.accelerator.device), self.config.minibatch)
 
     def own(self, rows: Tensor) -> Tensor:
@@ -105,11 +107,6 @@ class Learner:
         whole = self.config.minibatch == self.config.episodes_per_rollout
         cut = self.config.micro_batch_size == "auto" and self.micro != self._told
         return self.config.kept.first_pass and whole and isinstance(self.policy, Whole) and not cut
-
-    @property
-    def sharing(self) -> int:
-        """How many neighbouring episodes have a prompt that models read once for all of them."""
-        return self.config.responses_per_prompt if self.models.packed else 1
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -151,6 +148,7 @@ class Learner:
             self.average.average = self.held_of(state["average"])
         restore_into(self.policy, state["policy"])
         restore_into(self.critic, state["critic"])
+        self.models.lower.forget()
         self.rate_scale = state["rate_scale"]
         self.micro = self.micro.at_most(MicroBatch(*state["micro"]))  # the same numbers again
 
@@ -237,12 +235,13 @@ class Learner:
             ratio = self.policy.norm(added) / self.policy.norm(before)
             tally.add("ppo/pretraining_gradient_ratio", ratio)
 
-    def _step(self, tally: Tally) -> None:
-        for name, trained, rate in (
-            ("gradient", self.policy, self.learning_rate),
-            ("critic_gradient", self.critic, self.critic_learning_rate),
-        ):
-            norm = trained.step(rate)
+    def _step(self, learning_rate: float, tally: Tally) -> None:
+        critic_rate = self.config.critic_learning_rate * self.rate_scale
+        norms = {  # both, so that no gradient is left for an iteration after a rollback
+            "gradient": self.policy.step(learning_rate),
+            "critic_gradient": self.critic.step(critic_rate),
+        }
+        for name, norm in norms.items():
             if not torch.isfinite(norm):
                 raise RecoverableRunError(
                     f"the {name.replace('_', ' ')} is not finite: the learning rate is too high "

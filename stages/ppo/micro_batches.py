@@ -123,7 +123,7 @@ def update_of(
     """The passes of an update over so many episodes, all with this prompt and as long as can be."""
     most = config.sampling.max_new_tokens
     said = Sampled((prompt * most)[:most], ended=False)
-    sharing = config.responses_per_prompt if models.packed else 1
+    sharing = config.responses_per_prompt
     given = ([prompt] * rows, [said] * rows, models.policy.device)
     layout = lay_out(Episodes.build(*given, sharing=sharing), packed=models.packed)
     return partial(_update, models, config, layout)

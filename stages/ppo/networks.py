@@ -54,7 +54,7 @@ class Network(Protocol):
         """Clip and apply the gradients and forget them; their norm before, over all ranks.
 
         A norm that is not finite comes back without a step where gradients are at hand before it
-        (`Whole`, `Fsdp2`); DeepSpeed tells it afterwards.
+        (`Whole`, `Fsdp2`); DeepSpeed tells it afterwards. The gradients are forgotten either way.
         """
 
     def gradients(self) -> list[Tensor]:
@@ -101,7 +101,7 @@ class Whole:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def gradients(self) -> list[Tensor]:

@@ -50,8 +50,9 @@ class PolicyServer:
         self.folder, self.accelerator = folder, accelerator
         self.http = httpx.Client(base_url=config.url, timeout=config.timeout_s)
         self.serves_adapter = isinstance(model, PeftModel)
-        self.sent = 0
-        self.name: str = self._ask("GET", "/v1/models")["data"][0]["id"]
+        served: list[str] = [one["id"] for one in self._ask("GET", "/v1/models")["data"]]
+        self.name = self.base = served[0]
+        self.sent = _last_number(served)
         if isinstance(model, PeftModel):
             if not isinstance(model.peft_config["default"], LoraConfig):
                 raise ValueError(
@@ -99,7 +100,7 @@ class PolicyServer:
             self.model.save_pretrained(str(folder), state_dict=weights)
             body = {"lora_name": name, "lora_path": str(folder)}
             self._ask("POST", "/v1/load_lora_adapter", body, to_mend=_LORA)
-            if self.sent > 1:
+            if self.name != self.base:
                 self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self.name})
         self.name = name
 
@@ -138,6 +139,12 @@ class PolicyServer:
             # Loading an adapter is answered with a sentence.
             is_json = "json" in response.headers.get("content-type", "")
             return response.json() if is_json else response.text
+
+
+def _last_number(served: Sequence[str]) -> int:
+    """The number of the newest adapter that the server holds: a run cut off left it there."""
+    numbers = [name.removeprefix(f"{_NAME}-") for name in served if name.startswith(f"{_NAME}-")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 _LORA = "; is it run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1?"

@@ -38,7 +38,7 @@ def answered(
     """The prompts, answered by the policy as it is and read by all models, on every rank.
 
     `minibatches` are the places of those that this rank will learn from, read here as there, so
-    that rounding is the same; None: any equal share. `sharing` neighbours are read in one row;
+    that rounding is the same; None: any equal share. `sharing` neighbours have one prompt;
     `sampled` is called when the responses are there. With `keep`, this rank's passes keep their
     graphs.
     """

@@ -191,6 +191,11 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
                 copy_weights(trained_parameters(models.critic), trained["critic"])
             save_policy(models.policy, models.tokenizer, out / "model")
             models.critic.save(out / "critic")
+            if best is not None and best.iteration == 0:
+                log.warning(
+                    "the result is the starting policy: no iteration that was validated was "
+                    "within the KL budget and without an alarm"
+                )
             if course.rollbacks:
                 write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
     learner.accelerator.wait_for_everyone()

@@ -63,6 +63,18 @@ def test_a_server_that_serves_something_else_shows(
     assert steps[0]["ppo/first_ratio_error"] <= 1e-5  # old log-probabilities are read again
 
 
+def test_a_run_that_goes_on_is_answered_by_its_own_adapter_not_by_the_one_it_left(
+    world: World, server: TinyVllm, tmp_path: Path
+) -> None:
+    whole = metrics_of(world, tmp_path / "whole", tiny_config(**served_by(server.url)))
+    half = tiny_config(**served_by(server.url), episodes=16)
+    metrics_of(world, tmp_path / "broken", half)
+    rest = trained(world, tmp_path / "broken", server.url)
+    for found, expected in zip(rest, whole[2:], strict=True):
+        assert found["ppo/score"] == expected["ppo/score"]
+        assert found["ppo/sampler_gap_nats_per_token"] < 1e-5
+
+
 @pytest.mark.distributed
 def test_several_ranks_are_answered_as_one_is(
     world: World, server: TinyVllm, tmp_path: Path

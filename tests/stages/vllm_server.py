@@ -37,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
     server: TinyVllm
 
     def do_GET(self) -> None:
-        self._answer({"data": [{"id": "base"}]})
+        with self.server.lock:
+            self._answer({"data": [{"id": name} for name in self.server.models]})
 
     def do_POST(self) -> None:
         length = int(self.headers["content-length"])
@@ -45,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.seen.append((self.path, body.get("lora_name", body.get("model", ""))))
             match self.path:
+                case "/v1/load_lora_adapter" if body["lora_name"] in self.server.models:
+                    self.send_error(400, f"'{body['lora_name']}' has already been loaded")
                 case "/v1/load_lora_adapter":
                     base = AutoModelForCausalLM.from_pretrained(str(self.server.base))
                     model = PeftModel.from_pretrained(base, body["lora_path"]).eval()
