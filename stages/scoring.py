@@ -27,7 +27,7 @@ def score_responses(
     if ended is None:
         ended = [True] * len(responses)
     sequences = [
-        prompt_ids(tokenizer, prompt.prompt, prompt.context)
+        prompt_ids(tokenizer, prompt.prompt, prompt.context, prompt.history)
         + response_ids(tokenizer, response, ended=end)
         for prompt, response, end in zip(prompts, responses, ended, strict=True)
     ]

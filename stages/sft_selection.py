@@ -118,7 +118,9 @@ def _scored(
     scorer.card.require_tokenizer(tokenizer_hash(tokenizer), str(checkpoint))
     policy = load_policy(checkpoint)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    asked = [prompt_ids(tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+    asked = [
+        prompt_ids(tokenizer, prompt.prompt, prompt.context, prompt.history) for prompt in prompts
+    ]
     generator = torch.Generator().manual_seed(seed)
     drawn = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
     scores = score_responses(
