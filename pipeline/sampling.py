@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.distinct import is_near_duplicate
 from reward_models.records import Prompt, RankingTask, Response, Turn
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_text
+from stages.data.template import conversation_ids, response_text
 from stages.generation import Sampled, generate_responses
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
@@ -104,10 +104,7 @@ def sample_tasks(
     left: list[_Place] = []
     for number, (name, source) in enumerate(policies.items()):
         policy = _load(name, source)
-        asked = [
-            prompt_ids(policy.tokenizer, prompt.prompt, prompt.context, prompt.history)
-            for prompt in prompts
-        ]
+        asked = [conversation_ids(policy.tokenizer, one) for one in prompts]
         left += places[number]
         for attempt in range(TRIES):
             stream = f"{prefix}{seed}/{number}/{attempt}"

@@ -5,7 +5,6 @@ without bf16 units bf16 is three to seven times slower. Weights stored in 16 bit
 load. A restricted model is saved as an adapter alone, beside the name and hash of its base.
 """
 
-import hashlib
 import json
 import os
 import warnings
@@ -17,12 +16,8 @@ from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -32,10 +27,11 @@ from reward_models.trunk import place_of, weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.adaptation.top_layers import train_layers
-from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
-from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
+from stages.data.template import stop_ids
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
+from stages.tokenizer import load_tokenizer as load_tokenizer
+from stages.tokenizer import tokenizer_hash as tokenizer_hash
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
@@ -45,59 +41,6 @@ logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 # DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
-
-    Nor is PAD any other id that ends a response. Where the tokenizer names no such PAD, a special
-    token that its chat template does not use takes the part; where there is none, `<|pad|>` is
-    added, for which `load_policy` makes room. The date that the template prints and the ids at
-    which the model beside it stops become part of the tokenizer's configuration, and are saved with
-    it. Raises ValueError where there is no tokenizer, or none with EOS, and for a chat template in
-    which no prompt and response can be told apart.
-    """
-    check_source(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
-    checked: PreTrainedTokenizerBase = tokenizer
-    if prints_date(checked):
-        checked.init_kwargs[DATE_KEY] = template_date(checked)
-    try:
-        named = named_ends(checked, _eos_beside(source)) - set(stop_ids(checked))
-        if named:
-            checked.init_kwargs[ENDS_KEY] = sorted({*named, *checked.init_kwargs.get(ENDS_KEY, ())})
-        if checked.pad_token_id is None or checked.pad_token_id in stop_ids(checked):
-            checked.add_special_tokens({"pad_token": _spare_token(checked)})
-    except ValueError as error:
-        raise ValueError(f"{source}: {first_line(error)}") from None
-    return checked
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over vocabulary, merges, normalisation, special tokens, BOS, chat template, its date.
-
-    Two tokenizers with one hash turn every text into the same ids; how they pad or truncate, which
-    changes as they are used, does not count.
-    """
-    read: dict[str, object] = {
-        "vocabulary": tokenizer.get_vocab(),
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "template": tokenizer.chat_template,
-    }
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        whole = json.loads(tokenizer.backend_tokenizer.to_str())
-        steps = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
-        read |= {step: whole[step] for step in steps}
-    if bos := bos_ids(tokenizer):
-        read["before"] = bos
-    if prints_date(tokenizer):
-        read["date"] = template_date(tokenizer)
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
@@ -195,30 +138,6 @@ def base_note(model: PeftModel) -> str:
 def device() -> torch.device:
     """Where models run outside a trainer: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A special token that stands for nothing else: named for padding, else unknown, else last."""
-    ends = tokenizer.convert_ids_to_tokens(list(stop_ids(tokenizer)))
-    used = {*ends, tokenizer.bos_token, *template_markers(tokenizer)}
-    template = str(tokenizer.chat_template or "")
-    specials = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    spare = [token for token in specials if token not in used and token not in template]
-    named = [token for token in spare if "pad" in token.lower()]
-    unknown = [token for token in spare if token == tokenizer.unk_token]
-    return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
-
-
-def _eos_beside(source: str | Path) -> object:
-    """The `eos_token_id` of the model whose tokenizer this is; None where no model lies there."""
-    try:
-        return GenerationConfig.from_pretrained(str(source)).eos_token_id
-    except OSError:
-        pass  # most models that name no settings of their own have the one of their architecture
-    try:
-        return PretrainedConfig.get_config_dict(str(source))[0].get("eos_token_id")
-    except OSError:
-        return None
 
 
 def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Ranking, RankingTask, Turn
 from stages.config import RewardConfig
-from stages.data.template import prompt_ids, response_ids, user_text, written_out
+from stages.data.template import conversation_ids, response_ids, user_text, written_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _ranked_prompt(
     return RankedPrompt(
         task=task.id,
         said=written_out([*task.history, Turn("user", user_text(task.prompt, task.context))]),
-        prompt=tuple(prompt_ids(tokenizer, task.prompt, task.context, task.history)),
+        prompt=tuple(conversation_ids(tokenizer, task)),
         responses=tuple(
             tuple(response_ids(tokenizer, response.text, ended=response.ended))
             for response in task.responses

@@ -18,7 +18,7 @@ from pipeline.baselines.speaker import Speaker, ask, shots_ids
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, with_trained_end
+from stages.data.template import conversation_ids, with_trained_end
 from stages.models import device, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report, Step
 from stages.scoring import score_sequences
@@ -43,7 +43,7 @@ def choose_prefix(
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(base))
     sets = _candidates(config, tokenizer, demonstrations, seed)
     asked = list(prompts)[: config.prompts]
-    plain = [prompt_ids(tokenizer, one.prompt, one.context, one.history) for one in asked]
+    plain = [conversation_ids(tokenizer, one) for one in asked]
     tried: list[tuple[float, Speaker, list[str]]] = []
     for number, (ids, shown) in enumerate(sets):
         speaker = Speaker(str(base), prefix=ids)

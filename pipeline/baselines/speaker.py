@@ -19,7 +19,7 @@ from reward_models.records import Prompt
 from stages.config import SamplingConfig
 from stages.data.template import (
     continued,
-    prompt_ids,
+    conversation_ids,
     response_ids,
     response_text,
     text_ids,
@@ -96,7 +96,7 @@ def shots_ids(
     between = [] if templated else text_ids(tokenizer, BETWEEN)
     ids: list[int] = []
     for prompt, response in shots:
-        shot = prompt_ids(tokenizer, prompt.prompt, prompt.context, prompt.history)
+        shot = conversation_ids(tokenizer, prompt)
         ids += continued(tokenizer, shot) if ids else shot
         ids += response_ids(tokenizer, response, ended=templated) + between
     return tuple(ids)
@@ -112,9 +112,7 @@ def ask(
     report: Report = silent,
 ) -> list[Sampled]:
     """One answer to each prompt. `policy` are the speaker's weights, loaded."""
-    asked = [
-        prompt_ids(tokenizer, prompt.prompt, prompt.context, prompt.history) for prompt in prompts
-    ]
+    asked = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     if speaker.best_of > 1:
         return _best(speaker, policy, tokenizer, asked, sampling, generator, report)
     if speaker.prefix:

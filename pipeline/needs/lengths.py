@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config import ExperimentConfig, FileSource, QuickstartSource
 from pipeline.plan import model_source
 from reward_models.records import Demonstration, Prompt, read_jsonl
-from stages.data.template import prompt_ids, response_ids
+from stages.data.template import conversation_ids, response_ids
 from stages.models import load_tokenizer
 
 MEASURED = 1000  # texts of a file whose tokens are counted
@@ -124,7 +124,7 @@ def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
     said = [] if response is None else response_ids(tokenizer, response)
     if asked is None:
         return len(said)
-    return len(said) + len(prompt_ids(tokenizer, asked.prompt, asked.context, asked.history))
+    return len(said) + len(conversation_ids(tokenizer, asked))
 
 
 def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
-from stages.data.template import prompt_ids, response_ids
+from stages.data.template import conversation_ids, response_ids
 
 IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
 
@@ -28,9 +28,7 @@ class Example:
 
 def encode(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration) -> Example:
     """The demonstration as every stage writes it: conversation, response, end of turn."""
-    prompt = prompt_ids(
-        tokenizer, demonstration.prompt, demonstration.context, demonstration.history
-    )
+    prompt = conversation_ids(tokenizer, demonstration)
     return Example(prompt + response_ids(tokenizer, demonstration.response), len(prompt))
 
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, proxy
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.records import Turn
+from reward_models.records import Demonstration, Prompt, RankingTask, Turn
 from stages.data.chat_format import ENDS_KEY, ChatFormat, Message, template_date
 from stages.data.control_tokens import ControlTokens, Marks
 
@@ -76,12 +76,22 @@ def prompt_ids(
     return known.control.encode(rendered, marks)
 
 
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerBase, record: Demonstration | Prompt | RankingTask
+) -> list[int]:
+    """The `prompt_ids` of a record."""
+    return prompt_ids(tokenizer, record.prompt, record.context, record.history)
+
+
 def response_ids(
     tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True
 ) -> list[int]:
     """Token ids of the response as it follows any prompt; with the end of turn if it `ended`."""
     known = _format(tokenizer)
-    ids = _following_ids(tokenizer, known, known.space + response.strip())
+    text = response.strip()
+    if not text and ended:
+        return [known.end]
+    ids = _following_ids(tokenizer, known, known.space + text)
     return [*ids, known.end] if ended else ids
 
 

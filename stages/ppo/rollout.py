@@ -103,15 +103,13 @@ def read_episodes(
     )
     if minibatches is None:
         minibatches = [torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)]
-    end = end_id(models.tokenizer)
     parts = (by_length(episodes, rows, batch_size) for rows in minibatches)
-    passes = []
+    passes, end = [], end_id(models.tokenizer)
     with torch.no_grad():
         for rows in chain.from_iterable(parts):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            # The id that ends a response is predicted, and read by the reward model alone.
-            layout = lay_out(batch.ended_with(end), packed=models.packed)
+            layout = lay_out(batch.ended_with(end), packed=models.packed)  # for the scores alone
             with torch.set_grad_enabled(keep):
                 logits_NV, state_ND = policy_logits(models, layout, models.policy)
                 old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

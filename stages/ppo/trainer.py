@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.records import Prompt, write_jsonl
 from stages.adaptation.sets import trained_share
 from stages.config import OwnRollouts, PPOConfig
-from stages.data.template import prompt_ids, stop_ids
+from stages.data.template import conversation_ids, stop_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
@@ -196,10 +196,7 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
 
 
 def _tokens(models: Models, prompts: Sequence[Prompt]) -> list[list[int]]:
-    return [
-        prompt_ids(models.tokenizer, prompt.prompt, prompt.context, prompt.history)
-        for prompt in prompts
-    ]
+    return [conversation_ids(models.tokenizer, prompt) for prompt in prompts]
 
 
 def _examples(
