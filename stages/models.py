@@ -145,9 +145,8 @@ def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
     settings = model.generation_config
     if settings is None:
         return
-    named = settings.eos_token_id
-    stops = stop_ids(tokenizer, model)
-    if set(stops) != {named} and (isinstance(named, int | None) or set(stops) != set(named)):
+    named, stops = settings.eos_token_id, stop_ids(tokenizer, model)
+    if set(stops) != set(named if isinstance(named, list) else [named]):
         settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
