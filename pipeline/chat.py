@@ -8,7 +8,9 @@ import torch
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.records import Turn
 from stages.config import SamplingConfig
 from stages.data.template import prompt_ids, response_text
 from stages.generation import generate_responses
@@ -18,17 +20,46 @@ from stages.models import load_policy, load_tokenizer
 def talk(
     folders: Mapping[str, Path], prompt: str | None, sampling: SamplingConfig, seed: int
 ) -> None:
-    """Answer one prompt, or each line of standard input until it ends. No memory between lines."""
-    speakers = [(name, load_tokenizer(path), load_policy(path)) for name, path in folders.items()]
+    """Answer one prompt, or each line of standard input until it ends, as one conversation each."""
+    speakers = [
+        (name, load_tokenizer(path), load_policy(path), Conversation())
+        for name, path in folders.items()
+    ]
     console = Console()
     for turn, said in enumerate([prompt] if prompt is not None else lines()):
-        for name, tokenizer, policy in speakers:
+        for name, tokenizer, policy, conversation in speakers:
             generator = torch.Generator().manual_seed(seed + turn)
-            asked = [prompt_ids(tokenizer, said)]
+            asked = [conversation.asked(tokenizer, policy, said, sampling.max_new_tokens)]
             [answer] = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
+            text = response_text(tokenizer, answer.ids)
+            conversation.add(said, text)
             ending = "" if answer.ended else " …"
-            text = Text(response_text(tokenizer, answer.ids) + ending)
-            console.print(Panel(text, title=name, title_align="left"))
+            console.print(Panel(Text(text + ending), title=name, title_align="left"))
+
+
+class Conversation:
+    """The turns so far of a person and a policy."""
+
+    def __init__(self) -> None:
+        self.history: list[Turn] = []
+
+    def asked(
+        self, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel, said: str, answer: int
+    ) -> list[int]:
+        """Token ids of the conversation; its oldest turns go where the policy has no place for
+        them beside an `answer` of so many tokens.
+        """
+        settings = policy.config.to_dict()
+        room = settings.get("max_position_embeddings", settings.get("n_positions"))
+        while True:
+            ids = prompt_ids(tokenizer, said, history=self.history)
+            if not self.history or not isinstance(room, int) or len(ids) + answer <= room:
+                return ids
+            del self.history[:2]
+
+    def add(self, said: str, answer: str) -> None:
+        """Remember a prompt and its answer."""
+        self.history += [Turn("user", said), Turn("assistant", answer)]
 
 
 def lines() -> Iterator[str]:

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.chat import lines
+from pipeline.chat import Conversation, lines
 from pipeline.users_command import STORE
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_text
+from stages.data.template import response_text
 from stages.models import load_policy, load_tokenizer
 from stages.users import generate_for_users, open_user_store
 
@@ -38,19 +38,25 @@ def talk_to_users(
         raise ValueError(f"{place}: no store of users' sets; rlhf users makes one")
     tokenizer, policy = load_tokenizer(folder), load_policy(folder)
     kept = open_user_store(place, policy)
-    chosen = list(names) or kept.names()
+    chosen = list(dict.fromkeys(names)) or kept.names()
     kept.get_all(chosen)  # an unknown user is named before anything is asked
+    conversations = {name: Conversation() for name in chosen}
     console = Console()
     for turn, said in enumerate([prompt] if prompt is not None else lines()):
         answers = generate_for_users(
             policy,
             tokenizer,
             kept,
-            [prompt_ids(tokenizer, said)] * len(chosen),
+            [
+                one.asked(tokenizer, policy, said, sampling.max_new_tokens)
+                for one in conversations.values()
+            ],
             sampling,
             users=chosen,
             generator=torch.Generator().manual_seed(seed + turn),
         )
         for name, answer in zip(chosen, answers, strict=True):
-            text = response_text(tokenizer, answer.ids) + ("" if answer.ended else " …")
-            console.print(Panel(Text(text), title=name, title_align="left"))
+            text = response_text(tokenizer, answer.ids)
+            conversations[name].add(said, text)
+            ending = "" if answer.ended else " …"
+            console.print(Panel(Text(text + ending), title=name, title_align="left"))

@@ -105,8 +105,8 @@ def _worlds(
     tasks: Sequence[RankingTask], prompts: Sequence[Prompt]
 ) -> dict[str, Mapping[str, object]]:
     """What the judge reads, by task."""
-    worlds = {(prompt.prompt, prompt.context): prompt.extra["world"] for prompt in prompts}
-    return {task.id: worlds[task.prompt, task.context] for task in tasks}
+    worlds = {(p.history, p.context, p.prompt): p.extra["world"] for p in prompts}
+    return {task.id: worlds[task.history, task.context, task.prompt] for task in tasks}
 
 
 def _imported(path: Path, tasks: Sequence[RankingTask]) -> list[Ranking]:

@@ -21,7 +21,7 @@ from pipeline.config_error import first_error
 from pipeline.config_file import overridden
 from pipeline.room_config import RoomSettings
 from pipeline.room_settings import check_room, gold_of, serve_store
-from reward_models.records import RankingTask, Response, read_jsonl
+from reward_models.records import RankingTask, Response, Turn, read_jsonl
 
 Row = Mapping[str, Any]
 
@@ -106,7 +106,10 @@ def _comparison(prompt: str, one: Row, other: Row) -> RankingTask:
     )
     name = f"{prompt}/{one['model']}/{other['model']}"
     context, category = one.get("context"), one.get("category")
-    return RankingTask(name, one["prompt"], outputs, context=context, category=category)
+    history = tuple(Turn(**turn) for turn in one.get("history", ()))
+    return RankingTask(
+        name, one["prompt"], outputs, context=context, category=category, history=history
+    )
 
 
 def policy_answers(place: Path) -> Answer:

@@ -8,7 +8,7 @@ from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.toxicity import ProfanityScorer
 from pipeline.quickstart.judge import judge
 from reward_models.model import RewardModel
-from reward_models.records import Prompt
+from reward_models.records import Prompt, Turn
 from stages.config import GoldCurve, SamplingConfig
 from stages.models import device, load_tokenizer
 from stages.ppo.gold import Gold, Judge
@@ -58,13 +58,13 @@ class WinRate:
         """One number a response."""
         mine = self.marks(prompts, responses, ended)
         gaps = [
-            mark - self._of_start[p.prompt, p.context]
+            mark - self._of_start[p.history, p.context, p.prompt]
             for mark, p in zip(mine, prompts, strict=True)
         ]
         return [1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps]
 
     @cached_property
-    def _of_start(self) -> dict[tuple[str, str | None], float]:
+    def _of_start(self) -> dict[tuple[tuple[Turn, ...], str | None, str], float]:
         rows = generate_completions(
             {"start": self.start},
             self.prompts,
@@ -75,7 +75,8 @@ class WinRate:
         marks = self.marks(
             self.prompts, [row.completion for row in rows], [row.ended for row in rows]
         )
-        return {(p.prompt, p.context): m for p, m in zip(self.prompts, marks, strict=True)}
+        asked = [(p.history, p.context, p.prompt) for p in self.prompts]
+        return dict(zip(asked, marks, strict=True))
 
 
 def toxicity(_: Sequence[Prompt], responses: Sequence[str], __: Sequence[bool]) -> list[float]:

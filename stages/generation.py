@@ -6,7 +6,7 @@ uniforms drawn at the start (inverse CDF), so a response depends on its prompt, 
 list and the generator, but not on the batch it was decoded in.
 
 Dimension key:  N all rows of a batch,  B those still decoding,  Q prompt tokens,  T response
-tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabulary.
+tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabulary,  S stop ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.compiled_rows import CompiledRows
 from stages.config import SamplingConfig
+from stages.data.template import stop_ids
 from stages.live_rows import LiveRows, RowSets
 from stages.progress import Report, Step, silent
 
@@ -35,7 +36,7 @@ class Users:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One response: its token ids, with EOS last if it `ended` by itself."""
+    """One response: its token ids, with a stop id last if it `ended` by itself."""
 
     ids: list[int]
     ended: bool
@@ -58,14 +59,10 @@ def generate_responses(
     where all are, whoever answers the rest.
 
     A prompt given several times gets several responses and is read once a batch (once a user, where
-    prompts are of several `users`). Temperature 0 is greedy. Raises ValueError for an empty prompt
-    or a tokenizer without EOS.
+    prompts are of several `users`). Temperature 0 is greedy. A response ends at any of `stop_ids`.
+    Raises ValueError for an empty prompt or a tokenizer without EOS.
     """
-    eos = tokenizer.eos_token_id
-    if not isinstance(eos, int):
-        raise ValueError(
-            f"tokenizer '{tokenizer.name_or_path}' has no EOS token; a response could not end"
-        )
+    stops = stop_ids(tokenizer, model)
     empty = [row for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
@@ -81,7 +78,7 @@ def generate_responses(
             batch = order[start : start + sampling.batch_size]
             asked = [(prompts[row], place[row]) for row in batch]
             live = _live_rows(model, asked, users, sampling)
-            drawn = _decode(live, uniform_NT[batch], sampling, eos)
+            drawn = _decode(live, uniform_NT[batch], sampling, stops)
             responses.update(zip(batch, drawn, strict=True))
             report(Step(len(responses), len(order)))
     return [responses[row] for row in wanted]
@@ -144,13 +141,14 @@ def _live_rows(
 
 
 def _decode(
-    live: LiveRows, uniform_NT: Tensor, sampling: SamplingConfig, eos: int
+    live: LiveRows, uniform_NT: Tensor, sampling: SamplingConfig, stops: Sequence[int]
 ) -> list[Sampled]:
     """Decode one batch to its end."""
     rows, device = len(uniform_NT), uniform_NT.device
     token_NT = torch.zeros(uniform_NT.shape, dtype=torch.long, device=device)
     length_N = torch.full((rows,), sampling.max_new_tokens, device=device)
     ended_N = torch.zeros(rows, dtype=torch.bool, device=device)
+    stop_S = torch.tensor(stops, device=device)
     for step in range(sampling.max_new_tokens):
         token_B = sample_tokens(
             live.logits_BV,
@@ -159,7 +157,7 @@ def _decode(
             top_p=sampling.top_p,
         )
         token_NT[live.row_B, step] = token_B
-        over_B = live.row_B[(token_B == eos) & ~ended_N[live.row_B]]
+        over_B = live.row_B[torch.isin(token_B, stop_S) & ~ended_N[live.row_B]]
         length_N[over_B] = step + 1
         ended_N[over_B] = True
         alive_B = ~ended_N[live.row_B]

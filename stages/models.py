@@ -5,7 +5,6 @@ without bf16 units bf16 is three to seven times slower. Weights stored in 16 bit
 load. A restricted model is saved as an adapter alone, beside the name and hash of its base.
 """
 
-import hashlib
 import json
 import os
 import warnings
@@ -17,10 +16,8 @@ from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -30,8 +27,11 @@ from reward_models.trunk import place_of, weights_hash
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.adaptation.top_layers import train_layers
+from stages.data.template import stop_ids
 from stages.dropout import add_residual_dropout, switch_off_dropout
 from stages.families import Full, Restricted
+from stages.tokenizer import load_tokenizer as load_tokenizer
+from stages.tokenizer import tokenizer_hash as tokenizer_hash
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
 BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
@@ -41,44 +41,6 @@ logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 # DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
-
-    Where the tokenizer names no such PAD, a special token that its chat template does not use takes
-    the part; where there is none, `<|pad|>` is added, for which `load_policy` makes room.
-    Raises ValueError where there is no tokenizer, or none with EOS.
-    """
-    check_source(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": _spare_token(tokenizer)})
-    checked: PreTrainedTokenizerBase = tokenizer
-    return checked
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over vocabulary, merges, normalisation, special tokens and chat template.
-
-    Two tokenizers with one hash turn every text into the same ids; how they pad or truncate, which
-    changes as they are used, does not count.
-    """
-    read: dict[str, object] = {
-        "vocabulary": tokenizer.get_vocab(),
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "template": tokenizer.chat_template,
-    }
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        whole = json.loads(tokenizer.backend_tokenizer.to_str())
-        steps = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
-        read |= {step: whole[step] for step in steps}
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
@@ -159,6 +121,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         (path / BASE_FILE).write_text(base_note(model), encoding="utf-8")
     else:
+        _name_stops(model, tokenizer)
         model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
 
@@ -177,15 +140,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A special token that stands for nothing else: named for padding, else unknown, else last."""
-    used = {tokenizer.eos_token, tokenizer.bos_token}
-    template = str(tokenizer.chat_template or "")
-    specials = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    spare = [token for token in specials if token not in used and token not in template]
-    named = [token for token in spare if "pad" in token.lower()]
-    unknown = [token for token in spare if token == tokenizer.unk_token]
-    return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
+def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let whoever generates with the saved model stop where this project does."""
+    settings = model.generation_config
+    if settings is None:
+        return
+    named, stops = settings.eos_token_id, stop_ids(tokenizer, model)
+    if set(stops) != set(named if isinstance(named, list) else [named]):
+        settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
 def _load_causal_lm(source: str | Path) -> PreTrainedModel:

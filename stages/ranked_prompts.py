@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, Turn
 from stages.config import RewardConfig
-from stages.data.template import prompt_ids, response_ids, user_text
+from stages.data.template import conversation_ids, response_ids, user_text, written_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class RankedPrompt:
     """
 
     task: str
-    said: str  # context and prompt, as the policy reads them: what a split must keep together
+    said: str  # the whole conversation, as text: what a split must keep together
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     models: tuple[str, ...]
@@ -166,8 +166,8 @@ def _ranked_prompt(
 ) -> RankedPrompt:
     return RankedPrompt(
         task=task.id,
-        said=user_text(task.prompt, task.context),
-        prompt=tuple(prompt_ids(tokenizer, task.prompt, task.context)),
+        said=written_out([*task.history, Turn("user", user_text(task.prompt, task.context))]),
+        prompt=tuple(conversation_ids(tokenizer, task)),
         responses=tuple(
             tuple(response_ids(tokenizer, response.text, ended=response.ended))
             for response in task.responses

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.data.padding import pad_right, positions
-from stages.data.template import prompt_ids, response_ids
+from stages.data.template import conversation_ids, response_ids
 
 
 def score_responses(
@@ -27,8 +27,7 @@ def score_responses(
     if ended is None:
         ended = [True] * len(responses)
     sequences = [
-        prompt_ids(tokenizer, prompt.prompt, prompt.context)
-        + response_ids(tokenizer, response, ended=end)
+        conversation_ids(tokenizer, prompt) + response_ids(tokenizer, response, ended=end)
         for prompt, response, end in zip(prompts, responses, ended, strict=True)
     ]
     return score_sequences(model, sequences, batch_size=batch_size)

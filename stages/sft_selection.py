@@ -18,7 +18,7 @@ import torch
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_text
+from stages.data.template import conversation_ids, response_text
 from stages.generation import generate_responses
 from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Report, Step
@@ -118,7 +118,7 @@ def _scored(
     scorer.card.require_tokenizer(tokenizer_hash(tokenizer), str(checkpoint))
     policy = load_policy(checkpoint)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    asked = [prompt_ids(tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+    asked = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     generator = torch.Generator().manual_seed(seed)
     drawn = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
     scores = score_responses(

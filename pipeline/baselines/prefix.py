@@ -18,7 +18,7 @@ from pipeline.baselines.speaker import Speaker, ask, shots_ids
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids
+from stages.data.template import conversation_ids, with_trained_end
 from stages.models import device, load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Report, Step
 from stages.scoring import score_sequences
@@ -43,13 +43,16 @@ def choose_prefix(
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(base))
     sets = _candidates(config, tokenizer, demonstrations, seed)
     asked = list(prompts)[: config.prompts]
-    plain = [prompt_ids(tokenizer, one.prompt, one.context) for one in asked]
+    plain = [conversation_ids(tokenizer, one) for one in asked]
     tried: list[tuple[float, Speaker, list[str]]] = []
     for number, (ids, shown) in enumerate(sets):
         speaker = Speaker(str(base), prefix=ids)
         generator = torch.Generator().manual_seed(seed)  # the same draws for every candidate
         answers = ask(speaker, policy, tokenizer, asked, sampling, generator)
-        whole = [before + one.ids for before, one in zip(plain, answers, strict=True)]
+        whole = [
+            before + with_trained_end(tokenizer, one.ids, ended=one.ended)
+            for before, one in zip(plain, answers, strict=True)
+        ]
         score = fmean(score_sequences(reward, whole, batch_size=sampling.batch_size))
         tried.append((score, speaker, shown))
         report(Step(number + 1, len(sets), {"prompted/mean_score": score}))
@@ -88,4 +91,4 @@ def _candidates(
 
 
 def _prompt(shot: Demonstration) -> Prompt:
-    return Prompt(shot.prompt, context=shot.context)
+    return Prompt(shot.prompt, context=shot.context, history=shot.history)

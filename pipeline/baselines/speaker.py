@@ -17,7 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_ids, response_text
+from stages.data.template import (
+    continued,
+    conversation_ids,
+    response_ids,
+    response_text,
+    text_ids,
+    with_trained_end,
+)
 from stages.generation import Sampled, generate_responses
 from stages.models import device, tokenizer_hash
 from stages.progress import Report, silent
@@ -86,10 +93,11 @@ def shots_ids(
 ) -> tuple[int, ...]:
     """Prompts with their answers, one after another, as token ids."""
     templated = tokenizer.chat_template is not None
-    between = [] if templated else tokenizer.encode(BETWEEN, add_special_tokens=False)
+    between = [] if templated else text_ids(tokenizer, BETWEEN)
     ids: list[int] = []
     for prompt, response in shots:
-        ids += prompt_ids(tokenizer, prompt.prompt, prompt.context)
+        shot = conversation_ids(tokenizer, prompt)
+        ids += continued(tokenizer, shot) if ids else shot
         ids += response_ids(tokenizer, response, ended=templated) + between
     return tuple(ids)
 
@@ -104,12 +112,13 @@ def ask(
     report: Report = silent,
 ) -> list[Sampled]:
     """One answer to each prompt. `policy` are the speaker's weights, loaded."""
-    asked = [prompt_ids(tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+    asked = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     if speaker.best_of > 1:
         return _best(speaker, policy, tokenizer, asked, sampling, generator, report)
-    behind = [[*speaker.prefix, *ids] for ids in asked]
+    if speaker.prefix:
+        asked = [[*speaker.prefix, *continued(tokenizer, ids)] for ids in asked]
     drawn = generate_responses(
-        policy, tokenizer, behind, sampling, generator=generator, report=report
+        policy, tokenizer, asked, sampling, generator=generator, report=report
     )
     return [_cut(tokenizer, one) for one in drawn] if speaker.prefix else drawn
 
@@ -132,7 +141,10 @@ def _best(
     drawn = generate_responses(
         policy, tokenizer, repeated, warm, generator=generator, report=report
     )
-    whole = [ids + one.ids for ids, one in zip(repeated, drawn, strict=True)]
+    whole = [
+        ids + with_trained_end(tokenizer, one.ids, ended=one.ended)
+        for ids, one in zip(repeated, drawn, strict=True)
+    ]
     scores = score_sequences(reward, whole, batch_size=sampling.batch_size)
     places = [max(range(i, i + n), key=scores.__getitem__) for i in range(0, len(drawn), n)]
     return [drawn[place] for place in places]

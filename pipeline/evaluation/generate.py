@@ -73,6 +73,7 @@ def _blank_rows(
             context=prompt.context,
             category=prompt.category,
             answerable=prompt.answerable,
+            history=prompt.history,
             prompt_extra=prompt.extra,
         )
         for prompt_type, instruction in instructions.items()
@@ -82,7 +83,9 @@ def _blank_rows(
 
 
 def _content_id(prompt: Prompt) -> str:
-    return sha256(f"{prompt.context}\n\n{prompt.prompt}".encode()).hexdigest()[:16]
+    before = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+    whole = "\n\n".join([*before, str(prompt.context), prompt.prompt])
+    return sha256(whole.encode()).hexdigest()[:16]
 
 
 def _answers(
@@ -101,7 +104,7 @@ def _answers(
         speaker,
         policy,
         tokenizer,
-        [Prompt(row.prompt, context=row.context) for row in blank],
+        [Prompt(row.prompt, context=row.context, history=row.history) for row in blank],
         sampling,
         torch.Generator().manual_seed(zlib.crc32(f"{suite}/{seed}".encode())),
         report,

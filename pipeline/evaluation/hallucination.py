@@ -191,7 +191,8 @@ def _abstained(row: Completion, judged: bool) -> float | None:
 
 
 def _source(row: Completion) -> str:
-    return f"{row.context or ''}\n{row.prompt}"
+    before = (turn.content for turn in row.history)
+    return "\n".join([*before, row.context or "", row.prompt])
 
 
 def _same(word: str) -> str:

@@ -5,12 +5,14 @@ Dimension key:  B texts,  L tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.data.padding import pad_right, positions
+from stages.data.template import bos_ids, text_ids
 from stages.progress import Report, Step, silent
 
 
@@ -33,8 +35,9 @@ def likelihoods(
     """log p(continuation | prefix) for each (prefix, continuation), in the order given.
 
     Prefix and continuation are cut into tokens together; a token that spans their border counts for
-    the continuation. Where the prefix is empty, the tokenizer's BOS stands before, else its EOS, so
-    that the first token is predicted too. Raises ValueError where a continuation has no token.
+    the continuation. Before both stands what the tokenizer puts before a text, else its BOS, else
+    its EOS, so that the first token is predicted too. Raises ValueError where a continuation has no
+    token.
     """
     rows = [_cut(tokenizer, prefix, continuation) for prefix, continuation in texts]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
@@ -56,16 +59,20 @@ def _cut(
     tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: str
 ) -> tuple[list[int], int]:
     """Token ids of both, and the place of the continuation's first token."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    assert isinstance(start, int)  # `load_tokenizer` refuses a tokenizer without EOS
-    before = tokenizer.encode(prefix, add_special_tokens=False)
-    whole = tokenizer.encode(prefix + continuation, add_special_tokens=False)
+    start = bos_ids(tokenizer) or [_boundary(tokenizer)]
+    before, whole = text_ids(tokenizer, prefix), text_ids(tokenizer, prefix + continuation)
     shared = 0
     while shared < min(len(before), len(whole)) and before[shared] == whole[shared]:
         shared += 1
     if shared == len(whole):
         raise ValueError(f"nothing is said after {prefix[-40:]!r}: {continuation!r} has no token")
-    return [start, *whole], shared + 1
+    return [*start, *whole], len(start) + shared
+
+
+def _boundary(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands between documents, for a tokenizer that puts nothing before a text."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return cast(int, eos if bos is None else bos)  # `load_tokenizer` refuses one without EOS
 
 
 def _logprobs(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def label_rows(
                 k=taken[name],
                 context=task.context,
                 category=task.category,
+                history=task.history,
                 prompt_extra={"annotator": ranking.annotator},
                 scores={SUITE: scores},
             )

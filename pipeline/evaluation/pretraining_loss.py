@@ -17,6 +17,7 @@ from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
 from stages.data.padding import pad_right, positions
+from stages.data.template import document_ids
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Step
 
@@ -27,7 +28,8 @@ _AT_ONCE = 16  # texts: logits of more would not fit a processor's cache
 def text_losses(setting: Setting) -> list[Completion]:
     """One row a policy and text: nats per token, and in `n_tokens` how many were predicted.
 
-    Each text's first `max_pretraining_tokens` count, the first token only as context. Raises
+    Each text's first `max_pretraining_tokens` count, the first one (BOS, where the
+    tokenizer puts it before a text) only as context. Raises
     ValueError if no text has two tokens or if the policies cut texts into different tokens.
     """
     config, rows = setting.config, list[Completion]()
@@ -37,7 +39,7 @@ def text_losses(setting: Setting) -> list[Completion]:
     ):
         tokenizer = load_tokenizer(source)
         cut = [
-            tokenizer.encode(text, add_special_tokens=False)[: config.max_pretraining_tokens]
+            document_ids(tokenizer, text)[: config.max_pretraining_tokens]
             for text in setting.held_out_texts
         ]
         kept = [

@@ -75,7 +75,7 @@ def most_frequent_answers(rows: Sequence[Completion]) -> set[RowKey]:
 def _reference(row: Completion) -> Any:
     """The reference answer, under `reference` or in the judge's world; else the prompt itself."""
     inside = row.prompt_extra.get(WORLD, row.prompt_extra)
-    return inside.get("reference", (row.context, row.prompt))
+    return inside.get("reference", (row.history, row.context, row.prompt))
 
 
 def _correct(row: Completion) -> bool:

@@ -1,17 +1,18 @@
 """The completion record: what one model said to one prompt, and what scorers made of it.
 
-    {"id", "suite", "model", "prompt_type", "prompt", "context"?, "completion", "k",
+    {"id", "suite", "model", "prompt_type", "prompt", "context"?, "history"?, "completion", "k",
      "generation": {...}, "finish_reason", "scores": {scorer: {metric: value | null} | null},
      "score_meta": {scorer: {version, sha256, threshold}}}
 
 `id` names the prompt, so that the answers of all models to it share one id: they are paired.
+`history` are the turns of the conversation before the prompt, as messages.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reward_models.records import Record
+from reward_models.records import Record, Turn
 
 Scores = Mapping[str, float | None] | None
 
@@ -34,6 +35,7 @@ class Completion(Record):
     generation: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
     n_tokens: int | None = None
+    history: tuple[Turn, ...] = ()
     prompt_extra: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
     score_meta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -43,6 +45,14 @@ class Completion(Record):
         for name, value in {**texts, "completion": self.completion}.items():
             if not isinstance(value, str):
                 raise ValueError(f"'{name}' is {type(value).__name__}, expected a string")
+        turns = tuple(turn if isinstance(turn, Turn) else Turn(**turn) for turn in self.history)
+        object.__setattr__(self, "history", turns)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object, with the prompt by itself."""
+        row = Record.to_json(replace(self, history=()))
+        turns = [turn.to_json() for turn in self.history]
+        return row | ({"history": turns} if turns else {})
 
     @property
     def ended(self) -> bool:

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.config import ExperimentConfig, FileSource, QuickstartSource
 from pipeline.plan import model_source
-from reward_models.records import read_jsonl
-from stages.data.template import prompt_ids, response_ids
+from reward_models.records import Demonstration, Prompt, read_jsonl
+from stages.data.template import conversation_ids, response_ids
 from stages.models import load_tokenizer
 
 MEASURED = 1000  # texts of a file whose tokens are counted
@@ -48,7 +48,7 @@ PAPER = Lengths(
     ranking_prompts=Texts(33_207, 199.0, 1024, assumed=True),
     ppo_prompts=Texts(31_144, 166.0, 1024, assumed=True),
 )
-Row = tuple[str, str | None, str | None]  # prompt, context, response
+Row = tuple[Demonstration | Prompt | None, str | None]  # what is asked, the response
 
 
 def lengths(config: ExperimentConfig) -> Lengths:
@@ -67,12 +67,12 @@ def _quickstart(
     from pipeline.quickstart.data import quickstart_data
 
     made = quickstart_data(source.sizes, seed)
-    told: list[Row] = [(one.prompt, one.context, one.response) for one in made.demonstrations]
-    ranking: list[Row] = [(one.prompt, one.context, None) for one in made.ranking_prompts]
-    asked: list[Row] = [(one.prompt, one.context, None) for one in made.ppo_prompts]
+    told: list[Row] = [(one, one.response) for one in made.demonstrations]
+    ranking: list[Row] = [(one, None) for one in made.ranking_prompts]
+    asked: list[Row] = [(one, None) for one in made.ppo_prompts]
     return Lengths(
         _texts(told, len(told), tokenizer),
-        _texts([("", None, said) for _, _, said in told], len(told), tokenizer, prompts=False),
+        _texts([(None, said) for _, said in told], len(told), tokenizer),
         _texts(ranking, len(ranking), tokenizer),
         _texts(asked, len(asked), tokenizer),
     )
@@ -82,10 +82,10 @@ def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Len
     told, count = _rows(source.demonstrations)
     ranking, num_ranking = _rows(source.ranking_prompts)
     asked, num_asked = _rows(source.ppo_prompts or source.ranking_prompts)
-    said: list[Row] = [("", None, response) for _, _, response in told]
+    said: list[Row] = [(None, response) for _, response in told]
     return Lengths(
         _texts(told, count, tokenizer) if told else PAPER.demonstrations,
-        _texts(said, count, tokenizer, prompts=False) if said else PAPER.responses,
+        _texts(said, count, tokenizer) if said else PAPER.responses,
         _texts(ranking, num_ranking, tokenizer) if ranking else PAPER.ranking_prompts,
         _texts(asked, num_asked, tokenizer) if asked else PAPER.ppo_prompts,
     )
@@ -96,34 +96,35 @@ def _rows(place: str) -> tuple[list[Row], int]:
     if not Path(place).is_file():
         return [], 0
     try:
-        rows = [
-            (str(row["prompt"]), row.get("context"), row.get("response"))
+        rows: list[Row] = [
+            (
+                Prompt.from_json({k: v for k, v in row.items() if k != "response"}),
+                row.get("response"),
+            )
             for _, row in islice(read_jsonl(Path(place)), MEASURED)
         ]
-    except (KeyError, ValueError):  # a format that the data stage converts
+    except (TypeError, ValueError):  # a format that the data stage converts
         return [], 0
     with Path(place).open("rb") as lines:
         return rows, sum(1 for line in lines if line.strip())
 
 
-def _texts(
-    rows: Sequence[Row],
-    count: int,
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    prompts: bool = True,
-) -> Texts:
-    counts = [_tokens(row, tokenizer, prompts=prompts) for row in rows[:MEASURED]]
+def _texts(rows: Sequence[Row], count: int, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+    counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
     return Texts(count, sum(counts) / len(counts), max(counts))
 
 
-def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None, *, prompts: bool) -> int:
-    prompt, context, response = row
+def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    asked, response = row
     if tokenizer is None:
-        written = len(response or "") + (len(prompt) + len(context or "") if prompts else 0)
+        before = [] if asked is None else [*(turn.content for turn in asked.history), asked.prompt]
+        context = None if asked is None else asked.context
+        written = sum(map(len, [*before, context or "", response or ""]))
         return max(1, round(written / CHARACTERS))
     said = [] if response is None else response_ids(tokenizer, response)
-    return len(said) + (len(prompt_ids(tokenizer, prompt, context)) if prompts else 0)
+    if asked is None:
+        return len(said)
+    return len(said) + len(conversation_ids(tokenizer, asked))
 
 
 def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:

@@ -47,11 +47,12 @@ def outputs(inputs: ReportInputs) -> str:
 def _cards(rows: Iterable[Completion]) -> list[list[Completion]]:
     """The first completion of each policy to each prompt; a prompt that recurs is shown once."""
     cards: dict[tuple[str, str, str], list[Completion]] = defaultdict(list)
-    owner: dict[tuple[str, str, str | None], str] = {}
+    owner: dict[tuple[object, ...], str] = {}
     for row in rows:
         if row.suite.partition(":")[0] in _NOT_SAID or (row.suite == TRUTH and not row.generation):
             continue
-        if row.k == 0 and owner.setdefault((row.suite, row.prompt, row.context), row.id) == row.id:
+        asked = (row.suite, row.history, row.context, row.prompt)
+        if row.k == 0 and owner.setdefault(asked, row.id) == row.id:
             cards[row.suite, row.prompt_type, row.id].append(row)
     return list(cards.values())
 
@@ -85,7 +86,9 @@ def _label(kind: str) -> str:
 
 def _card(rows: Sequence[Completion]) -> str:
     first = rows[0]
-    context = f'<p class="passage">{escape(first.context)}</p>' if first.context else ""
+    turns = (f"{turn.role.capitalize()}: {turn.content}" for turn in first.history)
+    before = (*turns, *([first.context] if first.context else ()))
+    context = "".join(f'<p class="passage">{escape(text)}</p>' for text in before)
     answers = "".join(_answer(row) for row in rows)
     return (
         f'<article class="card" data-kind="{escape(_kind(first))}" '

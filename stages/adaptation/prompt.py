@@ -26,6 +26,7 @@ from stages.adaptation.set_attention import (
     put_nothing_before,
 )
 from stages.adaptation.tuning import SetConfig, SetLayer, SetModel, peft_type, register
+from stages.data.template import text_ids
 from stages.families import Prompt
 
 
@@ -178,7 +179,7 @@ def _beginning(adaptation: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[i
             places = torch.randint(len(words), (adaptation.length,)).tolist()
             return [words[place] for place in places]
         case "text":
-            ids = tokenizer.encode(adaptation.text, add_special_tokens=False)
+            ids = text_ids(tokenizer, adaptation.text)
             if not ids:
                 raise ValueError("adaptation.text has no token to begin the prompt with")
             return [ids[place % len(ids)] for place in range(adaptation.length)]

@@ -13,22 +13,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
-from stages.data.template import prompt_ids, response_ids
+from stages.data.template import conversation_ids, response_ids
 
 IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One demonstration as token ids; the response, EOS included, starts at `response_start`."""
+    """One demonstration as token ids; the response, with its end, starts at `response_start`."""
 
     ids: list[int]
     response_start: int
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration) -> Example:
-    """The demonstration as every stage writes it: context and prompt, response, EOS."""
-    prompt = prompt_ids(tokenizer, demonstration.prompt, demonstration.context)
+    """The demonstration as every stage writes it: conversation, response, end of turn."""
+    prompt = conversation_ids(tokenizer, demonstration)
     return Example(prompt + response_ids(tokenizer, demonstration.response), len(prompt))
 
 

@@ -1,64 +1,226 @@
-"""From prompt and response to token ids, the same way at every stage.
+"""From conversations and texts to token ids and back, the same way at every stage.
 
-A tokenizer with a chat template uses it; one without gets the plain form `{prompt}\n`. A context
-passage stands before its prompt. The response's ids end with EOS where the response ended.
+A tokenizer with a chat template writes a conversation by it, turn by turn. One without writes what
+the tokenizer itself puts before a text (BOS, where it puts one), the prompt and a line break; of a
+longer conversation, the turns as `User: ...` and `Assistant: ...`, as in the paper's chat prompts.
+A context passage stands before the prompt in the user's turn.
+
+A response's ids end with the end of turn where the response ended. They are those of the text as it
+follows a prompt, without surrounding white space, so that
+
+    response_text(response_ids(text)) == text.strip()      where the tokenizer can write the text
+    response_ids(response_text(ids)) == ids                where ids are those of a text
+
+No text turns into a control token, whatever it says (see `control_tokens`).
 """
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from typing import cast
+from weakref import WeakKeyDictionary, proxy
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.records import Demonstration, Prompt, RankingTask, Turn
+from stages.data.chat_format import ENDS_KEY, ChatFormat, Message, template_date
+from stages.data.control_tokens import ControlTokens, Marks
+
+_NAMES = {"user": "User", "assistant": "Assistant"}
+
+
+class _Format:
+    """What is to be known of a tokenizer, found out once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        lent = cast(PreTrainedTokenizerBase, proxy(tokenizer))  # else this would keep it in memory
+        chat = None if tokenizer.chat_template is None else ChatFormat(lent)
+        self.chat = chat
+        self.control = chat.control if chat else ControlTokens(lent)
+        self.control_in_answers = chat.control_in_answers if chat else self.control
+        self.before_answer = chat.prompt_end if chat else "\n"
+        self.before_answer_ids = _encode(tokenizer, self.before_answer)
+        self.space = chat.space if chat else ""
+        self.bos = _bos(tokenizer)
+        eos = _eos(tokenizer)
+        self.end = eos if chat is None or chat.end is None else chat.end
+        self.ends = frozenset({eos, self.end, *tokenizer.init_kwargs.get(ENDS_KEY, ())})
 
 
 def user_text(prompt: str, context: str | None = None) -> str:
-    """What the user says: the passage, a blank line, the prompt."""
-    return prompt if context is None else f"{context}\n\n{prompt}"
+    """The user's turn: the passage, a blank line, the prompt."""
+    return f"{context}\n\n{prompt}" if context else prompt
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, context: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    context: str | None = None,
+    history: Sequence[Turn] = (),
 ) -> list[int]:
-    """Token ids up to where the response begins."""
-    return _encode(tokenizer, _prompt_text(tokenizer, prompt, context))
+    """Token ids up to where the response begins; `history` are the turns before the prompt.
+
+    A template that knows no system turns gets their text at the beginning of the next user's turn.
+    Raises ValueError where the template refuses the conversation.
+    """
+    known = _format(tokenizer)
+    turns = [*history, Turn("user", user_text(prompt, context))]
+    if known.chat is None:
+        return [*known.bos, *text_ids(tokenizer, written_out(turns) + "\n")]
+    if not known.chat.takes_system:
+        turns = _without_system(turns)
+    texts = [turn.content for turn in turns]
+    if not any(known.control.found_in(text) for text in texts):
+        return _encode(tokenizer, known.chat.prompt([turn.to_json() for turn in turns]))
+    marks = Marks.outside(texts)
+    rendered = known.chat.prompt([_hidden(known, turn, marks) for turn in turns])
+    return known.control.encode(rendered, marks)
+
+
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerBase, record: Demonstration | Prompt | RankingTask
+) -> list[int]:
+    """The `prompt_ids` of a record."""
+    return prompt_ids(tokenizer, record.prompt, record.context, record.history)
 
 
 def response_ids(
     tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True
 ) -> list[int]:
-    """Token ids of the response as it follows any prompt; with EOS at the end if it `ended`."""
-    text = _response_text(tokenizer, response)
-    return _encode(tokenizer, text) + ([_eos(tokenizer)] if ended else [])
+    """Token ids of the response as it follows any prompt; with the end of turn if it `ended`."""
+    known = _format(tokenizer)
+    text = response.strip()
+    if not text and ended:
+        return [known.end]
+    ids = _following_ids(tokenizer, known, known.space + text)
+    return [*ids, known.end] if ended else ids
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """What a person reads: the ids before EOS, decoded, without surrounding white space."""
-    eos = _eos(tokenizer)
-    kept = ids[: ids.index(eos)] if eos in ids else ids
-    return str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    """The text of a response: its ids before any end of turn, without surrounding white space."""
+    ends = _format(tokenizer).ends
+    length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return str(tokenizer.decode(ids[:length], skip_special_tokens=True)).strip()
 
 
-def _prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str, context: str | None) -> str:
-    said = user_text(prompt, context)
-    if tokenizer.chat_template is None:
-        return said + "\n"
-    messages = [{"role": "user", "content": said}]
-    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that is no conversation, alone."""
+    return _text_ids(tokenizer, _format(tokenizer).control_in_answers, text)
 
 
-def _response_text(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
-    """The response with whatever the chat template puts right before it (often one space)."""
-    if tokenizer.chat_template is None:
-        return response
-    opening = _prompt_text(tokenizer, "?", None)
-    marker = "\x00"
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
-    whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    if not whole.startswith(opening):
-        raise ValueError(
-            "the chat template's generation prompt is not the start of its assistant turn"
-        )
-    return whole[len(opening) : whole.index(marker)] + response
+def document_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text as documents begin: after what the tokenizer puts before a text."""
+    return [*_format(tokenizer).bos, *text_ids(tokenizer, text)]
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the tokenizer itself puts before every text: BOS, or none."""
+    return list(_format(tokenizer).bos)
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a response in training: the template's end of turn, or EOS."""
+    return _format(tokenizer).end
+
+
+def stop_ids(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+) -> tuple[int, ...]:
+    """Every id that ends a response, in order: EOS, the end of turn, those that the model names."""
+    ends = _format(tokenizer).ends
+    settings = None if model is None else model.generation_config
+    if settings is None:
+        return tuple(sorted(ends))
+    return tuple(sorted(ends | named_ends(tokenizer, settings.eos_token_id)))
+
+
+def named_ends(tokenizer: PreTrainedTokenizerBase, eos: object) -> set[int]:
+    """The ids that a model's configuration names as `eos_token_id`, one or a list.
+
+    One alone that is an ordinary piece of text is passed over: it is some architecture's default,
+    which knows nothing of this tokenizer.
+    """
+    if isinstance(eos, int):
+        return {eos} if eos in tokenizer.added_tokens_decoder else set()
+    return {int(one) for one in eos} if isinstance(eos, Iterable) else set()
+
+
+def with_trained_end(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, ended: bool
+) -> list[int]:
+    """A sampled response as a reward model learnt to read it: if it ended, by the end of turn.
+
+    A policy may stop at another of its ids, after which no reward model was ever asked.
+    """
+    return [*ids[:-1], end_id(tokenizer)] if ended else list(ids)
+
+
+def continued(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """Ids that follow others: without the BOS that they begin with."""
+    bos = bos_ids(tokenizer) or [tokenizer.bos_token_id]
+    return list(ids[len(bos) :] if list(ids[: len(bos)]) == bos else ids)
+
+
+def template_markers(tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
+    """The added tokens that the chat template writes, or might."""
+    chat = _format(tokenizer).chat
+    return () if chat is None else chat.markers
+
+
+def written_out(turns: Sequence[Turn]) -> str:
+    """A conversation as one text: system texts, then a lone turn, or all turns with their names."""
+    system = [turn.content for turn in turns if turn.role == "system"]
+    others = [turn for turn in turns if turn.role != "system"]
+    named = [f"{_NAMES[turn.role]}: {turn.content}" for turn in others]
+    return "\n\n".join([*system, others[0].content if len(others) == 1 else "\n".join(named)])
+
+
+def _without_system(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns of user and assistant; system texts stand before the next user's text."""
+    kept, system = list[Turn](), list[str]()
+    for turn in turns:
+        if turn.role == "system":
+            system.append(turn.content)
+        elif turn.role == "user" and system:
+            kept.append(Turn("user", "\n\n".join([*system, turn.content])))
+            system = []
+        else:
+            kept.append(turn)
+    return kept
+
+
+def _hidden(known: _Format, turn: Turn, marks: Marks) -> Message:
+    answer = turn.role == "assistant"
+    pattern = (known.control_in_answers if answer else known.control).pattern
+    return {"role": turn.role, "content": known.control.hidden(turn.content, marks, pattern)}
+
+
+def _following_ids(tokenizer: PreTrainedTokenizerBase, known: _Format, text: str) -> list[int]:
+    """Ids of a text that follows a prompt, so that no tokenizer takes it for a beginning."""
+    encode = partial(_text_ids, tokenizer, known.control_in_answers)
+    before = known.before_answer_ids
+    ids = encode(text, after=known.before_answer)
+    # A text that grows together with the prompt's end is cut there instead.
+    return ids[len(before) :] if ids[: len(before)] == before else encode(text)
+
+
+def _text_ids(
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens, text: str, *, after: str = ""
+) -> list[int]:
+    if not control.found_in(text):
+        return _encode(tokenizer, after + text)
+    marks = Marks.outside([text])
+    return control.encode(after + control.hidden(text, marks), marks)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    bare = list(tokenizer.encode("a", add_special_tokens=False))
+    whole = list(tokenizer.encode("a", add_special_tokens=True))
+    starts = range(len(whole) - len(bare) + 1)
+    return whole[: next(at for at in starts if whole[at : at + len(bare)] == bare)]
 
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -67,3 +229,22 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
             f"tokenizer '{tokenizer.name_or_path}' has no EOS token; a response could not end"
         )
     return tokenizer.eos_token_id
+
+
+_formats: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, _Format]] = WeakKeyDictionary()
+
+
+def _format(tokenizer: PreTrainedTokenizerBase) -> _Format:
+    """What is known of the tokenizer, found out anew after a change of what it depends on."""
+    key = (
+        tokenizer.chat_template,
+        tokenizer.special_tokens_map,
+        len(tokenizer),
+        tokenizer.num_special_tokens_to_add(),
+        template_date(tokenizer),
+        tokenizer.init_kwargs.get(ENDS_KEY),
+    )
+    known = _formats.get(tokenizer)
+    if known is None or known[0] != key:
+        known = _formats[tokenizer] = (key, _Format(tokenizer))
+    return known[1]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from stages.config import Guards, PPOConfig
+from stages.data.template import stop_ids
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
 from stages.ppo.rollout import Rollout
@@ -66,9 +67,9 @@ class RecoverableRunError(UnhealthyRunError):
 def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -> None:
     """Raise ValueError where PPO could not work: padding, dropout, prompts that are too long."""
     tokenizer = models.tokenizer
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id in stop_ids(tokenizer, models.policy):
         raise ValueError(
-            f"PAD and EOS of tokenizer '{tokenizer.name_or_path}' are both {tokenizer.eos_token}; "
+            f"PAD and EOS of tokenizer '{tokenizer.name_or_path}' are both {tokenizer.pad_token}; "
             "expected a PAD of its own"
         )
     for name, model in (("policy", models.policy), ("critic", models.critic)):

@@ -9,7 +9,7 @@ episodes that share a prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -68,6 +68,12 @@ class Episodes:
             self.ended_B[rows],
             self.sharing,
         )
+
+    def ended_with(self, end: int) -> Self:
+        """The same with `end` in the place of whichever id ended a response."""
+        ids_BL = self.ids_BL.clone()
+        ids_BL[self.ended_B, -1] = end
+        return replace(self, ids_BL=ids_BL)
 
     def response_tokens(self) -> Tensor:
         """token_BT of the responses; meaningless outside `response_BT`."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config import PretrainingMix
 from stages.data.padding import pad_right
+from stages.data.template import document_ids
 from stages.data.text_stream import TextStream
 from stages.ppo.networks import Network, autocast
 from stages.ppo.tally import Tally
@@ -61,7 +62,7 @@ class PretrainingStream:
         self.num_drawn = state["num_drawn"]
 
     def _document(self) -> list[int]:
-        text = self.tokenizer.encode(self.texts.next(), add_special_tokens=False)
+        text = document_ids(self.tokenizer, self.texts.next())
         whole = [*text, int(self.tokenizer.eos_token_id)]
         return whole if self.pack else whole[: self.tokens]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.config import PPOConfig, SamplingConfig
+from stages.data.template import end_id
 from stages.generation import generate_responses
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes, by_length
@@ -92,7 +93,8 @@ def read_episodes(
     """Score the episodes and read them with all four models, in batches `by_length`.
 
     `minibatches` are the rows in which an update will read them; None: all at once. Without
-    gradients; with `keep`, policy's and critic's passes keep their graphs.
+    gradients; with `keep`, policy's and critic's passes keep their graphs. The reward model reads
+    every response that ended with the end of turn it was trained with.
     """
     read = Rollout(
         episodes,
@@ -102,12 +104,12 @@ def read_episodes(
     if minibatches is None:
         minibatches = [torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)]
     parts = (by_length(episodes, rows, batch_size) for rows in minibatches)
-    passes = []
+    passes, end = [], end_id(models.tokenizer)
     with torch.no_grad():
         for rows in chain.from_iterable(parts):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            layout = lay_out(batch, packed=models.packed)
+            layout = lay_out(batch.ended_with(end), packed=models.packed)  # for the scores alone
             with torch.set_grad_enabled(keep):
                 logits_NV, state_ND = policy_logits(models, layout, models.policy)
                 old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

@@ -42,11 +42,11 @@ class PolicyServer:
         config: VllmRollouts,
         model: PreTrainedModel,
         network: Network,
-        eos: int,
+        stops: Sequence[int],
         folder: Path,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.model, self.network, self.eos = config, model, network, eos
+        self.config, self.model, self.network, self.stops = config, model, network, stops
         self.folder, self.accelerator = folder, accelerator
         self.http = httpx.Client(base_url=config.url, timeout=config.timeout_s)
         self.serves_adapter = isinstance(model, PeftModel)
@@ -116,7 +116,7 @@ class PolicyServer:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "seed": seed,
-            "stop_token_ids": [self.eos],
+            "stop_token_ids": list(self.stops),
             "logprobs": 0,
             "return_token_ids": True,
         }
@@ -128,7 +128,7 @@ class PolicyServer:
                 f"{self.config.url}: a response without token_ids and their logprobs; expected a "
                 "vLLM server that knows return_token_ids (0.10.2 or newer)"
             )
-        return Sampled(ids, ended=ids[-1] == self.eos), logprobs["token_logprobs"]
+        return Sampled(ids, ended=ids[-1] in self.stops), logprobs["token_logprobs"]
 
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, to_mend: str = ""

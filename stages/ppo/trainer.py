@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.records import Prompt, write_jsonl
 from stages.adaptation.sets import trained_share
 from stages.config import OwnRollouts, PPOConfig
-from stages.data.template import prompt_ids
+from stages.data.template import conversation_ids, stop_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
@@ -124,9 +123,9 @@ def _learner(
             *(config.minibatch, config.episodes_per_rollout),
         )
     if not isinstance(config.rollouts, OwnRollouts):
-        eos = cast(int, models.tokenizer.eos_token_id)
+        stops = stop_ids(models.tokenizer, models.policy)
         learner.server = PolicyServer(
-            *(config.rollouts, models.policy, learner.policy, eos, out / "sent", accelerator)
+            *(config.rollouts, models.policy, learner.policy, stops, out / "sent", accelerator)
         )
     return learner
 
@@ -202,7 +201,7 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
 
 
 def _tokens(models: Models, prompts: Sequence[Prompt]) -> list[list[int]]:
-    return [prompt_ids(models.tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+    return [conversation_ids(models.tokenizer, prompt) for prompt in prompts]
 
 
 def _examples(

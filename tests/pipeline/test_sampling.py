@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
+from typing import ClassVar
 
 import pytest
 import torch
@@ -26,6 +27,9 @@ class Words:
     chat_template = None
     eos_token_id = 0
     name_or_path = "words"
+    special_tokens_map: ClassVar[dict[str, str]] = {}
+    added_tokens_decoder: ClassVar[dict[int, str]] = {}
+    init_kwargs: ClassVar[dict[str, str]] = {}
 
     def __init__(self, phrases: Sequence[str]) -> None:
         self.phrases = phrases
@@ -35,6 +39,12 @@ class Words:
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:  # noqa: ARG002
         return "".join(map(chr, ids))
+
+    def __len__(self) -> int:
+        return 0x110000
+
+    def num_special_tokens_to_add(self) -> int:
+        return 0
 
     def to(self, _: torch.device) -> None:
         """It is everywhere."""

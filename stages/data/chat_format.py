@@ -1,0 +1,241 @@
+"""The format of a tokenizer's chat template, read off what the template writes.
+
+    prompt        the rendered turns with the template's generation prompt, and text that the
+                  template writes of its own before an answer (an empty think block)
+    response      white space that the template writes before an answer, the answer, the end of turn
+
+So a response starts where a model starts to write: a template's own text is never its to write,
+white space is. A template without a generation prompt is cut where the answer would stand. One that
+opens an answer with more than it keeps of a past one (`<think>`) opens prompts so.
+
+The end of turn is the token that the template writes after an answer; where it writes none, the one
+that it opens the next turn with; where that is plain text too, EOS.
+
+A template that prints today's date prints `DATE` instead, or the date that stands in the
+tokenizer's own configuration: the same conversation has the same ids on every day.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import cast
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from stages.data.control_tokens import ControlTokens
+
+DATE = "2024-07-26"  # the date that Llama's templates give where they know none
+DATE_KEY = "template_date"  # where a tokenizer's configuration keeps another
+ENDS_KEY = "stop_token_ids"  # where it keeps the ids that its model ends a turn with
+_ANSWER = "\U000ff000"  # stands for the answer; private, so that no template changes it
+_DIRECTIVES = "aAbBcCdDeFgGhHIjmMnprRStTuUVwWxXyYzZ"  # of strftime
+_ROLES = ("system", "user", "assistant", "tool", "function", "ipython", "observation", "developer")
+
+Message = dict[str, str]
+USER = ("user",)
+LONGER = ("user", "assistant", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What stands between a conversation and its answer.
+
+    The prompt is the rendered turns with `preface`, or, where there is `no_generation_prompt`, what
+    the template writes before an answer. The response begins with `space`.
+    """
+
+    preface: str
+    space: str
+    no_generation_prompt: bool = False
+
+
+class ChatFormat:
+    """What a chat template writes around contents. Raises ValueError for one that has no place."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        template = str(tokenizer.get_chat_template())
+        self.template = frozen_in_time(template, template_date(tokenizer))
+        self._openings: dict[tuple[str, ...], Opening] = {}
+        self.takes_system = self._takes_system()
+        short, longer = self._written(USER), self._written(LONGER)
+        self.prompt_end = self._prompt(_contents(USER)).rpartition(_content(0))[2]
+        self.end = self._end(short, longer)
+        written = set(_tokens_in("".join([*short, *longer, *self._other_roles()]), tokenizer))
+        answers = set(_tokens_in(self._answers_own(), tokenizer))
+        literal = {t for t in _added(tokenizer) if len(t) > 2 and t in template}
+        self.control = ControlTokens(tokenizer, written | literal)
+        # An answer may hold what the template leaves to the model, such as <think>.
+        self.control_in_answers = ControlTokens(tokenizer, written - answers)
+        self.markers = written | literal
+
+    @property
+    def space(self) -> str:
+        """The white space that a response begins with."""
+        return self.opening(USER).space
+
+    def prompt(self, turns: Sequence[Message]) -> str:
+        """The rendered turns up to where the response begins."""
+        return self._prompt(list(turns))
+
+    def opening(self, roles: tuple[str, ...]) -> Opening:
+        """What stands before the answer to turns of these roles."""
+        if roles not in self._openings:
+            self._openings[roles] = self._opening(roles)
+        return self._openings[roles]
+
+    def _prompt(self, turns: list[Message]) -> str:
+        opening = self.opening(tuple(turn["role"] for turn in turns))
+        if opening.no_generation_prompt:
+            before = self._around_answer(turns)[0]
+            return before.removesuffix(opening.space)
+        return self._render(turns, generation_prompt=True) + opening.preface
+
+    def _opening(self, roles: tuple[str, ...]) -> Opening:
+        turns = _contents(roles)
+        asked = self._render(turns, generation_prompt=True)
+        before, _ = self._around_answer(turns)
+        if before.startswith(asked):
+            own = before.removeprefix(asked)
+            preface = own[: len(own) - len(_spaces_at_end(own))] if own.strip() else ""
+            return Opening(preface, own.removeprefix(preface))
+        if asked == self._render(turns):
+            return Opening("", _spaces_at_end(before), no_generation_prompt=True)
+        if asked.startswith(before.rstrip()):
+            return Opening("", "")
+        raise ValueError(
+            f"the chat template's generation prompt ends in {asked[-40:]!r}, but an answer stands "
+            f"after {before[-40:]!r}; expected the one to be the start of the other"
+        )
+
+    def _around_answer(self, turns: Sequence[Message]) -> tuple[str, str]:
+        whole = self._render([*turns, {"role": "assistant", "content": _ANSWER}])
+        before, there, after = whole.rpartition(_ANSWER)
+        if not there:
+            raise ValueError("the chat template does not write an assistant's answer")
+        return before, after
+
+    def _render(self, turns: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(turns),
+                chat_template=self.template,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ValueError(
+                f"the chat template refuses a conversation of {roles}: {error}"
+            ) from None
+        return str(rendered)
+
+    def _takes_system(self) -> bool:
+        """A system turn is written, and as neither the user's nor the assistant's."""
+        first, second = _content(0), {"role": "user", "content": _content(1)}
+        try:
+            written = self._render([{"role": "system", "content": first}, second])
+        except ValueError:
+            return False
+        if first not in written:
+            return False
+        for role in ("user", "assistant"):
+            try:
+                if self._render([{"role": role, "content": first}, second]) == written:
+                    return False
+            except ValueError:
+                continue
+        return True
+
+    def _written(self, roles: tuple[str, ...]) -> list[str]:
+        """What the template writes before, between and after contents; none where it refuses."""
+        try:
+            whole = self._render([*_contents(roles), {"role": "assistant", "content": _ANSWER}])
+            asked = self._render(_contents(roles), generation_prompt=True)
+        except ValueError:
+            if roles == USER:
+                raise
+            return []
+        parts = [whole]
+        for content in (*map(_content, range(len(roles))), _ANSWER):
+            if content not in parts[-1]:
+                raise ValueError("the chat template leaves out a turn of user or assistant")
+            parts[-1:] = parts[-1].split(content, 1)
+        return [*parts, asked.rpartition(_content(len(roles) - 1))[2]]
+
+    def _end(self, short: Sequence[str], longer: Sequence[str]) -> int | None:
+        """Id of the token after an answer; None where plain text ends it, or nothing."""
+        after = short[2]
+        if not after.strip() and longer:
+            after = longer[2]
+        tokens = sorted(_added(self.tokenizer), key=len, reverse=True)
+        ends = (token for token in tokens if after.lstrip().startswith(token))
+        end = next(ends, self.tokenizer.bos_token)
+        if end == self.tokenizer.bos_token:
+            return None
+        return cast(int, self.tokenizer.convert_tokens_to_ids(end))
+
+    def _answers_own(self) -> str:
+        """What the template writes inside of an answer, before its text."""
+        asked = self._render(_contents(USER), generation_prompt=True)
+        header = self._around_answer(_contents(USER))[0].rstrip()
+        begun = asked.removeprefix(header) if asked.startswith(header) else ""
+        return self.opening(USER).preface + begun
+
+    def _other_roles(self) -> Iterator[str]:
+        """What it writes for the roles that it knows beside user and assistant."""
+        for role in _ROLES:
+            try:
+                yield self._render([{"role": "user", "content": ""}, {"role": role, "content": ""}])
+                yield self._render([{"role": role, "content": ""}, {"role": "user", "content": ""}])
+            except (ValueError, TypeError):
+                continue
+
+
+def template_date(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The date that the chat template prints."""
+    return str(tokenizer.init_kwargs.get(DATE_KEY, DATE))
+
+
+def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """The chat template asks for the date."""
+    return "strftime_now" in str(tokenizer.chat_template or "")
+
+
+def frozen_in_time(template: str, day: str) -> str:
+    """The template with a clock of its own that stands at the beginning of `day`."""
+    if "strftime_now" not in template:
+        return template
+    moment = date.fromisoformat(day)
+    shown = "format"
+    for letter in _DIRECTIVES:
+        value = moment.strftime(f"%{letter}").replace("\\", "").replace("'", "")
+        shown += f".replace('%{letter}', '{value}')"
+        shown += f".replace('%-{letter}', '{value.lstrip('0') or '0'}')"
+    # The line break is the block's, by the options that templates are rendered with.
+    return f"{{% macro strftime_now(format) %}}{{{{ {shown} }}}}{{% endmacro %}}\n{template}"
+
+
+def _content(place: int) -> str:
+    """Stands for what the turn at this place says."""
+    return chr(0xFF001 + place)
+
+
+def _contents(roles: Sequence[str]) -> list[Message]:
+    return [{"role": role, "content": _content(place)} for place, role in enumerate(roles)]
+
+
+def _spaces_at_end(text: str) -> str:
+    """The spaces after its last line break or letter: with what follows they make one token."""
+    return text[len(text.rstrip(" \t")) :]
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The added tokens that are not white space."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return [content for content in added if content.strip()]
+
+
+def _tokens_in(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    return (token for token in _added(tokenizer) if token in text)
