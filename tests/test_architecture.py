@@ -22,7 +22,7 @@ TORCH_FREE = (
     "reward_models.records",
     "labeling_ui.store",
 )
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 40
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
 def name(path: Path) -> str:
