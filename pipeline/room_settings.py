@@ -134,7 +134,7 @@ def model_scores(
     scores = score_responses(
         model,
         tokenizer,
-        [Prompt(prompt=task.prompt, context=task.context) for task, _ in flat],
+        [Prompt(task.prompt, context=task.context, history=task.history) for task, _ in flat],
         [response.text for _, response in flat],
     )
     found: dict[str, dict[str, float]] = {}

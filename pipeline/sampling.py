@@ -128,7 +128,8 @@ def _task_ids(prompts: Sequence[Prompt]) -> list[str]:
     seen: dict[str, int] = {}
     ids = []
     for prompt in prompts:
-        said = f"{prompt.context or ''}\0{prompt.prompt}"
+        turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+        said = "\0".join([*turns, prompt.context or "", prompt.prompt])
         name = prompt.id or hashlib.sha256(said.encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1
         ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
@@ -214,5 +215,6 @@ def _task(name: str, prompt: Prompt, kept: Sequence[Response]) -> RankingTask:
         responses=tuple(kept),
         context=prompt.context,
         category=prompt.category,
+        history=prompt.history,
         extra={} if prompt.user is None else {"user": prompt.user},
     )

@@ -63,6 +63,16 @@ def number(name: str, value: object) -> float | None:
     return found
 
 
+def whole_number(name: str, value: object) -> int:
+    """The whole number, in a table perhaps written as text."""
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) and text.removeprefix("-").isdecimal() and len(text) < 20:
+        return int(text)
+    if isinstance(text, bool) or not isinstance(text, int):
+        raise ValueError(f"'{name}' is {value!r:.40}, expected a whole number")
+    return text
+
+
 def mapping(name: str, value: object) -> Mapping[str, Any]:
     """An object, perhaps as JSON text; empty where it is null or blank."""
     if isinstance(value, str) and value.strip():

@@ -87,14 +87,15 @@ def _with_history(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "prompt": asked.prompt, "history": asked.history}
 
 
-def _assign(record: object, **values: object) -> None:
+def assign(record: object, **values: object) -> None:
     """Set fields of a frozen record while it is made."""
     for name, value in values.items():
         object.__setattr__(record, name, value)
 
 
-def _check_names(record: object, *names: str) -> None:
-    _assign(record, **{name: optional_name(name, getattr(record, name)) for name in names})
+def assign_names(record: object, *names: str) -> None:
+    """Check fields that name something, which are absent where they are null or blank."""
+    assign(record, **{name: optional_name(name, getattr(record, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,8 @@ class Demonstration(Record):
     def __post_init__(self) -> None:
         required_text("prompt", self.prompt)
         required_text("response", self.response)
-        _assign(self, context=optional_text("context", self.context))
-        _check_names(self, "id", "user", "source", "category")
+        assign(self, context=optional_text("context", self.context))
+        assign_names(self, "id", "user", "source", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,12 @@ class Prompt(Record):
 
     def __post_init__(self) -> None:
         required_text("prompt", self.prompt)
-        _assign(
+        assign(
             self,
             context=optional_text("context", self.context),
             answerable=flag("answerable", self.answerable),
         )
-        _check_names(self, "id", "user", "category")
+        assign_names(self, "id", "user", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Response:
 
     def __post_init__(self) -> None:
         required_text("text", self.text, empty=True)
-        _assign(
+        assign(
             self,
             id=required_name("id", self.id),
             model=optional_name("model", self.model) or "unknown",
@@ -189,13 +190,13 @@ class RankingTask(Record):
     def __post_init__(self) -> None:
         required_text("prompt", self.prompt)
         built = _responses(self.responses)
-        _assign(
+        assign(
             self,
             id=required_name("id", self.id),
             responses=built,
             context=optional_text("context", self.context),
         )
-        _check_names(self, "category")
+        assign_names(self, "category")
         ids = [response.id for response in built]
         if not 2 <= len(ids) <= 9:
             raise ValueError(f"task '{self.id}' has {len(ids)} responses, expected 2 to 9")
@@ -256,7 +257,7 @@ class Ranking(Record):
         extra = dict(self.extra)
         if "flags_no" in extra:
             extra["flags_no"] = names_of("flags_no", extra["flags_no"])
-        _assign(
+        assign(
             self,
             task=required_name("task", self.task),
             annotator=required_name("annotator", self.annotator),

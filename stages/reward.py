@@ -201,7 +201,9 @@ def _scores(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
 ) -> list[float]:
-    prompts = [Prompt(prompt=one.prompt, context=one.context) for one in demonstrations]
+    prompts = [
+        Prompt(one.prompt, context=one.context, history=one.history) for one in demonstrations
+    ]
     return score_responses(model, tokenizer, prompts, [one.response for one in demonstrations])
 
 

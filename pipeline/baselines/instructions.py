@@ -152,7 +152,7 @@ def _asked(
         return []
     tokenizer, policy = load_tokenizer(source), load_policy(source)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    prompts = [Prompt(one.prompt, context=one.context) for one in examples]
+    prompts = [Prompt(one.prompt, context=one.context, history=one.history) for one in examples]
     generator = torch.Generator().manual_seed(seed)
     drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, sampling, generator)
     said = [normalised(response_text(tokenizer, one.ids)) for one in drawn]

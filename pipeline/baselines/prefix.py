@@ -88,4 +88,4 @@ def _candidates(
 
 
 def _prompt(shot: Demonstration) -> Prompt:
-    return Prompt(shot.prompt, context=shot.context)
+    return Prompt(shot.prompt, context=shot.context, history=shot.history)

@@ -74,6 +74,7 @@ def _blank_rows(
             category=prompt.category,
             answerable=prompt.answerable,
             prompt_extra=prompt.extra,
+            history=prompt.history,
         )
         for prompt_type, instruction in instructions.items()
         for name, prompt in zip(names, prompts, strict=True)
@@ -82,7 +83,9 @@ def _blank_rows(
 
 
 def _content_id(prompt: Prompt) -> str:
-    return sha256(f"{prompt.context}\n\n{prompt.prompt}".encode()).hexdigest()[:16]
+    turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+    said = "\n\n".join([str(prompt.context), *turns, prompt.prompt])
+    return sha256(said.encode()).hexdigest()[:16]
 
 
 def _answers(
@@ -101,7 +104,7 @@ def _answers(
         speaker,
         policy,
         tokenizer,
-        [Prompt(row.prompt, context=row.context) for row in blank],
+        [Prompt(row.prompt, context=row.context, history=row.history) for row in blank],
         sampling,
         torch.Generator().manual_seed(zlib.crc32(f"{suite}/{seed}".encode())),
         report,

@@ -123,9 +123,11 @@ def _pair(row: Completion) -> tuple[str, str, str, int]:
 
 
 def _conversation(first: Completion, second: Completion) -> list[Message]:
+    turns = "\n\n".join(f"{turn.role}: {turn.content}" for turn in first.history)
+    before = f"[Earlier turns]\n{turns}\n\n" if turns else ""
     passage = f"[Passage]\n{first.context}\n\n" if first.context else ""
     shown = (
-        f"{passage}[Prompt]\n{first.prompt}\n\n[Response A]\n{first.completion}\n\n"
+        f"{before}{passage}[Prompt]\n{first.prompt}\n\n[Response A]\n{first.completion}\n\n"
         f"[Response B]\n{second.completion}"
     )
     return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": shown}]

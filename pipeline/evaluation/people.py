@@ -87,6 +87,7 @@ def label_rows(
                 context=task.context,
                 category=task.category,
                 prompt_extra={"annotator": ranking.annotator},
+                history=task.history,
                 scores={SUITE: scores},
             )
 

@@ -48,7 +48,7 @@ class RewardScorer:
         found = score_responses(
             self.model,
             self.tokenizer,
-            [Prompt(prompt=row.prompt, context=row.context) for row in rows],
+            [Prompt(row.prompt, context=row.context, history=row.history) for row in rows],
             [row.completion for row in rows],
             batch_size=self.batch_size,
             ended=[row.ended for row in rows],

@@ -79,7 +79,7 @@ def reference_nats(
     assert isinstance(pad, int)
     found: list[Scores] = []
     for row in rows:
-        told = Demonstration(row.prompt, _texts(row)[0], context=row.context)
+        told = Demonstration(row.prompt, _texts(row)[0], context=row.context, history=row.history)
         loss = response_loss(model, [encode(tokenizer, told)], pad, batch_size=1)
         found.append({"nats_per_token": loss})
     return found
