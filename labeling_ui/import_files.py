@@ -42,7 +42,7 @@ def read_labels(place: Path, form: Source) -> tuple[list[RankingTask], list[Rank
 
 
 def _our_own(place: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    if not place.is_dir():
+    if place.is_file():
         return read_tasks(place), []
     tasks = read_tasks(place / "tasks.jsonl")
     path = place / "rankings.jsonl"
