@@ -237,7 +237,7 @@ def json_value(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error})") from None
+        raise ValueError(f"not JSON ({error})") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON that can be read ({error})") from None
 
@@ -258,7 +258,10 @@ def _parsed(text: str, where: str) -> Any:
         value = json_value(text)
         return whole_characters(value) if _HALF.search(text) else value
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        inside = error.__cause__
+        several = isinstance(inside, json.JSONDecodeError) and inside.lineno > 1
+        line = f":{inside.lineno}" if several else ""
+        raise ValueError(f"{where}{line}: {error}") from None
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> Row:

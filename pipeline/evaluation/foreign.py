@@ -33,7 +33,7 @@ KNOWN_SCORES = ("toxicity", "true", "info")
 UNNUMBERED = -1
 _ALSO_CALLED = {  # in the order of preference
     "model": ("model_type", "model_name", "policy"),
-    "prompt": ("question", "instruction", "input"),
+    "prompt": ("messages", "conversations", "question", "instruction", "input"),
     "completion": ("sample", "response", "answer", "output", "generation", "text"),
     "reference": ("references", "answers"),
 }
@@ -81,7 +81,8 @@ def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
     """Raises ValueError or TypeError where a value is of the wrong kind."""
     values: dict[str, Any] = {field: row.get(column) for field, column in layout.fields.items()}
     context = optional_text("context", values.get("context"))
-    asked = _asked(values["prompt"])
+    completion = _answer(values["completion"])
+    asked = _asked(values["prompt"], row, completion)
     said = "\n\n".join([context or "", *map(_written, asked.history), asked.prompt])
     given = {name: _number(name, row.get(column)) for name, column in layout.scores.items()}
     references = alternatives(values["reference"]) if "reference" in values else None
@@ -89,7 +90,7 @@ def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
         id=optional_name("id", values.get("id")) or hashlib.sha256(said.encode()).hexdigest()[:16],
         model=_model(values["model"]),
         prompt=asked.prompt,
-        completion=_answer(values["completion"]),
+        completion=completion,
         prompt_type=optional_name("prompt_type", values.get("prompt_type")) or "none",
         k=UNNUMBERED if values.get("k") in (None, "") else whole_number("k", values["k"]),
         context=context,
@@ -109,13 +110,14 @@ def alternatives(reference: object) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def _asked(prompt: object) -> Conversation:
-    """A text is taken as it is, blank ones too; messages and dialogues as turns."""
+def _asked(prompt: object, row: Mapping[str, Any], completion: str) -> Conversation:
+    """What is asked, with the turns before it; messages beside it may end with the completion."""
     if prompt is None:
         raise ValueError("'prompt' is null, expected a string")
-    turns = prompt_turns({"prompt": prompt})
-    assert turns is not None
-    return question(turns)
+    beside = {name: row[name] for name in ("messages", "conversations") if name in row}
+    turns = prompt_turns({"prompt": prompt, **beside}) or (Turn("user", str(prompt)),)
+    is_answered = len(turns) > 1 and turns[-1] == Turn("assistant", completion)
+    return question(turns[:-1] if is_answered else turns)
 
 
 def _model(model: object) -> str:

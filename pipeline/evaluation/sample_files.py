@@ -82,7 +82,8 @@ def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFil
     copies, prompts = Copies(), PromptNumbers()
     for path, where, raw in _raw_rows(kept, notes):
         if path not in layouts:
-            own = ending(path) in _JSON and raw.keys() >= _OWN and not columns
+            asks = "prompt" in raw or "messages" in raw
+            own = ending(path) in _JSON and raw.keys() >= _OWN and asks and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
         row = _completion(where, raw, layouts[path])
         copies.add((row.model, row.prompt_type), raw)
