@@ -70,7 +70,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield line number, from 1, and object of each line; the format of files that we wrote."""
     for number, line in text_lines(path):
         if line.strip():
-            yield number, _object_of(line, f"{path}:{number}")
+            yield number, _object_of(line.rstrip(), f"{path}:{number}")
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -208,7 +208,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{path}: not JSON, and of an unknown kind; expected a name in {_LINES}")
     else:
         yield from (
-            (f"{path}:{number}", _object_of(line, f"{path}:{number}"))
+            (f"{path}:{number}", _object_of(line.rstrip(), f"{path}:{number}"))
             for number, line in rest
             if line.strip()
         )

@@ -94,7 +94,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
             return Pair(*_of_dialogues(*texts), about)
         return Pair(question(prompt), *_after(texts, row.get("prompt")), about)
     ends = [
-        _conversation(name, prompt or (), turns or (Turn("assistant", row[name]),), row)
+        _conversation(name, prompt or (), turns or (Turn("assistant", row[name]),))
         for name, turns in (("chosen", chosen), ("rejected", rejected))
     ]
     if ends[0][:-1] != ends[1][:-1]:
@@ -132,7 +132,7 @@ def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
     raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
 
 
-def _conversation(name: str, prompt: Turns, turns: Turns, row: Mapping[str, Any]) -> Turns:
+def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:
     """A whole conversation that ends with the assistant: the prompt's turns and these."""
     if turns[-1].role != "assistant":
         raise ValueError(
@@ -140,9 +140,9 @@ def _conversation(name: str, prompt: Turns, turns: Turns, row: Mapping[str, Any]
         )
     if not prompt or turns[: len(prompt)] == prompt:
         return turns
+    if turns[0].role == "assistant":
+        return (*prompt, *turns)
     asked = [turn for turn in turns[:-1] if turn.role == "user"]
-    if isinstance(row.get("prompt"), str) and asked and asked[-1].content == prompt[-1].content:
+    if len(prompt) == 1 and asked and asked[-1] == prompt[0]:
         return turns  # the prompt repeats the user's last words
-    if turns[0].role != "assistant":
-        raise ValueError(f"'{name}' neither answers nor repeats the prompt")
-    return (*prompt, *turns)
+    raise ValueError(f"'{name}' neither answers nor repeats the prompt")
