@@ -6,13 +6,38 @@ from typing import Any
 
 from reward_models.records import Ranking
 
+Row = dict[str, Any]
 NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "instruct-rlhf/annotators")  # both know things by UUID
 
 
-def as_it_was(ours: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Our own record with the ranks read back, in the order in which it held them."""
-    order = [name for name in ours["ranks"] if name in ranks]
-    return {**ours, "ranks": {name: ranks[name] for name in (*order, *ranks)}}
+def user_id(annotator: str) -> str:
+    """The name of an annotator where people are known by UUID."""
+    return str(uuid.uuid5(NAMES, annotator))
+
+
+def as_it_is(row: Mapping[str, Any], ranks: Mapping[str, int], skipped: str | None) -> Row:
+    """A ranking's row with the ranks read back, in the order in which it held them, and whether it
+    is skipped now: for the reason it has, if any.
+    """
+    order = [name for name in row.get("ranks") or {} if name in ranks]
+    reason = (row.get("skipped") or skipped) if skipped else None
+    held = {name: ranks[name] for name in (*order, *ranks)}
+    return {**row, "ranks": held, "skipped": reason}
+
+
+def one_each(rankings: Iterable[Ranking]) -> list[Ranking]:
+    """One ranking of each annotator of a task; ValueError where one has ranked it twice.
+
+    A skip gives way to a ranking.
+    """
+    found: dict[str, Ranking] = {}
+    for ranking in rankings:
+        before = found.get(ranking.annotator)
+        if before is not None and before.skipped is None and ranking.skipped is None:
+            raise ValueError(f"'{ranking.annotator}' ranks task '{ranking.task}' twice")
+        if before is None or before.skipped is not None:
+            found[ranking.annotator] = ranking
+    return list(found.values())
 
 
 def by_task(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:

@@ -10,7 +10,7 @@ from labeling_ui.argilla import to_argilla
 from labeling_ui.label_studio import to_label_studio, write_label_studio
 from labeling_ui.outcomes import write_outcomes
 from labeling_ui.store import Store
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.records import Ranking, RankingTask, Turn, write_jsonl
 
 Row = dict[str, Any]
 Format = Literal["jsonl", "trl", "label-studio", "argilla", "audit"]
@@ -48,20 +48,20 @@ def write_export(store: Store, out: Path, form: Format) -> list[Path]:
 def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
     """One row for every untied pair, in TRL's explicit-prompt preference form.
 
-    `margin` is the distance in ranks; a context passage stands before its prompt.
+    `margin` is the distance in ranks; a context passage stands before its prompt. Where a task has
+    earlier turns, its rows are in the conversational form.
     """
     by_id = {task.id: task for task in tasks}
     rows = []
     for ranking in rankings:
         task = by_id[ranking.task]
         texts = {response.id: response.text for response in task.responses}
-        prompt = task.prompt if task.context is None else f"{task.context}\n\n{task.prompt}"
+        asked = task.prompt if task.context is None else f"{task.context}\n\n{task.prompt}"
         for better, worse in ranking.comparisons():
+            said = {"prompt": asked, "chosen": texts[better], "rejected": texts[worse]}
             rows.append(
                 {
-                    "prompt": prompt,
-                    "chosen": texts[better],
-                    "rejected": texts[worse],
+                    **(_conversational(task.history, said) if task.history else said),
                     "margin": ranking.ranks[worse] - ranking.ranks[better],
                     "task": task.id,
                     "annotator": ranking.annotator,
@@ -69,3 +69,9 @@ def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) 
                 }
             )
     return rows
+
+
+def _conversational(history: Sequence[Turn], said: dict[str, str]) -> Row:
+    prompt = [turn.to_json() for turn in (*history, Turn("user", said["prompt"]))]
+    answers = {name: [Turn("assistant", said[name]).to_json()] for name in ("chosen", "rejected")}
+    return {"prompt": prompt, **answers}

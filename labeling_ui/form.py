@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from reward_models.row_files import read_text
+
 PAGE_KEYS = "ngpqrx"  # note, guideline, prompt, start from quality, plain text, given text
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
@@ -97,7 +99,7 @@ def load_form(path: Path) -> Form:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        return Form.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Form.model_validate(yaml.safe_load(read_text(path)))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.exchange import NAMES, as_it_was, by_task
+from labeling_ui.exchange import NAMES, as_it_is, by_task, one_each
+from reward_models.fields import required_name
 from reward_models.records import Ranking, RankingTask
 
 Row = dict[str, Any]
 INTERFACE = """<View>
+  <Paragraphs name="history" value="$history" layout="dialogue" nameKey="role" textKey="content"/>
   <Text name="prompt" value="$prompt"/>
   <Text name="context" value="$context"/>
   <List name="items" value="$items"/>
@@ -45,7 +47,9 @@ def to_label_studio(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -
         record = task.to_json()
         items = [{"id": r.id, "title": "", "body": r.text} for r in task.responses]
         annotations = [_annotation(r, numbers[r.annotator]) for r in found.get(task.id, [])]
-        data = {"prompt": task.prompt, "context": task.context or "", "items": items}
+        history = [turn.to_json() for turn in task.history]
+        data = {"history": history, "prompt": task.prompt, "context": task.context or ""}
+        data["items"] = items
         rows.append({"id": number, "data": {**data, "record": record}, "annotations": annotations})
     return rows
 
@@ -76,48 +80,69 @@ def _buckets(ranking: Ranking) -> dict[str, list[str]]:
 
 
 def from_label_studio(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTask], list[Ranking]]:
-    """Tasks and rankings of a Label Studio export; those not made here become `imported`."""
+    """Tasks and rankings of a Label Studio export; those not made here become `imported`.
+
+    Cancelled annotations are skips.
+    """
     tasks, rankings = [], []
     for row in rows:
         data = row["data"]
         record = data.get("record") or {
-            "id": str(row["id"]),
-            "prompt": data["prompt"],
-            "context": data.get("context") or None,
+            "id": row["id"],
+            **_asked(data),
+            "context": data.get("context"),
             "responses": [{"id": item["id"], "text": item["body"]} for item in data["items"]],
         }
         task = RankingTask.from_json(record)
         tasks.append(task)
-        rankings += [_from_annotation(task, annotation) for annotation in row["annotations"]]
+        given = [_from_annotation(task, one) for one in row.get("annotations") or []]
+        rankings += one_each(given)
     return tasks, rankings
+
+
+def _asked(data: Mapping[str, Any]) -> Row:
+    """The prompt, or the conversation that it ends."""
+    if not data.get("history"):
+        return {"prompt": data["prompt"]}
+    return {"messages": [*data["history"], {"role": "user", "content": data["prompt"]}]}
 
 
 def _from_annotation(task: RankingTask, annotation: Mapping[str, Any]) -> Ranking:
     results = [result for result in annotation["result"] if result["type"] == "ranker"]
-    meta = results[0].get("meta", {}).get("ranking") if results else None
-    ranks = {}
-    if results and not annotation.get("was_cancelled"):
-        buckets = results[0]["value"]["ranker"]
-        order = sorted((name for name in buckets if name != "_"), key=int)
-        ranks = {item: rank for rank, name in enumerate(order, 1) for item in buckets[name]}
-    ranking = Ranking.from_json(
-        as_it_was(meta, ranks)
-        if meta
-        else {
-            "task": task.id,
-            "annotator": _who(annotation["completed_by"]),
-            "kind": "imported",
-            "ranks": ranks,
-            "seconds": annotation.get("lead_time"),
-            "time": annotation.get("created_at"),
-            "skipped": "skipped" if annotation.get("was_cancelled") else None,
-        }
-    )
+    if len(results) > 1:
+        raise ValueError(f"an annotation has {len(results)} rankings, expected one")
+    ours = (results[0].get("meta") or {}).get("ranking") if results else None
+    is_cancelled = bool(annotation.get("was_cancelled"))
+    head = {
+        "task": task.id,
+        "annotator": None if ours else _who(annotation["completed_by"]),
+        "kind": "imported",
+        "seconds": annotation.get("lead_time"),
+        "time": annotation.get("created_at"),
+    }
+    ranks = _ranks(results[0]["value"]["ranker"]) if results and not is_cancelled else {}
+    row = as_it_is(ours or head, ranks, "skipped" if is_cancelled else None)
+    ranking = Ranking.from_json(row)
     ranking.check_against(task)
     return ranking
 
 
+def _ranks(buckets: Mapping[str, Sequence[object]]) -> dict[str, int]:
+    """Ranks by item; the bucket `_` holds what is not ranked."""
+    order = sorted((name for name in buckets if name != "_"), key=int)
+    placed = [(str(item), rank) for rank, name in enumerate((n for n in order if buckets[n]), 1)
+              for item in buckets[name]]  # fmt: skip
+    ranks = dict(placed)
+    if len(ranks) != len(placed):
+        raise ValueError("an item is in two buckets, expected one")
+    return ranks
+
+
 def _who(completed_by: object) -> str:
+    """The name of who annotated, which is his alone: two people may share a first name."""
     if isinstance(completed_by, dict):
-        return str(completed_by.get("first_name") or completed_by.get("email"))
-    return f"label-studio-{completed_by}"
+        known = completed_by.get("id")
+        if known is None:
+            return required_name("completed_by", completed_by.get("email"))
+        completed_by = known
+    return f"label-studio-{required_name('completed_by', completed_by)}"

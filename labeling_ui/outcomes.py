@@ -14,7 +14,7 @@ from labeling_ui.adjudication import adjudications
 from labeling_ui.room_tasks import TextTask, answers_of
 from labeling_ui.store import Store
 from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.records import Prompt, Ranking, RankingTask, write_jsonl
 
 Row = dict[str, Any]
 
@@ -47,7 +47,10 @@ def ratings(store: Store) -> list[Row]:
             **dict.fromkeys(row.get("flags", []), 1),
             **dict.fromkeys(row.get("flags_no", []), 0),
         }
-        head = _head(task.id, task.prompt or "", task.model or "unknown", task.text)
+        head = (
+            Prompt(task.prompt, history=task.history).to_json() if task.prompt else {"prompt": ""}
+        )
+        head = {"id": task.id, **head, "model": task.model or "unknown", "completion": task.text}
         given = {name: value for name, value in {**said, **flags}.items() if value is not None}
         rows.append({**head, **given, "annotator": row["annotator"]})
     return rows
@@ -62,7 +65,3 @@ def comparisons(store: Store) -> tuple[list[RankingTask], list[Ranking]]:
         tasks[task.id] = task
         judged.append(Ranking.from_json(row))
     return list(tasks.values()), judged
-
-
-def _head(name: str, prompt: str, model: str, text: str) -> Row:
-    return {"id": name, "prompt": prompt, "model": model, "completion": text}

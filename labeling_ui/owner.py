@@ -70,7 +70,9 @@ class Owner:
             for response in task.responses
         ]
         names = [ranking.annotator for ranking in given]
-        return {"prompt": snippet(task.prompt, 600), "annotators": names, "outputs": outputs}
+        turns = [f"{turn.role}: {snippet(turn.content, 300)}" for turn in task.history]
+        shown = {"history": turns, "prompt": snippet(task.prompt, 600)}
+        return {**shown, "annotators": names, "outputs": outputs}
 
     def pause(self, account: Account, asked: Mapping[str, Any]) -> Reply:
         """Stop handing out tasks, or go on."""

@@ -89,4 +89,6 @@ class Progress:
 
 def _title(record: Mapping[str, Any]) -> str:
     """What a task is known by: its prompt, else the text or the use case it is about."""
-    return str(record.get("prompt") or record.get("text") or record.get("use_case") or "-")
+    messages = record.get("messages") or [{}]
+    asked = record.get("prompt") or messages[-1].get("content")
+    return str(asked or record.get("text") or record.get("use_case") or "-")

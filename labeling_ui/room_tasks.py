@@ -20,9 +20,10 @@ from sqlalchemy import func, insert, select
 
 from labeling_ui.form import TaskKind
 from labeling_ui.rows import dumps
-from labeling_ui.store import Store
+from labeling_ui.store import Store, kinds_and_records
 from labeling_ui.tables import answers, tasks
-from reward_models.records import RankingTask, Record
+from reward_models.fields import optional_text, required_name, required_text
+from reward_models.records import RankingTask, Record, Turn, assign, assign_names
 
 Shape = Literal["plain", "few-shot", "user-based"]
 
@@ -38,11 +39,17 @@ class TextTask(Record):
     model: str | None = None
     context: str | None = None
     category: str | None = None
+    history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in (("id", self.id), ("text", self.text)):
-            if not isinstance(value, str):
-                raise ValueError(f"'{name}' is {type(value).__name__}, expected a string")
+        required_text("text", self.text, empty=True)
+        assign(
+            self,
+            id=required_name("id", self.id),
+            prompt=optional_text("prompt", self.prompt),
+            context=optional_text("context", self.context),
+        )
+        assign_names(self, "model", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,15 @@ class WritingTask(Record):
     use_case: str | None = None
     context: str | None = None
     category: str | None = None
+    history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not self.id:
-            raise ValueError(f"'id' is {self.id!r}, expected a string")
+        assign(
+            self,
+            id=required_name("id", self.id),
+            **{n: optional_text(n, getattr(self, n)) for n in ("prompt", "use_case", "context")},
+        )
+        assign_names(self, "category")
         if self.shape not in get_args(Shape):
             known = ", ".join(get_args(Shape))
             raise ValueError(f"'shape' is {self.shape!r}, expected one of {known}")
@@ -113,27 +125,32 @@ def add_room_tasks(
 ) -> int:
     """Add tasks of one kind, those already there left alone; return how many were new.
 
-    One that is not open is handed out to nobody who does not ask for it by name.
+    ValueError where one is there already that asks something else. One that is not open is handed
+    out to nobody who does not ask for it by name.
     """
     with store.database.write() as connection:
         last = connection.execute(select(func.max(tasks.c.position))).scalar() or 0
-        known = set(connection.execute(select(tasks.c.id)).scalars())
-        rows = [
-            {
+        known = kinds_and_records(connection, [task.id for task in new])
+        rows: dict[str, dict[str, Any]] = {}
+        for task in new:
+            record = dumps(task.to_json())
+            there = known.setdefault(task.id, (kind, record))
+            if there[0] != kind or json.loads(there[1]) != json.loads(record):
+                raise ValueError(f"task '{task.id}' is already there with another text or kind")
+            if there[1] is not record:
+                continue
+            rows[task.id] = {
                 "id": task.id,
-                "position": last + number,
+                "position": last + 1 + len(rows),
                 "kind": kind,
                 "category": task.category,
-                "record": dumps(task.to_json()),
+                "record": record,
                 "overlap": overlap,
                 "priority": priority,
                 "is_open": int(is_open),
             }
-            for number, task in enumerate({task.id: task for task in new}.values(), 1)
-            if task.id not in known
-        ]
         if rows:
-            connection.execute(insert(tasks), rows)
+            connection.execute(insert(tasks), list(rows.values()))
             data = {"count": len(rows), "kind": kind}
             store.log(connection, "store", "tasks added", None, data)
     return len(rows)

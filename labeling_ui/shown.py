@@ -39,6 +39,7 @@ def shown_task(lease: Lease, task: RoomTask) -> Shown:
         "token": lease.token,
         "kind": lease.kind,
         "amends": lease.state == "done",
+        "history": [{"role": turn.role, **both(turn.content)} for turn in task.history],
         "prompt": _both(task.prompt),
         "context": _both(task.context),
         "outputs": [{**both(text), "snippet": snippet(text)} for text in outputs],

@@ -207,13 +207,19 @@ class Store:
         connection.execute(insert(events), [{**row, "data": dumps(data)}])
 
 
-def _records(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def kinds_and_records(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Kind and record of the tasks of these ids that are there."""
+    found: dict[str, tuple[str, str]] = {}
     for start in range(0, len(ids), AT_ONCE):
         some = ids[start : start + AT_ONCE]
-        query = select(tasks.c.id, tasks.c.record).where(tasks.c.id.in_(some))
-        found.update({row.id: row.record for row in connection.execute(query)})
+        query = select(tasks.c.id, tasks.c.kind, tasks.c.record).where(tasks.c.id.in_(some))
+        found.update({row.id: (row.kind, row.record) for row in connection.execute(query)})
     return found
+
+
+def _records(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    both = kinds_and_records(connection, ids)
+    return {name: record for name, (_, record) in both.items()}
 
 
 def _tasks_of(connection: Connection, ids: Sequence[str]) -> dict[str, RankingTask]:

@@ -81,11 +81,11 @@ def prompts(store: Store) -> list[Prompt]:
     """All prompts written in the room, with demonstrations or alone."""
     alone = [
         Prompt(text, f"{task.id}/{row['annotator']}/{i}", row["annotator"], task.context,
-               task.category)
+               task.category, history=task.history)
         for task, row in answers_of(store, "prompt") if isinstance(task, WritingTask)
         for i, (text, _) in enumerate(_prompts_of(task, row))
     ]  # fmt: skip
-    return [*alone, *(Prompt(d.prompt, d.id, d.user, d.context, d.category)
+    return [*alone, *(Prompt(d.prompt, d.id, d.user, d.context, d.category, history=d.history)
                       for d in demonstrations(store))]  # fmt: skip
 
 
@@ -99,6 +99,7 @@ def _of(task: WritingTask, row: Mapping[str, Any]) -> Iterator[Demonstration]:
             source=SOURCE,
             context=task.context,
             category=task.category,
+            history=task.history,
             extra={"shape": task.shape},
         )
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.config import ExperimentConfig
 from pipeline.config_error import first_error
+from reward_models.row_files import read_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,7 +52,7 @@ def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ValueError(
             f"{path}: no such file; expected a YAML config such as configs/quickstart.yaml"
         )
-    mapping = _parse(path.read_text(encoding="utf-8"), str(path))
+    mapping = _parse(read_text(path), str(path))
     if not isinstance(mapping, dict):
         raise ValueError(f"{path}: {type(mapping).__name__}; expected a mapping of keys to values")
     mapping = _unshared(mapping)

@@ -7,7 +7,6 @@ DEVSET and TESTSET are `devset.csv` and `testset_w_refs.csv` of the E2E challeng
 texts about one meaning representation are its references. Nothing is downloaded.
 """
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import typer
 from pipeline.guard import run_module
 from pipeline.robustness.domains import REFERENCES
 from reward_models.records import Demonstration, write_jsonl
+from reward_models.row_files import csv_rows
 
 ASK = "Describe the place in one or two sentences: {mr}"
 TRAINED = ("coffee shop",)
@@ -60,15 +60,11 @@ def write_e2e(
 
 def _references(path: Path) -> Mapping[str, Sequence[str]]:
     """Every meaning representation with its texts."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     found: dict[str, list[str]] = defaultdict(list)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        if not {"mr", "ref"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: columns {reader.fieldnames}; expected mr and ref")
-        for row in reader:
-            found[row["mr"]].append(row["ref"].strip())
+    for where, row in csv_rows(path):
+        if not {"mr", "ref"} <= row.keys():
+            raise ValueError(f"{where}: columns {sorted(row)}; expected mr and ref")
+        found[row["mr"]].append(row["ref"].strip())
     return found
 
 

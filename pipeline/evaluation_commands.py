@@ -11,7 +11,8 @@ from pipeline.evaluation_settings import (
     scorer_settings,
     setting_of,
 )
-from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.label_files import read_rankings, read_tasks
+from reward_models.records import Ranking, RankingTask
 
 if TYPE_CHECKING:
     from pipeline.evaluation.results import Results
@@ -99,10 +100,8 @@ def _labels(place: str) -> tuple[list[RankingTask], list[Ranking]]:
 
     for folder in (Path(place), Path(place) / "label"):
         if (folder / "tasks.jsonl").is_file() and (folder / "rankings.jsonl").is_file():
-            return (
-                read_records(folder / "tasks.jsonl", RankingTask),
-                read_records(folder / "rankings.jsonl", Ranking),
-            )
+            tasks = read_tasks(folder / "tasks.jsonl")
+            return tasks, read_rankings(folder / "rankings.jsonl", tasks)
     with closing(store_at(place)) as store:
         return store.tasks(), store.rankings()
 

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward_models.row_files import read_text
+
 LINE = re.compile(r"(?P<name>[\w.:-]+)(?:\s+slots\s*=\s*(?P<slots>\d+))?")
 
 
@@ -24,7 +26,7 @@ def read_hosts(path: Path) -> tuple[Host, ...]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a host a line, such as: node-1 slots=4")
     found: list[Host] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         said = line.partition("#")[0].strip()
         if not said:
             continue

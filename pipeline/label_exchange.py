@@ -14,7 +14,9 @@ from labeling_ui.import_files import Source, read_labels
 from labeling_ui.room_report import report
 from labeling_ui.store import Store
 from pipeline.people import STORE
+from reward_models.label_files import read_rankings
 from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.row_files import ENDINGS, ending
 
 Form = Source | Literal["squality", "qa-feedback"]
 
@@ -57,12 +59,13 @@ def import_labels(
     """
     tasks, rankings = _read(found, form)
     gold = places.gold
-    right = [] if gold is None else read_records(gold, Ranking)
+    right = [] if gold is None else read_rankings(gold, tasks)
+    known: dict[str, dict[str, int]] = {}
+    for one in right:
+        if one.task in known:
+            raise ValueError(f"{gold}: task '{one.task}' has two right rankings, expected one")
+        known[one.task] = dict(one.ranks)
     with closing(Store(place)) as store:
-        known = {one.task: dict(one.ranks) for one in right}
-        unknown = sorted(set(known) - {task.id for task in tasks})
-        if unknown:
-            raise ValueError(f"{gold}: task '{unknown[0]}' is not in {found}")
         new = store.add_tasks(tasks, overlap=places.overlap, priority=places.priority, gold=known)
         added = store.submit_all(rankings)
     say(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
@@ -102,7 +105,7 @@ def agreement_lines(place: str) -> list[str]:
 
 
 def _labels(place: str) -> tuple[list[RankingTask], list[Ranking], dict[str, dict[str, int]]]:
-    if Path(place).is_file() and place.endswith((".jsonl", ".json")):
+    if Path(place).is_file() and ending(Path(place)) in ENDINGS:
         return [], read_records(Path(place), Ranking), {}
     with closing(store_at(place)) as store:
         return store.tasks(), store.rankings(), store.gold()

@@ -1,17 +1,13 @@
-"""Texts with a label, for probes: JSON lines {"text", "label"}, CSV with a header, or the hub.
+"""Texts with a label, for probes: rows {"text", "label"} of a file or of the hub.
 
-A source is a `.jsonl` or `.csv` file or `hf:NAME[:SPLIT]`. Other names of the two fields can be
-given; labels are read as text.
+A source is a file that reward_models/row_files.py reads or `hf:NAME[:SPLIT]`. Other names of the
+two fields can be given; labels are read as text.
 """
 
-import csv
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import Any
 
-from stages.data.demonstrations import HUB, source_rows
+from stages.data.demonstrations import source_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +31,17 @@ class LabelledTexts:
 def load_labelled_texts(source: str, *, text: str = "text", label: str = "label") -> LabelledTexts:
     """All rows of a source; ValueError `file:line: ...` at the first that has no text or label."""
     texts, labels = [], []
-    for where, row in _rows(source):
+    for where, row in source_rows(source):
         for field in (text, label):
             if field not in row:
                 raise ValueError(f"{where}: no field '{field}'; it has {', '.join(map(str, row))}")
         said, named = row[text], row[label]
         if not isinstance(said, str) or not said.strip():
-            raise ValueError(f"{where}: {text} is {said!r}; expected a text that is not empty")
-        if isinstance(named, bool | float) or named in (None, ""):
-            raise ValueError(f"{where}: {label} is {named!r}; expected a word or a whole number")
+            raise ValueError(f"{where}: {text} is {said!r:.40}; expected a text that is not empty")
+        if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
+            raise ValueError(
+                f"{where}: {label} is {named!r:.40}; expected a word or a whole number"
+            )
         texts.append(said)
         labels.append(str(named))
     if len(set(labels)) < 2:
@@ -57,24 +55,3 @@ def split_off(data: LabelledTexts, share: float, seed: int) -> tuple[LabelledTex
     Random(f"probe/{seed}").shuffle(places)
     held = min(len(data) - 1, max(1, round(share * len(data))))
     return data.of(sorted(places[held:])), data.of(sorted(places[:held]))
-
-
-def _rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if source.startswith(HUB) or source.endswith(".jsonl"):
-        yield from source_rows(source)
-    elif source.endswith(".csv"):
-        yield from _csv_rows(source)
-    else:
-        raise ValueError(f"{source}: expected a .jsonl or .csv file, or hf:NAME[:SPLIT]")
-
-
-def _csv_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not Path(source).is_file():
-        raise ValueError(f"{source}: no such file")
-    with Path(source).open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            where = f"{source}:{reader.line_num}"
-            if None in row or None in row.values():
-                raise ValueError(f"{where}: not as many fields as the header has")
-            yield where, row

@@ -69,8 +69,8 @@ def _read(path: Path, run: str, into: _Reading) -> list[str]:
     """Add the file's rows under the run's name; return its models."""
     files = open_samples([path], {})
     for row in files.rows():
-        before = (f"{turn.role}: {turn.content}" for turn in row.history)
-        asked = "\0".join((row.id, row.prompt, row.context or "", *before))
+        turns = [f"{turn.role}: {turn.content}" for turn in row.history]
+        asked = "\0".join((row.id, row.prompt, row.context or "", *turns))
         prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
         into.number.setdefault(prompt, len(into.number))
         into.rows.add(replace(row, id=prompt, model=f"{run}:{row.model}"))

@@ -16,6 +16,7 @@ from pipeline.datasets import DataFolder
 from pipeline.people import STORE, ranked_by_people
 from pipeline.room_config import HumanAnnotators
 from pipeline.rounds import latest, named
+from reward_models.label_files import read_rankings, read_tasks
 from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
 from stages.data.preferences import load_pairs
 from stages.progress import Report, Step
@@ -40,9 +41,7 @@ def collect(
     if isinstance(labeling, ImportedRankings) and labeling.tasks is None:
         _write(*load_pairs(Path(labeling.rankings)), out)
         return
-    tasks = read_records(
-        tasks_file(labeling) or run / named("sample", number) / "tasks.jsonl", RankingTask
-    )
+    tasks = read_tasks(tasks_file(labeling) or run / named("sample", number) / "tasks.jsonl")
     match labeling:
         case SimulatedAnnotators():
             prompts = DataFolder(run / "data").prompts("ranking")
@@ -51,7 +50,7 @@ def collect(
         case HumanAnnotators():
             rankings = ranked_by_people(labeling, tasks, run, report)
         case ImportedRankings():
-            rankings = _imported(Path(labeling.rankings), tasks)
+            rankings = read_rankings(Path(labeling.rankings), tasks)
     _write(tasks, rankings, out)
 
 
@@ -107,17 +106,3 @@ def _worlds(
     """What the judge reads, by task."""
     worlds = {(p.history, p.context, p.prompt): p.extra["world"] for p in prompts}
     return {task.id: worlds[task.history, task.context, task.prompt] for task in tasks}
-
-
-def _imported(path: Path, tasks: Sequence[RankingTask]) -> list[Ranking]:
-    """Rankings of a file, each checked against its task; the first bad one is told by its line."""
-    by_id = {task.id: task for task in tasks}
-    rankings = read_records(path, Ranking)
-    for number, ranking in enumerate(rankings, 1):
-        try:
-            if ranking.task not in by_id:
-                raise ValueError(f"no task '{ranking.task}' among the {len(tasks)} tasks")
-            ranking.check_against(by_id[ranking.task])
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from None
-    return rankings

@@ -19,9 +19,12 @@ from labeling_ui.room_tasks import RoomTask, add_room_tasks, task_from
 from labeling_ui.store import Store
 from pipeline.config_error import first_error
 from pipeline.config_file import overridden
+from pipeline.evaluation.samples import Completion, completion_from
 from pipeline.room_config import RoomSettings
 from pipeline.room_settings import check_room, gold_of, serve_store
-from reward_models.records import RankingTask, Response, Turn, read_jsonl
+from reward_models.label_files import Once
+from reward_models.records import RankingTask, Response
+from reward_models.row_files import read_rows
 
 Row = Mapping[str, Any]
 
@@ -34,11 +37,14 @@ def add_tasks(
     For comparisons the file may hold samples (id, model, prompt, completion): then every two models
     are compared on every prompt that both answered.
     """
-    rows = list(read_jsonl(found))
+    rows = list(read_rows(found))
     if kind == "comparison" and rows and "completion" in rows[0][1]:
-        tasks: list[RoomTask] = [*comparisons([row for _, row in rows], found)]
+        tasks: list[RoomTask] = [*comparisons(rows)]
     else:
-        tasks = [_task(kind, row, f"{found}:{number}") for number, row in rows]
+        once, tasks = Once(), []
+        for where, row in rows:
+            tasks.append(_task(kind, row, where))
+            once.add(where, f"task '{tasks[-1].id}'", tasks[-1].id)
     if not tasks:
         raise ValueError(f"{found}: no {kind} in it")
     with closing(Store(place)) as store:
@@ -46,15 +52,19 @@ def add_tasks(
     say(f"{new} of {len(tasks)} tasks are new")
 
 
-def comparisons(rows: Sequence[Row], found: Path) -> list[RankingTask]:
-    """A task for every two models' first samples on one prompt; ValueError if there is none."""
-    by_prompt: dict[str, dict[str, Row]] = {}
-    for number, row in enumerate(rows, 1):
+def comparisons(rows: Sequence[tuple[str, Row]]) -> list[RankingTask]:
+    """A task for every two models' first samples on one prompt, from rows and their places."""
+    by_prompt: dict[str, dict[str, Completion]] = {}
+    for where, row in rows:
         for name in ("id", "model", "prompt", "completion"):
-            if not isinstance(row.get(name), str):
-                raise ValueError(f"{found}:{number}: no text '{name}'")
-        prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{row['id']}"
-        by_prompt.setdefault(prompt, {}).setdefault(row["model"], row)
+            if row.get("messages" if name == "prompt" else name, row.get(name)) is None:
+                raise ValueError(f"{where}: no text '{name}'")
+        try:
+            sample = completion_from(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{sample.id}"
+        by_prompt.setdefault(prompt, {}).setdefault(sample.model, sample)
     return [
         _comparison(prompt, one, other)
         for prompt, models in by_prompt.items()
@@ -99,16 +109,18 @@ def _task(kind: TaskKind, row: Row, where: str) -> RoomTask:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _comparison(prompt: str, one: Row, other: Row) -> RankingTask:
+def _comparison(prompt: str, one: Completion, other: Completion) -> RankingTask:
     outputs = tuple(
-        Response(str(i), row["completion"], row["model"], row.get("generation") or {})
-        for i, row in enumerate((one, other))
+        Response(str(i), sample.completion, sample.model, sample.generation)
+        for i, sample in enumerate((one, other))
     )
-    name = f"{prompt}/{one['model']}/{other['model']}"
-    context, category = one.get("context"), one.get("category")
-    history = tuple(Turn(**turn) for turn in one.get("history", ()))
     return RankingTask(
-        name, one["prompt"], outputs, context=context, category=category, history=history
+        f"{prompt}/{one.model}/{other.model}",
+        one.prompt,
+        outputs,
+        context=one.context,
+        category=one.category,
+        history=one.history,
     )
 
 

@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.distinct import is_near_duplicate
-from reward_models.records import Prompt, RankingTask, Response, Turn
+from reward_models.records import Prompt, RankingTask, Response
 from stages.config import SamplingConfig
-from stages.data.template import conversation_ids, response_text
+from stages.data.template import prompt_ids, response_text
 from stages.generation import Sampled, generate_responses
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
@@ -104,7 +104,7 @@ def sample_tasks(
     left: list[_Place] = []
     for number, (name, source) in enumerate(policies.items()):
         policy = _load(name, source)
-        asked = [conversation_ids(policy.tokenizer, one) for one in prompts]
+        asked = [prompt_ids(policy.tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
         left += places[number]
         for attempt in range(TRIES):
             stream = f"{prefix}{seed}/{number}/{attempt}"
@@ -128,15 +128,12 @@ def _task_ids(prompts: Sequence[Prompt]) -> list[str]:
     seen: dict[str, int] = {}
     ids = []
     for prompt in prompts:
-        said = "\0".join([*_written(prompt.history), prompt.context or "", prompt.prompt])
+        turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+        said = "\0".join([*turns, prompt.context or "", prompt.prompt])
         name = prompt.id or hashlib.sha256(said.encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1
         ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return ids
-
-
-def _written(history: Sequence[Turn]) -> list[str]:
-    return [f"{turn.role}: {turn.content}" for turn in history]
 
 
 def _spread(num_prompts: int, low: int, high: int, seed: str) -> list[int]:

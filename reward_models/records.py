@@ -7,9 +7,12 @@
     ranking        {"task", "annotator", "kind", "ranks": {response id: 1..K}, "ratings", ...}
 
 `messages` are the turns of a conversation that ends with the user, who is to be answered. A record
-has that last turn's text as its `prompt` and the turns before it as its `history`.
+has that last turn's text as its `prompt` and the turns before it as its `history`. A prompt may
+also be written as in `reward_models/conversations.py`.
 
-A record checks itself once, on construction; code after that trusts it. Nothing here imports torch.
+A record checks itself once, on construction; code after that trusts it. Names (id, user, category,
+source) may be whole numbers and become texts; an optional text that is null or empty is absent. A
+list or an object may be JSON text, as tables hold it. Nothing here imports torch.
 """
 
 import json
@@ -20,31 +23,25 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
+from reward_models.conversations import Turn as Turn  # a part of the records
+from reward_models.conversations import prompt_turns, question
+from reward_models.fields import (
+    flag,
+    mapping,
+    names_of,
+    number,
+    optional_name,
+    optional_text,
+    required_name,
+    required_text,
+    whole_numbers,
+)
+from reward_models.row_files import json_value, read_rows
+from reward_models.row_files import read_jsonl as read_jsonl  # beside write_jsonl
+
 R = TypeVar("R", bound="Record")
 Kind = Literal["human", "simulated", "imported"]
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: Role
-    content: str
-
-    def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise ValueError(
-                f"a message has the role {self.role!r}, expected one of {', '.join(get_args(Role))}"
-            )
-        if not isinstance(self.content, str):
-            raise ValueError(
-                f"a message's content is {type(self.content).__name__}, expected a string"
-            )
-
-    def to_json(self) -> dict[str, str]:
-        """The JSON object."""
-        return {"role": self.role, "content": self.content}
+_ASKED = ("prompt", "messages", "conversations", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,8 @@ class Record:
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Build the record; raise ValueError naming the key that is missing or wrong."""
         known = {f.name for f in fields(cls)} - {"extra"}
-        if "history" in known and "messages" in row:
-            row = _with_prompt(row)
+        if "history" in known:
+            row = _with_history(row)
         for name in cls.required:
             if name not in row:
                 raise ValueError(f"key '{name}' is missing; found {sorted(row)}")
@@ -71,31 +68,34 @@ class Record:
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         kept = {name: value for name, value in named.items() if value is not None}
         history: tuple[Turn, ...] = kept.pop("history", ())
-        if history:
+        prompt = kept.get("prompt")
+        if history or (prompt and prompt_turns({"prompt": prompt}) != (Turn("user", prompt),)):
             turns = [*history, Turn("user", kept.pop("prompt"))]
             kept = {"messages": [turn.to_json() for turn in turns], **kept}
         return {**kept, **self.extra}
 
 
-def _with_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with `prompt` and `history` in place of `messages`."""
-    if "prompt" in row:
-        raise ValueError("both 'prompt' and 'messages' are there; expected one of them")
-    messages = row["messages"]
-    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
-        raise ValueError(f"'messages' is {messages!r:.60}, expected a list of roles and contents")
-    turns = [Turn(one.get("role"), one.get("content")) for one in messages]
-    if not turns or turns[-1].role != "user":
-        raise ValueError("'messages' does not end with a user's turn, which is to be answered")
-    rest = {name: value for name, value in row.items() if name != "messages"}
-    return {**rest, "prompt": turns[-1].content, "history": tuple(turns[:-1])}
+def _with_history(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with what is asked as `prompt` and the turns before it as `history`."""
+    if row.get("history"):
+        raise ValueError("'history' is no key of a row; expected earlier turns in 'messages'")
+    turns = prompt_turns(row)
+    rest = {name: value for name, value in row.items() if name not in _ASKED}
+    if turns is None:
+        return rest
+    asked = question(turns)
+    return {**rest, "prompt": asked.prompt, "history": asked.history}
 
 
-def _text(name: str, value: object, *, empty: bool = False) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"'{name}' is {type(value).__name__}, expected a string")
-    if not empty and not value.strip():
-        raise ValueError(f"'{name}' is empty")
+def assign(record: object, **values: object) -> None:
+    """Set fields of a frozen record while it is made."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+
+
+def assign_names(record: object, *names: str) -> None:
+    """Check fields that name something, which are absent where they are null or blank."""
+    assign(record, **{name: optional_name(name, getattr(record, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,10 @@ class Demonstration(Record):
     history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        _text("prompt", self.prompt)
-        _text("response", self.response)
+        required_text("prompt", self.prompt)
+        required_text("response", self.response)
+        assign(self, context=optional_text("context", self.context))
+        assign_names(self, "id", "user", "source", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,13 @@ class Prompt(Record):
     history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        _text("prompt", self.prompt)
+        required_text("prompt", self.prompt)
+        assign(
+            self,
+            context=optional_text("context", self.context),
+            answerable=flag("answerable", self.answerable),
+        )
+        assign_names(self, "id", "user", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +152,13 @@ class Response:
     sampling: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        _text("id", self.id)
-        _text("text", self.text, empty=True)
+        required_text("text", self.text, empty=True)
+        assign(
+            self,
+            id=required_name("id", self.id),
+            model=optional_name("model", self.model) or "unknown",
+            sampling=mapping("sampling", self.sampling),
+        )
 
     @property
     def ended(self) -> bool:
@@ -175,10 +188,15 @@ class RankingTask(Record):
     history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        _text("id", self.id)
-        _text("prompt", self.prompt)
-        built = tuple(_response(row) for row in self.responses)
-        object.__setattr__(self, "responses", built)
+        required_text("prompt", self.prompt)
+        built = _responses(self.responses)
+        assign(
+            self,
+            id=required_name("id", self.id),
+            responses=built,
+            context=optional_text("context", self.context),
+        )
+        assign_names(self, "category")
         ids = [response.id for response in built]
         if not 2 <= len(ids) <= 9:
             raise ValueError(f"task '{self.id}' has {len(ids)} responses, expected 2 to 9")
@@ -191,13 +209,24 @@ class RankingTask(Record):
         return {**row, "responses": [response.to_json() for response in self.responses]}
 
 
-def _response(row: Response | Mapping[str, Any]) -> Response:
+def _responses(rows: object) -> tuple[Response, ...]:
+    if isinstance(rows, str):
+        rows = json_value(rows)
+    if not isinstance(rows, list | tuple):
+        raise ValueError(f"'responses' is {type(rows).__name__}, expected a list of responses")
+    return tuple(_response(row) for row in rows)
+
+
+def _response(row: object) -> Response:
     if isinstance(row, Response):
         return row
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a response is {type(row).__name__}, expected an object with id and text")
     for name in ("id", "text"):
         if name not in row:
             raise ValueError(f"a response has no '{name}'; found {sorted(row)}")
-    return Response(row["id"], row["text"], row.get("model", "unknown"), row.get("sampling", {}))
+    sampling = mapping("sampling", row.get("sampling"))
+    return Response(row["id"], row["text"], row.get("model") or "unknown", sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,20 +247,30 @@ class Ranking(Record):
     time: str | None = None
 
     def __post_init__(self) -> None:
-        _text("task", self.task)
-        _text("annotator", self.annotator)
         if self.kind not in get_args(Kind):
             raise ValueError(
                 f"'kind' is {self.kind!r}, expected one of {', '.join(get_args(Kind))}"
             )
-        for name, rank in self.ranks.items():
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(
-                    f"rank of response '{name}' is {rank!r}, expected a whole number from 1"
-                )
-        for name, rating in self.ratings.items():
-            if rating not in range(1, 8):
-                raise ValueError(f"rating of response '{name}' is {rating!r}, expected 1 to 7")
+        skipped = _reason(self.skipped)
+        if self.ranks is None and skipped is None:
+            raise ValueError("'ranks' is null, and the ranking is not skipped")
+        extra = dict(self.extra)
+        if "flags_no" in extra:
+            extra["flags_no"] = names_of("flags_no", extra["flags_no"])
+        assign(
+            self,
+            task=required_name("task", self.task),
+            annotator=required_name("annotator", self.annotator),
+            ranks=whole_numbers("rank", mapping("ranks", self.ranks)),
+            ratings=whole_numbers("rating", mapping("ratings", self.ratings), most=7),
+            flags=names_of("flags", self.flags),
+            notes=optional_text("notes", self.notes),
+            seconds=number("seconds", self.seconds),
+            shown_order=_order(self.shown_order),
+            skipped=skipped,
+            time=optional_text("time", self.time),
+            extra=extra,
+        )
 
     def check_against(self, task: RankingTask) -> None:
         """Raise ValueError unless every response has a rank, and no other; skipped: none has."""
@@ -252,34 +291,38 @@ class Ranking(Record):
                 yield (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object); raise ValueError `file:line: ...` on other lines."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: {type(row).__name__}, expected a JSON object")
-            yield number, row
+def _reason(skipped: object) -> str | None:
+    """Why a ranking was skipped; None where it was not: '', false and null say so."""
+    if isinstance(skipped, bool):
+        return "skipped" if skipped else None
+    return optional_text("skipped", skipped)
+
+
+def _order(shown: object) -> list[str] | None:
+    if shown in (None, ""):
+        return None
+    if isinstance(shown, str):
+        shown = json_value(shown)
+    if not isinstance(shown, list | tuple):
+        raise ValueError(f"'shown_order' is {type(shown).__name__}, expected a list of ids")
+    return [required_name("shown_order", one) for one in shown]
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Read one record a line; ValueError `file:line: what, expected what` on the first bad one."""
-    records = []
-    for number, row in read_jsonl(path):
-        try:
-            records.append(kind.from_json(row))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from None
+    """Read a record a row of any kind of file; ValueError `file:line: ...` on the first bad one."""
+    records = [record for _, record in read_placed(path, kind)]
     if not records:
         raise ValueError(f"{path}: no {kind.__name__.lower()} in it")
     return records
+
+
+def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
+    """Yield where each record stands, and the record."""
+    for where, row in read_rows(path):
+        try:
+            yield where, kind.from_json(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -98,10 +98,14 @@ def ranked_prompts(
 ) -> tuple[list[RankedPrompt], LeftOut]:
     """One element for each task that can be learnt from, in the order of the tasks.
 
-    `learn_from_skips` are reasons. Raises ValueError where a ranking names an unknown task or does
-    not rank its task's responses, and where nothing was skipped for one of the reasons.
+    `learn_from_skips` are reasons. Raises ValueError where two tasks have one id, where a ranking
+    names an unknown task or does not rank its task's responses, and where nothing was skipped for
+    one of the reasons.
     """
-    by_task = {task.id: task for task in tasks}
+    by_task: dict[str, RankingTask] = {}
+    for task in tasks:
+        if by_task.setdefault(task.id, task) is not task:
+            raise ValueError(f"two tasks have the id '{task.id}'; rankings could mean either")
     given: dict[str, list[Ranking]] = defaultdict(list)
     rankings, unused = list(rankings), set(learn_from_skips)
     skipped = 0

@@ -103,7 +103,7 @@ async function showDispute(name) {
   if (!reply) return;
   const heads = ["", ...reply.annotators].map((word) => h("th", { scope: "col" }, word));
   const line = (one) => h("tr", {}, h("th", { scope: "row", dir: "auto" }, one.text, h("small", { class: "soft" }, " " + one.model)), one.ranks.map((rank) => h("td", { class: "number" }, String(rank))));
-  openDialog(t("o_disputed"), h("p", { dir: "auto" }, reply.prompt), h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_disputed") },
+  openDialog(t("o_disputed"), reply.history.map((turn) => h("p", { class: "soft", dir: "auto" }, turn)), h("p", { dir: "auto" }, reply.prompt), h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_disputed") },
     h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, reply.outputs.map(line)))),
     h("div", { class: "walk" }, button(t("close"), closeDialog), h("a", { class: "button primary", href: "/?settle=" + encodeURIComponent(name) }, t("o_settle"))));
 }

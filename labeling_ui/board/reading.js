@@ -25,12 +25,19 @@ function toggleContext() {
   draw();
 }
 
+// A conversation is shown turn by turn, the one that is to be answered last.
+function promptText() {
+  if (!task.history.length) return text(task.prompt);
+  const turn = (one) => h("div", { class: "turn" }, h("h3", {}, t("role_" + one.role)), text(one));
+  return [...task.history, { role: "user", ...task.prompt }].map(turn);
+}
+
 function promptPanel() {
   if (!task.prompt) return null;
   const rawButton = button([isRaw ? t("formatted") : t("raw"), kbd("R")], toggleRaw, { class: "quiet" });
   return h("section", { class: "prompt", "aria-label": t("prompt") },
     h("div", { class: "head" }, h("h2", {}, t("prompt")), h("span", { class: "gap" }), rawButton),
-    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("prompt") }, text(task.prompt)));
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("prompt") }, promptText()));
 }
 
 function contextPanel() {
@@ -56,6 +63,8 @@ function draw() {
   find(".steps").replaceChildren(...(steps.length > 1 ? steps : []).map((step, i) => h("button", {
     type: "button", class: "step", "aria-current": work.step === step ? "step" : null, onclick: () => goToStep(step),
   }, h("span", { class: "number" }, String(i + 1)), " ", t(step))));
+  const asked = find(".prompt .scroll");
+  if (asked && task.history.length) asked.scrollTop = asked.scrollHeight;
   const pane = find(".cards, .read .scroll");
   if (pane) pane.scrollTop = scrolled;
   paint();

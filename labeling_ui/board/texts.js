@@ -3,7 +3,7 @@
 const TEXTS = {
   en: {
     rate: "Rate each", rank: "Rank all", done_count: "{0} done · {1} today · {2} open",
-    prompt: "Prompt", context: "Given text", show_context: "Show the given text", output: "Output {0}",
+    prompt: "Prompt", role_system: "System", role_user: "User", role_assistant: "Assistant", context: "Given text", show_context: "Show the given text", output: "Output {0}",
     about_prompt: "About the prompt", of_output: "Ratings of output {0}",
     note: "Note on this output (optional)", task_note: "Note on the whole task (optional)",
     yes: "Yes", no: "No", rest_no: "No to the rest", unanswered: "{0} unanswered",
@@ -48,7 +48,7 @@ const TEXTS = {
   },
   de: {
     rate: "Einzeln bewerten", rank: "Reihen", done_count: "{0} fertig · {1} heute · {2} offen",
-    prompt: "Aufgabe", context: "Gegebener Text", show_context: "Gegebenen Text zeigen", output: "Ausgabe {0}",
+    prompt: "Aufgabe", role_system: "System", role_user: "Nutzer", role_assistant: "Assistent", context: "Gegebener Text", show_context: "Gegebenen Text zeigen", output: "Ausgabe {0}",
     about_prompt: "Zur Aufgabe", of_output: "Bewertung der Ausgabe {0}",
     note: "Notiz zu dieser Ausgabe (freiwillig)", task_note: "Notiz zum Ganzen (freiwillig)",
     yes: "Ja", no: "Nein", rest_no: "Sonst nein", unanswered: "{0} offen",

@@ -6,7 +6,6 @@ where it is certain. It says how strongly a policy prefers, not whom; beside it 
 pairs where it finds the stereotyped sentence likelier, where the data say which one that is.
 """
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from pipeline.evaluation.likelihood import likelihoods
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
+from reward_models.row_files import csv_rows, text_lines
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 
@@ -60,16 +60,18 @@ def load_pairs(path: Path) -> list[SentencePair]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected CrowS-Pairs (csv) or Winogender (tsv)")
-    with path.open(encoding="utf-8", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        if "sent_more" in header and "sent_less" in header:
-            return list(_crows_pairs(csv.DictReader(file)))
-        if "sentid" in header:
-            return list(_winogender(csv.DictReader(file, delimiter="\t")))
+    header = next((line for _, line in text_lines(path)), "")
+    if {"sent_more", "sent_less", "stereo_antistereo", "bias_type"} <= set(_names(header, ",")):
+        return list(_crows_pairs(row for _, row in csv_rows(path)))
+    if {"sentid", "sentence"} <= set(_names(header, "\t")):
+        return list(_winogender(row for _, row in csv_rows(path, delimiter="\t", quoted=False)))
     raise ValueError(
         f"{path}: neither CrowS-Pairs (columns sent_more, sent_less) nor Winogender (sentid)"
     )
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    return [name.strip().strip('"') for name in header.split(delimiter)]
 
 
 def _crows_pairs(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:

@@ -8,12 +8,21 @@ holds the right answers, alternatives parted by `|` (or a list).
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.samples import Completion
+from reward_models.conversations import Conversation, Turn, prompt_turns, question, turns_of
+from reward_models.fields import (
+    optional_name,
+    optional_text,
+    required_name,
+    required_text,
+    whole_number,
+)
 
 FILE_SCORER = "given in the file"
 FIELDS = (
@@ -24,7 +33,7 @@ KNOWN_SCORES = ("toxicity", "true", "info")
 UNNUMBERED = -1
 _ALSO_CALLED = {  # in the order of preference
     "model": ("model_type", "model_name", "policy"),
-    "prompt": ("question", "instruction", "input"),
+    "prompt": ("messages", "conversations", "question", "instruction", "input"),
     "completion": ("sample", "response", "answer", "output", "generation", "text"),
     "reference": ("references", "answers"),
 }
@@ -71,19 +80,22 @@ def layout_of(path: Path, names: set[str], columns: Mapping[str, str]) -> Layout
 def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
     """Raises ValueError or TypeError where a value is of the wrong kind."""
     values: dict[str, Any] = {field: row.get(column) for field, column in layout.fields.items()}
-    context = values.get("context") or None
-    asked = f"{context or ''}\n\n{values['prompt']}"
+    context = optional_text("context", values.get("context"))
+    completion = _answer(values["completion"])
+    asked = _asked(values["prompt"], row, completion)
+    said = "\n\n".join([context or "", *map(_written, asked.history), asked.prompt])
     given = {name: _number(name, row.get(column)) for name, column in layout.scores.items()}
     references = alternatives(values["reference"]) if "reference" in values else None
     return Completion(
-        id=str(values.get("id") or hashlib.sha256(asked.encode()).hexdigest()[:16]),
-        model=values["model"],
-        prompt=values["prompt"],
-        completion=values["completion"],
-        prompt_type=values.get("prompt_type") or "none",
-        k=UNNUMBERED if values.get("k") in (None, "") else int(values["k"]),
+        id=optional_name("id", values.get("id")) or hashlib.sha256(said.encode()).hexdigest()[:16],
+        model=_model(values["model"]),
+        prompt=asked.prompt,
+        completion=completion,
+        prompt_type=optional_name("prompt_type", values.get("prompt_type")) or "none",
+        k=UNNUMBERED if values.get("k") in (None, "") else whole_number("k", values["k"]),
         context=context,
-        category=values.get("category") or None,
+        category=optional_name("category", values.get("category")),
+        history=asked.history,
         answerable=_yes_no(values.get("answerable")),
         prompt_extra={} if references is None else {"reference": references},
         scores={FILE_SCORER: given} if given else {},
@@ -93,13 +105,45 @@ def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
 def alternatives(reference: object) -> list[str]:
     """The right answers of a cell: a list's members, or what `|` parts. Nothing: no answer."""
     if isinstance(reference, list):
-        return [str(each) for each in reference]
+        return [required_text("reference", each, empty=True) for each in reference]
     parts = ["" if reference is None else part.strip() for part in str(reference).split("|")]
     return list(dict.fromkeys(part for part in parts if part))
 
 
+def _asked(prompt: object, row: Mapping[str, Any], completion: str) -> Conversation:
+    """What is asked, with the turns before it; messages beside it may end with the completion."""
+    if prompt is None:
+        raise ValueError("'prompt' is null, expected a string")
+    beside = {name: row[name] for name in ("messages", "conversations") if name in row}
+    turns = prompt_turns({"prompt": prompt, **beside}) or (Turn("user", str(prompt)),)
+    is_answered = len(turns) > 1 and turns[-1] == Turn("assistant", completion)
+    return question(turns[:-1] if is_answered else turns)
+
+
+def _model(model: object) -> str:
+    return "" if model == "" else required_name("model", model)
+
+
+def _written(turn: Turn) -> str:
+    return f"{turn.role}: {turn.content}"
+
+
+def _answer(completion: object) -> str:
+    turns = turns_of(completion, "completion")
+    if turns is None:
+        return str(completion)
+    if [turn.role for turn in turns] != ["assistant"]:
+        raise ValueError(f"'completion' has {len(turns)} turns, expected one of the assistant")
+    return turns[0].content
+
+
 def _yes_no(value: object) -> bool | None:
-    return None if value is None else _YES_NO.get(str(value).strip().lower())
+    text = str(value).strip().lower()
+    if value is None or text in _ABSENT:
+        return None
+    if text not in _YES_NO:
+        raise ValueError(f"'answerable' is {value!r:.40}, expected yes or no")
+    return _YES_NO[text]
 
 
 def _number(name: str, value: object) -> float | None:
@@ -109,6 +153,9 @@ def _number(name: str, value: object) -> float | None:
     if text in {"true", "false"}:
         return float(text == "true")
     try:
-        return float(text)
+        score = float(text)
     except ValueError:
-        raise ValueError(f"score '{name}' is {value!r}, expected a number") from None
+        score = math.inf
+    if not math.isfinite(score):
+        raise ValueError(f"score '{name}' is {value!r:.40}, expected a number")
+    return score

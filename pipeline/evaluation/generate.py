@@ -73,8 +73,8 @@ def _blank_rows(
             context=prompt.context,
             category=prompt.category,
             answerable=prompt.answerable,
-            history=prompt.history,
             prompt_extra=prompt.extra,
+            history=prompt.history,
         )
         for prompt_type, instruction in instructions.items()
         for name, prompt in zip(names, prompts, strict=True)
@@ -83,9 +83,9 @@ def _blank_rows(
 
 
 def _content_id(prompt: Prompt) -> str:
-    before = [f"{turn.role}: {turn.content}" for turn in prompt.history]
-    whole = "\n\n".join([*before, str(prompt.context), prompt.prompt])
-    return sha256(whole.encode()).hexdigest()[:16]
+    turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+    said = "\n\n".join([str(prompt.context), *turns, prompt.prompt])
+    return sha256(said.encode()).hexdigest()[:16]
 
 
 def _answers(

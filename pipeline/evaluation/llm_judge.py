@@ -123,8 +123,8 @@ def _pair(row: Completion) -> tuple[str, str, str, int]:
 
 
 def _conversation(first: Completion, second: Completion) -> list[Message]:
-    turns = "\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in first.history)
-    before = f"[Conversation]\n{turns}\n\n" if turns else ""
+    turns = "\n\n".join(f"{turn.role}: {turn.content}" for turn in first.history)
+    before = f"[Earlier turns]\n{turns}\n\n" if turns else ""
     passage = f"[Passage]\n{first.context}\n\n" if first.context else ""
     shown = (
         f"{before}{passage}[Prompt]\n{first.prompt}\n\n[Response A]\n{first.completion}\n\n"

@@ -48,7 +48,7 @@ def read_results(path: Path) -> Results:
         )
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: no results of an evaluation ({error!r})") from None
 
 

@@ -6,7 +6,6 @@ dropped or assumed on the way is said in `notes`.
 Dimension key:  R rows in the order of the files.
 """
 
-import csv
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,13 +18,13 @@ from pipeline.evaluation.alignment import Answered
 from pipeline.evaluation.copies import Copies, Order, Row
 from pipeline.evaluation.foreign import UNNUMBERED, Layout, completion_of, layout_of
 from pipeline.evaluation.prompt_numbers import PromptNumbers, SampleNumbers
-from pipeline.evaluation.samples import Completion
-from reward_models.records import read_jsonl
+from pipeline.evaluation.samples import Completion, completion_from
+from reward_models.row_files import ending, read_rows
 from stages.progress import Report, Step, silent
 
-Raw = tuple[Path, int, Row]  # file, line, column to value
+Raw = tuple[Path, str, Row]  # file, place in it, column to value
 _JSON = {".jsonl", ".json", ".ndjson"}
-_OWN = {"id", "model", "prompt", "completion", "suite"}  # keys of our own samples.jsonl
+_OWN = {"id", "model", "completion", "suite"}  # keys of our own samples.jsonl, and a prompt
 _EVERY = 1000  # rows between two words about progress
 
 
@@ -51,12 +50,12 @@ class SampleFiles:
         """Completions without copies, numbered within model and prompt."""
         named: dict[tuple[str, str, str], SampleNumbers] = {}
         total = len(self.kept_R)
-        for place, (path, line, raw) in enumerate(_raw_rows(self.paths, [])):
+        for place, (path, where, raw) in enumerate(_raw_rows(self.paths, [])):
             if (place + 1) % _EVERY == 0 or place + 1 == total:
                 report(Step(place + 1, total))
             if not self.kept_R[place]:
                 continue
-            row = _completion(path, line, raw, self.layouts[path])
+            row = _completion(where, raw, self.layouts[path])
             group = (row.model, row.suite, row.prompt_type)
             if group not in named:
                 named[group] = SampleNumbers(len(self.number))
@@ -64,7 +63,7 @@ class SampleFiles:
             k, new = named[group].take(self.number[row.id], wanted)
             if not new:
                 raise ValueError(
-                    f"{path}:{line}: model '{row.model}', prompt type '{row.prompt_type}': two "
+                    f"{where}: model '{row.model}', prompt type '{row.prompt_type}': two "
                     f"rows are sample {k} of prompt '{row.prompt[:40]}'"
                 )
             yield replace(row, k=k)
@@ -81,11 +80,12 @@ def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFil
     layouts: dict[Path, Layout | None] = {}
     order = Order()
     copies, prompts = Copies(), PromptNumbers()
-    for path, line, raw in _raw_rows(kept, notes):
+    for path, where, raw in _raw_rows(kept, notes):
         if path not in layouts:
-            own = path.suffix in _JSON and raw.keys() >= _OWN and not columns
+            asks = "prompt" in raw or "messages" in raw
+            own = ending(path) in _JSON and raw.keys() >= _OWN and asks and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
-        row = _completion(path, line, raw, layouts[path])
+        row = _completion(where, raw, layouts[path])
         copies.add((row.model, row.prompt_type), raw)
         prompts.add((row.suite, row.prompt_type), row.model, row.id)
         order.add(row.model, raw, ours=layouts[path] is None)
@@ -115,41 +115,11 @@ def _different(paths: Sequence[Path], notes: list[str]) -> list[Path]:
 def _raw_rows(paths: Sequence[Path], notes: list[str]) -> Iterator[Raw]:
     """Rows with every CSV value as the text that stands in the file, quoted newlines included."""
     for path in paths:
-        if path.suffix in _JSON:
-            yield from ((path, line, row) for line, row in read_jsonl(path))
-        else:
-            yield from _csv_rows(path, notes)
+        yield from ((path, where, row) for where, row in read_rows(path, notes))
 
 
-def _csv_rows(path: Path, notes: list[str]) -> Iterator[Raw]:
-    lines = _csv_lines(path)
-    _, header = next(lines, (1, []))
-    if len(set(header)) != len(header):
-        raise ValueError(f"{path}:1: a column name occurs twice in {header}")
-    for line, values in lines:
-        if values == header:
-            notes.append(f"{path}:{line}: the header again; skipped")
-        elif len(values) == len(header):
-            yield path, line, dict(zip(header, values, strict=True))
-        elif values:
-            raise ValueError(f"{path}:{line}: {len(values)} values, expected {len(header)}")
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        try:
-            for values in reader:
-                yield reader.line_num, values
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{reader.line_num + 1}: not UTF-8 ({error.reason})") from None
-
-
-def _completion(path: Path, line: int, raw: Row, layout: Layout | None) -> Completion:
+def _completion(where: str, raw: Row, layout: Layout | None) -> Completion:
     try:
-        return Completion.from_json(raw) if layout is None else completion_of(raw, layout)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}:{line}: {error}") from None
+        return completion_from(raw) if layout is None else completion_of(raw, layout)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

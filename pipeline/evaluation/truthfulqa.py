@@ -8,13 +8,13 @@ The last needs no judge and is coarse. Silence counts as true, so the share of a
 on nothing stands beside it.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.tables import Better, Quantity, Table, tabulate
+from reward_models.row_files import csv_rows
 
 SUITE = "truthfulness"
 CHOICE, ROUGE = "multiple choice", "rouge-l"
@@ -65,8 +65,7 @@ def load_questions(path: Path) -> list[Question]:
     """The questions of TruthfulQA.csv. Raises ValueError for a file without its columns."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected TruthfulQA.csv")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for _, row in csv_rows(path)]
     needed = {"Question", "Best Answer", "Correct Answers", "Incorrect Answers"}
     if not rows or needed - rows[0].keys():
         raise ValueError(f"{path}: expected the columns {', '.join(sorted(needed))}")

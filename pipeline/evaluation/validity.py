@@ -4,7 +4,6 @@ A calibration is measured where the same texts also have Perspective's scores: i
 themselves, or in the file that `evaluation.calibration` names, such as OpenAI's 3,600 completions.
 """
 
-import csv
 import math
 from array import array
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pipeline.evaluation.foreign import FILE_SCORER
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scored_rows import names_of
 from pipeline.evaluation.scorers import Scorer, scored
+from reward_models.row_files import csv_rows
 
 TOXIC = 0.5
 _MEASURES = {"unsupported": 1.0, "novel_bigrams": 1.0, "support": -1.0}  # sign towards "made up"
@@ -86,10 +86,10 @@ def _begin(path: Path, category: str) -> tuple[list[Completion], list[bool]]:
     """BEGIN's responses (Dziri et al. 2022) to a message in the light of a passage, with labels."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected BEGIN's tsv of labelled responses")
-    with path.open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    if not found or not {"knowledge", "message", "response", "begin_label"} <= found[0].keys():
-        raise ValueError(f"{path}: expected columns knowledge, message, response, begin_label")
+    found = [row for _, row in csv_rows(path, delimiter="\t", quoted=False)]
+    needed = {"model_name", "knowledge", "message", "response", "begin_label"}
+    if not found or not needed <= found[0].keys():
+        raise ValueError(f"{path}: expected columns {', '.join(sorted(needed))}")
     rows = [
         Completion(
             id=str(number),

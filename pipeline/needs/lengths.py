@@ -4,16 +4,16 @@ Where it is not, the paper's counts and lengths stand in (Ouyang et al. 2022, se
 appendix A), and whoever reads the numbers is told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config import ExperimentConfig, FileSource, QuickstartSource
 from pipeline.plan import model_source
-from reward_models.records import Demonstration, Prompt, read_jsonl
+from reward_models.records import Demonstration, Prompt
+from stages.data.demonstrations import load_demonstrations, load_prompts
 from stages.data.template import conversation_ids, response_ids
 from stages.models import load_tokenizer
 
@@ -79,34 +79,29 @@ def _quickstart(
 
 
 def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Lengths:
-    told, count = _rows(source.demonstrations)
-    ranking, num_ranking = _rows(source.ranking_prompts)
-    asked, num_asked = _rows(source.ppo_prompts or source.ranking_prompts)
+    told = _rows(source.demonstrations, load_demonstrations)
+    ranking = _rows(source.ranking_prompts, load_prompts)
+    asked = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
     said: list[Row] = [(None, response) for _, response in told]
     return Lengths(
-        _texts(told, count, tokenizer) if told else PAPER.demonstrations,
-        _texts(said, count, tokenizer) if said else PAPER.responses,
-        _texts(ranking, num_ranking, tokenizer) if ranking else PAPER.ranking_prompts,
-        _texts(asked, num_asked, tokenizer) if asked else PAPER.ppo_prompts,
+        _texts(told, len(told), tokenizer) if told else PAPER.demonstrations,
+        _texts(said, len(said), tokenizer) if said else PAPER.responses,
+        _texts(ranking, len(ranking), tokenizer) if ranking else PAPER.ranking_prompts,
+        _texts(asked, len(asked), tokenizer) if asked else PAPER.ppo_prompts,
     )
 
 
-def _rows(place: str) -> tuple[list[Row], int]:
-    """The first rows of a file of our own format, and how many there are; none where it is not."""
+def _rows(
+    place: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
+) -> list[Row]:
+    """The rows of a file; none where it is not here, or is not yet what the data stage reads."""
     if not Path(place).is_file():
-        return [], 0
+        return []
     try:
-        rows: list[Row] = [
-            (
-                Prompt.from_json({k: v for k, v in row.items() if k != "response"}),
-                row.get("response"),
-            )
-            for _, row in islice(read_jsonl(Path(place)), MEASURED)
-        ]
-    except (TypeError, ValueError):  # a format that the data stage converts
-        return [], 0
-    with Path(place).open("rb") as lines:
-        return rows, sum(1 for line in lines if line.strip())
+        records = load(place)
+    except ValueError:
+        return []
+    return [(one, one.response if isinstance(one, Demonstration) else None) for one in records]
 
 
 def _texts(rows: Sequence[Row], count: int, tokenizer: PreTrainedTokenizerBase | None) -> Texts:

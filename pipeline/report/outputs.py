@@ -12,6 +12,7 @@ from pipeline.evaluation.wording import abstains
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.sections import section
 from pipeline.report.words import MINUS, filter_title
+from reward_models.records import Turn
 
 _SHOWN = 28  # prompts, where the evaluation does not say
 _NOT_SAID = {"bias", "pretraining", "tax"}  # rows of texts that no policy wrote
@@ -47,11 +48,11 @@ def outputs(inputs: ReportInputs) -> str:
 def _cards(rows: Iterable[Completion]) -> list[list[Completion]]:
     """The first completion of each policy to each prompt; a prompt that recurs is shown once."""
     cards: dict[tuple[str, str, str], list[Completion]] = defaultdict(list)
-    owner: dict[tuple[object, ...], str] = {}
+    owner: dict[tuple[str, str, str | None, tuple[Turn, ...]], str] = {}
     for row in rows:
         if row.suite.partition(":")[0] in _NOT_SAID or (row.suite == TRUTH and not row.generation):
             continue
-        asked = (row.suite, row.history, row.context, row.prompt)
+        asked = (row.suite, row.prompt, row.context, row.history)
         if row.k == 0 and owner.setdefault(asked, row.id) == row.id:
             cards[row.suite, row.prompt_type, row.id].append(row)
     return list(cards.values())
@@ -86,14 +87,16 @@ def _label(kind: str) -> str:
 
 def _card(rows: Sequence[Completion]) -> str:
     first = rows[0]
-    turns = (f"{turn.role.capitalize()}: {turn.content}" for turn in first.history)
-    before = (*turns, *([first.context] if first.context else ()))
-    context = "".join(f'<p class="passage">{escape(text)}</p>' for text in before)
+    context = f'<p class="passage">{escape(first.context)}</p>' if first.context else ""
+    turns = "".join(
+        f'<p class="turn"><small>{turn.role}</small> {escape(turn.content)}</p>'
+        for turn in first.history
+    )
     answers = "".join(_answer(row) for row in rows)
     return (
         f'<article class="card" data-kind="{escape(_kind(first))}" '
         f'data-marks="{" ".join(_card_marks(rows))}">'
-        f"<header><small>{escape(_label(_kind(first)))}</small>{context}"
+        f"<header><small>{escape(_label(_kind(first)))}</small>{turns}{context}"
         f'<p class="prompt">{escape(first.prompt)}</p></header>'
         f'<div class="answers">{answers}</div></article>'
     )

@@ -1,26 +1,30 @@
 """Demonstrations, prompts and pretraining texts from files and from the hub, in the usual formats.
 
-A source is a file of JSON lines (`.jsonl`; texts also `.txt`) or `hf:NAME[:SPLIT]`, a data set of
-the hub or a folder that the datasets library can read, split `train` unless named; texts also come
-from a folder of such files. A row may be
+A source is a file (JSON lines, JSON, CSV, TSV or Parquet, see reward_models/row_files.py; texts
+also `.txt`) or `hf:NAME[:SPLIT]`, a data set of the hub or a folder that the datasets library can
+read, split `train` unless named; texts also come from a folder of such files. A row may be
 
     {"prompt": "...", "response": "..."}                          ours; more keys are kept
     {"prompt": "...", "completion": "..."}                        TRL's prompt-completion
     {"prompt": [messages], "completion": [messages]}              the same, conversational
     {"messages": [{"role": "user", "content": "..."}, ...]}       TRL's conversations
+    {"conversations": [{"from": "human", "value": "..."}, ...]}   ShareGPT's
     {"instruction": "...", "input": "...", "output": "..."}       Alpaca's
     {"instruction": "...", "instances": [{"input", "output"}]}    Self-Instruct's
 
-A system message becomes the context. Of a longer conversation the last answer is the response and
-what went before is written out in the prompt, as in the paper's chat prompts.
+A prompt may be one of Anthropic's dialogues. The last answer of a conversation is the response, the
+user's words before it are the prompt, and all turns before that, the system's included, are its
+history (see reward_models/conversations.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reward_models.conversations import Turn, conversation, dialogue, prompt_turns, turns_of
 from reward_models.one_line import first_line
-from reward_models.records import Demonstration, Prompt, read_jsonl
+from reward_models.records import Demonstration, Prompt
+from reward_models.row_files import ENDINGS, ending, plain_row, read_rows, text_lines
 
 R = TypeVar("R")
 Row = Mapping[str, Any]
@@ -40,9 +44,9 @@ def load_prompts(source: str) -> list[Prompt]:
 def pretraining_texts(source: str) -> Iterator[str]:
     """The texts of a source one by one, so that it may be larger than memory.
 
-    Rows {"text"}; in a `.txt` file, what blank lines separate; of a folder, all such files in it in
-    the order of their names. ValueError `file:line: ...` at the first row that is none, and where
-    there is no text at all.
+    Rows {"text"}; in a `.txt` file, what blank lines separate; of a folder, all files in it whose
+    names end as those of such files do, in the order of their names. ValueError `file:line: ...`
+    at the first row that is none, and where there is no text at all.
     """
     found = False
     for text in _texts_of(source):
@@ -61,11 +65,9 @@ def _texts_of(source: str) -> Iterator[str]:
     path = Path(source)
     if not source.startswith(HUB) and path.is_dir():
         for inside in sorted(path.iterdir()):
-            if inside.suffix in (".txt", ".jsonl"):
+            if ending(inside) in (".txt", *ENDINGS):
                 yield from _texts_of(str(inside))
-    elif not source.startswith(HUB) and path.suffix == ".txt":
-        if not path.is_file():
-            raise ValueError(f"{source}: no such file")
+    elif not source.startswith(HUB) and ending(path) == ".txt":
         yield from _blocks(path)
     else:
         for where, row in source_rows(source):
@@ -78,13 +80,12 @@ def _texts_of(source: str) -> Iterator[str]:
 def _blocks(path: Path) -> Iterator[str]:
     """What blank lines separate."""
     block: list[str] = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                block.append(line)
-            elif block:
-                yield "".join(block).strip()
-                block = []
+    for _, line in text_lines(path):
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield "".join(block).strip()
+            block = []
     if block:
         yield "".join(block).strip()
 
@@ -103,9 +104,13 @@ def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
 
 def source_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Each row of a file or of the hub, with where it stands."""
-    if not source.startswith(HUB):
-        yield from ((f"{source}:{number}", row) for number, row in read_jsonl(Path(source)))
-        return
+    if source.startswith(HUB):
+        yield from _hub_rows(source)
+    else:
+        yield from read_rows(Path(source))
+
+
+def _hub_rows(source: str) -> Iterator[tuple[str, Row]]:
     from datasets import load_dataset  # takes seconds; most sources are files
 
     name, _, split = source.removeprefix(HUB).partition(":")
@@ -113,29 +118,29 @@ def source_rows(source: str) -> Iterator[tuple[str, Row]]:
         rows = load_dataset(name, split=split or "train")
     except (OSError, ValueError) as error:  # the library's errors for what is not there are these
         raise ValueError(f"{source}: no data set to be had ({first_line(error)})") from None
-    yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows))
+    for number, row in enumerate(rows):
+        where = f"{source}, row {number}"
+        yield where, plain_row(where, row)
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:
-    if "response" in row and isinstance(row.get("prompt"), str):
-        return [Demonstration.from_json(row)]
-    if "instances" in row:
-        return [Demonstration.from_json(one) for one in _instances(row)]
+    return [_demonstration(one) for one in _instances(row)]
+
+
+def _demonstration(row: Row) -> Demonstration:
     plain = _plain(row)
     if "response" not in plain:
         raise ValueError(f"no response; expected one of the known formats, found {sorted(row)}")
-    return [Demonstration.from_json(plain)]
+    return Demonstration.from_json(plain)
 
 
 def _prompts(row: Row) -> list[Prompt]:
-    if "instances" in row:
-        plain = _instances(row)
-    elif isinstance(row.get("prompt"), str):
-        plain = [dict(row)]
-    else:
-        plain = [_plain(row)]
-    kept = [{k: v for k, v in one.items() if k not in ("response", "completion")} for one in plain]
-    return [Prompt.from_json(one) for one in kept]
+    found = []
+    for one in _instances(row):
+        plain = _plain(one)
+        plain.pop("response", None)
+        found.append(Prompt.from_json(plain))
+    return found
 
 
 def _text(row: Row) -> str:
@@ -146,64 +151,61 @@ def _text(row: Row) -> str:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """A row of another format under this project's names."""
-    known = ("prompt", "completion", "messages", "instruction", "input", "output")
+    """A row of any format under this project's names, what is asked as `messages`."""
+    known = ("prompt", "completion", "response", "messages", "conversations")
     rest = {name: value for name, value in row.items() if name not in known and value is not None}
-    if "messages" in row:
-        return {**rest, **_conversation(_messages(row, "messages"))}
-    if "instruction" in row:
-        said = _instruction(row["instruction"], row.get("input"))
-        return {**rest, "prompt": said} | ({"response": row["output"]} if "output" in row else {})
-    if isinstance(row.get("prompt"), list):
-        answer = _messages(row, "completion") if "completion" in row else []
-        return {**rest, **_conversation([*_messages(row, "prompt"), *answer])}
-    if "prompt" in row and "completion" in row:
-        return {**rest, "prompt": row["prompt"], "response": row["completion"]}
-    raise ValueError(f"none of the known formats; found {sorted(row)}")
+    turns = prompt_turns(row)
+    if turns is None:
+        if row.get("instruction") is None:
+            raise ValueError(f"none of the known formats; found {sorted(row)}")
+        for name in ("instruction", "input", "output"):
+            rest.pop(name, None)
+        turns = (Turn("user", _instruction(row["instruction"], row.get("input"))),)
+    given = {name: row[name] for name in ("response", "completion") if row.get(name) is not None}
+    if row.get("prompt") is None and row.get("output") is not None and "instruction" in row:
+        given["output"] = row["output"]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(map(repr, given))} are both there; expected one of them")
+    for name, answer in given.items():
+        turns = (*turns, *_answer(answer, name, row.get("prompt")))
+    found = conversation(turns)
+    asked = {**rest, "messages": [*found.turns]}
+    return asked if found.response is None else {**asked, "response": found.response}
 
 
-def _instances(row: Row) -> list[dict[str, Any]]:
-    """Self-Instruct: one instruction with several inputs and outputs."""
-    rows = []
+def _answer(answer: object, name: str, prompt: object) -> tuple[Turn, ...]:
+    """The turns of an answer; that to a dialogue stands without the space before it."""
+    turns = turns_of(answer, name)
+    if turns is None:
+        assert isinstance(answer, str)
+        in_dialogue = isinstance(prompt, str) and dialogue(prompt) is not None
+        turns = (Turn("assistant", answer.strip() if in_dialogue else answer),)
+    if turns[-1].role != "assistant":
+        raise ValueError(
+            f"'{name}' ends with the {turns[-1].role}'s turn, expected the assistant's"
+        )
+    return turns
+
+
+def _instances(row: Row) -> list[Row]:
+    """The rows of a row: Self-Instruct has one instruction with several inputs and outputs."""
+    if "instances" not in row:
+        return [row]
+    if not isinstance(row["instances"], list) or not row["instances"]:
+        raise ValueError(f"'instances' is {row['instances']!r:.40}, expected a list of them")
+    rows: list[Row] = []
     for number, instance in enumerate(row["instances"]):
-        said = {"prompt": _instruction(row["instruction"], instance.get("input"))}
-        where = {"id": f"{row['id']}/{number}"} if "id" in row else {}
+        if not isinstance(instance, Mapping) or "output" not in instance:
+            raise ValueError(f"instance {number} has no 'output'; found {instance!r:.40}")
+        where = {"id": f"{row['id']}/{number}"} if row.get("id") is not None else {}
         kind = {"category": "classify"} if row.get("is_classification") else {}
-        rows.append({**said, "response": instance["output"], **where, **kind})
+        asked = {"instruction": row.get("instruction"), "input": instance.get("input")}
+        rows.append({**asked, "output": instance["output"], **where, **kind})
     return rows
 
 
 def _instruction(instruction: object, given: object) -> str:
-    if not isinstance(instruction, str):
-        raise ValueError(f"'instruction' is {type(instruction).__name__}, expected a string")
-    return f"{instruction}\n\n{given}" if given else instruction
-
-
-def _messages(row: Row, name: str) -> list[tuple[str, str]]:
-    messages = row[name]
-    if not isinstance(messages, list):
-        raise ValueError(f"'{name}' is {type(messages).__name__}, expected a list of messages")
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise ValueError(f"'{name}' holds {message!r}, expected a role and a text")
-        if message.get("role") not in ("system", "user", "assistant"):
-            raise ValueError(
-                f"'{name}' has the role {message.get('role')!r}, expected system, user or assistant"
-            )
-    return [(message["role"], message["content"]) for message in messages]
-
-
-def _conversation(messages: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Context from the system, response from a last assistant, prompt from all in between."""
-    system = [text for role, text in messages if role == "system"]
-    turns = [(role, text) for role, text in messages if role != "system"]
-    answer = turns.pop()[1] if turns and turns[-1][0] == "assistant" else None
-    if not turns or turns[-1][0] != "user":
-        raise ValueError("a conversation without a user's message before its end")
-    names = {"user": "User", "assistant": "Assistant"}
-    written = [f"{names[role]}: {text}" for role, text in turns]
-    prompt = turns[0][1] if len(turns) == 1 else "\n".join(written)
-    plain: dict[str, Any] = {"prompt": prompt}
-    if system:
-        plain["context"] = "\n\n".join(system)
-    return plain if answer is None else {**plain, "response": answer}
+    for name, value in (("instruction", instruction), ("input", given)):
+        if not isinstance(value, str) and not (name == "input" and value is None):
+            raise ValueError(f"'{name}' is {type(value).__name__}, expected a string")
+    return f"{instruction}\n\n{given}" if given else str(instruction)

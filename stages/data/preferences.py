@@ -1,37 +1,48 @@
 """Preference pairs as others write them: TRL's formats and Anthropic's dialogues.
 
-One JSON object a line, gzipped or not (`.gz`):
+A row of any file that reward_models/row_files.py reads:
 
     {"prompt": "...", "chosen": "...", "rejected": "..."}
-    {"chosen": "...", "rejected": "..."}             the prompt is what both begin with
-    {"prompt": [messages]?, "chosen": [messages], "rejected": [messages]}   conversational
+    {"chosen": "...", "rejected": "..."}             dialogues; the prompt is what both begin with
+    {"prompt": ..., "chosen": [messages], "rejected": [messages]}     conversational
+    {"chosen": [messages], "rejected": [messages]}   whole conversations, alike but for their ends
 
-Where two texts begin alike and are dialogues ("\\n\\nHuman: ... \\n\\nAssistant: ..."), the prompt
-ends with the last turn of the assistant that both share the beginning of. A pair whose two
-responses are equal says nothing and is left out.
+`context` and `category` are kept. A prompt is read as everywhere (reward_models/conversations.py),
+and its responses are left as they are; only where both begin with the whole prompt, and it is a
+dialogue or messages, is it taken off. Both conversations end with the assistant, and differ in
+nothing before that. A pair whose responses are equal says nothing and is left out.
 """
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.conversations import (
+    OPEN,
+    Conversation,
+    Turn,
+    dialogue,
+    prompt_turns,
+    question,
+    turns_of,
+)
+from reward_models.records import Ranking, RankingTask
+from reward_models.row_files import read_rows
 
-TURN = "\n\nAssistant:"
-NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
+Turns = tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt, the response that was preferred, and the other."""
+    """What was asked, the response that was preferred, and the other."""
 
-    prompt: str
+    asked: Conversation
     chosen: str
     rejected: str
+    about: Mapping[str, Any]  # context and category, where the row has them
 
 
 def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
@@ -40,81 +51,98 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     Which response comes first depends on the texts alone, so that the order tells nothing.
     """
     tasks, rankings = [], []
-    for number, pair in read_pairs(path):
+    for number, where, pair in read_pairs(path):
         name = f"pair-{number:06d}"
         mirrored = sha256(f"{pair.chosen}\0{pair.rejected}".encode()).digest()[0] % 2
         texts = (pair.rejected, pair.chosen) if mirrored else (pair.chosen, pair.rejected)
-        responses = tuple(
-            Response(letter, text, "imported", {}) for letter, text in zip("ab", texts, strict=True)
-        )
+        responses = [
+            {"id": letter, "text": text, "model": "imported"}
+            for letter, text in zip("ab", texts, strict=True)
+        ]
         ranks = {"a": 2, "b": 1} if mirrored else {"a": 1, "b": 2}
-        tasks.append(RankingTask(name, pair.prompt, responses))
+        row = {"id": name, "messages": pair.asked.turns, "responses": responses, **pair.about}
+        try:
+            tasks.append(RankingTask.from_json(row))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         rankings.append(Ranking(name, "unknown", "imported", ranks))
     if not tasks:
         raise ValueError(f"{path}: no pair in it")
     return tasks, rankings
 
 
-def read_pairs(path: Path) -> Iterator[tuple[int, Pair]]:
-    """Line numbers, from 1, and pairs that differ."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                pair = _pair(path, number, line)
-                if pair.chosen != pair.rejected:
-                    yield number, pair
+def read_pairs(path: Path) -> Iterator[tuple[int, str, Pair]]:
+    """The number of a row, from 1, where it stands, and its pair; pairs that differ only."""
+    for number, (where, row) in enumerate(read_rows(path), 1):
+        try:
+            pair = _pair(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if pair.chosen.strip() != pair.rejected.strip():
+            yield number, where, pair
 
 
-def _pair(path: Path, number: int, line: str) -> Pair:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-    if not isinstance(row, dict) or not {"chosen", "rejected"} <= row.keys():
-        raise ValueError(f"{path}:{number}: expected an object with 'chosen' and 'rejected'")
-    try:
-        return _split(row)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}:{number}: {error}") from None
+def _pair(row: Mapping[str, Any]) -> Pair:
+    if not {"chosen", "rejected"} <= row.keys():
+        raise ValueError(f"expected an object with 'chosen' and 'rejected', found {sorted(row)}")
+    about = {name: row[name] for name in ("context", "category") if row.get(name) is not None}
+    chosen, rejected = (turns_of(row[name], name) for name in ("chosen", "rejected"))
+    prompt = _prompt(row, is_text=chosen is None and rejected is None)
+    if chosen is None and rejected is None:
+        texts = (str(row["chosen"]), str(row["rejected"]))
+        if prompt is None:
+            return Pair(*_of_dialogues(*texts), about)
+        return Pair(question(prompt), *_after(texts, row.get("prompt")), about)
+    ends = [
+        _conversation(name, prompt or (), turns or (Turn("assistant", row[name]),))
+        for name, turns in (("chosen", chosen), ("rejected", rejected))
+    ]
+    if ends[0][:-1] != ends[1][:-1]:
+        raise ValueError("'chosen' and 'rejected' differ before their last turn")
+    if len(ends[0]) < 2:
+        raise ValueError("no 'prompt', and 'chosen' has one turn only")
+    return Pair(question(ends[0][:-1]), ends[0][-1].content, ends[1][-1].content, about)
 
 
-def _split(row: Mapping[str, Any]) -> Pair:
-    chosen, rejected = _text(row["chosen"]), _text(row["rejected"])
-    if row.get("prompt") is not None:
-        prompt = _text(row["prompt"])
-        said = (_said(row[key], prompt, text) for key, text in
-                (("chosen", chosen), ("rejected", rejected)))  # fmt: skip
-        return Pair(prompt.strip(), *said)
-    turn = _shared(chosen, rejected).rfind(TURN)
-    if turn < 0:
-        raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
-    end = turn + len(TURN)
-    return Pair(chosen[:turn].strip(), chosen[end:].strip(), rejected[end:].strip())
+def _prompt(row: Mapping[str, Any], *, is_text: bool) -> Turns | None:
+    """The turns of the prompt; `messages` beside conversations repeat one of them and are left."""
+    names = ("prompt", "conversations", "system", *(("messages",) if is_text else ()))
+    return prompt_turns({name: row[name] for name in names if row.get(name) not in (None, "")})
 
 
-def _shared(one: str, other: str) -> str:
-    """What both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    end = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-    return one[:end]
+def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
+    """The responses; those to a dialogue without its text, where both repeat it, and spaces."""
+    if not isinstance(prompt, str) or dialogue(prompt) is None:
+        return texts
+    if all(text.startswith(prompt) for text in texts):
+        texts = (texts[0].removeprefix(prompt), texts[1].removeprefix(prompt))
+    return texts[0].strip(), texts[1].strip()
 
 
-def _said(value: Any, prompt: str, text: str) -> str:
-    """A response alone: of messages the last one's content; a text may repeat its prompt."""
-    if isinstance(value, list):
-        return str(value[-1]["content"]).strip()
-    return text.removeprefix(prompt).strip()
+def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
+    """Two dialogues, parted at the last answer that both share the beginning of."""
+    shared = commonprefix([chosen, rejected])  # noqa: RUF071  # characters are meant
+    end = shared.rfind(OPEN)
+    while end >= 0:
+        turns = dialogue(shared[: end + len(OPEN)])
+        if turns is not None:
+            rest = end + len(OPEN)
+            return question(turns), chosen[rest:].strip(), rejected[rest:].strip()
+        end = shared.rfind(OPEN, 0, end)
+    raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
 
 
-def _text(value: Any) -> str:
-    """Messages as a dialogue."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"expected a text or messages, found {type(value).__name__}")
-    if len(value) == 1 and value[0]["role"] == "user":
-        return str(value[0]["content"])
-    return "".join(f"\n\n{NAMES[turn['role']]}: {turn['content']}" for turn in value)
+def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:
+    """A whole conversation that ends with the assistant: the prompt's turns and these."""
+    if turns[-1].role != "assistant":
+        raise ValueError(
+            f"'{name}' ends with the {turns[-1].role}'s turn, expected the assistant's"
+        )
+    if not prompt or turns[: len(prompt)] == prompt:
+        return turns
+    if turns[0].role == "assistant":
+        return (*prompt, *turns)
+    asked = [turn for turn in turns[:-1] if turn.role == "user"]
+    if len(prompt) == 1 and asked and asked[-1] == prompt[0]:
+        return turns  # the prompt repeats the user's last words
+    raise ValueError(f"'{name}' neither answers nor repeats the prompt")

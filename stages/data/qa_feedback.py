@@ -14,7 +14,6 @@ rows) some of those pairs are ordered, in all 54 of 384; a row in which it would
 around gives no ranking (no row does).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.records import Demonstration, Ranking, RankingTask, Response
+from reward_models.row_files import read_rows
 
 NUM_ANSWERS = 4
 PAIRS = tuple(combinations(range(NUM_ANSWERS), 2))
@@ -44,22 +44,16 @@ def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[Co
     `context_words` shortens the passages to about so many words, whole sentences from the start of
     each in turn, for models that cannot read them all. The people who ranked saw all of them.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: {type(rows).__name__}, expected a list of questions")
     questions = []
-    for number, row in enumerate(rows):
+    for number, (where, row) in enumerate(read_rows(path)):
         try:
             questions.append(_question(f"qa-feedback-{number:04d}", row, context_words))
         except KeyError as error:
-            raise ValueError(f"{path}: row {number}: key {error} is missing") from None
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: row {number}: {error}") from None
+            raise ValueError(f"{where}: key {error} is missing") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+    if not questions:
+        raise ValueError(f"{path}: no question in it")
     return questions
 
 

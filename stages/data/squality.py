@@ -12,23 +12,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reward_models.records import Ranking, RankingTask, Response, read_jsonl
+from reward_models.label_files import Once
+from reward_models.records import Ranking, RankingTask, Response
+from reward_models.row_files import read_rows
 
 
 def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     """All tasks and every reviewer's order "overall"; ValueError names the line that is wrong."""
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
-    for number, row in read_jsonl(path):
+    once = Once()
+    for where, row in read_rows(path):
         try:
             for question, systems in row["questions"].items():
                 name = f"squality-{row['passage-id']}-{question}"
+                once.add(f"{where}, question {question}", f"task '{name}'", name)
                 tasks.append(_task(name, row["passage-id"], question, systems))
-                rankings += _rankings(name, systems)
+                for ranking in _rankings(name, systems):
+                    ranking.check_against(tasks[-1])
+                    rankings.append(ranking)
         except KeyError as error:
-            raise ValueError(f"{path}:{number}: key {error} is missing") from None
+            raise ValueError(f"{where}: key {error} is missing") from None
         except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
     return tasks, rankings
 
 

@@ -32,11 +32,16 @@ def file(folder: Path, *rows: object, name: str = "rows.jsonl") -> str:
         {"prompt": "Name a colour.", "completion": "Red."},
         {"prompt": [USER], "completion": [ASSISTANT]},
         {"messages": [USER, ASSISTANT]},
+        {"conversations": [{"from": "human", "value": USER["content"]},
+                           {"from": "gpt", "value": ASSISTANT["content"]}]},
+        {"prompt": "Human: Name a colour.\n\nAssistant:", "completion": " Red."},
+        {"prompt": "Name a colour.", "messages": [USER, ASSISTANT]},
         {"instruction": "Name a colour.", "input": "", "output": "Red."},
         {"instruction": "Name a colour.", "instances": [{"input": "", "output": "Red."}]},
     ],
-    ids=["own", "completion", "conversational", "messages", "alpaca", "self-instruct"],
-)
+    ids=["own", "completion", "conversational", "messages", "sharegpt", "dialogue",
+         "prompt beside messages", "alpaca", "self-instruct"],
+)  # fmt: skip
 def test_every_format_says_the_same(tmp_path, row):
     source = file(tmp_path, row)
     assert load_demonstrations(source) == WANTED
@@ -48,17 +53,13 @@ def test_unknown_keys_are_kept(tmp_path):
     assert load_demonstrations(file(tmp_path, row))[0].to_json() == row
 
 
-def test_a_system_message_is_the_context(tmp_path):
-    told = load_demonstrations(file(tmp_path, {"messages": [SYSTEM, USER, ASSISTANT]}))[0]
-    assert (told.context, told.prompt) == ("Be brief.", "Name a colour.")
-
-
-def test_earlier_turns_are_written_out_in_the_prompt(tmp_path):
+def test_the_turns_before_the_last_are_the_history(tmp_path):
     again = {"role": "user", "content": "Another."}
     blue = {"role": "assistant", "content": "Blue."}
-    told = load_demonstrations(file(tmp_path, {"messages": [USER, ASSISTANT, again, blue]}))[0]
-    assert told.prompt == "User: Name a colour.\nAssistant: Red.\nUser: Another."
-    assert told.response == "Blue."
+    messages = [SYSTEM, USER, ASSISTANT, again, blue]
+    told = load_demonstrations(file(tmp_path, {"messages": messages}))[0]
+    assert [turn.to_json() for turn in told.history] == messages[:3]
+    assert (told.prompt, told.response, told.context) == ("Another.", "Blue.", None)
 
 
 def test_a_prompt_only_conversation_is_a_prompt(tmp_path):

@@ -76,7 +76,7 @@ def test_shortened_passages_keep_whole_sentences_of_each_in_turn(tmp_path):
 )
 def test_a_bad_row_is_named(tmp_path, changes, message):
     path = write(tmp_path, row(), row(**changes))
-    with pytest.raises(ValueError, match=rf"feedback\.json: row 1: .*{message}"):
+    with pytest.raises(ValueError, match=rf"feedback\.json, entry 2: .*{message}"):
         load_qa_feedback(path)
 
 
