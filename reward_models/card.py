@@ -18,6 +18,8 @@ LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 class RewardCard:
     """`base` and the hash of its weights, the tokenizer's hash, and who made the labels.
 
+    `base_rows` are the rows of the base's token tables that the hash counts.
+
     A probe is `head_only`: its transformer is the base's, unchanged. `pooling` mean reads the mean
     of all hidden states so far instead of the last; `inner_width` is that of a layer before the
     head, 0 for none. `divided_by` is what its scores were divided by, beside the bias that was
@@ -26,6 +28,7 @@ class RewardCard:
 
     base: str
     base_hash: str
+    base_rows: int | None = None
     tokenizer: str | None = None
     label_kinds: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
@@ -45,6 +48,7 @@ class RewardCard:
             card = cls(
                 base=row["base"],
                 base_hash=row["base_hash"],
+                base_rows=int(row["base_rows"]),
                 tokenizer=row["tokenizer"],
                 label_kinds=tuple(row["label_kinds"]),
                 versions=row["versions"],
@@ -67,6 +71,7 @@ class RewardCard:
             "inner_width": self.inner_width,
             "base": self.base,
             "base_hash": self.base_hash,
+            "base_rows": self.base_rows,
             "tokenizer": self.tokenizer,
             "label_kinds": list(self.label_kinds),
             "versions": {name: version(name) for name in LIBRARIES},

@@ -7,6 +7,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
+from reward_models.model_folder import check_files
 from reward_models.one_line import first_line
 
 TIMEOUT_S = 10.0
@@ -15,11 +16,16 @@ TIMEOUT_S = 10.0
 def check_source(source: str | Path) -> None:
     """Raise ValueError where `source` is no folder, not in this machine's cache, not on the hub.
 
+    Also where it is a file, or a folder whose configs and tokenizer's files are pointers or cut.
+
     A hub name is `name` or `owner/name`. A hub that answers anything but "no such model" (busy,
     gated) leaves the word to the loader.
     """
     if Path(source).is_dir():
+        check_files(Path(source))
         return
+    if Path(source).is_file():
+        raise ValueError(f"{source}: a file; expected a model's folder")
     name = str(source)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(f"{name}: no such folder, and not a hub model's name")

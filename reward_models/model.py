@@ -31,8 +31,8 @@ from reward_models.trunk import (
     load_saved,
     place_of,
     transformer,
-    weights_hash,
 )
+from reward_models.weights_hash import own_rows, weights_hash
 
 HEAD = "head.safetensors"
 
@@ -70,8 +70,9 @@ class RewardModel(nn.Module):
         unembedding is let go.
         """
         carrier = model if isinstance(model, PeftModel) else transformer(model)
-        base_hash = weights_hash(model, token_tables=False)
-        new = cls(carrier, RewardCard(base=place_of(base), base_hash=base_hash))
+        rows = own_rows(model, base)
+        card = RewardCard(place_of(base), weights_hash(model, rows), rows)
+        new = cls(carrier, card)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             deviation = 1.0 / math.sqrt(new.head.in_features + 1)

@@ -26,6 +26,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 STEM = -1
 ATTENTION = "sdpa_in_pieces"
+WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
 Before = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
@@ -123,8 +124,25 @@ def has_sdpa(model: PreTrainedModel) -> bool:
     return str(model.config._attn_implementation).startswith("sdpa")
 
 
+def windows(model: PreTrainedModel) -> list[int]:
+    """The lengths beyond which its layers, or some of them, do not look back."""
+    settings = model.config.to_dict()
+    return [settings[name] for name in WINDOWS if isinstance(settings.get(name), int)]
+
+
+def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
+    """The model's window that is shorter than a text, in words: pieces know of no window."""
+    window = min(windows(model), default=text_tokens)
+    if window >= text_tokens:
+        return None
+    return f"its window of {window} tokens is shorter than a text of {text_tokens}"
+
+
 def let_read_pieces(model: PreTrainedModel) -> None:
-    """From now on this model's attention takes `pieces`; ValueError where it is not sdpa."""
+    """From now on this model's attention takes `pieces`; ValueError where it is not sdpa.
+
+    Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
+    """
     if not has_sdpa(model):
         raise ValueError(f"its attention is '{model.config._attn_implementation}', not 'sdpa'")
     if model.config._attn_implementation == "sdpa":

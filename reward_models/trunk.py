@@ -1,12 +1,14 @@
 """The transformer under a reward model: no dropout, float32, found inside what carries it."""
 
-import hashlib
 import inspect
 from pathlib import Path
+from typing import cast
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,9 +20,16 @@ from transformers import (
 
 from reward_models.card import RewardCard
 from reward_models.hub import check_source
+from reward_models.model_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    WRONG_FILES,
+    check_adapter_folder,
+    check_model_folder,
+)
 from reward_models.one_line import first_line
-
-ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
+from reward_models.position_limit import limit_positions
+from reward_models.weights_hash import weights_hash
 
 Carrier = PreTrainedModel | PeftModel
 
@@ -41,7 +50,7 @@ def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> 
         return _load(AutoModel, str(folder))
     if base is None or place_of(str(base.config.name_or_path)) != card.base:
         base = load_causal(card.base)
-    found = weights_hash(base, token_tables=False)
+    found = weights_hash(base, card.base_rows)
     if found != card.base_hash:
         raise ValueError(
             f"{folder} was trained on base {card.base_hash[:8]}…, {card.base} is {found[:8]}…: "
@@ -49,7 +58,28 @@ def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> 
         )
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    return load_adapter(base, folder, trainable=True)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    """The base with the adapter of a folder; ValueError unless all of it is there and fits."""
+    kind = check_adapter_folder(folder)
+    if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
+        raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
+    try:
+        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    except WRONG_FILES as error:
+        raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
+    saved = folder / ADAPTER_WEIGHTS[0]
+    if saved.is_file():
+        with safe_open(saved, "pt") as file:
+            names = set(file.keys())
+        expected = get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        missing = sorted(set(expected) - names)
+        if missing:
+            raise ValueError(f"{saved}: {len(missing)} weights are missing, first {missing[0]}")
+    require_finite(adapter, folder)
+    return adapter
 
 
 def place_of(name: str) -> str:
@@ -72,64 +102,67 @@ def accepts_positions(trunk: PreTrainedModel) -> bool:
 
 def hidden_size(trunk: PreTrainedModel) -> int:
     """D of its last hidden states, which is that of its embeddings."""
-    table = trunk.get_input_embeddings()
+    return embedding(trunk).embedding_dim
+
+
+def embedding(model: PreTrainedModel) -> nn.Embedding:
+    """Its table of tokens, without what an adapter puts around it."""
+    table = model.get_input_embeddings()
     table = table.get_base_layer() if isinstance(table, BaseTunerLayer) else table
     assert isinstance(table, nn.Embedding)
-    return table.embedding_dim
+    return table
 
 
-def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """The same config with every dropout rate 0: scores must not depend on the module's mode."""
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
+def settle(config: PretrainedConfig) -> PretrainedConfig:
+    """The same config as everything here reads it; call it before the model is built.
+
+    Every dropout rate is 0: scores must not depend on the module's mode. Routers of experts keep
+    their logits to themselves: with them a step with a cache crashes, and a loss is another one.
+    """
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        settings = part.to_dict()
+        for name, value in settings.items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+        if settings.get("output_router_logits"):
+            part.output_router_logits = False
     return config
 
 
-def adapter_parameters(model: nn.Module) -> set[int]:
-    """The ids of all parameters that adapters hold beside the modules they wrap."""
-    return {
-        id(parameter)
-        for layer in model.modules()
-        if isinstance(layer, BaseTunerLayer)
-        for name, child in layer.named_children()
-        if name != "base_layer"
-        for parameter in child.parameters()
-    }
+def require_finite(model: nn.Module, source: object) -> None:
+    """Raise ValueError where a weight is not a number, or infinite."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta":
+            low, high = torch.aminmax(weight.detach())
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
 
 
-def weights_hash(model: Carrier, *, token_tables: bool = True) -> str:
-    """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
+def load_pretrained(
+    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str, wanted: str
+) -> PreTrainedModel:
+    """The model of a folder or hub name, float32; ValueError, once `wanted` was looked for in vain.
 
-    A reward model leaves its token tables out too: a PAD added at load widens them, and is never
-    read there.
+    Nothing in it is made up: all weights are there, of the right shapes, and finite.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, PreTrainedModel)
-    left_out = adapter_parameters(base) | (set() if token_tables else _token_tables(base))
-    digest = hashlib.sha256()
-    for name, weight in sorted(base.named_parameters()):
-        if id(weight) in left_out:
-            continue
-        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().float().cpu().contiguous().flatten().numpy().data)
-    return digest.hexdigest()
-
-
-def _token_tables(base: PreTrainedModel) -> set[int]:
-    """The ids of the embedding and the unembedding."""
-    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
-    tables = (base.get_input_embeddings(), unembedding)
-    bare = [t.get_base_layer() if isinstance(t, BaseTunerLayer) else t for t in tables]
-    return {id(table.weight) for table in bare if isinstance(table, nn.Embedding | nn.Linear)}
+    check_source(source)
+    if Path(source).is_dir():
+        check_model_folder(Path(source))
+    try:
+        config = settle(AutoConfig.from_pretrained(source))
+        loaded: object = kind.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except WRONG_FILES as error:
+        raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
+    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_finite(model, source)
+    limit_positions(model)
+    return model
 
 
 def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
-    check_source(source)
-    try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
-        loaded = kind.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no model there ({first_line(error)})") from None
-    model: PreTrainedModel = loaded
-    return model
+    return load_pretrained(kind, source, "model")

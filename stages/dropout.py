@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.adaptation.top_layers import layers_of
 
@@ -32,16 +32,6 @@ BLOCKS = {
     "qwen3": _LLAMA,
     "smollm3": _LLAMA,
 }
-
-
-def switch_off_dropout(config: PretrainedConfig) -> None:
-    """Set every dropout rate of the architecture to 0; call before the model is built."""
-    rates = {
-        name: 0.0
-        for name, value in config.to_dict().items()
-        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float)
-    }
-    config.update(rates)
 
 
 def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:

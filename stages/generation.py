@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.cache_check import decoding_of
 from stages.compiled_rows import CompiledRows
 from stages.config import SamplingConfig
 from stages.data.template import stop_ids
-from stages.live_rows import LiveRows, RowSets
+from stages.live_rows import Rows, RowSets
 from stages.progress import Report, Step, silent
 
 _BLOCK = 64  # tokens to a block of the two-level inverse CDF
@@ -132,16 +133,20 @@ def _live_rows(
     asked: list[tuple[list[int], int]],
     users: Users | None,
     sampling: SamplingConfig,
-) -> LiveRows:
+) -> Rows:
+    sets = users.sets if users else None
+    decoding = decoding_of(model, sets, len(asked[-1][0]) + sampling.max_new_tokens)
     if not sampling.compiled:
-        return LiveRows(model, asked, users.sets if users else None)
-    if users is not None:
+        return decoding.rows(model, asked, sets)
+    if sets is not None:
         raise ValueError("sampling.compiled is true, but several users' sets answer; expected one")
+    if not decoding.in_parts:
+        raise ValueError(f"sampling.compiled is true, but {decoding.obstacle}; expected false")
     return CompiledRows(model, asked, sampling.max_new_tokens)
 
 
 def _decode(
-    live: LiveRows, uniform_NT: Tensor, sampling: SamplingConfig, stops: Sequence[int]
+    live: Rows, uniform_NT: Tensor, sampling: SamplingConfig, stops: Sequence[int]
 ) -> list[Sampled]:
     """Decode one batch to its end."""
     rows, device = len(uniform_NT), uniform_NT.device

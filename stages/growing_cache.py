@@ -44,11 +44,15 @@ class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some of the rows, in this order."""
+        self.reorder_cache(indices)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep some of the rows, in this order."""
         held = self.get_seq_length()
         if not held:  # a layer that reads another's keys
             return
-        self._keys = self._keys.index_select(0, indices)
-        self._values = self._values.index_select(0, indices)
+        self._keys = self._keys.index_select(0, beam_idx)
+        self._values = self._values.index_select(0, beam_idx)
         self._show(held)
 
     def _show(self, columns: int) -> tuple[Tensor, Tensor]:

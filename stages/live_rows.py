@@ -4,10 +4,10 @@ Dimension key:  B rows that still decode,  Q prompt tokens,  L prompt and respon
 V vocabulary.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import PreTrainedModel
 
 from stages.growing_cache import growing_cache
@@ -23,6 +23,22 @@ class RowSets(Protocol):
         """From now on row b belongs to user `user_B[b]`, a place in the sets' list."""
 
 
+class Rows(Protocol):
+    """Rows of a batch that still decode, whatever they decode with."""
+
+    row_B: Tensor
+    logits_BV: Tensor
+
+    def rows_for(self, num_alive: int) -> int:
+        """How many rows to go on with where so many are alive."""
+
+    def keep(self, kept_B: Tensor) -> None:
+        """Forget the rows that are not among these."""
+
+    def read(self, token_B: Tensor) -> None:
+        """Append one token to every row."""
+
+
 class LiveRows:
     """The rows of a batch that still decode: their cache, mask, positions and next logits."""
 
@@ -31,10 +47,12 @@ class LiveRows:
         model: PreTrainedModel,
         asked: list[tuple[list[int], int]],
         sets: RowSets | None,
+        part_tokens: int | None = None,
     ) -> None:
         """Read every distinct prompt once, left-padded, and copy its cache to its rows.
 
-        A prompt stands with its user; the list is sorted, so that equal pairs are neighbours.
+        A prompt stands with its user; the list is sorted, so that equal pairs are neighbours. One
+        pass reads `part_tokens` of the prompts; None: PROMPT_PART.
         """
         starts = [i for i, pair in enumerate(asked) if i == 0 or pair != asked[i - 1]]
         distinct, device = [asked[i][0] for i in starts], model.device
@@ -49,8 +67,9 @@ class LiveRows:
         self.mask_BL = (torch.arange(width, device=device) >= pads_B[:, None]).long()
         position_BQ = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)
         ids_BQ = torch.tensor(padded, device=device)
-        for begin in range(0, width, PROMPT_PART):
-            part = slice(begin, begin + PROMPT_PART)
+        at_once = part_tokens or PROMPT_PART
+        for begin in range(0, width, at_once):
+            part = slice(begin, begin + at_once)
             mask_BL = self.mask_BL[:, : part.stop]
             self.logits_BV = self._forward(ids_BQ[:, part], position_BQ[:, part], mask_BL)
         if len(distinct) < len(asked):
@@ -62,8 +81,7 @@ class LiveRows:
 
     def rows_for(self, num_alive: int) -> int:
         """How many rows to go on with where so many are alive."""
-        rows = len(self.row_B)
-        return num_alive if num_alive < _EVICT_BELOW * rows else rows
+        return rows_after_eviction(num_alive, len(self.row_B))
 
     def keep(self, kept_B: Tensor) -> None:
         """Forget the rows that are not among these."""
@@ -77,7 +95,7 @@ class LiveRows:
         self.position_B = self.position_B + 1
 
     def _select(self, index_B: Tensor) -> None:
-        self.cache.batch_select_indices(index_B)
+        self.cache.reorder_cache(cast(LongTensor, index_B))  # recurrent states too
         self.mask_BL, self.position_B = self.mask_BL[index_B], self.position_B[index_B]
         self.user_B = self.user_B[index_B]
         self._seat()
@@ -97,3 +115,8 @@ class LiveRows:
         )
         logits_BV: Tensor = output.logits[:, -1]
         return logits_BV
+
+
+def rows_after_eviction(num_alive: int, rows: int) -> int:
+    """How many of `rows` go on: all of them until enough are over to be worth a copy."""
+    return num_alive if num_alive < _EVICT_BELOW * rows else rows

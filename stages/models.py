@@ -6,6 +6,7 @@ load. A restricted model is saved as an adapter alone, beside the name and hash 
 """
 
 import json
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -14,29 +15,33 @@ from typing import cast
 import torch
 from peft import PeftModel
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from reward_models.hub import check_source
+from reward_models.model_folder import check_adapter_folder, read_json
 from reward_models.one_line import first_line
-from reward_models.trunk import place_of, weights_hash
+from reward_models.trunk import load_adapter, load_pretrained, place_of
+from reward_models.weights_hash import own_rows, weights_hash, widen
 from stages.adaptation.prefix import fold_prefixes
 from stages.adaptation.sets import family_of, restrict, set_parameters
 from stages.adaptation.top_layers import train_layers
 from stages.data.template import stop_ids
-from stages.dropout import add_residual_dropout, switch_off_dropout
+from stages.dropout import add_residual_dropout
 from stages.families import Full, Restricted
+from stages.reading_check import check_reading
 from stages.tokenizer import load_tokenizer as load_tokenizer
 from stages.tokenizer import tokenizer_hash as tokenizer_hash
 
-ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
-BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256"} of the base
+log = logging.getLogger(__name__)
 
-logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
+ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
+BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256", "token_rows"} of the base
+
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
 # PEFT reads a name that transformers has since changed; nothing a user could do about it.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 # DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
@@ -60,8 +65,7 @@ def load_base(source: str | Path) -> PreTrainedModel:
     if (Path(source) / ADAPTER_FILE).is_file():
         return _load_base_of(Path(source))
     model = _load_causal_lm(source)
-    _fit_vocabulary(model, load_tokenizer(source))
-    model.train(False)
+    widen(model, len(load_tokenizer(source)))
     return model
 
 
@@ -69,7 +73,7 @@ def with_saved_set(base: PreTrainedModel, source: str | Path) -> PreTrainedModel
     """What `load_base` loaded from `source`, with the set that is saved there, if one is."""
     if not (Path(source) / ADAPTER_FILE).is_file():
         return base
-    adapter = PeftModel.from_pretrained(base, str(source))
+    adapter = load_adapter(base, Path(source), trainable=False)
     adapter.train(False)
     return cast(PreTrainedModel, adapter)
 
@@ -104,6 +108,18 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return whole
 
 
+def tell_of_experts(model: PreTrainedModel) -> None:
+    """Log, of a model whose experts have an auxiliary loss, that no stage trains on it."""
+    settings = model.config.get_text_config().to_dict()
+    coefficient = settings.get("router_aux_loss_coef")
+    if coefficient and "output_router_logits" in settings:
+        log.info(
+            "%s: the auxiliary loss of its experts (router_aux_loss_coef %g) is no part of what is "
+            "trained, nor of any loss that is reported",
+            *(type(model).__name__, coefficient),
+        )
+
+
 def trainable_parameters(model: torch.nn.Module) -> int:
     """How many numbers training may change; a tied matrix counts once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -130,7 +146,11 @@ def base_note(model: PeftModel) -> str:
     """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
     held, whole = set_parameters(model)
     name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
-    base = {"name": place_of(name), "weights_sha256": weights_hash(model)}
+    base = {
+        "name": place_of(name),
+        "weights_sha256": weights_hash(model),
+        "token_rows": own_rows(model),  # of the token tables, that the hash counts
+    }
     told = {**base, "set_parameters": held, "share_of_base": held / whole}
     return json.dumps(told, indent=2) + "\n"
 
@@ -151,48 +171,31 @@ def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def _load_causal_lm(source: str | Path) -> PreTrainedModel:
-    check_source(source)
-    try:
-        config = AutoConfig.from_pretrained(str(source))
-        switch_off_dropout(config)
-        loaded: object = AutoModelForCausalLM.from_pretrained(
-            str(source), config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no causal language model ({first_line(error)})") from None
-    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
-        raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
+    model = load_pretrained(AutoModelForCausalLM, str(source), "causal language model")
+    model.train(False)
+    check_reading(model, source)
     return model
-
-
-def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give every id of the tokenizer a row; a new row is the mean of the old ones."""
-    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
-    if len(tokenizer) <= rows:
-        return
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for table in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
-            weight_VD = table.get_parameter("weight")
-            weight_VD[rows:] = weight_VD[:rows].mean(dim=0)
 
 
 def _load_base_of(path: Path) -> PreTrainedModel:
     if not (path / BASE_FILE).is_file():
         raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
-    base = json.loads((path / BASE_FILE).read_text(encoding="utf-8"))
+    check_adapter_folder(path)
+    base = read_json(path / BASE_FILE)
+    for key in ("name", "weights_sha256", "token_rows"):
+        if key not in base:
+            raise ValueError(
+                f"{path / BASE_FILE}: it has no '{key}', which an adapter's base needs"
+            )
     try:
         model = _load_causal_lm(base["name"])
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
-    _fit_vocabulary(model, load_tokenizer(path))
-    found = weights_hash(model)
+    widen(model, len(load_tokenizer(path)))
+    found = weights_hash(model, base["token_rows"])
     if found != base["weights_sha256"]:
         raise ValueError(
             f"{path} was trained on base {base['weights_sha256'][:8]}…, "
             f"{base['name']} is {found[:8]}…: an adapter only fits the weights it was trained on"
         )
-    model.train(False)
     return model

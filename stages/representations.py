@@ -38,7 +38,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from reward_models.hub import check_source
 from reward_models.one_line import first_line
-from reward_models.trunk import weights_hash
+from reward_models.weights_hash import weights_hash
 from stages.data.padding import pad_right
 from stages.models import ADAPTER_FILE, device, load_policy
 from stages.progress import Report, Step, silent

@@ -23,11 +23,12 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from reward_models.trunk import transformer
 from stages import families
 from stages.adaptation.sets import trained_share
 from stages.config import Probe, RewardConfig
 from stages.frozen_states import layout_for
-from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
 from stages.progress import Report, Step
 from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward_cut import cut_to_memory
@@ -65,6 +66,7 @@ def train_reward(
     told = (len(train), len(held), split.left_out)
     logger.info("%d prompts to learn from, %d held out; left out: %s", *told)
     model = new_reward_model(config, base, seed)
+    tell_of_experts(transformer(model.carrier))
     report(Step(0, 0, trained_share(model, "reward/")))
     layout = layout_for(model, split.elements, out / "checkpoints")
     trainer = fit(

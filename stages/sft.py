@@ -21,7 +21,7 @@ from stages.adaptation.sets import trained_share
 from stages.config import SFTConfig
 from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import Example, encode
-from stages.models import adapt, load_policy, load_tokenizer
+from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts
 from stages.progress import Report, Step
 from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.supervised_trainer import SupervisedTrainer
@@ -57,6 +57,7 @@ def train_sft(
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    tell_of_experts(model)
     report(_beginning(model, left_out, len(mixed)))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
     trainer.train_rest(config.epochs)
@@ -136,6 +137,7 @@ def _arguments(
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // (micro * processes),
+        "router_aux_loss_coef": 0.0,  # what is trained is the loss of the responses
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,

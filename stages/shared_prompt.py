@@ -8,7 +8,7 @@ and K branches (`reward_models.pieces`). A token stands at the position it has w
 
 So a prompt costs Q + K T tokens in place of K (Q + T), with the same scores and gradients. A model
 that cannot do this (a sliding window shorter than a text, a recurrence, ALiBi, attention of its
-own) gets K separate rows; `choose_layout` finds out by comparing both on the longest row.
+own) gets K separate rows; `choose_layout` finds out by comparing both on the extreme elements.
 
 Dimension key:  B prompts,  A annotators,  K responses,  N tokens of all,  P pieces,  L tokens of a
 row,  R = B K separate rows.
@@ -22,9 +22,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from reward_models.attention_trial import obstacle_to_attention
 from reward_models.model import RewardModel
-from reward_models.one_line import first_line
-from reward_models.pieces import STEM, Pieces, piece_table
+from reward_models.pieces import STEM, Pieces, piece_table, shorter_window
 from reward_models.trunk import transformer
 from stages.data.padding import pad_right, positions
 from stages.ranked_prompts import RankedPrompt
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 Inputs = tuple[Tensor, Tensor | Pieces, Tensor, Tensor | None]  # of a RewardModel
 Weigh = Callable[[Tensor], Tensor]  # rank_BAK -> weight_BKK
-WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
 TOLERANCE = 1e-4  # of a score, which is of order 1 with a new head
 
 
@@ -108,12 +107,14 @@ def choose_layout(
     model: RewardModel, elements: Sequence[RankedPrompt]
 ) -> SharedPrompt | SeparateRows:
     """The shared prompt where it gives the same scores, else separate rows, with a warning why."""
-    longest = max(elements, key=lambda element: element.row_tokens)
-    text = len(longest.prompt) + max(map(len, longest.responses))
-    obstacle = _window_obstacle(model, text) or _mismatch(model, longest)
+    trunk = transformer(model.carrier)
+    longest_path = max(element.path_tokens for element in elements)
+    obstacle = shorter_window(trunk, longest_path) or obstacle_to_attention(
+        [trunk], lambda: _mismatch(model, extremes(elements))
+    )
     if obstacle is None:
         return SharedPrompt()
-    kind = type(transformer(model.carrier)).__name__
+    kind = type(trunk).__name__
     logger.warning(
         "%s cannot share a prompt between its responses: %s; each is computed with its "
         "own copy of the prompt",
@@ -160,35 +161,37 @@ class Row:
         self.positions += range(position, position + len(text))
 
 
-def _window_obstacle(model: RewardModel, text_tokens: int) -> str | None:
-    settings = transformer(model.carrier).config.to_dict()
-    for name in WINDOWS:
-        window = settings.get(name)
-        if isinstance(window, int) and window < text_tokens:
-            return f"its {name} of {window} is shorter than a text of {text_tokens} tokens"
+def extremes(elements: Sequence[RankedPrompt]) -> list[RankedPrompt]:
+    """The elements of the longest path, the longest row, the longest prompt and most responses."""
+    chosen = [
+        max(elements, key=lambda element: element.path_tokens),
+        max(elements, key=lambda element: element.row_tokens),
+        max(elements, key=lambda element: len(element.prompt)),
+        max(elements, key=lambda element: len(element.responses)),
+    ]
+    return list({id(element): element for element in chosen}.values())
+
+
+def _mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str | None:
+    """Compare both layouts, prompt by prompt; separate rows also with the attention of shared ones.
+
+    Whatever goes wrong in a separate row before that is no matter of the layout, and is raised.
+    """
+    separate = [_scores(model, SeparateRows(), element) for element in elements]
+    for element, expected in zip(elements, separate, strict=True):
+        tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
+        for layout in (SharedPrompt(), SeparateRows()):
+            difference = float((_scores(model, layout, element) - expected).abs().max())
+            if not difference <= tolerance:
+                return f"scores differ by {difference:.1e}"
     return None
 
 
-def _mismatch(model: RewardModel, element: RankedPrompt) -> str | None:
-    """Compare both layouts on one prompt, without gradients."""
+def _scores(model: RewardModel, layout: "Layout", element: RankedPrompt) -> Tensor:
     device = model.head.weight.device
-    scores = []
+    batch = layout.collate([element], unweighted)
     with torch.no_grad():
-        for layout in (SeparateRows(), SharedPrompt()):
-            batch = {
-                name: value.to(device)
-                for name, value in layout.collate([element], unweighted).items()
-            }
-            try:
-                scores.append(layout.scores(model, batch))
-            except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-                if isinstance(layout, SeparateRows):
-                    raise
-                return f"it refused ({first_line(error)[:80]})"
-    difference = (scores[0] - scores[1]).abs().max().item()
-    if difference <= TOLERANCE * max(1.0, scores[0].abs().max().item()):
-        return None
-    return f"scores differ by {difference:.1e}"
+        return layout.scores(model, {name: value.to(device) for name, value in batch.items()})
 
 
 def unweighted(rank_BAK: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
             len(examples), arguments.seed, share=at_once if arguments.world_size > 1 else 1
         )
         note = base_note(model) if isinstance(model, PeftModel) else None
-        with _probe_taken_for_a_head(model):
+        with _probe_taken_for_a_head(model), _coefficient_kept(model):
             trainer = cls(
                 model=model,
                 args=arguments,
@@ -216,6 +216,16 @@ def _probe_taken_for_a_head(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del vars(model)["get_output_embeddings"]
+
+
+@contextmanager
+def _coefficient_kept(model: PreTrainedModel) -> Iterator[None]:
+    """TRL writes into a model's config that its experts have no auxiliary loss; they go on to."""
+    config = model.config.get_text_config()
+    coefficient = config.to_dict().get("router_aux_loss_coef")
+    yield
+    if coefficient is not None:
+        config.router_aux_loss_coef = coefficient
 
 
 def _blank(tokenizer: PreTrainedTokenizerBase) -> Example:

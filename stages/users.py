@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration
-from reward_models.trunk import weights_hash
+from reward_models.weights_hash import weights_hash
 from stages.adaptation.sets import twin
 from stages.adaptation.user_sets import UserSet, UserSets
 from stages.adaptation.user_store import UserStore, read_set

@@ -22,8 +22,8 @@ from transformers import (
 
 from reward_models.hub import check_source
 from reward_models.one_line import first_line
+from reward_models.trunk import settle
 from stages.config import Adaptation
-from stages.dropout import switch_off_dropout
 from stages.families import Full, Prompt
 from stages.models import adapt, trainable_parameters
 
@@ -148,7 +148,7 @@ def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:
-    switch_off_dropout(config)
+    settle(config)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.float32
     )

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.pieces import Before, has_sdpa, register_attention
+from reward_models.pieces import Before, register_attention
+from stages.adaptation.renamed_attention import rename_attention
 
 ATTENTION = "sdpa_with_row_prefixes"
 
@@ -50,9 +51,7 @@ _prefix_of: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
 def row_prefix_attention(model: PreTrainedModel) -> Iterator[None]:
     """While it lasts, `model` attends to the prefixes given by `set_prefix`."""
     before = model.config._attn_implementation
-    if not has_sdpa(model):
-        raise ValueError(f"attention is '{before}'; users' prefixes need 'sdpa'")
-    model.config._attn_implementation = ATTENTION
+    rename_attention(model, ATTENTION, "users' prefixes need")
     try:
         yield
     finally:

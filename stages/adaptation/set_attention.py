@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.pieces import has_sdpa
+from stages.adaptation.renamed_attention import rename_attention
 from stages.adaptation.row_prefix import RowPrefix, register_prefixes
 
 ATTENTION = "sdpa_with_set"
@@ -26,11 +26,11 @@ _listeners: list[Heard] = []
 
 
 def let_attend_to_sets(model: PreTrainedModel) -> None:
-    """From now on this model's attention looks for prefixes. Raises ValueError without sdpa."""
-    if not has_sdpa(model):
-        before = model.config._attn_implementation
-        raise ValueError(f"attention is '{before}'; prefixes and prompts need 'sdpa'")
-    model.config._attn_implementation = ATTENTION
+    """From now on this model's attention looks for prefixes.
+
+    Raises ValueError without sdpa, and where the model would compute something else besides.
+    """
+    rename_attention(model, ATTENTION, "prefixes and prompts need")
 
 
 def put_before(attention: nn.Module, key_HPD: Tensor, value_HPD: Tensor) -> None:

@@ -18,7 +18,7 @@ from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.trunk import adapter_parameters
+from reward_models.weights_hash import adapter_parameters
 from stages.adaptation.bitfit import BitFitConfig, new_bitfit
 from stages.adaptation.bottleneck import BottleneckConfig, new_bottleneck, set_dropout
 from stages.adaptation.lora import new_lora, resume_lora

@@ -90,13 +90,13 @@ class UserSets(nn.Module):
     def on(self, model: PreTrainedModel) -> Iterator[None]:
         """Let the sets act on `model`, which itself stays as it is."""
         self.to(model.device)
-        handles = list(_hooks(self, model))
-        try:
-            with row_prefix_attention(model) if self.family in PREFIXES else nullcontext():
+        with row_prefix_attention(model) if self.family in PREFIXES else nullcontext():
+            handles = list(_hooks(self, model))
+            try:
                 yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            finally:
+                for handle in handles:
+                    handle.remove()
 
     def user_set(self, user: int) -> UserSet:
         """One user's set as it stands now, cut to its own size."""

@@ -186,7 +186,7 @@ class Learner:
             episodes = data.episodes.take(part)
             token_N = episodes.response_tokens()[episodes.response_BT]
             with autocast(self.accelerator):
-                layout = lay_out(episodes, packed=self.models.packed)
+                layout = lay_out(episodes, packed=self.models.packed, right=self.models.pads_right)
                 logits_NV, state_ND = policy_logits(self.models, layout, self.policy.model)
             temperature = self.config.sampling.temperature
             new_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

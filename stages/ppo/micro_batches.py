@@ -125,7 +125,9 @@ def update_of(
     said = Sampled((prompt * most)[:most], ended=False)
     sharing = config.responses_per_prompt
     given = ([prompt] * rows, [said] * rows, models.policy.device)
-    layout = lay_out(Episodes.build(*given, sharing=sharing), packed=models.packed)
+    layout = lay_out(
+        Episodes.build(*given, sharing=sharing), packed=models.packed, right=models.pads_right
+    )
     return partial(_update, models, config, layout)
 
 

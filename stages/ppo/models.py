@@ -28,8 +28,9 @@ class Models:
 
     A critic that is a `ValueHead` reads the policy's pass; where `joint`, the reward model's head
     reads the reference's. All are in eval mode for good: what is off while sampling must be off in
-    training. Where `packed`, all can read episodes in one row (`reading.lay_out`). `lower` are
-    states that their passes need not compute again.
+    training. Where `packed`, all can read episodes in one row (`reading.lay_out`), else in rows
+    that are padded on the left or, where `pads_right`, on the right. `lower` are states that their
+    passes need not compute again.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,6 +40,7 @@ class Models:
     reward: RewardModel
     joint: bool = False
     packed: bool = False
+    pads_right: bool = False
     lower: LowerStates = field(default_factory=LowerStates)
 
 

@@ -154,6 +154,18 @@ def _check_fits_fsdp2(model: nn.Module) -> None:
         )
 
 
+def check_precision(accelerator: Accelerator) -> None:
+    """Raise ValueError for fp16 without a scale: small gradients would vanish without a word.
+
+    DeepSpeed's engines scale the loss themselves.
+    """
+    if accelerator.mixed_precision == "fp16" and sharding(accelerator) != "zero":
+        raise ValueError(
+            "mixed_precision is 'fp16', and PPO does not scale its losses, so that small gradients "
+            "would become 0; expected 'bf16' or 'no'"
+        )
+
+
 def autocast(accelerator: Accelerator) -> torch.autocast:
     """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
     precision, kind = accelerator.mixed_precision, accelerator.device.type

@@ -1,22 +1,48 @@
-"""Whether models can read many episodes in one row: they are asked, on an example."""
+"""How the models of stage three can be read: padding, packed rows and states of lower layers.
+
+Each way is tried on an example, and a model that says something else that way is as it was before.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.attention_trial import REFUSALS, obstacle_to_attention
 from reward_models.model import RewardModel
 from reward_models.one_line import first_line
-from reward_models.pieces import let_read_pieces
+from reward_models.pieces import let_read_pieces, shorter_window
 from reward_models.trunk import transformer
 from stages.generation import Sampled
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes
+from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import Models
 from stages.ppo.reading import lay_out
 from stages.ppo.shared_passes import policy_and_values, reference_and_scores
+from stages.reading_check import Read, padding_side
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of a log-probability or score
+
+Numbers = tuple[Tensor, Tensor, Tensor]  # logprob_N, value_N, score_E
+
+
+def pads_right(models: Models) -> bool:
+    """Whether rows must be padded on the right, since padding on the left changes what models say.
+
+    Raises ValueError where padding changes that on either side.
+    """
+    sides = [padding_side(_policy_reader(models.policy), models.policy)]
+    for scorer in (models.critic, models.reward):
+        if isinstance(scorer, RewardModel):
+            sides.append(padding_side(_state_reader(scorer), transformer(scorer.carrier)))
+    return "right" in sides
 
 
 def obstacle_to_packing(
@@ -24,43 +50,106 @@ def obstacle_to_packing(
 ) -> str | None:
     """Why the models cannot read `prompt` with its responses beside others; None where they can.
 
-    From now on their attention can be told what lies in a row. A recurrence, ALiBi, a sliding
-    window, or attention of its own reads a packed row differently or refuses it. One text of the
-    example is as long as any of the run; the others are short.
+    Where they can, their attention can be told from now on what lies in a row; else it is what it
+    was. A recurrence, ALiBi, a sliding window, or attention of its own reads a packed row
+    differently or refuses it. One text of the example is as long as any of the run; the others are
+    short.
     """
+    trunks = _trunks(models)
+    longest = len(prompt) + response_tokens
+    apart, together = (
+        _example(models, prompt, response_tokens, responses, sharing=sharing)
+        for sharing in (1, responses)
+    )
+    before = _read(models, apart, packed=False)
+
+    def change() -> str | None:
+        for trunk in trunks:
+            let_read_pieces(trunk)
+        difference = _difference(before, _read(models, together, packed=True))
+        windows = (shorter_window(trunk, longest) for trunk in trunks)
+        return difference or next((window for window in windows if window is not None), None)
+
+    return obstacle_to_attention(trunks, change)
+
+
+def without_wrong_states(models: Models, prompt: list[int]) -> Models:
+    """The models, without states of lower layers where passes that leave those out differ.
+
+    Layers that read more than what the one below them says (shared keys, inputs of their own) are
+    found so.
+    """
+    if models.lower.roles == 0:
+        return models
+    plain = replace(models, lower=LowerStates())
+    episodes = _example(models, prompt, 3, 1, sharing=1)
+    expected = _read(plain, episodes, packed=models.packed)
+    try:
+        _read(models, episodes, packed=models.packed)  # computes the states
+        obstacle = _difference(expected, _read(models, episodes, packed=models.packed))
+    except REFUSALS as error:
+        obstacle = f"the model refused ({first_line(error)[:80]})"
+    models.lower.forget()
+    if obstacle is None:
+        return models
+    log.warning("states of lower layers are not kept: %s", obstacle)
+    return plain
+
+
+def _trunks(models: Models) -> list[PreTrainedModel]:
+    roles = (models.policy, models.reference, models.critic, models.reward)
+    carriers: list[nn.Module] = [
+        role.carrier if isinstance(role, RewardModel) else role for role in roles
+    ]
+    return [  # a value head has none
+        transformer(carrier)
+        for carrier in carriers
+        if isinstance(carrier, PreTrainedModel | PeftModel)
+    ]
+
+
+def _example(
+    models: Models, prompt: list[int], response_tokens: int, responses: int, *, sharing: int
+) -> Episodes:
     prompts = [prompt] * responses + [prompt[: 1 + len(prompt) // 2]] * responses
     words = prompt * (2 + (response_tokens + len(prompts)) // len(prompt))
     counts = [response_tokens, *(min(response_tokens, 1 + k % 3) for k in range(len(prompts) - 1))]
     said = [Sampled(words[k : k + count], ended=False) for k, count in enumerate(counts)]
-    read = []
-    for packed in (False, True):
-        sharing = responses if packed else 1
-        episodes = Episodes.build(prompts, said, models.policy.device, sharing=sharing)
-        try:
-            if packed:
-                _let_read_pieces(models)
-            read.append(_read(models, episodes, packed=packed))
-        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-            if not packed:
-                raise
-            return f"the model refused ({first_line(error)[:80]})"
-    worst = max(float((a - b).abs().max()) for a, b in zip(*read, strict=True))
-    return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
+    return Episodes.build(prompts, said, models.policy.device, sharing=sharing)
 
 
-def _let_read_pieces(models: Models) -> None:
-    for role in (models.policy, models.reference, models.critic, models.reward):
-        carrier: nn.Module = role.carrier if isinstance(role, RewardModel) else role
-        if isinstance(carrier, PreTrainedModel | PeftModel):  # a value head has none
-            let_read_pieces(transformer(carrier))
-
-
-def _read(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _read(models: Models, episodes: Episodes, *, packed: bool) -> Numbers:
     """Log-probabilities and values of the response tokens, and scores."""
-    layout = lay_out(episodes, packed=packed)
+    layout = lay_out(episodes, packed=packed, right=models.pads_right)
     token_N = episodes.response_tokens()[episodes.response_BT]
     with torch.no_grad():
         logits_NV, value_N = policy_and_values(models, layout)
         logprob_N = objective.chosen_logprobs(logits_NV, token_N, 1.0)
         del logits_NV
         return logprob_N, value_N, reference_and_scores(models, layout)[1]
+
+
+def _difference(expected: Sequence[Tensor], read: Sequence[Tensor]) -> str | None:
+    worst = max(float((a - b).abs().max()) for a, b in zip(expected, read, strict=True))
+    return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
+
+
+def _policy_reader(policy: PreTrainedModel) -> Read:
+    def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        logits_BLV: Tensor = policy(
+            input_ids=ids_BL,
+            attention_mask=mask_BL.long(),
+            position_ids=positions_BL,
+            use_cache=False,
+        ).logits
+        return logits_BLV
+
+    return read
+
+
+def _state_reader(scorer: RewardModel) -> Read:
+    def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        every_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+        return scorer.states(ids_BL, mask_BL, positions_BL, every_BL)
+
+    return read

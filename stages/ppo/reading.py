@@ -1,8 +1,9 @@
 """How models read episodes: what goes in, and where in what comes out the responses stand.
 
 A row is an episode, padded on the left, so that rows end in the last column and logits are needed
-in the last columns only. Or all episodes lie in one row without padding (`reward_models.pieces`),
-where those that share a prompt are branches of it: it is computed once, and nothing else changes.
+in the last columns only; on the right for models that padding before a text would change. Or all
+episodes lie in one row without padding (`reward_models.pieces`), where those that share a prompt
+are branches of it: it is computed once, and nothing else changes.
 
 Dimension key:  E episodes,  B rows,  L tokens of a row,  N response tokens of all episodes in one
 list,  V vocabulary.
@@ -28,7 +29,7 @@ class Layout:
 
     A place is row * kept + column, counted in the `kept` last columns of all rows. `mask` is
     mask_BL (true at tokens), or the pieces of the only row. `length_B` are the tokens of each row,
-    or of each prompt with all its responses.
+    or of each prompt with all its responses; `right`: rows are padded there.
     """
 
     ids_BL: Tensor
@@ -38,13 +39,14 @@ class Layout:
     place_N: Tensor
     place_E: Tensor
     length_B: Tensor
+    right: bool = False
 
     def split(self, x_BL: Tensor) -> list[Tensor]:
         """What belongs to each of `length_B`'s tokens, of a tensor with a row and column each."""
         lengths = self.length_B.tolist()
         if isinstance(self.mask, Pieces):
             return list(torch.split(x_BL[0], lengths))
-        return [x_L[-n:] for x_L, n in zip(x_BL, lengths, strict=True)]
+        return [x_L[self._own(n)] for x_L, n in zip(x_BL, lengths, strict=True)]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """What `split` took apart, 0 at padding."""
@@ -52,13 +54,19 @@ class Layout:
             return torch.cat(list(parts))[None]
         x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
         for x_L, part in zip(x_BL, parts, strict=True):
-            x_L[-len(part) :] = part
+            x_L[self._own(len(part))] = part
         return x_BL
 
+    def _own(self, tokens: int) -> slice:
+        """The columns of a row's tokens."""
+        return slice(tokens) if self.right else slice(-tokens, None)
 
-def lay_out(episodes: Episodes, *, packed: bool = False) -> Layout:
-    """A row for each episode, or, where `packed`, one for all."""
-    return _packed(episodes) if packed else _rows(episodes)
+
+def lay_out(episodes: Episodes, *, packed: bool = False, right: bool = False) -> Layout:
+    """A row for each episode, padded on the left or `right`, or, where `packed`, one for all."""
+    if packed:
+        return _packed(episodes)
+    return _right_rows(episodes) if right else _rows(episodes)
 
 
 def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
@@ -70,6 +78,7 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
         logits_1NV: Tensor = _read_policy(policy, layout, layout.place_N).logits
         return logits_1NV[0]
     logits_BLV: Tensor = _read_policy(policy, layout, layout.kept).logits
+    logits_BLV = logits_BLV[:, -layout.kept :]  # of a model that does not know how many are wanted
     return logits_BLV.flatten(0, 1).index_select(0, layout.place_N)
 
 
@@ -84,7 +93,7 @@ def response_logits_and_states(
     read: list[Tensor] = []
 
     def select(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-        read.append(given[0].flatten(0, 1))
+        read.append(given[0][:, -layout.kept :].flatten(0, 1))
         return (read[0].index_select(0, layout.place_N)[None],)
 
     handle = read_by.register_forward_pre_hook(select)
@@ -146,6 +155,28 @@ def _rows(episodes: Episodes) -> Layout:
         place_N=row_N * kept + column_N,  # one column before the token's own
         place_E=row_E * kept + kept - 1,
         length_B=episodes.mask_BL.sum(-1),
+    )
+
+
+def _right_rows(episodes: Episodes) -> Layout:
+    """Rows that begin in the first column; the logits of all columns are needed."""
+    width = episodes.ids_BL.shape[1]
+    length_B, said_B = episodes.mask_BL.sum(-1), episodes.response_BT.sum(-1)
+    column_L = torch.arange(width, device=length_B.device)
+    mask_BL = column_L < length_B[:, None]
+    from_BL = (column_L + width - length_B[:, None]).clamp(max=width - 1)
+    row_B = torch.arange(len(length_B), device=length_B.device)
+    row_N, column_N = episodes.response_BT.nonzero(as_tuple=True)
+    pads_B = episodes.response_BT.shape[1] - said_B  # columns before a response
+    return Layout(
+        ids_BL=episodes.ids_BL.gather(1, from_BL).masked_fill(~mask_BL, 0),
+        mask=mask_BL,
+        positions_BL=positions(mask_BL),
+        kept=width,
+        place_N=row_N * width + (length_B - said_B)[row_N] + column_N - pads_B[row_N] - 1,
+        place_E=row_B * width + length_B - 1,
+        length_B=length_B,
+        right=True,
     )
 
 

@@ -109,7 +109,8 @@ def read_episodes(
         for rows in chain.from_iterable(parts):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            layout = lay_out(batch.ended_with(end), packed=models.packed)  # for the scores alone
+            ended = batch.ended_with(end)  # for the scores alone
+            layout = lay_out(ended, packed=models.packed, right=models.pads_right)
             with torch.set_grad_enabled(keep):
                 logits_NV, state_ND = policy_logits(models, layout, models.policy)
                 old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)

@@ -30,8 +30,8 @@ from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.micro_batches import UpdateCost, bytes_to_come, fitting, update_cost
 from stages.ppo.models import Models, load_models, trained_parameters
-from stages.ppo.networks import autocast, load_models_whole
-from stages.ppo.packing import obstacle_to_packing
+from stages.ppo.networks import autocast, check_precision, load_models_whole
+from stages.ppo.packing import obstacle_to_packing, pads_right, without_wrong_states
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
@@ -68,6 +68,7 @@ def train_ppo(
     that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
     """
     accelerator = Accelerator()
+    check_precision(accelerator)
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
@@ -77,7 +78,7 @@ def train_ppo(
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
-    models = replace(models, packed=_can_be_packed(models, asked, config))
+    models = _as_they_can_be_read(models, asked, config)
     learner = _learner(models, config, accelerator, seed, out, report, asked)
     check_reward_model(models.reward, held_out)
     course = Course(
@@ -107,6 +108,7 @@ def _learner(
     cost = _update_cost(models, config, prompts, accelerator)
     told = _trained_shares(models)  # of weights that are not divided yet
     learner = Learner(models, config, accelerator, seed)
+    learner.models = without_wrong_states(learner.models, prompts[0])
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest
@@ -149,15 +151,16 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     return Checkpoints(out / "checkpoints", identity)
 
 
-def _can_be_packed(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> bool:
-    """Whether episodes are to lie in one row, and the models say the same of them there."""
+def _as_they_can_be_read(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> Models:
+    """The models, and whether episodes lie in one row, or where rows are padded."""
+    models = replace(models, pads_right=pads_right(models))
     if not config.packed:
-        return False
+        return models
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
     obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
     if obstacle is not None:
         log.warning("every episode is read in a padded row of its own: %s", obstacle)
-    return obstacle is None
+    return replace(models, packed=obstacle is None)
 
 
 def _update_cost(

@@ -32,7 +32,7 @@ from transformers import (
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs, summed_loss
-from reward_models.trunk import without_dropout
+from reward_models.trunk import settle
 from stages.ranked_prompts import RankedPrompt
 from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
 
@@ -63,7 +63,7 @@ FAMILIES = {
 
 def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
-    config = without_dropout(config_type(**settings, attn_implementation=attention))
+    config = settle(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = model_type(config)

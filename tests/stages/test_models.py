@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reward_models.trunk import weights_hash
+from reward_models.weights_hash import weights_hash
 from stages.config import Full, LoRA
 from stages.models import (
     adapt,

@@ -1,0 +1,124 @@
+"""A text has the same numbers however it is read, found on examples: alone, padded, before others.
+
+Architectures differ in what they do with padding and positions, and many take an argument that they
+do not know without a word. So each is asked what it makes of two short texts, alone and together:
+
+    alone          a a a a a a a        b b b
+    padded right   a a a a a a a        b b b . . . .      what SFT, reward models and scores read
+    padded left    a a a a a a a        . . . . b b b      what PPO's rows and a KV cache read
+
+Dimension key:  B rows,  L tokens of a row,  V vocabulary or hidden size.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reward_models.attention_trial import REFUSALS, example_ids
+from reward_models.one_line import first_line
+from stages.data.padding import positions
+
+LONG, SHORT = 9, 4  # tokens of the examples
+ROUNDING = 1e-4  # of the largest number, for float32
+Side = Literal["left", "right"]
+Read = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_BL -> out_BLV
+
+
+def check_reading(model: PreTrainedModel, source: object) -> None:
+    """Raise ValueError unless the model reads from left to right, and padding changes nothing.
+
+    `source` is where it came from. Its mode, weights and the random state stay what they are.
+    """
+    examples = _examples(model)
+    name = f"{source}: {type(model).__name__}"
+    try:
+        with torch.no_grad():
+            alone = [_logits(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
+            later_1L = examples[0].clone()
+            later_1L[0, -1] = later_1L[0, 0]
+            changed = _logits(model)(later_1L, torch.ones_like(later_1L).bool(), None)
+    except REFUSALS as error:
+        raise ValueError(f"{name} does not read a text ({first_line(error)[:120]})") from None
+    tolerance = rounding(alone[0])
+    if _worst(changed[:, :-1], alone[0][:, :-1]) > tolerance:
+        raise ValueError(
+            f"{name} lets a later token change the logits of earlier ones; expected a causal "
+            "language model (an encoder is none)"
+        )
+    difference = _padded_difference(_logits(model), examples, alone, "right")
+    if isinstance(difference, str) or not difference <= tolerance:
+        raise ValueError(
+            f"{name} gives a text other numbers beside a longer one, padded on the right with "
+            f"positions from 0 ({_in_words(difference)}); expected the same"
+        )
+
+
+def padding_side(read: Read, model: PreTrainedModel) -> Side:
+    """Where rows may be padded so that `read` gives each what it gives it alone; left if it can be.
+
+    `model` is what `read` calls in the end. Raises ValueError where neither side will do.
+    """
+    examples = _examples(model)
+    whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
+    with torch.no_grad():
+        alone = [read(ids, mask, positions(mask)) for ids, mask in whole]
+    found: list[str] = []
+    for side in ("left", "right"):
+        difference = _padded_difference(read, examples, alone, side)
+        if not isinstance(difference, str) and difference <= rounding(alone[0]):
+            return side
+        found.append(f"{side}: {_in_words(difference)}")
+    raise ValueError(
+        f"{type(model).__name__} gives a text other numbers beside a longer one, wherever it is "
+        f"padded ({'; '.join(found)})"
+    )
+
+
+def rounding(out: Tensor) -> float:
+    """How far two ways to compute such numbers may be apart."""
+    return ROUNDING * float(out.abs().max()) + 1e-6
+
+
+def _padded_difference(
+    read: Read, examples: list[Tensor], alone: list[Tensor], side: Side
+) -> float | str:
+    """How far the examples' numbers are from those alone; in words where the model refuses."""
+    width = max(ids.shape[1] for ids in examples)
+    ids_BL = examples[0].new_zeros(len(examples), width)
+    mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    for row, ids in enumerate(examples):
+        place = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
+        ids_BL[row, place], mask_BL[row, place] = ids[0], True
+    try:
+        with torch.no_grad():
+            out_BLV = read(ids_BL, mask_BL, positions(mask_BL))
+    except REFUSALS as error:
+        return first_line(error)[:80]
+    rows = zip(out_BLV, mask_BL, alone, strict=True)
+    return max(_worst(out_LV[mask_L], one[0]) for out_LV, mask_L, one in rows)
+
+
+def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
+        given = {}
+        if positions_BL is not None:
+            given = {"attention_mask": mask_BL.long(), "position_ids": positions_BL}
+        logits_BLV: Tensor = model(input_ids=ids_BL, use_cache=False, **given).logits
+        return logits_BLV.float()
+
+    return read
+
+
+def _examples(model: PreTrainedModel) -> list[Tensor]:
+    return [example_ids(model, tokens, first)[None] for tokens, first in ((LONG, 0), (SHORT, LONG))]
+
+
+def _worst(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
+
+
+def _in_words(difference: float | str) -> str:
+    return difference if isinstance(difference, str) else f"it differs by {difference:.1e}"
