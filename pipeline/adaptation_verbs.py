@@ -7,6 +7,7 @@ import typer
 
 from pipeline import options as o
 from pipeline.guard import run_verb
+from pipeline.home import name, path
 
 TOOLS = "Around it"
 verbs = typer.Typer()
@@ -14,11 +15,18 @@ verbs = typer.Typer()
 
 @verbs.command(rich_help_panel=TOOLS)
 def probe(
-    model: Annotated[str, typer.Argument(help="A model's folder or hub name, or a run.")],
-    data: Annotated[str, typer.Argument(help="Labelled texts: .jsonl, .csv, or hf:NAME[:SPLIT].")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figure and the numbers.")],
+    model: Annotated[
+        str, typer.Argument(parser=name, help="A model's folder or hub name, or a run.")
+    ],
+    data: Annotated[
+        str, typer.Argument(parser=name, help="Labelled texts: .jsonl, .csv, or hf:NAME.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", parser=path, help="Folder for the figure and the numbers.")
+    ],
     test: Annotated[
-        str | None, typer.Option("--test", help="Test texts; without it a fifth is held out.")
+        str | None,
+        typer.Option("--test", parser=name, help="Test texts; without it a fifth is held out."),
     ] = None,
     pooling: Annotated[
         str, typer.Option("--pooling", help="Of last, cls, mean; several with commas.")
@@ -61,10 +69,17 @@ def probe(
 
 @verbs.command(rich_help_panel=TOOLS)
 def users(
-    model: Annotated[Path, typer.Argument(help="The frozen base: a model's folder, or a run.")],
-    data: Annotated[str, typer.Argument(help="Demonstrations whose rows name their `user`.")],
+    model: Annotated[
+        Path, typer.Argument(parser=path, help="The frozen base: a model's folder, or a run.")
+    ],
+    data: Annotated[
+        str, typer.Argument(parser=name, help="Demonstrations whose rows name their `user`.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The store. Default: users/ in the model's folder.")
+        Path | None,
+        typer.Option(
+            "--out", parser=path, help="The store. Default: users/ in the model's folder."
+        ),
     ] = None,
     sets: o.Sets = None,
     seed: o.Seed = 0,

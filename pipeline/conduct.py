@@ -12,7 +12,7 @@ from pipeline.crew import Crew
 from pipeline.lineage import Manifest
 from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
-from pipeline.run import Run, Stage, open_run
+from pipeline.run import Run, Stage, is_gone, open_run
 
 SAID = {"changed": "begins anew", "interrupted": "goes on where it was interrupted", "new": ""}
 
@@ -44,11 +44,12 @@ def conduct(
 
 
 def _require_given(stages: Sequence[Stage], folder: Path) -> None:
-    """Before hours of training: is everything there that no stage makes?"""
+    """Before hours of training: is everything there that no stage makes? Finished ones have it."""
     for stage in stages:
+        finished = (folder / stage.name / "manifest.json").is_file()
         for name, place in stage.inputs.items():
             given = isinstance(place, Path) and not place.is_relative_to(folder)
-            if given and not Path(place).exists():
+            if given and is_gone(place) and not finished:
                 raise ValueError(f"{place}: no such file; stage {stage.name} reads it as {name}")
 
 

@@ -1,6 +1,6 @@
 """Texts with a label, for probes: JSON lines {"text", "label"}, CSV with a header, or the hub.
 
-A source is a `.jsonl` or `.csv` file or `hf:NAME[:SPLIT]`. Other names of the two fields can be
+A source is a `.jsonl` or `.csv` file or `hf:NAME`. Other names of the two fields can be
 given; labels are read as text.
 """
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from stages.data.demonstrations import HUB, source_rows
+from stages.config_base import HUB
+from stages.data.demonstrations import source_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def _rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif source.endswith(".csv"):
         yield from _csv_rows(source)
     else:
-        raise ValueError(f"{source}: expected a .jsonl or .csv file, or hf:NAME[:SPLIT]")
+        raise ValueError(f"{source}: expected a .jsonl or .csv file, or hf:NAME")
 
 
 def _csv_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

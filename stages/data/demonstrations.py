@@ -1,8 +1,8 @@
 """Demonstrations, prompts and pretraining texts from files and from the hub, in the usual formats.
 
-A source is a file of JSON lines (`.jsonl`; texts also `.txt`) or `hf:NAME[:SPLIT]`, a data set of
-the hub or a folder that the datasets library can read, split `train` unless named; texts also come
-from a folder of such files. A row may be
+A source is a file of JSON lines (`.jsonl`; texts also `.txt`) or `hf:NAME`, a data set of the hub
+or a folder that the datasets library can read (see `stages/data/hub_data.py`); texts also come from
+a folder of such files. A row may be
 
     {"prompt": "...", "response": "..."}                          ours; more keys are kept
     {"prompt": "...", "completion": "..."}                        TRL's prompt-completion
@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reward_models.one_line import first_line
 from reward_models.records import Demonstration, Prompt, read_jsonl
+from stages.config_base import HUB
+from stages.data.hub_data import hub_rows
 
 R = TypeVar("R")
 Row = Mapping[str, Any]
-HUB = "hf:"
 
 
 def load_demonstrations(source: str) -> list[Demonstration]:
@@ -103,17 +103,10 @@ def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
 
 def source_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Each row of a file or of the hub, with where it stands."""
-    if not source.startswith(HUB):
-        yield from ((f"{source}:{number}", row) for number, row in read_jsonl(Path(source)))
+    if source.startswith(HUB):
+        yield from hub_rows(source)
         return
-    from datasets import load_dataset  # takes seconds; most sources are files
-
-    name, _, split = source.removeprefix(HUB).partition(":")
-    try:
-        rows = load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:  # the library's errors for what is not there are these
-        raise ValueError(f"{source}: no data set to be had ({first_line(error)})") from None
-    yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows))
+    yield from ((f"{source}:{number}", row) for number, row in read_jsonl(Path(source)))
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:

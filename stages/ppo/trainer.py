@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.records import Prompt, write_jsonl
 from stages.adaptation.sets import trained_share
 from stages.config import OwnRollouts, PPOConfig
+from stages.config_base import without_names
 from stages.data.template import prompt_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
@@ -142,7 +143,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     """The run's checkpoints, with what a run that goes on must share with them."""
     learner, config = course.learner, course.config
     identity = {
-        "config": config.model_dump(mode="json", exclude=_FREE),
+        "config": {k: v for k, v in without_names(config).items() if k not in _FREE},
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
         "format": 3,
