@@ -155,10 +155,15 @@ def content_hash(source: Path | str) -> str:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Its files in order, without hidden and half-written ones."""
+    """Its files in order, without hidden and half-written ones, and without stores of users.
+
+    Those come to lie in a model's folder once it is finished.
+    """
+    stores = {store.parent for store in folder.rglob("users/base.json")}
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and not path.name.endswith(".part"):
+        half = path.name.endswith(".part")
+        if path.is_file() and not hidden and not half and stores.isdisjoint(path.parents):
             yield path
 
 

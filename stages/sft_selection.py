@@ -15,6 +15,7 @@ from statistics import fmean
 
 import torch
 
+from reward_models.bases import base_name
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
@@ -26,7 +27,7 @@ from stages.scoring import score_responses
 
 CHECKPOINTS = "checkpoints"
 SELECTION = "selection.json"
-_TO_RESUME = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "training_args.bin")
+_TO_RESUME = ("optimizer*", "scheduler*", "rng_state*", "scaler*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def choose_epoch(
     chosen = {
         "epoch": best.epoch,
         "chosen_by": _criterion(last=last, scored=reward_model is not None),
-        "reward_model": None if reward_model is None else str(reward_model),
+        "reward_model": None if reward_model is None else base_name(str(reward_model), out),
         "epochs": [asdict(epoch) for epoch in seen],
     }
     _write_json(out / SELECTION, chosen)
