@@ -54,6 +54,8 @@ class FileSource(Config):
     toxicity_prompts: DataSource | None = None  # None: toxicity is not measured
     pretraining_texts: DataSource | None = None  # needed where ppo_ptx is set
     held_out_texts: DataSource | None = None  # None: a twentieth of the pretraining texts
+    prompts_per_user: PositiveInt | None = None  # of each training set; the paper has 200
+    shared_prefix: PositiveInt | None = None  # characters that make two prompts one (section 3.2)
 
 
 class RankingTasks(Config):

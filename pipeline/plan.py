@@ -94,8 +94,11 @@ def _settings(config: ExperimentConfig, **sections: BaseModel | object) -> Mappi
 
 
 def _data(config: ExperimentConfig) -> Stage:
-    settings = _settings(config, data=config.data)
-    return Stage("data", "data sets", settings, named_inputs(config.data), work.data(config))
+    settings, inputs = _settings(config, data=config.data), named_inputs(config.data)
+    if isinstance(config.data, FileSource):  # what is ranked already is not validated by
+        ranked = named_inputs(config.labeling, "labeling")
+        inputs |= {key: place for key, place in ranked.items() if Path(place).exists()}
+    return Stage("data", "data sets", settings, inputs, work.data(config))
 
 
 def _sft(config: ExperimentConfig, run: Path, name: str, chosen: SFTConfig) -> Stage:
