@@ -109,9 +109,16 @@ def sample(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.sampling import sample_tasks
+        from reward_models.positions import room_of
+        from stages.models import load_tokenizer
+        from stages.prompt_lengths import require_fit
 
+        prompts = DataFolder(datasets).prompts("ranking")
+        most = max(setting.max_new_tokens for setting in config.sampling.settings)
+        for name, source in policies.items():
+            require_fit(load_tokenizer(source), prompts, most, [room_of(source)], f"{name} samples")
         tasks = sample_tasks(
-            DataFolder(datasets).prompts("ranking"),
+            prompts,
             policies,
             responses=config.sampling.responses,
             settings=config.sampling.settings,
@@ -134,6 +141,7 @@ def reward(
 
     def work(out: Path, report: Report) -> None:
         from stages.fold_files import write_folds
+        from stages.prompt_lengths import within_positions
         from stages.reward import train_reward
 
         tasks, rankings = _ranked(labelled)
@@ -148,7 +156,7 @@ def reward(
             report=report,
         )
         write_folds(
-            config.reward,
+            within_positions(config.reward, base),
             base=base,
             tasks=tasks,
             rankings=rankings,
@@ -178,6 +186,7 @@ def ppo(
         from pipeline.second_opinion import gold_of
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
+        from stages.prompt_lengths import within_positions
         from stages.reward_check import held_out_prompts
 
         found = DataFolder(datasets)
@@ -193,7 +202,8 @@ def ppo(
                 chosen.gold, found.prompts("validation"), policy, chosen.sampling, config.seed
             ),
             held_out=held_out_prompts(
-                config.reward, load_tokenizer(policy), *_ranked(labelled), config.seed
+                within_positions(config.reward, reward_model),
+                *(load_tokenizer(policy), *_ranked(labelled), config.seed),
             ),
             out=out,
             seed=config.seed,

@@ -24,6 +24,7 @@ def prompted(
             reward_model=reward_model,
             demonstrations=found.demonstrations(),
             prompts=found.prompts("validation"),
+            asked_later=found.prompts("test"),
             sampling=config.evaluation.sampling,
             out=out,
             seed=config.seed,

@@ -16,6 +16,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
+from reward_models.positions import room_of
 from stages.data.padding import pad_right, positions
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Step
@@ -27,17 +28,21 @@ _AT_ONCE = 16  # texts: logits of more would not fit a processor's cache
 def text_losses(setting: Setting) -> list[Completion]:
     """One row a policy and text: nats per token, and in `n_tokens` how many were predicted.
 
-    Each text's first `max_pretraining_tokens` count, the first token only as context. Raises
-    ValueError if no text has two tokens or if the policies cut texts into different tokens.
+    Each text's first `max_pretraining_tokens` count, or as many as all policies have positions for,
+    the first token only as context. Raises ValueError if no text has two tokens or if the policies
+    cut texts into different tokens.
     """
     config, rows = setting.config, list[Completion]()
+    most = config.max_pretraining_tokens
+    for source in setting.policies.values() if setting.held_out_texts else ():
+        most = room_of(source).at_most(most)  # the same texts for all
     counts: list[int] | None = None
     for done, (model, source) in enumerate(
         setting.policies.items() if setting.held_out_texts else ()
     ):
         tokenizer = load_tokenizer(source)
         cut = [
-            tokenizer.encode(text, add_special_tokens=False)[: config.max_pretraining_tokens]
+            tokenizer.encode(text, add_special_tokens=False)[:most]
             for text in setting.held_out_texts
         ]
         kept = [

@@ -67,6 +67,7 @@ def experiment(world: Path, sft: dict[str, Any], other: dict[str, Any]) -> Exper
             "data": {"kind": "files", **{k: f"{world / v}.jsonl" for k, v in files.items()}},
             "sft": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "adaptation": sft},
             "sft_choice": "loss",
+            "reward_base": "base" if sft["family"] == "probe" else "sft",  # which no probe sits on
             "labeling": {"kind": "imported", "rankings": str(world / "pairs.jsonl")},
             "reward": {
                 "prompts_per_batch": 2,

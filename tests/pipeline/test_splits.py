@@ -11,20 +11,7 @@ from pipeline.datasets import DataFolder, make_data
 from pipeline.splits import Groups, limited, overlaps, prompt_key, split, validation_prompts
 from reward_models.records import Demonstration, Prompt, Turn, write_jsonl
 
-WORDS = [
-    "Explain",
-    "the",
-    "moon",
-    "Landing",
-    "to",
-    "Ａ",
-    "six",
-    "Straße",
-    "year",
-    "old",
-    "é",
-    "e\u0301",
-]
+WORDS = ["Explain", "the", "moon", "Landing", "to", "six", "Straße", "year", "old", "é", "é"]
 
 
 def variant(text: str, rng: random.Random) -> str:
