@@ -12,22 +12,25 @@ from pipeline.home import name, path
 TOOLS = "Around it"
 verbs = typer.Typer()
 
+Probed = Annotated[str, typer.Argument(parser=name, help="A model's folder or hub name, or a run.")]
+Labelled = Annotated[
+    str, typer.Argument(parser=name, help="Labelled texts: .jsonl, .csv, or hf:NAME.")
+]
+Figure = Annotated[
+    Path, typer.Option("--out", parser=path, help="Folder for the figure and the numbers.")
+]
+Tested = Annotated[
+    str | None,
+    typer.Option("--test", parser=name, help="Test texts; without it a fifth is held out."),
+]
+
 
 @verbs.command(rich_help_panel=TOOLS)
 def probe(
-    model: Annotated[
-        str, typer.Argument(parser=name, help="A model's folder or hub name, or a run.")
-    ],
-    data: Annotated[
-        str, typer.Argument(parser=name, help="Labelled texts: .jsonl, .csv, or hf:NAME.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", parser=path, help="Folder for the figure and the numbers.")
-    ],
-    test: Annotated[
-        str | None,
-        typer.Option("--test", parser=name, help="Test texts; without it a fifth is held out."),
-    ] = None,
+    model: Probed,
+    data: Labelled,
+    out: Figure,
+    test: Tested = None,
     pooling: Annotated[
         str, typer.Option("--pooling", help="Of last, cls, mean; several with commas.")
     ] = "",

@@ -17,15 +17,13 @@ from pipeline.room_config import HumanAnnotators
 from stages.config import (
     Adaptation,
     Config,
-    DataSource,
-    FilePath,
     Fraction,
-    ModelName,
     PPOConfig,
     RewardConfig,
     SamplingConfig,
     SFTConfig,
 )
+from stages.config_base import DataSource, FilePath, ModelName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Policy = Literal["base", "sft"]

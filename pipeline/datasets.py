@@ -4,21 +4,21 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config import ExperimentConfig, FileSource, Labeling, QuickstartSource
 from pipeline.splits import (
+    OVERLAP,
     Row,
     held_out_digest,
     limited,
-    overlap_rows,
     overlaps,
     smallest,
     split,
     validation_prompts,
+    write_overlaps,
 )
 from reward_models.records import (
     Demonstration,
@@ -30,7 +30,6 @@ from reward_models.records import (
 )
 from stages.config_base import named
 
-OVERLAP = "overlap.json"  # how far held-out sets are also trained on
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
@@ -162,8 +161,7 @@ def _report_overlaps(
     found = overlaps(held_out, training)
     for one in found:
         log.warning("%s", one)
-    text = json.dumps(overlap_rows(found), indent=2, ensure_ascii=False) + "\n"
-    (folder / OVERLAP).write_text(text, encoding="utf-8")
+    write_overlaps(folder / OVERLAP, found)
 
 
 def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:

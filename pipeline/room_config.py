@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from stages.config import Config, FilePath, Fraction, ServedFile
+from stages.config import Config, Fraction
+from stages.config_base import FilePath, ServedFile
 
 
 class Screening(Config):

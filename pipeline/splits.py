@@ -6,11 +6,13 @@ by prompt. Which rows those are depends on the seed and on what they say, not on
 """
 
 import hashlib
+import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
+from pathlib import Path
 from typing import TypeVar
 
 from reward_models.records import Demonstration, Prompt
@@ -18,6 +20,7 @@ from reward_models.records import Demonstration, Prompt
 Row = Demonstration | Prompt
 R = TypeVar("R", Demonstration, Prompt)
 Label = tuple[str, str]  # ("prompt", its text) or ("user", a name)
+OVERLAP = "overlap.json"  # in the folder of data sets
 SHOWN = 60  # characters of an example
 
 log = logging.getLogger(__name__)
@@ -203,9 +206,17 @@ def overlaps(
     return found
 
 
-def overlap_rows(found: Iterable[Overlap]) -> list[dict[str, object]]:
-    """The overlaps as JSON objects."""
-    return [asdict(one) for one in found]
+def write_overlaps(path: Path, found: Iterable[Overlap]) -> None:
+    """Write the overlaps as a JSON list."""
+    text = json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def read_overlaps(path: Path) -> list[Overlap]:
+    """What `write_overlaps` wrote; none where there is no such file."""
+    if not path.is_file():
+        return []
+    return [Overlap(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def held_out_digest(seed: str, text: str) -> bytes:

@@ -108,15 +108,10 @@ def sample(
     """Draw K responses to each ranking prompt and write them as the tasks of round `number`."""
 
     def work(out: Path, report: Report) -> None:
-        from pipeline.sampling import sample_tasks
-        from reward_models.positions import room_of
-        from stages.models import load_tokenizer
-        from stages.prompt_lengths import require_fit
+        from pipeline.sampling import require_prompts_fit, sample_tasks
 
         prompts = DataFolder(datasets).prompts("ranking")
-        most = max(setting.max_new_tokens for setting in config.sampling.settings)
-        for name, source in policies.items():
-            require_fit(load_tokenizer(source), prompts, most, [room_of(source)], f"{name} samples")
+        require_prompts_fit(prompts, policies, config.sampling.settings)
         tasks = sample_tasks(
             prompts,
             policies,

@@ -6,11 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 # One place to import every stage's settings from.
 from stages.config_base import Config as Config
-from stages.config_base import DataSource as DataSource
-from stages.config_base import FilePath as FilePath
 from stages.config_base import Fraction as Fraction
-from stages.config_base import ModelName as ModelName
-from stages.config_base import ServedFile as ServedFile
 from stages.families import Adaptation as Adaptation
 from stages.families import BitFit as BitFit
 from stages.families import Bottleneck as Bottleneck

@@ -7,10 +7,11 @@ from transformers import PreTrainedTokenizerBase
 
 from reward_models.positions import Room, room_of
 from reward_models.records import Prompt
+from stages.config import PPOConfig, RewardConfig
 from stages.config import Prompt as SoftPrompt
-from stages.config import RewardConfig
 from stages.data.template import prompt_ids
 from stages.families import Full, Restricted
+from stages.models import load_tokenizer
 
 _SLACK = 8  # tokens that a template may add to a longer prompt and not to the shortest
 
@@ -56,6 +57,16 @@ def require_fit(
     said = f"{what} (the longest prompt, '{text}', has {longest}; {new_tokens} for its response)"
     for room in rooms:
         room.require(longest + new_tokens, said)
+
+
+def require_ppo_fits(
+    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
+) -> None:
+    """Raise ValueError for texts longer than policy or reward model have positions for."""
+    rooms = [room_for(policy, config.adaptation), room_of(reward_model)]
+    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, rooms, "PPO")
+    if config.pretraining is not None:
+        rooms[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
 
 
 def _bytes(prompt: Prompt) -> int:

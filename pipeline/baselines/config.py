@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.config import Config, DataSource, SFTConfig
+from stages.config import Config, SFTConfig
+from stages.config_base import DataSource
 
 
 class PromptedBase(Config):

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from stages.config import Config, FilePath, ServedFile
+from stages.config import Config
+from stages.config_base import FilePath, ServedFile
 
 TRUTHFULQA_INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully "

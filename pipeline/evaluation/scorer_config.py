@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from stages.config import Config, Fraction, ModelName
+from stages.config import Config, Fraction
+from stages.config_base import ModelName
 
 
 class ProfanityConfig(Config):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.config import Adaptation, Config, DataSource, Full, ModelName, SamplingConfig, SFTConfig
+from stages.config import Adaptation, Config, Full, SamplingConfig, SFTConfig
+from stages.config_base import DataSource, ModelName
 from stages.families import rates_of
 
 FULL = "full"  # the family that the others are compared with

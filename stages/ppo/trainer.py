@@ -18,13 +18,12 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.positions import room_of
 from reward_models.records import Prompt, write_jsonl
 from stages.adaptation.sets import trained_share
 from stages.config import OwnRollouts, PPOConfig
 from stages.config_base import without_names
 from stages.data.template import prompt_ids
-from stages.models import load_tokenizer, save_policy, tokenizer_hash
+from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.course import Course
@@ -39,7 +38,7 @@ from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step
-from stages.prompt_lengths import require_fit, room_for
+from stages.prompt_lengths import require_ppo_fits
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model
@@ -75,14 +74,12 @@ def train_ppo(
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
-    _check_lengths(
-        config, policy, reward_model, [*prompts, *validation, *(gold.prompts if gold else ())]
-    )
+    compared = () if gold is None else gold.prompts
+    require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *compared])
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
-    asked, validated = _tokens(models, prompts), _tokens(models, validation)
-    marked = [] if gold is None else _tokens(models, gold.prompts)
+    asked, validated, marked = (_tokens(models, x) for x in (prompts, validation, compared))
     preflight(models, config, asked + validated + marked)
     models = replace(models, packed=_can_be_packed(models, asked, config))
     learner = _learner(models, config, accelerator, seed, out, report, asked)
@@ -229,16 +226,6 @@ def _check_given(config: PPOConfig, given: set[str]) -> None:
             raise ValueError(
                 f"a {name} set is given, but {name} is not set, so it would have no effect"
             )
-
-
-def _check_lengths(
-    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
-) -> None:
-    """Refuse texts longer than policy or reward model have positions for, before they load."""
-    rooms = [room_for(policy, config.adaptation), room_of(reward_model)]
-    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, rooms, "PPO")
-    if config.pretraining is not None:
-        rooms[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
 
 
 def _check_divided(config: PPOConfig) -> None:
