@@ -7,19 +7,30 @@ import typer
 
 from pipeline import options as o
 from pipeline.guard import run_verb
+from pipeline.home import name, path
 
 TOOLS = "Around it"
 verbs = typer.Typer()
 
+Probed = Annotated[str, typer.Argument(parser=name, help="A model's folder or hub name, or a run.")]
+Labelled = Annotated[
+    str, typer.Argument(parser=name, help="Labelled texts: .jsonl, .csv, or hf:NAME.")
+]
+Figure = Annotated[
+    Path, typer.Option("--out", parser=path, help="Folder for the figure and the numbers.")
+]
+Tested = Annotated[
+    str | None,
+    typer.Option("--test", parser=name, help="Test texts; without it a fifth is held out."),
+]
+
 
 @verbs.command(rich_help_panel=TOOLS)
 def probe(
-    model: Annotated[str, typer.Argument(help="A model's folder or hub name, or a run.")],
-    data: Annotated[str, typer.Argument(help="Labelled texts: .jsonl, .csv, or hf:NAME[:SPLIT].")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figure and the numbers.")],
-    test: Annotated[
-        str | None, typer.Option("--test", help="Test texts; without it a fifth is held out.")
-    ] = None,
+    model: Probed,
+    data: Labelled,
+    out: Figure,
+    test: Tested = None,
     pooling: Annotated[
         str, typer.Option("--pooling", help="Of last, cls, mean; several with commas.")
     ] = "",
@@ -61,10 +72,17 @@ def probe(
 
 @verbs.command(rich_help_panel=TOOLS)
 def users(
-    model: Annotated[Path, typer.Argument(help="The frozen base: a model's folder, or a run.")],
-    data: Annotated[str, typer.Argument(help="Demonstrations whose rows name their `user`.")],
+    model: Annotated[
+        Path, typer.Argument(parser=path, help="The frozen base: a model's folder, or a run.")
+    ],
+    data: Annotated[
+        str, typer.Argument(parser=name, help="Demonstrations whose rows name their `user`.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The store. Default: users/ in the model's folder.")
+        Path | None,
+        typer.Option(
+            "--out", parser=path, help="The store. Default: users/ in the model's folder."
+        ),
     ] = None,
     sets: o.Sets = None,
     seed: o.Seed = 0,

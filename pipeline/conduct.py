@@ -12,7 +12,7 @@ from pipeline.crew import Crew
 from pipeline.lineage import Manifest
 from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
-from pipeline.run import Run, Stage, open_run
+from pipeline.run import Run, Stage, is_gone, open_run
 
 SAID = {"changed": "begins anew", "interrupted": "goes on where it was interrupted", "new": ""}
 
@@ -37,19 +37,30 @@ def conduct(
     _require_given(wanted, folder)
     with open_run(folder) as run, display([stage.name for stage in wanted]) as shown:
         _write_config(config, folder)
+        checked = False
         for stage in wanted:
             is_free = only in (None, stage.name) or stage.name == "data"
+            if stage.name != "data" and not checked and run.standing(stage).state != "finished":
+                _check_lengths(config, folder, wanted if only is None else [stage])
+                checked = True
             _advance(run, stage, shown, crew, may_work=is_free)
     return folder / wanted[-1].name
 
 
 def _require_given(stages: Sequence[Stage], folder: Path) -> None:
-    """Before hours of training: is everything there that no stage makes?"""
+    """Before hours of training: is everything there that no stage makes? Finished ones have it."""
     for stage in stages:
+        finished = (folder / stage.name / "manifest.json").is_file()
         for name, place in stage.inputs.items():
             given = isinstance(place, Path) and not place.is_relative_to(folder)
-            if given and not Path(place).exists():
+            if given and is_gone(place) and not finished:
                 raise ValueError(f"{place}: no such file; stage {stage.name} reads it as {name}")
+
+
+def _check_lengths(config: ExperimentConfig, folder: Path, stages: Sequence[Stage]) -> None:
+    from pipeline.length_check import check_lengths
+
+    check_lengths(config, folder / "data", {stage.name for stage in stages})
 
 
 def _up_to(stages: Sequence[Stage], last: str | None) -> list[Stage]:

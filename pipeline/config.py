@@ -23,6 +23,7 @@ from stages.config import (
     SamplingConfig,
     SFTConfig,
 )
+from stages.config_base import DataSource, FilePath, ModelName
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Policy = Literal["base", "sft"]
@@ -36,18 +37,23 @@ class QuickstartSource(Config):
 
 
 class FileSource(Config):
-    """Data sets of your own: a path to JSON lines, or `hf:NAME[:SPLIT]` for one of the hub."""
+    """Data sets of your own: a path to JSON lines, or `hf:` and a data set of the hub or a folder.
+
+    `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`; see `stages/data/hub_data.py`.
+    """
 
     kind: Literal["files"]
-    demonstrations: str
-    validation: str | None = None  # None: a tenth of the demonstrations
-    ranking_prompts: str  # K responses to each are ranked
-    ppo_prompts: str | None = None  # None: the ranking prompts
-    validation_prompts: str | None = None  # None: 200 of the PPO prompts are kept apart
-    test_prompts: str
-    toxicity_prompts: str | None = None  # None: toxicity is not measured
-    pretraining_texts: str | None = None  # needed where ppo_ptx is set
-    held_out_texts: str | None = None  # None: a twentieth of the pretraining texts
+    demonstrations: DataSource
+    validation: DataSource | None = None  # None: a tenth of the demonstrations
+    ranking_prompts: DataSource  # K responses to each are ranked
+    ppo_prompts: DataSource | None = None  # None: the ranking prompts
+    validation_prompts: DataSource | None = None  # None: 200 of the PPO prompts are kept apart
+    test_prompts: DataSource
+    toxicity_prompts: DataSource | None = None  # None: toxicity is not measured
+    pretraining_texts: DataSource | None = None  # needed where ppo_ptx is set
+    held_out_texts: DataSource | None = None  # None: a twentieth of the pretraining texts
+    prompts_per_user: PositiveInt | None = None  # of each training set; the paper has 200
+    shared_prefix: PositiveInt | None = None  # characters that make two prompts one (section 3.2)
 
 
 class RankingTasks(Config):
@@ -86,8 +92,8 @@ class ImportedRankings(Config):
     """
 
     kind: Literal["imported"]
-    tasks: str | None = None
-    rankings: str
+    tasks: FilePath | None = None
+    rankings: FilePath
 
 
 Labeling = Annotated[
@@ -105,14 +111,14 @@ class ExperimentConfig(Config):
     name: Name
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = None  # of a machine; None: torch's choice. 1 makes runs bit-equal
-    model: str = "quickstart"
+    model: ModelName = "quickstart"
     adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
     sft: SFTConfig = SFTConfig()
     sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
     sampling: RankingTasks = RankingTasks()
     labeling: Labeling = SimulatedAnnotators()
-    reward_base: str = "sft"
+    reward_base: ModelName = "sft"
     reward: RewardConfig = RewardConfig()
     ppo_init: SFTConfig | None = None  # fine-tuning for PPO (appendix C.3); null: it starts at SFT
     ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out

@@ -4,18 +4,37 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from random import Random
-from typing import TypeVar
 
-from pipeline.config import ExperimentConfig, FileSource, QuickstartSource
-from reward_models.records import Demonstration, Prompt, read_jsonl, read_records, write_jsonl
+from pipeline.config import ExperimentConfig, FileSource, Labeling, QuickstartSource
+from pipeline.splits import (
+    OVERLAP,
+    Row,
+    held_out_digest,
+    limited,
+    overlaps,
+    smallest,
+    split,
+    validation_prompts,
+    write_overlaps,
+)
+from reward_models.records import (
+    Demonstration,
+    Prompt,
+    RankingTask,
+    read_jsonl,
+    read_records,
+    write_jsonl,
+)
+from stages.config_base import named
 
-T = TypeVar("T")
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
+
+log = logging.getLogger(__name__)
 
 
 class DataFolder:
@@ -45,7 +64,7 @@ def make_data(config: ExperimentConfig, folder: Path) -> None:
         case QuickstartSource():
             _from_quickstart(config.data, config.seed, folder)
         case FileSource():
-            _from_files(config.data, config.seed, folder)
+            _from_files(config, config.data, folder)
 
 
 def _from_quickstart(source: QuickstartSource, seed: int, folder: Path) -> None:
@@ -62,35 +81,90 @@ def _from_quickstart(source: QuickstartSource, seed: int, folder: Path) -> None:
     _write_texts(folder, "held_out", made.held_out_texts)
 
 
-def _from_files(source: FileSource, seed: int, folder: Path) -> None:
-    from stages.data.demonstrations import load_demonstrations, load_prompts
+def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> None:
+    from stages.data.demonstrations import load_prompts
 
-    rng = Random(f"data/{seed}")
-    demonstrations = load_demonstrations(source.demonstrations)
-    if source.validation is not None:
-        validation = load_demonstrations(source.validation)
-    else:
-        kept = max(1, int(len(demonstrations) * VALIDATION_SHARE))
-        demonstrations, validation = _apart(demonstrations, kept, rng, source.demonstrations)
-    ranking = load_prompts(source.ranking_prompts)
-    ppo = load_prompts(source.ppo_prompts) if source.ppo_prompts is not None else ranking
-    if source.validation_prompts is not None:
-        held = load_prompts(source.validation_prompts)
-    else:
-        kept = min(NUM_VALIDATION_PROMPTS, max(1, len(ppo) // 10))
-        ppo, held = _apart(ppo, kept, rng, source.ppo_prompts or source.ranking_prompts)
-    _write_demonstrations(folder, demonstrations, validation)
-    _write_prompts(folder, "ranking", ranking)
-    _write_prompts(folder, "ppo", ppo)
-    _write_prompts(folder, "validation", held)
-    _write_prompts(folder, "test", load_prompts(source.test_prompts))
+    seed, ranked = f"data/{config.seed}", _ranked_already(config.labeling)
+    demonstrations, validation = _demonstrations(source, seed)
+    ppo, ranking, held = _prompts(source, seed, ranked, demonstrations)
+    held_out = {"validation": held, "test": load_prompts(source.test_prompts)}
     if source.toxicity_prompts is not None:
-        _write_prompts(folder, "toxicity", load_prompts(source.toxicity_prompts))
+        held_out["toxicity"] = load_prompts(source.toxicity_prompts)
+    _write_demonstrations(folder, demonstrations, validation)
+    for use, prompts in ({"ranking": ranking, "ppo": ppo} | held_out).items():
+        _write_prompts(folder, use, prompts)
+    training: dict[str, Sequence[Row]] = {"demonstrations": demonstrations, "ppo_prompts": ppo}
+    training["ranking_prompts"] = ranked or ranking
+    _report_overlaps(
+        folder,
+        {"validation": validation} | {f"{use}_prompts": rows for use, rows in held_out.items()},
+        training,
+    )
     if source.pretraining_texts is not None:
-        _texts_from_files(source.pretraining_texts, source.held_out_texts, rng, folder)
+        _texts_from_files(source.pretraining_texts, source.held_out_texts, seed, folder)
 
 
-def _texts_from_files(source: str, held_out: str | None, rng: Random, folder: Path) -> None:
+def _demonstrations(
+    source: FileSource, seed: str
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Demonstrations to train on, and to validate by."""
+    from stages.data.demonstrations import load_demonstrations
+
+    where = source.demonstrations
+    rows = limited(load_demonstrations(where), source.prompts_per_user, source.shared_prefix, where)
+    if source.validation is not None:
+        return rows, load_demonstrations(source.validation)
+    number = max(1, int(len(rows) * VALIDATION_SHARE))
+    return split(rows, number, f"{seed}/demonstrations", where)
+
+
+def _prompts(
+    source: FileSource, seed: str, ranked: Sequence[Prompt], demonstrations: Sequence[Demonstration]
+) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Prompts for PPO, to be ranked, and to validate by."""
+    from stages.data.demonstrations import load_prompts
+
+    def read(where: str) -> list[Prompt]:
+        return limited(load_prompts(where), source.prompts_per_user, source.shared_prefix, where)
+
+    ranking = read(source.ranking_prompts)
+    ppo = ranking if source.ppo_prompts is None else read(source.ppo_prompts)
+    if source.validation_prompts is not None:
+        return ppo, ranking, load_prompts(source.validation_prompts)
+    return validation_prompts(
+        *(ppo, ranking, min(NUM_VALIDATION_PROMPTS, max(1, len(ppo) // 10)), f"{seed}/prompts"),
+        ranked=ranked,
+        demonstrations=demonstrations,
+        where=source.ppo_prompts or source.ranking_prompts,
+    )
+
+
+def _ranked_already(labeling: Labeling) -> list[Prompt]:
+    """The prompts of rankings, or of tasks to be ranked, that were made elsewhere."""
+    from stages.data.preferences import load_pairs
+
+    files = {key: Path(text) for (key, *_), _, text in named(labeling)}
+    path = files.get("tasks", files.get("rankings"))
+    if path is None or not path.is_file():
+        return []
+    tasks = read_records(path, RankingTask) if "tasks" in files else load_pairs(path)[0]
+    return [
+        Prompt(one.prompt, user=one.extra.get("user"), context=one.context, history=one.history)
+        for one in tasks
+    ]
+
+
+def _report_overlaps(
+    folder: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
+) -> None:
+    """Say and write how far what is held out is also trained on; validation is to be apart."""
+    found = overlaps(held_out, training)
+    for one in found:
+        log.warning("%s", one)
+    write_overlaps(folder / OVERLAP, found)
+
+
+def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:
     """Write the base model's kind of text, document by document: it may be larger than memory."""
     from stages.data.demonstrations import pretraining_texts
 
@@ -99,24 +173,17 @@ def _texts_from_files(source: str, held_out: str | None, rng: Random, folder: Pa
         _write_texts(folder, "held_out", pretraining_texts(held_out))
         return
     count = sum(1 for _ in pretraining_texts(source))
-    held = _chosen(count, max(1, int(count * HELD_OUT_SHARE)), rng, source)
+    digests = (held_out_digest(seed, text) for text in pretraining_texts(source))
+    held, others = smallest(digests, max(1, int(count * HELD_OUT_SHARE)))
+    if not others:
+        raise ValueError(
+            f"{source}: {len(held)} different texts in it; expected at least 2, one to hold out"
+        )
     for use, wanted in (("pretraining", False), ("held_out", True)):
-        numbered = enumerate(pretraining_texts(source))
-        _write_texts(folder, use, (text for place, text in numbered if (place in held) == wanted))
-
-
-def _apart(items: Sequence[T], number: int, rng: Random, where: str) -> tuple[list[T], list[T]]:
-    """The items without a random `number` of them, and those; both in their order."""
-    chosen = _chosen(len(items), number, rng, where)
-    kept = [item for place, item in enumerate(items) if place not in chosen]
-    return kept, [items[place] for place in sorted(chosen)]
-
-
-def _chosen(count: int, number: int, rng: Random, where: str) -> set[int]:
-    """The places of a random `number` of `count` things to hold out."""
-    if number >= count:
-        raise ValueError(f"{where}: {count} in it; expected at least 2, one of them to hold out")
-    return set(rng.sample(range(count), number))
+        texts = pretraining_texts(source)
+        _write_texts(
+            folder, use, (text for text in texts if (held_out_digest(seed, text) in held) == wanted)
+        )
 
 
 def _write_demonstrations(

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from pipeline.guard import run_module
+from pipeline.home import path
 from pipeline.robustness.domains import REFERENCES
 from reward_models.records import Demonstration, write_jsonl
 from reward_models.row_files import csv_rows
@@ -29,7 +30,7 @@ BEYOND = ("pub", "restaurant")
 def write_e2e(
     devset: Path,
     testset: Path,
-    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("data/e2e"),
+    out: Annotated[Path, typer.Option(parser=path, help="folder to write to")] = Path("data/e2e"),
     train: Annotated[int, typer.Option(help="demonstrations to train on")] = 200,
     validation: Annotated[int, typer.Option(help="demonstrations that choose the epoch")] = 30,
     test: Annotated[int, typer.Option(help="meaning representations of each domain")] = 50,

@@ -14,15 +14,17 @@ import typer
 
 from pipeline import options as o
 from pipeline.guard import run_verb
+from pipeline.home import name, path
 
 Experiment = Annotated[
     Path | None,
-    typer.Argument(help="The experiment whose stage this is. Without it: --policy."),
+    typer.Argument(parser=path, help="The experiment whose stage this is. Without it: --policy."),
 ]
 Policies = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",
+        parser=name,
         metavar="[NAME=]PLACE",
         help="A run, one of its stages, a model folder, or a model of the hub. Repeat it.",
     ),
@@ -30,21 +32,23 @@ Policies = Annotated[
 Suites = Annotated[
     str, typer.Option("--suite", help="Such as toxicity,hallucination. Default: all it can.")
 ]
-Source = Annotated[str | None, typer.Option(help="A file, hf:NAME[:SPLIT], or a wheel.")]
+Source = Annotated[str | None, typer.Option(parser=name, help="A file, hf:NAME, or a wheel.")]
 Scorers = Annotated[
     list[str] | None,
     typer.Option(
         "--scorer",
+        parser=name,
         metavar="KIND[:MODEL]",
         help="profanity, classifier:MODEL, nli:MODEL. Repeat it.",
     ),
 ]
 Samples = Annotated[
-    list[Path] | None, typer.Argument(help="CSV, TSV or JSON lines, from anywhere.")
+    list[Path] | None, typer.Argument(parser=path, help="CSV, TSV or JSON lines, from anywhere.")
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
+        parser=name,
         metavar="PLACE",
         help="Instead of samples, what annotators said: a run, a store, or its URL.",
     ),
@@ -58,7 +62,8 @@ Sets = Annotated[
     ),
 ]
 Compared = Annotated[
-    list[Path], typer.Argument(help="Folders of runs, or that evaluate or score wrote.")
+    list[Path],
+    typer.Argument(parser=path, help="Folders of runs, or that evaluate or score wrote."),
 ]
 Against = Annotated[
     list[str] | None,
@@ -91,7 +96,8 @@ def evaluate(
     toxicity_prompts: Source = None,
     texts: Source = None,
     reward_model: Annotated[
-        Path | None, typer.Option(help="A run, or its reward model, for --suite preference.")
+        Path | None,
+        typer.Option(parser=path, help="A run, or its reward model, for --suite preference."),
     ] = None,
     seed: o.Seed = 0,
 ) -> None:
@@ -121,7 +127,9 @@ def generate(
     policy: Policies = None,
     suite: Suites = "",
     out: o.Tables = Path("runs/evaluation"),
-    config: Annotated[Path | None, typer.Option(help="The experiment to take prompts of.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(parser=path, help="The experiment to take prompts of.")
+    ] = None,
     sets: Sets = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
@@ -202,7 +210,10 @@ def compare(runs: Compared) -> None:
 
 def report(
     place: Annotated[
-        Path, typer.Argument(help="An experiment, or a folder that evaluate or score wrote.")
+        Path,
+        typer.Argument(
+            parser=path, help="An experiment, or a folder that evaluate or score wrote."
+        ),
     ],
     sets: Sets = None,
     out: o.Out = None,

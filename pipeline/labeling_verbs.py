@@ -8,6 +8,7 @@ import typer
 
 from pipeline import options as o
 from pipeline.guard import run_verb
+from pipeline.home import name, path
 
 TOOLS = "Around it"
 verbs = typer.Typer()
@@ -36,14 +37,18 @@ def export(
 @verbs.command("import", rich_help_panel=TOOLS)
 def import_labels(
     found: Annotated[
-        Path, typer.Argument(help="Tasks in a file, or a folder that rlhf export wrote.")
+        Path,
+        typer.Argument(parser=path, help="Tasks in a file, or a folder that rlhf export wrote."),
     ],
-    store: Annotated[str, typer.Option("--store", help="The store: a path or a database URL.")],
+    store: Annotated[
+        str, typer.Option("--store", parser=name, help="The store: a path or a database URL.")
+    ],
     form: Annotated[Source, typer.Option("--format", help="Whose form the file has.")] = "jsonl",
     overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,
     priority: Annotated[int, typer.Option("--priority", help="Higher comes first.")] = 0,
     gold: Annotated[
-        Path | None, typer.Option("--gold", help="Rankings known to be right, to test people by.")
+        Path | None,
+        typer.Option("--gold", parser=path, help="Rankings known to be right, to test people by."),
     ] = None,
 ) -> None:
     """Add tasks and rankings to a store; those that are there already are left alone."""
@@ -61,7 +66,10 @@ def import_labels(
 @verbs.command(rich_help_panel=TOOLS)
 def agreement(
     labels: Annotated[
-        str, typer.Argument(help="A file of rankings (.jsonl), a store, its URL, or a run.")
+        str,
+        typer.Argument(
+            parser=name, help="A file of rankings (.jsonl), a store, its URL, or a run."
+        ),
     ],
 ) -> None:
     """Say how far annotators agree: over pairs with an interval, tau-b, Krippendorff's alpha."""

@@ -1,7 +1,7 @@
 """Texts with a label, for probes: rows {"text", "label"} of a file or of the hub.
 
-A source is a file that reward_models/row_files.py reads or `hf:NAME[:SPLIT]`. Other names of the
-two fields can be given; labels are read as text.
+A source is a file that reward_models/row_files.py reads or `hf:NAME` (see
+stages/data/hub_data.py). Other names of the two fields can be given; labels are read as text.
 """
 
 from dataclasses import dataclass

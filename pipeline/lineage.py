@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.rounds import latest
+from stages.config_base import HUB
+from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
 LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
@@ -88,60 +90,85 @@ def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, st
 
 
 class Hashes:
-    """Content hashes, remembered by size and time of change so that big files are read once."""
+    """Content hashes, remembered by size and time of change so that big files are read once.
+
+    Files beside the memory are remembered by their path from there, so that both can be moved.
+    """
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
+        self.home = memory.parent.absolute()
         self.known: dict[str, list[Any]] = {}
         if memory.is_file():
             self.known = json.loads(memory.read_text(encoding="utf-8"))
 
     def of(self, source: Path | str) -> str:
-        """The hash of a file, of a folder (names and contents), or of a hub model's name."""
+        """The hash of a file or of a folder (names and contents); of the hub, name and commit."""
+        if isinstance(source, str) and source.startswith(HUB):
+            return self._of_data(HubData.parse(source))
         path = Path(source)
         if path.is_file():
             return self._of_file(path)
         if path.is_dir():
-            listed = json.dumps(self.files(path), sort_keys=True)
-            return hashlib.sha256(listed.encode()).hexdigest()
-        if isinstance(source, str) and source.startswith("hf:"):
-            return source  # a data set of the hub, by name
+            return self._of_folder(path)
         if isinstance(source, Path):
             raise ValueError(f"{source}: no such file or folder")
-        return f"{source}@{_hub_commit(source)}"
+        return f"{source}@{commit_of_model(source)}"
 
     def files(self, folder: Path) -> dict[str, str]:
         """Every file of an artefact by its path inside the folder, with the hash of its content."""
-        return {str(path.relative_to(folder)): self._of_file(path) for path in _artefact(folder)}
+        paths = _visible(folder)
+        return {str(path.relative_to(folder)): self._of_file(path) for path in paths
+                if not _is_left_out(path.relative_to(folder))}  # fmt: skip
 
     def save(self) -> None:
         """Keep what was computed for the next command."""
         write_json(self.memory, self.known)
 
+    def _of_data(self, data: HubData) -> str:
+        """Of a data set that `hf:` names: the content of a folder, the commit of the hub's."""
+        chosen = f"{data.config or ''}:{data.split}"
+        if data.folder is not None:
+            return f"{self._of_folder(data.folder)}:{chosen}"
+        return f"{data.name}@{commit_of(data)}:{chosen}"
+
+    def _of_folder(self, folder: Path) -> str:
+        """Of every file in it, whatever its name, but for hidden ones."""
+        files = {str(path.relative_to(folder)): self._of_file(path) for path in _visible(folder)}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
     def _of_file(self, path: Path) -> str:
         stat = path.stat()
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        key = str(path.absolute())
+        whole = path.absolute()
+        inside = whole.is_relative_to(self.home)
+        key = str(whole.relative_to(self.home) if inside else whole)
         if self.known.get(key, [])[:3] != seen:
             with path.open("rb") as content:
                 self.known[key] = [*seen, hashlib.file_digest(content, "sha256").hexdigest()]
         return str(self.known[key][3])
 
 
-def _artefact(folder: Path) -> Iterator[Path]:
+def content_hash(source: Path | str) -> str:
+    """The hash of one input, for what keeps no memory of hashes."""
+    return Hashes(Path(".hashes.json")).of(source)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Its files in order, without hidden and half-written ones, and without stores of users.
+
+    Those come to lie in a model's folder once it is finished.
+    """
+    stores = {store.parent for store in folder.rglob("users/base.json")}
     for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        is_left_out = set(LEFT_OUT) & set(inside) or ".sqlite" in path.name
-        if path.is_file() and not is_left_out and not path.name.endswith(".part"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        half = path.name.endswith(".part")
+        if path.is_file() and not hidden and not half and stores.isdisjoint(path.parents):
             yield path
 
 
-def _hub_commit(name: str) -> str:
-    """The commit of a hub model in this machine's cache; 'unknown' before it was downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else "unknown"
+def _is_left_out(inside: Path) -> bool:
+    return bool(set(LEFT_OUT) & set(inside.parts)) or ".sqlite" in inside.name
 
 
 def libraries() -> dict[str, str]:

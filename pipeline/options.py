@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
+from pipeline.home import name, path
 from pipeline.launch import Sharding
 
 Config = Annotated[
-    Path, typer.Argument(help="The experiment: a YAML file, such as configs/quickstart.yaml.")
+    Path,
+    typer.Argument(
+        parser=path, help="The experiment: a YAML file, such as configs/quickstart.yaml."
+    ),
 ]
 MaybeConfig = Annotated[
-    Path | None, typer.Argument(help="An experiment, to say what it needs on this machine.")
+    Path | None,
+    typer.Argument(parser=path, help="An experiment, to say what it needs on this machine."),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -21,7 +26,9 @@ Sets = Annotated[
         help="Override a key, such as ppo.kl.coefficient=0.05. May be repeated.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", parser=path, help="The run's folder. Default: runs/NAME.")
+]
 Until = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
 ]
@@ -44,6 +51,7 @@ Hosts = Annotated[
     Path | None,
     typer.Option(
         "--hosts",
+        parser=path,
         metavar="FILE",
         help="Hosts to train on, one a line: NAME slots=N. The first is this one.",
         rich_help_panel=SPREADING,
@@ -62,6 +70,7 @@ AccelerateConfig = Annotated[
     Path | None,
     typer.Option(
         "--accelerate-config",
+        parser=path,
         metavar="FILE",
         help="Instead of --sharding: a file of accelerate config.",
         rich_help_panel=SPREADING,
@@ -82,18 +91,26 @@ Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port
 
 Backup = Annotated[
     Path | None,
-    typer.Option("--backup", metavar="FILE", help="Only copy the store of people's rankings."),
+    typer.Option(
+        "--backup", parser=path, metavar="FILE", help="Only copy the store of people's rankings."
+    ),
 ]
-Runs = Annotated[list[Path], typer.Argument(help="Folders of runs, of their stages, or of models.")]
-OneRun = Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")]
-Start = Annotated[Path | None, typer.Option("--start", help="Go on from this base, made before.")]
-Model = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
-Tables = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
+Runs = Annotated[
+    list[Path], typer.Argument(parser=path, help="Folders of runs, of their stages, or of models.")
+]
+OneRun = Annotated[
+    Path, typer.Argument(parser=path, help="A run's folder, one of its stages, or a model.")
+]
+Start = Annotated[
+    Path | None, typer.Option("--start", parser=path, help="Go on from this base, made before.")
+]
+Model = Annotated[Path, typer.Option("--out", parser=path, help="Folder for the model.")]
+Tables = Annotated[Path, typer.Option("--out", parser=path, help="Folder for what is written.")]
 StorePlace = Annotated[
-    str, typer.Argument(help="A run's folder, or the store: a path or a database URL.")
+    str, typer.Argument(parser=name, help="A run's folder, or the store: a path or a database URL.")
 ]
 Samples = Annotated[
-    list[Path], typer.Argument(help="CSV or JSON lines of completions, from anywhere.")
+    list[Path], typer.Argument(parser=path, help="CSV or JSON lines of completions, from anywhere.")
 ]
 Columns = Annotated[
     str,
@@ -111,7 +128,9 @@ UserNames = Annotated[
 UsersFolder = Annotated[
     Path | None,
     typer.Option(
-        "--users", help="The store of users' sets. Default: users/ in the model's folder."
+        "--users",
+        parser=path,
+        help="The store of users' sets. Default: users/ in the model's folder.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1)]

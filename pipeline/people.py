@@ -16,7 +16,7 @@ from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import Report, Step
 
 STORE = "rankings.sqlite"
-DECIDE = {"kind", "tasks", "store", "per_task", "enough"}  # the rest is about how it is served
+DECIDE = {"kind", "per_task", "enough"}  # the rest is about how it is served, or an input
 
 
 def store_of(labeling: HumanAnnotators, run: Path) -> str:

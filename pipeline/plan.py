@@ -19,23 +19,15 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.baselines.plan import baseline_stages, compared_baselines
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
+from pipeline.named_inputs import model_source as model_source
+from pipeline.named_inputs import named_inputs
 from pipeline.room_config import HumanAnnotators
 from pipeline.room_settings import check_room
 from pipeline.rounds import named, told, trained_policies
 from pipeline.run import Source, Stage, nothing_found
 from stages.config import PPOConfig, SFTConfig
+from stages.config_base import without_names
 from stages.progress import Report
-
-QUICKSTART = Path(__file__).parent / "quickstart"
-
-
-def model_source(name: str) -> Source:
-    """A folder as a Path, the shipped base for `quickstart`, else a model's name on the hub."""
-    if name == "quickstart" or name.startswith("quickstart/"):
-        return QUICKSTART / (name.partition("/")[2] or "base")
-    path = Path(name)
-    looks_like_a_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    return path.expanduser() if path.exists() or looks_like_a_path else name
 
 
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
@@ -95,20 +87,18 @@ def _fine_tuned(config: ExperimentConfig, run: Path) -> Path:
 
 def _settings(config: ExperimentConfig, **sections: BaseModel | object) -> Mapping[str, Any]:
     plain = {
-        name: section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+        name: without_names(section) if isinstance(section, BaseModel) else section
         for name, section in sections.items()
     }
     return {"seed": config.seed, **plain}
 
 
 def _data(config: ExperimentConfig) -> Stage:
-    files: dict[str, Source] = {}
-    if isinstance(config.data, FileSource):
-        named = config.data.model_dump(exclude={"kind"}, exclude_none=True)
-        for use, place in named.items():
-            files[use] = place if place.startswith("hf:") else Path(place)
-    settings = _settings(config, data=config.data)
-    return Stage("data", "data sets", settings, files, work.data(config))
+    settings, inputs = _settings(config, data=config.data), named_inputs(config.data)
+    if isinstance(config.data, FileSource):  # what is ranked already is not validated by
+        ranked = named_inputs(config.labeling, "labeling")
+        inputs |= {key: place for key, place in ranked.items() if Path(place).exists()}
+    return Stage("data", "data sets", settings, inputs, work.data(config))
 
 
 def _sft(config: ExperimentConfig, run: Path, name: str, chosen: SFTConfig) -> Stage:
@@ -207,8 +197,7 @@ def _ppo(config: ExperimentConfig, run: Path, number: int, name: str, chosen: PP
     }
     if chosen.pretraining is not None:
         inputs["texts"] = run / "data/pretraining_texts.jsonl"
-    if chosen.gold is not None and chosen.gold.by != "judge":
-        inputs["gold"] = Path(chosen.gold.by)
+    inputs |= named_inputs(chosen, name)
     if chosen.validation is not None or chosen.gold is not None:
         inputs["validation"] = run / "data/validation_prompts.jsonl"
     labelled = _labelled(run, number)  # the reward model learned from them: no further inputs
@@ -229,7 +218,7 @@ def _evaluate(config: ExperimentConfig, run: Path) -> Stage:
         left_out |= {"toxicity_prompts"} if config.data.toxicity_prompts is None else set()
         left_out |= {"held_out_texts"} if no_texts else set()
     files = {name: run / f"data/{name}.jsonl" for name in sets if name not in left_out}
-    own = {key: Path(place) for key, place in config.evaluation.files.items()}
+    own = named_inputs(config.evaluation, "evaluation")
     inputs = {**compared, "reward": reward_model, **files, **own}
     todo = work.settled(config, work.evaluate(config, compared, reward_model, run / "data"))
     settings = _settings(config, threads=config.threads, evaluation=config.evaluation)

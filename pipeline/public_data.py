@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from pipeline.guard import run_module
+from pipeline.home import path
 from reward_models.records import Prompt, write_jsonl
 from stages.data.demonstrations import load_demonstrations
 from stages.data.qa_feedback import ComparedQuestion, load_qa_feedback
@@ -24,7 +25,7 @@ OUT = Path("data/smollm2")
 def write_public_data(
     seed_tasks: Path,
     qa_feedback: Path,
-    out: Annotated[Path, typer.Option(help="folder to write to")] = OUT,
+    out: Annotated[Path, typer.Option(parser=path, help="folder to write to")] = OUT,
     demonstrations: Annotated[
         int, typer.Option(help="seed tasks; corrected answers come on top")
     ] = 16,

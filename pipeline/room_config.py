@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Config, Fraction
+from stages.config_base import FilePath, ServedFile
 
 
 class Screening(Config):
@@ -29,18 +30,18 @@ class Proxy(Config):
 class Certificate(Config):
     """TLS by the room itself: paths of a certificate and its key."""
 
-    certificate: str
-    key: str
+    certificate: ServedFile
+    key: ServedFile
 
 
 class RoomSettings(Config):
     """How a room is served, whoever serves it."""
 
-    form: str | None = None  # which questions are asked: a YAML file; None: the paper's
+    form: ServedFile | None = None  # which questions are asked: a YAML file; None: the paper's
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 7860
     lease_minutes: PositiveFloat = 30.0  # how long a task is held for one who stopped working
-    gold: str | None = None  # a folder of tasks.jsonl and rankings.jsonl that are known to be right
+    gold: ServedFile | None = None  # a folder: tasks.jsonl, rankings.jsonl known to be right
     gold_share: Fraction = 0.05  # of the tasks handed out, where there are gold tasks
     screening: Screening | None = None
     categories: dict[str, PositiveFloat] = {}  # weights; categories not named come last
@@ -48,7 +49,7 @@ class RoomSettings(Config):
     proxy: Proxy | None = None
     tls: Certificate | None = None
     behind_tls: bool = False  # a proxy in front has the certificate: cookies travel by TLS only
-    reward_model: str | None = None  # a folder; its agreement with each person is shown the owner
+    reward_model: ServedFile | None = None  # its agreement with each person is shown the owner
 
     @model_validator(mode="after")
     def settings_fit_each_other(self) -> Self:
@@ -70,8 +71,8 @@ class HumanAnnotators(RoomSettings):
     """People rank in the browser (`rlhf label CONFIG`)."""
 
     kind: Literal["human"]
-    tasks: str | None = None  # a file of ranking tasks; None: the outputs that the run samples
-    store: str | None = None  # a path or database URL; None: rankings.sqlite in the run's folder
+    tasks: FilePath | None = None  # a file of ranking tasks; None: the outputs that the run samples
+    store: ServedFile | None = None  # a path or URL; None: rankings.sqlite in the run's folder
     per_task: PositiveInt = 1  # annotators who rank each task
     enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
     wait: bool = True  # `rlhf run` serves the page until enough is ranked; false: it stops there

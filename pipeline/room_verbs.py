@@ -8,16 +8,19 @@ import typer
 
 from pipeline import options as o
 from pipeline.guard import run_verb
+from pipeline.home import name, path
 
 TOOLS = "Around it"
 verbs = typer.Typer()
 Kind = Literal["ranking", "comparison", "rating", "demonstration", "prompt"]
-AnyStore = Annotated[str, typer.Argument(help="The store: a path or a database URL.")]
+AnyStore = Annotated[str, typer.Argument(parser=name, help="The store: a path or a database URL.")]
 
 
 @verbs.command("add-tasks", rich_help_panel=TOOLS)
 def add_tasks(
-    found: Annotated[Path, typer.Argument(help="JSON lines: tasks, or for comparisons samples.")],
+    found: Annotated[
+        Path, typer.Argument(parser=path, help="JSON lines: tasks, or for comparisons samples.")
+    ],
     store: AnyStore,
     kind: Annotated[Kind, typer.Option("--kind", help="What annotators are to do.")],
     overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,
@@ -36,10 +39,12 @@ def add_tasks(
 def room(
     store: AnyStore,
     form: Annotated[
-        Path | None, typer.Option("--form", help="Questions of one kind of task, a YAML file.")
+        Path | None,
+        typer.Option("--form", parser=path, help="Questions of one kind of task, a YAML file."),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A run: answers annotators' own prompts.")
+        Path | None,
+        typer.Option("--policy", parser=path, help="A run: answers annotators' own prompts."),
     ] = None,
     outputs: Annotated[int, typer.Option("--outputs", min=2, max=9, help="Its outputs.")] = 4,
     host: o.Host = None,

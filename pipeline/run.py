@@ -11,6 +11,7 @@ runs/NAME/.previous/STAGE         the artefact that a changed config or input re
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,13 +78,20 @@ class Run:
         self.hashes = Hashes(folder / ".hashes.json")
 
     def standing(self, stage: Stage) -> Standing:
-        """Compare a stage with what lies in its folder; ValueError where an input is missing."""
-        inputs = {name: self._input(source) for name, source in stage.inputs.items()}
+        """Compare a stage with what lies in its folder; ValueError where an input is missing.
+
+        An input from outside that is gone counts as it was, where the stage is finished: a run that
+        was moved need not bring the files along that its data sets were made from.
+        """
+        done = Manifest.read(self.folder / stage.name / "manifest.json")
+        before = {} if done is None else done.inputs
+        inputs = {
+            name: self._input(source, before.get(name)) for name, source in stage.inputs.items()
+        }
         wanted = lineage.fingerprint(
             stage.name, stage.settings, {name: found.sha256 for name, found in inputs.items()}
         )
         folder = self.folder / stage.name
-        done = Manifest.read(folder / "manifest.json")
         if done is not None:
             why = "" if done.fingerprint == wanted else _difference(done, stage, inputs)
             if not why and dict(done.outputs) != self._outputs(folder):
@@ -139,9 +147,13 @@ class Run:
         self.hashes.save()
         return manifest
 
-    def _input(self, source: Source) -> Input:
+    def _input(self, source: Source, before: Input | None) -> Input:
         inside = isinstance(source, Path) and source.is_relative_to(self.folder)
         shown = source.relative_to(self.folder) if inside and isinstance(source, Path) else source
+        if before is not None and not inside and before.path == str(source):
+            folder_before = isinstance(source, str) and re.fullmatch("[0-9a-f]{64}", before.sha256)
+            if folder_before or is_gone(source):
+                return before
         return Input(str(shown), self.hashes.of(source))
 
     def _outputs(self, folder: Path) -> dict[str, str]:
@@ -167,6 +179,11 @@ class Run:
             shutil.rmtree(kept, ignore_errors=True)
             kept.parent.mkdir(exist_ok=True)
             folder.rename(kept)
+
+
+def is_gone(source: Source) -> bool:
+    """Whether a file or folder is not there; a model or data set of the hub is not looked for."""
+    return isinstance(source, Path) and not source.exists()
 
 
 @contextmanager
@@ -199,7 +216,8 @@ def _difference(done: Manifest, stage: Stage, inputs: Mapping[str, Input]) -> st
     """What is not as it was, in a few words."""
     now, before = _flat(json.loads(json.dumps(stage.settings))), _flat(done.settings)
     keys = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
-    names = sorted(name for name in inputs if done.inputs.get(name) != inputs[name])
+    was = {name: given.sha256 for name, given in done.inputs.items()}
+    names = sorted(name for name in inputs if was.get(name) != inputs[name].sha256)
     changed = [*keys[:3], *(f"input {name}" for name in names[:3])]
     return f"changed: {', '.join(changed)}" if changed else "its list of inputs changed"
 

@@ -18,12 +18,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.distinct import is_near_duplicate
+from reward_models.positions import room_of
 from reward_models.records import Prompt, RankingTask, Response
 from stages.config import SamplingConfig
-from stages.data.template import prompt_ids, response_text
+from stages.data.template import conversation_ids, response_text
 from stages.generation import Sampled, generate_responses
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
+from stages.prompt_lengths import require_fit
 
 TRIES = 4  # draws for one place from one policy
 LIKENESS = 0.95  # share of matching words from which two outputs count as one
@@ -104,7 +106,7 @@ def sample_tasks(
     left: list[_Place] = []
     for number, (name, source) in enumerate(policies.items()):
         policy = _load(name, source)
-        asked = [prompt_ids(policy.tokenizer, prompt.prompt, prompt.context) for prompt in prompts]
+        asked = [conversation_ids(policy.tokenizer, one) for one in prompts]
         left += places[number]
         for attempt in range(TRIES):
             stream = f"{prefix}{seed}/{number}/{attempt}"
@@ -121,6 +123,17 @@ def sample_tasks(
             "temperature or from another policy"
         )
     return tasks
+
+
+def require_prompts_fit(
+    prompts: Sequence[Prompt],
+    policies: Mapping[str, str | Path],
+    settings: Sequence[SamplingConfig],
+) -> None:
+    """Raise ValueError where a prompt and its longest output do not fit one of the policies."""
+    most = max(setting.max_new_tokens for setting in settings)
+    for name, source in policies.items():
+        require_fit(load_tokenizer(source), prompts, most, [room_of(source)], f"{name} samples")
 
 
 def _task_ids(prompts: Sequence[Prompt]) -> list[str]:

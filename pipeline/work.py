@@ -108,10 +108,12 @@ def sample(
     """Draw K responses to each ranking prompt and write them as the tasks of round `number`."""
 
     def work(out: Path, report: Report) -> None:
-        from pipeline.sampling import sample_tasks
+        from pipeline.sampling import require_prompts_fit, sample_tasks
 
+        prompts = DataFolder(datasets).prompts("ranking")
+        require_prompts_fit(prompts, policies, config.sampling.settings)
         tasks = sample_tasks(
-            DataFolder(datasets).prompts("ranking"),
+            prompts,
             policies,
             responses=config.sampling.responses,
             settings=config.sampling.settings,
@@ -134,6 +136,7 @@ def reward(
 
     def work(out: Path, report: Report) -> None:
         from stages.fold_files import write_folds
+        from stages.prompt_lengths import within_positions
         from stages.reward import train_reward
 
         tasks, rankings = _ranked(labelled)
@@ -148,7 +151,7 @@ def reward(
             report=report,
         )
         write_folds(
-            config.reward,
+            within_positions(config.reward, base),
             base=base,
             tasks=tasks,
             rankings=rankings,
@@ -178,6 +181,7 @@ def ppo(
         from pipeline.second_opinion import gold_of
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
+        from stages.prompt_lengths import within_positions
         from stages.reward_check import held_out_prompts
 
         found = DataFolder(datasets)
@@ -193,7 +197,8 @@ def ppo(
                 chosen.gold, found.prompts("validation"), policy, chosen.sampling, config.seed
             ),
             held_out=held_out_prompts(
-                config.reward, load_tokenizer(policy), *_ranked(labelled), config.seed
+                within_positions(config.reward, reward_model),
+                *(load_tokenizer(policy), *_ranked(labelled), config.seed),
             ),
             out=out,
             seed=config.seed,

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.bases import base_name, base_place, name_base
 from reward_models.card import RewardCard
 from reward_models.pieces import Pieces, let_read_pieces
 from reward_models.trunk import (
@@ -99,7 +100,10 @@ class RewardModel(nn.Module):
         """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        model = cls(load_saved(folder, card, base), card)
+        carrier = load_saved(folder, card, base)
+        on_base = card.head_only or isinstance(carrier, PeftModel)
+        base_now = str(transformer(carrier).config.name_or_path) if on_base else card.base
+        model = cls(carrier, replace(card, base=place_of(base_place(base_now, folder))))
         saved = load_file(folder / HEAD)
         with torch.no_grad():
             model.head.weight.copy_(saved.pop("head.weight"))
@@ -119,6 +123,7 @@ class RewardModel(nn.Module):
         aside.mkdir(parents=True)
         if isinstance(self.carrier, PeftModel):
             self.carrier.save_pretrained(str(aside), save_embedding_layers=False)
+            name_base(aside, base_name(self.card.base, folder))
         elif not self.card.head_only:
             self.carrier.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -127,7 +132,8 @@ class RewardModel(nn.Module):
         save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(aside))
-        self.card.write(aside, self.bias.item())
+        card = replace(self.card, base=base_name(self.card.base, folder))
+        card.write(aside, self.bias.item())
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
 

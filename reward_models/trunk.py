@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from reward_models.bases import base_source
 from reward_models.card import RewardCard
 from reward_models.hub import check_source
 from reward_models.model_folder import (
@@ -48,12 +49,13 @@ def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> 
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
         return _load(AutoModel, str(folder))
-    if base is None or place_of(str(base.config.name_or_path)) != card.base:
-        base = load_causal(card.base)
+    source = base_source(card.base, folder, card.base_hash)
+    if base is None or place_of(str(base.config.name_or_path)) != place_of(source):
+        base = load_causal(source)
     found = weights_hash(base, card.base_rows)
     if found != card.base_hash:
         raise ValueError(
-            f"{folder} was trained on base {card.base_hash[:8]}…, {card.base} is {found[:8]}…: "
+            f"{folder} was trained on base {card.base_hash[:8]}…, {source} is {found[:8]}…: "
             "an adapter only fits the weights it was trained on"
         )
     if card.head_only:

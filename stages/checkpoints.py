@@ -37,6 +37,7 @@ from stages.zero_state import whole_shape
 ASIDE = "incomplete"
 PREFIX = "checkpoint-"
 SUMS = "sums.json"
+UNREAD = ("training_args.bin", "README.md")  # what libraries write about this machine's folders
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 _BYTES_A_NUMBER = 12  # at least: a weight and its two moments
 _KEPT = 2  # so that there is one before the newest
@@ -187,6 +188,8 @@ class AtomicCheckpoints(Trainer):
         if not self.args.should_save:
             return
         name = f"{PREFIX}{self.state.global_step}"
+        for unread in UNREAD:
+            (folder / ASIDE / name / unread).unlink(missing_ok=True)
         _write_sums(folder / ASIDE / name)
         _flush(folder / ASIDE / name)
         shutil.rmtree(folder / name, ignore_errors=True)

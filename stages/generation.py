@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.positions import Room, table_of
 from stages.cache_check import decoding_of
 from stages.compiled_rows import CompiledRows
 from stages.config import SamplingConfig
@@ -67,6 +68,9 @@ def generate_responses(
     empty = [row for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
+    room = Room(str(model.config.name_or_path), table_of(model.config))
+    longest = max(map(len, prompts), default=0)
+    room.require(longest + sampling.max_new_tokens, "the longest prompt with its response")
     uniform_NT = torch.rand(
         len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
     ).to(model.device)

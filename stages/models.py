@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -21,9 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from reward_models.hub import check_source
+from reward_models.bases import base_name, base_source, name_base
 from reward_models.model_folder import check_adapter_folder, read_json
-from reward_models.one_line import first_line
 from reward_models.trunk import load_adapter, load_pretrained, place_of
 from reward_models.weights_hash import own_rows, weights_hash, widen
 from stages.adaptation.prefix import fold_prefixes
@@ -135,14 +135,14 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         fold_prefixes(model)
         model.save_pretrained(str(path), save_embedding_layers=False)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        (path / BASE_FILE).write_text(base_note(model), encoding="utf-8")
+        write_base_note(path, base_note(model))
     else:
         _name_stops(model, tokenizer)
         model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
 
 
-def base_note(model: PeftModel) -> str:
+def base_note(model: PeftModel) -> dict[str, object]:
     """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
     held, whole = set_parameters(model)
     name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
@@ -151,8 +151,18 @@ def base_note(model: PeftModel) -> str:
         "weights_sha256": weights_hash(model),
         "token_rows": own_rows(model),  # of the token tables, that the hash counts
     }
-    told = {**base, "set_parameters": held, "share_of_base": held / whole}
-    return json.dumps(told, indent=2) + "\n"
+    return {**base, "set_parameters": held, "share_of_base": held / whole}
+
+
+def write_base_note(folder: Path, note: Mapping[str, object], lies: Path | None = None) -> None:
+    """Put the note into an adapter's folder, and the base's name into PEFT's config too.
+
+    `lies` is where the folder will lie, if it is still to be moved.
+    """
+    name = base_name(str(note["name"]), lies or folder)
+    name_base(folder, name)
+    told = json.dumps({**note, "name": name}, indent=2) + "\n"
+    (folder / BASE_FILE).write_text(told, encoding="utf-8")
 
 
 def device() -> torch.device:
@@ -187,8 +197,9 @@ def _load_base_of(path: Path) -> PreTrainedModel:
             raise ValueError(
                 f"{path / BASE_FILE}: it has no '{key}', which an adapter's base needs"
             )
+    source = base_source(base["name"], path, base["weights_sha256"])
     try:
-        model = _load_causal_lm(base["name"])
+        model = _load_causal_lm(source)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     widen(model, len(load_tokenizer(path)))
@@ -196,6 +207,6 @@ def _load_base_of(path: Path) -> PreTrainedModel:
     if found != base["weights_sha256"]:
         raise ValueError(
             f"{path} was trained on base {base['weights_sha256'][:8]}…, "
-            f"{base['name']} is {found[:8]}…: an adapter only fits the weights it was trained on"
+            f"{source} is {found[:8]}…: an adapter only fits the weights it was trained on"
         )
     return model

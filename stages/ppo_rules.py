@@ -2,9 +2,16 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from stages.config_base import Config, Fraction
+from stages.config_base import Config, Fraction, Names, at_home
 
 
 class PretrainingMix(Config):
@@ -113,7 +120,7 @@ class GoldCurve(Config):
     PPO does not see, such as one trained on rankings of other annotators.
     """
 
-    by: str
+    by: Annotated[str, AfterValidator(at_home), Names("model", words=("judge",))]
     every: PositiveInt = 5  # iterations
     num_prompts: PositiveInt = 200  # the first of the validation prompts, always the same
 

@@ -38,6 +38,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from reward_models.hub import check_source
 from reward_models.one_line import first_line
+from reward_models.positions import Room, positions_of
 from reward_models.weights_hash import weights_hash
 from stages.data.padding import pad_right
 from stages.models import ADAPTER_FILE, device, load_policy
@@ -134,8 +135,8 @@ def represent(
 ) -> Representations:
     """Read every text once; what an earlier call left in `folder` for the same is kept.
 
-    Texts beyond `max_tokens` are cut there. What belongs to another model, other texts or other
-    settings is removed.
+    Texts beyond `max_tokens`, or the reader's positions, are cut there. What belongs to another
+    model, other texts or other settings is removed.
     """
     for pooling in poolings:
         reader.check_pooling(pooling)
@@ -183,7 +184,8 @@ def _read_chunk(
     batch_size: int,
 ) -> dict[str, Tensor]:
     """`pooling.layer` -> (N, D), read in batches of texts of like length."""
-    ids = [_token_ids(reader.tokenizer, text, max_tokens) for text in texts]
+    most = Room(reader.name, positions_of(reader.model.config)).at_most(max_tokens)
+    ids = [_token_ids(reader.tokenizer, text, most) for text in texts]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     width = int(reader.model.config.hidden_size)
     names = [(pooling, layer) for pooling in poolings for layer in layers]

@@ -30,6 +30,7 @@ from stages.config import Probe, RewardConfig
 from stages.frozen_states import layout_for
 from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
 from stages.progress import Report, Step
+from stages.prompt_lengths import within_positions
 from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward_cut import cut_to_memory
 from stages.reward_held_out import Scores, held_out_report, score_elements
@@ -60,7 +61,7 @@ def train_reward(
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     check_fsdp(config.adaptation, families.Prompt)
-    tokenizer = load_tokenizer(base)
+    tokenizer, config = load_tokenizer(base), within_positions(config, base)
     split = split_rankings(config, tokenizer, tasks, rankings, seed)
     train, held = split.train, split.held_out
     told = (len(train), len(held), split.left_out)

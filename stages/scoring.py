@@ -9,7 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.model import RewardModel
+from reward_models.positions import Room, table_of
 from reward_models.records import Prompt
+from reward_models.trunk import transformer
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
 
@@ -39,6 +41,9 @@ def score_sequences(
     """The score of each sequence of token ids, prompt and response together, in the order given."""
     order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
     scores = [0.0] * len(sequences)
+    if sequences:
+        room = Room("the reward model", table_of(transformer(model.carrier).config))
+        room.require(len(sequences[order[-1]]), "the longest prompt with its response")
     device = model.head.weight.device
     with torch.no_grad():
         for start in range(0, len(order), batch_size):

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
+from reward_models.positions import Room
 from reward_models.records import Demonstration, Prompt
 from stages import families
 from stages.adaptation.sets import trained_share
@@ -23,6 +24,7 @@ from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import Example, encode
 from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts
 from stages.progress import Report, Step
+from stages.prompt_lengths import room_for
 from stages.sft_selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.supervised_trainer import SupervisedTrainer
 from stages.training_arguments import check_fsdp, num_ranks, training_arguments
@@ -45,14 +47,16 @@ def train_sft(
 
     `pretraining` is a file of texts, given if and only if `config.pretraining` is set.
     Goes on from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
-    Demonstrations longer than `max_tokens` are left out and counted in `sft/left_out`; ValueError
-    where none is left, or where the settings do not fit each other, the model or the processes.
+    Demonstrations longer than `max_tokens`, or than the model has positions for, are left out and
+    counted in `sft/left_out`; ValueError where none is left, or where the settings do not fit each
+    other, the model or the processes.
     """
     _check_choice(config, validated=bool(validation), scored=reward_model is not None)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
-    examples = _fitting(tokenizer, demonstrations, config.max_tokens)
-    held_out = _fitting(tokenizer, validation, config.max_tokens) if validation else []
+    room = _room(config, base)
+    examples = _fitting(tokenizer, demonstrations, config.max_tokens, room)
+    held_out = _fitting(tokenizer, validation, config.max_tokens, room) if validation else []
     left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
@@ -74,6 +78,13 @@ def train_sft(
         )
         _thin(out / CHECKPOINTS)
     trainer.accelerator.wait_for_everyone()
+
+
+def _room(config: SFTConfig, base: str | Path) -> Room:
+    room = room_for(base, config.adaptation)
+    if config.pretraining is not None:
+        room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
+    return room
 
 
 def _beginning(model: PreTrainedModel, left_out: int, mixed: int) -> Step:
@@ -164,14 +175,21 @@ def _preset() -> dict[str, object]:
 
 
 def _fitting(
-    tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration], max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    max_tokens: int,
+    room: Room,
 ) -> list[Example]:
     encoded = [encode(tokenizer, demonstration) for demonstration in demonstrations]
-    fitting = [example for example in encoded if len(example.ids) <= max_tokens]
+    most = room.at_most(max_tokens)
+    fitting = [example for example in encoded if len(example.ids) <= most]
     if not fitting:
         shortest = min((len(example.ids) for example in encoded), default=0)
+        limit = f"max_tokens ({max_tokens}) tokens"
+        if most < max_tokens:
+            limit = f"{most} tokens, for which {room.model} has positions"
         raise ValueError(
-            f"none of {len(encoded)} demonstrations has at most max_tokens ({max_tokens}) tokens; "
+            f"none of {len(encoded)} demonstrations has at most {limit}; "
             f"the shortest has {shortest}"
         )
     return fitting

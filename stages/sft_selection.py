@@ -15,18 +15,21 @@ from statistics import fmean
 
 import torch
 
+from reward_models.bases import base_name
 from reward_models.model import RewardModel
+from reward_models.positions import room_of
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
 from stages.data.template import conversation_ids, response_text
 from stages.generation import generate_responses
 from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Report, Step
+from stages.prompt_lengths import require_fit
 from stages.scoring import score_responses
 
 CHECKPOINTS = "checkpoints"
 SELECTION = "selection.json"
-_TO_RESUME = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "training_args.bin")
+_TO_RESUME = ("optimizer*", "scheduler*", "rng_state*", "scaler*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ def choose_epoch(
     if reward_model is not None:
         if not selection_prompts:
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
+        rooms = [room_of(epoch_checkpoints(trained / CHECKPOINTS)[0]), room_of(reward_model)]
+        words = load_tokenizer(epoch_checkpoints(trained / CHECKPOINTS)[0])
+        require_fit(words, selection_prompts, sampling.max_new_tokens, rooms, "select")
         scorer = RewardModel.load(reward_model).to(device())
         for place, path in enumerate(epoch_checkpoints(trained / CHECKPOINTS)):
             seen[place] = _scored(seen[place], path, scorer, selection_prompts, sampling, seed)
@@ -71,7 +77,7 @@ def choose_epoch(
     chosen = {
         "epoch": best.epoch,
         "chosen_by": _criterion(last=last, scored=reward_model is not None),
-        "reward_model": None if reward_model is None else str(reward_model),
+        "reward_model": None if reward_model is None else base_name(str(reward_model), out),
         "epochs": [asdict(epoch) for epoch in seen],
     }
     _write_json(out / SELECTION, chosen)

@@ -24,9 +24,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.adaptation.probe import ProbeLayer
-from stages.checkpoints import AtomicCheckpoints
+from stages.checkpoints import ASIDE, AtomicCheckpoints
 from stages.data.supervised import Example, collate, response_loss
-from stages.models import BASE_FILE, base_note, load_policy
+from stages.models import base_note, load_policy, write_base_note
 from stages.progress import Report, Step
 from stages.sft_selection import drop_resume_state, epoch_checkpoints
 from stages.zero_state import let_models_load_whole
@@ -47,7 +47,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
-    base_note: str | None = None  # of an adapter, made while its base was whole
+    base_note: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
     order: Sampler[int] | None = None
 
     @classmethod
@@ -121,7 +121,10 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
             state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
         super()._save(output_dir, state_dict)
         if self.base_note is not None and output_dir is not None:
-            (Path(output_dir) / BASE_FILE).write_text(self.base_note, encoding="utf-8")
+            folder = Path(output_dir)
+            is_aside = folder.parent.name == ASIDE
+            lies = folder.parent.parent / folder.name if is_aside else folder
+            write_base_note(folder, self.base_note, lies)
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
         return self.order

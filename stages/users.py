@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.positions import Room, positions_of
 from reward_models.records import Demonstration
 from reward_models.weights_hash import weights_hash
 from stages.adaptation.sets import twin
@@ -30,6 +31,7 @@ from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation import Sampled, Users, generate_responses
 from stages.models import adapt
 from stages.progress import Report, Step, silent
+from stages.prompt_lengths import soft_prompt
 
 MAX_NORM = 1.0  # of a user's gradient
 
@@ -95,7 +97,9 @@ def train_user_sets(
     An interrupted training goes on with the users that are still without a set. Raises ValueError
     for a user none of whose demonstrations fits.
     """
-    examples = {name: _fitting(tokenizer, name, demonstrations[name], config.max_tokens)
+    free = Room("the model", positions_of(model.config)).without(soft_prompt(config.adaptation))
+    max_tokens = free.at_most(config.max_tokens)
+    examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
                 for name in demonstrations}  # fmt: skip
     waiting = [name for name in examples if name not in store]
     done = len(examples) - len(waiting)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Config, SFTConfig
+from stages.config_base import DataSource
 
 
 class PromptedBase(Config):
@@ -48,7 +49,7 @@ class TaskSource(Config):
 
     name: str
     cluster: str  # tasks of one kind; a whole cluster is held out
-    source: str  # JSON lines, or hf:NAME[:SPLIT]
+    source: DataSource  # as those of `data`
     templates: Annotated[list[str], Field(min_length=1)]
     answer: str
 

@@ -6,9 +6,11 @@ from typing import Any, assert_never
 from pipeline.baselines import work
 from pipeline.baselines.config import BestOfN, InstructionTuned, PromptedBase
 from pipeline.config import ExperimentConfig
+from pipeline.named_inputs import named_inputs
 from pipeline.rounds import named
 from pipeline.run import Source, Stage
 from pipeline.work import settled
+from stages.config_base import without_names
 
 
 def compared_baselines(config: ExperimentConfig, run: Path) -> dict[str, Source]:
@@ -28,7 +30,7 @@ def baseline_stages(config: ExperimentConfig, run: Path, base: Source, sft: Sour
         settings: dict[str, Any] = {
             "seed": config.seed,
             "threads": config.threads,
-            "baseline": chosen.model_dump(mode="json"),
+            "baseline": without_names(chosen),
             "sampling": config.evaluation.sampling.model_dump(mode="json"),
         }
         match chosen:
@@ -45,9 +47,7 @@ def baseline_stages(config: ExperimentConfig, run: Path, base: Source, sft: Sour
                 todo = work.best_of_n(chosen, policy, reward_model)
             case InstructionTuned():
                 settings["sft"] = (chosen.sft or config.sft).model_dump(mode="json")
-                files = [task.source for task in chosen.tasks]
-                inputs = {"base": base}
-                inputs |= {f: f if f.startswith("hf:") else Path(f) for f in files}
+                inputs = {"base": base, **named_inputs(chosen, "baseline")}
                 about = "baseline: fine-tuning on tasks as instructions"
                 todo = work.instructed(config, chosen, base)
             case _:

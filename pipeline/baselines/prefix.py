@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.baselines.config import PromptedBase
 from pipeline.baselines.speaker import Speaker, ask, shots_ids
 from reward_models.model import RewardModel
+from reward_models.positions import room_of
 from reward_models.records import Demonstration, Prompt
 from stages.config import SamplingConfig
 from stages.data.template import conversation_ids, with_trained_end
@@ -32,18 +33,25 @@ def choose_prefix(
     demonstrations: Sequence[Demonstration],
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
+    asked_later: Sequence[Prompt] = (),
     out: Path,
     seed: int,
     report: Report,
 ) -> None:
-    """Write the policy to `out`; ValueError where no set of demonstrations is short enough."""
-    tokenizer, policy = load_tokenizer(base), load_policy(base)
+    """Write the policy to `out`; ValueError where no set of demonstrations is short enough.
+
+    The base has to have positions for a set before every prompt, those `asked_later` too.
+    """
+    tokenizer, asked = load_tokenizer(base), list(prompts)[: config.prompts]
+    plain = [conversation_ids(tokenizer, one) for one in asked]
+    later = [len(conversation_ids(tokenizer, one)) for one in asked_later]
+    longest = max([*map(len, plain), *later]) + sampling.max_new_tokens
+    most = room_of(base).without(longest).at_most(config.max_prefix_tokens)
+    sets = _candidates(config, tokenizer, demonstrations, seed, most)
+    policy = load_policy(base)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     reward = RewardModel.load(reward_model).to(device())
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(base))
-    sets = _candidates(config, tokenizer, demonstrations, seed)
-    asked = list(prompts)[: config.prompts]
-    plain = [conversation_ids(tokenizer, one) for one in asked]
     tried: list[tuple[float, Speaker, list[str]]] = []
     for number, (ids, shown) in enumerate(sets):
         speaker = Speaker(str(base), prefix=ids)
@@ -69,6 +77,7 @@ def _candidates(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
     seed: int,
+    most: int,
 ) -> list[tuple[tuple[int, ...], list[str]]]:
     """The token ids and the prompts of each set that is short enough."""
     rng = Random(f"prefix/{seed}")
@@ -81,13 +90,19 @@ def _candidates(
         )
         for chosen in drawn
     ]
-    kept = [one for one in found if len(one[0]) <= config.max_prefix_tokens]
+    kept = [one for one in found if len(one[0]) <= most]
     if not kept:
         raise ValueError(
-            f"no {shots} demonstrations fit in max_prefix_tokens ({config.max_prefix_tokens}); "
+            f"no {shots} demonstrations fit in {_limit(config, most)}; "
             f"the shortest of {len(found)} sets has {min(len(ids) for ids, _ in found)} tokens"
         )
     return kept
+
+
+def _limit(config: PromptedBase, most: int) -> str:
+    if most == config.max_prefix_tokens:
+        return f"max_prefix_tokens ({most})"
+    return f"the {max(most, 0)} positions that the base has beside the longest prompt"
 
 
 def _prompt(shot: Demonstration) -> Prompt:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.bases import base_name, base_place
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
@@ -46,7 +47,10 @@ class Speaker:
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Make `folder` this policy; `about` is for people to read."""
-        found = json.dumps({**asdict(self), "about": dict(about)}, indent=2)
+        models = {"weights": base_name(self.weights, folder)}
+        if self.reward_model is not None:
+            models["reward_model"] = base_name(self.reward_model, folder)
+        found = json.dumps({**asdict(self), **models, "about": dict(about)}, indent=2)
         (folder / FILE).write_text(found + "\n", encoding="utf-8")
 
 
@@ -57,6 +61,8 @@ def speaker_of(source: str | Path) -> Speaker:
         return Speaker(str(source))
     row = json.loads(path.read_text(encoding="utf-8"))
     del row["about"]
+    for key in ("weights", "reward_model"):
+        row[key] = None if row[key] is None else base_place(row[key], Path(source))
     return Speaker(**{**row, "prefix": tuple(row["prefix"])})
 
 

@@ -20,10 +20,11 @@ def prompted(
         found = DataFolder(data)
         choose_prefix(
             chosen,
-            base=base if isinstance(base, str) else base.resolve(),
+            base=base,
             reward_model=reward_model,
             demonstrations=found.demonstrations(),
             prompts=found.prompts("validation"),
+            asked_later=found.prompts("test"),
             sampling=config.evaluation.sampling,
             out=out,
             seed=config.seed,
@@ -40,10 +41,10 @@ def best_of_n(chosen: BestOfN, policy: Source, reward_model: Path) -> Work:
         from pipeline.baselines.speaker import Speaker, best_of_n_kl
 
         speaker = Speaker(
-            weights=str(policy if isinstance(policy, str) else policy.resolve()),
+            weights=str(policy),
             best_of=chosen.n,
             temperature=chosen.temperature,
-            reward_model=str(reward_model.resolve()),
+            reward_model=str(reward_model),
         )
         speaker.write(out, {"kind": chosen.kind, "kl_nats_at_most": best_of_n_kl(chosen.n)})
         report(Step(1, 1))

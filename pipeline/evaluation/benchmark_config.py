@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from stages.config import Config
+from stages.config_base import FilePath, ServedFile
 
 TRUTHFULQA_INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully "
@@ -25,13 +26,13 @@ SIX_SHOTS = [
 class BiasConfig(Config):
     """Pairs of sentences: CrowS-Pairs' csv, Winogender's tsv, or both."""
 
-    pairs: list[str]
+    pairs: list[FilePath]
 
 
 class TruthfulQAConfig(Config):
     """TruthfulQA.csv of github.com/sylinrl/TruthfulQA, and how its questions are asked."""
 
-    questions: str
+    questions: FilePath
     kinds: list[Literal["qa", "instruction", "both"]] = ["qa", "instruction", "both"]
     instruction: str = TRUTHFULQA_INSTRUCTION
     shots: list[tuple[str, str]] = SIX_SHOTS
@@ -42,7 +43,7 @@ class TaxConfig(Config):
     """Tasks of lm-eval by name, such as hellaswag, or task files of one's own in `folder`."""
 
     tasks: list[str]
-    folder: str | None = None
+    folder: FilePath | None = None
     documents: PositiveInt | None = None  # of each task; None: all
     shots: int | None = None  # None: as each task says
 
@@ -56,7 +57,7 @@ class EndpointConfig(Config):
     price_prompt: NonNegativeFloat | None = None
     price_response: NonNegativeFloat | None = None
     parallel: PositiveInt = 8
-    memory: str | None = None  # file of remembered answers; None: in the user's cache folder
+    memory: ServedFile | None = None  # file of remembered answers; None: in the user's cache folder
 
 
 class PerspectiveConfig(Config):

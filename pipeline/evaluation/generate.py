@@ -10,11 +10,13 @@ import torch
 
 from pipeline.baselines.speaker import ask, speaker_of
 from pipeline.evaluation.samples import Completion
+from reward_models.positions import room_of
 from reward_models.records import Prompt
 from stages.config import SamplingConfig
 from stages.data.template import response_text
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
+from stages.prompt_lengths import require_fit
 
 UNINSTRUCTED: Mapping[str, str] = {"none": ""}
 
@@ -37,6 +39,7 @@ def generate_completions(
     draws. An instruction stands before the prompt. Raises ValueError if two prompts share an id.
     """
     blank = _blank_rows(prompts, suite, instructions, separator, samples)
+    _require_fit(policies, blank, sampling.max_new_tokens, suite)
     total = len(blank) * len(policies)
     found: list[Completion] = []
     for model, source in policies.items():
@@ -49,6 +52,18 @@ def generate_completions(
     return found
 
 
+def _require_fit(
+    policies: Mapping[str, str | Path], rows: Sequence[Completion], new_tokens: int, suite: str
+) -> None:
+    """Refuse prompts that do not fit a policy, before any is loaded."""
+    prompts = [Prompt(row.prompt, context=row.context) for row in rows]
+    for name, source in policies.items():
+        speaker = speaker_of(source)
+        room = room_of(speaker.weights).without(len(speaker.prefix))
+        tokenizer = load_tokenizer(speaker.weights)
+        require_fit(tokenizer, prompts, new_tokens, [room], f"{suite} prompts, {name}")
+
+
 def _blank_rows(
     prompts: Sequence[Prompt],
     suite: str,
@@ -57,10 +72,7 @@ def _blank_rows(
     samples: int,
 ) -> list[Completion]:
     """The rows of one policy, still without model and completion."""
-    names = [prompt.id or _content_id(prompt) for prompt in prompts]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{suite} prompts: two have the id '{twice}'; they cannot be told apart")
+    names = ids_of(prompts, suite)
     return [
         Completion(
             id=name,
@@ -80,6 +92,15 @@ def _blank_rows(
         for name, prompt in zip(names, prompts, strict=True)
         for k in range(samples)
     ]
+
+
+def ids_of(prompts: Sequence[Prompt], suite: str) -> list[str]:
+    """The name of each prompt in results; ValueError where two share one."""
+    names = [prompt.id or _content_id(prompt) for prompt in prompts]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{suite} prompts: two have the id '{twice}'; they cannot be told apart")
+    return names
 
 
 def _content_id(prompt: Prompt) -> str:

@@ -16,6 +16,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.tables import Quantity, Table, tabulate
+from reward_models.positions import room_of
 from stages.data.padding import pad_right, positions
 from stages.data.template import document_ids
 from stages.models import device, load_policy, load_tokenizer
@@ -28,20 +29,20 @@ _AT_ONCE = 16  # texts: logits of more would not fit a processor's cache
 def text_losses(setting: Setting) -> list[Completion]:
     """One row a policy and text: nats per token, and in `n_tokens` how many were predicted.
 
-    Each text's first `max_pretraining_tokens` count, the first one (BOS, where the
-    tokenizer puts it before a text) only as context. Raises
+    Each text's first `max_pretraining_tokens` count, or as many as all policies have positions for,
+    the first one (BOS, where the tokenizer puts it before a text) only as context. Raises
     ValueError if no text has two tokens or if the policies cut texts into different tokens.
     """
     config, rows = setting.config, list[Completion]()
+    most = config.max_pretraining_tokens
+    for source in setting.policies.values() if setting.held_out_texts else ():
+        most = room_of(source).at_most(most)  # the same texts for all
     counts: list[int] | None = None
     for done, (model, source) in enumerate(
         setting.policies.items() if setting.held_out_texts else ()
     ):
         tokenizer = load_tokenizer(source)
-        cut = [
-            document_ids(tokenizer, text)[: config.max_pretraining_tokens]
-            for text in setting.held_out_texts
-        ]
+        cut = [document_ids(tokenizer, text)[:most] for text in setting.held_out_texts]
         kept = [
             (text, ids)
             for text, ids in zip(setting.held_out_texts, cut, strict=True)

@@ -15,6 +15,7 @@ from pipeline.evaluation.results_file import read_results
 from pipeline.evaluation.samples import Completion
 from pipeline.lineage import Manifest
 from pipeline.rounds import latest, stage_names
+from pipeline.splits import OVERLAP, Overlap, read_overlaps
 from reward_models.records import read_jsonl, read_records
 
 MetricRows = Sequence[Mapping[str, float | None]]
@@ -35,6 +36,7 @@ class ReportInputs:
     held_out: Mapping[str, Any] | None
     folds: Mapping[str, Any] | None
     prompt_folds: Mapping[str, Any] | None = None  # the same, every prompt held out once
+    overlaps: Sequence[Overlap] = ()  # of held-out sets with those that are trained on
 
     @property
     def label_kinds(self) -> set[str]:
@@ -86,6 +88,7 @@ def read_inputs(run: Path) -> ReportInputs:
         held_out=_json(latest(run) / "held_out.json"),
         folds=_json(latest(run) / "annotator_folds.json"),
         prompt_folds=_json(latest(run) / "prompt_folds.json"),
+        overlaps=read_overlaps(run / "data" / OVERLAP),
     )
 
 

@@ -89,7 +89,8 @@ def provenance(inputs: ReportInputs) -> str:
         f"<td>{escape(m.code_version)}</td></tr>"
         for stage, m in inputs.manifests.items()
     )
-    notes = "".join(f"<li>{escape(_sentence(note))}</li>" for note in inputs.results.notes)
+    said = [*inputs.results.notes, *map(str, inputs.overlaps)]
+    notes = "".join(f"<li>{escape(_sentence(note))}</li>" for note in said)
     return section(
         "provenance",
         "How this was measured",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.config import Adaptation, Config, Full, SamplingConfig, SFTConfig
+from stages.config_base import DataSource, ModelName
 from stages.families import rates_of
 
 FULL = "full"  # the family that the others are compared with
@@ -25,10 +26,10 @@ class FileDomains(Config):
     """
 
     kind: Literal["files"]
-    train: str
-    validation: str
-    in_domain: str
-    out_of_domain: str
+    train: DataSource
+    validation: DataSource
+    in_domain: DataSource
+    out_of_domain: DataSource
 
 
 class FamilyRun(Config):
@@ -43,7 +44,7 @@ class RobustnessConfig(Config):
     """Each family is trained on one domain by stage one, then tested in it and outside."""
 
     name: str = "robustness"
-    model: str = "quickstart"
+    model: ModelName = "quickstart"
     threads: PositiveInt | None = None
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
     data: Annotated[QuickstartDomains | FileDomains, Field(discriminator="kind")] = (

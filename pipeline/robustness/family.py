@@ -18,10 +18,13 @@ from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.gold import GoldScorer
 from pipeline.evaluation.samples import Completion
 from pipeline.evaluation.scorers import Scorer, scored
+from pipeline.lineage import content_hash
+from pipeline.named_inputs import named_inputs
 from pipeline.robustness.config import RobustnessConfig
 from pipeline.robustness.domains import Domains
 from pipeline.robustness.references import LIKELIHOOD, RougeL, reference_nats
 from reward_models.records import read_records, write_jsonl
+from stages.config_base import without_names
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.progress import Report
 from stages.sft import train_sft
@@ -90,9 +93,10 @@ def family_rows(
 
 def _settings(config: RobustnessConfig, name: str, seed: int) -> str:
     """Everything on which the answers depend, as text."""
-    told = config.model_dump(mode="json", include={"model", "data", "sampling"})
+    told = {part: without_names(config)[part] for part in ("data", "sampling")}
     trained = None if name == BASE else config.stage(name).model_dump(mode="json")
-    return json.dumps({**told, "sft": trained, "seed": seed}, indent=1) + "\n"
+    given = {key: content_hash(source) for key, source in named_inputs(config).items()}
+    return json.dumps({**told, "sft": trained, "seed": seed, "inputs": given}, indent=1) + "\n"
 
 
 def _prepare(out: Path, settings: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from reward_models import bases
 from stages.adaptation.user_sets import UserSet
 
 BASE, CONFIG, WEIGHTS = "base.json", "adapter_config.json", "adapter_model.safetensors"
@@ -28,7 +29,7 @@ class UserStore:
     ) -> None:
         """Open or begin a store; ValueError where it belongs to another base."""
         self.folder, self.in_memory = folder, in_memory
-        self.base = {"name": base_name, "weights_sha256": base_hash}
+        self.base_name, self.base_hash = base_name, base_hash
         self._kept: OrderedDict[str, UserSet] = OrderedDict()
         if (folder / BASE).is_file():
             found = json.loads((folder / BASE).read_text(encoding="utf-8"))
@@ -71,16 +72,21 @@ class UserStore:
         aside = self.folder / f".{name}.part"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        base = json.dumps(self.base, indent=2) + "\n"
-        (self.folder / BASE).write_text(base, encoding="utf-8")
-        (aside / BASE).write_text(base, encoding="utf-8")
-        text = json.dumps(dict(one.config), indent=2, sort_keys=True) + "\n"
+        (self.folder / BASE).write_text(self._note(self.folder), encoding="utf-8")
+        (aside / BASE).write_text(self._note(place), encoding="utf-8")
+        config = {**one.config, "base_model_name_or_path": bases.base_name(self.base_name, place)}
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         save_file({key: value.contiguous() for key, value in one.tensors.items()},
                   str(aside / WEIGHTS))  # fmt: skip
         (aside / CONFIG).write_text(text, encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
         self._keep(name, one)
+
+    def _note(self, folder: Path) -> str:
+        """What base.json in a folder of the store says."""
+        name = bases.base_name(self.base_name, folder)
+        return json.dumps({"name": name, "weights_sha256": self.base_hash}, indent=2) + "\n"
 
     def _keep(self, name: str, one: UserSet) -> None:
         self._kept[name] = one

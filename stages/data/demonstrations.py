@@ -1,8 +1,8 @@
 """Demonstrations, prompts and pretraining texts from files and from the hub, in the usual formats.
 
 A source is a file (JSON lines, JSON, CSV, TSV or Parquet, see reward_models/row_files.py; texts
-also `.txt`) or `hf:NAME[:SPLIT]`, a data set of the hub or a folder that the datasets library can
-read, split `train` unless named; texts also come from a folder of such files. A row may be
+also `.txt`) or `hf:NAME`, a data set of the hub or a folder that the datasets library can read (see
+`stages/data/hub_data.py`); texts also come from a folder of such files. A row may be
 
     {"prompt": "...", "response": "..."}                          ours; more keys are kept
     {"prompt": "...", "completion": "..."}                        TRL's prompt-completion
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reward_models.conversations import Turn, conversation, dialogue, prompt_turns, turns_of
-from reward_models.one_line import first_line
 from reward_models.records import Demonstration, Prompt
-from reward_models.row_files import ENDINGS, ending, plain_row, read_rows, text_lines
+from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
+from stages.config_base import HUB
+from stages.data.hub_data import hub_rows
 
 R = TypeVar("R")
 Row = Mapping[str, Any]
-HUB = "hf:"
 
 
 def load_demonstrations(source: str) -> list[Demonstration]:
@@ -105,22 +105,9 @@ def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
 def source_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Each row of a file or of the hub, with where it stands."""
     if source.startswith(HUB):
-        yield from _hub_rows(source)
+        yield from hub_rows(source)
     else:
         yield from read_rows(Path(source))
-
-
-def _hub_rows(source: str) -> Iterator[tuple[str, Row]]:
-    from datasets import load_dataset  # takes seconds; most sources are files
-
-    name, _, split = source.removeprefix(HUB).partition(":")
-    try:
-        rows = load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:  # the library's errors for what is not there are these
-        raise ValueError(f"{source}: no data set to be had ({first_line(error)})") from None
-    for number, row in enumerate(rows):
-        where = f"{source}, row {number}"
-        yield where, plain_row(where, row)
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:

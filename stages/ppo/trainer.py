@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from reward_models.records import Prompt, write_jsonl
 from stages.adaptation.sets import trained_share
 from stages.config import OwnRollouts, PPOConfig
+from stages.config_base import without_names
 from stages.data.template import conversation_ids, stop_ids
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
@@ -36,6 +37,7 @@ from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step
+from stages.prompt_lengths import require_ppo_fits
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model
@@ -72,11 +74,12 @@ def train_ppo(
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
+    compared = () if gold is None else gold.prompts
+    require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *compared])
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
-    asked, validated = _tokens(models, prompts), _tokens(models, validation)
-    marked = [] if gold is None else _tokens(models, gold.prompts)
+    asked, validated, marked = (_tokens(models, x) for x in (prompts, validation, compared))
     preflight(models, config, asked + validated + marked)
     models = _as_they_can_be_read(models, asked, config)
     learner = _learner(models, config, accelerator, seed, out, report, asked)
@@ -143,7 +146,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     """The run's checkpoints, with what a run that goes on must share with them."""
     learner, config = course.learner, course.config
     identity = {
-        "config": config.model_dump(mode="json", exclude=_FREE),
+        "config": {k: v for k, v in without_names(config).items() if k not in _FREE},
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
         "format": 3,

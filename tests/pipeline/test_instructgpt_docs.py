@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from pipeline.config import ExperimentConfig
+from pipeline.config import ExperimentConfig, FileSource
 from stages.config import PPOConfig, PretrainingMix, SFTConfig, SupervisedMix
 from stages.reward import _arguments as reward_arguments
 from stages.sft import _arguments as sft_arguments
@@ -33,6 +33,7 @@ def table(heading: str) -> list[list[str]]:
 
 
 SILENT = table("What the paper does not say")
+DATA = table("What the paper says about its data, and what is done here")
 DETAILS = table("Twenty-five implementation details")
 
 
@@ -88,6 +89,19 @@ def test_a_detail_has_a_test_that_exists_or_a_reason(row: list[str]) -> None:
     assert missing == []
     assert named or row[2].startswith("Not held: ")
     assert "`" not in re.sub(r"`tests/\w+/\w+\.py::test_\w+`", "", row[2])
+
+
+@pytest.mark.parametrize("row", DATA, ids=lambda row: row[0][:40])
+def test_what_is_done_with_data_has_a_test_that_exists_or_is_said_not_to_be(row: list[str]) -> None:
+    named = re.findall(r"`(tests/\w+/\w+\.py)::(test_\w+)`", row[2])
+    assert [path for path, name in named if name not in names_in(path)] == []
+    assert named or row[1].startswith("Not held: ")
+
+
+def test_limits_of_the_data_are_off_unless_they_are_set() -> None:
+    files = {"demonstrations": "a", "ranking_prompts": "b", "test_prompts": "c"}
+    source = FileSource(kind="files", **files)
+    assert source.prompts_per_user is source.shared_prefix is None
 
 
 @pytest.mark.parametrize("size", ["1.3b", "6b", "175b"])

@@ -1,0 +1,93 @@
+"""Before the first stage trains: do the prompts of all stages fit the models that will read them?
+
+A prompt that is too long would otherwise be noticed when its stage begins, hours later. Texts that
+stages leave out and count (demonstrations, ranked outputs) are no matter for this. Prompts that the
+evaluation could not tell apart are refused here too.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pipeline.config import ExperimentConfig
+from pipeline.datasets import DataFolder
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.named_inputs import model_source
+from pipeline.rounds import is_ppo
+from reward_models.positions import Room, room_of
+from reward_models.records import Prompt
+from stages.config import PPOConfig
+from stages.models import load_tokenizer
+from stages.prompt_lengths import require_fit, room_for
+
+
+def check_lengths(config: ExperimentConfig, datasets: Path, stages: Collection[str]) -> None:
+    """Raise ValueError, in one line, for the first of `stages` whose prompts do not fit."""
+    from pipeline.evaluation.generate import ids_of  # scorers take seconds to import
+
+    base, data = model_source(config.model), DataFolder(datasets)
+    tokenizer = load_tokenizer(base)
+    _check_mixes(config, room_of(base), stages)
+    for what, prompts, new_tokens, rooms in _asked(config, data, stages):
+        require_fit(tokenizer, prompts, new_tokens, rooms, what)
+    for use in ("test", "toxicity") if "evaluate" in stages else ():
+        ids_of(data.prompts(use), use)
+
+
+def _asked(
+    config: ExperimentConfig, data: DataFolder, stages: Collection[str]
+) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
+    """What prompts each stage reads, how long their responses are, and who reads both."""
+    base = model_source(config.model)
+    tuned = room_for(base, config.sft.adaptation)
+    judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
+    reward = room_for(judge, config.reward.adaptation)
+    if "sample" in stages:
+        longest = max(setting.max_new_tokens for setting in config.sampling.settings)
+        yield "ranking_prompts", data.prompts("ranking"), longest, [tuned]
+    if "select" in stages:
+        longest = config.sft.selection.max_new_tokens
+        yield "validation_prompts", data.prompts("validation"), longest, [tuned, reward]
+    for name, ppo in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
+        if ppo is not None and name in stages:
+            rooms = [room_for(base, (config.ppo_init or config.sft).adaptation), reward]
+            rooms.append(room_for(base, ppo.adaptation))
+            for use in ("ppo", "validation") if _validates(ppo) else ("ppo",):
+                yield f"{use}_prompts", data.prompts(use), ppo.sampling.max_new_tokens, rooms
+    if "evaluate" in stages:
+        evaluated = [tuned, reward, *_of_ppo(config, stages)]
+        tokens = config.evaluation.sampling.max_new_tokens
+        yield "test_prompts", data.prompts("test"), tokens, evaluated
+        toxicity = _instructed(config.evaluation, data.prompts("toxicity"))
+        tokens = config.evaluation.toxicity_sampling[0].max_new_tokens
+        yield "toxicity_prompts", toxicity, tokens, evaluated[:1] + evaluated[2:]
+
+
+def _validates(ppo: PPOConfig) -> bool:
+    return ppo.validation is not None or ppo.gold is not None
+
+
+def _of_ppo(config: ExperimentConfig, stages: Collection[str]) -> list[Room]:
+    """The rooms of the policies that PPO leaves."""
+    base = model_source(config.model)
+    trained = [ppo for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
+    return [room_for(base, ppo.adaptation) for ppo in trained if any(map(is_ppo, stages))]
+
+
+def _instructed(config: EvaluationConfig, prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts behind the longest instruction."""
+    longest = max(config.instructions.values(), key=len, default="")
+    before = f"{longest}{config.separator}" if longest else ""
+    return [Prompt(before + prompt.prompt, context=prompt.context) for prompt in prompts]
+
+
+def _check_mixes(config: ExperimentConfig, room: Room, stages: Collection[str]) -> None:
+    """Examples of pretraining text are as long as a setting says."""
+    for name, stage in (
+        ("sft", config.sft),
+        ("ppo-init", config.ppo_init),
+        ("ppo-ptx", config.ppo_ptx),
+    ):
+        mix = None if stage is None else stage.pretraining
+        if mix is not None and name in stages:
+            key = f"{name.replace('-', '_')}.pretraining.tokens_per_example"
+            room.require(mix.tokens_per_example, key)

@@ -1,0 +1,120 @@
+"""How many tokens a model has positions for, known from its config before its weights are loaded.
+
+A learned table ends; a rotation trained up to a length says little beyond it. Both are a limit here
+(`max_position_embeddings`, times the factor where rotations are scaled). ALiBi and recurrences have
+none. A soft prompt stands at the first positions; a prefix takes none.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from reward_models.bases import base_source
+from reward_models.card import CARD, RewardCard
+from reward_models.hub import check_source
+from reward_models.model_folder import ADAPTER_CONFIG
+from reward_models.one_line import first_line
+from reward_models.position_limit import fixed_positions
+
+BASE_FILE = "base.json"
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+# Their table's first rows, up to PAD's, are no positions.
+_OFFSET = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod",
+           "data2vec-text", "mpnet", "longformer"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Tokens that a model reads at most; `tokens` is None where there is no limit."""
+
+    model: str
+    tokens: int | None
+
+    def at_most(self, tokens: int) -> int:
+        """The smaller of a setting and this limit."""
+        return tokens if self.tokens is None else min(tokens, self.tokens)
+
+    def without(self, taken: int) -> "Room":
+        """What is left beside a soft prompt of so many embeddings."""
+        return self if self.tokens is None else Room(self.model, self.tokens - taken)
+
+    def require(self, tokens: int, what: str) -> None:
+        """Raise ValueError where `what`, which has so many tokens, does not fit."""
+        if self.tokens is not None and tokens > self.tokens:
+            raise ValueError(
+                f"{what}: {tokens} tokens, {self.model} has {self.tokens} positions; shorten them"
+            )
+
+
+def room_of(source: str | Path, soft_prompt: int = 0) -> Room:
+    """The room of a model's folder or hub name, of an adapter's folder, or of a reward model's.
+
+    `soft_prompt` is the length of one that is to be trained on it. ValueError where no config is.
+    """
+    folder = Path(source)
+    adapter = _json(folder / ADAPTER_CONFIG)
+    own = int(adapter["length"]) if adapter.get("peft_type") == "SOFT_PROMPT" else 0
+    base = _base(folder, is_adapter=bool(adapter))
+    check_source(base)
+    try:
+        config = AutoConfig.from_pretrained(str(base))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{base}: no config of a model there ({first_line(error)})") from None
+    return Room(str(source), positions_of(config)).without(max(own, soft_prompt))
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """The positions that a config allows; None where there is no limit.
+
+    Rotations that depend on the batch are a limit up to where they do not.
+    """
+    limits = [n for n in (_positions(config), fixed_positions(config)) if n is not None]
+    return min(limits, default=None)
+
+
+def _positions(config: PretrainedConfig) -> int | None:
+    settings = config.get_text_config().to_dict()
+    limit = next((settings[key] for key in _LIMITS if isinstance(settings.get(key), int)), None)
+    if limit is None or limit <= 0 or settings.get("alibi"):
+        return None
+    if settings.get("model_type") in _OFFSET:
+        return int(limit) - int(settings.get("pad_token_id") or 0) - 1
+    scaled = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    return max([int(limit), *_scaled(scaled, int(limit))])
+
+
+def table_of(config: PretrainedConfig) -> int | None:
+    """The length of a table of positions, beyond which a forward pass fails; None for rotations."""
+    rotates = config.get_text_config().to_dict().get("rope_parameters")
+    return None if rotates else positions_of(config)
+
+
+def _scaled(rope: Mapping[str, Any], limit: int) -> list[int]:
+    """Lengths that rotations are scaled to, for all layers or by kind of layer."""
+    if any(isinstance(part, Mapping) for part in rope.values()):
+        return [n for part in rope.values() if isinstance(part, Mapping)
+                for n in _scaled(part, limit)]  # fmt: skip
+    kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
+    if kind in (None, "default") or not isinstance(factor, int | float):
+        return []
+    return [int(factor * (rope.get("original_max_position_embeddings") or limit))]
+
+
+def _base(folder: Path, *, is_adapter: bool) -> str | Path:
+    """Whose config says how many positions there are."""
+    if (folder / CARD).is_file():
+        card, _ = RewardCard.read(folder)
+        on_base = is_adapter or card.head_only
+        return base_source(card.base, folder, card.base_hash) if on_base else folder
+    base = _json(folder / BASE_FILE)
+    if is_adapter and base:
+        return base_source(base["name"], folder, base["weights_sha256"])
+    return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
