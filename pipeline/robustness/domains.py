@@ -67,6 +67,7 @@ def _tests(demonstrations: Sequence[Demonstration], name: str) -> list[Prompt]:
             id=one.id or f"{name}-{number}",
             context=one.context,
             category=one.category,
+            history=one.history,
             extra={**one.extra, REFERENCES: list(one.extra.get(REFERENCES, [one.response]))},
         )
         for number, one in enumerate(demonstrations)
