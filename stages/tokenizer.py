@@ -31,7 +31,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
@@ -75,6 +75,8 @@ def _eos_beside(source: str | Path) -> object:
     """The `eos_token_id` of the model whose tokenizer this is; None where no model lies there."""
     try:
         return GenerationConfig.from_pretrained(str(source)).eos_token_id
+    except TypeError:
+        raise ValueError("generation_config.json is no JSON object") from None
     except OSError:
         pass  # most models that name no settings of their own have the one of their architecture
     try:

@@ -8,8 +8,9 @@ So a response starts where a model starts to write: a template's own text is nev
 white space is. A template without a generation prompt is cut where the answer would stand. One that
 opens an answer with more than it keeps of a past one (`<think>`) opens prompts so.
 
-The end of turn is the token that the template writes after an answer; where it writes none, the one
-that it opens the next turn with; where that is plain text too, EOS.
+The end of turn is the token that the template writes after the last answer; where it writes none,
+the one after an earlier answer, be it only the next turn's first; where that is plain text too,
+EOS. Responses are trained to end with it; sampling stops at the one after an earlier answer too.
 
 A template that prints today's date prints `DATE` instead, or the date that stands in the
 tokenizer's own configuration: the same conversation has the same ids on every day.
@@ -61,13 +62,16 @@ class ChatFormat:
         self.takes_system = self._takes_system()
         short, longer = self._written(USER), self._written(LONGER)
         self.prompt_end = self._prompt(_contents(USER)).rpartition(_content(0))[2]
-        self.end = self._end(short, longer)
+        last, earlier = self._end(short[2]), self._end(longer[2] if longer else "")
+        self.end = earlier if last is None and not short[2].strip() else last  # None: EOS
+        self.ends = {last, earlier} - {None}
         written = set(_tokens_in("".join([*short, *longer, *self._other_roles()]), tokenizer))
         answers = set(_tokens_in(self._answers_own(), tokenizer))
         literal = {t for t in _added(tokenizer) if len(t) > 2 and t in template}
         self.control = ControlTokens(tokenizer, written | literal)
         # An answer may hold what the template leaves to the model, such as <think>.
-        self.control_in_answers = ControlTokens(tokenizer, written - answers)
+        own = ControlTokens(tokenizer, written - answers)
+        self.control_in_answers = self.control if own.strings == self.control.strings else own
         self.markers = written | literal
 
     @property
@@ -124,7 +128,7 @@ class ChatFormat:
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ValueError(
                 f"the chat template refuses a conversation of {roles}: {error}"
@@ -164,11 +168,8 @@ class ChatFormat:
             parts[-1:] = parts[-1].split(content, 1)
         return [*parts, asked.rpartition(_content(len(roles) - 1))[2]]
 
-    def _end(self, short: Sequence[str], longer: Sequence[str]) -> int | None:
-        """Id of the token after an answer; None where plain text ends it, or nothing."""
-        after = short[2]
-        if not after.strip() and longer:
-            after = longer[2]
+    def _end(self, after: str) -> int | None:
+        """Id of the token that this text begins with; None where that is other text, or BOS."""
         tokens = sorted(_added(self.tokenizer), key=len, reverse=True)
         ends = (token for token in tokens if after.lstrip().startswith(token))
         end = next(ends, self.tokenizer.bos_token)
@@ -189,7 +190,7 @@ class ChatFormat:
             try:
                 yield self._render([{"role": "user", "content": ""}, {"role": role, "content": ""}])
                 yield self._render([{"role": role, "content": ""}, {"role": "user", "content": ""}])
-            except (ValueError, TypeError):
+            except ValueError:
                 continue
 
 

@@ -74,7 +74,8 @@ class ControlTokens:
             return list(self._piecewise(text, marks))
         mark = marks.token
         text = self.pattern.sub(lambda at: f"{mark}{self.number[at[0]]}{mark}", text)
-        if mark not in self._copies:
+        if mark not in self._copies:  # hardly ever another than the first
+            self._copies.clear()
             self._copies[mark] = _renamed(self.tokenizer.backend_tokenizer, self.strings, mark)
         shown = self._shown(text, marks)
         return list(self._copies[mark].encode(shown, add_special_tokens=False).ids)

@@ -14,7 +14,7 @@ follows a prompt, without surrounding white space, so that
 No text turns into a control token, whatever it says (see `control_tokens`).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import cast
 from weakref import WeakKeyDictionary, proxy
@@ -43,7 +43,8 @@ class _Format:
         self.bos = _bos(tokenizer)
         eos = _eos(tokenizer)
         self.end = eos if chat is None or chat.end is None else chat.end
-        self.ends = frozenset({eos, self.end, *tokenizer.init_kwargs.get(ENDS_KEY, ())})
+        ends = chat.ends if chat else set()
+        self.ends = frozenset({eos, *ends, *tokenizer.init_kwargs.get(ENDS_KEY, ())})
 
 
 def user_text(prompt: str, context: str | None = None) -> str:
@@ -139,9 +140,13 @@ def named_ends(tokenizer: PreTrainedTokenizerBase, eos: object) -> set[int]:
     One alone that is an ordinary piece of text is passed over: it is some architecture's default,
     which knows nothing of this tokenizer.
     """
+    if eos is None:
+        return set()
     if isinstance(eos, int):
         return {eos} if eos in tokenizer.added_tokens_decoder else set()
-    return {int(one) for one in eos} if isinstance(eos, Iterable) else set()
+    if not isinstance(eos, list | tuple) or not all(isinstance(one, int) for one in eos):
+        raise ValueError(f"eos_token_id is {eos!r}, expected an id or a list of ids")
+    return set(eos)
 
 
 def with_trained_end(

@@ -1,7 +1,8 @@
 """The pretraining text that PPO-ptx mixes in, as examples of at most so many tokens, streamed.
 
-Packed, documents are joined by EOS and cut into equal blocks, as large models read them; unpacked,
-every document is an example of its own, which suits a model that never saw two in one context.
+Documents begin as the tokenizer begins a text (BOS, where it puts one) and end with EOS. Packed,
+they are joined and cut into equal blocks, as large models read them; unpacked, every document is an
+example of its own, which suits a model that never saw two in one context.
 Nothing but the document at hand is in memory, so the text may be of any size.
 
 Dimension key:  B examples,  L tokens of an example.

@@ -26,6 +26,7 @@ class Chat:
     template: str | None
     markers: tuple[str, ...] = ()
     end: str = EOS
+    earlier_end: str = ""  # the one of earlier turns, where it is another
     own: str = ""  # text that it writes before an answer and leaves out of the generation prompt
     takes_system: bool = True
     plain: tuple[str, ...] = ()  # added tokens that are not special
@@ -155,6 +156,7 @@ CHATS = {
         + "<|start|>assistant{% endif %}",
         ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"),
         "<|return|>",
+        "<|end|>",
         own="<|channel|>final<|message|>",
     ),
     "without generation prompt": Chat(CHATML, IM, "<|im_end|>", own="<|im_start|>assistant\n"),

@@ -125,7 +125,8 @@ def test_a_response_ends_as_its_template_ends_it(name: str):
     tokenizer = tokenizer_of(name)
     end = tokenizer.convert_tokens_to_ids(CHATS[name].end)
     assert response_ids(tokenizer, "hello")[-1] == end == end_id(tokenizer)
-    assert set(stop_ids(tokenizer)) == {end, tokenizer.eos_token_id}
+    others = {tokenizer.convert_tokens_to_ids(CHATS[name].earlier_end or EOS)}
+    assert set(stop_ids(tokenizer)) == {end, tokenizer.eos_token_id, *others}
     said = response_ids(tokenizer, "hello")
     for stop in stop_ids(tokenizer):
         further = [*said[:-1], stop, *prompt_ids(tokenizer, "more")]
