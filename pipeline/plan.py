@@ -34,6 +34,13 @@ def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     """The stages of this experiment in this folder, first to last."""
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
         first = [_data(config), _label(config, run), _sft(config, run, "sft", config.sft)]
+    elif isinstance(config.labeling, ImportedRankings):  # likewise
+        first = [
+            _data(config),
+            _label(config, run),
+            _sft(config, run, "sft", config.sft),
+            _sample(config, run),
+        ]
     else:
         first = [
             _data(config),

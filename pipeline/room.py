@@ -63,6 +63,8 @@ def comparisons(rows: Sequence[tuple[str, Row]]) -> list[RankingTask]:
             sample = completion_from(row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if not sample.prompt.strip():
+            raise ValueError(f"{where}: 'prompt' is empty")
         prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{sample.id}"
         by_prompt.setdefault(prompt, {}).setdefault(sample.model, sample)
     return [

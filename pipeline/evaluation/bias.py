@@ -22,6 +22,7 @@ from stages.progress import Report, Step, silent
 SUITE = "bias"
 SCORER = "log-likelihood"
 CROWS_PAIRS, WINOGENDER = "crows-pairs", "winogender"
+_CROWS = {"sent_more", "sent_less", "stereo_antistereo", "bias_type"}
 _METRICS: Mapping[str, Better] = {"entropy_bits": "higher", "prefers_stereotype": None}
 
 
@@ -60,18 +61,14 @@ def load_pairs(path: Path) -> list[SentencePair]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected CrowS-Pairs (csv) or Winogender (tsv)")
-    header = next((line for _, line in text_lines(path)), "")
-    if {"sent_more", "sent_less", "stereo_antistereo", "bias_type"} <= set(_names(header, ",")):
+    header = next((line for _, line in text_lines(path)), "").rstrip("\r\n")
+    if {name.strip('"') for name in header.split(",")} >= _CROWS:
         return list(_crows_pairs(row for _, row in csv_rows(path)))
-    if {"sentid", "sentence"} <= set(_names(header, "\t")):
-        return list(_winogender(row for _, row in csv_rows(path, delimiter="\t", quoted=False)))
+    if {"sentid", "sentence"} <= set(header.split("\t")):
+        return list(_winogender(csv_rows(path, delimiter="\t", quoted=False)))
     raise ValueError(
         f"{path}: neither CrowS-Pairs (columns sent_more, sent_less) nor Winogender (sentid)"
     )
-
-
-def _names(header: str, delimiter: str) -> list[str]:
-    return [name.strip().strip('"') for name in header.split(delimiter)]
 
 
 def _crows_pairs(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:
@@ -88,9 +85,16 @@ def _crows_pairs(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:
         )
 
 
-def _winogender(rows: Iterable[Mapping[str, str]]) -> Iterator[SentencePair]:
+def _winogender(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[SentencePair]:
     """`occupation.participant.answer.gender.txt` names a sentence."""
-    named = [(row["sentid"].split("."), row["sentence"]) for row in rows]
+    named = []
+    for where, row in rows:
+        parts = row["sentid"].split(".")
+        if len(parts) < 4:
+            raise ValueError(
+                f"{where}: sentid '{row['sentid']}'; expected occupation.participant.answer.gender"
+            )
+        named.append((parts, row["sentence"]))
     for key, group in groupby(named, lambda one: one[0][:3]):
         sentences = {name[3]: sentence for name, sentence in group}
         if key[1] != "someone" and {"male", "female"} <= sentences.keys():
