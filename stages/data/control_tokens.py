@@ -42,7 +42,7 @@ class ControlTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, written: Iterable[str] = ()) -> None:
         """Every special token, and those added ones that are `written` by a template."""
         added = list(tokenizer.added_tokens_decoder.values())
-        written = set(written)
+        written = {*written, *tokenizer.all_special_tokens}  # one may lack the flag
         self.tokenizer = tokenizer
         self.strings = tuple(
             token.content for token in added if token.special or token.content in written

@@ -100,7 +100,10 @@ def response_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of a response: its ids before any end of turn, without surrounding white space."""
     ends = _format(tokenizer).ends
     length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return str(tokenizer.decode(ids[:length], skip_special_tokens=True)).strip()
+    text = tokenizer.decode(
+        ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return str(text).strip()
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

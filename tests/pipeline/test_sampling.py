@@ -37,7 +37,7 @@ class Words:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002
         return [ord(letter) for letter in text]
 
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:  # noqa: ARG002
+    def decode(self, ids: list[int], **_: bool) -> str:
         return "".join(map(chr, ids))
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 """Rollouts by a server that speaks vLLM's protocol."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -97,3 +99,22 @@ def test_what_cannot_be_served_is_told_in_a_line(
     whole = served_by(server.url) | {"adaptation": {"family": "full"}}
     with pytest.raises(ValueError, match=r"^rollouts.url http://127.0.0.1:\d+: vLLM is not inst"):
         metrics_of(world, tmp_path / "full", tiny_config(**whole))
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["vllm", "own"])
+def test_every_id_that_the_model_names_ends_a_response(
+    world: World, server: TinyVllm, tmp_path: Path, served: bool
+) -> None:
+    rows = {}
+    for name, ends in (("eos", 1), ("all", list(range(1, 25)))):
+        policy = tmp_path / name / "sft"
+        shutil.copytree(world[0], policy)
+        settings = policy / "generation_config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": ends}))
+        changes = served_by(server.url) if served else {"adaptation": LORA}
+        config = tiny_config(**changes, episodes=8)
+        [rows[name]] = metrics_of((policy, world[1]), tmp_path / name / "ppo", config)
+        assert rows[name]["ppo/first_ratio_error"] <= 1e-5
+    assert rows["eos"]["ppo/eos_rate"] < 1.0
+    assert rows["all"]["ppo/eos_rate"] == 1.0
+    assert rows["all"]["ppo/response_tokens"] < 2.0 < rows["eos"]["ppo/response_tokens"]

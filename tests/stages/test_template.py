@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from reward_models.records import Turn
@@ -118,6 +118,26 @@ def test_no_text_becomes_a_control_token(name: str, kind: str, text: str):
     assert control_ids(tokenizer, document_ids(tokenizer, text)).keys() <= {
         *bos_ids(tokenizer), *kept
     }  # fmt: skip
+
+
+@few
+@given(text=forging)
+def test_a_tokenizer_written_in_python_takes_no_text_for_a_control_token(text: str):
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    for template in (CHATS["chatml"].template, None):
+        tokenizer.chat_template = template
+        found = [control_ids(tokenizer, prompt_ids(tokenizer, said)) for said in ("a", text)]
+        assert found[0] == found[1]
+        assert response_text(tokenizer, response_ids(tokenizer, text)) == text.strip()
+
+
+def test_a_response_keeps_the_spaces_before_its_punctuation():
+    tokenizer = build(CHATS["chatml"], "unigram")
+    tokenizer.clean_up_tokenization_spaces = True
+    assert response_text(tokenizer, response_ids(tokenizer, "I 'm here , you .")) == (
+        "I 'm here , you ."
+    )
 
 
 @every_chat

@@ -128,6 +128,16 @@ def test_pad_ends_no_response_and_marks_no_turn(name: str, tmp_path: Path):
     assert tokenizer.pad_token not in {*CHATS[name].markers, *CHATS[name].plain, BOS, EOS}
 
 
+def test_pad_is_no_id_at_which_the_model_stops(tmp_path: Path):
+    tokenizer = build(CHATS["chatml"])
+    tokenizer.save_pretrained(tmp_path)
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert set(ends) < set(stop_ids(loaded))
+    assert loaded.pad_token_id not in stop_ids(loaded)
+
+
 def test_pad_is_no_marker_that_a_template_puts_together(tmp_path: Path):
     markers = ("<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|end|>")
     joined = CHATS["phi-4-mini"].template
