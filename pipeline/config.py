@@ -36,7 +36,7 @@ class QuickstartSource(Config):
 
 
 class FileSource(Config):
-    """Data sets of your own: a path to JSON lines, or `hf:NAME[:SPLIT]` for one of the hub."""
+    """Data sets of your own: a file as in docs/data.md, or `hf:NAME[:SPLIT]`."""
 
     kind: Literal["files"]
     demonstrations: str

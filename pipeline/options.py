@@ -93,7 +93,8 @@ StorePlace = Annotated[
     str, typer.Argument(help="A run's folder, or the store: a path or a database URL.")
 ]
 Samples = Annotated[
-    list[Path], typer.Argument(help="CSV or JSON lines of completions, from anywhere.")
+    list[Path],
+    typer.Argument(help="Files of completions, from anywhere: CSV, JSON lines, Parquet ..."),
 ]
 Columns = Annotated[
     str,

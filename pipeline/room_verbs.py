@@ -17,7 +17,7 @@ AnyStore = Annotated[str, typer.Argument(help="The store: a path or a database U
 
 @verbs.command("add-tasks", rich_help_panel=TOOLS)
 def add_tasks(
-    found: Annotated[Path, typer.Argument(help="JSON lines: tasks, or for comparisons samples.")],
+    found: Annotated[Path, typer.Argument(help="A file of tasks, or for comparisons of samples.")],
     store: AnyStore,
     kind: Annotated[Kind, typer.Option("--kind", help="What annotators are to do.")],
     overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,

@@ -48,7 +48,7 @@ class TaskSource(Config):
 
     name: str
     cluster: str  # tasks of one kind; a whole cluster is held out
-    source: str  # JSON lines, or hf:NAME[:SPLIT]
+    source: str  # a file of rows, or hf:NAME[:SPLIT]
     templates: Annotated[list[str], Field(min_length=1)]
     answer: str
 
