@@ -18,13 +18,14 @@ _UNFINISHED = ("draft", "pending")
 def to_argilla(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
     """Argilla records with one ranking question; ties share a rank, skips are discarded.
 
-    A prompt with earlier turns is a chat field.
+    Prompts are chat fields where any of them has earlier turns.
     """
     found = by_task(rankings)
-    return [_argilla_record(task, found.get(task.id, [])) for task in tasks]
+    is_chat = any(task.history for task in tasks)
+    return [_argilla_record(task, found.get(task.id, []), is_chat=is_chat) for task in tasks]
 
 
-def _argilla_record(task: RankingTask, rankings: Sequence[Ranking]) -> Row:
+def _argilla_record(task: RankingTask, rankings: Sequence[Ranking], *, is_chat: bool) -> Row:
     slots = {r.id: f"response_{i}" for i, r in enumerate(task.responses, 1)}
     responses = [
         {
@@ -35,7 +36,7 @@ def _argilla_record(task: RankingTask, rankings: Sequence[Ranking]) -> Row:
         for ranking in rankings
     ]
     turns = [turn.to_json() for turn in (*task.history, Turn("user", task.prompt))]
-    fields = {"prompt": turns if task.history else task.prompt, "context": task.context or ""}
+    fields = {"prompt": turns if is_chat else task.prompt, "context": task.context or ""}
     return {
         "id": task.id,
         "fields": {**fields, **{slots[r.id]: r.text for r in task.responses}},

@@ -48,10 +48,11 @@ def write_export(store: Store, out: Path, form: Format) -> list[Path]:
 def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
     """One row for every untied pair, in TRL's explicit-prompt preference form.
 
-    `margin` is the distance in ranks; a context passage stands before its prompt. Where a task has
-    earlier turns, its rows are in the conversational form.
+    `margin` is the distance in ranks; a context passage stands before its prompt. Where any
+    task has earlier turns, all rows are in the conversational form, since a column has one type.
     """
     by_id = {task.id: task for task in tasks}
+    is_conversational = any(task.history for task in tasks)
     rows = []
     for ranking in rankings:
         task = by_id[ranking.task]
@@ -61,7 +62,7 @@ def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) 
             said = {"prompt": asked, "chosen": texts[better], "rejected": texts[worse]}
             rows.append(
                 {
-                    **(_conversational(task.history, said) if task.history else said),
+                    **(_conversational(task.history, said) if is_conversational else said),
                     "margin": ranking.ranks[worse] - ranking.ranks[better],
                     "task": task.id,
                     "annotator": ranking.annotator,

@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.config import ExperimentConfig
 from pipeline.crew import Crew
+from pipeline.evaluation.benchmark_files import check_files
 from pipeline.lineage import Manifest
 from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
@@ -35,6 +36,8 @@ def conduct(
     if only is not None:
         wanted = behind(stages, wanted[-1], folder)
     _require_given(wanted, folder)
+    if any(stage.name == "evaluate" for stage in wanted):
+        check_files(config.evaluation)
     with open_run(folder) as run, display([stage.name for stage in wanted]) as shown:
         _write_config(config, folder)
         checked = False

@@ -37,7 +37,7 @@ class QuickstartSource(Config):
 
 
 class FileSource(Config):
-    """Data sets of your own: a path to JSON lines, or `hf:` and a data set of the hub or a folder.
+    """Data sets of your own: a file as in docs/data.md, or `hf:` and a data set or a folder.
 
     `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`; see `stages/data/hub_data.py`.
     """

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.config_error import first_error
 from pipeline.config_file import load_config, overridden
+from pipeline.evaluation.benchmark_files import check_files
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.plan import model_source
 from pipeline.policy_folder import policy_folder
@@ -49,6 +50,7 @@ def setting_of(asked: Asked, out: Path) -> "Setting":
     policies = named_policies(asked.policies)
     run = _run_of(policies)
     config = _config(asked, run, list(policies))
+    check_files(config)
     given = {
         "prompts": load_prompts(asked.prompts) if asked.prompts else None,
         "toxicity": (

@@ -43,7 +43,10 @@ Scorers = Annotated[
     ),
 ]
 Samples = Annotated[
-    list[Path] | None, typer.Argument(parser=path, help="CSV, TSV or JSON lines, from anywhere.")
+    list[Path] | None,
+    typer.Argument(
+        parser=path, help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."
+    ),
 ]
 Labels = Annotated[
     str | None,
@@ -170,7 +173,7 @@ def score(
     sets: Sets = None,
     seed: o.Seed = 0,
 ) -> None:
-    """Put samples of any models through scorers and statistics: CSV, TSV, JSON lines.
+    """Put samples of any models through scorers and statistics: CSV, JSON lines, ...
 
     Scores that stand in the files (--columns toxicity=COLUMN) are used as given. Without any, the
     offline toxicity scorer judges. Rows that could not be scored are counted, never zero, and more

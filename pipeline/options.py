@@ -110,7 +110,10 @@ StorePlace = Annotated[
     str, typer.Argument(parser=name, help="A run's folder, or the store: a path or a database URL.")
 ]
 Samples = Annotated[
-    list[Path], typer.Argument(parser=path, help="CSV or JSON lines of completions, from anywhere.")
+    list[Path],
+    typer.Argument(
+        parser=path, help="Files of completions, from anywhere: CSV, JSON lines, Parquet ..."
+    ),
 ]
 Columns = Annotated[
     str,

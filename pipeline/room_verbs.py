@@ -19,7 +19,7 @@ AnyStore = Annotated[str, typer.Argument(parser=name, help="The store: a path or
 @verbs.command("add-tasks", rich_help_panel=TOOLS)
 def add_tasks(
     found: Annotated[
-        Path, typer.Argument(parser=path, help="JSON lines: tasks, or for comparisons samples.")
+        Path, typer.Argument(parser=path, help="A file of tasks, or for comparisons of samples.")
     ],
     store: AnyStore,
     kind: Annotated[Kind, typer.Option("--kind", help="What annotators are to do.")],

@@ -258,9 +258,9 @@ def _parsed(text: str, where: str) -> Any:
         value = json_value(text)
         return whole_characters(value) if _HALF.search(text) else value
     except ValueError as error:
-        inside = error.__cause__
-        several = isinstance(inside, json.JSONDecodeError) and inside.lineno > 1
-        line = f":{inside.lineno}" if several else ""
+        cause = error.__cause__
+        number = cause.lineno if isinstance(cause, json.JSONDecodeError) else 1
+        line = f":{number}" if number > 1 else ""
         raise ValueError(f"{where}{line}: {error}") from None
 
 

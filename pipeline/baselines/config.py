@@ -49,7 +49,7 @@ class TaskSource(Config):
 
     name: str
     cluster: str  # tasks of one kind; a whole cluster is held out
-    source: DataSource  # as those of `data`
+    source: DataSource  # a file of rows, or hf:NAME, as those of `data`
     templates: Annotated[list[str], Field(min_length=1)]
     answer: str
 

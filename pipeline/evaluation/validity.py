@@ -60,7 +60,7 @@ def grounding_validity(
     scorers: Sequence[Scorer], path: Path, category: str
 ) -> list[Mapping[str, Any]]:
     """How well each measure of hallucination tells what BEGIN's annotators called unsupported."""
-    rows, wrong = _begin(path, category)
+    rows, wrong = read_begin(path, category)
     positive_N = np.array(wrong)
     found: list[Mapping[str, Any]] = []
     for scorer in scorers:
@@ -82,7 +82,7 @@ def grounding_validity(
     return found
 
 
-def _begin(path: Path, category: str) -> tuple[list[Completion], list[bool]]:
+def read_begin(path: Path, category: str) -> tuple[list[Completion], list[bool]]:
     """BEGIN's responses (Dziri et al. 2022) to a message in the light of a passage, with labels."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected BEGIN's tsv of labelled responses")

@@ -13,7 +13,7 @@ from labeling_ui.outcomes import comparisons, ratings
 from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks
 from labeling_ui.store import Store
 from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import Ranking, RankingTask, Response, Turn
 from tests.browser.conftest import next_number
 from tests.browser.examples import PASSAGE, task
 from tests.browser.room_server import RoomServer
@@ -41,6 +41,31 @@ def check(page: Any) -> None:
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.querySelector('.room').dataset.theme = theme }", theme)
         assert violations(page) == []
+
+
+TURNS = (
+    Turn("system", "Be *brief*."),
+    Turn("user", "Where is it?"),
+    Turn("assistant", "On the **north cape**."),
+)
+SHOWN = [("System", "Be brief."), ("User", "Where is it?"),
+         ("Assistant", "On the north cape."), ("User", "Who built it?")]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["ranking", "comparison", "demonstration", "rating"])
+def test_a_conversation_is_shown_turn_by_turn(kind: TaskKind, ask: Ask, open_room: Open) -> None:
+    outputs = task("turns", 2).responses
+    name = f"turns of {kind}"
+    asked: dict[str, RoomTask] = {
+        "demonstration": WritingTask(name, "Who built it?", history=TURNS),
+        "rating": TextTask(name, "Mara.", "Who built it?", history=TURNS),
+    }
+    ask(kind, asked.get(kind, RankingTask(name, "Who built it?", outputs, history=TURNS)))
+    page = open_room(f"reader of {kind}")
+    turns = page.query_selector_all(".prompt .turn")
+    shown = [tuple(turn.inner_text().split("\n")) for turn in turns]
+    assert [tuple(filter(None, one)) for one in shown] == SHOWN
+    check(page)
 
 
 def test_a_demonstration_survives_a_reload_and_feeds_stage_one(

@@ -1,6 +1,7 @@
 """What goes out in another form comes back as it was."""
 
 import json
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from labeling_ui.argilla import from_argilla, to_argilla
 from labeling_ui.export import preference_pairs, write_export
 from labeling_ui.label_studio import from_label_studio, to_label_studio
 from labeling_ui.store import Store
-from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.records import Ranking, RankingTask, Turn, read_records
+from stages.data.preferences import load_pairs
 from tests.labeling_ui.examples import small_task
 
-TASKS = [small_task(f"t{i}", 4 + i % 6) for i in range(12)]
+HISTORY = (Turn("system", "be brief"), Turn("user", "first?"), Turn("assistant", "one"))
+TASKS = [
+    replace(small_task(f"t{i}", 4 + i % 6), history=HISTORY if i % 3 == 2 else ())
+    for i in range(12)
+]
 
 
 def random_rankings() -> list[Ranking]:
@@ -96,6 +102,110 @@ def test_an_argilla_record_made_elsewhere_is_read() -> None:
     assert ranking.ranks == {"response_2": 1, "response_1": 2}
 
 
+def argilla_row(*responses: dict[str, object]) -> dict[str, object]:
+    fields = {"prompt": "p", "response_1": "a", "response_2": "b"}
+    return {"id": "r", "fields": fields, "responses": {"ranking": list(responses)}}
+
+
+def argilla_response(user: str, status: str, *order: int) -> dict[str, object]:
+    value = [{"value": f"response_{i}", "rank": rank} for rank, i in enumerate(order, 1)]
+    return {"user_id": user, "status": status, "value": value or None}
+
+
+def test_argilla_responses_in_another_order_stay_those_of_their_annotators() -> None:
+    rows = as_json(to_argilla(TASKS, RANKINGS))
+    for row in rows:
+        row["responses"]["ranking"].reverse()  # type: ignore[index]
+    assert sorted(from_argilla(rows)[1], key=str) == sorted(RANKINGS, key=str)
+
+
+def test_what_was_made_in_argilla_later_is_nobody_elses() -> None:
+    (row,) = as_json(to_argilla(TASKS[:1], [RANKINGS[1]]))
+    value = [{"value": f"response_{i}", "rank": 5 - i} for i in range(1, 5)]
+    new = {"user_id": "new", "status": "submitted", "value": value}
+    row["responses"]["ranking"].insert(0, new)  # type: ignore[index]
+    _, (theirs, ours) = from_argilla([row])
+    assert ours == RANKINGS[1]
+    assert (theirs.annotator, theirs.kind, theirs.notes) == ("new", "imported", None)
+    assert theirs.ranks == {"a": 4, "b": 3, "c": 2, "d": 1}
+
+
+def test_a_skip_that_was_submitted_in_argilla_is_a_ranking_now() -> None:
+    skip = Ranking("t0", "cyd", "human", {}, skipped="upsetting")
+    (row,) = as_json(to_argilla(TASKS[:1], [skip]))
+    value = [{"value": f"response_{i}", "rank": i} for i in range(1, 5)]
+    row["responses"]["ranking"][0] |= {"status": "submitted", "value": value}  # type: ignore[index]
+    _, (ranking,) = from_argilla([row])
+    assert (ranking.annotator, ranking.skipped, len(ranking.ranks)) == ("cyd", None, 4)
+
+
+def test_drafts_are_no_answers_and_discarded_responses_are_skips() -> None:
+    row = argilla_row(
+        argilla_response("a", "draft", 1),
+        argilla_response("b", "submitted", 2, 1),
+        argilla_response("c", "discarded", 1, 2),
+        argilla_response("d", "discarded"),
+        argilla_response("e", "pending"),
+    )
+    _, rankings = from_argilla([row])
+    assert [(one.annotator, one.ranks, one.skipped) for one in rankings] == [
+        ("b", {"response_2": 1, "response_1": 2}, None),
+        ("c", {}, "discarded"),
+        ("d", {}, "discarded"),
+    ]
+
+
+def test_an_annotator_who_ranks_a_task_twice_is_refused() -> None:
+    row = argilla_row(argilla_response("a", "submitted", 1, 2),
+                      argilla_response("a", "submitted", 2, 1))  # fmt: skip
+    with pytest.raises(ValueError, match="'a' ranks task 'r' twice"):
+        from_argilla([row])
+
+
+def annotation(by: object, *order: str, cancelled: bool = False) -> dict[str, object]:
+    ranker = {str(rank): [name] for rank, name in enumerate(order, 1)}
+    result = [{"type": "ranker", "value": {"ranker": ranker}}] if order else []
+    return {"completed_by": by, "was_cancelled": cancelled, "result": result}
+
+
+def test_people_of_one_first_name_are_two_and_cancelled_annotations_are_skips() -> None:
+    row = {
+        "id": 7,
+        "data": {"prompt": "p", "items": [{"id": i, "body": str(i)} for i in (1, 2)]},
+        "annotations": [
+            annotation({"id": 3, "first_name": "Ben", "email": "b@x"}, "1", "2"),
+            annotation({"id": 4, "first_name": "Ben", "email": "c@x"}, "2", "1"),
+            annotation(5, cancelled=True),
+            annotation(6, "1", "2", cancelled=True),
+            annotation(6, "2", "1"),
+        ],
+    }
+    _, rankings = from_label_studio([row])
+    assert [(one.annotator, list(one.ranks), one.skipped) for one in rankings] == [
+        ("label-studio-3", ["1", "2"], None),
+        ("label-studio-4", ["2", "1"], None),
+        ("label-studio-5", [], "skipped"),
+        ("label-studio-6", ["2", "1"], None),
+    ]
+
+
+def test_turns_made_elsewhere_are_read() -> None:
+    turns = [turn.to_json() for turn in (*HISTORY, Turn("user", "p"))]
+    row = argilla_row()
+    row["fields"]["prompt"] = turns  # type: ignore[index]
+    items = [{"id": i, "body": i} for i in "ab"]
+    data = {"history": turns[:-1], "prompt": "p", "items": items}
+    for (task,), _ in (from_argilla([row]), from_label_studio([{"id": 1, "data": data}])):
+        assert (task.history, task.prompt) == (HISTORY, "p")
+
+
+def test_pairs_of_a_conversation_are_read_back_as_its_turns(tmp_path: Path) -> None:
+    rows = preference_pairs(TASKS[2:3], [one for one in RANKINGS if one.task == "t2"])
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks, _ = load_pairs(tmp_path / "p.jsonl")
+    assert {(task.history, task.prompt) for task in tasks} == {(HISTORY, TASKS[2].prompt)}
+
+
 def test_there_is_one_pair_for_every_two_responses_that_are_not_tied() -> None:
     for ranking in RANKINGS:
         if ranking.skipped is not None:
@@ -122,9 +232,16 @@ def test_pairs_are_in_trls_form_with_the_better_one_chosen() -> None:
 @pytest.mark.slow  # importing TRL takes longer than all other tests here
 def test_trl_takes_the_pairs_for_preferences() -> None:
     data_utils = pytest.importorskip("trl.data_utils")
-    row = preference_pairs(TASKS, RANKINGS)[0]
-    assert not data_utils.is_conversational(row)
-    assert set(data_utils.extract_prompt(row)) >= {"prompt", "chosen", "rejected"}
+    plain = preference_pairs([small_task("t0")], [RANKINGS[0]])[0]
+    spoken = preference_pairs(TASKS, RANKINGS)[0]
+    for row, is_conversational in ((plain, False), (spoken, True)):
+        assert data_utils.is_conversational(row) == is_conversational
+        assert set(data_utils.extract_prompt(row)) >= {"prompt", "chosen", "rejected"}
+
+
+def test_pairs_have_one_form_so_that_a_column_has_one_type() -> None:
+    rows = preference_pairs(TASKS, RANKINGS)
+    assert {type(row[name]) for row in rows for name in ("prompt", "chosen", "rejected")} == {list}
 
 
 def test_json_lines_through_the_store_are_the_same_lines(store: Store, tmp_path: Path) -> None:

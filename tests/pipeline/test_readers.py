@@ -22,7 +22,7 @@ from pipeline.evaluation.results_file import read_results
 from pipeline.evaluation.sample_files import open_samples
 from pipeline.evaluation.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.truthfulqa import load_questions
-from pipeline.evaluation.validity import _begin
+from pipeline.evaluation.validity import read_begin
 from pipeline.hosts import read_hosts
 from pipeline.labelled_texts import load_labelled_texts
 from pipeline.plan import plan
@@ -122,7 +122,7 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     ),
     "begin": ("b.tsv",
               "model_name\tknowledge\tmessage\tresponse\tbegin_label\nm\tk\tq\tr\tGeneric\n",
-              lambda path: _begin(path, "closed_qa")),
+              lambda path: read_begin(path, "closed_qa")),
     "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", e2e_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
@@ -281,6 +281,17 @@ def test_imported_pairs_are_read_before_anything_is_trained(tmp_path: Path) -> N
     assert done.exit_code == 2
     assert "p.jsonl:1: 'rejected' is NoneType" in done.stderr
     assert not (tmp_path / "run/sft").exists()
+
+
+def test_an_evaluations_files_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    path = experiment(tmp_path, "{kind: human}")
+    (tmp_path / "q.csv").write_bytes(LATIN)
+    key = f"evaluation.truthfulqa.questions={tmp_path}/q.csv"
+    run = tmp_path / "run"
+    done = CliRunner().invoke(app, ["run", str(path), "--out", str(run), "--set", key])
+    assert done.exit_code == 2
+    assert "q.csv:1: not UTF-8" in done.stderr
+    assert not run.exists()
 
 
 def test_a_task_id_that_stands_twice_ends_a_run(tmp_path: Path) -> None:

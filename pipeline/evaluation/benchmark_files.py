@@ -1,0 +1,29 @@
+"""The files that an evaluation reads last are looked into first, before anything is trained."""
+
+from pathlib import Path
+
+from pipeline.evaluation.config import EvaluationConfig
+
+
+def check_files(config: EvaluationConfig) -> None:
+    """Raise ValueError for a file of questions, pairs or labelled texts that cannot be read."""
+    if config.truthfulqa is not None:
+        from pipeline.evaluation.truthfulqa import load_questions
+
+        load_questions(Path(config.truthfulqa.questions))
+    if config.bias is not None:
+        from pipeline.evaluation.bias import load_pairs  # loads torch, which training does anyway
+
+        for path in config.bias.pairs:
+            load_pairs(Path(path))
+    if config.grounding:
+        from pipeline.evaluation.validity import read_begin
+
+        for path in config.grounding:
+            read_begin(Path(path), config.closed_domain[0])
+    if config.calibration is not None:
+        from pipeline.evaluation.sample_files import open_samples
+
+        place = Path(config.calibration)
+        if not open_samples([place], {}).gives("toxicity"):
+            raise ValueError(f"{place}: no column 'toxicity' in it; nothing to calibrate against")
