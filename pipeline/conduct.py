@@ -85,8 +85,8 @@ def _advance(run: Run, stage: Stage, shown: Display, crew: Crew | None, *, may_w
 
 
 def _cost(manifest: Manifest) -> str:
-    cpu = f"{duration(manifest.cpu_s)} of CPU"
-    return f"{cpu}, {manifest.peak_rss_bytes / 2**30:.1f} GiB"
+    memory = f"{manifest.peak_rss_bytes / 2**30:.1f} GiB of memory"
+    return f"{duration(manifest.cpu_s)} of CPU time, {memory}"
 
 
 def _write_config(config: ExperimentConfig, folder: Path) -> None:

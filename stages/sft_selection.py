@@ -21,7 +21,7 @@ from stages.config import SamplingConfig
 from stages.data.template import prompt_ids, response_text
 from stages.generation import generate_responses
 from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce
 from stages.scoring import score_responses
 
 CHECKPOINTS = "checkpoints"
@@ -63,6 +63,8 @@ def choose_epoch(
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
         scorer = RewardModel.load(reward_model).to(device())
         for place, path in enumerate(epoch_checkpoints(trained / CHECKPOINTS)):
+            of_epoch = f"of epoch {place + 1} of {len(seen)}"
+            announce(report, f"sampling {len(selection_prompts)} responses {of_epoch}")
             seen[place] = _scored(seen[place], path, scorer, selection_prompts, sampling, seed)
             metrics = {"sft/mean_score": seen[place].mean_score or 0.0}
             report(Step(place + 1, len(seen), metrics))

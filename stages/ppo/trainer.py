@@ -36,13 +36,14 @@ from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model
 
 log = logging.getLogger(__name__)
 
+_START = "the result is the starting policy: none was within the KL budget and without an alarm"
 _FREE = {"episodes", "checkpoint_every", "rollouts"}  # what a run that goes on may change
 
 
@@ -72,13 +73,14 @@ def train_ppo(
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
+    announce(report, "loading policy, reference, critic and reward model")
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
     asked, validated = _tokens(models, prompts), _tokens(models, validation)
     marked = [] if gold is None else _tokens(models, gold.prompts)
     preflight(models, config, asked + validated + marked)
-    models = replace(models, packed=_can_be_packed(models, asked, config))
+    models = replace(models, packed=_can_be_packed(models, asked, config, report))
     learner = _learner(models, config, accelerator, seed, out, report, asked)
     check_reward_model(models.reward, held_out)
     course = Course(
@@ -105,8 +107,8 @@ def _learner(
     prompts: Sequence[list[int]],
 ) -> Learner:
     """The learner, after what it trains was told, and who samples for it where that is a server."""
-    cost = _update_cost(models, config, prompts, accelerator)
-    told = _trained_shares(models)  # of weights that are not divided yet
+    announce(report, "measuring how many episodes fit into memory")
+    cost, told = _update_cost(models, config, prompts, accelerator), _trained_shares(models)
     learner = Learner(models, config, accelerator, seed)
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
@@ -114,7 +116,8 @@ def _learner(
         to_come = bytes_to_come((learner.policy, learner.critic), learner.models.lower, tokens)
         learner.micro = learner.micro.at_most(fitting(cost, config, accelerator, to_come))
     if accelerator.is_main_process:
-        report(Step(0, 0, told | {"ppo/micro_batch_size": learner.micro.episodes}))
+        told["ppo/micro_batch_size"] = learner.micro.episodes
+        report(Step(0, 0, told, "checking the reward model on held-out rankings"))
     if learner.policy.divides_weights:
         _check_divided(config)
     if config.kept.first_pass and not learner.keeps_first_pass:
@@ -150,10 +153,13 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     return Checkpoints(out / "checkpoints", identity)
 
 
-def _can_be_packed(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> bool:
+def _can_be_packed(
+    models: Models, prompts: Sequence[list[int]], config: PPOConfig, report: Report
+) -> bool:
     """Whether episodes are to lie in one row, and the models say the same of them there."""
     if not config.packed:
         return False
+    announce(report, "trying whether the models read several episodes in one row")
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
     obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
     if obstacle is not None:
@@ -192,10 +198,7 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
             save_policy(models.policy, models.tokenizer, out / "model")
             models.critic.save(out / "critic")
             if best is not None and best.iteration == 0:
-                log.warning(
-                    "the result is the starting policy: no iteration that was validated was "
-                    "within the KL budget and without an alarm"
-                )
+                log.warning(_START)
             if course.rollbacks:
                 write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
     learner.accelerator.wait_for_everyone()
