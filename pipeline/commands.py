@@ -45,7 +45,7 @@ def stage(
     out: Path | None,
     launch: Launch | None = None,
 ) -> Path | None:
-    """One stage whose inputs are there; its folder, None where another host keeps it."""
+    """One stage, and what it needs that is made in moments; None where another host keeps it."""
     config = load_config(path, sets)
     return _spread(config, _folder(config, out), launch, only=name)
 

@@ -168,7 +168,7 @@ def test_at_no_width_is_a_row_of_the_live_display_wrapped_or_a_word_of_it_cut(wi
     bars = table(console)
     live = LiveDisplay(bars, NAMES)
     doing = "scoring the responses to held-out prompts, 12 of 240"
-    about = "PPO with pretraining mix, begins anew, changed: ppo.kl.coefficient"
+    about = "PPO with pretraining mix, restarts, changed: ppo.kl.coefficient"
     note = "1:02:03 of CPU time, 5.4 GiB of memory"
     live.skip("data", "up to date")
     for name in NAMES[1:-1]:
