@@ -78,23 +78,35 @@ class Summary:
             count = min(_MOST_COLUMNS, len(self.lines))
             layouts = [self._by_model(self.lines[:most]) for most in range(count, 0, -1)]
         else:
-            layouts = [self._by_measure()]
+            layouts = [self._by_measure(compared=True), self._by_measure(compared=False)]
         for heads, rows in layouts:
             table = _table(heads, rows, options.max_width)
             if table is not None:
                 yield table
                 yield Text(self._caption(len(heads) - 1))
+                if len(heads) == 1 + len(self.models) <= _MOST_COLUMNS + 1:
+                    yield from self._verdicts()
                 return
         yield from self._blocks()
 
-    def _by_measure(self) -> tuple[list[str], list[list[str]]]:
+    def _by_measure(self, *, compared: bool) -> tuple[list[str], list[list[str]]]:
         rows = [[line.title, *map(_two_lines, line.cells)] for line in self.lines]
         heads = ["", *self.models]
-        if self._is_compared:
+        if compared and self._is_compared:
             heads.append(f"{self.models[-1]} against {self.baseline}")
             for row, line in zip(rows, self.lines, strict=True):
                 row.append(verdict_text(line.against_baseline))
         return heads, rows
+
+    def _verdicts(self) -> Iterator[RenderableType]:
+        """What the last column would hold, where there is no room for it."""
+        titles: dict[str, list[str]] = {}
+        for line in self.lines:
+            if line.against_baseline is not None:
+                titles.setdefault(verdict_text(line.against_baseline), []).append(line.title)
+        for verdict, those in titles.items():
+            against = f"{self.models[-1]} against {self.baseline}"
+            yield Text(f"{against}, {verdict}: {'; '.join(those)}.")
 
     def _by_model(self, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         rows = [
@@ -118,7 +130,7 @@ class Summary:
         if len(self.models) > _MOST_COLUMNS:
             shown = f"{columns} of {len(self.lines)} measures"
             return f"{shown}. {about} rlhf report shows all measures and every difference."
-        named = "The last column names a change only where it is statistically significant."
+        named = "A change is named only where it is statistically significant."
         return f"{about} {named}" if self._is_compared else about
 
     @property

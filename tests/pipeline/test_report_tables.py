@@ -73,7 +73,8 @@ def test_at_no_width_is_a_word_or_a_number_of_the_summary_cut(width: int, models
     ]
     table = Summary(models, models[0], lines)
     text = printed(table, width)
-    whole = printed(table, 1000) + "\n".join(str(line) for line in table._blocks())
+    lists = (*table._blocks(), *table._verdicts())
+    whole = printed(table, 1000) + "\n".join(str(line) for line in lists)
     assert max(map(len, text.splitlines())) <= width
     assert set(text.split()) <= set(whole.split()) | {"1", "2", "3"}  # of so many measures
 
