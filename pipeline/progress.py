@@ -126,7 +126,9 @@ class State:
 
     def numbers(self) -> list[str]:
         """The numbers that a person follows, as parts of a line."""
-        return numbers_line(self.metrics).split(" · ") if numbers_line(self.metrics) else []
+        parts = list(filter(None, numbers_line(self.metrics).split(" · ")))
+        is_ppo = any(part.startswith("reward") for part in parts)  # its loss says little
+        return sorted(parts, key=lambda part: is_ppo and part.startswith("loss"))
 
 
 class LiveDisplay:
