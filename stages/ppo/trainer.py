@@ -36,7 +36,7 @@ from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
-from stages.progress import Report, Step, announce
+from stages.progress import Report, Step, announce, counted
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model
@@ -82,7 +82,7 @@ def train_ppo(
     preflight(models, config, asked + validated + marked)
     models = replace(models, packed=_can_be_packed(models, asked, config, report))
     learner = _learner(models, config, accelerator, seed, out, report, asked)
-    check_reward_model(models.reward, held_out)
+    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     course = Course(
         config=config,
         learner=learner,
@@ -116,8 +116,7 @@ def _learner(
         to_come = bytes_to_come((learner.policy, learner.critic), learner.models.lower, tokens)
         learner.micro = learner.micro.at_most(fitting(cost, config, accelerator, to_come))
     if accelerator.is_main_process:
-        told["ppo/micro_batch_size"] = learner.micro.episodes
-        report(Step(0, 0, told, "checking the reward model on held-out rankings"))
+        report(Step(0, 0, told | {"ppo/micro_batch_size": learner.micro.episodes}))
     if learner.policy.divides_weights:
         _check_divided(config)
     if config.kept.first_pass and not learner.keeps_first_pass:
