@@ -26,7 +26,8 @@ evaluation that says whether it helped.
 no GPU, no model hub, no account.
 
 Stages work in a run's folder (--out, by default runs/NAME): what is up to date there is not done
-again, and what was interrupted goes on.
+again, and what was interrupted goes on. A stage's verb also does
+what is missing before it, unless that trains or waits for people.
 """
 SFT = """Fine-tune the base on demonstrations (stage one).
 

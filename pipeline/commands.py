@@ -45,7 +45,7 @@ def stage(
     out: Path | None,
     launch: Launch | None = None,
 ) -> Path | None:
-    """One stage whose inputs are there; its folder, None where another host keeps it."""
+    """One stage, and what it needs that is made in moments; None where another host keeps it."""
     config = load_config(path, sets)
     return _spread(config, _folder(config, out), launch, only=name)
 
@@ -199,19 +199,22 @@ def _print_summary(folder: Path) -> None:
     console.print(summary_table(read_results(folder / "evaluate/results.json")))
     kinds = label_kinds(folder)
     if kinds != ["human"]:
-        console.print(f"Labels: {', '.join(kinds)}. Read these numbers with that in mind.")
+        console.print(
+            f"The reward model learned from {' and '.join(kinds)} rankings, not from people's "
+            "alone: read these numbers with that in mind."
+        )
     said = reward_model_sentence(latest(folder) / "held_out.json")
     if said:
         console.print(said)
     ceiling = judge_agreement_of(folder)
     if ceiling is not None:
         console.print(
-            f"The judge itself orders {ceiling:.1%} of the annotators' pairs as they did: "
-            "that is the noise ceiling."
+            f"The gold judge itself orders {ceiling:.1%} of the annotators' pairs as they did, "
+            "which is the most that their noise allows."
         )
     page = folder / "report/report.html"
     if page.is_file():
-        console.print(f"The page: {page}")
+        console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _folder(config: ExperimentConfig, out: Path | None) -> Path:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.config import ExperimentConfig
+from pipeline.config import ExperimentConfig, ImportedRankings
 from pipeline.crew import Crew
 from pipeline.evaluation.benchmark_files import check_files
 from pipeline.lineage import Manifest
 from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
-from pipeline.run import Run, Stage, is_gone, open_run
+from pipeline.room_config import HumanAnnotators
+from pipeline.run import Run, Stage, Standing, is_gone, open_run
 
-SAID = {"changed": "begins anew", "interrupted": "goes on where it was interrupted", "new": ""}
+SAID = {"changed": "restarts", "interrupted": "goes on where it was interrupted", "new": ""}
 
 
 def conduct(
@@ -26,10 +27,11 @@ def conduct(
     only: str | None = None,
     crew: Crew | None = None,
 ) -> Path:
-    """Run all stages, those up to `until`, or `only` one whose inputs are there; return its folder.
+    """Run all stages, those up to `until`, or `only` one; return its folder.
 
-    With a `crew` the stages that train are done by all its ranks. Raise ValueError for a stage that
-    this experiment does not have or whose inputs are not ready.
+    Before `only` one, earlier stages that are missing are done too, if they neither train nor wait
+    for people. With a `crew` the stages that train are done by all its ranks. Raise ValueError for
+    a stage that this experiment does not have or whose inputs are not ready.
     """
     stages = plan(config, folder)
     wanted = _up_to(stages, until or only)
@@ -42,11 +44,13 @@ def conduct(
         _write_config(config, folder)
         checked = False
         for stage in wanted:
-            is_free = only in (None, stage.name) or stage.name == "data"
-            if stage.name != "data" and not checked and run.standing(stage).state != "finished":
-                _check_lengths(config, folder, wanted if only is None else [stage])
+            standing = run.standing(stage)
+            if only not in (None, stage.name):
+                require_done(run, stage, standing, config)
+            if stage.name != "data" and not checked and standing.state != "finished":
+                _check_lengths(config, folder, wanted[wanted.index(stage) :])
                 checked = True
-            _advance(run, stage, shown, crew, may_work=is_free)
+            _advance(run, stage, standing, shown, crew)
     return folder / wanted[-1].name
 
 
@@ -77,17 +81,25 @@ def _up_to(stages: Sequence[Stage], last: str | None) -> list[Stage]:
     return list(stages[: names.index(last) + 1])
 
 
-def _advance(run: Run, stage: Stage, shown: Display, crew: Crew | None, *, may_work: bool) -> None:
-    standing = run.standing(stage)
+def require_done(run: Run, stage: Stage, standing: Standing, config: ExperimentConfig) -> None:
+    """Raise ValueError for an earlier stage that the verb of a later one must not do."""
+    is_label = stage.name.startswith("label")
+    by_people = is_label and isinstance(config.labeling, HumanAnnotators)
+    is_copied = (is_label and isinstance(config.labeling, ImportedRankings)) or stage.name == "data"
+    is_missing = standing.state in ("new", "interrupted")
+    if standing.state == "finished" or is_copied:
+        return
+    if is_missing and not stage.trains and not by_people:
+        return
+    state = f"has to run again ({standing.why})" if standing.why else "is not finished"
+    command = f"rlhf {stage.name}" if by_people else f"rlhf run --until {stage.name}"
+    raise ValueError(f"{run.folder / stage.name} {state}; expected it done first, by {command}")
+
+
+def _advance(run: Run, stage: Stage, standing: Standing, shown: Display, crew: Crew | None) -> None:
     if standing.state == "finished":
         shown.skip(stage.name, "up to date")
         return
-    if not may_work:
-        state = f"has to run again ({standing.why})" if standing.why else "is not finished"
-        raise ValueError(
-            f"{run.folder / stage.name} {state}; expected it done first, "
-            f"by rlhf run --until {stage.name}"
-        )
     told = [stage.about, SAID[standing.state], standing.why]
     shown.begin(stage.name, ", ".join(text for text in told if text))
     todo = stage
@@ -99,8 +111,8 @@ def _advance(run: Run, stage: Stage, shown: Display, crew: Crew | None, *, may_w
 
 
 def _cost(manifest: Manifest) -> str:
-    cpu = f"{duration(manifest.cpu_s)} of CPU"
-    return f"{cpu}, {manifest.peak_rss_bytes / 2**30:.1f} GiB"
+    memory = f"{manifest.peak_rss_bytes / 2**30:.1f} GiB of memory"
+    return f"{duration(manifest.cpu_s)} of CPU time, {memory}"
 
 
 def _write_config(config: ExperimentConfig, folder: Path) -> None:

@@ -7,24 +7,27 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
+from pipeline.progress_line import ClockColumn, PartsColumn
+from pipeline.progress_line import duration as duration
+from pipeline.progress_line import numbers_line as numbers_line
+from pipeline.progress_line import trained_line as trained_line
 from stages.progress import Step
 
-SHOWN = (
-    ("loss", "loss"),
-    ("accuracy", "accuracy"),
-    ("reward", "reward"),
-    ("score", "score"),
-    ("kl", "KL"),
-)
 PLAIN_EVERY_S = 15.0
+PLAIN_AFTER_S = 2.0  # work without a count of its own that takes longer gets a line
+LOOK_EVERY_S = 0.5
+
+Field = str | Sequence[str] | Callable[[], str]  # of a row
+_WIDE = 100  # columns from which on a bar is long
 
 
 class Display(Protocol):
@@ -59,12 +62,13 @@ def display(stages: Sequence[str]) -> Iterator[Display]:
 
 def rows(console: Console) -> Progress:
     """The table of the live display, without rows yet."""
+    whole = Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.fields[mark]} {task.description}"),
-        BarColumn(bar_width=18),
-        TextColumn("{task.fields[count]}", justify="right"),
-        TextColumn("{task.fields[clock]}"),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[mark]} {task.description}", table_column=whole),
+        BarColumn(bar_width=18 if console.width >= _WIDE else 10),
+        TextColumn("{task.fields[count]}", justify="right", table_column=whole.copy()),
+        ClockColumn(table_column=whole.copy()),
+        PartsColumn(table_column=Column()),
         console=console,
         refresh_per_second=4,
     )
@@ -94,6 +98,39 @@ class Clock:
         return used, (now - begun) / (step.done - done) * (step.total - step.done)
 
 
+class State:
+    """How far a stage is: what its steps have told so far. The count never runs backwards."""
+
+    def __init__(self) -> None:
+        self.clock, self.done, self.total, self.doing = Clock(), 0, 0, ""
+        self.left_s: float | None = None
+        self.metrics: dict[str, float] = {}
+
+    def take(self, step: Step) -> None:
+        """Add a step. An iteration that is done again after a rollback does not count down."""
+        self.metrics.update(step.metrics)
+        self.doing = step.doing
+        if step.total:
+            self.total = max(self.total, step.total)
+            self.done = max(self.done, min(step.done, self.total))
+            _, self.left_s = self.clock.read(Step(self.done, self.total))
+
+    def clock_text(self) -> str:
+        """Time used, and time left as of the last step."""
+        left = "" if self.left_s is None else f", {duration(self.left_s)} left"
+        return f"{self.used()}{left}"
+
+    def used(self) -> str:
+        """Time used."""
+        return duration(self.clock.read()[0])
+
+    def numbers(self) -> list[str]:
+        """The numbers that a person follows, as parts of a line."""
+        parts = list(filter(None, numbers_line(self.metrics).split(" · ")))
+        is_ppo = any(part.startswith("reward") for part in parts)  # its loss says little
+        return sorted(parts, key=lambda part: is_ppo and part.startswith("loss"))
+
+
 class LiveDisplay:
     """A row a stage, redrawn in place."""
 
@@ -101,91 +138,78 @@ class LiveDisplay:
         self.bars = bars
         self.rows = {name: self._row(name) for name in stages}
         self.running: TaskID | None = None
-        self.clock = Clock()
-        self.numbers: dict[str, float] = {}
+        self.state = State()
 
     def begin(self, stage: str, about: str) -> None:
         """Mark the stage as running."""
-        self.running, self.clock, self.numbers = self.rows[stage], Clock(), {}
-        self._set(mark="[bold cyan]▸[/]", numbers=escape(about), clock="", total=None)
+        self.running, self.state = self.rows[stage], State()
+        self.bars.start_task(self.running)
+        state, parts = self.state, about.split(", ")
+        self._set(mark="[bold cyan]▸[/]", clock=state.clock_text, parts=parts, done=0, total=None)
 
     def step(self, step: Step) -> None:
         """Move the bar; show time left and the numbers a person follows."""
-        self.numbers.update(step.metrics)
-        used, left = self.clock.read(step)
-        clock = f"{duration(used)}" + (f" left {duration(left)}" if left is not None else "")
-        count = f"{step.done}/{step.total}" if step.total else ""
-        said = escape(numbers_line(self.numbers)) or None
-        self._set(count=count, clock=clock, numbers=said, done=step.done, total=step.total or 1)
+        self.state.take(step)
+        parts = [self.state.doing, *self.state.numbers()]
+        done, total = self.state.done, self.state.total
+        self._set(count=f"{done}/{total}" if total else "", parts=parts, done=done, total=total)
 
     def finish(self, note: str) -> None:
         """Mark the stage as done."""
-        used, _ = self.clock.read()
-        told = (numbers_line(self.numbers), trained_line(self.numbers), note)
-        said = escape(" · ".join(text for text in told if text))
-        self._set(mark="[green]✓[/]", clock=duration(used), numbers=said, whole=True)
+        used = self.state.used()
+        trained = trained_line(self.state.metrics)
+        parts = [*self.state.numbers(), *note.split(", "), trained]
+        self._set(mark="[green]✓[/]", clock=lambda: used, parts=parts, done=1, total=1)
         self.running = None
 
     def skip(self, stage: str, note: str) -> None:
         """Mark the stage as up to date."""
         self.running = self.rows[stage]
-        self._set(mark="[green]✓[/]", numbers=f"[dim]{escape(note)}[/]", whole=True)
+        self._set(mark="[green]✓[/]", parts=[note], style="dim", done=1, total=1)
         self.running = None
 
     def say(self, text: str) -> None:
         """Print above the display."""
-        self.bars.console.print(escape(text))
+        self.bars.console.print(text, markup=False, soft_wrap=True)
 
     def _row(self, name: str) -> TaskID:
-        fields = {"mark": "[dim]·[/]", "count": "", "clock": "", "numbers": ""}
+        fields = {"mark": "[dim]·[/]", "count": "", "clock": str, "parts": (), "style": ""}
         return self.bars.add_task(f"{name:<9}", total=1, start=False, **fields)  # type: ignore[arg-type]
 
-    def _set(self, *, mark: str | None = None, count: str | None = None, clock: str | None = None,
-             numbers: str | None = None, done: int = 0, total: int | None = 1, whole: bool = False,
-             ) -> None:  # fmt: skip
-        if self.running is None:
-            return
-        fields = {"mark": mark, "count": count, "clock": clock, "numbers": numbers}
-        said = {name: text for name, text in fields.items() if text is not None}
-        if total is None:
-            self.bars.start_task(self.running)
-        place = (1, 1) if whole else (done, total)
-        self.bars.update(self.running, completed=place[0], total=place[1], **said)  # type: ignore[arg-type]
+    def _set(self, *, done: int, total: int | None, **fields: Field) -> None:
+        if self.running is not None:
+            self.bars.update(self.running, completed=done, total=total or None, **fields)  # type: ignore[arg-type]
 
 
 class PlainDisplay:
-    """A line when a stage begins, every quarter of a minute, and when it ends."""
+    """A line when a stage begins, when it does something else, now and then, and at its end."""
 
     def __init__(self) -> None:
         self.stage = ""
-        self.clock = Clock()
-        self.numbers: dict[str, float] = {}
-        self.spoke = 0.0
+        self.state = State()
+        self.spoke = self.changed = 0.0  # when a line was printed, and when other work began
+        self.told = ""  # the last work that a line named
+        self.ends = Event()
 
     def begin(self, stage: str, about: str) -> None:
-        """Say that the stage starts."""
-        self.stage, self.clock, self.numbers, self.spoke = stage, Clock(), {}, time.monotonic()
+        """Say that the stage starts; from now on it is never silent for long."""
+        self.stage, self.state, self.spoke = stage, State(), time.monotonic()
+        self.told, self.ends = "", Event()
         if about:
             self.say(f"{stage}: {about}")
+        Thread(target=self._watch, args=(self.ends,), daemon=True).start()
 
     def step(self, step: Step) -> None:
-        """Say a line, now and then."""
-        self.numbers.update(step.metrics)
-        used, left = self.clock.read(step)
-        if time.monotonic() - self.spoke < PLAIN_EVERY_S or not step.total:
-            return
-        self.spoke = time.monotonic()
-        rest = f", {duration(left)} left" if left is not None else ""
-        said = numbers_line(self.numbers)
-        place = f"{self.stage}: {step.done}/{step.total}, {duration(used)}{rest}"
-        self.say(f"{place}, {said}" if said else place)
+        """Take note of it."""
+        if _kind(step.doing) != _kind(self.state.doing):
+            self.changed = time.monotonic()
+        self.state.take(step)
 
     def finish(self, note: str) -> None:
         """Say that the stage is done."""
-        used, _ = self.clock.read()
-        told = (numbers_line(self.numbers), trained_line(self.numbers), note)
-        said = ", ".join(text for text in (f"done in {duration(used)}", *told) if text)
-        self.say(f"{self.stage}: {said}")
+        self.ends.set()
+        trained = trained_line(self.state.metrics)
+        self._say_parts(f"done in {self.state.used()}", *self.state.numbers(), trained, note)
 
     def skip(self, stage: str, note: str) -> None:
         """Say that the stage needs no work."""
@@ -195,29 +219,22 @@ class PlainDisplay:
         """Print a line on stderr."""
         print(text, file=sys.stderr, flush=True)
 
+    def _say_parts(self, *parts: str) -> None:
+        self.say(f"{self.stage}: {', '.join(part for part in parts if part)}")
 
-def numbers_line(metrics: Mapping[str, float]) -> str:
-    """Loss, reward and KL out of a step's metrics, by the last part of their names."""
-    parts = []
-    for word, shown in SHOWN:
-        for name, value in metrics.items():
-            last = name.rsplit("/", 1)[-1]
-            if last == word or last.startswith(f"{word}_") or last.endswith(f"_{word}"):
-                parts.append(f"{shown} {value:.3g}")
-                break
-    return " · ".join(parts)
+    def _watch(self, ends: Event) -> None:
+        while not ends.wait(LOOK_EVERY_S):
+            self._look(time.monotonic())
 
-
-def trained_line(metrics: Mapping[str, float]) -> str:
-    """How many numbers a stage trained, and what share of its base that is, if it said so."""
-    share = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
-    if "trained_share" not in share:
-        return ""
-    return f"{share['trained_parameters']:,.0f} trained ({share['trained_share']:.3g} of the base)"
+    def _look(self, now: float) -> None:
+        doing = self.state.doing
+        is_new = _kind(doing) not in ("", self.told) and now - self.changed >= PLAIN_AFTER_S
+        if is_new or now - self.spoke >= PLAIN_EVERY_S:
+            self.told, self.spoke = _kind(doing), now
+            count = f"{self.state.done}/{self.state.total}" if self.state.total else ""
+            self._say_parts(count, self.state.clock_text(), doing, *self.state.numbers())
 
 
-def duration(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _kind(doing: str) -> str:
+    """Work without its count, which follows a comma."""
+    return doing.partition(",")[0]

@@ -53,6 +53,7 @@ class _Sheets:
         self.ids, self.wanted, self.likeness = ids, wanted, likeness
         self.kept: list[list[Response]] = [[] for _ in ids]
         self.near_duplicates = 0
+        self.most = 0  # outputs counted as done so far: those drawn again are not counted down
 
     def offer(self, prompt: int, text: str, model: str, sampling: Mapping[str, object]) -> bool:
         """Keep the output unless its prompt has one like it; whether it was kept."""
@@ -63,8 +64,8 @@ class _Sheets:
         kept.append(Response(f"{self.ids[prompt]}-{len(kept) + 1}", text, model, sampling))
         return True
 
-    def step(self, drawing: int = 0) -> Step:
-        """Progress, with `drawing` outputs drawn that were not offered yet."""
+    def step(self, doing: str = "", drawing: int = 0) -> Step:
+        """Progress, with `drawing` outputs drawn that were not offered yet; it never falls."""
         filled = [len(kept) for kept in self.kept]
         below = sum(1 < num < k for num, k in zip(filled, self.wanted, strict=True))
         counts = {
@@ -74,7 +75,8 @@ class _Sheets:
             "sample/prompts_dropped": sum(num < 2 for num in filled),
         }
         total = sum(self.wanted)
-        return Step(min(sum(filled) + drawing, total), total, {} if drawing else counts)
+        self.most = max(self.most, min(sum(filled) + drawing, total))
+        return Step(self.most, total, {} if doing or drawing else counts, doing)
 
 
 def sample_tasks(
@@ -105,12 +107,12 @@ def sample_tasks(
     sheets = _Sheets(ids, wanted, likeness)
     left: list[_Place] = []
     for number, (name, source) in enumerate(policies.items()):
-        policy = _load(name, source)
+        policy = _load(name, source, report, sheets)
         asked = [conversation_ids(policy.tokenizer, one) for one in prompts]
         left += places[number]
         for attempt in range(TRIES):
             stream = f"{prefix}{seed}/{number}/{attempt}"
-            left = _fill(sheets, left, policy, asked, settings, stream, report)
+            left = _fill(sheets, left, policy, asked, settings, stream, report, again=attempt > 0)
     report(Step(sum(wanted), sum(wanted), sheets.step().metrics))
     tasks = [
         _task(name, prompt, kept)
@@ -168,7 +170,8 @@ def _places(wanted: Sequence[int], num_policies: int, num_settings: int) -> list
     return places
 
 
-def _load(name: str, source: str | Path) -> _Policy:
+def _load(name: str, source: str | Path, report: Report, sheets: _Sheets) -> _Policy:
+    report(sheets.step(f"loading {name}"))
     model = load_policy(source)
     model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     return _Policy(name, model, load_tokenizer(source))
@@ -182,9 +185,12 @@ def _fill(
     settings: Sequence[SamplingConfig],
     stream: str,
     report: Report,
+    *,
+    again: bool,
 ) -> list[_Place]:
     """Draw once for every place, keep what is new; the places left, each with its next setting."""
     left = []
+    doing = f"drawing {len(places)} near-duplicates again" if again else ""
     for number, setting in enumerate(settings):
         here = [place for place in places if place.setting == number]
         if not here:
@@ -195,7 +201,7 @@ def _fill(
             [asked[place.prompt] for place in here],
             setting,
             generator=torch.Generator().manual_seed(_seed(f"{stream}/{number}")),
-            report=lambda step: report(sheets.step(drawing=step.done)),
+            report=lambda step: report(sheets.step(doing, step.done)),
         )
         for place, sampled in zip(here, drawn, strict=True):
             text = response_text(policy.tokenizer, sampled.ids)

@@ -32,7 +32,7 @@ def main(run: Path, name: str, sharding: str) -> int:
     rank, host = int(os.environ["RANK"]), os.environ["RLHF_HOST"]
 
     def tell(step: Step) -> None:
-        _say(lines, "step", [step.done, step.total, dict(step.metrics)])
+        _say(lines, "step", [step.done, step.total, dict(step.metrics), step.doing])
 
     try:
         _make_ready(sharding)

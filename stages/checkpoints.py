@@ -134,6 +134,8 @@ class AtomicCheckpoints(Trainer):
         prepare = super()._prepare_for_training
         prepared: tuple[nn.Module, Any] = prepare(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
         limit_waits()
+        if self.args.process_index > 0:  # else all ranks would drop out the same parts
+            torch.manual_seed(self.args.seed + self.args.process_index)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared

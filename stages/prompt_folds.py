@@ -53,7 +53,7 @@ def accuracy_over_all_prompts(
             layout,
             checkpoints=work / f"fold-{number}",
             seed=seed,
-            report=part_of(report, number, folds),
+            report=part_of(report, number, folds, "prompt fold"),
         )
         mine = [element for element in elements if element.said in group]
         held += mine

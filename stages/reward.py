@@ -29,7 +29,7 @@ from stages.adaptation.sets import trained_share
 from stages.config import Probe, RewardConfig
 from stages.frozen_states import layout_for
 from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce, counted
 from stages.prompt_lengths import within_positions
 from stages.ranked_prompts import RankedPrompt, split_rankings
 from stages.reward_cut import cut_to_memory
@@ -63,24 +63,26 @@ def train_reward(
     check_fsdp(config.adaptation, families.Prompt)
     tokenizer, config = load_tokenizer(base), within_positions(config, base)
     split = split_rankings(config, tokenizer, tasks, rankings, seed)
-    train, held = split.train, split.held_out
-    told = (len(train), len(held), split.left_out)
-    logger.info("%d prompts to learn from, %d held out; left out: %s", *told)
+    train, held, left_out = split.train, split.held_out, split.left_out
+    logger.info("%d prompts, %d held out; left out: %s", len(train), len(held), left_out)
     model = new_reward_model(config, base, seed)
     tell_of_experts(transformer(model.carrier))
-    report(Step(0, 0, trained_share(model, "reward/")))
+    report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
     layout = layout_for(model, split.elements, out / "checkpoints")
     trainer = fit(
         config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
     )
     kinds: set[str] = {ranking.kind for ranking in rankings}
-    found = held_out_report(trainer.scorer, held, layout, rankings, kinds=kinds, seed=seed)
-    shown = _scores(trainer.scorer, tokenizer, demonstrations)
+    found = held_out_report(
+        trainer.scorer, held, layout, rankings, kinds=kinds, seed=seed, report=report
+    )
+    shown = _scores(trainer.scorer, tokenizer, demonstrations, report)
     deviation = _deviation(config, shown, lambda: score_elements(trainer.scorer, held, layout))
     whole = trainer.whole(lambda: new_reward_model(config, base, seed))
     if whole is None or not trainer.is_world_process_zero():
         return
-    found |= {"trained_prompts": len(train), "left_out": asdict(split.left_out), "seed": seed}
+    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
+    announce(report, "writing the reward model")
     _finish(whole, tokenizer, kinds, deviation, shown)
     found |= {"demonstrations": len(demonstrations), "bias": whole.bias.item()}
     found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
@@ -120,6 +122,7 @@ def fit(
     """Train `model` on the elements; the trainer knows how to score with it and how to save it."""
     arguments = _arguments(config, checkpoints, seed)
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
+        announce(report, "measuring how many prompts fit into memory")
         cut_to_memory(arguments, model, layout, elements, checkpoints)
     trainer = RewardTrainer(model, arguments, elements, layout, _weigh(config), report)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
@@ -203,11 +206,14 @@ def _scores(
     model: RewardModel,
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
+    report: Report,
 ) -> list[float]:
     prompts = [
         Prompt(one.prompt, context=one.context, history=one.history) for one in demonstrations
     ]
-    return score_responses(model, tokenizer, prompts, [one.response for one in demonstrations])
+    responses = [one.response for one in demonstrations]
+    report = counted(report, "scoring demonstrations")
+    return score_responses(model, tokenizer, prompts, responses, report=report)
 
 
 def _write_json(path: Path, found: dict[str, Any]) -> None:

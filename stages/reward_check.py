@@ -15,12 +15,14 @@ from reward_models.calibration import pair_accuracy
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
+from stages.progress import Report, Step, silent
 from stages.ranked_prompts import RankedPrompt, split_rankings
-from stages.reward_held_out import comparisons
+from stages.reward_held_out import Scores, comparisons
 from stages.scoring import score_sequences
 
 CHANCE = 0.5
-_NUM_PROMPTS = 200  # enough to tell from chance, quick enough to do before every run
+_NUM_PROMPTS = 200  # at most; enough to tell from chance
+_AT_ONCE = 40  # prompts; most reward models show with so many that they are better than chance
 _FEW_PROMPTS = 20  # below, the interval is too narrow to stop anybody by
 
 log = logging.getLogger(__name__)
@@ -37,17 +39,27 @@ def held_out_prompts(
     return split_rankings(config, tokenizer, tasks, rankings, seed).held_out
 
 
-def check_reward_model(model: RewardModel, held_out: Sequence[RankedPrompt]) -> float | None:
+def check_reward_model(
+    model: RewardModel, held_out: Sequence[RankedPrompt], report: Report = silent
+) -> float | None:
     """The share of held-out pairs ordered as the annotators did; None where there are none.
 
-    A share that is below chance beyond doubt (95 % interval over prompts) raises ValueError; one
-    that cannot be told from chance is warned of.
+    No more prompts are scored than tell it from chance. A share that is below chance beyond doubt
+    (95 % interval over prompts) raises ValueError; one that cannot be told from it is warned of.
     """
-    sample = held_out[:_NUM_PROMPTS]
-    rows = [[*element.prompt, *response] for element in sample for response in element.responses]
-    left = iter(score_sequences(model, rows))
-    scores = [tuple(next(left) for _ in element.responses) for element in sample]
-    found = pair_accuracy(comparisons(sample, scores), np.random.default_rng(0))
+    scores: Scores = []
+    most = min(_NUM_PROMPTS, len(held_out))
+    for start in range(0, max(1, most), _AT_ONCE):
+        sample = held_out[start : min(start + _AT_ONCE, most)]
+        rows = [[*one.prompt, *response] for one in sample for response in one.responses]
+        left = iter(score_sequences(model, rows))
+        scores += [tuple(next(left) for _ in one.responses) for one in sample]
+        pairs = comparisons(held_out[: len(scores)], scores)
+        found = pair_accuracy(pairs, np.random.default_rng(0))
+        report(Step(len(scores), most))
+        low, high = found.low, found.high
+        if low is not None and high is not None and not low <= CHANCE <= high:
+            break
     if found.value is None or found.low is None or found.high is None:
         log.info(
             "no held-out ranking to check the reward model by; reward.held_out sets some apart"

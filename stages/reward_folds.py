@@ -49,7 +49,7 @@ def accuracy_on_unseen_annotators(
         layout = choose_layout(model, elements)
         learnt = ranked_by(split.train, others)
         place = work / f"fold-{number}"
-        told = part_of(report, number, folds)
+        told = part_of(report, number, folds, "annotator fold")
         trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=told)
         scores = score_elements(trainer.scorer, held, layout)
         inside.append(comparisons(held, scores, others))

@@ -20,26 +20,36 @@ from reward_models.calibration import (
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs
 from reward_models.records import Ranking
+from stages.progress import Report, Step, announce, counted, silent
 from stages.ranked_prompts import RankedPrompt
+from stages.scoring import batches_of
 from stages.shared_prompt import Layout
+
+_MOST_PROMPTS = 32  # read at once
 
 Scores = list[tuple[float, ...]]
 
 
 def score_elements(
-    model: RewardModel, elements: Sequence[RankedPrompt], layout: Layout, *, batch_size: int = 32
+    model: RewardModel,
+    elements: Sequence[RankedPrompt],
+    layout: Layout,
+    *,
+    report: Report = silent,
 ) -> Scores:
     """The scores of each prompt's responses, in the order given."""
-    order = sorted(range(len(elements)), key=lambda place: elements[place].row_tokens)
     scores: Scores = [()] * len(elements)
     device = model.head.weight.device
+    lengths = [element.row_tokens for element in elements]
+    done = 0
     with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for places in batches_of(lengths, model.head.in_features, _MOST_PROMPTS, device):
             batch = layout.collate([elements[place] for place in places], pool_pairs)
             batch = {name: value.to(device) for name, value in batch.items()}
             for place, row in zip(places, layout.scores(model, batch).tolist(), strict=True):
                 scores[place] = tuple(row[: len(elements[place].responses)])
+            done += len(places)
+            report(Step(done, len(scores)))
     return scores
 
 
@@ -78,6 +88,7 @@ def held_out_report(
     *,
     kinds: Collection[str],
     seed: int,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """What `held_out.json` holds; `kinds` are those of the labels.
 
@@ -87,7 +98,9 @@ def held_out_report(
     easy, and raises the accuracy over all pairs without helping PPO.
     """
     rng = np.random.default_rng(seed)
-    scores = score_elements(model, held, layout)
+    told = counted(report, "scoring the responses to held-out prompts")
+    scores = score_elements(model, held, layout, report=told)
+    announce(report, "bootstrapping the intervals of held-out accuracy")
     pairs = comparisons(held, scores)
     overall = pair_accuracy(pairs, rng)
     return {

@@ -23,7 +23,7 @@ from stages.config import SamplingConfig
 from stages.data.template import conversation_ids, response_text
 from stages.generation import generate_responses
 from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce
 from stages.prompt_lengths import require_fit
 from stages.scoring import score_responses
 
@@ -69,6 +69,8 @@ def choose_epoch(
         require_fit(words, selection_prompts, sampling.max_new_tokens, rooms, "select")
         scorer = RewardModel.load(reward_model).to(device())
         for place, path in enumerate(epoch_checkpoints(trained / CHECKPOINTS)):
+            of_epoch = f"of epoch {place + 1} of {len(seen)}"
+            announce(report, f"sampling {len(selection_prompts)} responses {of_epoch}")
             seen[place] = _scored(seen[place], path, scorer, selection_prompts, sampling, seed)
             metrics = {"sft/mean_score": seen[place].mean_score or 0.0}
             report(Step(place + 1, len(seen), metrics))

@@ -27,7 +27,7 @@ from stages.adaptation.probe import ProbeLayer
 from stages.checkpoints import ASIDE, AtomicCheckpoints
 from stages.data.supervised import Example, collate, response_loss
 from stages.models import base_note, load_policy, write_base_note
-from stages.progress import Report, Step
+from stages.progress import Report, Step, silent
 from stages.sft_selection import drop_resume_state, epoch_checkpoints
 from stages.zero_state import let_models_load_whole
 
@@ -49,6 +49,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
     held_out: Sequence[Example] = ()
     base_note: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
     order: Sampler[int] | None = None
+    report: Report = staticmethod(silent)
 
     @classmethod
     def on(
@@ -78,6 +79,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
             )
         let_models_load_whole()
         trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
+        trainer.report = report
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
 
@@ -94,6 +96,9 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The mean over all validation tokens (Trainer's would be a mean of batches' means)."""
+        if self.is_world_process_zero():
+            doing = f"validating on {len(self.held_out)} demonstrations"
+            self.report(Step(self.state.global_step, self.state.max_steps, doing=doing))
         loss = response_loss(
             cast(PreTrainedModel, self.reader),
             self.held_out,

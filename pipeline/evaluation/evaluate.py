@@ -154,8 +154,11 @@ def _part_of(report: Report, place: int, parts: int) -> Report:
     """Reports one part's progress as that of the whole."""
 
     def said(step: Step) -> None:
+        if not step.total:
+            report(step)
+            return
         done = place * _PARTS + _PARTS * step.done // max(1, step.total)
-        report(Step(done, parts * _PARTS, step.metrics))
+        report(Step(done, parts * _PARTS, step.metrics, step.doing))
 
     return said
 

@@ -1,16 +1,18 @@
 """The few numbers that answer the question, as a table for the terminal and for the page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.evaluation.comparisons import Comparison
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.tables import Cell
-from pipeline.report.words import MISSING, filter_title, interval, named, number
+from pipeline.report.words import MISSING, cell_text, filter_title, interval, named, number
 
 _LINES = (
     ("preference", "win_rate", "all"),
@@ -62,44 +64,112 @@ def summary_lines(results: Results) -> list[Line]:
     return found
 
 
-def summary_table(results: Results) -> Table:
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Measures by policy for a terminal, laid out so that no word is cut at its width."""
+
+    models: Sequence[str]
+    baseline: str
+    lines: Sequence[Line]
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """The widest of the layouts that the terminal has room for."""
+        if len(self.models) > _MOST_COLUMNS:
+            count = min(_MOST_COLUMNS, len(self.lines))
+            layouts = [self._by_model(self.lines[:most]) for most in range(count, 0, -1)]
+        else:
+            layouts = [self._by_measure(compared=True), self._by_measure(compared=False)]
+        for heads, rows in layouts:
+            table = _table(heads, rows, options.max_width)
+            if table is not None:
+                yield table
+                yield Text(self._caption(len(heads) - 1))
+                if len(heads) == 1 + len(self.models) <= _MOST_COLUMNS + 1:
+                    yield from self._verdicts()
+                return
+        yield from self._blocks()
+
+    def _by_measure(self, *, compared: bool) -> tuple[list[str], list[list[str]]]:
+        rows = [[line.title, *map(_two_lines, line.cells)] for line in self.lines]
+        heads = ["", *self.models]
+        if compared and self._is_compared:
+            heads.append(f"{self.models[-1]} against {self.baseline}")
+            for row, line in zip(rows, self.lines, strict=True):
+                row.append(verdict_text(line.against_baseline))
+        return heads, rows
+
+    def _verdicts(self) -> Iterator[RenderableType]:
+        """What the last column would hold, where there is no room for it."""
+        titles: dict[str, list[str]] = {}
+        for line in self.lines:
+            if line.against_baseline is not None:
+                titles.setdefault(verdict_text(line.against_baseline), []).append(line.title)
+        for verdict, those in titles.items():
+            against = f"{self.models[-1]} against {self.baseline}"
+            yield Text(f"{against}, {verdict}: {'; '.join(those)}.")
+
+    def _by_model(self, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [model, *(_two_lines(line.cells[place]) for line in lines)]
+            for place, model in enumerate(self.models)
+        ]
+        return ["", *(line.title for line in lines)], rows
+
+    def _blocks(self) -> Iterator[RenderableType]:
+        """A line a number, for a terminal too narrow for any table."""
+        for line in self.lines:
+            yield Text(line.title, style="bold")
+            for model, cell in zip(self.models, line.cells, strict=True):
+                yield Text(f"  {model}: {MISSING if cell is None else cell_text(cell)}")
+            if line.against_baseline is not None:
+                verdict = verdict_text(line.against_baseline)
+                yield Text(f"  {self.models[-1]} against {self.baseline}: {verdict}")
+
+    def _caption(self, columns: int) -> str:
+        about = "Below each number: its 95 % confidence interval over prompts."
+        if len(self.models) > _MOST_COLUMNS:
+            shown = f"{columns} of {len(self.lines)} measures"
+            return f"{shown}. {about} rlhf report shows all measures and every difference."
+        named = "A change is named only where it is statistically significant."
+        return f"{about} {named}" if self._is_compared else about
+
+    @property
+    def _is_compared(self) -> bool:
+        return any(line.against_baseline for line in self.lines)
+
+
+def summary_table(results: Results) -> Summary:
     """For the end of a terminal's output: measures by policy, each above its 95 % interval."""
-    models, baseline = results.models, str(results.about.get("baseline", ""))
     lines = [line for line in summary_lines(results) if line.metric not in _PAGE_ONLY]
-    compared = any(line.against_baseline for line in lines)
+    return Summary(results.models, str(results.about.get("baseline", "")), lines)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Table | None:
+    """A table none of whose columns is narrower than its longest word; None where none fits."""
+    columns = list(zip(heads, *rows, strict=True))
+    widths, spare = [_least_width(column) for column in columns], room - 2 * (len(heads) - 1)
+    spare -= sum(widths)
+    if spare < 0:
+        return None
+    for place, column in reversed(list(enumerate(columns))):
+        lines = [line for text in column for line in Text.from_markup(text).plain.split("\n")]
+        more = min(spare, max(map(len, lines)) - widths[place])
+        widths[place], spare = widths[place] + more, spare - more
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    if len(models) > _MOST_COLUMNS:
-        return _by_model(table, models, lines)
-    table.add_column("", min_width=16)
-    for model in models:
-        table.add_column(model, no_wrap=True)
-    if compared:
-        table.add_column(f"{models[-1]}\nagainst {baseline}")
-    for line in lines:
-        cells = [_two_lines(cell) for cell in line.cells]
-        verdict = [verdict_text(line.against_baseline)] if compared else []
-        table.add_row(line.title, *cells, *verdict)
-    table.caption = (
-        "Below each number its 95 % interval by prompt. A change is named only if shown."
-    )
-    table.caption_justify = "left"
+    for head, width in zip(heads, widths, strict=True):
+        table.add_column(head, width=width)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _by_model(table: Table, models: Sequence[str], lines: Sequence[Line]) -> Table:
-    """A row a model, where there are too many for columns; `rlhf report` shows all measures."""
-    shown = lines[:_MOST_COLUMNS]
-    table.add_column("", no_wrap=True)
-    for line in shown:
-        table.add_column(line.title)
-    for place, model in enumerate(models):
-        table.add_row(model, *(_two_lines(line.cells[place]) for line in shown))
-    table.caption = (
-        f"{len(shown)} of {len(lines)} measures; below each number its 95 % interval by prompt. "
-        "rlhf report shows all, and every difference."
-    )
-    table.caption_justify = "left"
-    return table
+def _least_width(column: Sequence[str]) -> int:
+    """Of a column's longest word; a number and its interval are not taken apart."""
+    words: list[str] = []
+    for text in column:
+        plain = Text.from_markup(text).plain
+        words += plain.split("\n") if "[dim]" in text else plain.split()
+    return max(map(len, words), default=0)
 
 
 def reward_model_sentence(held_out: Path) -> str | None:
@@ -122,8 +192,8 @@ def reward_model_sentence(held_out: Path) -> str | None:
     ceiling = held["ceiling"]["oracle_accuracy"]["value"]
     agreed = held["ceiling"]["agreement"]["value"]
     return (
-        f"{said}. Two annotators agree on {agreed:.1%}; were their errors alike and independent, "
-        f"{ceiling:.1%} could be reached."
+        f"{said}. Two annotators agree on {agreed:.1%} of pairs; if they err independently and "
+        f"equally often, a model without errors would reach {ceiling:.1%}."
     )
 
 

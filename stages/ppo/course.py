@@ -13,8 +13,9 @@ starting policy.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -33,7 +34,7 @@ from stages.ppo.learner import Learner
 from stages.ppo.objective import next_kl_coefficient
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.selection import Best, validate
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +82,20 @@ class Course:
         if self.config.validation is not None:
             self.best = Best(-math.inf, 0, self.learner.copy_of_result())
         if self.gold is not None:
+            announce(report, "gold scores of the start")
             self._tell(report, measure(self.learner, self.gold, self.gold_prompts))
         if self.config.guards.action == "rollback":
             self._save(checkpoints)
 
     def _advance(self, checkpoints: Checkpoints, report: Report) -> None:
-        learnt_from = (self.prompts, self.examples)
-        found = iterate(self.learner, *learnt_from, self.done - 1, self.kl_coefficient)
+        given = (self.prompts, self.examples, self.done - 1, self.kl_coefficient)
+        found = iterate(self.learner, *given, doing := partial(announce, report))
         self.first_tokens = self.first_tokens or found["ppo/response_tokens"]
         found["ppo/length_growth"] = found["ppo/response_tokens"] / self.first_tokens
         if self.config.guards.action == "rollback":
             found["ppo/rollbacks"] = float(len(self.rollbacks))
         self._control_kl(found["ppo/kl_nats"])
-        found |= self._watched()
+        found |= self._watched(doing)
         raised = alarms(found, self.config.guards)
         found = self._choose(found, raised)
         self._tell(report, found)
@@ -130,13 +132,15 @@ class Course:
                 horizon=kl.horizon_episodes,
             )
 
-    def _watched(self) -> dict[str, float]:
+    def _watched(self, doing: Callable[[str], None]) -> dict[str, float]:
         """The metrics on validation and gold prompts, in the iterations that measure them."""
         found: dict[str, float] = {}
         rule = self.config.validation
         if rule is not None and self._is_time(rule.every):
+            doing("validating")
             found |= validate(self.learner, self.validation)
         if self.gold is not None and self._is_time(self.gold_every):
+            doing("gold scores")
             found |= measure(self.learner, self.gold, self.gold_prompts)
         return found
 

@@ -36,7 +36,7 @@ from stages.ppo.packing import obstacle_to_packing, pads_right, without_wrong_st
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
-from stages.progress import Report, Step
+from stages.progress import Report, Step, announce, counted
 from stages.prompt_lengths import require_ppo_fits
 from stages.rank_timeout import limit_waits
 from stages.ranked_prompts import RankedPrompt
@@ -44,6 +44,7 @@ from stages.reward_check import check_reward_model
 
 log = logging.getLogger(__name__)
 
+_START = "the result is the starting policy: none was within the KL budget and without an alarm"
 _FREE = {"episodes", "checkpoint_every", "rollouts"}  # what a run that goes on may change
 
 
@@ -76,14 +77,15 @@ def train_ppo(
     _check_cut(config, len(prompts), accelerator.num_processes)
     compared = () if gold is None else gold.prompts
     require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *compared])
+    announce(report, "loading policy, reference, critic and reward model")
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
     asked, validated, marked = (_tokens(models, x) for x in (prompts, validation, compared))
     preflight(models, config, asked + validated + marked)
-    models = _as_they_can_be_read(models, asked, config)
+    models = _as_they_can_be_read(models, asked, config, report)
     learner = _learner(models, config, accelerator, seed, out, report, asked)
-    check_reward_model(models.reward, held_out)
+    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     course = Course(
         config=config,
         learner=learner,
@@ -108,8 +110,8 @@ def _learner(
     prompts: Sequence[list[int]],
 ) -> Learner:
     """The learner, after what it trains was told, and who samples for it where that is a server."""
-    cost = _update_cost(models, config, prompts, accelerator)
-    told = _trained_shares(models)  # of weights that are not divided yet
+    announce(report, "measuring how many episodes fit into memory")
+    cost, told = _update_cost(models, config, prompts, accelerator), _trained_shares(models)
     learner = Learner(models, config, accelerator, seed)
     learner.models = without_wrong_states(learner.models, prompts[0])
     if cost is not None:
@@ -154,11 +156,14 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     return Checkpoints(out / "checkpoints", identity)
 
 
-def _as_they_can_be_read(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> Models:
+def _as_they_can_be_read(
+    models: Models, prompts: Sequence[list[int]], config: PPOConfig, report: Report
+) -> Models:
     """The models, and whether episodes lie in one row, or where rows are padded."""
     models = replace(models, pads_right=pads_right(models))
     if not config.packed:
         return models
+    announce(report, "trying whether the models read several episodes in one row")
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
     obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
     if obstacle is not None:
@@ -197,10 +202,7 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
             save_policy(models.policy, models.tokenizer, out / "model")
             models.critic.save(out / "critic")
             if best is not None and best.iteration == 0:
-                log.warning(
-                    "the result is the starting policy: no iteration that was validated was "
-                    "within the KL budget and without an alarm"
-                )
+                log.warning(_START)
             if course.rollbacks:
                 write_jsonl(out / "rollbacks.jsonl", course.rollbacks)
     learner.accelerator.wait_for_everyone()

@@ -37,6 +37,7 @@ def train(
     epochs: int = 2,
     dies_at: int | None = None,
     reward_model: Path | None = None,
+    dropout: float = 0.0,
 ) -> Told:
     """What the steps reported; the rank that hears of step `dies_at` is killed there.
 
@@ -56,7 +57,7 @@ def train(
             batch_size=BATCH,
             micro_batch_size=micro,
             learning_rate=1e-2,
-            dropout=0.0,
+            dropout=dropout,
             adaptation=FAMILIES[family],
             selection=SamplingConfig(temperature=0.0, max_new_tokens=6),
             trainer={"adam_epsilon": 1e-4},
@@ -114,6 +115,29 @@ def test_ranks_learn_what_one_process_learns(
     told = (base(), tmp_path, family, MICRO[ranks])
     found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
     check(found, tmp_path, family)
+
+
+def masks(base: Path, out: Path) -> list[list[bool]]:
+    """What this rank's first dropout leaves of the states at each row's first position."""
+    found: list[list[bool]] = []
+
+    def spy(x: Tensor, rate: float, training: bool) -> Tensor:
+        dropped = torch.nn.functional.dropout(x, rate, training)
+        if training and not found:
+            found.extend((dropped[:, 0] != 0).tolist())
+        return dropped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.dropout.dropout", spy)
+        train(base, out, "full", 4, epochs=1, dropout=0.5)
+    return found
+
+
+@pytest.mark.distributed
+def test_ranks_drop_out_different_parts(tmp_path: Path):
+    first, second = run_ranks(masks, base(), tmp_path, sharding="ddp")
+    rows = [tuple(row) for row in (*first, *second)]
+    assert len(set(rows)) == len(rows) == 8
 
 
 @pytest.mark.distributed

@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipeline.conduct import require_done
+from pipeline.config_file import load_config
 from pipeline.failures import PeopleNeeded, one_line
 from pipeline.guard import guarded
+from pipeline.run import Run, Stage, Standing, State
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
@@ -141,6 +145,50 @@ def test_a_stage_without_its_inputs_says_what_comes_first(tmp_path: Path):
         rlhf("reward", QUICKSTART, *SMALL, "--set", f"model={tmp_path}", "--out", tmp_path / "run")
     )
     assert line.startswith(f"{tmp_path}/run/sft is not finished; expected it done first")
+
+
+def test_a_verb_does_the_earlier_stages_that_need_neither_training_nor_people(own_data: Path):
+    settings = ("reward_base=base", "reward.held_out=0", "reward.prompts_per_batch=1", "threads=1")
+    sets = [part for text in settings for part in ("--set", text)]
+    done = rlhf("reward", own_data / "own.yaml", *sets, "--out", own_data / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{own_data}/run/reward\n"
+    assert (own_data / "run/label/manifest.json").is_file()
+
+
+HUMAN, IMPORTED = {"kind": "human"}, {"kind": "imported", "rankings": "rankings.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "trains", "labeling", "state", "command"),
+    [
+        ("sample", False, HUMAN, "new", None),
+        ("sample", False, HUMAN, "changed", "rlhf run --until sample"),
+        ("label", False, IMPORTED, "new", None),
+        ("label", False, IMPORTED, "changed", None),
+        ("label", False, HUMAN, "new", "rlhf label"),
+        ("sft", True, IMPORTED, "new", "rlhf run --until sft"),
+        ("sft", True, IMPORTED, "interrupted", "rlhf run --until sft"),
+        ("sft", True, IMPORTED, "finished", None),
+        ("data", False, HUMAN, "changed", None),
+    ],
+)
+def test_what_a_verb_does_not_do_itself_is_told_with_the_command_that_does(
+    tmp_path: Path,
+    stage: str,
+    trains: bool,
+    labeling: dict[str, str],
+    state: State,
+    command: str | None,
+):
+    earlier = Stage(stage, "", {}, {}, lambda *_: None, trains=trains)
+    run, config = Run(tmp_path), load_config(Path(QUICKSTART), [f"labeling={json.dumps(labeling)}"])
+    check = partial(require_done, run, earlier, Standing(state, "", "", {}), config)
+    if command is None:
+        check()
+    else:
+        with pytest.raises(ValueError, match=f"done first, by {command}$"):
+            check()
 
 
 def test_a_stage_that_the_experiment_lacks_is_refused(tmp_path: Path):

@@ -2,12 +2,15 @@
 
 import json
 import math
+import random
+import time
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import pipeline.progress as progress
 from pipeline.metrics_file import MetricsFile
 from pipeline.progress import Clock, LiveDisplay, PlainDisplay, duration, numbers_line, trained_line
 from pipeline.progress import rows as table
@@ -49,7 +52,7 @@ def test_words_before_the_first_step_stay_where_only_some_are_said_again(tmp_pat
 
 def test_what_was_trained_is_told_with_its_share_of_the_base():
     said = trained_line({"sft/trained_parameters": 118272.0, "sft/trained_share": 0.0863})
-    assert said == "118,272 trained (0.0863 of the base)"
+    assert said == "trained 118,272 parameters (8.63 % of the model)"
     assert trained_line({"sft/loss": 1.0}) == ""
 
 
@@ -127,3 +130,83 @@ def test_the_live_display_has_a_row_a_stage():
     assert sft.split()[:2] == ["▸", "sft"]
     assert all(word in sft for word in ("3/12", "left", "loss 1.5"))
     assert ppo.split()[:2] == ["·", "ppo"]
+
+
+def counts(steps: list[Step]) -> list[tuple[int, int]]:
+    state, found = progress.State(), []
+    for step in steps:
+        state.take(step)
+        found.append((state.done, state.total))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_whatever_steps_come_the_count_that_is_shown_never_runs_backwards(seed: int):
+    rng = random.Random(seed)
+    steps = [Step(rng.randint(0, 12), rng.randint(0, 10), doing="x" * rng.randint(0, 1))
+             for _ in range(40)]  # fmt: skip
+    shown = counts(steps)
+    assert shown == sorted(shown, key=lambda pair: pair[0])
+    assert [total for _, total in shown] == sorted(total for _, total in shown)
+    assert all(done <= total for done, total in shown)
+
+
+def test_an_iteration_that_is_done_again_after_a_rollback_does_not_count_down():
+    assert counts([Step(n, 9) for n in (1, 2, 3, 4, 3, 4, 5)])[-3:] == [(4, 9), (4, 9), (5, 9)]
+
+
+NAMES = ["data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx", "evaluate"]
+METRICS = {"ppo/policy_loss": -0.01234, "ppo/reward": -1.25, "ppo/score": 0.0916,
+           "ppo/kl_nats": 13.1, "ppo/trained_parameters": 134515008.0,
+           "ppo/trained_share": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_at_no_width_is_a_row_of_the_live_display_wrapped_or_a_word_of_it_cut(width: int):
+    out = StringIO()
+    console = Console(file=out, width=width, force_terminal=False)
+    bars = table(console)
+    live = LiveDisplay(bars, NAMES)
+    doing = "scoring the responses to held-out prompts, 12 of 240"
+    about = "PPO with pretraining mix, restarts, changed: ppo.kl.coefficient"
+    note = "1:02:03 of CPU time, 5.4 GiB of memory"
+    live.skip("data", "up to date")
+    for name in NAMES[1:-1]:
+        live.begin(name, about)
+        live.step(Step(9404, 9999, METRICS, doing if name == "reward" else ""))
+        if name != "ppo-ptx":
+            live.finish(note)
+    console.print(bars.get_renderable())
+    lines = out.getvalue().splitlines()
+    assert len(lines) == len(NAMES)
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert "…" not in out.getvalue()
+    known = {*about.split(", "), *note.split(", "), doing, "up to date"}
+    known |= {*numbers_line(METRICS).split(" · "), trained_line(METRICS)}
+    for line in lines:
+        said = line.rstrip().rpartition("   ")[2] if "0:00" not in line else ""
+        parts = line.rstrip().partition("0:00 ")[2].replace("left", "", 1).strip() or said
+        for part in filter(None, parts.split(" · ")):
+            assert part in known or set(part) <= set("━╸ ·" + "".join(NAMES)), part
+
+
+def test_work_that_takes_long_is_told_without_a_step(capsys: pytest.CaptureFixture[str]):
+    plain = PlainDisplay()
+    plain.begin("reward", "reward model")
+    began = time.monotonic()
+    plain.step(Step(3, 3, {"reward/loss": 0.5}))
+    plain.step(Step(0, 0, doing="writing"))  # too short for a line
+    plain._look(began + 1)
+    plain.step(Step(0, 0, doing="scoring demonstrations"))
+    plain._look(began + 3)
+    plain.step(Step(0, 0, doing="scoring demonstrations, 64 of 400"))
+    for second in range(4, 34):
+        plain._look(began + second)
+    plain.finish("")
+    assert capsys.readouterr().err.splitlines() == [
+        "reward: reward model",
+        "reward: 3/3, 0:00, scoring demonstrations, loss 0.5",
+        "reward: 3/3, 0:00, scoring demonstrations, 64 of 400, loss 0.5",
+        "reward: 3/3, 0:00, scoring demonstrations, 64 of 400, loss 0.5",
+        "reward: done in 0:00, loss 0.5",
+    ]

@@ -2,15 +2,37 @@
 
 import csv
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from pipeline.evaluation.tables import Cell, Quantity
 from pipeline.report.inputs import read_inputs
 from pipeline.report.page import write_report
-from pipeline.report.summary import reward_model_sentence, summary_lines, summary_table
+from pipeline.report.summary import (
+    Line,
+    Summary,
+    reward_model_sentence,
+    summary_lines,
+    summary_table,
+)
 from pipeline.report.tax import tax_table
 from tests.pipeline.made_up_run import MODELS, made_up_results
+
+
+def printed(table: Summary, width: int) -> str:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def cells_of(metric: str, models: Sequence[str]) -> Iterator[Cell]:
+    for model in models:
+        quantity = Quantity("suite", metric, "all")
+        yield Cell(quantity, model, -0.1234, 0.1, (-0.2, 0.4), 60, 60, 0, "bootstrap")
 
 
 def test_the_summary_leaves_out_the_baselines_own_win_rate():
@@ -32,6 +54,29 @@ def test_the_terminal_table_names_changes_only_where_they_are_shown():
     expected = results.comparison("ppo-ptx", "sft", "hallucination", "hallucination")
     assert expected is not None
     assert expected.verdict in line
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 100, 120, 200])
+@pytest.mark.parametrize(
+    "models",
+    [
+        ("base", "sft", "ppo", "ppo-ptx"),
+        ("base", "few-shot-prompted", "instruction-tuned", "sft", "ppo"),
+        ("base", "prompted", "flan", "best-of-16", "sft", "ppo", "ppo-ptx", "ppo-2", "ppo-ptx-2"),
+    ],
+)
+def test_at_no_width_is_a_word_or_a_number_of_the_summary_cut(width: int, models: tuple[str, ...]):
+    metrics, compared = ("toxicity", "gold", "hallucination"), made_up_results().comparisons[0]
+    lines = [
+        Line(metric, "a measure of a rather long name", tuple(cells_of(metric, models)), compared)
+        for metric in metrics
+    ]
+    table = Summary(models, models[0], lines)
+    text = printed(table, width)
+    lists = (*table._blocks(), *table._verdicts())
+    whole = printed(table, 1000) + "\n".join(str(line) for line in lists)
+    assert max(map(len, text.splitlines())) <= width
+    assert set(text.split()) <= set(whole.split()) | {"1", "2", "3"}  # of so many measures
 
 
 def test_every_table_stands_beside_the_page_as_markdown_and_csv(run: Path):

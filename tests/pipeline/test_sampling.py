@@ -106,6 +106,17 @@ def test_a_policy_with_three_answers_fills_three_places_and_says_what_it_dropped
     assert steps[-1].done == steps[-1].total == sum(range(4, 10)) * 10
 
 
+@pytest.mark.parametrize("names", [("three",), ("three", "one", "many"), ("one", "three")])
+def test_progress_never_runs_backwards_while_outputs_are_drawn_again(names: tuple[str, ...]):
+    steps: list[Step] = []
+    tasks(*names, report=steps.append, settings=[WARM, HOT])
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+    assert {step.total for step in steps} == {sum(range(4, 10)) * 10}
+    assert steps[-1].done == steps[-1].total
+    assert any("near-duplicates again" in step.doing for step in steps)
+
+
 def test_near_duplicates_are_replaced_by_the_next_setting():
     sizes = [len(task.responses) for task in tasks("three", settings=[WARM, HOT])]
     assert max(sizes) > 3  # three phrases, and three more with the hot setting

@@ -12,6 +12,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask
 from stages.config import RewardConfig
 from stages.models import load_tokenizer
+from stages.progress import Step
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_check import check_reward_model, held_out_prompts
 from stages.scoring import score_sequences
@@ -74,6 +75,19 @@ def test_a_head_that_was_lost_on_the_way_is_warned_of(
         model.head.weight.zero_()
     assert check_reward_model(model, found) == 0.5
     assert "no better than chance" in caplog.text
+
+
+def test_no_more_prompts_are_scored_than_tell_the_model_from_chance(
+    world: tuple[Path, Path],
+) -> None:
+    model = RewardModel.load(world[1])
+    found = held_out(world[0], tiny_tasks(120, random.Random(1)))
+    steps: list[Step] = []
+    assert check_reward_model(model, ranked_by(model, found, 1), steps.append) == 1.0
+    assert [(step.done, step.total) for step in steps] == [(40, len(found))]
+    with pytest.raises(ValueError, match=r"orders 0\.0%"):
+        check_reward_model(model, ranked_by(model, found, -1), steps.append)
+    assert [step.done for step in steps] == [40, 40]
 
 
 def test_few_rankings_stop_nobody(world: tuple[Path, Path]) -> None:
