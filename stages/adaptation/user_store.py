@@ -1,7 +1,7 @@
 """A folder of users' sets beside their base: a folder each, the latest used ones kept in memory.
 
 STORE/base.json                        the base's name and hash; sets of another base are refused
-STORE/NAME/base.json                   the same: a base that the store lies in is named from the store
+STORE/NAME/base.json                   a copy of it; a base around the store is named from the store
 STORE/NAME/adapter_config.json         one user's set, in PEFT's form: PeftModel loads it alone
 STORE/NAME/adapter_model.safetensors
 """

@@ -134,6 +134,22 @@ def test_a_changed_folder_of_a_data_set_makes_the_data_again(tmp_path: Path):
     assert (tmp_path / "run/data/made.txt").read_text() == "new"
 
 
+@pytest.mark.parametrize("name", ["hf:{}", "hf:{}:train", "{}"])
+def test_what_a_finished_stage_was_made_from_need_not_come_along(name: str, tmp_path: Path):
+    given = tmp_path / "d"
+    given.mkdir()
+    (given / "train.jsonl").write_text("old")
+    named = name.format(given)
+    source = named if named.startswith("hf:") else Path(named)
+    stage = Stage("data", "", {"seed": 0}, {"given": source}, lambda _, __: None)
+    advance(tmp_path / "run", stage)
+    given.rename(tmp_path / "elsewhere")
+    assert advance(tmp_path / "run", stage) == "finished"
+    other = Stage("data", "", {"seed": 1}, {"given": source}, lambda _, __: None)
+    with open_run(tmp_path / "run") as run:
+        assert run.standing(other).state == "changed"
+
+
 def test_hashes_inside_a_run_are_remembered_by_their_path_inside(folder: Path):
     advance(folder, copying(folder))
     known = json.loads((folder / ".hashes.json").read_text())
