@@ -11,33 +11,42 @@ from pathlib import Path
 from pipeline.config import ExperimentConfig
 from pipeline.datasets import DataFolder
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.named_inputs import model_source
-from pipeline.rounds import is_ppo
+from pipeline.named_inputs import Source, model_source
+from pipeline.run import is_gone
 from reward_models.positions import Room, room_of
 from reward_models.records import Prompt
 from stages.config import PPOConfig
 from stages.models import load_tokenizer
 from stages.prompt_lengths import require_fit, room_for
 
+READING = {"sft", "sample", "select", "ppo-init", "ppo", "ppo-ptx", "evaluate"}
+
 
 def check_lengths(config: ExperimentConfig, datasets: Path, stages: Collection[str]) -> None:
     """Raise ValueError, in one line, for the first of `stages` whose prompts do not fit."""
+    if READING.isdisjoint(stages):
+        return
     from pipeline.evaluation.generate import ids_of  # scorers take seconds to import
 
-    base, data = model_source(config.model), DataFolder(datasets)
+    base, data = _start(config, datasets.parent), DataFolder(datasets)
     tokenizer = load_tokenizer(base)
     _check_mixes(config, room_of(base), stages)
-    for what, prompts, new_tokens, rooms in _asked(config, data, stages):
+    for what, prompts, new_tokens, rooms in _asked(config, base, data, stages):
         require_fit(tokenizer, prompts, new_tokens, rooms, what)
     for use in ("test", "toxicity") if "evaluate" in stages else ():
         ids_of(data.prompts(use), use)
 
 
+def _start(config: ExperimentConfig, run: Path) -> Source:
+    """The base, or what was fine-tuned from it where the run was moved and the base was not."""
+    base, tuned = model_source(config.model), run / "sft/model"
+    return tuned if is_gone(base) and tuned.is_dir() else base
+
+
 def _asked(
-    config: ExperimentConfig, data: DataFolder, stages: Collection[str]
+    config: ExperimentConfig, base: Source, data: DataFolder, stages: Collection[str]
 ) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
     """What prompts each stage reads, how long their responses are, and who reads both."""
-    base = model_source(config.model)
     tuned = room_for(base, config.sft.adaptation)
     judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
     reward = room_for(judge, config.reward.adaptation)
@@ -54,7 +63,8 @@ def _asked(
             for use in ("ppo", "validation") if _validates(ppo) else ("ppo",):
                 yield f"{use}_prompts", data.prompts(use), ppo.sampling.max_new_tokens, rooms
     if "evaluate" in stages:
-        evaluated = [tuned, reward, *_of_ppo(config, stages)]
+        trained = [ppo for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
+        evaluated = [tuned, reward, *(room_for(base, ppo.adaptation) for ppo in trained)]
         tokens = config.evaluation.sampling.max_new_tokens
         yield "test_prompts", data.prompts("test"), tokens, evaluated
         toxicity = _instructed(config.evaluation, data.prompts("toxicity"))
@@ -64,13 +74,6 @@ def _asked(
 
 def _validates(ppo: PPOConfig) -> bool:
     return ppo.validation is not None or ppo.gold is not None
-
-
-def _of_ppo(config: ExperimentConfig, stages: Collection[str]) -> list[Room]:
-    """The rooms of the policies that PPO leaves."""
-    base = model_source(config.model)
-    trained = [ppo for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
-    return [room_for(base, ppo.adaptation) for ppo in trained if any(map(is_ppo, stages))]
 
 
 def _instructed(config: EvaluationConfig, prompts: list[Prompt]) -> list[Prompt]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.baselines.plan import baseline_stages, compared_baselines
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
+from pipeline.named_inputs import QUICKSTART as QUICKSTART
 from pipeline.named_inputs import model_source as model_source
 from pipeline.named_inputs import named_inputs
 from pipeline.room_config import HumanAnnotators

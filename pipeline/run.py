@@ -24,6 +24,8 @@ from pipeline import lineage
 from pipeline.lineage import Hashes, Input, Manifest
 from pipeline.metrics_file import MetricsFile
 from pipeline.usage import Meter
+from stages.config_base import HUB
+from stages.data.hub_data import HubData
 from stages.progress import Report, Step
 
 State = Literal["finished", "interrupted", "changed", "new"]
@@ -150,10 +152,9 @@ class Run:
     def _input(self, source: Source, before: Input | None) -> Input:
         inside = isinstance(source, Path) and source.is_relative_to(self.folder)
         shown = source.relative_to(self.folder) if inside and isinstance(source, Path) else source
-        if before is not None and not inside and before.path == str(source):
-            folder_before = isinstance(source, str) and re.fullmatch("[0-9a-f]{64}", before.sha256)
-            if folder_before or is_gone(source):
-                return before
+        same = before is not None and not inside and before.path == str(source)
+        if before is not None and same and is_gone(source, before.sha256):
+            return before
         return Input(str(shown), self.hashes.of(source))
 
     def _outputs(self, folder: Path) -> dict[str, str]:
@@ -181,9 +182,16 @@ class Run:
             folder.rename(kept)
 
 
-def is_gone(source: Source) -> bool:
-    """Whether a file or folder is not there; a model or data set of the hub is not looked for."""
-    return isinstance(source, Path) and not source.exists()
+def is_gone(source: Source, sha256: str = "") -> bool:
+    """Whether a file or folder is not there; a model or data set of the hub is not looked for.
+
+    A name is a folder's where its hash, `sha256`, was one of content.
+    """
+    if isinstance(source, Path):
+        return not source.exists()
+    was_content = re.match("[0-9a-f]{64}(:|$)", sha256) is not None
+    name = HubData.parse(source).name if source.startswith(HUB) else source
+    return was_content and not Path(name).exists()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A folder of users' sets beside their base: a folder each, the latest used ones kept in memory.
 
 STORE/base.json                        the base's name and hash; sets of another base are refused
+STORE/NAME/base.json                   a copy of it; a base around the store is named from the store
 STORE/NAME/adapter_config.json         one user's set, in PEFT's form: PeftModel loads it alone
 STORE/NAME/adapter_model.safetensors
 """
@@ -72,8 +73,10 @@ class UserStore:
         aside = self.folder / f".{name}.part"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        (self.folder / BASE).write_text(self._note(self.folder), encoding="utf-8")
-        (aside / BASE).write_text(self._note(place), encoding="utf-8")
+        note = {"name": bases.base_name(self.base_name, self.folder)}
+        base = json.dumps({**note, "weights_sha256": self.base_hash}, indent=2) + "\n"
+        (self.folder / BASE).write_text(base, encoding="utf-8")
+        (aside / BASE).write_text(base, encoding="utf-8")
         config = {**one.config, "base_model_name_or_path": bases.base_name(self.base_name, place)}
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         save_file({key: value.contiguous() for key, value in one.tensors.items()},
@@ -82,11 +85,6 @@ class UserStore:
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
         self._keep(name, one)
-
-    def _note(self, folder: Path) -> str:
-        """What base.json in a folder of the store says."""
-        name = bases.base_name(self.base_name, folder)
-        return json.dumps({"name": name, "weights_sha256": self.base_hash}, indent=2) + "\n"
 
     def _keep(self, name: str, one: UserSet) -> None:
         self._kept[name] = one

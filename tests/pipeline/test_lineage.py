@@ -118,6 +118,44 @@ def test_the_hash_of_a_folder_knows_names_and_contents(tmp_path: Path):
     assert hashes.of(tmp_path / "a") == hashes.of(tmp_path / "b") != hashes.of(tmp_path / "c")
 
 
+def test_a_changed_folder_of_a_data_set_makes_the_data_again(tmp_path: Path):
+    """What `hf:FOLDER` holds, not its name, decides."""
+
+    def work(out: Path, _: Report) -> None:
+        (out / "made.txt").write_text((tmp_path / "d/train.jsonl").read_text())
+
+    (tmp_path / "d").mkdir()
+    stage = Stage("data", "", {"seed": 0}, {"demonstrations": f"hf:{tmp_path / 'd'}:train"}, work)
+    states = []
+    for content in ("old", "old", "new"):
+        (tmp_path / "d/train.jsonl").write_text(content)
+        states.append(advance(tmp_path / "run", stage))
+    assert states == ["new", "finished", "changed changed: input demonstrations"]
+    assert (tmp_path / "run/data/made.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["hf:{}", "hf:{}:train", "{}"])
+def test_what_a_finished_stage_was_made_from_need_not_come_along(name: str, tmp_path: Path):
+    given = tmp_path / "d"
+    given.mkdir()
+    (given / "train.jsonl").write_text("old")
+    named = name.format(given)
+    source = named if named.startswith("hf:") else Path(named)
+    stage = Stage("data", "", {"seed": 0}, {"given": source}, lambda _, __: None)
+    advance(tmp_path / "run", stage)
+    given.rename(tmp_path / "elsewhere")
+    assert advance(tmp_path / "run", stage) == "finished"
+    other = Stage("data", "", {"seed": 1}, {"given": source}, lambda _, __: None)
+    with open_run(tmp_path / "run") as run:
+        assert run.standing(other).state == "changed"
+
+
+def test_hashes_inside_a_run_are_remembered_by_their_path_inside(folder: Path):
+    advance(folder, copying(folder))
+    known = json.loads((folder / ".hashes.json").read_text())
+    assert {"given.txt", "copy/made.txt"} <= set(known)
+
+
 def test_a_missing_input_is_one_line(folder: Path):
     (folder / "given.txt").unlink()
     with pytest.raises(ValueError, match=r"given.txt: no such file or folder"):

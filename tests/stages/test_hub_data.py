@@ -1,10 +1,13 @@
 """`hf:` sources: their parts, data sets with several configurations, and lines about mistakes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.lineage import Hashes
+from stages.data import hub_data
 from stages.data.demonstrations import load_prompts
 from stages.data.hub_data import HubData
 
@@ -74,3 +77,29 @@ def test_a_file_that_is_no_data_is_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no data set to be had") as caught:
         load_prompts(f"hf:{tmp_path / 'd'}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of the hub, which is not asked."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub_data._commit.cache_clear()
+    yield tmp_path
+    hub_data._commit.cache_clear()
+
+
+def test_a_hub_name_is_told_by_the_commit_that_the_cache_has(cache: Path):
+    for kind, commit in (("datasets", "a" * 40), ("models", "b" * 40)):
+        refs = cache / f"{kind}--owner--name/refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text(commit)
+    hashes = Hashes(cache / ".hashes.json")
+    assert hashes.of("owner/name") == f"owner/name@{'b' * 40}"
+    assert hashes.of("hf:owner/name:main:test") == f"owner/name@{'a' * 40}:main:test"
+    assert hashes.of(f"hf:owner/name@{'c' * 40}") == f"owner/name@{'c' * 40}::train"
+
+
+def test_a_commit_that_nobody_knows_is_said(cache: Path, caplog: pytest.LogCaptureFixture):
+    assert Hashes(cache / ".hashes.json").of("hf:owner/other") == "owner/other@unknown::train"
+    assert "owner/other: its commit is unknown" in caplog.text
