@@ -23,6 +23,7 @@ from pipeline.room_config import HumanAnnotators
 from pipeline.room_settings import check_room
 from pipeline.rounds import named, told, trained_policies
 from pipeline.run import Source, Stage, nothing_found
+from reward_models.model_folder import check_model
 from stages.config import PPOConfig, SFTConfig
 from stages.progress import Report
 
@@ -39,7 +40,13 @@ def model_source(name: str) -> Source:
 
 
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
-    """The stages of this experiment in this folder, first to last."""
+    """The stages of this experiment in this folder, first to last.
+
+    Raises ValueError where a model's folder is not whole, before anything is made.
+    """
+    for name in (config.model, config.reward_base):
+        if isinstance(source := model_source(name), Path) and source.exists():
+            check_model(source)
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
         first = [_data(config), _label(config, run), _sft(config, run, "sft", config.sft)]
     else:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.position_limit import require_fixed_positions
 from stages.cache_check import decoding_of
 from stages.compiled_rows import CompiledRows
 from stages.config import SamplingConfig
@@ -70,6 +71,8 @@ def generate_responses(
     empty = [row for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    require_fixed_positions(model.config, longest)
     uniform_NT = torch.rand(
         len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
     ).to(model.device)

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from reward_models.hub import check_source
-from reward_models.model_folder import check_adapter_folder, read_json
+from reward_models.model_folder import WRONG_FILES, check_adapter_folder, read_json
 from reward_models.one_line import first_line
 from reward_models.trunk import load_adapter, load_pretrained, place_of
 from reward_models.weights_hash import own_rows, weights_hash, widen
@@ -58,7 +58,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+    except WRONG_FILES as error:
         raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")

@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 
 from reward_models.attention_trial import REFUSALS, example_ids
 from reward_models.one_line import first_line
+from reward_models.pieces import windows
+from reward_models.trunk import require_trunk
 from stages.data.padding import positions
 
 LONG, SHORT = 9, 4  # tokens of the examples
@@ -30,16 +32,21 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_
 def check_reading(model: PreTrainedModel, source: object) -> None:
     """Raise ValueError unless the model reads from left to right, and padding changes nothing.
 
+    Also where no reward model could be made of it.
+
     `source` is where it came from. Its mode, weights and the random state stay what they are.
     """
-    examples = _examples(model)
+    examples = _examples(model, LONG)
     name = f"{source}: {type(model).__name__}"
     try:
+        require_trunk(model, source)
         with torch.no_grad():
             alone = [_logits(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
             later_1L = examples[0].clone()
             later_1L[0, -1] = later_1L[0, 0]
             changed = _logits(model)(later_1L, torch.ones_like(later_1L).bool(), None)
+    except ValueError:
+        raise
     except REFUSALS as error:
         raise ValueError(f"{name} does not read a text ({first_line(error)[:120]})") from None
     tolerance = rounding(alone[0])
@@ -56,12 +63,14 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
         )
 
 
-def padding_side(read: Read, model: PreTrainedModel) -> Side:
+def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
     """Where rows may be padded so that `read` gives each what it gives it alone; left if it can be.
 
-    `model` is what `read` calls in the end. Raises ValueError where neither side will do.
+    `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
+    of `longest` tokens do. Raises ValueError where neither side will do.
     """
-    examples = _examples(model)
+    outgrown = [window + SHORT for window in windows(model) if window < longest]
+    examples = _examples(model, max(LONG, *outgrown) if outgrown else LONG)
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():
         alone = [read(ids, mask, positions(mask)) for ids, mask in whole]
@@ -112,8 +121,8 @@ def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None],
     return read
 
 
-def _examples(model: PreTrainedModel) -> list[Tensor]:
-    return [example_ids(model, tokens, first)[None] for tokens, first in ((LONG, 0), (SHORT, LONG))]
+def _examples(model: PreTrainedModel, longest: int) -> list[Tensor]:
+    return [example_ids(model, longest)[None], example_ids(model, SHORT, LONG)[None]]
 
 
 def _worst(a: Tensor, b: Tensor) -> float:

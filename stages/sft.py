@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
+from reward_models.position_limit import require_fixed_positions
 from reward_models.records import Demonstration, Prompt
 from stages import families
 from stages.adaptation.sets import trained_share
@@ -57,6 +58,8 @@ def train_sft(
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    longest = max(len(example.ids) for example in [*examples, *held_out, *mixed])
+    require_fixed_positions(model.config, longest)
     tell_of_experts(model)
     report(_beginning(model, left_out, len(mixed)))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)

@@ -25,7 +25,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.adaptation.probe import ProbeLayer
 from stages.checkpoints import AtomicCheckpoints
-from stages.data.supervised import Example, collate, response_loss
+from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.models import BASE_FILE, base_note, load_policy
 from stages.progress import Report, Step
 from stages.sft_selection import drop_resume_state, epoch_checkpoints
@@ -76,6 +76,9 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 processing_class=tokenizer,
                 callbacks=[Listener(report), KeepWeights()],
             )
+        check_trained_loss(
+            cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
+        )
         let_models_load_whole()
         trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
         trainer.remove_callback(PrinterCallback)  # it prints to stdout

@@ -154,10 +154,10 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
 
 def _as_they_can_be_read(models: Models, prompts: Sequence[list[int]], config: PPOConfig) -> Models:
     """The models, and whether episodes lie in one row, or where rows are padded."""
-    models = replace(models, pads_right=pads_right(models))
+    longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
+    models = replace(models, pads_right=pads_right(models, len(longest) + response_tokens))
     if not config.packed:
         return models
-    longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
     obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
     if obstacle is not None:
         log.warning("every episode is read in a padded row of its own: %s", obstacle)
