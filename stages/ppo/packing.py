@@ -39,7 +39,7 @@ def pads_right(models: Models, longest: int) -> bool:
     `longest` is the number of tokens of the longest text. Raises ValueError where padding changes
     that on either side.
     """
-    sides = [padding_side(_policy_reader(models.policy), models.policy, longest)]
+    sides = [padding_side(policy_reader(models.policy), models.policy, longest)]
     for scorer in (models.critic, models.reward):
         if isinstance(scorer, RewardModel):
             trunk = transformer(scorer.carrier)
@@ -140,7 +140,9 @@ def _difference(expected: Sequence[Tensor], read: Sequence[Tensor]) -> str | Non
     return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
 
 
-def _policy_reader(policy: PreTrainedModel) -> Read:
+def policy_reader(policy: PreTrainedModel) -> Read:
+    """The logits of a causal language model, for `padding_side`."""
+
     def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         logits_BLV: Tensor = policy(
             input_ids=ids_BL,
