@@ -26,13 +26,20 @@ from pipeline.room_config import HumanAnnotators
 from pipeline.room_settings import check_room
 from pipeline.rounds import named, told, trained_policies
 from pipeline.run import Source, Stage, nothing_found
+from reward_models.model_folder import check_model
 from stages.config import PPOConfig, SFTConfig
 from stages.config_base import without_names
 from stages.progress import Report
 
 
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
-    """The stages of this experiment in this folder, first to last."""
+    """The stages of this experiment in this folder, first to last.
+
+    Raises ValueError where a model's folder is not whole, before anything is made.
+    """
+    for name in (config.model, config.reward_base):
+        if isinstance(source := model_source(name), Path) and source.exists():
+            check_model(source)
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
         first = [_data(config), _label(config, run), _sft(config, run, "sft", config.sft)]
     elif isinstance(config.labeling, ImportedRankings):  # likewise

@@ -23,6 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.bases import base_name, base_place, name_base
 from reward_models.card import RewardCard
+from reward_models.model_folder import check_whole
+from reward_models.one_line import first_line
 from reward_models.pieces import Pieces, let_read_pieces
 from reward_models.trunk import (
     Carrier,
@@ -31,6 +33,7 @@ from reward_models.trunk import (
     load_causal,
     load_saved,
     place_of,
+    require_finite,
     transformer,
 )
 from reward_models.weights_hash import own_rows, weights_hash
@@ -104,12 +107,9 @@ class RewardModel(nn.Module):
         on_base = card.head_only or isinstance(carrier, PeftModel)
         base_now = str(transformer(carrier).config.name_or_path) if on_base else card.base
         model = cls(carrier, replace(card, base=place_of(base_place(base_now, folder))))
-        saved = load_file(folder / HEAD)
+        model._load_head(folder / HEAD)
         with torch.no_grad():
-            model.head.weight.copy_(saved.pop("head.weight"))
             model.bias.fill_(bias)
-        if model.inner is not None:
-            model.inner.load_state_dict({k.removeprefix("inner."): v for k, v in saved.items()})
         return model.eval()
 
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -201,6 +201,24 @@ class RewardModel(nn.Module):
     def trained_on(self, tokenizer: str, label_kinds: set[str]) -> None:
         """Note the tokenizer's hash and who made the labels."""
         self.card = replace(self.card, tokenizer=tokenizer, label_kinds=tuple(sorted(label_kinds)))
+
+    def _load_head(self, path: Path) -> None:
+        """Take over what `save` wrote of the head; ValueError where that is another one's."""
+        check_whole(path)
+        saved = load_file(path)
+        weight = saved.pop("head.weight", None)
+        if weight is None or weight.shape != self.head.weight.shape:
+            size = self.head.in_features
+            raise ValueError(f"{path}: not a head on hidden states of {size} numbers")
+        try:
+            with torch.no_grad():
+                self.head.weight.copy_(weight)
+            if self.inner is not None:
+                inner = {name.removeprefix("inner."): x for name, x in saved.items()}
+                self.inner.load_state_dict(inner)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{path}: not this model's head ({first_line(error)})") from None
+        require_finite(self.head, path)
 
     def _hidden(self, ids_BL: Tensor, mask: Tensor | Pieces, positions_BL: Tensor) -> Tensor:
         trunk = transformer(self.carrier)

@@ -78,6 +78,16 @@ def check_model_folder(folder: Path) -> None:
     _check_weights(folder, WEIGHTS)
 
 
+def check_model(folder: Path) -> None:
+    """Raise ValueError unless the folder is that of a model, or of an adapter, and whole."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: a file; expected a model's folder")
+    if (folder / ADAPTER_CONFIG).is_file():
+        check_adapter_folder(folder)
+    else:
+        check_model_folder(folder)
+
+
 def check_adapter_folder(folder: Path) -> str:
     """The kind of the adapter in the folder; ValueError unless its config and weights are whole."""
     check_files(folder)

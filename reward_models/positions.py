@@ -88,9 +88,9 @@ def _positions(config: PretrainedConfig) -> int | None:
 
 
 def table_of(config: PretrainedConfig) -> int | None:
-    """The length of a table of positions, beyond which a forward pass fails; None for rotations."""
+    """The positions beyond which a forward pass fails: a table's, or of rotations that change."""
     rotates = config.get_text_config().to_dict().get("rope_parameters")
-    return None if rotates else positions_of(config)
+    return fixed_positions(config) if rotates else positions_of(config)
 
 
 def _scaled(rope: Mapping[str, Any], limit: int) -> list[int]:

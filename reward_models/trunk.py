@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -93,8 +94,32 @@ def transformer(carrier: Carrier) -> PreTrainedModel:
     """The transformer itself, without the PEFT model and the unembedding around it."""
     inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
     trunk = inside.base_model
+    parts = [part for part in inside.children() if isinstance(part, PreTrainedModel)]
+    if trunk is inside and len(parts) == 1:  # it has another name than its class tells
+        trunk = parts[0]
     assert isinstance(trunk, PreTrainedModel)
     return trunk
+
+
+def require_trunk(model: PreTrainedModel, source: object) -> None:
+    """Raise ValueError where a scalar head could not read what the unembedding reads.
+
+    Decoders of encoder-decoders are only a part of what transformers saves and loads; and hidden
+    states may be of another size than the embeddings.
+    """
+    trunk = transformer(model)
+    name = f"{source}: {type(model).__name__}"
+    known = MODEL_MAPPING.get(type(trunk.config), None)
+    if type(trunk) not in (known if isinstance(known, tuple) else (known,)):
+        raise ValueError(f"{name} is a part of another model; expected a language model of its own")
+    ids_BL = torch.tensor([[1]], device=trunk.device)
+    with torch.no_grad():
+        size = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state.shape[-1]
+    if size != hidden_size(trunk):
+        raise ValueError(
+            f"{name} has hidden states of {size} numbers and embeddings of {hidden_size(trunk)}; "
+            "expected one size"
+        )
 
 
 def accepts_positions(trunk: PreTrainedModel) -> bool:
@@ -158,8 +183,9 @@ def load_pretrained(
     except WRONG_FILES as error:
         raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
     model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    # A pooler is what AutoModel puts on top; nothing reads it.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)
     limit_positions(model)

@@ -5,6 +5,7 @@ nothing can run out of memory, and hardly any time is spent. Every tensor that t
 for as long as it lives. torch's own `MemTracker` cannot be used: it refuses frozen parameters.
 """
 
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor, UntypedStorage
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+_log = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,12 @@ def peak_bytes(work: Callable[[], None]) -> int:
     Raises what `work` does where it asks for numbers, which fake tensors do not have.
     """
     live = _Live()
-    with FakeTensorMode(allow_non_fake_inputs=True), live:
-        work()
+    _log.disabled = True  # it prints the traceback of what is raised, and handled, here
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), live:
+            work()
+    finally:
+        _log.disabled = False
     return live.peak
 
 

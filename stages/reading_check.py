@@ -14,32 +14,41 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models.attention_trial import REFUSALS, example_ids
 from reward_models.one_line import first_line
+from reward_models.pieces import windows
+from reward_models.trunk import embedding, require_trunk
 from stages.data.padding import positions
 
 LONG, SHORT = 9, 4  # tokens of the examples
 ROUNDING = 1e-4  # of the largest number, for float32
+SMALL = 1 << 20  # numbers of a parameter whose gradient is looked at
 Side = Literal["left", "right"]
+SIDES: tuple[Side, Side] = ("left", "right")
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_BL -> out_BLV
 
 
 def check_reading(model: PreTrainedModel, source: object) -> None:
     """Raise ValueError unless the model reads from left to right, and padding changes nothing.
 
+    Also where no reward model could be made of it.
+
     `source` is where it came from. Its mode, weights and the random state stay what they are.
     """
-    examples = _examples(model)
+    examples = _examples(model, LONG)
     name = f"{source}: {type(model).__name__}"
     try:
+        require_trunk(model, source)
         with torch.no_grad():
             alone = [_logits(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
             later_1L = examples[0].clone()
             later_1L[0, -1] = later_1L[0, 0]
             changed = _logits(model)(later_1L, torch.ones_like(later_1L).bool(), None)
+    except ValueError:
+        raise
     except REFUSALS as error:
         raise ValueError(f"{name} does not read a text ({first_line(error)[:120]})") from None
     tolerance = rounding(alone[0])
@@ -56,24 +65,28 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
         )
 
 
-def padding_side(read: Read, model: PreTrainedModel) -> Side:
+def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
     """Where rows may be padded so that `read` gives each what it gives it alone; left if it can be.
 
-    `model` is what `read` calls in the end. Raises ValueError where neither side will do.
+    `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
+    of `longest` tokens do. Raises ValueError where neither side will do.
     """
-    examples = _examples(model)
+    outgrown = [window + SHORT for window in windows(model) if window < longest]
+    examples = _examples(model, max(LONG, *outgrown) if outgrown else LONG)
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():
         alone = [read(ids, mask, positions(mask)) for ids, mask in whole]
     found: list[str] = []
-    for side in ("left", "right"):
+    for side in SIDES:
         difference = _padded_difference(read, examples, alone, side)
         if not isinstance(difference, str) and difference <= rounding(alone[0]):
-            return side
+            if _has_slope(read, model, *_padded(examples, side)):
+                return side
+            difference = "a gradient is not finite"
         found.append(f"{side}: {_in_words(difference)}")
     raise ValueError(
-        f"{type(model).__name__} gives a text other numbers beside a longer one, wherever it is "
-        f"padded ({'; '.join(found)})"
+        f"{type(model).__name__} does not read a text beside a longer one as it reads it alone, "
+        f"wherever it is padded ({'; '.join(found)})"
     )
 
 
@@ -86,12 +99,7 @@ def _padded_difference(
     read: Read, examples: list[Tensor], alone: list[Tensor], side: Side
 ) -> float | str:
     """How far the examples' numbers are from those alone; in words where the model refuses."""
-    width = max(ids.shape[1] for ids in examples)
-    ids_BL = examples[0].new_zeros(len(examples), width)
-    mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
-    for row, ids in enumerate(examples):
-        place = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
-        ids_BL[row, place], mask_BL[row, place] = ids[0], True
+    ids_BL, mask_BL = _padded(examples, side)
     try:
         with torch.no_grad():
             out_BLV = read(ids_BL, mask_BL, positions(mask_BL))
@@ -99,6 +107,45 @@ def _padded_difference(
         return first_line(error)[:80]
     rows = zip(out_BLV, mask_BL, alone, strict=True)
     return max(_worst(out_LV[mask_L], one[0]) for out_LV, mask_L, one in rows)
+
+
+def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
+    """ids_BL and mask_BL."""
+    width = max(ids.shape[1] for ids in examples)
+    ids_BL = examples[0].new_zeros(len(examples), width)
+    mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    for row, ids in enumerate(examples):
+        place = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
+        ids_BL[row, place], mask_BL[row, place] = ids[0], True
+    return ids_BL, mask_BL
+
+
+def _has_slope(read: Read, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> bool:
+    """Whether gradients of what is read of the texts are finite: of embeddings, small parameters.
+
+    A root of what padding is made of has none, though no number of a text depends on it.
+    """
+    table, embedded = embedding(model), []
+
+    def listen(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        heard = output if output.requires_grad else output.detach().requires_grad_()
+        embedded.append(heard)
+        return heard
+
+    handle = table.register_forward_hook(listen)
+    small = [p for p in model.parameters() if p.requires_grad and p.numel() <= SMALL]
+    try:
+        with torch.enable_grad():
+            total = read(ids_BL, mask_BL, positions(mask_BL))[mask_BL].float().sum()
+            slopes = torch.autograd.grad(total, [embedded[0], *small], allow_unused=True)
+    finally:
+        handle.remove()
+    reaches_table = slopes[0] if table.padding_idx != 0 else slopes[0][mask_BL]
+    return all(
+        bool(torch.isfinite(slope).all())
+        for slope in (reaches_table, *slopes[1:])
+        if slope is not None
+    )
 
 
 def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
@@ -112,8 +159,8 @@ def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None],
     return read
 
 
-def _examples(model: PreTrainedModel) -> list[Tensor]:
-    return [example_ids(model, tokens, first)[None] for tokens, first in ((LONG, 0), (SHORT, LONG))]
+def _examples(model: PreTrainedModel, longest: int) -> list[Tensor]:
+    return [example_ids(model, longest)[None], example_ids(model, SHORT, LONG)[None]]
 
 
 def _worst(a: Tensor, b: Tensor) -> float:

@@ -37,6 +37,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
 from reward_models.hub import check_source
+from reward_models.model_folder import WRONG_FILES
 from reward_models.one_line import first_line
 from reward_models.positions import Room, positions_of
 from reward_models.weights_hash import weights_hash
@@ -82,7 +83,7 @@ def load_reader(source: str) -> Reader:
         else:
             config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except WRONG_FILES as error:
         raise ValueError(f"{source}: no model to read with ({first_line(error)})") from None
     model.requires_grad_(False)
     model.train(False)

@@ -162,36 +162,45 @@ class Row:
 
 
 def extremes(elements: Sequence[RankedPrompt]) -> list[RankedPrompt]:
-    """The elements of the longest path, the longest row, the longest prompt and most responses."""
+    """The elements of the longest path, row and prompt, of most responses and the shortest text.
+
+    The last is there because what a text leaves behind may fade within a few tokens.
+    """
     chosen = [
         max(elements, key=lambda element: element.path_tokens),
         max(elements, key=lambda element: element.row_tokens),
         max(elements, key=lambda element: len(element.prompt)),
         max(elements, key=lambda element: len(element.responses)),
+        min(elements, key=lambda element: len(element.prompt) + min(map(len, element.responses))),
     ]
     return list({id(element): element for element in chosen}.values())
 
 
 def _mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str | None:
-    """Compare both layouts, prompt by prompt; separate rows also with the attention of shared ones.
+    """Compare both layouts, prompt by prompt, and then with the first before the last in one row.
 
+    Separate rows are compared with themselves too, once their attention is that of shared ones.
     Whatever goes wrong in a separate row before that is no matter of the layout, and is raised.
     """
-    separate = [_scores(model, SeparateRows(), element) for element in elements]
-    for element, expected in zip(elements, separate, strict=True):
+    batches = [[element] for element in elements] + [[elements[0], elements[-1]]]
+    separate = [_scores(model, SeparateRows(), batch) for batch in batches]
+    for batch, expected in zip(batches, separate, strict=True):
         tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
         for layout in (SharedPrompt(), SeparateRows()):
-            difference = float((_scores(model, layout, element) - expected).abs().max())
+            difference = float((_scores(model, layout, batch) - expected).abs().max())
             if not difference <= tolerance:
                 return f"scores differ by {difference:.1e}"
     return None
 
 
-def _scores(model: RewardModel, layout: "Layout", element: RankedPrompt) -> Tensor:
+def _scores(model: RewardModel, layout: Layout, elements: Sequence[RankedPrompt]) -> Tensor:
+    """score_N of the responses that there are."""
     device = model.head.weight.device
-    batch = layout.collate([element], unweighted)
+    batch = layout.collate(elements, unweighted)
     with torch.no_grad():
-        return layout.scores(model, {name: value.to(device) for name, value in batch.items()})
+        reward_BK = layout.scores(model, {name: value.to(device) for name, value in batch.items()})
+    rows = zip(reward_BK, elements, strict=True)
+    return torch.cat([reward_K[: len(element.responses)] for reward_K, element in rows])
 
 
 def unweighted(rank_BAK: Tensor) -> Tensor:

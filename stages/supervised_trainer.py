@@ -25,7 +25,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.adaptation.probe import ProbeLayer
 from stages.checkpoints import ASIDE, AtomicCheckpoints
-from stages.data.supervised import Example, collate, response_loss
+from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.models import base_note, load_policy, write_base_note
 from stages.progress import Report, Step, silent
 from stages.sft_selection import drop_resume_state, epoch_checkpoints
@@ -77,6 +77,9 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 processing_class=tokenizer,
                 callbacks=[Listener(report), KeepWeights()],
             )
+        check_trained_loss(
+            cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
+        )
         let_models_load_whole()
         trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
         trainer.report = report

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from reward_models.hub import check_source
+from reward_models.model_folder import WRONG_FILES
 from reward_models.one_line import first_line
 from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
 from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
@@ -31,7 +32,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError, TypeError) as error:
+    except WRONG_FILES as error:
         raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.evaluation.samples import Completion, Scores
 from pipeline.evaluation.scorer_config import ClassifierConfig
 from reward_models.hub import check_source
+from reward_models.model_folder import WRONG_FILES
 from reward_models.one_line import first_line
 from stages.models import device
 
@@ -43,7 +44,7 @@ class SequenceClassifier:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForSequenceClassification.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except WRONG_FILES as error:
             raise ValueError(f"{name}: no classifier to be had ({first_line(error)})") from None
         model.to(device()).eval()
         labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from reward_models.hub import check_source
+from reward_models.model_folder import WRONG_FILES
 from reward_models.one_line import first_line
 from reward_models.trunk import settle
 from stages.config import Adaptation
@@ -72,7 +73,7 @@ def model_config(source: str | Path) -> PretrainedConfig:
     check_source(source)
     try:
         config = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+    except WRONG_FILES as error:
         raise ValueError(f"{source}: its size is not known ({first_line(error)})") from None
     return config
 

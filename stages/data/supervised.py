@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.attention_trial import REFUSALS
+from reward_models.one_line import first_line
 from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
 
+ROUNDING = 1e-3  # of a summed loss that is computed in another order
 IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
 
 
@@ -63,6 +66,33 @@ def response_loss(
             tokens += int((labels_BL[:, 1:] != IGNORED).sum())
     model.train(was_training)
     return nats / tokens
+
+
+def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) -> None:
+    """Raise ValueError unless the loss that TRL trains is that of the model's own logits.
+
+    TRL multiplies hidden states by the unembedding's matrix, which is all there is in most models.
+    """
+    batch = {name: x.to(model.device) for name, x in collate([example], pad_id).items()}
+    was_training = model.training
+    model.train(False)
+    name = f"{model.config.name_or_path}: {type(model).__name__}"
+    try:
+        with torch.no_grad():
+            output = model(**batch, use_cache=False, fused_lm_head=True)
+            labels_BL = batch.pop("labels")
+            logits_BLV = model(**batch, use_cache=False).logits
+    except REFUSALS as error:
+        raise ValueError(f"{name} cannot be fine-tuned ({first_line(error)[:120]})") from None
+    finally:
+        model.train(was_training)
+    expected = _summed_nats(logits_BLV, labels_BL).item()
+    trained = -output.log_probs.float().sum().item()
+    if not abs(trained - expected) <= ROUNDING * max(1.0, expected):
+        raise ValueError(
+            f"{name} cannot be fine-tuned: its unembedding is more than a matrix, and the loss "
+            f"that would be trained is {trained:.4g} nats where its own logits give {expected:.4g}"
+        )
 
 
 def _summed_nats(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class _Stack:
         elif not isinstance(carrier, PreTrainedModel):
             return None
         trunk = transformer(carrier)
-        count = trunk.config.num_hidden_layers
+        count = trunk.config.get_text_config().num_hidden_layers
         lists = [m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
         if len(lists) != 1:
             return None

@@ -33,15 +33,17 @@ TOLERANCE = 1e-4  # of a log-probability or score
 Numbers = tuple[Tensor, Tensor, Tensor]  # logprob_N, value_N, score_E
 
 
-def pads_right(models: Models) -> bool:
+def pads_right(models: Models, longest: int) -> bool:
     """Whether rows must be padded on the right, since padding on the left changes what models say.
 
-    Raises ValueError where padding changes that on either side.
+    `longest` is the number of tokens of the longest text. Raises ValueError where padding changes
+    that on either side.
     """
-    sides = [padding_side(_policy_reader(models.policy), models.policy)]
+    sides = [padding_side(policy_reader(models.policy), models.policy, longest)]
     for scorer in (models.critic, models.reward):
         if isinstance(scorer, RewardModel):
-            sides.append(padding_side(_state_reader(scorer), transformer(scorer.carrier)))
+            trunk = transformer(scorer.carrier)
+            sides.append(padding_side(_state_reader(scorer), trunk, longest))
     return "right" in sides
 
 
@@ -52,8 +54,7 @@ def obstacle_to_packing(
 
     Where they can, their attention can be told from now on what lies in a row; else it is what it
     was. A recurrence, ALiBi, a sliding window, or attention of its own reads a packed row
-    differently or refuses it. One text of the example is as long as any of the run; the others are
-    short.
+    differently or refuses it.
     """
     trunks = _trunks(models)
     longest = len(prompt) + response_tokens
@@ -111,7 +112,12 @@ def _trunks(models: Models) -> list[PreTrainedModel]:
 def _example(
     models: Models, prompt: list[int], response_tokens: int, responses: int, *, sharing: int
 ) -> Episodes:
-    prompts = [prompt] * responses + [prompt[: 1 + len(prompt) // 2]] * responses
+    """One text as long as any of the run; the others are short, the last ones of a single token.
+
+    What a text leaves behind may fade within a few tokens: a short one must follow.
+    """
+    lengths = (len(prompt), 1 + len(prompt) // 2, 1)
+    prompts = [prompt[:length] for length in lengths for _ in range(responses)]
     words = prompt * (2 + (response_tokens + len(prompts)) // len(prompt))
     counts = [response_tokens, *(min(response_tokens, 1 + k % 3) for k in range(len(prompts) - 1))]
     said = [Sampled(words[k : k + count], ended=False) for k, count in enumerate(counts)]
@@ -134,7 +140,9 @@ def _difference(expected: Sequence[Tensor], read: Sequence[Tensor]) -> str | Non
     return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
 
 
-def _policy_reader(policy: PreTrainedModel) -> Read:
+def policy_reader(policy: PreTrainedModel) -> Read:
+    """The logits of a causal language model, for `padding_side`."""
+
     def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         logits_BLV: Tensor = policy(
             input_ids=ids_BL,

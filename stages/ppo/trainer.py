@@ -160,11 +160,11 @@ def _as_they_can_be_read(
     models: Models, prompts: Sequence[list[int]], config: PPOConfig, report: Report
 ) -> Models:
     """The models, and whether episodes lie in one row, or where rows are padded."""
-    models = replace(models, pads_right=pads_right(models))
+    longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
+    models = replace(models, pads_right=pads_right(models, len(longest) + response_tokens))
     if not config.packed:
         return models
     announce(report, "trying whether the models read several episodes in one row")
-    longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
     obstacle = obstacle_to_packing(models, longest, response_tokens, config.responses_per_prompt)
     if obstacle is not None:
         log.warning("every episode is read in a padded row of its own: %s", obstacle)

@@ -1,0 +1,158 @@
+"""Models are as they were after a way to read them was refused, and a text depends on no other."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from transformers import PreTrainedModel
+
+from reward_models.attention_trial import obstacle_to_attention
+from reward_models.model import RewardModel
+from reward_models.pieces import ATTENTION, let_read_pieces
+from reward_models.trunk import transformer
+from stages.adaptation.row_prefix import row_prefix_attention
+from stages.adaptation.set_attention import let_attend_to_sets
+from stages.cache_check import decoding_of
+from stages.config import SamplingConfig
+from stages.families import LoRA
+from stages.generation import generate_responses
+from stages.models import adapt, load_policy, load_tokenizer
+from stages.ppo.networks import check_precision
+from stages.ppo.packing import policy_reader
+from stages.reading_check import padding_side
+from stages.scoring import score_sequences
+from stages.shared_prompt import SeparateRows, choose_layout
+from tests.architectures.observe import alone, assert_causal, ranked
+from tests.architectures.tiny import save
+
+
+def tiny(name: str, folder: Path) -> PreTrainedModel:
+    return load_policy(save(name, folder / "base"))
+
+
+@pytest.mark.parametrize("name", ["falcon, new decoder", "falcon, multi-query", "falcon, ALiBi"])
+def test_attention_that_loses_its_mask_under_another_name_is_taken_back(name: str, tmp_path: Path):
+    trunk = transformer(tiny(name, tmp_path))
+    obstacle = obstacle_to_attention([trunk], lambda: let_read_pieces(trunk))
+    assert obstacle is not None
+    assert trunk.config._attn_implementation == "sdpa"
+    assert_causal(trunk)
+
+
+def test_attention_that_is_what_it_was_keeps_its_new_name(tmp_path: Path):
+    trunk = transformer(tiny("llama", tmp_path))
+    assert obstacle_to_attention([trunk], lambda: let_read_pieces(trunk)) is None
+    assert trunk.config._attn_implementation == ATTENTION
+
+
+def test_one_refusing_model_leaves_all_others_as_they_were(tmp_path: Path):
+    llama, falcon = (tiny(n, tmp_path / n) for n in ("llama", "falcon, new decoder"))
+    trunks = [transformer(llama), transformer(falcon)]
+
+    def change() -> None:
+        for trunk in trunks:
+            let_read_pieces(trunk)
+
+    assert obstacle_to_attention(trunks, change) is not None
+    assert [trunk.config._attn_implementation for trunk in trunks] == ["sdpa", "sdpa"]
+
+
+def test_what_is_raised_in_a_trial_leaves_the_model_as_it_was(tmp_path: Path):
+    trunk = transformer(tiny("llama", tmp_path))
+
+    def change() -> None:
+        let_read_pieces(trunk)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obstacle_to_attention([trunk], change)
+    assert trunk.config._attn_implementation == "sdpa"
+
+
+def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
+    model = tiny("falcon, new decoder", tmp_path)
+    refused = r"chosen by name.* sees later tokens"
+    with pytest.raises(ValueError, match=refused):
+        let_attend_to_sets(model)
+    with pytest.raises(ValueError, match=refused), row_prefix_attention(model):
+        pass
+    assert model.config._attn_implementation == "sdpa"
+    assert_causal(transformer(model))
+
+
+def test_the_longest_path_decides_where_a_window_is_shorter_than_a_text(tmp_path: Path):
+    reward = RewardModel.from_base(save("mistral", tmp_path / "base"), seed=0)
+    elements = ranked()  # the longest row has the shorter paths
+    assert max(elements, key=lambda one: one.row_tokens).path_tokens < 16
+    assert isinstance(choose_layout(reward, elements), SeparateRows)
+    assert transformer(reward.carrier).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["phi3, LongRoPE", "llama, dynamic NTK"])
+def test_positions_that_would_change_with_the_longest_text_end_where_they_do(
+    name: str, tmp_path: Path
+):
+    policy = tiny(name, tmp_path)
+    text = torch.randint(2, 250, (70,), generator=torch.Generator().manual_seed(1)).tolist()
+    before = alone(policy, text[:20])
+    alone(policy, text[:64])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="70 tokens: with more than 64 the rotary positions"):
+            alone(policy, text)
+        assert torch.equal(alone(policy, text[:20]), before)
+    reward = RewardModel.from_base(tmp_path / "base", seed=0)
+    with pytest.raises(ValueError, match="expected 64 at most"):
+        score_sequences(reward, [text[:20], text])
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=24)
+    with pytest.raises(ValueError, match="a text of 74 tokens"):
+        generate_responses(
+            policy,
+            load_tokenizer(tmp_path / "base"),
+            [text[:50]],
+            sampling,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def test_a_cache_is_compared_once_and_again_where_texts_outgrow_a_window(tmp_path: Path):
+    policy = tiny("mistral", tmp_path)
+    with torch.inference_mode():
+        short = decoding_of(policy, None, 15)
+        assert short.cached
+        assert decoding_of(policy, None, 12) is short
+        assert decoding_of(policy, None, 40) is not short
+
+
+def test_rows_are_padded_where_it_changes_nothing(tmp_path: Path):
+    sides = {}
+    for name in ("llama", "rwkv"):
+        model = tiny(name, tmp_path / name)
+
+        sides[name] = padding_side(policy_reader(model), model, 20)
+    assert sides == {"llama": "left", "rwkv": "right"}
+
+
+def test_fp16_without_a_scale_is_refused():
+    with pytest.raises(ValueError, match=r"mixed_precision is 'fp16'.*expected 'bf16' or 'no'"):
+        check_precision(
+            SimpleNamespace(mixed_precision="fp16", distributed_type=DistributedType.NO)
+        )
+    for precision in ("no", "bf16"):
+        check_precision(
+            SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType.NO)
+        )
+
+
+def test_a_folder_with_router_logits_loads_without_them_and_keeps_its_coefficient(tmp_path: Path):
+    policy = tiny("mixtral, router logits", tmp_path)
+    assert not policy.config.output_router_logits
+    assert policy.config.router_aux_loss_coef > 0
+
+
+def test_an_adapter_reads_and_decodes_as_its_model(tmp_path: Path):
+    source = save("llama", tmp_path / "base")
+    policy = adapt(load_policy(source), LoRA(rank=2), load_tokenizer(source))
+    with torch.inference_mode():
+        assert decoding_of(policy, None, 30).cached
