@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from reward_models.position_limit import require_fixed_positions
+from reward_models.positions import Room, positions_of
+from reward_models.trunk import transformer
 from stages.config import Guards, PPOConfig
 from stages.data.template import stop_ids
 from stages.ppo.episodes import Episodes
@@ -81,15 +82,13 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
                 f"dropout is on in the {name} ({live[-1] or 'all of it'}); PPO needs it off"
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
-    for model in (models.policy, models.reward.carrier):
-        require_fixed_positions(model.config, longest)
-    settings = models.policy.config.to_dict()
-    room = settings.get("max_position_embeddings", settings.get("n_positions"))
-    if isinstance(room, int) and longest > room:
-        raise ValueError(
-            f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens}) "
-            f"make {longest} tokens, the policy has {room} positions; shorten either"
-        )
+    reward = transformer(models.reward.carrier)
+    for name, config_of in (
+        ("the policy", models.policy.config),
+        ("the reward model", reward.config),
+    ):
+        what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
+        Room(name, positions_of(config_of)).require(longest, what)
 
 
 def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:
