@@ -272,7 +272,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(
         ({"validation": {}}, {}, "validation is set, but there is no validation set"),
         ({}, {"prompts": []}, "there is no prompt to train on"),
         ({"pretraining": PTX}, {"pretraining": ["w1"]}, "has 2 tokens, expected at least"),
-        ({"sampling": {"max_new_tokens": 64}}, {}, "the policy has 64 positions"),
+        ({"sampling": {"max_new_tokens": 64}}, {}, "has 64 positions"),
     ],
 )
 def test_input_that_does_not_fit_is_refused(
