@@ -147,7 +147,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
         "config": config.model_dump(mode="json", exclude=_FREE),
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
-        "format": 3,
+        "format": 4,
     }
     return Checkpoints(out / "checkpoints", identity)
 
