@@ -15,6 +15,7 @@ from pipeline.plan import behind, plan
 from pipeline.progress import Display, display, duration
 from pipeline.room_config import HumanAnnotators
 from pipeline.run import Run, Stage, Standing, is_gone, open_run
+from stages.progress import announce
 
 SAID = {"changed": "restarts", "interrupted": "goes on where it was interrupted", "new": ""}
 
@@ -102,6 +103,8 @@ def _advance(run: Run, stage: Stage, standing: Standing, shown: Display, crew: C
         return
     told = [stage.about, SAID[standing.state], standing.why]
     shown.begin(stage.name, ", ".join(text for text in told if text))
+    if stage.trains:
+        announce(shown.step, "loading libraries and models")
     todo = stage
     if crew is not None and stage.trains:
         todo = crew.over_processes(stage, run.folder)

@@ -72,14 +72,13 @@ class Learner:
         self, data: Experience, examples: PretrainingStream | None, iteration: int, tally: Tally
     ) -> None:
         """All minibatches of all inner epochs; UnhealthyRunError before a step that would spoil."""
-        rate = self.learning_rate(iteration)
         for epoch in range(self.config.inner_epochs):
             for place, rows in enumerate(self.minibatches(iteration, epoch)):
                 first = epoch == 0 and place == 0
                 self._ppo_gradients(data, rows, tally, first=first)
                 if examples is not None:
                     self._pretraining_gradients(examples, tally, compared=first)
-                self._step(rate, tally)
+                self._step(tally, iteration)
 
     def learning_rate(self, iteration: int) -> float:
         """The policy's learning rate in an iteration; the critic's has no warm-up."""
@@ -235,10 +234,10 @@ class Learner:
             ratio = self.policy.norm(added) / self.policy.norm(before)
             tally.add("ppo/pretraining_gradient_ratio", ratio)
 
-    def _step(self, learning_rate: float, tally: Tally) -> None:
+    def _step(self, tally: Tally, iteration: int = 0) -> None:
         critic_rate = self.config.critic_learning_rate * self.rate_scale
         norms = {  # both, so that no gradient is left for an iteration after a rollback
-            "gradient": self.policy.step(learning_rate),
+            "gradient": self.policy.step(self.learning_rate(iteration)),
             "critic_gradient": self.critic.step(critic_rate),
         }
         for name, norm in norms.items():

@@ -151,7 +151,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
         "config": {k: v for k, v in without_names(config).items() if k not in _FREE},
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
-        "format": 3,
+        "format": 4,
     }
     return Checkpoints(out / "checkpoints", identity)
 
