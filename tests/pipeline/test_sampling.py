@@ -30,6 +30,7 @@ class Words:
     special_tokens_map: ClassVar[dict[str, str]] = {}
     added_tokens_decoder: ClassVar[dict[int, str]] = {}
     init_kwargs: ClassVar[dict[str, str]] = {}
+    all_special_tokens: ClassVar[list[str]] = []
 
     def __init__(self, phrases: Sequence[str]) -> None:
         self.phrases = phrases
