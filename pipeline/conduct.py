@@ -40,7 +40,8 @@ def conduct(
         checked = False
         for stage in wanted:
             is_free = only in (None, stage.name) or stage.name == "data"
-            if stage.name != "data" and not checked and run.standing(stage).state != "finished":
+            works = is_free and stage.name != "data" and not checked
+            if works and run.standing(stage).state != "finished":
                 _check_lengths(config, folder, wanted if only is None else [stage])
                 checked = True
             _advance(run, stage, shown, crew, may_work=is_free)
