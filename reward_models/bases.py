@@ -46,7 +46,7 @@ def base_source(name: str, folder: Path, sha256: str) -> str:
             return str(candidate)
     raise ValueError(
         f"{folder}: its base did not load: {named}: no such folder (weights {sha256[:8]}…); say "
-        f"where it is now with rlhf run CONFIG --set model=FOLDER, or as model in the run's {CONFIG}"
+        f"where it is now with rlhf run CONFIG --set model=FOLDER, or as model in its {CONFIG}"
     )
 
 
