@@ -6,6 +6,7 @@ evaluation could not tell apart are refused here too.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import ExperimentConfig
@@ -80,7 +81,7 @@ def _instructed(config: EvaluationConfig, prompts: list[Prompt]) -> list[Prompt]
     """The prompts behind the longest instruction."""
     longest = max(config.instructions.values(), key=len, default="")
     before = f"{longest}{config.separator}" if longest else ""
-    return [Prompt(before + prompt.prompt, context=prompt.context) for prompt in prompts]
+    return [replace(prompt, prompt=before + prompt.prompt) for prompt in prompts]
 
 
 def _check_mixes(config: ExperimentConfig, room: Room, stages: Collection[str]) -> None:

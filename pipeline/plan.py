@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pipeline import people, rankings, work
 from pipeline.baselines.plan import baseline_stages, compared_baselines
 from pipeline.config import ExperimentConfig, FileSource, ImportedRankings
+from pipeline.lineage import Manifest
 from pipeline.named_inputs import QUICKSTART as QUICKSTART
 from pipeline.named_inputs import model_source as model_source
 from pipeline.named_inputs import named_inputs
@@ -41,17 +42,17 @@ def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
         if isinstance(source := model_source(name), Path) and source.exists():
             check_model(source)
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
-        first = [_data(config), _label(config, run), _sft(config, run, "sft", config.sft)]
+        first = [_data(config, run), _label(config, run), _sft(config, run, "sft", config.sft)]
     elif isinstance(config.labeling, ImportedRankings):  # likewise
         first = [
-            _data(config),
+            _data(config, run),
             _label(config, run),
             _sft(config, run, "sft", config.sft),
             _sample(config, run),
         ]
     else:
         first = [
-            _data(config),
+            _data(config, run),
             _sft(config, run, "sft", config.sft),
             _sample(config, run),
             _label(config, run),
@@ -108,11 +109,13 @@ def _settings(config: ExperimentConfig, **sections: BaseModel | object) -> Mappi
     return {"seed": config.seed, **plain}
 
 
-def _data(config: ExperimentConfig) -> Stage:
+def _data(config: ExperimentConfig, run: Path) -> Stage:
     settings, inputs = _settings(config, data=config.data), named_inputs(config.data)
     if isinstance(config.data, FileSource):  # what is ranked already is not validated by
         ranked = named_inputs(config.labeling, "labeling")
-        inputs |= {key: place for key, place in ranked.items() if Path(place).exists()}
+        done = Manifest.read(run / "data/manifest.json")
+        before = {} if done is None else done.inputs
+        inputs |= {k: place for k, place in ranked.items() if k in before or Path(place).exists()}
     return Stage("data", "data sets", settings, inputs, work.data(config))
 
 

@@ -46,8 +46,8 @@ def base_source(name: str, folder: Path, sha256: str) -> str:
         if candidate.is_dir():
             return str(candidate)
     raise ValueError(
-        f"{folder}: its base {named} (weights {sha256[:8]}…) is not there; say where it is now "
-        f"with rlhf run CONFIG --set model=FOLDER, or as model in {CONFIG} of the run's folder"
+        f"{folder}: its base did not load: {named}: no such folder (weights {sha256[:8]}…); say "
+        f"where it is now with rlhf run CONFIG --set model=FOLDER, or as model in its {CONFIG}"
     )
 
 

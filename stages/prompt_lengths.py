@@ -63,7 +63,10 @@ def require_ppo_fits(
     config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
 ) -> None:
     """Raise ValueError for texts longer than policy or reward model have positions for."""
-    rooms = [room_for(policy, config.adaptation), room_of(reward_model)]
+    rooms = [
+        Room("the policy", room_for(policy, config.adaptation).tokens),
+        Room("the reward model", room_of(reward_model).tokens),
+    ]
     require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, rooms, "PPO")
     if config.pretraining is not None:
         rooms[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")

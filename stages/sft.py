@@ -54,7 +54,7 @@ def train_sft(
     _check_choice(config, validated=bool(validation), scored=reward_model is not None)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
-    room = _room(config, base)
+    room = _room(config, base, mixed=pretraining is not None)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens, room)
     held_out = _fitting(tokenizer, validation, config.max_tokens, room) if validation else []
     left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
@@ -80,9 +80,9 @@ def train_sft(
     trainer.accelerator.wait_for_everyone()
 
 
-def _room(config: SFTConfig, base: str | Path) -> Room:
+def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> Room:
     room = room_for(base, config.adaptation)
-    if config.pretraining is not None:
+    if config.pretraining is not None and mixed:
         room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
     return room
 

@@ -173,7 +173,7 @@ def test_ppo_refuses_a_long_prompt_before_it_loads(
 ):
     monkeypatch.setattr(ppo, "load_models", never)
     config = PPOConfig(sampling=SamplingConfig(**SAMPLING))
-    with pytest.raises(ValueError, match=f"{base} has {POSITIONS} positions"):
+    with pytest.raises(ValueError, match=f"the policy has {POSITIONS} positions"):
         ppo.train_ppo(
             config,
             policy=base,
