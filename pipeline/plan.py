@@ -38,7 +38,7 @@ def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
 
     Raises ValueError where a model's folder is not whole, before anything is made.
     """
-    for name in (config.model, config.reward_base):
+    for name in {config.model, config.reward_base} - {"sft", "base"}:
         if isinstance(source := model_source(name), Path) and source.exists():
             check_model(source)
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained

@@ -143,13 +143,14 @@ def embedding(model: PreTrainedModel) -> nn.Embedding:
 def settle(config: PretrainedConfig) -> PretrainedConfig:
     """The same config as everything here reads it; call it before the model is built.
 
-    Every dropout rate is 0: scores must not depend on the module's mode. Routers of experts keep
-    their logits to themselves: with them a step with a cache crashes, and a loss is another one.
+    Every dropout rate and jitter is 0: scores must not depend on the module's mode. Routers of
+    experts keep their logits to themselves: with them a step with a cache crashes, and a loss is
+    another one.
     """
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         settings = part.to_dict()
         for name, value in settings.items():
-            if "drop" in name and isinstance(value, float):
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
                 setattr(part, name, 0.0)
         if settings.get("output_router_logits"):
             part.output_router_logits = False
@@ -168,9 +169,10 @@ def require_finite(model: nn.Module, source: object) -> None:
 def load_pretrained(
     kind: type[AutoModel] | type[AutoModelForCausalLM], source: str, wanted: str
 ) -> PreTrainedModel:
-    """The model of a folder or hub name, float32; ValueError, once `wanted` was looked for in vain.
+    """Load the model of a folder or hub name as float32.
 
-    Nothing in it is made up: all weights are there, of the right shapes, and finite.
+    Raises ValueError, which says that there is no `wanted`, unless all weights are there, of the
+    right shapes, and finite.
     """
     check_source(source)
     if Path(source).is_dir():

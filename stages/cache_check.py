@@ -80,7 +80,8 @@ def _compared(model: PreTrainedModel, sets: RowSets | None, outgrown: tuple[int,
     obstacle: str | None = None
     for part in (max(4, max(lengths) // 3), max(lengths)):  # each prompt but the shortest is cut
         try:
-            logits = _logits(LiveRows(model, asked, sets, part), token_SB)
+            rows = LiveRows(model, asked, sets, part, fill=prompts[0][1])
+            logits = _logits(rows, token_SB)
             worst = max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True))
             if worst <= rounding(expected[0]):
                 return Decoding(True, part < max(lengths), obstacle)

@@ -48,16 +48,18 @@ class LiveRows:
         asked: list[tuple[list[int], int]],
         sets: RowSets | None,
         part_tokens: int | None = None,
+        fill: int = 0,
     ) -> None:
         """Read every distinct prompt once, left-padded, and copy its cache to its rows.
 
         A prompt stands with its user; the list is sorted, so that equal pairs are neighbours. One
-        pass reads `part_tokens` of the prompts; None: PROMPT_PART.
+        pass reads `part_tokens` of the prompts; None: PROMPT_PART. What is padded is filled with
+        the token `fill`.
         """
         starts = [i for i, pair in enumerate(asked) if i == 0 or pair != asked[i - 1]]
         distinct, device = [asked[i][0] for i in starts], model.device
         width = max(map(len, distinct))
-        padded = [[0] * (width - len(prompt)) + prompt for prompt in distinct]
+        padded = [[fill] * (width - len(prompt)) + prompt for prompt in distinct]
         self.model, self.cache = model, growing_cache(model.config)
         self.row_B = torch.arange(len(asked), device=device)
         self.sets, self.user_B = sets, torch.tensor([asked[i][1] for i in starts], device=device)

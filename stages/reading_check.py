@@ -34,9 +34,8 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_
 def check_reading(model: PreTrainedModel, source: object) -> None:
     """Raise ValueError unless the model reads from left to right, and padding changes nothing.
 
-    Also where no reward model could be made of it.
-
-    `source` is where it came from. Its mode, weights and the random state stay what they are.
+    Also where no reward model could be made of it. `source` is where it came from. Its mode,
+    weights and the random state stay what they are.
     """
     examples = _examples(model, LONG)
     name = f"{source}: {type(model).__name__}"
@@ -110,9 +109,12 @@ def _padded_difference(
 
 
 def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
-    """ids_BL and mask_BL."""
+    """ids_BL, filled up with a token that is one of a text, and mask_BL.
+
+    A model's own PAD may be a row of zeros that leaves no trace until it is trained.
+    """
     width = max(ids.shape[1] for ids in examples)
-    ids_BL = examples[0].new_zeros(len(examples), width)
+    ids_BL = examples[0][0, 1].expand(len(examples), width).clone()
     mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, ids in enumerate(examples):
         place = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
@@ -125,12 +127,13 @@ def _has_slope(read: Read, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tens
 
     A root of what padding is made of has none, though no number of a text depends on it.
     """
-    table, embedded = embedding(model), []
+    table = embedding(model)
+    embedded: list[Tensor] = []
 
     def listen(_: nn.Module, __: object, output: Tensor) -> Tensor:
         heard = output if output.requires_grad else output.detach().requires_grad_()
         embedded.append(heard)
-        return heard
+        return heard.clone()  # which a model may change in place
 
     handle = table.register_forward_hook(listen)
     small = [p for p in model.parameters() if p.requires_grad and p.numel() <= SMALL]
@@ -140,12 +143,9 @@ def _has_slope(read: Read, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tens
             slopes = torch.autograd.grad(total, [embedded[0], *small], allow_unused=True)
     finally:
         handle.remove()
-    reaches_table = slopes[0] if table.padding_idx != 0 else slopes[0][mask_BL]
-    return all(
-        bool(torch.isfinite(slope).all())
-        for slope in (reaches_table, *slopes[1:])
-        if slope is not None
-    )
+    if slopes[0] is not None and table.padding_idx == 0:  # what padding is filled up with
+        slopes = (slopes[0][mask_BL], *slopes[1:])
+    return all(bool(torch.isfinite(slope).all()) for slope in slopes if slope is not None)
 
 
 def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -5,7 +5,8 @@ For models that have no cache of this kind, or whose cache does not say what a f
 cannot see it: recurrences, ALiBi and positions that follow from places in the row are as they are
 in a text alone.
 
-Dimension key:  B rows that still decode,  L tokens of the longest,  V vocabulary.
+Dimension key:  B rows that still decode,  L tokens of the longest,  C columns in which rows end,
+V vocabulary.
 """
 
 import torch
@@ -52,7 +53,14 @@ class UncachedRows:
 
     def _forward(self) -> Tensor:
         ids_BL, mask_BL = (x_BL.to(self.model.device) for x_BL in pad_right(self.texts, 0))
-        output = self.model(input_ids=ids_BL, attention_mask=mask_BL.long(), use_cache=False)
         last_B = mask_BL.sum(-1) - 1
-        logits_BV: Tensor = output.logits[torch.arange(len(last_B), device=last_B.device), last_B]
-        return logits_BV
+        column_C, place_B = last_B.unique(return_inverse=True)
+        logits_BCV: Tensor = self.model(
+            input_ids=ids_BL,
+            attention_mask=mask_BL.long(),
+            use_cache=False,
+            logits_to_keep=column_C,
+        ).logits
+        if logits_BCV.shape[1] != len(column_C):  # a model that gives those of all columns
+            place_B = last_B
+        return logits_BCV[torch.arange(len(place_B), device=place_B.device), place_B]

@@ -17,7 +17,7 @@ from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
 
-ROUNDING = 1e-3  # of a summed loss that is computed in another order
+ROUNDING = 2e-5  # of a summed loss that is computed in another order
 IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
 
 

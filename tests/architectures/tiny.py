@@ -224,13 +224,15 @@ def config_of(name: str) -> Any:
 
 
 def save(name: str, folder: Path) -> Path:
-    """The folder of a tiny model whose numbers are large enough to show a difference."""
+    """The folder of a tiny model whose numbers, biases too, are large enough to tell apart."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(name)).float()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3.0)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
