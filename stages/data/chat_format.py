@@ -67,7 +67,7 @@ class ChatFormat:
         self.ends = {last, earlier} - {None}
         written = set(_tokens_in("".join([*short, *longer, *self._other_roles()]), tokenizer))
         answers = set(_tokens_in(self._answers_own(), tokenizer))
-        literal = {t for t in _added(tokenizer) if len(t) > 2 and t in template}
+        literal = {t for t in added_tokens(tokenizer) if len(t) > 2 and t in template}
         self.control = ControlTokens(tokenizer, written | literal)
         # An answer may hold what the template leaves to the model, such as <think>.
         own = ControlTokens(tokenizer, written - answers)
@@ -170,7 +170,7 @@ class ChatFormat:
 
     def _end(self, after: str) -> int | None:
         """Id of the token that this text begins with; None where that is other text, or BOS."""
-        tokens = sorted(_added(self.tokenizer), key=len, reverse=True)
+        tokens = sorted(added_tokens(self.tokenizer), key=len, reverse=True)
         ends = (token for token in tokens if after.lstrip().startswith(token))
         end = next(ends, self.tokenizer.bos_token)
         if end == self.tokenizer.bos_token:
@@ -218,6 +218,12 @@ def frozen_in_time(template: str, day: str) -> str:
     return f"{{% macro strftime_now(format) %}}{{{{ {shown} }}}}{{% endmacro %}}\n{template}"
 
 
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The added tokens that are not white space."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return [content for content in added if content.strip()]
+
+
 def _content(place: int) -> str:
     """Stands for what the turn at this place says."""
     return chr(0xFF001 + place)
@@ -232,11 +238,5 @@ def _spaces_at_end(text: str) -> str:
     return text[len(text.rstrip(" \t")) :]
 
 
-def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The added tokens that are not white space."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    return [content for content in added if content.strip()]
-
-
 def _tokens_in(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    return (token for token in _added(tokenizer) if token in text)
+    return (token for token in added_tokens(tokenizer) if token in text)

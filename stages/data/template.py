@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, proxy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.records import Demonstration, Prompt, RankingTask, Turn
-from stages.data.chat_format import ENDS_KEY, ChatFormat, Message, template_date
+from stages.data.chat_format import ENDS_KEY, ChatFormat, Message, added_tokens, template_date
 from stages.data.control_tokens import ControlTokens, Marks
 
 _NAMES = {"user": "User", "assistant": "Assistant"}
@@ -37,6 +37,7 @@ class _Format:
         self.chat = chat
         self.control = chat.control if chat else ControlTokens(lent)
         self.control_in_answers = chat.control_in_answers if chat else self.control
+        self.added = ControlTokens(lent, added_tokens(lent))
         self.before_answer = chat.prompt_end if chat else "\n"
         self.before_answer_ids = _encode(tokenizer, self.before_answer)
         self.space = chat.space if chat else ""
@@ -92,7 +93,10 @@ def response_ids(
     text = response.strip()
     if not text and ended:
         return [known.end]
-    ids = _following_ids(tokenizer, known, known.space + text)
+    ids = _following_ids(tokenizer, known, known.control_in_answers, known.space + text)
+    if known.added.found_in(text) and response_text(tokenizer, ids) != text:
+        # A tokenizer that puts a space after its tokens cannot write them inside of a text.
+        ids = _following_ids(tokenizer, known, known.added, known.space + text)
     return [*ids, known.end] if ended else ids
 
 
@@ -202,9 +206,11 @@ def _hidden(known: _Format, turn: Turn, marks: Marks) -> Message:
     return {"role": turn.role, "content": known.control.hidden(turn.content, marks, pattern)}
 
 
-def _following_ids(tokenizer: PreTrainedTokenizerBase, known: _Format, text: str) -> list[int]:
+def _following_ids(
+    tokenizer: PreTrainedTokenizerBase, known: _Format, control: ControlTokens, text: str
+) -> list[int]:
     """Ids of a text that follows a prompt, so that no tokenizer takes it for a beginning."""
-    encode = partial(_text_ids, tokenizer, known.control_in_answers)
+    encode = partial(_text_ids, tokenizer, control)
     before = known.before_answer_ids
     ids = encode(text, after=known.before_answer)
     # A text that grows together with the prompt's end is cut there instead.

@@ -213,3 +213,13 @@ def test_a_prompt_has_the_same_ids_tomorrow(name: str, monkeypatch: pytest.Monke
     assert "2031" in tokenizer.decode(by_transformers(tokenizer, [Turn("user", "?")]))
     assert prompt_ids(build(CHATS[name]), "What day is it?") == today
     assert "2024" in tokenizer.decode(today)
+
+
+def test_a_thought_is_tokens_where_the_tokenizer_can_write_it_and_else_text():
+    for kind in KINDS:
+        tokenizer = tokenizer_of("deepseek", kind)
+        said = "I wonder.</think>hello"
+        ids = response_ids(tokenizer, said)
+        thought = tokenizer.convert_tokens_to_ids("</think>")
+        assert ids.count(thought) == (kind != "sentencepiece")
+        assert response_text(tokenizer, ids) == said
