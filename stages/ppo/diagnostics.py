@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from reward_models.position_limit import require_fixed_positions
+from reward_models.trunk import transformer
 from stages.config import Guards, PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
@@ -80,8 +81,8 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
                 f"dropout is on in the {name} ({live[-1] or 'all of it'}); PPO needs it off"
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
-    for model in (models.policy, models.reward.carrier):
-        require_fixed_positions(model.config, longest)
+    for trunk in (transformer(models.policy), transformer(models.reward.carrier)):
+        require_fixed_positions(trunk.config, longest)
     settings = models.policy.config.to_dict()
     room = settings.get("max_position_embeddings", settings.get("n_positions"))
     if isinstance(room, int) and longest > room:
