@@ -33,14 +33,21 @@ from stages.config_base import without_names
 from stages.progress import Report
 
 
+def checked_source(name: str) -> Source:
+    """`model_source`; ValueError where that is a model's folder that is not whole."""
+    source = model_source(name)
+    if isinstance(source, Path) and source.exists():
+        check_model(source)
+    return source
+
+
 def plan(config: ExperimentConfig, run: Path) -> list[Stage]:
     """The stages of this experiment in this folder, first to last.
 
     Raises ValueError where a model's folder is not whole, before anything is made.
     """
     for name in {config.model, config.reward_base} - {"sft", "base"}:
-        if isinstance(source := model_source(name), Path) and source.exists():
-            check_model(source)
+        checked_source(name)
     if rankings.tasks_file(config.labeling) is not None:  # read before anything is trained
         first = [_data(config, run), _label(config, run), _sft(config, run, "sft", config.sft)]
     elif isinstance(config.labeling, ImportedRankings):  # likewise

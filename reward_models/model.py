@@ -205,19 +205,12 @@ class RewardModel(nn.Module):
     def _load_head(self, path: Path) -> None:
         """Take over what `save` wrote of the head; ValueError where that is another one's."""
         check_whole(path)
-        saved = load_file(path)
-        weight = saved.pop("head.weight", None)
-        if weight is None or weight.shape != self.head.weight.shape:
-            size = self.head.in_features
-            raise ValueError(f"{path}: not a head on hidden states of {size} numbers")
+        parts: dict[str, nn.Module] = {"head": self.head}
+        parts |= {} if self.inner is None else {"inner": self.inner}
         try:
-            with torch.no_grad():
-                self.head.weight.copy_(weight)
-            if self.inner is not None:
-                inner = {name.removeprefix("inner."): x for name, x in saved.items()}
-                self.inner.load_state_dict(inner)
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path}: not this model's head ({first_line(error)})") from None
+            nn.ModuleDict(parts).load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path}: not the head of this model ({first_line(error)})") from None
         require_finite(self.head, path)
 
     def _hidden(self, ids_BL: Tensor, mask: Tensor | Pieces, positions_BL: Tensor) -> Tensor:

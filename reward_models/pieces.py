@@ -124,18 +124,18 @@ def has_sdpa(model: PreTrainedModel) -> bool:
     return str(model.config._attn_implementation).startswith("sdpa")
 
 
-def windows(model: PreTrainedModel) -> list[int]:
-    """The lengths beyond which its layers, or some of them, do not look back."""
+def windows(model: PreTrainedModel) -> dict[str, int]:
+    """The lengths beyond which its layers, or some of them, do not look back, by their names."""
     settings = model.config.to_dict()
-    return [settings[name] for name in WINDOWS if isinstance(settings.get(name), int)]
+    return {name: settings[name] for name in WINDOWS if isinstance(settings.get(name), int)}
 
 
 def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
     """The model's window that is shorter than a text, in words: pieces know of no window."""
-    window = min(windows(model), default=text_tokens)
-    if window >= text_tokens:
-        return None
-    return f"its window of {window} tokens is shorter than a text of {text_tokens}"
+    for name, window in windows(model).items():
+        if window < text_tokens:
+            return f"its {name} of {window} is shorter than a text of {text_tokens} tokens"
+    return None
 
 
 def let_read_pieces(model: PreTrainedModel) -> None:

@@ -58,7 +58,7 @@ def decoding_of(model: PreTrainedModel, sets: RowSets | None, longest: int) -> D
     Warns where that is slower than a cache. Raises ValueError for a model that a later token tells
     something about an earlier one: no way to decode it agrees with how it is trained.
     """
-    outgrown = tuple(window for window in windows(model) if window < longest)
+    outgrown = tuple(window for window in windows(model).values() if window < longest)
     key = (model.config._attn_implementation, sets is not None, outgrown)
     known = _known.setdefault(model, {})
     if key not in known:

@@ -70,7 +70,7 @@ def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
     `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
     of `longest` tokens do. Raises ValueError where neither side will do.
     """
-    outgrown = [window + SHORT for window in windows(model) if window < longest]
+    outgrown = [window + SHORT for window in windows(model).values() if window < longest]
     examples = _examples(model, max(LONG, *outgrown) if outgrown else LONG)
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():

@@ -54,7 +54,7 @@ class UncachedRows:
     def _forward(self) -> Tensor:
         ids_BL, mask_BL = (x_BL.to(self.model.device) for x_BL in pad_right(self.texts, 0))
         last_B = mask_BL.sum(-1) - 1
-        column_C, place_B = last_B.unique(return_inverse=True)
+        column_C, place_B = torch.unique(last_B, return_inverse=True)
         logits_BCV: Tensor = self.model(
             input_ids=ids_BL,
             attention_mask=mask_BL.long(),

@@ -12,7 +12,7 @@ from pipeline.config import ExperimentConfig
 from pipeline.needs.anatomy import Anatomy, activation_bytes, anatomy
 from pipeline.needs.lengths import Lengths
 from pipeline.needs.memory import FLOAT, LOGIT_COPIES, Need, trained
-from pipeline.plan import model_source
+from pipeline.plan import checked_source
 from pipeline.run import Source
 from stages.config import (
     Adaptation,
@@ -51,7 +51,7 @@ class Model:
     @classmethod
     def of(cls, name: str, adaptation: Adaptation) -> "Model":
         """Built from its config alone."""
-        source = model_source(name)
+        source = checked_source(name)
         return cls(source, anatomy(source, adaptation), adaptation)
 
     @property

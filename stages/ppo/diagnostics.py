@@ -82,13 +82,9 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
                 f"dropout is on in the {name} ({live[-1] or 'all of it'}); PPO needs it off"
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
-    reward = transformer(models.reward.carrier)
-    for name, config_of in (
-        ("the policy", models.policy.config),
-        ("the reward model", reward.config),
-    ):
-        what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
-        Room(name, positions_of(config_of)).require(longest, what)
+    what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
+    for name, carrier in (("policy", models.policy), ("reward model", models.reward.carrier)):
+        Room(f"the {name}", positions_of(transformer(carrier).config)).require(longest, what)
 
 
 def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:

@@ -85,6 +85,7 @@ MAMBA: dict[str, Any] = {
     "mamba_d_head": 8,
     "mamba_d_state": 8,
     "mamba_d_ssm": 64,
+    "mamba_chunk_size": 16,
 }
 DECODER: dict[str, Any] = {"is_decoder": True}
 
@@ -142,7 +143,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "modernbert-decoder": ("modernbert-decoder", {"local_attention": 16}),
     "mixtral, router logits": ("mixtral", {**EXPERTS, "output_router_logits": True}),
-    "mamba2": ("mamba2", {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2}),
+    "mamba2": (
+        "mamba2",
+        {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16},
+    ),
     "jamba": (
         "jamba",
         {

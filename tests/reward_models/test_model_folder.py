@@ -228,12 +228,12 @@ def test_an_adapter_with_other_weights_is_told_in_one_line(change: str, adapter:
         (lambda f: (f / "head.safetensors").write_text(POINTER), "LFS pointer"),
         (cut("head.safetensors", 0.9), "it is cut"),
         (cut("model.safetensors", 0.9), "it is cut"),
-        (lambda f: save_file({"head.weight": torch.ones(1, 3)}, f / "head.safetensors"), "head on"),
+        (lambda f: save_file({"head.weight": torch.ones(1, 3)}, f / "head.safetensors"), "head of"),
         (
             lambda f: save_file(
                 {"head.weight": torch.full((1, 16), torch.nan)}, f / "head.safetensors"
             ),
-            "not finite|head on",
+            "not finite|head of",
         ),
         (lambda f: (f / "reward.json").write_text("{}"), "not the card of a reward model"),
         (lambda f: (f / "reward.json").unlink(), "it has no reward.json"),
