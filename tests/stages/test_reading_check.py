@@ -1,5 +1,6 @@
 """Models are as they were after a way to read them was refused, and a text depends on no other."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,16 +16,18 @@ from reward_models.trunk import transformer
 from stages.adaptation.row_prefix import row_prefix_attention
 from stages.adaptation.set_attention import let_attend_to_sets
 from stages.cache_check import decoding_of
-from stages.config import SamplingConfig
+from stages.config import PPOConfig, SamplingConfig
 from stages.families import LoRA
-from stages.generation import generate_responses
-from stages.models import adapt, load_policy, load_tokenizer
+from stages.generation import Sampled, generate_responses
+from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.lower_states import LowerStates
+from stages.ppo.models import load_models
 from stages.ppo.networks import check_precision
-from stages.ppo.packing import policy_reader
+from stages.ppo.packing import policy_reader, without_wrong_states
 from stages.reading_check import padding_side
 from stages.scoring import score_sequences
 from stages.shared_prompt import SeparateRows, choose_layout
-from tests.architectures.observe import alone, assert_causal, ranked
+from tests.architectures.observe import alone, assert_causal, prompts, ranked, read
 from tests.architectures.tiny import save
 
 
@@ -156,3 +159,28 @@ def test_an_adapter_reads_and_decodes_as_its_model(tmp_path: Path):
     policy = adapt(load_policy(source), LoRA(rank=2), load_tokenizer(source))
     with torch.inference_mode():
         assert decoding_of(policy, None, 30).cached
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3n_text", "jamba", "gpt2"])
+def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
+    name: str, tmp_path: Path
+):
+    source = save(name, tmp_path / "base")
+    reward = RewardModel.from_base(source, seed=0)
+    reward.trained_on(tokenizer_hash(load_tokenizer(source)), {"simulated"})
+    reward.save(tmp_path / "reward")
+    config = PPOConfig.model_validate({"adaptation": {"family": "full", "top_layers": 1}})
+    models = load_models(
+        *(source, tmp_path / "reward", config.adaptation, config.models),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    roles = (models.policy, models.critic, models.reference, models.reward)
+    models = without_wrong_states(replace(models, lower=LowerStates(roles)), prompts()[-1])
+    asked = prompts()
+    responses = [Sampled([*prompt[:3], 9], ended=False) for prompt in asked]
+    expected = read(replace(models, lower=LowerStates()), asked, responses)
+    for _ in range(2):  # the second time from states, where they are kept
+        found = read(models, asked, responses)
+        assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-4
+    assert (models.lower.held_bytes > 0) == (name != "gemma3n_text")
