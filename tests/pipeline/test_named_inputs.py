@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel, TypeAdapter
+from safetensors.torch import save_file
 
 from pipeline.cli import app
 from pipeline.config import ExperimentConfig
@@ -170,6 +172,8 @@ def experiment(tmp_path: Path) -> ExperimentConfig:
         place = content(text)
         if marker.what == "model" or "." not in place.name:
             place.mkdir(exist_ok=True)
+            (place / "config.json").write_text('{"model_type": "llama"}')
+            save_file({"weight": torch.zeros(1)}, place / "model.safetensors")
         else:
             place.write_text("{}\n")
     return config

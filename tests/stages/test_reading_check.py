@@ -106,7 +106,7 @@ def test_positions_that_would_change_with_the_longest_text_end_where_they_do(
             alone(policy, text)
         assert torch.equal(alone(policy, text[:20]), before)
     reward = RewardModel.from_base(tmp_path / "base", seed=0)
-    with pytest.raises(ValueError, match="expected 64 at most"):
+    with pytest.raises(ValueError, match="the reward model has 64 positions"):
         score_sequences(reward, [text[:20], text])
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=24)
     with pytest.raises(ValueError, match="a text of 74 tokens"):
