@@ -77,10 +77,10 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 processing_class=tokenizer,
                 callbacks=[Listener(report), KeepWeights()],
             )
+        let_models_load_whole()  # also read whole: its weights are not divided yet
         check_trained_loss(
             cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
         )
-        let_models_load_whole()
         trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
         trainer.report = report
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
