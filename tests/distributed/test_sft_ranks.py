@@ -49,7 +49,8 @@ def train(
     def listen(step: Step) -> None:
         if step.done == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        told.append({"step": step.done, **step.metrics})
+        if step.metrics:  # not one that only says what is being done
+            told.append({"step": step.done, **step.metrics})
 
     train_sft(
         SFTConfig(
