@@ -109,7 +109,7 @@ def test_positions_that_would_change_with_the_longest_text_end_where_they_do(
     with pytest.raises(ValueError, match="the reward model has 64 positions"):
         score_sequences(reward, [text[:20], text])
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=24)
-    with pytest.raises(ValueError, match="74 tokens, .* has 64 positions"):
+    with pytest.raises(ValueError, match=r"74 tokens, .* has 64 positions"):
         generate_responses(
             policy,
             load_tokenizer(tmp_path / "base"),
