@@ -12,6 +12,6 @@ def path(text: str) -> Path:
 
 
 def name(text: str) -> str:
-    """What may be a path, alone or after a name, as in `--policy mine=~/runs/first`."""
+    """Expand `~` in a path, alone or after a name, as in `--policy mine=~/runs/first`."""
     parts = re.split(r"([=:])(?=~)", text)
     return "".join(map(at_home, parts))

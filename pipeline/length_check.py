@@ -47,7 +47,7 @@ def _start(config: ExperimentConfig, run: Path) -> Source:
 def _asked(
     config: ExperimentConfig, base: Source, data: DataFolder, stages: Collection[str]
 ) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
-    """What prompts each stage reads, how long their responses are, and who reads both."""
+    """The prompts of each stage, the length of their responses, and the models of both."""
     tuned = room_for(base, config.sft.adaptation)
     judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
     reward = room_for(judge, config.reward.adaptation)

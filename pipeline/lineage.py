@@ -126,14 +126,14 @@ class Hashes:
         write_json(self.memory, self.known)
 
     def _of_data(self, data: HubData) -> str:
-        """Of a data set that `hf:` names: the content of a folder, the commit of the hub's."""
+        """Return the content hash of an `hf:` folder, or the commit of a data set of the hub."""
         chosen = f"{data.config or ''}:{data.split}"
         if data.folder is not None:
             return f"{self._of_folder(data.folder)}:{chosen}"
         return f"{data.name}@{commit_of(data)}:{chosen}"
 
     def _of_folder(self, folder: Path) -> str:
-        """Of every file in it, whatever its name, but for hidden ones."""
+        """Return the hash of all files in the folder but hidden ones."""
         files = {str(path.relative_to(folder)): self._of_file(path) for path in _visible(folder)}
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 

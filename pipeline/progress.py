@@ -99,7 +99,7 @@ class Clock:
 
 
 class State:
-    """How far a stage is: what its steps have told so far. The count never runs backwards."""
+    """The progress of a stage by its steps so far. The count never runs backwards."""
 
     def __init__(self) -> None:
         self.clock, self.done, self.total, self.doing = Clock(), 0, 0, ""

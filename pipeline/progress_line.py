@@ -21,12 +21,12 @@ class ClockColumn(ProgressColumn):
     """The time of a row, which goes on between steps."""
 
     def render(self, task: Task) -> Text:
-        """What the row's clock says now."""
+        """Return the row as it is now."""
         return Text(task.fields["clock"]())
 
 
 class PartsColumn(ProgressColumn):
-    """What is to be said of a row."""
+    """The words of a stage's row."""
 
     def render(self, task: Task) -> "Parts":
         """The row's parts."""

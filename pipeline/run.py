@@ -183,7 +183,7 @@ class Run:
 
 
 def is_gone(source: Source, sha256: str = "") -> bool:
-    """Whether a file or folder is not there; a model or data set of the hub is not looked for.
+    """Return true where a file or folder is missing; the hub is not asked.
 
     A name is a folder's where its hash, `sha256`, was one of content.
     """

@@ -38,7 +38,7 @@ def prompt_key(row: Row) -> str:
 
 
 def labels(row: Row) -> list[Label]:
-    """What a row shares with others: its prompt, and its user if it names one."""
+    """The labels of a row: its prompt, and its user if it names one."""
     user = [] if row.user is None else [("user", row.user)]
     return [("prompt", prompt_key(row)), *user]
 
@@ -171,7 +171,7 @@ def limited(rows: Sequence[R], per_user: int | None, prefix: int | None, where: 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many rows of a held-out set have a prompt, or a user, of a set that is trained on."""
+    """The number of held-out rows whose prompt, or user, is in a training set."""
 
     held_out: str
     training: str
@@ -213,7 +213,7 @@ def write_overlaps(path: Path, found: Iterable[Overlap]) -> None:
 
 
 def read_overlaps(path: Path) -> list[Overlap]:
-    """What `write_overlaps` wrote; none where there is no such file."""
+    """Read the overlaps of a run; none where there is no such file."""
     if not path.is_file():
         return []
     return [Overlap(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

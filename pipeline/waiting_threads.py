@@ -1,4 +1,4 @@
-"""How long torch's threads wait in a loop before they sleep.
+"""A bound on the time that torch's threads spin before they sleep.
 
 At the end of every parallel operation a thread waits for the others. GNU's OpenMP, which torch's
 Linux builds use, lets it spin for about ten milliseconds first: where another program has taken

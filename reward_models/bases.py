@@ -1,4 +1,4 @@
-"""How what is saved names the base that it belongs to, and where that base is now.
+"""Names of bases in saved adapters and reward models, and the folders they mean now.
 
     ../../select/model               the base lies in the same run: the path from the folder saved
     package:pipeline/quickstart/base it came with an installed package
@@ -24,7 +24,7 @@ _PARTS = ("model", "model.part", "critic", "critic.part", "checkpoints", "sent")
 
 
 def base_name(base: str, folder: Path) -> str:
-    """How what is saved in `folder` names a base, a folder's path or a hub model's name."""
+    """Return the name of a base, a path or a hub model's name, for files saved in `folder`."""
     if not Path(base).is_dir():
         return base
     path, here = Path(base).resolve(), folder.resolve()
@@ -34,7 +34,7 @@ def base_name(base: str, folder: Path) -> str:
 
 
 def base_source(name: str, folder: Path, sha256: str) -> str:
-    """Where the base that `folder` names is now; ValueError saying which one is sought.
+    """Return the present folder of a base that `folder` names; ValueError where it is gone.
 
     A hub model is given as it is named. `sha256` is that of its weights, for the message.
     """
@@ -66,7 +66,7 @@ def name_base(folder: Path, name: str) -> None:
 
 
 def _in_one_run(base: Path, folder: Path) -> bool:
-    """Whether `base` is RUN/STAGE/model and `folder` is a stage of RUN, or a part of one."""
+    """Return true where `base` is RUN/STAGE/model and `folder` a stage of RUN, or part of one."""
     run = base.parent.parent
     if base.name != "model" or not folder.is_relative_to(run):
         return False

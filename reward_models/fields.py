@@ -27,7 +27,7 @@ def optional_text(name: str, value: object) -> str | None:
 
 
 def required_name(name: str, value: object) -> str:
-    """What something is called; a whole number as text."""
+    """Return a required name; a whole number as text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return required_text(name, value)

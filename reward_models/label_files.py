@@ -7,7 +7,7 @@ from reward_models.records import Ranking, RankingTask, read_placed
 
 
 class Once:
-    """Where each thing of a kind stands; a second one of the same name is refused."""
+    """The line of each thing of a kind; a second one of the same name is refused."""
 
     def __init__(self) -> None:
         self.places: dict[tuple[str, ...], str] = {}

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 
 def fixed_positions(config: PretrainedConfig) -> int | None:
-    """How many positions are turned alike whatever else is read; None: all of them."""
+    """The number of positions with rotations that do not depend on the batch; None: all of them."""
     settings = config.get_text_config().to_dict()
     rope = settings.get("rope_parameters") or {}
     kinds = [rope] if "rope_type" in rope else [r for r in rope.values() if isinstance(r, dict)]

@@ -1,4 +1,4 @@
-"""How many tokens a model has positions for, known from its config before its weights are loaded.
+"""The number of tokens a model has positions for, by its config, before weights are loaded.
 
 A learned table ends; a rotation trained up to a length says little beyond it. Both are a limit here
 (`max_position_embeddings`, times the factor where rotations are scaled). ALiBi and recurrences have
@@ -39,7 +39,7 @@ class Room:
         return tokens if self.tokens is None else min(tokens, self.tokens)
 
     def without(self, taken: int) -> "Room":
-        """What is left beside a soft prompt of so many embeddings."""
+        """Return the room that is left beside a soft prompt of so many embeddings."""
         return self if self.tokens is None else Room(self.model, self.tokens - taken)
 
     def require(self, tokens: int, what: str) -> None:

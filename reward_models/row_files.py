@@ -233,7 +233,7 @@ def _object_of(text: str, where: str) -> Row:
 
 
 def json_value(text: str) -> Any:
-    """What a JSON text says; ValueError in one line where it is none."""
+    """Return the value of a JSON text; ValueError in one line where it is none."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:

@@ -36,7 +36,7 @@ def widen(model: PreTrainedModel, rows: int) -> None:
 
 
 def own_rows(model: nn.Module, source: str = "") -> int:
-    """How many rows of the token tables are the base's own: no more than its `source` has."""
+    """Return the number of token rows that are the base's own: no more than its `source` has."""
     weight_VD = _tables(_base(model))[0]
     own = _own_rows.get(weight_VD, weight_VD.shape[0])
     if not (Path(source) / CONFIG).is_file():

@@ -1,4 +1,4 @@
-"""What a model's rows decode with, found by decoding a few short texts with and without its cache.
+"""The way to decode a model's rows, found by decoding a few short texts with and without its cache.
 
 An architecture that does not know `past_key_values` takes it without a word and samples every token
 without its history. So before a model's first token, prompts of several lengths are read in parts,
@@ -39,7 +39,7 @@ _known: WeakKeyDictionary[PreTrainedModel, dict[Key, "Decoding"]] = WeakKeyDicti
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How rows decode; `obstacle` tells why not with a cache and prompts in parts, if so."""
+    """The way in which rows decode; `obstacle` is the reason against a cache and prompts in parts."""
 
     cached: bool
     in_parts: bool
@@ -53,7 +53,7 @@ class Decoding:
 
 
 def decoding_of(model: PreTrainedModel, sets: RowSets | None, longest: int) -> Decoding:
-    """What texts of `longest` tokens at most decode with; compared once a model, in eval mode.
+    """Return the way to decode at most `longest` tokens; compared once a model, in eval mode.
 
     Warns where that is slower than a cache. Raises ValueError for a model that a later token tells
     something about an earlier one: no way to decode it agrees with how it is trained.

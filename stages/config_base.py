@@ -1,4 +1,4 @@
-"""What every config shares, and the texts of a config that name a file, a model or a data set."""
+"""The base class of configs, and the texts of a config that name a file, a model or a data set."""
 
 import os
 from collections.abc import Iterator, Sequence

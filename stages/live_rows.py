@@ -120,5 +120,5 @@ class LiveRows:
 
 
 def rows_after_eviction(num_alive: int, rows: int) -> int:
-    """How many of `rows` go on: all of them until enough are over to be worth a copy."""
+    """Return the number of `rows` to keep: all of them until enough are over to be worth a copy."""
     return num_alive if num_alive < _EVICT_BELOW * rows else rows

@@ -65,7 +65,7 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
 
 
 def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
-    """Where rows may be padded so that `read` gives each what it gives it alone; left if it can be.
+    """Return the side on which padding leaves a row's outputs as they are; left if it can be.
 
     `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
     of `longest` tokens do. Raises ValueError where neither side will do.
@@ -90,14 +90,14 @@ def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
 
 
 def rounding(out: Tensor) -> float:
-    """How far two ways to compute such numbers may be apart."""
+    """The tolerance between two ways to compute such numbers."""
     return ROUNDING * float(out.abs().max()) + 1e-6
 
 
 def _padded_difference(
     read: Read, examples: list[Tensor], alone: list[Tensor], side: Side
 ) -> float | str:
-    """How far the examples' numbers are from those alone; in words where the model refuses."""
+    """The difference of the examples' outputs from those alone, or the model's refusal."""
     ids_BL, mask_BL = _padded(examples, side)
     try:
         with torch.no_grad():
@@ -123,7 +123,7 @@ def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
 
 
 def _has_slope(read: Read, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> bool:
-    """Whether gradients of what is read of the texts are finite: of embeddings, small parameters.
+    """Return true where the texts' gradients are finite: of embeddings, small parameters.
 
     A root of what padding is made of has none, though no number of a text depends on it.
     """

@@ -32,7 +32,7 @@ class UncachedRows:
         self.logits_BV = self._forward()
 
     def rows_for(self, num_alive: int) -> int:
-        """How many rows to go on with where so many are alive."""
+        """Return the number of rows to keep where so many are alive."""
         return rows_after_eviction(num_alive, len(self.row_B))
 
     def keep(self, kept_B: Tensor) -> None:

@@ -111,7 +111,7 @@ def alternatives(reference: object) -> list[str]:
 
 
 def _asked(prompt: object, row: Mapping[str, Any], completion: str) -> Conversation:
-    """What is asked, with the turns before it; messages beside it may end with the completion."""
+    """The prompt with the turns before it; messages beside it may end with the completion."""
     if prompt is None:
         raise ValueError("'prompt' is null, expected a string")
     beside = {name: row[name] for name in ("messages", "conversations") if name in row}

@@ -75,7 +75,7 @@ def _cut(
 
 
 def _boundary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What stands between documents, for a tokenizer that puts nothing before a text."""
+    """Ids that part documents, for a tokenizer that puts nothing before a text."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return cast(int, eos if bos is None else bos)  # `load_tokenizer` refuses one without EOS
 

@@ -99,7 +99,7 @@ class Summary:
         return heads, rows
 
     def _verdicts(self) -> Iterator[RenderableType]:
-        """What the last column would hold, where there is no room for it."""
+        """The last column as lines of text, where there is no room for it."""
         titles: dict[str, list[str]] = {}
         for line in self.lines:
             if line.against_baseline is not None:
@@ -164,7 +164,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Ta
 
 
 def _least_width(column: Sequence[str]) -> int:
-    """Of a column's longest word; a number and its interval are not taken apart."""
+    """Return the width of a column's longest word; a number keeps its interval."""
     words: list[str] = []
     for text in column:
         plain = Text.from_markup(text).plain

@@ -40,7 +40,7 @@ LONGER = ("user", "assistant", "user")
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What stands between a conversation and its answer.
+    """The text between a conversation and its answer.
 
     The prompt is the rendered turns with `preface`, or, where there is `no_generation_prompt`, what
     the template writes before an answer. The response begins with `space`.
@@ -52,7 +52,7 @@ class Opening:
 
 
 class ChatFormat:
-    """What a chat template writes around contents. Raises ValueError for one that has no place."""
+    """The text that a chat template writes around contents; ValueError where one is left out."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -84,7 +84,7 @@ class ChatFormat:
         return self._prompt(list(turns))
 
     def opening(self, roles: tuple[str, ...]) -> Opening:
-        """What stands before the answer to turns of these roles."""
+        """Return the text before the answer to turns of these roles."""
         if roles not in self._openings:
             self._openings[roles] = self._opening(roles)
         return self._openings[roles]
@@ -153,7 +153,7 @@ class ChatFormat:
         return True
 
     def _written(self, roles: tuple[str, ...]) -> list[str]:
-        """What the template writes before, between and after contents; none where it refuses."""
+        """The template's texts before, between and after contents; none where it refuses."""
         try:
             whole = self._render([*_contents(roles), {"role": "assistant", "content": _ANSWER}])
             asked = self._render(_contents(roles), generation_prompt=True)
@@ -178,14 +178,14 @@ class ChatFormat:
         return cast(int, self.tokenizer.convert_tokens_to_ids(end))
 
     def _answers_own(self) -> str:
-        """What the template writes inside of an answer, before its text."""
+        """The template's text inside of an answer, before its content."""
         asked = self._render(_contents(USER), generation_prompt=True)
         header = self._around_answer(_contents(USER))[0].rstrip()
         begun = asked.removeprefix(header) if asked.startswith(header) else ""
         return self.opening(USER).preface + begun
 
     def _other_roles(self) -> Iterator[str]:
-        """What it writes for the roles that it knows beside user and assistant."""
+        """The template's texts for the roles that it knows beside user and assistant."""
         for role in _ROLES:
             try:
                 yield self._render([{"role": "user", "content": ""}, {"role": role, "content": ""}])

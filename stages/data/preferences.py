@@ -37,7 +37,7 @@ Turns = tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What was asked, the response that was preferred, and the other."""
+    """A prompt, the response that was preferred, and the other."""
 
     asked: Conversation
     chosen: str

@@ -29,7 +29,7 @@ _NAMES = {"user": "User", "assistant": "Assistant"}
 
 
 class _Format:
-    """What is to be known of a tokenizer, found out once."""
+    """The facts about a tokenizer that encoding needs, derived once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         lent = cast(PreTrainedTokenizerBase, proxy(tokenizer))  # else this would keep it in memory
@@ -249,7 +249,7 @@ _formats: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, _Format]] = W
 
 
 def _format(tokenizer: PreTrainedTokenizerBase) -> _Format:
-    """What is known of the tokenizer, found out anew after a change of what it depends on."""
+    """Return the facts about a tokenizer, derived again after it has changed."""
     key = (
         tokenizer.chat_template,
         tokenizer.special_tokens_map,

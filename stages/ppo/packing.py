@@ -1,4 +1,4 @@
-"""How the models of stage three can be read: padding, packed rows and states of lower layers.
+"""The ways in which PPO's models can run a batch: padding, packed rows and states of lower layers.
 
 Each way is tried on an example, and a model that says something else that way is as it was before.
 """
@@ -34,7 +34,7 @@ Numbers = tuple[Tensor, Tensor, Tensor]  # logprob_N, value_N, score_E
 
 
 def pads_right(models: Models, longest: int) -> bool:
-    """Whether rows must be padded on the right, since padding on the left changes what models say.
+    """Return true where padding on the left would change the models' outputs.
 
     `longest` is the number of tokens of the longest text. Raises ValueError where padding changes
     that on either side.

@@ -1,4 +1,4 @@
-"""What stages make of an architecture: how they read and sample it, and whether that is right.
+"""Observations of an architecture: the ways it is run and sampled, and their correctness.
 
 `python -m tests.architectures.observe` writes the table of docs/architectures.md to stdout.
 """
@@ -44,7 +44,7 @@ NATS = 1e-4  # a log-probability's or score's rounding, over all kinds
 
 @dataclass(frozen=True)
 class Observed:
-    """How stages read an architecture, or the line with which they refuse it."""
+    """The ways in which stages run an architecture, or the line with which they refuse it."""
 
     sampling: str = ""
     rows: str = ""

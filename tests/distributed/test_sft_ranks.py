@@ -119,7 +119,7 @@ def test_ranks_learn_what_one_process_learns(
 
 
 def masks(base: Path, out: Path) -> list[list[bool]]:
-    """What this rank's first dropout leaves of the states at each row's first position."""
+    """The part that this rank's first dropout leaves of the states at each row's first position."""
     found: list[list[bool]] = []
 
     def spy(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -119,7 +119,7 @@ def test_the_hash_of_a_folder_knows_names_and_contents(tmp_path: Path):
 
 
 def test_a_changed_folder_of_a_data_set_makes_the_data_again(tmp_path: Path):
-    """What `hf:FOLDER` holds, not its name, decides."""
+    """The content of `hf:FOLDER` decides, not its name."""
 
     def work(out: Path, _: Report) -> None:
         (out / "made.txt").write_text((tmp_path / "d/train.jsonl").read_text())

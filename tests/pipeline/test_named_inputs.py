@@ -1,4 +1,4 @@
-"""What a config names: every path knows `~`, and the content behind every name decides."""
+"""Names in a config: every path knows `~`, and the content behind every name decides."""
 
 import typing
 from collections.abc import Iterator
@@ -184,7 +184,7 @@ def content(text: str) -> Path:
 
 
 def fingerprints(config: ExperimentConfig, folder: Path) -> dict[str, list[str]]:
-    """Of every stage, the hashes of what it reads from outside the run."""
+    """The hashes of every stage's inputs from outside the run."""
     hashes = Hashes(folder / ".hashes.json")
     return {
         stage.name: [

@@ -1,4 +1,4 @@
-"""What the stages of a whole small run report: counts that only rise, work in words."""
+"""Reports of the stages of a whole small run: counts that only rise, work in words."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -112,7 +112,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def readings(folder: Path, turns: Messages, context: str | None, ending: str) -> dict[str, Asked]:
-    """What every reader makes of the conversation in every form."""
+    """The result of every reader for the conversation in every form."""
     about = {} if context is None else {"context": context}
     number, made = 0, {}
 

@@ -1,4 +1,4 @@
-"""How many tokens fit a model is known from its config alone, and is where a learned table ends."""
+"""The positions of a model follow from its config, and end where a learned table ends."""
 
 from pathlib import Path
 from typing import Any

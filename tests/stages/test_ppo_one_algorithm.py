@@ -1,4 +1,4 @@
-"""What makes PPO fast changes no minibatch: trained weights are the same with and without it."""
+"""PPO's speed-ups change no minibatch: trained weights are the same with and without it."""
 
 from pathlib import Path
 from typing import Any

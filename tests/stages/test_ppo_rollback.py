@@ -1,4 +1,4 @@
-"""What a rollback and a kill leave behind: nothing that the checkpoint does not hold."""
+"""The state after a rollback or a kill: nothing that the checkpoint does not hold."""
 
 import json
 import shutil

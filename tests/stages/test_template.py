@@ -58,7 +58,7 @@ def by_transformers(
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> Counter[int]:
-    """How often each added token stands in the ids."""
+    """The count of each added token in the ids."""
     return Counter(i for i in ids if i in tokenizer.added_tokens_decoder)
 
 
