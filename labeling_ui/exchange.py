@@ -30,14 +30,14 @@ def one_each(rankings: Iterable[Ranking]) -> list[Ranking]:
 
     A skip gives way to a ranking.
     """
-    found: dict[str, Ranking] = {}
+    by_annotator: dict[str, Ranking] = {}
     for ranking in rankings:
-        before = found.get(ranking.annotator)
+        before = by_annotator.get(ranking.annotator)
         if before is not None and before.skipped is None and ranking.skipped is None:
             raise ValueError(f"'{ranking.annotator}' ranks task '{ranking.task}' twice")
         if before is None or before.skipped is not None:
-            found[ranking.annotator] = ranking
-    return list(found.values())
+            by_annotator[ranking.annotator] = ranking
+    return list(by_annotator.values())
 
 
 def by_task(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:

@@ -49,13 +49,13 @@ class Parts:
 
     def within(self, width: int) -> str:
         """The first parts that fit into so many characters."""
-        said = ""
+        words = ""
         for part in self.parts:
-            longer = f"{said} · {part}" if said else part
+            longer = f"{words} · {part}" if words else part
             if len(longer) > width:
                 break
-            said = longer
-        return said
+            words = longer
+        return words
 
 
 def numbers_line(metrics: Mapping[str, float]) -> str:

@@ -149,7 +149,7 @@ def limited(rows: Sequence[R], per_user: int | None, prefix: int | None, where: 
     Prompts whose first `prefix` characters are those of an earlier prompt are near-duplicates. How
     many are left out is logged.
     """
-    kept, first = [], dict[str, str]()
+    used, first = [], dict[str, str]()
     prompts: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         key = prompt_key(row)
@@ -160,13 +160,13 @@ def limited(rows: Sequence[R], per_user: int | None, prefix: int | None, where: 
         if per_user is not None and row.user is not None and len(mine | {key}) > per_user:
             continue
         mine.add(key)
-        kept.append(row)
-    if len(kept) < len(rows):
+        used.append(row)
+    if len(used) < len(rows):
         log.warning(
             "%s: %d of %d rows are left out by data.prompts_per_user and data.shared_prefix",
-            *(where, len(rows) - len(kept), len(rows)),
+            *(where, len(rows) - len(used), len(rows)),
         )
-    return kept
+    return used
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def overlaps(
     held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
 ) -> list[Overlap]:
     """Every pair of sets that share something."""
-    found = []
+    overlaps = []
     for training_name, trained in training.items():
         known = _labels_of(trained)
         for name, rows in held_out.items():
@@ -202,13 +202,13 @@ def overlaps(
             if prompts or users:
                 example = (prompts or users)[0].prompt[:SHOWN]
                 counts = (len(prompts), len(users), len(rows))
-                found.append(Overlap(name, training_name, *counts, example))
-    return found
+                overlaps.append(Overlap(name, training_name, *counts, example))
+    return overlaps
 
 
-def write_overlaps(path: Path, found: Iterable[Overlap]) -> None:
+def write_overlaps(path: Path, overlaps: Iterable[Overlap]) -> None:
     """Write the overlaps as a JSON list."""
-    text = json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps([asdict(one) for one in overlaps], indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ def obstacle_to_attention(
     obstacle, and where anything is raised, the trunks have the attention that they had.
     """
     names = _attention_names(trunks)
-    kept = False
+    is_kept = False
     try:
         before = [plain_states(trunk) for trunk in trunks]
         try:
@@ -43,9 +43,9 @@ def obstacle_to_attention(
                 obstacle = _difference(before, after)
         except REFUSALS as error:
             obstacle = f"the model refused ({first_line(error)[:80]})"
-        kept = obstacle is None
+        is_kept = obstacle is None
     finally:
-        if not kept:
+        if not is_kept:
             for config, name in names:
                 config._attn_implementation = name
     return obstacle

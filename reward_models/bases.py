@@ -53,8 +53,8 @@ def base_source(name: str, folder: Path, sha256: str) -> str:
 
 def base_place(name: str, folder: Path) -> str:
     """The same name where it no longer depends on the folder that it was written in."""
-    place = _place(name, folder)
-    return name if place is None else str(place)
+    path = _place(name, folder)
+    return name if path is None else str(path)
 
 
 def name_base(folder: Path, name: str) -> None:
@@ -84,8 +84,8 @@ def _in_package(path: Path) -> str | None:
 
 def _package(name: str) -> Path | None:
     spec = find_spec(name)
-    places = [] if spec is None else list(spec.submodule_search_locations or ())
-    return Path(places[0]).resolve() if places else None
+    locations = [] if spec is None else list(spec.submodule_search_locations or ())
+    return Path(locations[0]).resolve() if locations else None
 
 
 def _place(name: str, folder: Path) -> Path | None:

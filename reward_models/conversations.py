@@ -91,12 +91,12 @@ def dialogue(text: str) -> tuple[Turn, ...] | None:
         return None
     pieces = _SPEAKER.split(whole.rstrip().removesuffix(OPEN))
     turns: list[Turn] = []
-    for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True):
+    for speaker, words in zip(pieces[1::2], pieces[2::2], strict=True):
         role: Role = "user" if speaker == "Human" else "assistant"
         if turns and turns[-1].role == role:
-            turns[-1] = Turn(role, f"{turns[-1].content}\n\n{said.strip()}")
+            turns[-1] = Turn(role, f"{turns[-1].content}\n\n{words.strip()}")
         else:
-            turns.append(Turn(role, said.strip()))
+            turns.append(Turn(role, words.strip()))
     return tuple(turns) if turns[-1].role == "user" else None
 
 
@@ -125,19 +125,19 @@ def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
 
 def conversation(turns: Sequence[Turn]) -> Conversation:
     """Turns as what is to be answered and, where the assistant's is the last, its answer."""
-    asked = list(turns)
-    answer = asked.pop().content if asked and asked[-1].role == "assistant" else None
-    if not asked or asked[-1].role != "user":
+    remaining = list(turns)
+    answer = remaining.pop().content if remaining and remaining[-1].role == "assistant" else None
+    if not remaining or remaining[-1].role != "user":
         raise ValueError("a conversation without a user's message before its end")
-    return Conversation(tuple(asked[:-1]), asked[-1].content, answer)
+    return Conversation(tuple(remaining[:-1]), remaining[-1].content, answer)
 
 
 def question(turns: Sequence[Turn]) -> Conversation:
     """Turns that end with the user, who is to be answered; ValueError otherwise."""
-    found = conversation(turns)
-    if found.response is not None:
+    parsed = conversation(turns)
+    if parsed.response is not None:
         raise ValueError("the last message is the assistant's; expected the user's, to be answered")
-    return found
+    return parsed
 
 
 def _turns_of_prompt(prompt: object) -> tuple[Turn, ...]:
@@ -153,8 +153,8 @@ def _turns_of_prompt(prompt: object) -> tuple[Turn, ...]:
 def _repeats(turns: Sequence[Turn], prompt: object) -> bool:
     if isinstance(prompt, str) and prompt in [turn.content for turn in turns]:
         return True
-    asked = _turns_of_prompt(prompt)
-    return tuple(turns[: len(asked)]) == asked
+    own_turns = _turns_of_prompt(prompt)
+    return tuple(turns[: len(own_turns)]) == own_turns
 
 
 def _messages_in(text: str) -> list[Any] | None:
@@ -193,8 +193,10 @@ def _content(content: object, name: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
-        found = "null" if content is None else type(content).__name__
-        raise ValueError(f"'{name}' holds a message whose content is {found}, expected a text")
+        content_type = "null" if content is None else type(content).__name__
+        raise ValueError(
+            f"'{name}' holds a message whose content is {content_type}, expected a text"
+        )
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__

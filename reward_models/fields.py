@@ -55,12 +55,12 @@ def number(name: str, value: object) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        found = float(value) if isinstance(value, str) else value
+        result = float(value) if isinstance(value, str) else value
     except ValueError:
-        found = None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        result = None
+    if isinstance(result, bool) or not isinstance(result, int | float) or not math.isfinite(result):
         raise ValueError(f"'{name}' is {value!r:.40}, expected a number")
-    return found
+    return result
 
 
 def whole_number(name: str, value: object) -> int:
@@ -88,7 +88,7 @@ def whole_numbers(
     name: str, given: Mapping[str, Any], *, most: int | None = None
 ) -> dict[str, int]:
     """By response id a whole number from 1; null is none."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for response, value in given.items():
         if value is None:
             continue
@@ -98,13 +98,13 @@ def whole_numbers(
             raise ValueError(
                 f"{name} of response '{response}' is {value!r:.40}, expected {expected}"
             )
-        found[str(response)] = value
-    return found
+        numbers[str(response)] = value
+    return numbers
 
 
 def names_of(name: str, value: object) -> dict[str, list[str]]:
     """By response id a list of names; null is none."""
-    found: dict[str, list[str]] = {}
+    flags: dict[str, list[str]] = {}
     for response, names in mapping(name, value).items():
         if names is None:
             continue
@@ -112,8 +112,8 @@ def names_of(name: str, value: object) -> dict[str, list[str]]:
             raise ValueError(
                 f"'{name}' of response '{response}' is {_kind(names)}, expected a list"
             )
-        found[str(response)] = [required_name(name, one) for one in names]
-    return found
+        flags[str(response)] = [required_name(name, one) for one in names]
+    return flags
 
 
 def _kind(value: object) -> str:

@@ -161,13 +161,13 @@ def plain(value: Any) -> Any:
 
 def plain_row(where: str, row: Mapping[str, Any]) -> Row:
     """The row of a table as JSON would have it."""
-    found: Row = {}
+    values: Row = {}
     for name, value in row.items():
         try:
-            found[name] = plain(value)
+            values[name] = plain(value)
         except (ValueError, ArithmeticError) as error:
             raise ValueError(f"{where}: column '{name}': {error}") from None
-    return found
+    return values
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:

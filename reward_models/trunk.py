@@ -53,10 +53,10 @@ def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> 
     source = base_source(card.base, folder, card.base_hash)
     if base is None or place_of(str(base.config.name_or_path)) != place_of(source):
         base = load_causal(source)
-    found = weights_hash(base, card.base_rows)
-    if found != card.base_hash:
+    sha256 = weights_hash(base, card.base_rows)
+    if sha256 != card.base_hash:
         raise ValueError(
-            f"{folder} was trained on base {card.base_hash[:8]}…, {source} is {found[:8]}…: "
+            f"{folder} was trained on base {card.base_hash[:8]}…, {source} is {sha256[:8]}…: "
             "an adapter only fits the weights it was trained on"
         )
     if card.head_only:
@@ -184,9 +184,9 @@ def load_pretrained(
         )
     except WRONG_FILES as error:
         raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
-    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing reads it.
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)

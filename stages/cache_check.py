@@ -39,7 +39,7 @@ _known: WeakKeyDictionary[PreTrainedModel, dict[Key, "Decoding"]] = WeakKeyDicti
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """The way in which rows decode; `obstacle` is the reason against a cache and prompts in parts."""
+    """The way in which rows decode; `obstacle` is a reason against cache and prompts in parts."""
 
     cached: bool
     in_parts: bool
@@ -74,13 +74,13 @@ def decoding_of(model: PreTrainedModel, sets: RowSets | None, longest: int) -> D
 def _compared(model: PreTrainedModel, sets: RowSets | None, outgrown: tuple[int, ...]) -> Decoding:
     lengths = [*_PROMPTS, *(window + 2 for window in outgrown)]
     prompts = [example_ids(model, length).tolist() for length in lengths]
-    asked = [(prompt, 0) for prompt in sorted(prompts, key=len)]
-    token_SB = example_ids(model, _STEPS * len(asked), 5).view(_STEPS, -1)
-    expected = _logits(UncachedRows(model, asked, sets), token_SB)
+    requests = [(prompt, 0) for prompt in sorted(prompts, key=len)]
+    token_SB = example_ids(model, _STEPS * len(requests), 5).view(_STEPS, -1)
+    expected = _logits(UncachedRows(model, requests, sets), token_SB)
     obstacle: str | None = None
     for part in (max(4, max(lengths) // 3), max(lengths)):  # each prompt but the shortest is cut
         try:
-            rows = LiveRows(model, asked, sets, part, fill=prompts[0][1])
+            rows = LiveRows(model, requests, sets, part, fill=prompts[0][1])
             logits = _logits(rows, token_SB)
             worst = max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True))
             if worst <= rounding(expected[0]):
@@ -93,11 +93,11 @@ def _compared(model: PreTrainedModel, sets: RowSets | None, outgrown: tuple[int,
 
 def _logits(rows: Rows, token_SB: Tensor) -> list[Tensor]:
     """logits_BV after the prompts and after each token; the second row is dropped on the way."""
-    said = [rows.logits_BV.float()]
+    logits = [rows.logits_BV.float()]
     for step, token_B in enumerate(token_SB):
         if step == _DROPPED_AFTER:
             kept_B = [row for row in range(len(token_B)) if row != 1]
             rows.keep(torch.tensor(kept_B, device=token_B.device))
         rows.read(token_B[rows.row_B])
-        said.append(rows.logits_BV.float())
-    return said
+        logits.append(rows.logits_BV.float())
+    return logits

@@ -54,9 +54,11 @@ def require_fit(
         return
     longest = max(lengths)
     text = may_be[lengths.index(longest)].prompt[:40]
-    said = f"{what} (the longest prompt, '{text}', has {longest}; {new_tokens} for its response)"
+    description = (
+        f"{what} (the longest prompt, '{text}', has {longest}; {new_tokens} for its response)"
+    )
     for room in rooms:
-        room.require(longest + new_tokens, said)
+        room.require(longest + new_tokens, description)
 
 
 def require_ppo_fits(

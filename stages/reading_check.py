@@ -75,17 +75,17 @@ def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():
         alone = [read(ids, mask, positions(mask)) for ids, mask in whole]
-    found: list[str] = []
+    refusals: list[str] = []
     for side in SIDES:
         difference = _padded_difference(read, examples, alone, side)
         if not isinstance(difference, str) and difference <= rounding(alone[0]):
             if _has_slope(read, model, *_padded(examples, side)):
                 return side
             difference = "a gradient is not finite"
-        found.append(f"{side}: {_in_words(difference)}")
+        refusals.append(f"{side}: {_in_words(difference)}")
     raise ValueError(
         f"{type(model).__name__} does not read a text beside a longer one as it reads it alone, "
-        f"wherever it is padded ({'; '.join(found)})"
+        f"wherever it is padded ({'; '.join(refusals)})"
     )
 
 
@@ -117,8 +117,8 @@ def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
     ids_BL = examples[0][0, 1].expand(len(examples), width).clone()
     mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, ids in enumerate(examples):
-        place = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
-        ids_BL[row, place], mask_BL[row, place] = ids[0], True
+        columns = slice(width - ids.shape[1], width) if side == "left" else slice(ids.shape[1])
+        ids_BL[row, columns], mask_BL[row, columns] = ids[0], True
     return ids_BL, mask_BL
 
 

@@ -24,6 +24,8 @@ def check_files(config: EvaluationConfig) -> None:
     if config.calibration is not None:
         from pipeline.evaluation.sample_files import open_samples
 
-        place = Path(config.calibration)
-        if not open_samples([place], {}).gives("toxicity"):
-            raise ValueError(f"{place}: no column 'toxicity' in it; nothing to calibrate against")
+        calibration = Path(config.calibration)
+        if not open_samples([calibration], {}).gives("toxicity"):
+            raise ValueError(
+                f"{calibration}: no column 'toxicity' in it; nothing to calibrate against"
+            )

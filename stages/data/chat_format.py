@@ -98,18 +98,18 @@ class ChatFormat:
 
     def _opening(self, roles: tuple[str, ...]) -> Opening:
         turns = _contents(roles)
-        asked = self._render(turns, generation_prompt=True)
+        opened = self._render(turns, generation_prompt=True)
         before, _ = self._around_answer(turns)
-        if before.startswith(asked):
-            own = before.removeprefix(asked)
+        if before.startswith(opened):
+            own = before.removeprefix(opened)
             preface = own[: len(own) - len(_spaces_at_end(own))] if own.strip() else ""
             return Opening(preface, own.removeprefix(preface))
-        if asked == self._render(turns):
+        if opened == self._render(turns):
             return Opening("", _spaces_at_end(before), no_generation_prompt=True)
-        if asked.startswith(before.rstrip()):
+        if opened.startswith(before.rstrip()):
             return Opening("", "")
         raise ValueError(
-            f"the chat template's generation prompt ends in {asked[-40:]!r}, but an answer stands "
+            f"the chat template's generation prompt ends in {opened[-40:]!r}, but an answer stands "
             f"after {before[-40:]!r}; expected the one to be the start of the other"
         )
 
@@ -156,7 +156,7 @@ class ChatFormat:
         """The template's texts before, between and after contents; none where it refuses."""
         try:
             whole = self._render([*_contents(roles), {"role": "assistant", "content": _ANSWER}])
-            asked = self._render(_contents(roles), generation_prompt=True)
+            opened = self._render(_contents(roles), generation_prompt=True)
         except ValueError:
             if roles == USER:
                 raise
@@ -166,7 +166,7 @@ class ChatFormat:
             if content not in parts[-1]:
                 raise ValueError("the chat template leaves out a turn of user or assistant")
             parts[-1:] = parts[-1].split(content, 1)
-        return [*parts, asked.rpartition(_content(len(roles) - 1))[2]]
+        return [*parts, opened.rpartition(_content(len(roles) - 1))[2]]
 
     def _end(self, after: str) -> int | None:
         """Id of the token that this text begins with; None where that is other text, or BOS."""
@@ -179,9 +179,9 @@ class ChatFormat:
 
     def _answers_own(self) -> str:
         """The template's text inside of an answer, before its content."""
-        asked = self._render(_contents(USER), generation_prompt=True)
+        opened = self._render(_contents(USER), generation_prompt=True)
         header = self._around_answer(_contents(USER))[0].rstrip()
-        begun = asked.removeprefix(header) if asked.startswith(header) else ""
+        begun = opened.removeprefix(header) if opened.startswith(header) else ""
         return self.opening(USER).preface + begun
 
     def _other_roles(self) -> Iterator[str]:
@@ -224,13 +224,13 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [content for content in added if content.strip()]
 
 
-def _content(place: int) -> str:
-    """Stands for what the turn at this place says."""
-    return chr(0xFF001 + place)
+def _content(index: int) -> str:
+    """Stands for what the turn at this index says."""
+    return chr(0xFF001 + index)
 
 
 def _contents(roles: Sequence[str]) -> list[Message]:
-    return [{"role": role, "content": _content(place)} for place, role in enumerate(roles)]
+    return [{"role": role, "content": _content(index)} for index, role in enumerate(roles)]
 
 
 def _spaces_at_end(text: str) -> str:

@@ -128,8 +128,8 @@ def _renamed(tokenizer: Tokenizer, strings: tuple[str, ...], mark: str) -> Token
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
     if model.get("merges"):
-        kept = (merge for merge in model["merges"] if names.keys().isdisjoint(_parts(merge)))
-        model["merges"] = list(kept)
+        merges = (merge for merge in model["merges"] if names.keys().isdisjoint(_parts(merge)))
+        model["merges"] = list(merges)
     return Tokenizer.from_str(json.dumps(whole))
 
 

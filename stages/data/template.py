@@ -103,7 +103,7 @@ def response_ids(
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of a response: its ids before any end of turn, without surrounding white space."""
     ends = _format(tokenizer).ends
-    length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(
         ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -188,16 +188,16 @@ def written_out(turns: Sequence[Turn]) -> str:
 
 def _without_system(turns: Sequence[Turn]) -> list[Turn]:
     """The turns of user and assistant; system texts stand before the next user's text."""
-    kept, system = list[Turn](), list[str]()
+    others, system = list[Turn](), list[str]()
     for turn in turns:
         if turn.role == "system":
             system.append(turn.content)
         elif turn.role == "user" and system:
-            kept.append(Turn("user", "\n\n".join([*system, turn.content])))
+            others.append(Turn("user", "\n\n".join([*system, turn.content])))
             system = []
         else:
-            kept.append(turn)
-    return kept
+            others.append(turn)
+    return others
 
 
 def _hidden(known: _Format, turn: Turn, marks: Marks) -> Message:
