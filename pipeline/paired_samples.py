@@ -69,7 +69,7 @@ def _read(path: Path, run: str, into: _Reading) -> list[str]:
     """Add the file's rows under the run's name; return its models."""
     files = open_samples([path], {})
     for row in files.rows():
-        turns = [f"{turn.role}: {turn.content}" for turn in row.history]
+        turns = map(str, row.history)
         asked = "\0".join((row.id, row.prompt, row.context or "", *turns))
         prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
         into.number.setdefault(prompt, len(into.number))

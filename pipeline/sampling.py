@@ -143,7 +143,7 @@ def _task_ids(prompts: Sequence[Prompt]) -> list[str]:
     seen: dict[str, int] = {}
     ids = []
     for prompt in prompts:
-        turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+        turns = map(str, prompt.history)
         said = "\0".join([*turns, prompt.context or "", prompt.prompt])
         name = prompt.id or hashlib.sha256(said.encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1

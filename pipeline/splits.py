@@ -33,7 +33,7 @@ def normalised(text: str) -> str:
 
 def prompt_key(row: Row) -> str:
     """All that is asked in a row, normalised: history, context and prompt."""
-    turns = [f"{turn.role}: {turn.content}" for turn in row.history]
+    turns = map(str, row.history)
     return "\n".join(map(normalised, [*turns, row.context or "", row.prompt]))
 
 

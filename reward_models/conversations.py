@@ -47,6 +47,9 @@ class Turn:
                 f"a message's content is {type(self.content).__name__}, expected a string"
             )
 
+    def __str__(self) -> str:
+        return f"{self.role}: {self.content}"
+
     def to_json(self) -> dict[str, str]:
         """The JSON object."""
         return {"role": self.role, "content": self.content}

@@ -83,7 +83,7 @@ def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
     context = optional_text("context", values.get("context"))
     completion = _answer(values["completion"])
     asked = _asked(values["prompt"], row, completion)
-    said = "\n\n".join([context or "", *map(_written, asked.history), asked.prompt])
+    said = "\n\n".join([context or "", *map(str, asked.history), asked.prompt])
     given = {name: _number(name, row.get(column)) for name, column in layout.scores.items()}
     references = alternatives(values["reference"]) if "reference" in values else None
     return Completion(
@@ -122,10 +122,6 @@ def _asked(prompt: object, row: Mapping[str, Any], completion: str) -> Conversat
 
 def _model(model: object) -> str:
     return "" if model == "" else required_name("model", model)
-
-
-def _written(turn: Turn) -> str:
-    return f"{turn.role}: {turn.content}"
 
 
 def _answer(completion: object) -> str:

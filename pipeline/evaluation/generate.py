@@ -104,7 +104,7 @@ def ids_of(prompts: Sequence[Prompt], suite: str) -> list[str]:
 
 
 def _content_id(prompt: Prompt) -> str:
-    turns = [f"{turn.role}: {turn.content}" for turn in prompt.history]
+    turns = map(str, prompt.history)
     said = "\n\n".join([str(prompt.context), *turns, prompt.prompt])
     return sha256(said.encode()).hexdigest()[:16]
 

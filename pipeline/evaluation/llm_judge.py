@@ -123,7 +123,7 @@ def _pair(row: Completion) -> tuple[str, str, str, int]:
 
 
 def _conversation(first: Completion, second: Completion) -> list[Message]:
-    turns = "\n\n".join(f"{turn.role}: {turn.content}" for turn in first.history)
+    turns = "\n\n".join(map(str, first.history))
     before = f"[Earlier turns]\n{turns}\n\n" if turns else ""
     passage = f"[Passage]\n{first.context}\n\n" if first.context else ""
     shown = (
