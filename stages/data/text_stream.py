@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from stages.ppo.randomness import generator_for
+from stages.seeding import generator_for
 
 WINDOW = 10_000  # documents that are shuffled among themselves
 

@@ -233,7 +233,7 @@ class Course:
             "over": self.over,
             "best": None
             if best is None
-            else [best.score, best.iteration, self.learner.policy.whole(best.weights)],
+            else [best.score, best.iteration, self.learner.policy.full(best.weights)],
             "first_tokens": self.first_tokens,
             "rollbacks": self.rollbacks,
         }

@@ -111,8 +111,3 @@ def _own_critic(reward: RewardModel) -> RewardModel:
 def is_whole(reward: RewardModel) -> bool:
     """Whether it has a transformer of its own, rather than a set or a head on a base."""
     return not isinstance(reward.carrier, PeftModel) and not reward.card.head_only
-
-
-def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training moves, by name; a tied one appears once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -21,7 +21,8 @@ from stages.config import PretrainingMix
 from stages.data.padding import pad_right
 from stages.data.template import document_ids
 from stages.data.text_stream import TextStream
-from stages.ppo.networks import Network, autocast
+from stages.distributed.network import Network
+from stages.distributed.sharding import autocast
 from stages.ppo.tally import Tally
 
 

@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 
 from stages.adaptation.lora import merged_lora
 from stages.config import OwnRollouts
+from stages.distributed.sharding import autocast
 from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
-from stages.ppo.networks import autocast
 from stages.ppo.rollout import Rollout, read_episodes, roll_out
 from stages.ppo.served import aligned
 

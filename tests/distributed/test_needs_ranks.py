@@ -58,14 +58,14 @@ def adaptation(family: str) -> Full | Restricted:
 def held(base: Path, family: str) -> Held:
     from accelerate import Accelerator
 
+    from stages.distributed.sharding import load_models_whole, sharded_network
     from stages.models import adapt, load_policy, load_tokenizer
-    from stages.ppo.networks import load_models_whole, network
     from stages.zero_state import whole_shape
 
     accelerator = Accelerator()
     load_models_whole(accelerator)
     model = adapt(load_policy(base), adaptation(family), load_tokenizer(base))
-    engine = network(model, 1.0, accelerator)
+    engine = sharded_network(model, 1.0, accelerator)
     ids_BL = torch.zeros(2, 5, dtype=torch.long)
     for last in (False, True):
         engine.backward(engine.model(input_ids=ids_BL, labels=ids_BL).loss)

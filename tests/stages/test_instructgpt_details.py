@@ -18,11 +18,11 @@ from stages.models import load_policy, load_tokenizer
 from stages.ppo import objective
 from stages.ppo.diagnostics import preflight
 from stages.ppo.learner import Learner
-from stages.ppo.randomness import generator_for
 from stages.ppo.rollout import Experience, experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
 from stages.progress import Step
 from stages.reward import train_reward
+from stages.seeding import generator_for
 from stages.sft import _arguments as sft_arguments
 from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
 from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world

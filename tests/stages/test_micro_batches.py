@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from reward_models.model import RewardModel
 from stages import device_memory
 from stages.data.template import prompt_ids
+from stages.distributed.sharding import autocast
 from stages.dry_run import Cost, cost_of, peak_bytes
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch, bytes_to_come, update_cost
-from stages.ppo.networks import autocast
 from stages.ppo.packing import obstacle_to_packing
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base

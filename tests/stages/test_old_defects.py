@@ -21,12 +21,12 @@ from stages.config import RewardConfig, SFTConfig
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.data.template import prompt_ids
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.randomness import generator_for
 from stages.ppo.rollout import read_episodes, roll_out
 from stages.progress import Step, silent
 from stages.ranked_prompts import ranked_prompts
 from stages.reward import train_reward
 from stages.scoring import score_responses
+from stages.seeding import generator_for
 from stages.sft import train_sft
 from tests.reward_models.tiny import (
     tiny_base,

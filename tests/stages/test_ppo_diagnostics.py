@@ -18,9 +18,9 @@ from stages.ppo.diagnostics import (
     repetition,
 )
 from stages.ppo.episodes import Episodes
-from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
+from stages.seeding import endless_order, generator_for
 from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world
 
 HEALTHY = {

@@ -17,12 +17,12 @@ from stages.adaptation.row_prefix import row_prefix_attention
 from stages.adaptation.set_attention import let_attend_to_sets
 from stages.cache_check import decoding_of
 from stages.config import PPOConfig, SamplingConfig
+from stages.distributed.sharding import require_trainable_precision
 from stages.families import LoRA
 from stages.generation import Sampled, generate_responses
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import load_models
-from stages.ppo.networks import check_precision
 from stages.ppo.packing import policy_reader, without_wrong_states
 from stages.reading_check import padding_side
 from stages.scoring import score_sequences
@@ -139,11 +139,11 @@ def test_rows_are_padded_where_it_changes_nothing(tmp_path: Path):
 
 def test_fp16_without_a_scale_is_refused():
     with pytest.raises(ValueError, match=r"mixed_precision is 'fp16'.*expected 'bf16' or 'no'"):
-        check_precision(
+        require_trainable_precision(
             SimpleNamespace(mixed_precision="fp16", distributed_type=DistributedType.NO)
         )
     for precision in ("no", "bf16"):
-        check_precision(
+        require_trainable_precision(
             SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType.NO)
         )
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from stages.adaptation.top_layers import layers_of
 from stages.config import Full
+from stages.distributed.network import trained_parameters
 from stages.models import adapt, load_policy
-from stages.ppo.models import trained_parameters
 from tests.stages.tiny_ppo import tiny_config, tiny_models, tiny_world, train
 
 TOP = {"family": "full", "top_layers": 1}
