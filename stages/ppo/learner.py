@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from stages.config import PPOConfig
 from stages.distributed.network import Network, Replicated
 from stages.distributed.sharding import (
     autocast,
@@ -23,8 +22,10 @@ from stages.distributed.sharding import (
     shard_frozen,
     sharded_network,
 )
+from stages.distributed.state import scatter_weights
 from stages.ppo import objective
 from stages.ppo.averaging import MovingAverage, weights_in_place
+from stages.ppo.config import PPOConfig
 from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.lower_states import LowerStates
@@ -43,7 +44,6 @@ from stages.ppo.shared_passes import (
 )
 from stages.ppo.tally import Tally
 from stages.seeding import EVERY_RANK, generator_for
-from stages.sharded_state import scatter_weights
 
 
 class Learner:

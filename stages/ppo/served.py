@@ -22,10 +22,11 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reward_models.one_line import first_line
-from stages.config import SamplingConfig, VllmRollouts
+from reward_models.model_folder import first_line
 from stages.distributed.network import Network
-from stages.generation import Sampled
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled
+from stages.ppo.config import VllmRollouts
 
 _NAME = "policy"
 

@@ -18,15 +18,17 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Prompt, write_jsonl
-from stages.adaptation.sets import trained_share
-from stages.config import OwnRollouts, PPOConfig
-from stages.config_base import without_names
+from stages.adapters.backbone import trained_share
+from stages.config import without_names
+from stages.data.prompt_lengths import require_ppo_fits
 from stages.data.template import conversation_ids, stop_ids
 from stages.distributed.network import trained_parameters
+from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import autocast, load_models_whole, require_trainable_precision
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.course import Course
 from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
@@ -38,10 +40,8 @@ from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step, announce, counted
-from stages.prompt_lengths import require_ppo_fits
-from stages.rank_timeout import limit_waits
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_check import check_reward_model
+from stages.reward.batches import RankedPrompt
+from stages.reward.check import check_reward_model
 
 log = logging.getLogger(__name__)
 
