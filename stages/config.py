@@ -1,9 +1,9 @@
 """The base class of configs, and the texts of a config that name a file, a model or a data set."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -12,9 +12,10 @@ HUB = "hf:"  # before the name of a data set of the hub
 
 
 class Config(BaseModel):
-    """What every config shares: unknown keys are refused, values do not change."""
+    """The base of every config: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys of earlier versions, and their names now
 
 
 @dataclass(frozen=True, slots=True)
