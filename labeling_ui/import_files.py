@@ -5,8 +5,7 @@ from typing import Literal
 
 from labeling_ui.argilla import from_argilla
 from labeling_ui.label_studio import from_label_studio
-from reward_models.label_files import Once, read_rankings, read_tasks
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, UniqueKeys, read_rankings, read_tasks
 from reward_models.row_files import read_rows
 
 Source = Literal["jsonl", "label-studio", "argilla"]
@@ -24,7 +23,7 @@ def read_labels(place: Path, form: Source) -> tuple[list[RankingTask], list[Rank
             read = from_label_studio
         case "argilla":
             read = from_argilla
-    once = Once()
+    once = UniqueKeys()
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
     for where, row in read_rows(place):
