@@ -12,6 +12,7 @@ from labeling_ui.screening import Screening
 from labeling_ui.sign_in import Access, Proxy
 from labeling_ui.store import Store
 from pipeline.config.labeling import RoomSettings
+from pipeline.config.shipped import find_config
 from reward_models.records import Prompt, Ranking, RankingTask
 
 Flags = Mapping[str, Mapping[str, bool]]
@@ -47,7 +48,7 @@ def check_room(room: RoomSettings) -> None:
 
 def form_of(room: RoomSettings) -> Form | None:
     """The questions that the config names; None for the paper's. ValueError if they are wrong."""
-    return None if room.form is None else load_form(Path(room.form))
+    return None if room.form is None else load_form(find_config(Path(room.form)) or Path(room.form))
 
 
 def access_of(room: RoomSettings) -> Access | None:
