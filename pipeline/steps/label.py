@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from pipeline.config.experiment import (
     ExperimentConfig,
     ImportedRankings,

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from labeling_ui.form import FormPart, first_problem
-from labeling_ui.room_tasks import WritingTask, answers_of
-from labeling_ui.store import Store
+from labeling_ui.forms import FormPart, first_problem
+from labeling_ui.store.records import WritingTask, answers_of
+from labeling_ui.store.store import Store
 from reward_models.records import Demonstration, Prompt
 
 SOURCE = "labeling room"

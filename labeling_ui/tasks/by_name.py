@@ -5,8 +5,8 @@ import secrets
 
 from sqlalchemy import and_, func, insert, or_, select
 
-from labeling_ui.assignment import Assignment, Lease, LeaseError
-from labeling_ui.tables import leases, tasks
+from labeling_ui.store.tables import leases, tasks
+from labeling_ui.tasks.assignment import Assignment, Lease, LeaseError
 
 
 def take_task(assignment: Assignment, annotator: str, task_id: str) -> Lease:

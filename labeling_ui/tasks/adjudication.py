@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from labeling_ui.agreement import overlaps
-from labeling_ui.assignment import Assignment, Lease
-from labeling_ui.by_name import take_task
-from labeling_ui.form import TaskKind
-from labeling_ui.room_report import disputed
-from labeling_ui.room_tasks import add_room_tasks, answers_of
-from labeling_ui.store import Store
+from labeling_ui.forms import TaskKind
+from labeling_ui.reports.agreement import overlaps
+from labeling_ui.reports.quality import disputed
+from labeling_ui.store.records import add_room_tasks, answers_of
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.by_name import take_task
 from reward_models.records import Ranking
 
 KIND: TaskKind = "adjudication"

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select
 
-from labeling_ui.screening import Screening, num_gold_done, screen, verdict_of
-from labeling_ui.statements import NEXT, NEXT_GOLD, NEXT_OF_CATEGORY
+from labeling_ui.store.statements import NEXT, NEXT_GOLD, NEXT_OF_CATEGORY
+from labeling_ui.tasks.screening import Screening, num_gold_done, screen, verdict_of
 
 
 @dataclass(frozen=True, slots=True)

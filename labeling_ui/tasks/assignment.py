@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, insert, update
 
-from labeling_ui import statements as sql
-from labeling_ui.choosing import Mixing, choose, screened
-from labeling_ui.places import close_full
-from labeling_ui.rows import answer_row, dumps, says_the_same
-from labeling_ui.screening import verdict_of
-from labeling_ui.store import Store
-from labeling_ui.tables import drafts, leases, tasks
+from labeling_ui.store import statements as sql
+from labeling_ui.store.places import close_full
+from labeling_ui.store.rows import answer_row, dumps, says_the_same
+from labeling_ui.store.store import Store
+from labeling_ui.store.tables import drafts, leases, tasks
+from labeling_ui.tasks.queue import Mixing, choose, screened
+from labeling_ui.tasks.screening import verdict_of
 
 Outcome = Literal["stored", "again", "surplus"]
 

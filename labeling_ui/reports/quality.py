@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from labeling_ui.agreement import (
+from labeling_ui.reports.agreement import (
     Overlap,
     Rate,
     agreement,
@@ -25,7 +25,7 @@ from labeling_ui.agreement import (
     share,
     signs,
 )
-from labeling_ui.remarks import DISPUTED, remarks_on
+from labeling_ui.reports.remarks import DISPUTED, remarks_on
 from reward_models.records import Ranking, RankingTask
 
 GoldRanks = Mapping[str, Mapping[str, int]]

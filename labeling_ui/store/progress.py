@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 
-from labeling_ui.statements import ANSWERED
-from labeling_ui.store import Store
-from labeling_ui.tables import answers, leases, settings, tasks
+from labeling_ui.store.statements import ANSWERED
+from labeling_ui.store.store import Store
+from labeling_ui.store.tables import answers, leases, settings, tasks
 
 RECENT = 30
 DAY_S = 24 * 3600.0

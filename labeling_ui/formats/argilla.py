@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from labeling_ui.exchange import as_it_is, by_task, one_each, user_id
+from labeling_ui.formats.round_trip import as_it_is, by_task, one_each, user_id
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask
 

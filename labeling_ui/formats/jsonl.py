@@ -10,10 +10,10 @@ adjudications.jsonl   rankings that settle a disagreement
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.adjudication import adjudications
-from labeling_ui.room_tasks import TextTask, answers_of
-from labeling_ui.store import Store
-from labeling_ui.writing import demonstrations, prompts
+from labeling_ui.store.records import TextTask, answers_of
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import adjudications
+from labeling_ui.tasks.writing import demonstrations, prompts
 from reward_models.records import Prompt, Ranking, RankingTask, write_jsonl
 
 Row = dict[str, Any]

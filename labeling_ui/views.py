@@ -6,10 +6,10 @@ Outputs are numbers in the order shown: neither ids nor names of models leave th
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from labeling_ui.assignment import Lease
-from labeling_ui.form import Form, TaskKind
+from labeling_ui.forms import Form, TaskKind
 from labeling_ui.rendering import plain_html, safe_html, snippet
-from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask
+from labeling_ui.store.records import RoomTask, TextTask, WritingTask
+from labeling_ui.tasks.assignment import Lease
 from reward_models.records import Ranking, RankingTask
 
 Shown = dict[str, Any]

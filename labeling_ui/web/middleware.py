@@ -19,14 +19,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labeling_ui.accounts import SESSION_S, Account, Accounts
-from labeling_ui.door_texts import choose_language, door_page
-from labeling_ui.export import Format, write_export
-from labeling_ui.passwords import TooManyTriesError
-from labeling_ui.sign_in import COOKIE, Access, Proxy, signed_in
-from labeling_ui.store import Store
+from labeling_ui.formats.files import Format, write_export
+from labeling_ui.store.accounts import SESSION_S, Account, Accounts
+from labeling_ui.store.passwords import TooManyTriesError
+from labeling_ui.store.store import Store
+from labeling_ui.web.sign_in import COOKIE, Access, Proxy, signed_in
+from labeling_ui.web.translations import choose_language, door_page
 
-BOARD = Path(__file__).parent / "board"
+BOARD = Path(__file__).parents[1] / "board"
 POLICY = "; ".join(
     (
         "default-src 'self'",

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from labeling_ui.rows import dumps
-from labeling_ui.tables import answers, events, screenings, tasks
+from labeling_ui.store.rows import dumps
+from labeling_ui.store.tables import answers, events, screenings, tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from labeling_ui.assignment import Assignment, Lease
-from labeling_ui.by_name import take_task
-from labeling_ui.room_tasks import add_room_tasks
+from labeling_ui.store.records import add_room_tasks
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.by_name import take_task
 from reward_models.records import RankingTask, Response
 
 CATEGORY = "live"

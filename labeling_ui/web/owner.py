@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from labeling_ui.accounts import Account, Accounts, Role
-from labeling_ui.progress import Progress
 from labeling_ui.rendering import snippet
-from labeling_ui.room_report import Scores, report
-from labeling_ui.screening import verdicts
-from labeling_ui.store import Store
+from labeling_ui.reports.quality import Scores, report
+from labeling_ui.store.accounts import Account, Accounts, Role
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.screening import verdicts
 
 Reply = dict[str, Any]
 FRESH_S = 20.0  # a report is made anew at most this often

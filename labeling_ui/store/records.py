@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import func, insert, select
 
-from labeling_ui.form import TaskKind
-from labeling_ui.rows import dumps
-from labeling_ui.store import Store, kinds_and_records
-from labeling_ui.tables import answers, tasks
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.rows import dumps
+from labeling_ui.store.store import Store, kinds_and_records
+from labeling_ui.store.tables import answers, tasks
 from reward_models.conversations import Turn
 from reward_models.fields import optional_text, required_name, required_text
 from reward_models.records import RankingTask, Record, assign, assign_names

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.exchange import NAMES, as_it_is, by_task, one_each
+from labeling_ui.formats.round_trip import NAMES, as_it_is, by_task, one_each
 from reward_models.fields import required_name
 from reward_models.records import Ranking, RankingTask
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labeling_ui.accounts import Account
-from labeling_ui.adjudication import disputes, settled_by, take_dispute
-from labeling_ui.answers import parse_answers, ranking_from, rating_from
-from labeling_ui.assignment import Assignment, Lease
-from labeling_ui.form import Form, TaskKind
-from labeling_ui.live import Live
-from labeling_ui.progress import Progress
+from labeling_ui.forms import Form, TaskKind
 from labeling_ui.rendering import snippet
-from labeling_ui.room_tasks import TextTask, WritingTask, kind_of, latest_answer, task_from
-from labeling_ui.shown import as_body, shown_forms, shown_ranks, shown_task
-from labeling_ui.store import Store
-from labeling_ui.writing import parse_writing, writing_record
+from labeling_ui.store.accounts import Account
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.records import TextTask, WritingTask, kind_of, latest_answer, task_from
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import disputes, settled_by, take_dispute
+from labeling_ui.tasks.answers import parse_answers, ranking_from, rating_from
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.writing import parse_writing, writing_record
+from labeling_ui.views import as_body, shown_forms, shown_ranks, shown_task
 from reward_models.records import RankingTask
 
 DRAFT_CHARACTERS = 400_000

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from labeling_ui.accounts import Account, Accounts
+from labeling_ui.store.accounts import Account, Accounts
 
 COOKIE = "labeling_session"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, and_, bindparam, case, delete, func, or_, select, update
 
-from labeling_ui.tables import answers, drafts, leases, tasks
+from labeling_ui.store.tables import answers, drafts, leases, tasks
 
 _ANNOTATOR: BindParameter[str] = bindparam("annotator")
 _TASK: BindParameter[str] = bindparam("task")

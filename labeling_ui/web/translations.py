@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi.responses import HTMLResponse
 
-BOARD = Path(__file__).parent / "board"
+BOARD = Path(__file__).parents[1] / "board"
 language: ContextVar[str] = ContextVar("language", default="en")
 
 GERMAN = {

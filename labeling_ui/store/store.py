@@ -13,11 +13,18 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from labeling_ui.database import Database
-from labeling_ui.places import AT_ONCE, take_places
-from labeling_ui.rows import answer_row, check_gold, dumps, says_the_same, submit_event, task_row
-from labeling_ui.screening import record_verdict
-from labeling_ui.tables import answers, events, tasks
+from labeling_ui.store.database import Database
+from labeling_ui.store.places import AT_ONCE, take_places
+from labeling_ui.store.rows import (
+    answer_row,
+    check_gold,
+    dumps,
+    says_the_same,
+    submit_event,
+    task_row,
+)
+from labeling_ui.store.tables import answers, events, tasks
+from labeling_ui.tasks.screening import record_verdict
 from reward_models.records import Kind, Ranking, RankingTask
 
 

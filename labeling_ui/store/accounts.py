@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from labeling_ui.passwords import Failures, fits, hash_password
-from labeling_ui.store import Store
-from labeling_ui.tables import accounts, invitations, sessions
+from labeling_ui.store.passwords import Failures, fits, hash_password
+from labeling_ui.store.store import Store
+from labeling_ui.store.tables import accounts, invitations, sessions
 
 Role = Literal["annotator", "reviewer", "owner"]
 SESSION_S = 12 * 3600.0

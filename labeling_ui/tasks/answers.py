@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from labeling_ui.form import Form, FormPart, Scale, first_problem, said
-from labeling_ui.room_tasks import TextTask
+from labeling_ui.forms import Form, FormPart, Scale, first_problem, said
+from labeling_ui.store.records import TextTask
 from reward_models.records import Ranking, RankingTask
 
 NOTE_CHARACTERS = 20_000

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
-from labeling_ui.tables import leases, tasks
+from labeling_ui.store.tables import leases, tasks
 
 AT_ONCE = 500  # ids in one IN (...)
 
