@@ -20,7 +20,7 @@ from pipeline.evaluation.samples.results import Results, results_of, write_resul
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
 from reward_models.records import Ranking, RankingTask, write_jsonl
 
-SUITE = "people"
+SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
 WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}
