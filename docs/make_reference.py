@@ -23,7 +23,7 @@ from typer.main import get_command
 ROOTS = {
     "pipeline.config.experiment:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
     "pipeline.config.labeling:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
-    "labeling_ui.form:Form": "A form of the labeling room: `labeling.form` of an experiment.",
+    "labeling_ui.forms:Form": "A form of the labeling room: `labeling.form` of an experiment.",
     "pipeline.studies.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
 }
 CONFIG_PAGE = """# Configs

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.cli.evaluation_settings import inputs_of
 from pipeline.evaluation.request import Request, columns_of, evaluation_config, scorer_settings
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, read_rankings, read_tasks
 
 if TYPE_CHECKING:
     from pipeline.evaluation.samples.results import Results

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from pipeline.cli.errors import PeopleNeeded
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.labeling import HumanAnnotators
