@@ -216,10 +216,10 @@ def evaluate(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
-        from pipeline.evaluation.suites.setting import Setting
+        from pipeline.evaluation.suites.suite import Inputs
 
         found = DataFolder(datasets)
-        setting = Setting(
+        setting = Inputs(
             config.evaluation,
             policies,
             prompts=found.prompts("test"),

@@ -28,7 +28,7 @@ from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Tab
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask
 
-SUITE = "people"
+SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
 WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}
