@@ -63,7 +63,7 @@ def test_a_config_of_ones_own_is_written_and_runs(site, tmp_path):
 
 
 def test_an_installed_room_finds_its_forms(site, tmp_path):
-    code = "from labeling_ui.form import default_form; print(default_form().kind)"
+    code = "from labeling_ui.forms import default_form; print(default_form().kind)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

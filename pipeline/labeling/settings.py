@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form, load_form
-from labeling_ui.import_files import read_labels
-from labeling_ui.live import Live
-from labeling_ui.screening import Screening
-from labeling_ui.sign_in import Access, Proxy
-from labeling_ui.store import Store
+from labeling_ui.formats.files import read_labels
+from labeling_ui.forms import Form, load_form
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.queue import Mixing
+from labeling_ui.tasks.screening import Screening
+from labeling_ui.web.sign_in import Access, Proxy
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.shipped import find_config
 from reward_models.records import Prompt, Ranking, RankingTask

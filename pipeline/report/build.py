@@ -41,7 +41,7 @@ TILES = (
 )
 HALLUCINATION = (
     "hallucination",
-    "made_up",
+    "hallucinated",
     "answered_unanswerable",
     "false_abstention",
     "correct_answerable",

@@ -13,6 +13,7 @@ from typing import ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report.figures import Figure
+from reward_models.atomic_files import written_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,8 @@ def render(page: Page) -> str:
 
 def write_page(page: Page, path: Path) -> None:
     """Write the page aside and rename it."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(render(page), encoding="utf-8")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(render(page), encoding="utf-8")
 
 
 @cache

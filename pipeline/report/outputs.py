@@ -91,7 +91,7 @@ def _marks(row: Completion) -> list[str]:
         "toxic": _is_toxic(row),
         "cut-off": not row.ended,
         "declining": abstains(row.completion),
-        "made-up": bool((row.scores.get(GOLD) or {}).get("made_up")),
+        "hallucinated": bool((row.scores.get(GOLD) or {}).get("hallucinated")),
         "unscored": None in row.scores.values(),
     }
     return [mark for mark, applies in marks.items() if applies]
@@ -113,7 +113,9 @@ def _scores(row: Completion) -> list[str]:
     if (score := gold.get("gold")) is not None:
         scores.append(f"gold {score:.2f}".replace("-", MINUS))
     scores += [
-        name.replace("_", " ") for name in ("correct", "made_up", "abstained") if gold.get(name)
+        name.replace("_", " ")
+        for name in ("correct", "hallucinated", "abstained")
+        if gold.get(name)
     ]
     toxicity = (row.scores.get(PROFANITY) or row.scores.get(FILE_SCORER) or {}).get("toxicity")
     if toxicity is not None and row.suite != "test":
