@@ -29,7 +29,7 @@ from pipeline.evaluation.scorers.validity import measured_validity, validity_not
 from pipeline.evaluation.suites.order import SAID, SUITES
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.models.speaker import notes_of, own_weights
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, Step
 
 SAMPLES, RESULTS = "samples.jsonl", "results.json"

@@ -17,7 +17,8 @@ from pipeline.cli.app import app
 from pipeline.config.labeling import RoomSettings
 from pipeline.evaluation.samples.results import read_results
 from pipeline.labeling import room
-from reward_models.records import Ranking, RankingTask, Response, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response
 
 MODELS = ("ppo", "sft", "base")
 

@@ -40,7 +40,7 @@ from pipeline.evaluation.suites.style import ANSWERS, STYLE, ReferenceAnswers, S
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.toxicity import threshold_of, toxicity_judges
 from pipeline.evaluation.suites.truthfulness import truthfulness_tables
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, silent
 
 TRUTH = ("true", "info")
