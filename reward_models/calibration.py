@@ -90,9 +90,7 @@ def length_correlation(
     products = (score_c_N * length_c_N, score_c_N**2, length_c_N**2)
     sums_B3 = np.stack([np.bincount(prompt_N, weights=product) for product in products], axis=1)
     within = _correlation(sums_B3.sum(0)[None])[0]
-    drawn_S = _correlation(
-        np.concatenate([times_RB @ sums_B3 for times_RB in resamples(count_B.size, rng)])
-    )
+    drawn_R3 = np.concatenate([times_RB @ sums_B3 for times_RB in resamples(count_B.size, rng)])
     varies = bool(np.isfinite(within))
     x_N, y_N = score_N - score_N.mean(), length_N - length_N.mean()
     overall = _correlation(np.asarray([[x_N @ y_N, x_N @ x_N, y_N @ y_N]]))[0]
