@@ -16,7 +16,7 @@ from pipeline.runs.run import is_gone
 from pipeline.steps.data import DataFolder
 from reward_models.positions import Room, room_of
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit, room_for
+from stages.data.prompt_lengths import require_fit
 from stages.models import load_tokenizer
 from stages.ppo.config import PPOConfig
 
@@ -48,9 +48,9 @@ def _asked(
     config: ExperimentConfig, base: Source, data: DataFolder, stages: Collection[str]
 ) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
     """The prompts of each stage, the length of their responses, and the models of both."""
-    tuned = room_for(base, config.sft.adaptation)
+    tuned = room_of(base, config.sft.adaptation.num_positions)
     judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
-    reward = room_for(judge, config.reward.adaptation)
+    reward = room_of(judge, config.reward.adaptation.num_positions)
     if "sample" in stages:
         longest = max(setting.max_new_tokens for setting in config.sampling.settings)
         yield "ranking_prompts", data.prompts("ranking"), longest, [tuned]
@@ -59,13 +59,20 @@ def _asked(
         yield "validation_prompts", data.prompts("validation"), longest, [tuned, reward]
     for name, ppo in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
         if ppo is not None and name in stages:
-            rooms = [room_for(base, (config.ppo_init or config.sft).adaptation), reward]
-            rooms.append(room_for(base, ppo.adaptation))
+            rooms = [
+                room_of(base, (config.ppo_init or config.sft).adaptation.num_positions),
+                reward,
+            ]
+            rooms.append(room_of(base, ppo.adaptation.num_positions))
             for use in ("ppo", "validation") if _validates(ppo) else ("ppo",):
                 yield f"{use}_prompts", data.prompts(use), ppo.sampling.max_new_tokens, rooms
     if "evaluate" in stages:
         trained = [ppo for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
-        evaluated = [tuned, reward, *(room_for(base, ppo.adaptation) for ppo in trained)]
+        evaluated = [
+            tuned,
+            reward,
+            *(room_of(base, ppo.adaptation.num_positions) for ppo in trained),
+        ]
         tokens = config.evaluation.sampling.max_new_tokens
         yield "test_prompts", data.prompts("test"), tokens, evaluated
         toxicity = _instructed(config.evaluation, data.prompts("toxicity"))

@@ -136,9 +136,8 @@ def reward(
     """
 
     def work(out: Path, report: Report) -> None:
-        from stages.data.prompt_lengths import within_positions
         from stages.reward.folds import write_folds
-        from stages.reward.train import train_reward
+        from stages.reward.train import train_reward, within_positions
 
         tasks, rankings = _ranked(labelled)
         train_reward(
@@ -180,10 +179,10 @@ def ppo(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.steps.gold_reward import gold_of
-        from stages.data.prompt_lengths import within_positions
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
         from stages.reward.check import held_out_prompts
+        from stages.reward.train import within_positions
 
         found = DataFolder(datasets)
         mix, rule = chosen.pretraining, chosen.validation

@@ -1,36 +1,14 @@
-"""Do prompts, with the responses that are to follow, fit a model? Asked before it is loaded."""
+"""A check, before a model is loaded, that prompts and their responses fit its positions."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.positions import Room, room_of
+from reward_models.positions import Room
 from reward_models.records import Prompt
-from stages.adapters.config import Full, Restricted
-from stages.adapters.config import Prompt as SoftPrompt
 from stages.data.template import conversation_ids, prompt_ids
-from stages.models import load_tokenizer
-from stages.ppo.config import PPOConfig
-from stages.reward.config import RewardConfig
 
 _SLACK = 8  # tokens that a template may add to a longer prompt and not to the shortest
-
-
-def room_for(source: str | Path, adaptation: Full | Restricted) -> Room:
-    """The room of a model once a stage has put its set on it."""
-    return room_of(source, soft_prompt(adaptation))
-
-
-def soft_prompt(adaptation: Full | Restricted) -> int:
-    """The positions that a set takes."""
-    return adaptation.length if isinstance(adaptation, SoftPrompt) else 0
-
-
-def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
-    """The settings with a `max_tokens` that the model on this base has positions for."""
-    room = room_for(source, config.adaptation)
-    return config.model_copy(update={"max_tokens": room.at_most(config.max_tokens)})
 
 
 def require_fit(
@@ -60,19 +38,6 @@ def require_fit(
     )
     for room in rooms:
         room.require(longest + new_tokens, description)
-
-
-def require_ppo_fits(
-    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
-) -> None:
-    """Raise ValueError for texts longer than policy or reward model have positions for."""
-    rooms = [
-        Room("the policy", room_for(policy, config.adaptation).tokens),
-        Room("the reward model", room_of(reward_model).tokens),
-    ]
-    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, rooms, "PPO")
-    if config.pretraining is not None:
-        rooms[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
 
 
 def _bytes(prompt: Prompt) -> int:

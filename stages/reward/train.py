@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
+from reward_models.positions import room_of
 from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.adapters.config import Probe
-from stages.data.prompt_lengths import within_positions
 from stages.generation.score import score_responses
 from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
 from stages.progress import Report, Step, announce, counted
@@ -89,6 +89,12 @@ def train_reward(
     found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
     whole.save(out / "model", tokenizer)
     _write_json(out / "held_out.json", found)
+
+
+def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
+    """Return the settings with a `max_tokens` that the model on this base has positions for."""
+    room = room_of(source, config.adaptation.num_positions)
+    return config.model_copy(update={"max_tokens": room.at_most(config.max_tokens)})
 
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:

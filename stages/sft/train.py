@@ -15,11 +15,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
-from reward_models.positions import Room
+from reward_models.positions import Room, room_of
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
-from stages.data.prompt_lengths import room_for
 from stages.data.supervised import Example, encode
 from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts
 from stages.progress import Report, Step
@@ -81,7 +80,7 @@ def train_sft(
 
 
 def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> Room:
-    room = room_for(base, config.adaptation)
+    room = room_of(base, config.adaptation.num_positions)
     if config.pretraining is not None and mixed:
         room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
     return room

@@ -12,7 +12,7 @@ from reward_models.positions import Room, positions_of, room_of, table_of
 from reward_models.records import Prompt
 from stages.adapters.config import LoRA, Prefix
 from stages.adapters.config import Prompt as SoftPrompt
-from stages.data.prompt_lengths import require_fit, room_for
+from stages.data.prompt_lengths import require_fit
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base
 
@@ -92,10 +92,12 @@ def test_a_soft_prompt_takes_positions_and_other_sets_take_none(
     adaptation: Any, taken: int, tmp_path: Path
 ):
     base = tiny_base(tmp_path / "base")
-    assert room_for(base, adaptation).tokens == 64 - taken
+    assert room_of(base, adaptation.num_positions).tokens == 64 - taken
     save_policy(adapt(load_policy(base), adaptation), load_tokenizer(base), tmp_path / "set")
     assert room_of(tmp_path / "set").tokens == 64 - taken
-    assert room_for(tmp_path / "set", adaptation).tokens == 64 - taken  # the same set goes on
+    assert (
+        room_of(tmp_path / "set", adaptation.num_positions).tokens == 64 - taken
+    )
 
 
 def test_a_reward_model_has_the_room_of_what_it_sits_on(tmp_path: Path):
