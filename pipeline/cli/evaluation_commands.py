@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.cli.evaluation_settings import Asked, evaluation_config, scorer_settings, setting_of
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, read_rankings, read_tasks
 
 if TYPE_CHECKING:
     from pipeline.evaluation.samples.results import Results

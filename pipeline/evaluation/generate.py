@@ -11,13 +11,13 @@ import torch
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.suites.setting import Setting
 from pipeline.models.speaker import ask, speaker_of
-from reward_models.positions import room_of
+from reward_models.context_limit import context_limit
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit
 from stages.data.template import response_text
 from stages.generation.config import SamplingConfig
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
+from stages.prompt_lengths import require_fit
 
 UNINSTRUCTED: Mapping[str, str] = {"none": ""}
 
@@ -60,7 +60,7 @@ def _require_fit(
     prompts = [Prompt(row.prompt, context=row.context) for row in rows]
     for name, source in policies.items():
         speaker = speaker_of(source)
-        room = room_of(speaker.weights).without(len(speaker.prefix))
+        room = context_limit(speaker.weights).without(len(speaker.prefix))
         tokenizer = load_tokenizer(speaker.weights)
         require_fit(tokenizer, prompts, new_tokens, [room], f"{suite} prompts, {name}")
 

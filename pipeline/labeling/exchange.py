@@ -13,8 +13,7 @@ from labeling_ui.reports.agreement import Rate
 from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
 from pipeline.steps.human_labels import STORE
-from reward_models.label_files import read_rankings
-from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.records import Ranking, RankingTask, read_rankings, read_records
 from reward_models.row_files import ENDINGS, ending
 
 Form = Source | Literal["squality", "qa-feedback"]

@@ -4,25 +4,18 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
 import yaml
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.config.experiment import ImportedRankings
+
+from pipeline.config.experiment import ExperimentConfig, ImportedRankings
+from pipeline.config.labeling import HumanAnnotators
 from pipeline.crew import Crew
 from pipeline.evaluation.suites.benchmark_files import check_files
+from pipeline.runs.display import Display, display, duration
 from pipeline.runs.manifest import Manifest
-from pipeline.steps.plan import behind
-from pipeline.steps.plan import plan
-from pipeline.runs.display import Display
-from pipeline.runs.display import display
-from pipeline.runs.display import duration
-from pipeline.config.labeling import HumanAnnotators
-from pipeline.runs.run import Run
-from pipeline.runs.run import Stage
-from pipeline.runs.run import Standing
-from pipeline.runs.run import is_gone
-from pipeline.runs.run import open_run
+from pipeline.runs.run import Run, Stage, Standing, is_gone, open_run
+from pipeline.steps.plan import behind, plan
 from stages.progress import announce
-
 
 SAID = {"changed": "restarts", "interrupted": "goes on where it was interrupted", "new": ""}
 
@@ -131,4 +124,3 @@ def _write_config(config: ExperimentConfig, folder: Path) -> None:
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
-

@@ -14,11 +14,11 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import Source, model_source
 from pipeline.runs.run import is_gone
 from pipeline.steps.data import DataFolder
-from reward_models.positions import Room, room_of
+from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit
 from stages.models import load_tokenizer
 from stages.ppo.config import PPOConfig
+from stages.prompt_lengths import adapted_context_limit, require_fit
 
 READING = {"sft", "sample", "select", "ppo-init", "ppo", "ppo-ptx", "evaluate"}
 
@@ -31,7 +31,7 @@ def check_lengths(config: ExperimentConfig, datasets: Path, stages: Collection[s
 
     base, data = _start(config, datasets.parent), DataFolder(datasets)
     tokenizer = load_tokenizer(base)
-    _check_mixes(config, room_of(base), stages)
+    _check_mixes(config, context_limit(base), stages)
     for what, prompts, new_tokens, rooms in _asked(config, base, data, stages):
         require_fit(tokenizer, prompts, new_tokens, rooms, what)
     for use in ("test", "toxicity") if "evaluate" in stages else ():
@@ -46,11 +46,11 @@ def _start(config: ExperimentConfig, run: Path) -> Source:
 
 def _asked(
     config: ExperimentConfig, base: Source, data: DataFolder, stages: Collection[str]
-) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
+) -> Iterator[tuple[str, list[Prompt], int, list[ContextLimit]]]:
     """The prompts of each stage, the length of their responses, and the models of both."""
-    tuned = room_of(base, config.sft.adaptation.num_positions)
+    tuned = adapted_context_limit(base, config.sft.adaptation)
     judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
-    reward = room_of(judge, config.reward.adaptation.num_positions)
+    reward = adapted_context_limit(judge, config.reward.adaptation)
     if "sample" in stages:
         longest = max(setting.max_new_tokens for setting in config.sampling.settings)
         yield "ranking_prompts", data.prompts("ranking"), longest, [tuned]
@@ -60,10 +60,10 @@ def _asked(
     for name, ppo in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
         if ppo is not None and name in stages:
             rooms = [
-                room_of(base, (config.ppo_init or config.sft).adaptation.num_positions),
+                adapted_context_limit(base, (config.ppo_init or config.sft).adaptation),
                 reward,
             ]
-            rooms.append(room_of(base, ppo.adaptation.num_positions))
+            rooms.append(adapted_context_limit(base, ppo.adaptation))
             for use in ("ppo", "validation") if _validates(ppo) else ("ppo",):
                 yield f"{use}_prompts", data.prompts(use), ppo.sampling.max_new_tokens, rooms
     if "evaluate" in stages:
@@ -71,7 +71,7 @@ def _asked(
         evaluated = [
             tuned,
             reward,
-            *(room_of(base, ppo.adaptation.num_positions) for ppo in trained),
+            *(adapted_context_limit(base, ppo.adaptation) for ppo in trained),
         ]
         tokens = config.evaluation.sampling.max_new_tokens
         yield "test_prompts", data.prompts("test"), tokens, evaluated
@@ -91,7 +91,7 @@ def _instructed(config: EvaluationConfig, prompts: list[Prompt]) -> list[Prompt]
     return [replace(prompt, prompt=before + prompt.prompt) for prompt in prompts]
 
 
-def _check_mixes(config: ExperimentConfig, room: Room, stages: Collection[str]) -> None:
+def _check_mixes(config: ExperimentConfig, room: ContextLimit, stages: Collection[str]) -> None:
     """Examples of pretraining text are as long as a setting says."""
     for name, stage in (
         ("sft", config.sft),

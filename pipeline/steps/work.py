@@ -181,7 +181,7 @@ def ppo(
         from pipeline.steps.gold_reward import gold_of
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
-        from stages.reward.check import held_out_prompts
+        from stages.reward.held_out import held_out_prompts
         from stages.reward.train import within_positions
 
         found = DataFolder(datasets)

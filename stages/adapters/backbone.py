@@ -23,7 +23,7 @@ from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import adapter_parameters
+from reward_models.backbone import adapter_parameters
 from stages.adapters import lora
 from stages.adapters.config import FAMILIES, LoRA, Restricted
 from stages.adapters.registration import AdapterLayer

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
 from reward_models.packed_attention import (
-    Before,
-    has_sdpa,
-    obstacle_to_attention,
+    PrependKeys,
+    attention_mismatch,
     register_attention,
+    uses_sdpa,
 )
 
 ATTENTION = "sdpa_with_prefix"
@@ -63,7 +63,7 @@ def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and promp
     A model without weights (one that is only measured) is not tried.
     """
     before = model.config._attn_implementation
-    if not has_sdpa(model):
+    if not uses_sdpa(model):
         raise ValueError(f"attention is '{before}'; {user} 'sdpa'")
 
     def change() -> None:
@@ -72,7 +72,7 @@ def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and promp
     if model.device.type == "meta":
         change()
         return
-    obstacle = obstacle_to_attention([transformer(model)], change)
+    obstacle = attention_mismatch([transformer(model)], change)
     if obstacle is not None:
         raise ValueError(
             f"{type(model).__name__}: {user} attention that can be chosen by name; {obstacle}"
@@ -137,7 +137,7 @@ def prepended(
     return key, value, torch.cat([before, mask], dim=-1)
 
 
-def _prefix_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> Before | None:
+def _prefix_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> PrependKeys | None:
     for captured in _captures:
         captured[module] = (key_BHKD, value_BHKD)
     prefix = _prefixes.get(module)

@@ -17,16 +17,15 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.positions import Room, room_of
 from reward_models.records import Prompt, write_jsonl
 from stages.adapters.backbone import trained_share
-from stages.config import without_names
-from stages.data.prompt_lengths import require_fit
+from stages.config import without_external_names
+from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids, stop_ids
 from stages.distributed.network import trained_parameters
 from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import autocast, load_models_whole, require_trainable_precision
-from stages.models import load_tokenizer, save_policy, tokenizer_hash
+from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import OwnRollouts, PPOConfig
@@ -35,14 +34,13 @@ from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.micro_batches import UpdateCost, bytes_to_come, fitting, update_cost
-from stages.ppo.models import Models, load_models
+from stages.ppo.models import Models, load_models, require_ppo_fits
 from stages.ppo.packing import obstacle_to_packing, pads_right, without_wrong_states
-from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step, announce, counted
 from stages.reward.batches import RankedPrompt
-from stages.reward.check import check_reward_model
+from stages.reward.held_out import check_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ def train_ppo(
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
     compared = () if gold is None else gold.prompts
-    _require_fit(config, policy, reward_model, [*prompts, *validation, *compared])
+    require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *compared])
     announce(report, "loading policy, reference, critic and reward model")
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
@@ -150,7 +148,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     """The run's checkpoints, with what a run that goes on must share with them."""
     learner, config = course.learner, course.config
     identity = {
-        "config": {k: v for k, v in without_names(config).items() if k not in _FREE},
+        "config": {k: v for k, v in without_external_names(config).items() if k not in _FREE},
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
         "format": 4,
@@ -262,16 +260,3 @@ def _check_cut(config: PPOConfig, num_prompts: int, processes: int) -> None:
             f"minibatch ({config.minibatch}) must be a multiple of the processes ({processes}) "
             f"times responses_per_prompt ({config.responses_per_prompt})"
         )
-
-
-def _require_fit(
-    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
-) -> None:
-    """Raise ValueError for texts longer than policy or reward model have positions for."""
-    rooms = [
-        Room("the policy", room_of(policy, config.adaptation.num_positions).tokens),
-        Room("the reward model", room_of(reward_model).tokens),
-    ]
-    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, rooms, "PPO")
-    if config.pretraining is not None:
-        rooms[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")

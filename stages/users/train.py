@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import weights_hash
-from reward_models.positions import Room, positions_of
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
 from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
@@ -98,7 +98,9 @@ def train_user_sets(
     An interrupted training goes on with the users that are still without a set. Raises ValueError
     for a user none of whose demonstrations fits.
     """
-    free = Room("the model", positions_of(model.config)).without(config.adaptation.num_positions)
+    free = ContextLimit("the model", max_positions(model.config)).without(
+        config.adaptation.num_positions
+    )
     max_tokens = free.at_most(config.max_tokens)
     examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
                 for name in demonstrations}  # fmt: skip

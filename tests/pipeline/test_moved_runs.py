@@ -13,7 +13,7 @@ from pipeline.config.loading import checked
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.plan import plan
-from reward_models.bases import base_name, base_source
+from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
 from reward_models.records import write_jsonl
 from reward_models.row_files import read_jsonl

@@ -16,7 +16,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
 from pipeline.evaluation.suites.setting import Setting
-from reward_models.positions import room_of
+from reward_models.context_limit import context_limit
 from stages.data.padding import pad_right, positions
 from stages.data.template import document_ids
 from stages.models import device, load_policy, load_tokenizer
@@ -36,7 +36,7 @@ def text_losses(setting: Setting) -> list[Completion]:
     config, rows = setting.config, list[Completion]()
     most = config.max_pretraining_tokens
     for source in setting.policies.values() if setting.held_out_texts else ():
-        most = room_of(source).at_most(most)  # the same texts for all
+        most = context_limit(source).at_most(most)  # the same texts for all
     counts: list[int] | None = None
     for done, (model, source) in enumerate(
         setting.policies.items() if setting.held_out_texts else ()
