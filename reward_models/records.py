@@ -15,7 +15,6 @@ source) may be whole numbers and become texts; an optional text that is null or 
 list or an object may be JSON text, as tables hold it. Nothing here imports torch.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -321,15 +320,6 @@ def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
             yield where, kind.from_json(row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write the rows beside `path` and rename, so that a reader never sees half a file."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    aside.replace(path)
 
 
 def finite_or_none(value: float) -> float | None:

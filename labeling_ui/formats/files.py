@@ -11,14 +11,8 @@ from labeling_ui.formats.label_studio import from_label_studio, to_label_studio,
 from labeling_ui.formats.trl import preference_pairs
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications, settle
-from reward_models.records import (
-    Ranking,
-    RankingTask,
-    UniqueKeys,
-    read_rankings,
-    read_tasks,
-    write_jsonl,
-)
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, UniqueKeys, read_rankings, read_tasks
 from reward_models.row_files import read_rows
 
 Row = dict[str, Any]

@@ -20,7 +20,8 @@ from pipeline.runs.splits import (
     validation_prompts,
     write_overlaps,
 )
-from reward_models.records import Demonstration, Prompt, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt, RankingTask, read_records
 from reward_models.row_files import read_jsonl
 from stages.config import external_names
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.steps.data import DataFolder, make_data
-from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
 from stages.sft.config import SFTConfig
@@ -215,10 +216,10 @@ def evaluate(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
-        from pipeline.evaluation.suites.setting import Setting
+        from pipeline.evaluation.suites.suite import Inputs
 
         found = DataFolder(datasets)
-        setting = Setting(
+        setting = Inputs(
             config.evaluation,
             policies,
             prompts=found.prompts("test"),

@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.records import Prompt, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
 from stages.data.streams import PretrainingStream

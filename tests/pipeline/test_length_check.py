@@ -12,7 +12,8 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.evaluation.generate import generate_completions
 from pipeline.runs.runner import conduct
-from reward_models.records import Demonstration, Prompt, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import Prompt as SoftPrompt
 from stages.generation.config import SamplingConfig
 from stages.ppo import trainer as ppo

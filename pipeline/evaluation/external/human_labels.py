@@ -25,9 +25,10 @@ from pipeline.evaluation.samples.alignment import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask
 
-SUITE = "people"
+SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
 WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}

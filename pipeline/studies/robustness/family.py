@@ -22,7 +22,8 @@ from pipeline.runs.manifest import content_hash, named_inputs
 from pipeline.studies.robustness.config import RobustnessConfig
 from pipeline.studies.robustness.domains import Domains
 from pipeline.studies.robustness.references import LIKELIHOOD, RougeL, reference_nats
-from reward_models.records import read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import read_records
 from stages.config import without_external_names
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.progress import Report
