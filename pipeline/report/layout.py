@@ -1,4 +1,4 @@
-"""What a page is made of, and its rendering: sections of headings, figures and tables.
+"""The content of a page, and its rendering: sections of headings, figures and tables.
 
 A section's parts are records; templates/parts.html.j2 draws each by its `kind`. Nothing here or in
 the sections is HTML: the templates escape every text.
