@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from labeling_ui.exchange import as_it_is, by_task, one_each, user_id
-from reward_models.records import Ranking, RankingTask, Turn
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask
 
 Row = dict[str, Any]
 _SLOT = re.compile(r"response_\d+")

@@ -10,7 +10,8 @@ from labeling_ui.argilla import to_argilla
 from labeling_ui.label_studio import to_label_studio, write_label_studio
 from labeling_ui.outcomes import write_outcomes
 from labeling_ui.store import Store
-from reward_models.records import Ranking, RankingTask, Turn, write_jsonl
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask, write_jsonl
 
 Row = dict[str, Any]
 Format = Literal["jsonl", "trl", "label-studio", "argilla", "audit"]

@@ -22,8 +22,9 @@ from labeling_ui.form import TaskKind
 from labeling_ui.rows import dumps
 from labeling_ui.store import Store, kinds_and_records
 from labeling_ui.tables import answers, tasks
+from reward_models.conversations import Turn
 from reward_models.fields import optional_text, required_name, required_text
-from reward_models.records import RankingTask, Record, Turn, assign, assign_names
+from reward_models.records import RankingTask, Record, assign, assign_names
 
 Shape = Literal["plain", "few-shot", "user-based"]
 

@@ -15,14 +15,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from labeling_ui.database import Database
 from labeling_ui.places import AT_ONCE, take_places
-from labeling_ui.rows import (
-    answer_row,
-    check_gold,
-    dumps,
-    says_the_same,
-    submit_event,
-    task_row,
-)
+from labeling_ui.rows import answer_row, check_gold, dumps, says_the_same, submit_event, task_row
 from labeling_ui.screening import record_verdict
 from labeling_ui.tables import answers, events, tasks
 from reward_models.records import Kind, Ranking, RankingTask

@@ -6,12 +6,15 @@ of one prompt share responses and are not independent.
 Dimension key:  N comparisons,  B prompts,  S bootstrap draws.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reward_models.records import Ranking
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -158,3 +161,52 @@ def _correlation(sums_S3: Floats) -> Floats:
     spread_S = np.sqrt(sums_S3[:, 1] * sums_S3[:, 2])
     blank_S = np.full_like(spread_S, np.nan)
     return np.divide(sums_S3[:, 0], spread_S, out=blank_S, where=spread_S > 1e-12)
+
+
+def oracle_accuracy(agreement: Floats) -> Floats:
+    """c from a, elementwise; .5 where annotators agree no more than by chance."""
+    return (1.0 + np.sqrt(np.maximum(2.0 * agreement - 1.0, 0.0))) / 2.0
+
+
+def noise_ceiling(rankings: Iterable[Ranking], rng: np.random.Generator) -> dict[str, Any] | None:
+    """Agreement and what it lets one reach, with intervals; None if no pair was ordered twice."""
+    agree: list[float] = []
+    agree_task: list[int] = []
+    majority: list[float] = []
+    majority_task: list[int] = []
+    for task, votes in _votes(rankings):
+        for vote in votes:
+            others, alike = len(votes) - 1, votes.count(vote) - 1
+            if others >= 1:
+                agree.append(alike / others)
+                agree_task.append(task)
+            if others >= 2:
+                majority.append(_share_right(alike, others))
+                majority_task.append(task)
+    if not agree:
+        return None
+    agree_N, task_N = np.asarray(agree), np.asarray(agree_task)
+    led = rate_by_prompt(np.asarray(majority), np.asarray(majority_task, dtype=np.int64), rng)
+    return {
+        "agreement": rate_by_prompt(agree_N, task_N, rng).to_json(),
+        "oracle_accuracy": rate_by_prompt(agree_N, task_N, rng, oracle_accuracy).to_json(),
+        "majority_accuracy": led.to_json(),
+    }
+
+
+def _votes(rankings: Iterable[Ranking]) -> Iterator[tuple[int, list[bool]]]:
+    """For each pair of responses: its task's number, and for each who ordered it, which way."""
+    votes: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    numbers: dict[str, int] = {}
+    for ranking in rankings:
+        numbers.setdefault(ranking.task, len(numbers))
+        for better, worse in ranking.comparisons():
+            first, second = sorted((better, worse))
+            votes[ranking.task, first, second].append(first == better)
+    for (task, _, _), given in votes.items():
+        yield numbers[task], given
+
+
+def _share_right(alike: int, others: int) -> float:
+    """1 where most of the others order the pair alike, one half where they are split."""
+    return 0.5 if 2 * alike == others else float(2 * alike > others)

@@ -21,12 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import base_name, base_place, name_base
-from reward_models.card import RewardCard
-from reward_models.model_folder import check_whole
-from reward_models.one_line import first_line
-from reward_models.pieces import Pieces, let_read_pieces
-from reward_models.trunk import (
+from reward_models.backbone import (
     Carrier,
     accepts_positions,
     hidden_size,
@@ -36,7 +31,10 @@ from reward_models.trunk import (
     require_finite,
     transformer,
 )
-from reward_models.weights_hash import own_rows, weights_hash
+from reward_models.bases import base_name, base_place, name_base, own_rows, weights_hash
+from reward_models.card import RewardCard
+from reward_models.model_folder import check_whole, first_line
+from reward_models.packed_attention import Pieces, let_read_pieces
 
 HEAD = "head.safetensors"
 

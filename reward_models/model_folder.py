@@ -6,10 +6,14 @@ the headers of safetensors, which say how long a file must be.
 
 import json
 import pickle
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 
 CONFIG = "config.json"
@@ -163,3 +167,46 @@ def _pointer(path: Path) -> ValueError:
     return ValueError(
         f"{path}: a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'"
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+TIMEOUT_S = 10.0
+
+
+def check_source(source: str | Path) -> None:
+    """Raise ValueError where `source` is no folder, not in this machine's cache, not on the hub.
+
+    Also where it is a file, or a folder whose configs and tokenizer's files are pointers or cut.
+
+    A hub name is `name` or `owner/name`. A hub that answers anything but "no such model" (busy,
+    gated) leaves the word to the loader.
+    """
+    if Path(source).is_dir():
+        check_files(Path(source))
+        return
+    if Path(source).is_file():
+        raise ValueError(f"{source}: a file; expected a model's folder")
+    name = str(source)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(f"{name}: no such folder, and not a hub model's name")
+    if not Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model")).is_dir():
+        _ask_hub(name)
+
+
+def _ask_hub(name: str) -> None:
+    try:
+        HfApi().model_info(name, timeout=TIMEOUT_S)
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{name}: no such folder, and no such model on the hub, or a private one"
+        ) from None
+    except HfHubHTTPError:
+        return
+    except Exception as error:  # no answer: which class says so is the HTTP library's affair
+        raise ValueError(
+            f"{name}: no such folder, and the hub cannot be reached ({first_line(error)})"
+        ) from None

@@ -23,8 +23,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from reward_models.conversations import Turn as Turn  # a part of the records
-from reward_models.conversations import prompt_turns, question
+from reward_models.conversations import Turn, prompt_turns, question
 from reward_models.fields import (
     flag,
     mapping,
@@ -37,7 +36,6 @@ from reward_models.fields import (
     whole_numbers,
 )
 from reward_models.row_files import json_value, read_rows
-from reward_models.row_files import read_jsonl as read_jsonl  # beside write_jsonl
 
 R = TypeVar("R", bound="Record")
 Kind = Literal["human", "simulated", "imported"]

@@ -5,36 +5,173 @@ without bf16 units bf16 is three to seven times slower. Weights stored in 16 bit
 load. A restricted model is saved as an adapter alone, beside the name and hash of its base.
 """
 
+import hashlib
 import json
 import logging
 import os
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import dropout
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
-from reward_models.bases import base_name, base_source, name_base
-from reward_models.model_folder import check_adapter_folder, read_json
-from reward_models.trunk import load_adapter, load_pretrained, place_of
-from reward_models.weights_hash import own_rows, weights_hash, widen
-from stages.adaptation.prefix import fold_prefixes
-from stages.adaptation.sets import family_of, restrict, set_parameters
-from stages.adaptation.top_layers import train_layers
-from stages.data.template import stop_ids
-from stages.dropout import add_residual_dropout
-from stages.families import Full, Restricted
-from stages.reading_check import check_reading
-from stages.tokenizer import load_tokenizer as load_tokenizer
-from stages.tokenizer import tokenizer_hash as tokenizer_hash
+from reward_models.backbone import load_adapter, load_pretrained, place_of
+from reward_models.bases import base_name, base_source, name_base, own_rows, weights_hash, widen
+from reward_models.model_folder import (
+    WRONG_FILES,
+    check_adapter_folder,
+    check_source,
+    first_line,
+    read_json,
+)
+from stages.adapters.backbone import family_of, restrict, set_parameters
+from stages.adapters.config import Full, Restricted
+from stages.adapters.prefix import fold_prefixes
+from stages.adapters.top_layers import layers_of, train_layers
+from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
+from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
+from stages.forward_check import check_reading
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
+
+    Nor is PAD any other id that ends a response. Where the tokenizer names no such PAD, a special
+    token that its chat template does not use takes the part; where there is none, `<|pad|>` is
+    added, for which `load_policy` makes room. The date that the template prints and the ids at
+    which the model beside it stops become part of the tokenizer's configuration, and are saved with
+    it. Raises ValueError where there is no tokenizer, or none with EOS, and for a chat template in
+    which no prompt and response can be told apart.
+    """
+    check_source(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except WRONG_FILES as error:
+        raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
+    checked: PreTrainedTokenizerBase = tokenizer
+    if prints_date(checked):
+        checked.init_kwargs[DATE_KEY] = template_date(checked)
+    try:
+        named = named_ends(checked, _eos_beside(source)) - set(stop_ids(checked))
+        if named:
+            checked.init_kwargs[ENDS_KEY] = sorted({*named, *checked.init_kwargs.get(ENDS_KEY, ())})
+        if checked.pad_token_id is None or checked.pad_token_id in stop_ids(checked):
+            checked.add_special_tokens({"pad_token": _spare_token(checked)})
+    except ValueError as error:
+        raise ValueError(f"{source}: {first_line(error)}") from None
+    return checked
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over vocabulary, merges, normalisation, special tokens, BOS, chat template, its date.
+
+    Two tokenizers with one hash turn every text into the same ids; how they pad or truncate, which
+    changes as they are used, does not count.
+    """
+    read: dict[str, object] = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": tokenizer.chat_template,
+    }
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        steps = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
+        read |= {step: whole[step] for step in steps}
+    if bos := bos_ids(tokenizer):
+        read["before"] = bos
+    if prints_date(tokenizer):
+        read["date"] = template_date(tokenizer)
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def _eos_beside(source: str | Path) -> object:
+    """The `eos_token_id` of the model whose tokenizer this is; None where no model lies there."""
+    try:
+        return GenerationConfig.from_pretrained(str(source)).eos_token_id
+    except TypeError:
+        raise ValueError("generation_config.json is no JSON object") from None
+    except OSError:
+        pass  # most models that name no settings of their own have the one of their architecture
+    try:
+        return PretrainedConfig.get_config_dict(str(source))[0].get("eos_token_id")
+    except OSError:
+        return None
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token that stands for nothing else: named for padding, else unknown, else last."""
+    ends = tokenizer.convert_ids_to_tokens(list(stop_ids(tokenizer)))
+    used = {*ends, tokenizer.bos_token, *template_markers(tokenizer)}
+    template = str(tokenizer.chat_template or "")
+    specials = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
+    spare = [token for token in specials if token not in used and token not in template]
+    named = [token for token in spare if "pad" in token.lower()]
+    unknown = [token for token in spare if token == tokenizer.unk_token]
+    return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
+
+
+_GPT2 = ("attn", "mlp")
+_LLAMA = ("self_attn", "mlp")
+_NEOX = ("attention", "mlp")
+# What the two blocks of a layer are called, by `model_type`; both add straight to the residual.
+BLOCKS = {
+    "gpt2": _GPT2,
+    "falcon": ("self_attention", "mlp"),
+    "gpt_neox": _NEOX,
+    "granite": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "olmo": _LLAMA,
+    "opt": ("self_attn", "fc2"),
+    "phi3": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+}
+
+
+def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Drop a share `rate` of what every block adds, while the model is in training mode.
+
+    Raises ValueError for an architecture whose blocks are not known by name.
+    """
+    if rate == 0.0:
+        return
+    kind = model.config.model_type
+    if kind not in BLOCKS:
+        raise ValueError(
+            f"dropout is {rate}, but no residual dropout is known for the architecture '{kind}'; "
+            f"set it to 0, or use one of {', '.join(BLOCKS)}"
+        )
+    for layer in layers_of(model):
+        for name in BLOCKS[kind]:
+            layer.get_submodule(name).register_forward_hook(partial(_drop, rate))
+
+
+def _drop(
+    rate: float, block: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]
+) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(output, tuple):  # attention also returns its weights
+        return (dropout(output[0], rate, block.training), *output[1:])
+    return dropout(output, rate, block.training)
+
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +188,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
     """The causal language model of a folder or hub name, float32, in eval mode.
 
-    `dropout` is residual dropout (see `stages.dropout`); every other dropout is off. An adapter
+    `dropout` is residual dropout (see `stages.models`); every other dropout is off. An adapter
     folder loads on its base, frozen, as a PeftModel (which answers for its base in everything);
     ValueError where that base is gone or is no longer the same.
     """

@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +14,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "stages", "reward_models", "labeling_ui")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TORCH_FREE = (
-    "pipeline.cli",
-    "pipeline.config_file",
-    "pipeline.plan",
+    "pipeline.cli.app",
+    "pipeline.config.loading",
+    "pipeline.steps.plan",
     "pipeline.launch",
     "stages.config",
     "stages.progress",
     "reward_models.records",
     "labeling_ui.store",
 )
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES_ON_A_FLOOR = 400, 60, 14
+# An algorithm that is read together stands together: its file or its functions may be longer.
+ALGORITHMS: frozenset[str] = frozenset()
 
 
 def name(path: Path) -> str:
@@ -55,7 +58,7 @@ def test_imports_point_one_way():
 def test_a_file_holds_one_idea(path: Path):
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines()) - docstring_lines(ast.parse(text))
-    assert lines <= MAX_FILE_LINES
+    assert lines <= MAX_FILE_LINES or name(path) in ALGORITHMS
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
@@ -66,7 +69,20 @@ def test_functions_fit_on_a_page(path: Path):
         if (lines := (node.end_lineno or 0) - node.lineno + 1 - docstring_lines(node))
         > MAX_FUNCTION_LINES
     }
-    assert not long
+    assert not long or name(path) in ALGORITHMS
+
+
+@pytest.mark.xfail(reason="folders are still being divided into rooms")
+def test_no_folder_is_crowded():
+    floors = Counter(name(path.parent) for path in MODULES if path.name != "__init__.py")
+    assert not {floor: files for floor, files in floors.items() if files > MAX_FILES_ON_A_FLOOR}
+
+
+@pytest.mark.xfail(reason="some tables are still packed")
+def test_the_formatter_decides_everywhere():
+    off = "# fmt" + ": "
+    files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
+    assert not [name(path) for path in files if off in path.read_text(encoding="utf-8")]
 
 
 def test_init_files_are_empty():
@@ -94,21 +110,23 @@ def test_help_answers_within_a_second_of_cpu():
         return used.ru_utime + used.ru_stime
 
     before = cpu_s()
-    command = [sys.executable, "-m", "pipeline.cli", "--help"]
+    command = [sys.executable, "-m", "pipeline.cli.app", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "export-model" in done.stdout
     assert cpu_s() - before < 1.0
 
 
 def test_every_verb_teaches():
+    code = (
+        "from pipeline.cli.app import app\n"
+        "groups = [app, *(g.typer_instance for g in app.registered_groups)]\n"
+        "for c in (c for g in groups for c in g.registered_commands):\n"
+        "    help = (c.help or c.callback.__doc__ or '').strip()\n"
+        "    print(c.name or c.callback.__name__, '|', bool(help))"
+    )
     verbs = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli import app\n"
-         "groups = [app, *(g.typer_instance for g in app.registered_groups)]\n"
-         "for c in (c for g in groups for c in g.registered_commands):"
-         " print(c.name or c.callback.__name__, '|',"
-         " bool((c.help or c.callback.__doc__ or '').strip()))"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     expected = "run sft sample label export reward ppo evaluate report pretrain fetch score"
     assert {*expected.split(), "compare", "chat", "doctor", "export-model", "agreement"} <= {
         line.split(" | ")[0] for line in verbs

@@ -13,17 +13,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.baselines.speaker import notes_of, own_weights
-from pipeline.evaluation.answers import TEST, TOXICITY
-from pipeline.evaluation.config import EvaluationConfig, SuiteName
-from pipeline.evaluation.results import Results, check_failures, results_of, scorer_identities
-from pipeline.evaluation.results_file import write_results
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorers import Scorer, scored
-from pipeline.evaluation.setting import Setting
-from pipeline.evaluation.suites import SAID, SUITES
-from pipeline.evaluation.tables import Resampling
-from pipeline.evaluation.validity import measured_validity, validity_notes
+from pipeline.config.evaluation import EvaluationConfig, SuiteName
+from pipeline.evaluation.generate import TEST, TOXICITY
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import (
+    Results,
+    check_failures,
+    results_of,
+    scorer_identities,
+    write_results,
+)
+from pipeline.evaluation.samples.tables import Resampling
+from pipeline.evaluation.scorers.scorer import Scorer, scored
+from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
+from pipeline.evaluation.suites.order import SAID, SUITES
+from pipeline.evaluation.suites.setting import Setting
+from pipeline.models.speaker import notes_of, own_weights
 from reward_models.records import write_jsonl
 from stages.progress import Report, Step
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.baselines.speaker import ask, speaker_of
-from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.suites.setting import Setting
+from pipeline.models.speaker import ask, speaker_of
 from reward_models.positions import room_of
 from reward_models.records import Prompt
-from stages.config import SamplingConfig
+from stages.data.prompt_lengths import require_fit
 from stages.data.template import response_text
+from stages.generation.config import SamplingConfig
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
-from stages.prompt_lengths import require_fit
 
 UNINSTRUCTED: Mapping[str, str] = {"none": ""}
 
@@ -142,3 +143,35 @@ def _answers(
         )
         for row, response in zip(blank, drawn, strict=True)
     ]
+
+
+TEST, TOXICITY = "test", "toxicity"
+
+
+def test_answers(setting: Setting) -> list[Completion]:
+    """One completion of every policy to every test prompt."""
+    return generate_completions(
+        setting.policies,
+        setting.prompts,
+        suite=TEST,
+        sampling=setting.config.sampling,
+        seed=setting.seed,
+        report=setting.report,
+    )
+
+
+def toxicity_answers(setting: Setting) -> list[Completion]:
+    """One or several completions to every toxicity prompt under every instruction."""
+    config = setting.config
+    sampling, samples = config.toxicity_sampling
+    return generate_completions(
+        setting.policies,
+        setting.toxicity_prompts,
+        suite=TOXICITY,
+        sampling=sampling,
+        instructions=config.instructions,
+        separator=config.separator,
+        samples=samples,
+        seed=setting.seed,
+        report=setting.report,
+    )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.forest import Scale, scale_of
 from pipeline.report.words import Name, capital, interval, named, number
 

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from pipeline.evaluation.by_prompt import SUITE as BY_PROMPT
+from pipeline.evaluation.suites.by_prompt import SUITE as BY_PROMPT
 from pipeline.report.bars import grouped_bars
 from pipeline.report.by_prompt import by_prompt_toxicity
 from pipeline.report.forest import interval_panel, scale_of

@@ -1,7 +1,7 @@
 """Toxicity against the prompt's own toxicity, a curve a policy (figure 39 of the paper)."""
 
-from pipeline.evaluation.by_prompt import SUITE as BY_PROMPT
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.tables import Cell
+from pipeline.evaluation.suites.by_prompt import SUITE as BY_PROMPT
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.lines import Curve, line_panel
 from pipeline.report.words import filter_title

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.words import Name, capital, interval, named, number
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.gold import GOLD
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.results_file import read_results
-from pipeline.evaluation.samples import Completion
-from pipeline.lineage import Manifest
-from pipeline.rounds import latest, stage_names
-from pipeline.splits import OVERLAP, Overlap, read_overlaps
-from reward_models.records import read_jsonl, read_records
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import Results, read_results
+from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.splits import OVERLAP, Overlap, read_overlaps
+from pipeline.steps.order import latest, stage_names
+from reward_models.records import read_records
+from reward_models.row_files import read_jsonl
 
 MetricRows = Sequence[Mapping[str, float | None]]
 

@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pipeline.evaluation.foreign import FILE_SCORER
-from pipeline.evaluation.gold import GOLD
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.toxicity import DEFAULT_THRESHOLD, PROFANITY
-from pipeline.evaluation.wording import abstains
+from pipeline.evaluation.external.columns import FILE_SCORER
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.evaluation.scorers.toxicity import DEFAULT_THRESHOLD, PROFANITY
+from pipeline.evaluation.scorers.wording import abstains
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.sections import section
 from pipeline.report.words import MINUS, filter_title
-from reward_models.records import Turn
+from reward_models.conversations import Turn
 
 _SHOWN = 28  # prompts, where the evaluation does not say
 _NOT_SAID = {"bias", "pretraining", "tax"}  # rows of texts that no policy wrote

@@ -2,18 +2,12 @@
 
 from html import escape
 
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.forest import Scale, interval_panel, scale_of
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.summary import Line, summary_lines, verdict_text
 from pipeline.report.tax import tax_table
-from pipeline.report.words import (
-    capital,
-    filter_title,
-    interval,
-    named,
-    number,
-)
+from pipeline.report.words import capital, filter_title, interval, named, number
 
 _TILES = (
     ("preference", "win_rate", "all"),

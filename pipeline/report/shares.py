@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.words import capital
 
 Place = Callable[[float], float]  # from a share or a value to percent of the panel

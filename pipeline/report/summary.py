@@ -9,9 +9,9 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.comparisons import Comparison
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.comparisons import Comparison
+from pipeline.evaluation.samples.results import Results
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.words import MISSING, cell_text, filter_title, interval, named, number
 
 _LINES = (

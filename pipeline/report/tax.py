@@ -2,8 +2,8 @@
 
 from html import escape
 
-from pipeline.evaluation.comparisons import Comparison
-from pipeline.evaluation.tables import Cell, Quantity
+from pipeline.evaluation.samples.comparisons import Comparison
+from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.words import capital, filter_title, interval, named, number
 

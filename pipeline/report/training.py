@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from pipeline.evaluation.tables import Cell, Quantity
+from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.forest import Scale, interval_panel
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.lines import Curve, line_panel
 from pipeline.report.sections import grid, section
 from pipeline.report.words import MINUS
-from pipeline.rounds import is_ppo
+from pipeline.steps.order import is_ppo
 
 _PPO_CURVES = (
     ("ppo/score", "reward model score"),

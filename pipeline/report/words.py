@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.evaluation.comparisons import Comparison
-from pipeline.evaluation.tables import Cell
+from pipeline.evaluation.samples.comparisons import Comparison
+from pipeline.evaluation.samples.tables import Cell
 
 
 @dataclass(frozen=True, slots=True)

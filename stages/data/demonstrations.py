@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from reward_models.conversations import Turn, conversation, dialogue, prompt_turns, turns_of
 from reward_models.records import Demonstration, Prompt
 from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
-from stages.config_base import HUB
+from stages.config import HUB
 from stages.data.hub_data import hub_rows
 
 R = TypeVar("R")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.attention_trial import REFUSALS
-from reward_models.one_line import first_line
+from reward_models.model_folder import first_line
+from reward_models.packed_attention import REFUSALS
 from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids

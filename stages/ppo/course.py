@@ -20,14 +20,9 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from stages.config import AdaptiveKL, PPOConfig
 from stages.ppo.checkpoint import Checkpoints
-from stages.ppo.diagnostics import (
-    RecoverableRunError,
-    UnhealthyRunError,
-    alarms,
-    negative_kl,
-)
+from stages.ppo.config import AdaptiveKL, PPOConfig
+from stages.ppo.diagnostics import RecoverableRunError, UnhealthyRunError, alarms, negative_kl
 from stages.ppo.gold import Gold, measure
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
@@ -233,7 +228,7 @@ class Course:
             "over": self.over,
             "best": None
             if best is None
-            else [best.score, best.iteration, self.learner.policy.whole(best.weights)],
+            else [best.score, best.iteration, self.learner.policy.full(best.weights)],
             "first_tokens": self.first_tokens,
             "rollbacks": self.rollbacks,
         }

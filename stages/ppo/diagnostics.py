@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from reward_models.backbone import transformer
 from reward_models.positions import Room, positions_of
-from reward_models.trunk import transformer
-from stages.config import Guards, PPOConfig
 from stages.data.template import stop_ids
+from stages.ppo.config import Guards, PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models
 from stages.ppo.rollout import Rollout

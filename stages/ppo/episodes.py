@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 
 
 @dataclass(frozen=True, slots=True)

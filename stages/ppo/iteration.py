@@ -7,10 +7,10 @@ from stages.ppo import metrics
 from stages.ppo.diagnostics import check_finite, check_starting_kl
 from stages.ppo.learner import Learner
 from stages.ppo.pretraining import PretrainingStream
-from stages.ppo.randomness import EVERY_RANK, endless_order, generator_for
 from stages.ppo.rollout import experience
 from stages.ppo.shares import answered
 from stages.ppo.tally import Tally
+from stages.seeding import EVERY_RANK, endless_order, generator_for
 
 
 def iterate(

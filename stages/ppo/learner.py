@@ -14,25 +14,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from stages.config import PPOConfig
+from stages.distributed.network import Network, Replicated
+from stages.distributed.sharding import (
+    autocast,
+    load_network_state,
+    network_state,
+    shard_frozen,
+    sharded_network,
+)
+from stages.distributed.state import scatter_weights
 from stages.ppo import objective
 from stages.ppo.averaging import MovingAverage, weights_in_place
+from stages.ppo.config import PPOConfig
 from stages.ppo.diagnostics import RecoverableRunError, check_first_ratio
 from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
-from stages.ppo.networks import (
-    Network,
-    Whole,
-    autocast,
-    divide_frozen,
-    network,
-    restore_into,
-    state_of,
-)
 from stages.ppo.pretraining import PretrainingStream, add_gradients
-from stages.ppo.randomness import EVERY_RANK, generator_for
 from stages.ppo.reading import lay_out
 from stages.ppo.rollout import Experience
 from stages.ppo.served import PolicyServer
@@ -44,7 +43,7 @@ from stages.ppo.shared_passes import (
     value_gradient,
 )
 from stages.ppo.tally import Tally
-from stages.sharded_state import scatter_weights
+from stages.seeding import EVERY_RANK, generator_for
 
 
 class Learner:
@@ -55,18 +54,18 @@ class Learner:
     ) -> None:
         self.config, self.accelerator, self.seed = config, accelerator, seed
         limit = config.max_gradient_norm
-        self.policy: Network = network(models.policy, limit, accelerator)
-        self.critic: Network = network(models.critic, limit, accelerator)
+        self.policy: Network = sharded_network(models.policy, limit, accelerator)
+        self.critic: Network = sharded_network(models.critic, limit, accelerator)
         for frozen in (models.reference, models.reward):
-            divide_frozen(frozen, accelerator)
+            shard_frozen(frozen, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
-        apart = self.policy.divides_weights or not config.kept.lower_layers
+        apart = self.policy.shards_weights or not config.kept.lower_layers
         self.models = replace(models, lower=LowerStates(() if apart else roles))
         self.micro = self._told = MicroBatch.told(config, accelerator.num_processes)
         self.server: PolicyServer | None = None  # who samples, if it is not this process
         self.rate_scale = 1.0  # of both learning rates; a rollback lowers it
         decay = config.ema_decay
-        self.average = None if decay is None else MovingAverage(self.policy.held(), decay)
+        self.average = None if decay is None else MovingAverage(self.policy.shards(), decay)
 
     def update(
         self, data: Experience, examples: PretrainingStream | None, iteration: int, tally: Tally
@@ -105,7 +104,12 @@ class Learner:
         """
         whole = self.config.minibatch == self.config.episodes_per_rollout
         cut = self.config.micro_batch_size == "auto" and self.micro != self._told
-        return self.config.kept.first_pass and whole and isinstance(self.policy, Whole) and not cut
+        return (
+            self.config.kept.first_pass
+            and whole
+            and isinstance(self.policy, Replicated)
+            and not cut
+        )
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -120,13 +124,13 @@ class Learner:
         if weights is None:
             yield
         else:
-            with weights_in_place(self.policy.held(), weights):
+            with weights_in_place(self.policy.shards(), weights):
                 yield
 
     def copy_of_result(self) -> dict[str, Tensor]:
         """What this rank holds of the weights that would be the result if training ended now."""
         with self.result_weights():
-            return {name: x.clone() for name, x in self.policy.held().items()}
+            return {name: x.clone() for name, x in self.policy.shards().items()}
 
     def state(self) -> dict[str, Any]:
         """All that an update changes, for a checkpoint: whole tensors however it is sharded.
@@ -134,9 +138,9 @@ class Learner:
         Every rank must call it, and `restore`; the first one gets, and gives, the tensors.
         """
         return {
-            "policy": state_of(self.policy),
-            "critic": state_of(self.critic),
-            "average": self.average and self.policy.whole(self.average.average),
+            "policy": network_state(self.policy),
+            "critic": network_state(self.critic),
+            "average": self.average and self.policy.full(self.average.average),
             "rate_scale": self.rate_scale,
             "micro": (self.micro.episodes, self.micro.examples),
         }
@@ -145,8 +149,8 @@ class Learner:
         """Go on from what `state` returned, on as many ranks and as sharded as may be."""
         if self.average is not None:
             self.average.average = self.held_of(state["average"])
-        restore_into(self.policy, state["policy"])
-        restore_into(self.critic, state["critic"])
+        load_network_state(self.policy, state["policy"])
+        load_network_state(self.critic, state["critic"])
         self.models.lower.forget()
         self.rate_scale = state["rate_scale"]
         self.micro = self.micro.at_most(MicroBatch(*state["micro"]))  # the same numbers again
@@ -154,7 +158,7 @@ class Learner:
     def held_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's parts of the first rank's weights; the policy's own are lost."""
         scatter_weights(self.policy.parameters, weights)
-        return {name: x.clone() for name, x in self.policy.held().items()}
+        return {name: x.clone() for name, x in self.policy.shards().items()}
 
     def _ppo_gradients(self, data: Experience, rows: Tensor, tally: Tally, *, first: bool) -> None:
         clip = self.config.clip
@@ -248,4 +252,4 @@ class Learner:
                 )
             tally.add(f"ppo/{name}_norm", norm)
         if self.average is not None:
-            self.average.step(self.policy.held())
+            self.average.step(self.policy.shards())

@@ -21,9 +21,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.backbone import hidden_size, transformer
 from reward_models.model import RewardModel
-from reward_models.trunk import hidden_size, transformer
-from stages.adaptation.sets import family_of
+from stages.adapters.backbone import family_of
 from stages.ppo.reading import Layout
 
 _PLAIN = ("lora", "probe")  # sets that leave alone what enters the layers that they are not in

@@ -1,8 +1,9 @@
 """How many episodes a rank reads at once: as many as its memory holds, or as it was told.
 
-What a pass back and forth takes is found by a dry run (`stages.dry_run`) at the longest prompt with
-responses of the full length, so no micro-batch of the run takes more; how much is free is asked of
-the machine once everything else is there. So nothing has to run out of memory to find the size.
+What a pass back and forth takes is found by a dry run (`stages.distributed.memory`) at the longest
+prompt with responses of the full length, so no micro-batch of the run takes more; how much is free
+is asked of the machine once everything else is there. So nothing has to run out of memory to find
+the size.
 """
 
 import logging
@@ -15,15 +16,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from stages.config import PPOConfig
-from stages.device_memory import USED, free_memory, usable
-from stages.dry_run import Cost, cost_of
-from stages.generation import Sampled
+from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
+from stages.distributed.network import Network
+from stages.generation.generate import Sampled
 from stages.ppo import objective
+from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import Models
-from stages.ppo.networks import Network
 from stages.ppo.pretraining import pretraining_nll
 from stages.ppo.reading import Layout, lay_out
 from stages.ppo.shared_passes import critic_values, policy_logits, values
@@ -91,7 +91,7 @@ def bytes_to_come(networks: Iterable[Network], lower: LowerStates, tokens: int) 
 
     Adam's moments of what this rank trains, and what the lower layers say of so many tokens.
     """
-    trained = [x for network in networks for x in network.held().values()]
+    trained = [x for network in networks for x in network.shards().values()]
     return 2 * sum(x.numel() * x.element_size() for x in trained) + tokens * lower.bytes_a_token
 
 

@@ -7,13 +7,13 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.backbone import hidden_size, transformer
 from reward_models.model import RewardModel
-from reward_models.trunk import hidden_size, transformer
-from stages.adaptation.sets import share_frozen, twin
-from stages.adaptation.top_layers import train_layers
-from stages.config import Joint, Separate, SharedCritic
-from stages.families import Bottleneck, Full, LoRA, Probe, Restricted
+from stages.adapters.backbone import share_frozen, twin
+from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
+from stages.adapters.top_layers import train_layers
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
+from stages.ppo.config import Joint, Separate, SharedCritic
 from stages.ppo.joint import require_one_pass
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.value_head import ValueHead
@@ -111,8 +111,3 @@ def _own_critic(reward: RewardModel) -> RewardModel:
 def is_whole(reward: RewardModel) -> bool:
     """Whether it has a transformer of its own, rather than a set or a head on a base."""
     return not isinstance(reward.carrier, PeftModel) and not reward.card.head_only
-
-
-def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training moves, by name; a tied one appears once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}

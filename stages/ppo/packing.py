@@ -12,19 +12,23 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.attention_trial import REFUSALS, obstacle_to_attention
+from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.one_line import first_line
-from reward_models.pieces import let_read_pieces, shorter_window
-from reward_models.trunk import transformer
-from stages.generation import Sampled
+from reward_models.model_folder import first_line
+from reward_models.packed_attention import (
+    REFUSALS,
+    let_read_pieces,
+    obstacle_to_attention,
+    shorter_window,
+)
+from stages.forward_check import Read, padding_side
+from stages.generation.generate import Sampled
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import Models
 from stages.ppo.reading import lay_out
 from stages.ppo.shared_passes import policy_and_values, reference_and_scores
-from stages.reading_check import Read, padding_side
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedTokenizerBase
 
-from stages.config import PretrainingMix
 from stages.data.padding import pad_right
+from stages.data.streams import TextStream
 from stages.data.template import document_ids
-from stages.data.text_stream import TextStream
-from stages.ppo.networks import Network, autocast
+from stages.distributed.network import Network
+from stages.distributed.sharding import autocast
+from stages.ppo.config import PretrainingMix
 from stages.ppo.tally import Tally
 
 

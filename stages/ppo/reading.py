@@ -2,8 +2,8 @@
 
 A row is an episode, padded on the left, so that rows end in the last column and logits are needed
 in the last columns only; on the right for models that padding before a text would change. Or all
-episodes lie in one row without padding (`reward_models.pieces`), where those that share a prompt
-are branches of it: it is computed once, and nothing else changes.
+episodes lie in one row without padding (`reward_models.packed_attention`), where those that share a
+prompt are branches of it: it is computed once, and nothing else changes.
 
 Dimension key:  E episodes,  B rows,  L tokens of a row,  N response tokens of all episodes in one
 list,  V vocabulary.
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.pieces import Pieces, piece_table
+from reward_models.packed_attention import Pieces, piece_table
 from stages.data.padding import positions
 from stages.ppo.episodes import Episodes
-from stages.shared_prompt import Row
+from stages.reward.shared_prompt import Row
 
 
 @dataclass(frozen=True, slots=True)

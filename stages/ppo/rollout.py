@@ -8,10 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from stages.config import PPOConfig, SamplingConfig
 from stages.data.template import end_id
-from stages.generation import generate_responses
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.ppo import objective
+from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes, by_length
 from stages.ppo.models import Models
 from stages.ppo.reading import lay_out

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stages.ppo.learner import Learner
-from stages.ppo.randomness import EVERY_RANK, generator_for
 from stages.ppo.rollout import Rollout
 from stages.ppo.shares import answered
 from stages.ppo.tally import Tally
+from stages.seeding import EVERY_RANK, generator_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reward_models.one_line import first_line
-from stages.config import SamplingConfig, VllmRollouts
-from stages.generation import Sampled
-from stages.ppo.networks import Network
+from reward_models.model_folder import first_line
+from stages.distributed.network import Network
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled
+from stages.ppo.config import VllmRollouts
 
 _NAME = "policy"
 
@@ -92,7 +93,7 @@ class PolicyServer:
         return [said for said, _ in read], [logprobs for _, logprobs in read]
 
     def _send_adapter(self) -> None:
-        weights = self.network.whole(self.network.held())
+        weights = self.network.full(self.network.shards())
         name = f"{_NAME}-{self.sent}"
         if self.accelerator.is_main_process:
             assert isinstance(self.model, PeftModel)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stages.config import Joint, Separate, SharedCritic
+from stages.ppo.config import Joint, Separate, SharedCritic
 from stages.ppo.models import Models
 from stages.ppo.reading import (
     Layout,

@@ -1,8 +1,8 @@
 """Ranks that answer and read a share of the prompts each, and then know all of it.
 
 What is sampled does not depend on the number of ranks: all draw the same random numbers, see
-`stages.generation`. Episodes are small beside the models, so every rank gets all of them, and
-advantages, minibatches and metrics are what one process would compute.
+`stages.generation.generate`. Episodes are small beside the models, so every rank gets all of them,
+and advantages, minibatches and metrics are what one process would compute.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stages.adaptation.lora import merged_lora
-from stages.config import OwnRollouts
+from stages.adapters.lora import merged_lora
+from stages.distributed.sharding import autocast
+from stages.ppo.config import OwnRollouts
 from stages.ppo.episodes import Episodes
 from stages.ppo.learner import Learner
-from stages.ppo.networks import autocast
 from stages.ppo.rollout import Rollout, read_episodes, roll_out
 from stages.ppo.served import aligned
 

@@ -4,7 +4,7 @@ An own loop on accelerate rather than a subclass of `transformers.Trainer`: two 
 two frozen ones, a rollout before every update, pretraining gradients in the same buffers and a
 moving average are each a few lines here, and each an override against the grain there. accelerate
 gives the device, the ranks and the precision; how the networks are divided among ranks is
-`stages/ppo/networks.py`.
+`stages/distributed/sharding.py`.
 """
 
 import logging
@@ -18,29 +18,30 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.records import Prompt, write_jsonl
-from stages.adaptation.sets import trained_share
-from stages.config import OwnRollouts, PPOConfig
-from stages.config_base import without_names
+from stages.adapters.backbone import trained_share
+from stages.config import without_names
+from stages.data.prompt_lengths import require_ppo_fits
 from stages.data.template import conversation_ids, stop_ids
+from stages.distributed.network import trained_parameters
+from stages.distributed.ranks import limit_waits
+from stages.distributed.sharding import autocast, load_models_whole, require_trainable_precision
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.averaging import copy_weights
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.course import Course
 from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.micro_batches import UpdateCost, bytes_to_come, fitting, update_cost
-from stages.ppo.models import Models, load_models, trained_parameters
-from stages.ppo.networks import autocast, check_precision, load_models_whole
+from stages.ppo.models import Models, load_models
 from stages.ppo.packing import obstacle_to_packing, pads_right, without_wrong_states
 from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step, announce, counted
-from stages.prompt_lengths import require_ppo_fits
-from stages.rank_timeout import limit_waits
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_check import check_reward_model
+from stages.reward.batches import RankedPrompt
+from stages.reward.check import check_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def train_ppo(
     that does not fit together, UnhealthyRunError (a ValueError) where a guard stops the run.
     """
     accelerator = Accelerator()
-    check_precision(accelerator)
+    require_trainable_precision(accelerator)
     given = {"pretraining": pretraining, "validation": validation, "gold": gold}
     _check_given(config, {name for name, there in given.items() if there})
     _check_cut(config, len(prompts), accelerator.num_processes)
@@ -121,7 +122,7 @@ def _learner(
         learner.micro = learner.micro.at_most(fitting(cost, config, accelerator, to_come))
     if accelerator.is_main_process:
         report(Step(0, 0, told | {"ppo/micro_batch_size": learner.micro.episodes}))
-    if learner.policy.divides_weights:
+    if learner.policy.shards_weights:
         _check_divided(config)
     if config.kept.first_pass and not learner.keeps_first_pass:
         log.warning(
@@ -192,10 +193,10 @@ def _write(course: Course, out: Path, load: Callable[..., Models]) -> None:
     learner, best = course.learner, course.best
     policy, critic = learner.policy, learner.critic
     with learner.result_weights(None if best is None else best.weights):
-        trained = {"policy": policy.whole(policy.held()), "critic": critic.whole(critic.held())}
+        trained = {"policy": policy.full(policy.shards()), "critic": critic.full(critic.shards())}
         if learner.accelerator.is_main_process:
             models = learner.models
-            if policy.divides_weights:
+            if policy.shards_weights:
                 models = load(device=torch.device("cpu"))
                 copy_weights(trained_parameters(models.policy), trained["policy"])
                 copy_weights(trained_parameters(models.critic), trained["critic"])

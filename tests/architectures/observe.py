@@ -15,25 +15,27 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
-from reward_models.trunk import transformer
-from stages.cache_check import decoding_of
-from stages.config import PPOConfig, SamplingConfig, SFTConfig
 from stages.data.supervised import encode, response_loss
-from stages.generation import Sampled, generate_responses
+from stages.generation.cache_check import decoding_of
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, generate_responses
+from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models, load_models
 from stages.ppo.packing import obstacle_to_packing, pads_right
 from stages.ppo.rollout import read_episodes
 from stages.ppo.trainer import train_ppo
 from stages.progress import Step
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_held_out import score_elements
-from stages.scoring import score_sequences
-from stages.sft import train_sft
-from stages.shared_prompt import SharedPrompt, choose_layout
+from stages.reward.batches import RankedPrompt
+from stages.reward.held_out import score_elements
+from stages.reward.shared_prompt import SharedPrompt, choose_layout
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.architectures.tiny import ARCHITECTURES, save
 
 PROMPT_TOKENS = (1, 2, 8, 8, 20)

@@ -23,11 +23,11 @@ import typer
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate
 from stages.ppo.rollout import read_episodes
-from stages.shared_prompt import SharedPrompt
+from stages.reward.shared_prompt import SharedPrompt
 from tests.benchmarks.cases import SMALL, Case, make_policy, prompts
 from tests.benchmarks.flops import forward
 from tests.benchmarks.ppo.ours import new_learner

@@ -13,7 +13,8 @@ from labeling_ui.outcomes import comparisons, ratings
 from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks
 from labeling_ui.store import Store
 from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, Response, Turn
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
 from tests.browser.examples import PASSAGE, task
 from tests.browser.room_server import RoomServer

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.needs.anatomy import anatomy
-from pipeline.needs.memory import FLOAT, Need, trained
-from stages.families import Full, LoRA, Restricted
+from pipeline.estimate.anatomy import anatomy
+from pipeline.estimate.memory import FLOAT, Need, trained
+from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_tokenizer
 
@@ -58,14 +58,14 @@ def adaptation(family: str) -> Full | Restricted:
 def held(base: Path, family: str) -> Held:
     from accelerate import Accelerator
 
+    from stages.distributed.sharding import load_models_whole, sharded_network
+    from stages.distributed.state import whole_shape
     from stages.models import adapt, load_policy, load_tokenizer
-    from stages.ppo.networks import load_models_whole, network
-    from stages.zero_state import whole_shape
 
     accelerator = Accelerator()
     load_models_whole(accelerator)
     model = adapt(load_policy(base), adaptation(family), load_tokenizer(base))
-    engine = network(model, 1.0, accelerator)
+    engine = sharded_network(model, 1.0, accelerator)
     ids_BL = torch.zeros(2, 5, dtype=torch.long)
     for last in (False, True):
         engine.backward(engine.model(input_ids=ids_BL, labels=ids_BL).loss)
@@ -100,7 +100,7 @@ def of_gradients(model: nn.Module, optimizer: Any) -> int:
 
 def of_optimizer(optimizer: Any) -> int:
     """Adam's moments, and the float32 copies of weights that DeepSpeed updates."""
-    from stages.zero_state import unwrapped
+    from stages.distributed.state import unwrapped
 
     adam, zero = unwrapped(optimizer)
     moments = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.second_opinion import WinRate
+from pipeline.steps.gold_reward import WinRate
 from reward_models.records import Prompt
 from stages.ppo import micro_batches
 from stages.ppo.gold import Gold
@@ -200,7 +200,7 @@ def with_little_on_one(
 
     little = os.environ.get("RANK") == "1"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.ppo.trainer.fitting", fitting)
+        patched.setattr("stages.ppo.micro_batches.fitting", fitting)
         if little:
             patched.setattr(micro_batches, "free_memory", lambda _: 0)
         return trained(world, out, settings), found

@@ -15,8 +15,8 @@ from transformers import (
 
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
-from reward_models.pieces import let_read_pieces
-from stages.generation import Sampled
+from reward_models.packed_attention import let_read_pieces
+from stages.generation.generate import Sampled
 from stages.ppo.episodes import Episodes, by_length, shuffled
 from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes
 from stages.ppo.models import Models

@@ -29,12 +29,12 @@ from transformers import (
     Qwen3Model,
 )
 
+from reward_models.backbone import settle
 from reward_models.card import RewardCard
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs, summed_loss
-from reward_models.trunk import settle
-from stages.ranked_prompts import RankedPrompt
-from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
+from stages.reward.batches import RankedPrompt
+from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
 
 SMALL = {
     "vocab_size": 60,
@@ -177,7 +177,7 @@ def test_attention_of_another_kind_falls_back_and_says_so(
 def test_pieces_that_do_not_arrive_at_attention_are_noticed(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reward_models.pieces.ATTENTION", "sdpa")
+    monkeypatch.setattr("reward_models.packed_attention.ATTENTION", "sdpa")
     with caplog.at_level(logging.WARNING):
         assert choose_layout(reward_model(trunk("llama")), elements()) == SeparateRows()
     assert "scores differ by" in caplog.text

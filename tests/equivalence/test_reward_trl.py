@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
 from reward_models.records import Ranking, RankingTask
-from stages.ranked_prompts import RankedPrompt, ranked_prompts
-from stages.shared_prompt import Layout, SeparateRows, SharedPrompt
+from stages.reward.batches import RankedPrompt, ranked_prompts
+from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt
 from tests.reward_models.tiny import tiny_base, tiny_tasks, tiny_tokenizer
 
 pytestmark = pytest.mark.slow  # importing TRL's trainers takes ten seconds

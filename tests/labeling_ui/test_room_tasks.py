@@ -18,7 +18,8 @@ from labeling_ui.room import Room, reply_to
 from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks, task_from
 from labeling_ui.store import Store
 from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, Response, read_jsonl
+from reward_models.records import Ranking, RankingTask, Response
+from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import load_demonstrations, load_prompts
 from tests.labeling_ui.examples import small_task
 

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.benchmark_config import (
+from pipeline.config.evaluation import (
     BiasConfig,
     EndpointConfig,
+    EvaluationConfig,
     PerspectiveConfig,
     TaxConfig,
     TruthfulQAConfig,
 )
-from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluate import evaluate, results_from
-from pipeline.evaluation.results_file import read_results
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.setting import Setting
-from pipeline.plan import model_source
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import read_results
+from pipeline.evaluation.suites.setting import Setting
+from pipeline.runs.manifest import model_source
 from reward_models.records import Prompt, read_records
 
 BASE = model_source("quickstart")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.plan import plan
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.steps.plan import plan
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = ROOT / "configs/quickstart.yaml"

@@ -11,20 +11,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.evaluation.config import EvaluationConfig, SuiteName
+from pipeline.config.evaluation import EvaluationConfig, SuiteName
 from pipeline.evaluation.evaluate import evaluate, generate, results_from
+from pipeline.evaluation.external.score import score_file
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.pretraining_loss import pretraining_tables, text_losses
-from pipeline.evaluation.results_file import read_results
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.score_file import score_file
-from pipeline.evaluation.setting import Setting
-from pipeline.evaluation.suites import SAID, SUITES
-from pipeline.evaluation.tables import Resampling, cells
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import read_results
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.suites.order import SAID, SUITES
+from pipeline.evaluation.suites.pretraining_loss import pretraining_tables, text_losses
+from pipeline.evaluation.suites.setting import Setting
 from pipeline.quickstart.data import Sizes, quickstart_data
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, read_records
-from stages.config import SamplingConfig
+from stages.generation.config import SamplingConfig
 from stages.models import load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Step
 

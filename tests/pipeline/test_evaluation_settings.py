@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.config import REAL_TOXICITY_PROMPTS, EvaluationConfig
+from pipeline.cli.errors import guarded
+from pipeline.cli.evaluation_commands import columns_of
+from pipeline.cli.evaluation_settings import Asked, evaluation_config, named_policies, setting_of
+from pipeline.config.evaluation import REAL_TOXICITY_PROMPTS, EvaluationConfig
 from pipeline.evaluation.evaluate import circular_notes
-from pipeline.evaluation.setting import Setting
-from pipeline.evaluation.toxicity_prompts import load_toxicity_prompts
-from pipeline.evaluation_commands import columns_of
-from pipeline.evaluation_settings import Asked, evaluation_config, named_policies, setting_of
-from pipeline.guard import guarded
+from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 
 
 def model(folder: Path) -> Path:

@@ -2,17 +2,17 @@
 
 import pytest
 
-from pipeline.evaluation.gold import GOLD
-from pipeline.evaluation.hallucination import (
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.wording import abstains, normalised
+from pipeline.evaluation.suites.hallucination import (
     LexicalSupport,
     hallucination_tables,
     novel_bigrams,
     unsupported,
 )
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorers import scored
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.evaluation.wording import abstains, normalised
 
 PASSAGE = "Bora Kel was born in 1,840 and works as a baker in Tamsin. She has two cats."
 CLOSED = ["closed_qa", "summarize"]

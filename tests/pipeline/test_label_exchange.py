@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
 from labeling_ui.store import Store
-from pipeline.cli import app
+from pipeline.cli.app import app
 from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
 
 SHARED = Path(__file__).parents[3] / "shared/data/train"

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline import members
 from pipeline.accelerate_environment import accelerate_environment, config_file
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.hosts import Host, read_hosts
 from pipeline.interface import told_to_gloo
 from pipeline.launch import chosen, configs_folder

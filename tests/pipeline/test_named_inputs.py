@@ -11,15 +11,15 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import save_file
 
-from pipeline.cli import app
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.home import name, path
-from pipeline.lineage import Hashes
-from pipeline.plan import plan
-from pipeline.robustness.config import RobustnessConfig
-from stages.config import UserSetsConfig
-from stages.config_base import Names, _first_marker, named, without_names
+from pipeline.cli.app import app
+from pipeline.cli.options import name, path
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.runs.manifest import Hashes
+from pipeline.steps.plan import plan
+from pipeline.studies.robustness.config import RobustnessConfig
+from stages.config import Names, _first_marker, named, without_names
+from stages.users.config import UserSetsConfig
 
 # Texts of configs that name nothing outside: words, addresses, instructions, keys.
 TEXTS = {

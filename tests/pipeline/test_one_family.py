@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from stages.families import RATES
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from stages.adapters.config import RATES
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

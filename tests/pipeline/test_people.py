@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.people import score_labels
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.results_file import read_results
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.external.human_labels import score_labels
+from pipeline.evaluation.samples.results import Results, read_results
 from reward_models.records import Ranking, RankingTask, Response
 
 CONFIG = EvaluationConfig(baseline="sft", resamples=200, sign_flips=200)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.results_file import write_results
-from pipeline.evaluation.samples import Completion
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import write_results
 from pipeline.report.inputs import read_inputs
 from pipeline.report.page import report_page, write_report
 from pipeline.report.words import interval, named, number

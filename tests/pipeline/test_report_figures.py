@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluation.tables import Cell, Quantity
+from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.bars import grouped_bars
 from pipeline.report.forest import interval_panel, scale_of
 from pipeline.report.lines import Curve, line_panel, thinned

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.evaluation.tables import Cell, Quantity
+from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.inputs import read_inputs
 from pipeline.report.page import write_report
 from pipeline.report.summary import (

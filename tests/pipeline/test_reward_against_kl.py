@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.evaluation.results_file import write_results
+from pipeline.evaluation.samples.results import write_results
 from pipeline.report.inputs import read_inputs
 from pipeline.report.training import learning_curves, reward_against_kl
 from reward_models.records import write_jsonl

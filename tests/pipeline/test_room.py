@@ -13,10 +13,10 @@ from labeling_ui.form import forms_with
 from labeling_ui.progress import Progress
 from labeling_ui.room import Room
 from labeling_ui.store import Store
-from pipeline import room
-from pipeline.cli import app
-from pipeline.evaluation.results_file import read_results
-from pipeline.room_config import RoomSettings
+from pipeline.cli.app import app
+from pipeline.config.labeling import RoomSettings
+from pipeline.evaluation.samples.results import read_results
+from pipeline.labeling import room
 from reward_models.records import Ranking, RankingTask, Response, write_jsonl
 
 MODELS = ("ppo", "sft", "base")

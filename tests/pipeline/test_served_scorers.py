@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.endpoint import Endpoint, Reply, ask, bill, check_endpoint
-from pipeline.evaluation.llm_judge import PairJudge, judge_tables, pair_scores, verdict
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorers import scored
-from pipeline.evaluation.served_scorers import GuardScorer, PerspectiveScorer, guard_verdict
-from pipeline.evaluation.tables import Resampling, cells
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.scorers.endpoint import Endpoint, Reply, ask, bill, check_endpoint
+from pipeline.evaluation.scorers.llm_judge import PairJudge, judge_tables, pair_scores, verdict
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.served import GuardScorer, PerspectiveScorer, guard_verdict
 
 
 class Service(BaseHTTPRequestHandler):

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from pipeline.evaluation.generate import _blank_rows
-from pipeline.evaluation.llm_judge import _conversation
-from pipeline.evaluation.samples import Completion, completion_from
+from pipeline.evaluation.samples.records import Completion, completion_from
+from pipeline.evaluation.scorers.llm_judge import _conversation
 from pipeline.report.outputs import _card, _cards
-from pipeline.sampling import _task, _task_ids
-from reward_models.records import Prompt, Response, Turn
+from pipeline.steps.sample import _task, _task_ids
+from reward_models.conversations import Turn
+from reward_models.records import Prompt, Response
 
 HISTORY = (Turn("system", "be brief"), Turn("user", "<first>?"), Turn("assistant", "one"))
 PROMPTS = [Prompt("and?", history=HISTORY), Prompt("and?"), Prompt("and?", history=HISTORY[:1])]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labeling_ui.import_files import read_labels
-from pipeline.evaluation.sample_files import open_samples
+from pipeline.evaluation.external.sample_files import open_samples
 from reward_models.conversations import Turn, dialogue, turns_of
 from reward_models.records import Demonstration, Prompt, RankingTask
 from stages.data.demonstrations import load_demonstrations, load_prompts

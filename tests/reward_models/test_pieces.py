@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from reward_models.pieces import STEM, Pieces, let_read_pieces, piece_table
+from reward_models.packed_attention import STEM, Pieces, let_read_pieces, piece_table
 
 Forest = list[tuple[int, list[int]]]  # the tokens of each stem, and of each of its branches
 FORESTS = st.lists(

@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from reward_models.model import RewardModel
 from reward_models.positions import Room, positions_of, room_of, table_of
 from reward_models.records import Prompt
-from stages.config import LoRA, Prefix
-from stages.config import Prompt as SoftPrompt
+from stages.adapters.config import LoRA, Prefix
+from stages.adapters.config import Prompt as SoftPrompt
+from stages.data.prompt_lengths import require_fit, room_for
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
-from stages.prompt_lengths import require_fit, room_for
 from tests.reward_models.tiny import tiny_base
 
 SMALL: dict[str, Any] = {

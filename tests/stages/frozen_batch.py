@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo.episodes import Episodes
 from stages.ppo.rollout import Experience
 

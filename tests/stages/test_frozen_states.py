@@ -11,13 +11,14 @@ from torch import Tensor
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import pool_pairs
-from stages.config import Full, Probe, RewardConfig
-from stages.frozen_states import STATES, FrozenStates, layout_for
+from stages.adapters.config import Full, Probe
 from stages.progress import silent
-from stages.prompt_folds import accuracy_over_all_prompts, prompt_groups
-from stages.ranked_prompts import RankedPrompt, ranked_prompts
-from stages.reward import new_reward_model
-from stages.shared_prompt import SharedPrompt, choose_layout
+from stages.reward.batches import RankedPrompt, ranked_prompts
+from stages.reward.config import RewardConfig
+from stages.reward.folds import accuracy_over_all_prompts, prompt_groups
+from stages.reward.frozen_states import STATES, FrozenStates, layout_for
+from stages.reward.shared_prompt import SharedPrompt, choose_layout
+from stages.reward.train import new_reward_model
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
 
 KINDS = [

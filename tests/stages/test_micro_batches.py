@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_models.model import RewardModel
-from stages import device_memory
 from stages.data.template import prompt_ids
-from stages.dry_run import Cost, cost_of, peak_bytes
+from stages.distributed import memory as device_memory
+from stages.distributed.memory import Cost, cost_of, peak_bytes
+from stages.distributed.sharding import autocast
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch, bytes_to_come, update_cost
-from stages.ppo.networks import autocast
 from stages.ppo.packing import obstacle_to_packing
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base
@@ -142,7 +142,7 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
         found.append(micro_batches.fitting(*given))
         return found[-1]
 
-    monkeypatch.setattr("stages.ppo.trainer.fitting", fitting)
+    monkeypatch.setattr("stages.ppo.micro_batches.fitting", fitting)
     scarce = metrics_of(world, tmp_path / "scarce", config)
     assert [one.episodes for one in found] == [4]  # a prompt's two responses stay together
     for step, other in zip(scarce, plenty, strict=True):

@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reward_models.weights_hash import weights_hash
-from stages.config import Full, LoRA
+from reward_models.bases import weights_hash
+from stages.adapters.config import Full, LoRA
 from stages.models import (
     adapt,
     load_policy,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.config import Guards
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
+from stages.ppo.config import Guards
 from stages.ppo.diagnostics import (
     UnhealthyRunError,
     alarms,
@@ -18,9 +18,9 @@ from stages.ppo.diagnostics import (
     repetition,
 )
 from stages.ppo.episodes import Episodes
-from stages.ppo.randomness import endless_order, generator_for
 from stages.ppo.rollout import experience, read_episodes, roll_out
 from stages.ppo.tally import Tally
+from stages.seeding import endless_order, generator_for
 from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world
 
 HEALTHY = {

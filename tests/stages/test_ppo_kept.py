@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from stages.adaptation.top_layers import layers_of
-from stages.config import PPOConfig
+from stages.adapters.top_layers import layers_of
+from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.metrics_file import MetricsFile
-from stages.config import PPOConfig
+from pipeline.runs.metrics import MetricsFile
 from stages.ppo import course
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import PPOConfig
 from stages.ppo.course import Course
 from stages.ppo.gold import Gold
 from stages.ppo.pretraining import PretrainingStream

@@ -8,8 +8,8 @@ from threading import Thread
 
 import pytest
 
+from stages.distributed.network import trained_parameters
 from stages.models import load_policy
-from stages.ppo.models import trained_parameters
 from tests.distributed.ranks import run_ranks
 from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world
 from tests.stages.vllm_server import TinyVllm

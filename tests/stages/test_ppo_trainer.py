@@ -130,7 +130,7 @@ def test_reading_a_prompt_once_for_its_responses_changes_nothing(
     steps = metrics_of(world, tmp_path / "together", config)
     assert steps[0]["ppo/kl_nats"] == 0.0
     assert max(step["ppo/first_ratio_error"] for step in steps) == 0.0
-    monkeypatch.setattr("stages.ppo.trainer.obstacle_to_packing", lambda *_: "a test says so")
+    monkeypatch.setattr("stages.ppo.packing.obstacle_to_packing", lambda *_: "a test says so")
     train(world, tmp_path / "apart", config)
     assert "in a padded row of its own: a test says so" in caplog.text
     assert furthest(weights(tmp_path / "together"), weights(tmp_path / "apart")) < 2e-5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.data.text_stream import TextStream
+from stages.data.streams import TextStream
 from stages.models import load_tokenizer
 from stages.ppo.pretraining import PretrainingStream
 from tests.reward_models.tiny import tiny_base

@@ -9,24 +9,23 @@ import torch
 from accelerate.utils import DistributedType
 from transformers import PreTrainedModel
 
-from reward_models.attention_trial import obstacle_to_attention
+from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.pieces import ATTENTION, let_read_pieces
-from reward_models.trunk import transformer
-from stages.adaptation.row_prefix import row_prefix_attention
-from stages.adaptation.set_attention import let_attend_to_sets
-from stages.cache_check import decoding_of
-from stages.config import PPOConfig, SamplingConfig
-from stages.families import LoRA
-from stages.generation import Sampled, generate_responses
+from reward_models.packed_attention import ATTENTION, let_read_pieces, obstacle_to_attention
+from stages.adapters.config import LoRA
+from stages.adapters.prefix_attention import let_attend_to_sets, row_prefix_attention
+from stages.distributed.sharding import require_trainable_precision
+from stages.forward_check import padding_side
+from stages.generation.cache_check import decoding_of
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, generate_responses
+from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import PPOConfig
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.models import load_models
-from stages.ppo.networks import check_precision
 from stages.ppo.packing import policy_reader, without_wrong_states
-from stages.reading_check import padding_side
-from stages.scoring import score_sequences
-from stages.shared_prompt import SeparateRows, choose_layout
+from stages.reward.shared_prompt import SeparateRows, choose_layout
 from tests.architectures.observe import alone, assert_causal, prompts, ranked, read
 from tests.architectures.tiny import save
 
@@ -139,11 +138,11 @@ def test_rows_are_padded_where_it_changes_nothing(tmp_path: Path):
 
 def test_fp16_without_a_scale_is_refused():
     with pytest.raises(ValueError, match=r"mixed_precision is 'fp16'.*expected 'bf16' or 'no'"):
-        check_precision(
+        require_trainable_precision(
             SimpleNamespace(mixed_precision="fp16", distributed_type=DistributedType.NO)
         )
     for precision in ("no", "bf16"):
-        check_precision(
+        require_trainable_precision(
             SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType.NO)
         )
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from stages import device_memory, reward_cut
-from stages.config import RewardConfig
+from stages.distributed import memory as device_memory
 from stages.models import load_tokenizer
-from stages.ranked_prompts import RankedPrompt, split_rankings
-from stages.reward import new_reward_model
-from stages.shared_prompt import SeparateRows, SharedPrompt, choose_layout, unweighted
+from stages.reward import micro_batches as reward_cut
+from stages.reward.batches import RankedPrompt, split_rankings
+from stages.reward.config import RewardConfig
+from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout, unweighted
+from stages.reward.train import new_reward_model
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import FAMILIES
 from tests.stages.test_reward import CONFIG, Steps, World, assert_same_bits, moved, ranked_world
@@ -77,7 +78,7 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
         reward_cut.cut_to_memory(arguments, *given)
         sizes.append(arguments.per_device_train_batch_size)
 
-    monkeypatch.setattr("stages.reward.cut_to_memory", cut)
+    monkeypatch.setattr("stages.reward.micro_batches.cut_to_memory", cut)
     world.train(tmp_path / "scarce", config)
     assert sizes == [4]  # the most that fits and divides the batch of 8
     plenty, scarce = moved(world, tmp_path / "plenty"), moved(world, tmp_path / "scarce")

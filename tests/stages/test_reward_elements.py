@@ -6,9 +6,9 @@ import pytest
 
 from reward_models.ranking_loss import pool_pairs
 from reward_models.records import Ranking, RankingTask, Response
-from stages.ranked_prompts import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward_trainer import BLANK, RankedPrompts, SortedWithinBatches
-from stages.shared_prompt import SharedPrompt, rank_BAK
+from stages.reward.batches import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
+from stages.reward.shared_prompt import SharedPrompt, rank_BAK
+from stages.reward.trainer import BLANK, RankedPrompts, SortedWithinBatches
 from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
 
 

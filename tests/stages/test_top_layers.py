@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.adaptation.top_layers import layers_of
-from stages.config import Full
+from stages.adapters.config import Full
+from stages.adapters.top_layers import layers_of
+from stages.distributed.network import trained_parameters
 from stages.models import adapt, load_policy
-from stages.ppo.models import trained_parameters
 from tests.stages.tiny_ppo import tiny_config, tiny_models, tiny_world, train
 
 TOP = {"family": "full", "top_layers": 1}

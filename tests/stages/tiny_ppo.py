@@ -10,15 +10,15 @@ from accelerate import Accelerator
 
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, write_jsonl
-from stages.config import PPOConfig
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import PPOConfig
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.models import Models, load_models
 from stages.ppo.packing import obstacle_to_packing
 from stages.ppo.trainer import train_ppo
 from stages.progress import Report, Step, silent
-from stages.ranked_prompts import RankedPrompt
+from stages.reward.batches import RankedPrompt
 from tests.reward_models.tiny import WORDS, tiny_base
 
 PROMPTS = [Prompt(" ".join(WORDS[i % 7 : i % 7 + 2 + i % 5])) for i in range(20)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.ranked_prompts import RankedPrompt
+from stages.reward.batches import RankedPrompt
 from tests.benchmarks.cases import Written
 
 
