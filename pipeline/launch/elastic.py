@@ -1,12 +1,11 @@
 """The ranks of a training stage, started and watched by torch.distributed.elastic.
 
 On one machine this command is the elastic agent. Where torchrun, srun or another launcher started
-one process a rank, rank 0 runs the experiment; for every stage that trains it calls the other
-processes through torch's store, and each starts its own rank as a fresh process. A run has many
-stages, and fresh processes leave nothing of one stage (groups, engines, memory) to the next.
+one process a rank, rank 0 runs the experiment; for every stage that trains it calls the others
+through torch's store, and each runs its own rank as a fresh process. A run has many stages, and
+fresh processes leave nothing of one (groups, engines, memory) to the next.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -19,46 +18,35 @@ import time
 from _thread import interrupt_main
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
 
-from torch.distributed import TCPStore, rendezvous
+from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline.launch.options import Launch, RankFailed, rank_environment
-from pipeline.launch.worker import INPUT_ERROR, LOST_CONTACT
+from pipeline.launch.options import Launch, slurm_environment
+from pipeline.launch.worker import INPUT_ERROR, LOST_CONTACT, end_with_launcher
+from pipeline.runs.failures import RankFailed
 from stages.progress import Report, Step
-
-TERMINATE_S = 5  # between SIGTERM and SIGKILL
-POLL_S = 0.5
-JOIN = timedelta(minutes=10)  # for all processes to be started
-
-
-class Ranks(Protocol):
-    """The ranks that a run trains on."""
-
-    launch: Launch
-
-    def train(self, run: Path, stage: str, report: Report) -> None:
-        """Run a stage on all ranks; raise RankFailed, or ValueError for bad input."""
 
 
 class LocalRanks:
     """Ranks on this machine. They end with this process, however it ends."""
 
     def __init__(self, launch: Launch) -> None:
-        self.launch = launch
+        self.launch, self.manifest = launch, launch.manifest
 
     def train(self, run: Path, stage: str, report: Report) -> None:
         """Run a stage on all ranks; raise RankFailed, or ValueError for bad input.
 
         The output of ranks other than the first goes to RUN/.logs/STAGE_*/attempt_0/RANK.
         """
-        _silence_agent()
+        agent_log = logging.getLogger("torch.distributed.elastic")
+        agent_log.addHandler(logging.NullHandler())  # RankFailed says it in one line
+        agent_log.propagate = False
         others = dict.fromkeys(range(1, self.launch.num_ranks), Std.ALL)
         config = LaunchConfig(
             min_nodes=1,
@@ -71,11 +59,11 @@ class LocalRanks:
             max_restarts=0,  # the same command resumes
             logs_specs=DefaultLogsSpecs(str(run / ".logs"), {0: Std.NONE, **others}),
             signals_to_handle="",  # they raise here, and the agent ends its ranks on the way out
-            shutdown_timeout=TERMINATE_S,
+            shutdown_timeout=5,
         )
         with _steps_of_rank_0(report) as steps:
-            command = _command(run, stage, self.launch.accelerate, steps)
             try:
+                command = _command(run, stage, self.launch.sharding, steps)
                 elastic_launch(config, sys.executable)(*command)
             except ChildFailedError as error:
                 raise _failure(stage, error) from None
@@ -85,18 +73,20 @@ class JoinedRanks:
     """Ranks of which another launcher started one process each, this one among them."""
 
     def __init__(self, launch: Launch) -> None:
-        self.launch = launch
-        os.environ.update(rank_environment(os.environ))
-        self.store, *_ = next(rendezvous("env://", timeout=JOIN))
+        self.launch, self.manifest = launch, launch.manifest
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_launcher(os.getppid())
+        os.environ.update({**slurm_environment(os.environ), **os.environ})
+        self.store, *_ = next(rendezvous("env://", timeout=timedelta(minutes=10)))
         self.num_stages = 0
         self.meeting: TCPStore | None = None  # where the ranks of the current stage meet
 
     def train(self, run: Path, stage: str, report: Report) -> None:
         """Run a stage on all ranks, as rank 0; raise RankFailed, or ValueError for bad input."""
         self.meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-        self._call(stage, self.launch.accelerate, self.meeting.port)
+        self._call(stage, self.meeting.port)
         with _steps_of_rank_0(report) as steps:
-            self._run(run, stage, self.launch.accelerate, self.meeting.port, steps)
+            self._run(run, stage, self.launch.sharding, self.meeting.port, steps)
 
     def follow(self, run: Path) -> None:
         """Run this process's rank of every stage that rank 0 calls, until it is done."""
@@ -105,8 +95,8 @@ class JoinedRanks:
             key = f"stage-{self.num_stages}"
             try:
                 while not self.store.check([key]):  # a blocking wait would not let signals through
-                    time.sleep(POLL_S)
-                stage, accelerate, port = json.loads(self.store.get(key))
+                    time.sleep(0.5)
+                stage, sharding, port = json.loads(self.store.get(key))
             except RuntimeError:
                 raise RankFailed("rank 0 is gone; this rank was stopped", LOST_CONTACT) from None
             if stage is None:
@@ -116,25 +106,25 @@ class JoinedRanks:
                 raise ValueError(
                     f"{run}/config.yaml is not there; expected storage that all machines share"
                 )
-            self._run(run, stage, accelerate, port, Path(os.devnull))
+            self._run(run, stage, sharding, port, Path(os.devnull))
 
     def finish(self) -> None:
         """Let the other processes end, as rank 0."""
-        self._call(None, "", 0)
-        others = [f"done-{rank}" for rank in range(1, self.launch.num_ranks)]
-        with contextlib.suppress(RuntimeError):
+        self._call(None, 0)
+        with suppress(RuntimeError):
+            others = [f"done-{rank}" for rank in range(1, self.launch.num_ranks)]
             self.store.wait(others, timedelta(seconds=30))
 
-    def _call(self, stage: str | None, accelerate: str, port: int) -> None:
+    def _call(self, stage: str | None, port: int) -> None:
         self.num_stages += 1
-        self.store.set(f"stage-{self.num_stages}", json.dumps([stage, accelerate, port]))
+        message = json.dumps([stage, self.launch.sharding, port])
+        self.store.set(f"stage-{self.num_stages}", message)
 
-    def _run(self, run: Path, stage: str, accelerate: str, port: int, steps: Path) -> None:
-        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    def _run(self, run: Path, stage: str, sharding: str, port: int, steps: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             meeting = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
             errors = {"TORCHELASTIC_ERROR_FILE": f"{folder}/error.json"}  # torchrun's own if set
-            command = [sys.executable, *_command(run, stage, accelerate, steps)]
+            command = [sys.executable, *_command(run, stage, sharding, steps)]
             environment = {**errors, **os.environ, **meeting}
             process = subprocess.Popen(command, env=environment, start_new_session=True)
             try:
@@ -143,36 +133,33 @@ class JoinedRanks:
                 process.kill()
                 process.wait()
             error_file = environment["TORCHELASTIC_ERROR_FILE"]
-            failure = ProcessFailure(local_rank, process.pid, code, error_file)
+            failure = ProcessFailure(int(os.environ["LOCAL_RANK"]), process.pid, code, error_file)
         if code:
-            raise self._shared(code, _failure(stage, ChildFailedError(stage, {rank: failure})))
-
-    def _shared(self, code: int, failure: RankFailed | ValueError) -> RankFailed | ValueError:
-        """Return the failure of the rank that the others lost contact with, on every rank."""
-        with contextlib.suppress(RuntimeError):  # rank 0 is gone, and the store with it
-            if code != LOST_CONTACT:
-                self.store.set("failure", str(failure))
-            elif self.store.check(["failure"]):
-                return RankFailed(self.store.get("failure").decode(), LOST_CONTACT)
-        return failure
+            error = _failure(stage, ChildFailedError(stage, {self.launch.rank or 0: failure}))
+            with suppress(RuntimeError):  # rank 0 is gone, and the store with it
+                if code != LOST_CONTACT:
+                    self.store.set("cause", str(error))
+                elif self.store.check(["cause"]):
+                    error = RankFailed(self.store.get("cause").decode(), LOST_CONTACT)
+            raise error
 
 
 @contextmanager
 def _steps_of_rank_0(report: Report) -> Iterator[Path]:
-    """Yield a named pipe; what rank 0 writes to it is reported by a thread, line by line."""
+    """Yield a named pipe; a thread reports what rank 0 writes to it, a step a line."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
         path = Path(folder, "steps")
         os.mkfifo(path)
         pipe = os.open(path, os.O_RDWR)  # both ends, so that nothing here ever waits for a rank
 
         def listen() -> None:
-            with open(pipe, encoding="utf-8", closefd=False) as lines:
-                try:
+            try:
+                with open(pipe, encoding="utf-8", closefd=False) as lines:
                     for line in iter(lines.readline, "\n"):
                         report(Step(*json.loads(line)))
-                except BaseException:  # such as a full disk: the ranks have to end
-                    interrupt_main()
-                    raise
+            except BaseException:  # such as a full disk: the ranks have to end
+                interrupt_main()
+                raise
 
         listener = pool.submit(listen)
         try:
@@ -187,34 +174,29 @@ def _steps_of_rank_0(report: Report) -> Iterator[Path]:
         os.close(pipe)
 
 
-def _command(run: Path, stage: str, accelerate: str, steps: Path) -> list[str]:
-    arguments = (run, stage, accelerate, steps, os.getpid())
-    return ["-m", "pipeline.stage_rank", *map(str, arguments)]
+def _command(run: Path, stage: str, sharding: str, steps: Path) -> list[str]:
+    arguments = (run, stage, sharding, steps, os.getpid())
+    return ["-m", "pipeline.steps.rank", *map(str, arguments)]
 
 
 def _failure(stage: str, error: ChildFailedError) -> RankFailed | ValueError:
     """Return the cause in one line; the traceback of a rank's own error goes to stderr."""
     rank, failure = error.get_first_failure()
     who, code = f"{stage}: rank {rank} on {socket.gethostname()}", failure.exitcode
-    end = "; all ranks were stopped"
     if code < 0:
         hint = ": out of memory?" if -code == signal.SIGKILL else ""
-        name = f"signal {-code} ({failure.signal_name()}{hint})"
-        return RankFailed(f"{who} was killed by {name}{end}", LOST_CONTACT)
-    if not isinstance(failure.message, dict):
-        return RankFailed(f"{who} ended with code {code}{end}", 1)
-    kind, _, text = failure.message["message"].partition(": ")
-    if code == INPUT_ERROR:
-        return ValueError(text)
-    first = text.strip().partition("\n")[0]
-    if code == LOST_CONTACT:
-        return RankFailed(f"{who} lost contact with another rank ({first}){end}", code)
-    sys.stderr.write(failure.message["extraInfo"]["py_callstack"])
-    return RankFailed(f"{who} failed: {kind}: {first}{end}", 1)
-
-
-def _silence_agent() -> None:
-    """Keep the agent's own log off the terminal; RankFailed says the same in one line."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+        what = f"was killed by signal {-code} ({failure.signal_name()}{hint})"
+    elif not isinstance(failure.message, dict):
+        what = f"ended with code {code}"
+    else:
+        kind, _, text = failure.message["message"].partition(": ")
+        if code == INPUT_ERROR:
+            return ValueError(text)
+        first_line = text.strip().partition("\n")[0]
+        what = f"failed: {kind}: {first_line}"
+        if code == LOST_CONTACT:
+            what = f"lost contact with another rank ({first_line})"
+        else:
+            sys.stderr.write(failure.message["extraInfo"]["py_callstack"])
+    lost = code < 0 or code == LOST_CONTACT
+    return RankFailed(f"{who} {what}; all ranks were stopped", LOST_CONTACT if lost else 1)

@@ -1,8 +1,9 @@
-"""One rank of a training stage: torch's error file for its failure, and no life of its own."""
+"""One rank of a training stage: its failure goes to torch's error file, its steps to a pipe."""
 
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -10,29 +11,21 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.failures import one_line
+from pipeline.config.shipped import accelerate_config
+from pipeline.runs.failures import one_line
 from stages.progress import Report, Step, silent
 
-INPUT_ERROR, LOST_CONTACT = 2, 4  # exit codes; see pipeline/failures.py
+INPUT_ERROR, LOST_CONTACT = 2, 4  # exit codes; see pipeline/runs/failures.py
 VICTIM_FIRST_S = 3.0  # for the launcher to notice the rank that this one lost
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOST = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "imed out",
-    "onnection refused",
-    "connectFullMesh",
-    "NCCL",
-    "Socket",
-    "recvValue",
-    "remote process",
-    "store->",
+LOST = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|[Tt]imed out|[Cc]onnection refused|NCCL|Socket|"
+    r"connectFullMesh|recvValue|remote process|store->"
 )
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_rank(
-    work: Callable[[Report], None], accelerate: str, steps: Path, launcher: int, run: Path
+    work: Callable[[Report], None], sharding: str, steps: Path, launcher: int, run: Path
 ) -> None:
     """Do a stage's work as one of several ranks; exit with the code of its failure."""
     end_with_launcher(launcher)
@@ -44,18 +37,18 @@ def run_rank(
     handler = get_error_handler()
     handler.initialize()
     try:
-        _prepare(accelerate)
+        _prepare(sharding)
         work(_reporter(steps) if os.environ["RANK"] == "0" else silent)
     except Exception as error:
+        code = 1
         if line := one_line(error, run):
-            handler.record_exception(ValueError(line))
-            _exit(INPUT_ERROR)
-        if isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in LOST):
+            code, error = INPUT_ERROR, ValueError(line)
+        elif isinstance(error, RuntimeError | OSError) and LOST.search(str(error)):
+            code = LOST_CONTACT
             time.sleep(VICTIM_FIRST_S)
-            handler.record_exception(error)
-            _exit(LOST_CONTACT)
         handler.record_exception(error)
-        _exit(1)
+        sys.stderr.flush()
+        os._exit(code)  # an orderly exit would wait for ranks that are gone
 
 
 def end_with_launcher(launcher: int) -> None:
@@ -64,16 +57,9 @@ def end_with_launcher(launcher: int) -> None:
     Only Linux can; elsewhere the other ranks notice when they next meet.
     """
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl")
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != launcher:  # it died before
             os._exit(1)
-
-
-def _exit(code: int) -> None:
-    sys.stderr.flush()
-    os._exit(code)  # an orderly exit would wait for ranks that are gone
 
 
 def _reporter(steps: Path) -> Report:
@@ -86,11 +72,22 @@ def _reporter(steps: Path) -> Report:
     return report
 
 
-def _prepare(accelerate: str) -> None:
-    from stages.cpu_ranks import let_ranks_run_on_cpu
-    from stages.distributed.compat import configure_accelerate
+def _prepare(sharding: str) -> None:
+    """Set this process's environment as `accelerate launch` would.
+
+    `none` is plain data parallelism, unless `accelerate launch` itself started the ranks.
+    """
+    import torch
+
+    from stages.distributed.compat import accelerate_environment
+    from stages.distributed.ranks import let_ranks_run_on_cpu
 
     # DeepSpeed calls what torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    configure_accelerate(accelerate)
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
+    if sharding != "none" or not by_accelerate:
+        os.environ.update(accelerate_environment(accelerate_config(sharding, on_cpu=on_cpu)))
     let_ranks_run_on_cpu()

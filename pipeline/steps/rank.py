@@ -1,15 +1,16 @@
-"""One rank of a stage: `python -m pipeline.stage_rank RUN STAGE SHARDING STEPS LAUNCHER`.
+"""One rank of a stage: `python -m pipeline.steps.rank RUN STAGE SHARDING STEPS LAUNCHER`.
 
 `pipeline/launch/elastic.py` starts it, with the named pipe that rank 0 reports its steps to and the
 process that it ends with.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
-from pipeline.config_file import load_config
+from pipeline.config.loading import load_config
 from pipeline.launch.worker import run_rank
-from pipeline.plan import plan
+from pipeline.steps.plan import plan
 from stages.progress import Report
 
 
@@ -21,12 +22,11 @@ def stage_work(run: Path, name: str, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    _folder, _stage, _accelerate, _steps, _launcher = sys.argv[1:]
-    _run = Path(_folder)
+    _run, _name, _sharding, _steps, _launcher = sys.argv[1:]
     run_rank(
-        lambda report: stage_work(_run, _stage, report),
-        accelerate=_accelerate,
+        partial(stage_work, Path(_run), _name),
+        sharding=_sharding,
         steps=Path(_steps),
         launcher=int(_launcher),
-        run=_run,
+        run=Path(_run),
     )
