@@ -1,13 +1,15 @@
 """One line out of a pydantic error: the key, what was found, what was expected, the nearest key."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from stages.config import Config
 
 Location = tuple[int | str, ...]
 
@@ -25,7 +27,7 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            return _unknown(location, _keys(tags))
+            return _unknown(location, tags)
         case "missing":
             return f"{key} is missing"
         case "union_tag_invalid":
@@ -43,9 +45,11 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
             return f"{key} is {_short(detail['input'])}; expected {_expected(detail['msg'])}"
 
 
-def _unknown(location: Location, known: Sequence[str]) -> str:
+def _unknown(location: Location, holder: type[Any] | None) -> str:
     *parents, name = map(str, location)
-    key = ".".join((*parents, name))
+    key, known = ".".join((*parents, name)), _keys(holder)
+    if holder is not None and issubclass(holder, Config) and name in holder.renamed:
+        return f"{key} is called {'.'.join((*parents, holder.renamed[name]))} since version 0.2"
     near = get_close_matches(name, known, n=1)
     if near:
         return f"{key} is not a key; did you mean {'.'.join((*parents, near[0]))}?"

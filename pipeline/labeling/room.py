@@ -13,17 +13,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from labeling_ui.form import TaskKind
-from labeling_ui.live import Answer, Live
-from labeling_ui.room_tasks import RoomTask, add_room_tasks, task_from
-from labeling_ui.store import Store
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.records import RoomTask, add_room_tasks, task_from
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.loading import overridden
 from pipeline.config.messages import first_error
 from pipeline.evaluation.samples.records import Completion, completion_from
 from pipeline.labeling.settings import check_room, gold_of, serve_store
-from reward_models.label_files import Once
-from reward_models.records import RankingTask, Response
+from reward_models.records import RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
 Row = Mapping[str, Any]
@@ -41,7 +40,7 @@ def add_tasks(
     if kind == "comparison" and rows and "completion" in rows[0][1]:
         tasks: list[RoomTask] = [*comparisons(rows)]
     else:
-        once, tasks = Once(), []
+        once, tasks = UniqueKeys(), []
         for where, row in rows:
             tasks.append(_task(kind, row, where))
             once.add(where, f"task '{tasks[-1].id}'", tasks[-1].id)

@@ -111,7 +111,7 @@ def _card_marks(rows: Sequence[Completion]) -> list[str]:
             ("toxic", _toxic(row)),
             ("cut-off", not row.ended),
             ("declining", abstains(row.completion)),
-            ("made-up", bool((row.scores.get(GOLD) or {}).get("made_up"))),
+            ("hallucinated", bool((row.scores.get(GOLD) or {}).get("hallucinated"))),
             ("unscored", None in row.scores.values()),
         )
         if is_so
@@ -147,7 +147,9 @@ def _marks(row: Completion) -> list[str]:
     if (score := gold.get("gold")) is not None:
         marks.append(f"gold {score:.2f}".replace("-", MINUS))
     marks += [
-        name.replace("_", " ") for name in ("correct", "made_up", "abstained") if gold.get(name)
+        name.replace("_", " ")
+        for name in ("correct", "hallucinated", "abstained")
+        if gold.get(name)
     ]
     toxicity = (row.scores.get(PROFANITY) or row.scores.get(FILE_SCORER) or {}).get("toxicity")
     if toxicity is not None and row.suite != "test":

@@ -142,7 +142,7 @@ def use_cases(inputs: ReportInputs) -> str:
 def hallucination(inputs: ReportInputs) -> str:
     """The headline rate and its parts."""
     order = (
-        "hallucination", "made_up", "answered_unanswerable", "false_abstention",
+        "hallucination", "hallucinated", "answered_unanswerable", "false_abstention",
         "correct_answerable", "unsupported", "novel_bigrams",
     )  # fmt: skip
     panels = [_titled_panel(inputs, "hallucination", metric, "all") for metric in order]

@@ -28,7 +28,7 @@ _LINES = (
     ("truthfulness", "true_info", None),
     ("scores", None, None),
     ("answers", None, None),
-    ("people", None, None),
+    ("human_labels", None, None),
     ("pretraining", "loss", "held-out"),
     ("responses", "tokens", "all"),
     ("responses", "eos_rate", "all"),

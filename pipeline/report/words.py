@@ -51,9 +51,9 @@ NAMES = {
     "correct": Name("correct", True, 0, "share of responses the judge calls correct"),
     "score": Name("reward model score", False, 2, "what PPO was trained to raise"),
     "hallucination": Name(
-        "hallucination", True, 1, "a made-up fact, or an answer the passage does not hold"
+        "hallucination", True, 1, "a hallucinated fact, or an answer the passage does not hold"
     ),
-    "made_up": Name("made-up facts", True, 1, "states what the passage does not"),
+    "hallucinated": Name("hallucinated facts", True, 1, "states what the passage does not"),
     "unsupported": Name("unsupported particulars", True, 1, "numbers or names not in the prompt"),
     "answered_unanswerable": Name(
         "answers to unanswerable questions", True, 1, "of the questions without an answer"
@@ -96,7 +96,7 @@ SUITES = {
     "pretraining": "Pretraining loss",
     "scores": "Scores",
     "answers": "Right answers",
-    "people": "Annotators",
+    "human_labels": "Human labels",
     "tax": "Benchmarks",
     "toxicity_by_prompt": "Toxicity by the prompt's own",
     "preference_by_llm": "Preference by a language model",

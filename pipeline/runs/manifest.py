@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.steps.order import latest
-from stages.config import HUB, named, shown
+from stages.config import HUB, external_names, key_path
 from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
@@ -222,8 +222,8 @@ def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
 
 
 def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, Source]]:
-    for path, marker, text in named(config, above):
-        key = shown(path)
+    for path, marker, text in external_names(config, above):
+        key = key_path(path)
         if not marker.decides:
             continue
         match marker.what:

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.config.experiment import ExperimentConfig, ImportedRankings
 from pipeline.config.labeling import HumanAnnotators
-from pipeline.evaluation.suites.benchmark_files import check_files
+from pipeline.evaluation.request import check_files
 from pipeline.runs.display import Display, display, duration
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.run import Run, Stage, Standing, is_gone, open_run

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from labeling_ui.adjudication import settled_rankings
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import settled_rankings
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import gold_of, serve_store
 from pipeline.runs.failures import PeopleNeeded

@@ -18,7 +18,7 @@ from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import adapter_parameters
+from reward_models.backbone import adapter_parameters
 from stages.adapters.bitfit import BitFitConfig, new_bitfit
 from stages.adapters.bottleneck import BottleneckConfig, new_bottleneck, set_dropout
 from stages.adapters.config import (

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 from stages.adapters.config import LoRA
 
 

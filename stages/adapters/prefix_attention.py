@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
 from reward_models.packed_attention import (
-    Before,
-    has_sdpa,
-    obstacle_to_attention,
+    PrependKeys,
+    attention_mismatch,
     register_attention,
+    uses_sdpa,
 )
 
 
@@ -34,7 +34,7 @@ def rename_attention(model: PreTrainedModel, name: str, wanted_by: str) -> None:
     is as it was then. A model without weights (one that is only measured) is taken at its word.
     """
     before = model.config._attn_implementation
-    if not has_sdpa(model):
+    if not uses_sdpa(model):
         raise ValueError(f"attention is '{before}'; {wanted_by} 'sdpa'")
 
     def change() -> None:
@@ -43,7 +43,7 @@ def rename_attention(model: PreTrainedModel, name: str, wanted_by: str) -> None:
     if model.device.type == "meta":
         change()
         return
-    obstacle = obstacle_to_attention([transformer(model)], change)
+    obstacle = attention_mismatch([transformer(model)], change)
     if obstacle is not None:
         raise ValueError(
             f"{type(model).__name__}: {wanted_by} attention that can be chosen by name; {obstacle}"
@@ -119,7 +119,7 @@ def prepended(
 def register_prefixes(name: str, prefix_of: PrefixOf) -> None:
     """Let models choose `name`: sdpa attention that asks what stands before each module's keys."""
 
-    def before_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> Before | None:
+    def before_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> PrependKeys | None:
         prefix = prefix_of(module, key_BHKD, value_BHKD)
         return None if prefix is None else partial(prepended, prefix)
 

@@ -18,7 +18,7 @@ from stages.adapters.config import (
     LoRA,
     dropout_of,
 )
-from stages.config import Config, Fraction, Names, at_home
+from stages.config import Config, ExternalName, Fraction, expand_home
 
 # One place to import every stage's settings from.
 # One place to import every stage's settings from.
@@ -132,7 +132,7 @@ class GoldCurve(Config):
     PPO does not see, such as one trained on rankings of other annotators.
     """
 
-    by: Annotated[str, AfterValidator(at_home), Names("model", words=("judge",))]
+    by: Annotated[str, AfterValidator(expand_home), ExternalName("model", words=("judge",))]
     every: PositiveInt = 5  # iterations
     num_prompts: PositiveInt = 200  # the first of the validation prompts, always the same
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from labeling_ui.room_report import report
-from labeling_ui.store import Store
+from labeling_ui.reports.quality import report
+from labeling_ui.store.store import Store
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import model_scores
 from pipeline.steps.human_labels import STORE
-from reward_models.records import RankingTask, Response, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import RankingTask, Response
 
 ROOT = Path(__file__).parents[2]
 NUM_TASKS = 16

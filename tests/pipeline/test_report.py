@@ -11,7 +11,7 @@ from pipeline.evaluation.samples.results import write_results
 from pipeline.report.inputs import read_inputs
 from pipeline.report.page import report_page, write_report
 from pipeline.report.words import interval, named, number
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from tests.pipeline.made_up_run import MODELS, made_up_results, manifest, outline
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.evaluation.samples.results import write_results
 from pipeline.report.inputs import read_inputs
 from pipeline.report.training import learning_curves, reward_against_kl
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from tests.pipeline.made_up_run import made_up_results, manifest
 
 OPINION = "Gain in score and second opinion, "

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reward_models.bases import weights_hash
+from reward_models.backbone import weights_hash
 from stages.adapters.config import Full, LoRA
 from stages.models import (
     adapt,

@@ -114,7 +114,7 @@ class Passes:
 
 def role_trunk(role: nn.Module) -> PreTrainedModel:
     """The model or what carries a reward model's head."""
-    found = role.carrier if isinstance(role, RewardModel) else role
+    found = role.backbone if isinstance(role, RewardModel) else role
     assert isinstance(found, PreTrainedModel)
     return found
 

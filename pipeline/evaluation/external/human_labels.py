@@ -11,16 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling_ui.agreement import agreement, alpha, flag_units, mean_tau_b, overlaps, rating_units
+from labeling_ui.reports.agreement import (
+    agreement,
+    alpha,
+    flag_units,
+    mean_tau_b,
+    overlaps,
+    rating_units,
+)
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.evaluate import RESULTS, SAMPLES
 from pipeline.evaluation.samples.alignment import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask
 
-SUITE = "people"
+SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
 WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}
