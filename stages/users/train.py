@@ -23,14 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reward_models.backbone import weights_hash
 from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
-from stages.adapters.backbone import twin
+from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, Users, generate_responses
 from stages.models import adapt
 from stages.progress import Report, Step, silent
-from stages.prompt_lengths import soft_prompt
 from stages.users.adapters import UserSet, UserSets
 from stages.users.config import UserSetsConfig
 from stages.users.store import UserStore, read_set
@@ -100,7 +99,7 @@ def train_user_sets(
     for a user none of whose demonstrations fits.
     """
     free = ContextLimit("the model", max_positions(model.config)).without(
-        soft_prompt(config.adaptation)
+        config.adaptation.num_positions
     )
     max_tokens = free.at_most(config.max_tokens)
     examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
@@ -134,7 +133,7 @@ def new_set(
     model.requires_grad_(False)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        adapted = adapt(twin(model), adaptation, tokenizer)
+        adapted = adapt(copy_sharing_frozen(model), adaptation, tokenizer)
         adapted.save_pretrained(folder)
         return read_set(Path(folder))
 
