@@ -160,11 +160,13 @@ class RewardTrainer(AtomicCheckpoints):
                 self.report(Step(self.state.global_step, self.state.max_steps, metrics))
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:  # noqa: ARG002
+    def train_order(self) -> Sampler[int]:
+        """Return the order of the ranked prompts."""
         return self.order
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
-        counted = sum(num_elements(batch["weight_BKK"]) for batch in batch_samples)
+    def num_items(self, batches: list[Batch], device: torch.device) -> Tensor:
+        """Return the number of batch elements of a step, over all ranks."""
+        counted = sum(num_elements(batch["weight_BKK"]) for batch in batches)
         assert isinstance(counted, Tensor)
         gathered: Tensor = self.accelerator.gather(counted.to(device))
         return gathered.sum()
@@ -175,24 +177,18 @@ class RewardTrainer(AtomicCheckpoints):
         self.right_and_pairs_2 = self.right_and_pairs_2.to(reward_BK.device)
         self.right_and_pairs_2 += torch.stack([(right_BKK * weight_BKK).sum(), weight_BKK.sum()])
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        """Write what moves; the rest is the base's."""
-        if not self.args.should_save:
-            return
-        assert output_dir is not None
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write what is trained; the rest is the base's."""
         assert self.model is not None
-        folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict() if state_dict is None else state_dict
+        state = self.model.state_dict() if weights is None else weights
         moved = {
             name for name, parameter in self.model.named_parameters() if parameter.requires_grad
         }
         save_file({name: state[name].contiguous() for name in sorted(moved)}, folder / TRAINED)
 
     def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
-        """What `_save` wrote."""
+        """Return what `write_model` wrote."""
         return load_file(checkpoint / TRAINED)
 
     @property

@@ -47,7 +47,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
-    base_record: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
+    base_note: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
     order: Sampler[int] | None = None
     report: Report = staticmethod(silent)
 
@@ -119,26 +119,19 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         """Those of the policy that the checkpoint holds."""
         return dict(load_policy(checkpoint).named_parameters())
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        """Write the policy; `state_dict`, where given, has what is trained, whole."""
-        if not self.args.should_save:
-            return
-        if state_dict is not None and self.base_note is None:
-            state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
-        super()._save(output_dir, state_dict)
-        if self.base_note is not None and output_dir is not None:
-            folder = Path(output_dir)
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write the policy; `weights`, where given, are those that are trained, whole."""
+        if weights is not None and self.base_note is None:
+            weights = _with_all_names(cast(PreTrainedModel, self.model), weights)
+        super().write_model(folder, weights)
+        if self.base_note is not None:
             is_aside = folder.parent.name == ASIDE
             lies = folder.parent.parent / folder.name if is_aside else folder
             write_base_record(folder, self.base_note, lies)
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
+    def train_order(self) -> Sampler[int] | None:
+        """Return the order of the examples."""
         return self.order
-
-    def _send_telemetry(self) -> None:
-        """Tell no hub that someone trains."""
 
 
 class Collator:
