@@ -5,8 +5,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.interface import told_to_gloo
@@ -16,7 +17,6 @@ from pipeline.members import Listener
 from pipeline.rank_failure import Failure, cause, stopped
 from pipeline.remote import started_over_ssh, to_be_started
 from pipeline.runs.manifest import fingerprint
-from pipeline.runs.run import Stage
 from stages.progress import Report
 
 POLL_S = 0.2
@@ -29,13 +29,13 @@ class Crew:
     def __init__(self, launch: Launch, listener: Listener | None) -> None:
         self.launch, self.listener = launch, listener
 
-    def over_processes(self, stage: Stage, run: Path) -> Stage:
-        """The same stage with its work done by the ranks of all members."""
+    def train(self, run: Path, stage: str, report: Report) -> None:
+        """Run a stage on the ranks of all members."""
+        self._work(stage, run, report)
 
-        def work(_: Path, report: Report) -> None:
-            self._work(stage.name, run, report)
-
-        return replace(stage, work=work, launched=self.launch.in_manifest())
+    def manifest(self) -> dict[str, Any]:
+        """Return what an artefact's manifest records of them."""
+        return self.launch.in_manifest()
 
     def tell(self, word: str, said: str) -> None:
         """Say something to all other members."""

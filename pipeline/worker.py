@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from pipeline.cli.errors import one_line
 from pipeline.config.loading import load_config
 from pipeline.rank_failure import Failure, of_error
-from pipeline.steps.plan import plan
+from pipeline.steps.order import stage_named
 from stages.progress import Report, Step, silent
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -60,9 +60,7 @@ def end_with_the_launcher(launcher: int) -> None:
 
 def stage_work(run: Path, name: str, report: Report) -> None:
     """A stage's work by the config in a run's folder, in a process that knows its rank."""
-    stages = plan(load_config(run / "config.yaml"), run)
-    stage = next(stage for stage in stages if stage.name == name)
-    stage.work(run / name, report)
+    stage_named(load_config(run / "config.yaml"), run, name).run(run / name, report)
 
 
 def _make_ready(sharding: str) -> None:

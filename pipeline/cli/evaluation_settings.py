@@ -13,7 +13,7 @@ from pipeline.config.messages import first_error
 from pipeline.evaluation.suites.benchmark_files import check_files
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.manifest import model_source
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.suites.setting import Setting

@@ -15,8 +15,8 @@ from pipeline.crew import leading, token
 from pipeline.follow import follow
 from pipeline.launch import Launch
 from pipeline.runs.manifest import label_kinds
-from pipeline.runs.runner import conduct
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
+from pipeline.steps.order import run_experiment
 
 
 def run(
@@ -64,7 +64,7 @@ def label(
         raise ValueError(
             f"--host and --port serve people, but labeling.kind is '{config.labeling.kind}'"
         )
-    return conduct(config, _folder(config, out), only="label")
+    return run_experiment(config, _folder(config, out), only="label")
 
 
 def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Path:
@@ -73,7 +73,7 @@ def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Pat
     if not isinstance(config.labeling, HumanAnnotators):
         raise ValueError(f"labeling.kind is '{config.labeling.kind}': no people's store to copy")
     from pipeline.labeling.exchange import backup as copied
-    from pipeline.steps.human_labels import store_of
+    from pipeline.steps.label import store_of
 
     return copied(store_of(config.labeling, _folder(config, out)), copy)
 
@@ -178,12 +178,12 @@ def _spread(
 ) -> Path | None:
     """Conduct the run alone or as a job's first member, or take part in it as another one."""
     if launch is None:
-        return conduct(config, folder, until=until, only=only)
+        return run_experiment(config, folder, until=until, only=only)
     if launch.place.member:
         follow(launch, folder, token(launch, config))
         return None
     with leading(launch, config) as crew:
-        return conduct(config, folder, until=until, only=only, crew=crew)
+        return run_experiment(config, folder, until=until, only=only, ranks=crew)
 
 
 def _print_summary(folder: Path) -> None:

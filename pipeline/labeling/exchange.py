@@ -13,7 +13,7 @@ from labeling_ui.export import Format, write_export
 from labeling_ui.import_files import Source, read_labels
 from labeling_ui.room_report import report
 from labeling_ui.store import Store
-from pipeline.steps.human_labels import STORE
+from pipeline.labeling.settings import STORE
 from reward_models.label_files import read_rankings
 from reward_models.records import Ranking, RankingTask, read_records
 from reward_models.row_files import ENDINGS, ending

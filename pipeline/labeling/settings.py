@@ -14,6 +14,7 @@ from labeling_ui.store import Store
 from pipeline.config.labeling import RoomSettings
 from reward_models.records import Prompt, Ranking, RankingTask
 
+STORE = "rankings.sqlite"  # of a run, in its folder
 Flags = Mapping[str, Mapping[str, bool]]
 
 

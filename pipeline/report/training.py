@@ -9,7 +9,7 @@ from pipeline.report.inputs import ReportInputs
 from pipeline.report.lines import Curve, line_panel
 from pipeline.report.sections import grid, section
 from pipeline.report.words import MINUS
-from pipeline.steps.order import is_ppo
+from pipeline.runs.rounds import is_ppo
 
 _PPO_CURVES = (
     ("ppo/score", "reward model score"),

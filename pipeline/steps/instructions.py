@@ -17,7 +17,7 @@ import torch
 from pipeline.config.baselines import InstructionTuned, TaskSource
 from pipeline.evaluation.scorers.wording import normalised
 from pipeline.evaluation.statistics import wilson_interval
-from pipeline.models.speaker import Speaker, ask
+from pipeline.models.prompting import PromptedPolicy, generate_answers
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import source_rows
 from stages.data.template import response_text
@@ -155,7 +155,7 @@ def _asked(
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     prompts = [Prompt(one.prompt, context=one.context, history=one.history) for one in examples]
     generator = torch.Generator().manual_seed(seed)
-    drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, sampling, generator)
+    drawn = generate_answers(PromptedPolicy(str(source)), policy, tokenizer, prompts, sampling, generator)
     said = [normalised(response_text(tokenizer, one.ids)) for one in drawn]
     return [text == normalised(one.response) for text, one in zip(said, examples, strict=True)]
 

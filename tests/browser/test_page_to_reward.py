@@ -17,7 +17,7 @@ from labeling_ui.room_report import report
 from labeling_ui.store import Store
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import model_scores
-from pipeline.steps.human_labels import STORE
+from pipeline.steps.label import STORE
 from reward_models.records import RankingTask, Response, write_jsonl
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from reward_models.bases import base_name, base_source
 from reward_models.model import RewardModel
 from reward_models.records import write_jsonl
@@ -98,7 +98,7 @@ def advance(
     states: dict[str, str] = {}
     with open_run(folder) as run:
         (folder / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
-        for stage in plan(config, folder):
+        for stage in experiment_stages(config, folder):
             if stage.name == "sample":
                 continue
             states[stage.name] = execute(run, stage, report)
