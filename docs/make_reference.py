@@ -21,10 +21,10 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 ROOTS = {
-    "pipeline.config:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
-    "pipeline.room_config:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
-    "labeling_ui.form:Form": "A form of the labeling room: `labeling.form` of an experiment.",
-    "pipeline.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
+    "pipeline.config.experiment:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
+    "pipeline.config.labeling:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
+    "labeling_ui.forms:Form": "A form of the labeling room: `labeling.form` of an experiment.",
+    "pipeline.studies.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
 }
 CONFIG_PAGE = """# Configs
 
@@ -51,7 +51,7 @@ def commands() -> str:
     """Return the reference of the command line, as typer itself writes it."""
     import typer
 
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     command = get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="rlhf")

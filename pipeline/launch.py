@@ -100,13 +100,6 @@ def chosen(
     return Launch(sharding, place, (), accelerate_config) if is_spread else None
 
 
-def configs_folder() -> Path:
-    """Where the shipped configs are: in a checkout beside the packages, else inside `pipeline`."""
-    here = Path(__file__).parent
-    beside = here.parent / "configs"
-    return beside if beside.is_dir() else here / "shipped_configs"
-
-
 def _own_processes(accelerate_config: Path | None) -> int | None:
     """The number of processes in the user's accelerate config; ValueError where it is none."""
     if accelerate_config is None:

@@ -23,6 +23,7 @@ NOT_IMPORTED_BY_US = {
     "psycopg": "sqlalchemy, for a postgresql:// URL",
     "detoxify": "a scorer named in a config",
     "vllm": "a server of its own",
+    "hatchling": "builds the wheel",
     "import-linter": "a command",
     "mkdocs-material": "a command",
     "mypy": "a command",

@@ -35,8 +35,8 @@ def bound_spinning(environment: MutableMapping[str, str]) -> None:
 ABOUT = """InstructGPT's experiment: demonstrations, rankings, a reward model, PPO, and the
 evaluation that says whether it helped.
 
-**Begin with** `rlhf run configs/quickstart.yaml`: everything on an embedded default:
-no GPU, no model hub, no account.
+**Begin with** `rlhf run quickstart`: everything on an embedded default, with no GPU, no model hub
+and no account. `rlhf init NAME` writes a config of your own.
 
 Stages work in a run's folder (--out, by default runs/NAME): what is up to date there is not done
 again, and what was interrupted goes on. A stage's verb also does
@@ -74,6 +74,24 @@ def main() -> None:
     """The command `rlhf`."""
     bound_spinning(os.environ)
     app()
+
+
+@app.command(rich_help_panel=STAGES)
+def init(
+    config: o.NewConfig,
+    model: o.OwnModel = None,
+    data: o.OwnData = None,
+    rankings: o.OwnRankings = None,
+    adaptation: o.OwnFamily = None,
+) -> None:
+    """Write a commented config of your own, for `rlhf run`.
+
+    Without options it is the quickstart's, to be changed. --model and --data make it one for your
+    model and your files; people rank in the browser unless --rankings names a file.
+    """
+    from pipeline.config.shipped import write_own_config
+
+    run_verb(lambda: write_own_config(config, model, data, rankings, adaptation), config)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,35 @@ def name(text: str) -> str:
 Config = Annotated[
     Path,
     typer.Argument(
-        parser=path, help="The experiment: a YAML file, such as configs/quickstart.yaml."
+        parser=path, help="The experiment: a YAML file, or a shipped config such as quickstart."
+    ),
+]
+NewConfig = Annotated[
+    Path, typer.Argument(parser=path, metavar="NAME", help="The new experiment: writes NAME.yaml.")
+]
+OwnModel = Annotated[
+    str | None, typer.Option("--model", parser=name, help="A folder, or a model's name on the hub.")
+]
+OwnData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        parser=path,
+        metavar="FOLDER",
+        help="With demonstrations, ranking_prompts, test_prompts: .jsonl, .csv, .parquet.",
+    ),
+]
+OwnRankings = Annotated[
+    Path | None,
+    typer.Option(
+        "--rankings", parser=path, metavar="FILE", help="Preference pairs made elsewhere."
+    ),
+]
+OwnFamily = Annotated[
+    Literal["full", "lora", "prefix", "prompt", "ptuning-v2", "bottleneck", "bitfit", "probe"]
+    | None,
+    typer.Option(
+        "--adaptation", help="The parameters that train. Default: lora for your own data."
     ),
 ]
 MaybeConfig = Annotated[

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.messages import first_error
+from pipeline.config.shipped import config_file
 from reward_models.row_files import read_text
 
 
@@ -48,11 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A YAML file's mapping with overrides, still unchecked; ValueError in one line."""
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file; expected a YAML config such as configs/quickstart.yaml"
-        )
-    mapping = _parse(read_text(path), str(path))
+    mapping = _parse(read_text(config_file(path)), str(path))
     if not isinstance(mapping, dict):
         raise ValueError(f"{path}: {type(mapping).__name__}; expected a mapping of keys to values")
     mapping = _unshared(mapping)

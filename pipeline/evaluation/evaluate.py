@@ -28,7 +28,7 @@ from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
 from pipeline.evaluation.suites.order import SAID, SUITES
 from pipeline.evaluation.suites.setting import Setting
-from pipeline.models.prompting import prompting_notes, own_weights
+from pipeline.models.prompting import own_weights, prompting_notes
 from reward_models.records import write_jsonl
 from stages.progress import Report, Step
 

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labeling_ui.agreement import Rate
-from labeling_ui.export import Format, write_export
-from labeling_ui.import_files import Source, read_labels
-from labeling_ui.room_report import report
-from labeling_ui.store import Store
+from labeling_ui.formats.files import Format, Source, read_labels, write_export
+from labeling_ui.reports.agreement import Rate
+from labeling_ui.reports.quality import report
+from labeling_ui.store.store import Store
 from pipeline.labeling.settings import STORE
 from reward_models.label_files import read_rankings
 from reward_models.records import Ranking, RankingTask, read_records

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from labeling_ui.form import TaskKind
-from labeling_ui.live import Answer, Live
-from labeling_ui.room_tasks import RoomTask, add_room_tasks, task_from
-from labeling_ui.store import Store
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.records import RoomTask, add_room_tasks, task_from
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.loading import overridden
 from pipeline.config.messages import first_error

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form, load_form
-from labeling_ui.import_files import read_labels
-from labeling_ui.live import Live
-from labeling_ui.screening import Screening
-from labeling_ui.sign_in import Access, Proxy
-from labeling_ui.store import Store
+from labeling_ui.formats.files import read_labels
+from labeling_ui.forms import Form, load_form
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.queue import Mixing
+from labeling_ui.tasks.screening import Screening
+from labeling_ui.web.sign_in import Access, Proxy
 from pipeline.config.labeling import RoomSettings
+from pipeline.config.shipped import find_config
 from reward_models.records import Prompt, Ranking, RankingTask
 
 STORE = "rankings.sqlite"  # of a run, in its folder
@@ -48,7 +49,7 @@ def check_room(room: RoomSettings) -> None:
 
 def form_of(room: RoomSettings) -> Form | None:
     """The questions that the config names; None for the paper's. ValueError if they are wrong."""
-    return None if room.form is None else load_form(Path(room.form))
+    return None if room.form is None else load_form(find_config(Path(room.form)) or Path(room.form))
 
 
 def access_of(room: RoomSettings) -> Access | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.runs.rounds import last_round, in_round
+from pipeline.runs.rounds import in_round, last_round
 
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
 

@@ -4,13 +4,13 @@ A stage's folder holds `manifest.json` once the stage is finished; it is written
 stage with the same fingerprint (its settings, its seed and the content of its inputs) are the same.
 """
 
+import functools
 import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-import functools
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,17 @@ from stages.config import HUB, named, shown
 from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
-LIBRARIES = "accelerate datasets deepspeed numpy peft tokenizers torch transformers trl".split()
+LIBRARIES = [
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "numpy",
+    "peft",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trl",
+]
 SCHEMA = 2  # of started.json and manifest.json; 1 was before version 0.2
 LEFT_OUT = ("checkpoints",)  # folders that are not part of an artefact; nor are databases
 
@@ -113,14 +123,14 @@ class Hashes:
     """
 
     def __init__(self, cache: Path) -> None:
-        self.cache = memory
+        self.cache = cache
         self.home = cache.parent.absolute()
         self.known: dict[str, list[Any]] = {}
         if cache.is_file():
             self.known = json.loads(cache.read_text(encoding="utf-8"))
 
     def of(self, source: Path | str) -> str:
-        """Return the hash of a file or a folder (names and contents); of the hub, name and commit."""
+        """Return the hash of a file or folder (names and contents), or hub name and commit."""
         if isinstance(source, str) and source.startswith(HUB):
             return self._of_data(HubData.parse(source))
         path = Path(source)
@@ -258,4 +268,3 @@ def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, S
                 yield key, model_source(text)
             case "data":
                 yield key, data_source(text)
-

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.runs import manifest as manifests
-from pipeline.runs.manifest import SCHEMA, Hashes, Input, Manifest, Source, require_schema
+from pipeline.runs.manifest import SCHEMA, Hashes, Input, Manifest, require_schema
 from pipeline.runs.metrics import MetricsFile
-from pipeline.runs.stage import Ranks, Stage
+from pipeline.runs.stage import Ranks, Source, Stage
 from pipeline.runs.usage import Meter
 from stages.config import HUB
 from stages.data.hub_data import HubData

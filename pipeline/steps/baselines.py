@@ -11,9 +11,9 @@ from typing import Any, assert_never
 
 from pipeline.config.baselines import BestOfN, InstructionTuned, PromptedBase
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, model_source, named_inputs
+from pipeline.runs.manifest import model_source, named_inputs
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import fine_tuned
 from stages.config import without_names

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig, FileSource, Labeling, QuickstartSource
-from pipeline.runs.manifest import Manifest, Source, named_inputs
+from pipeline.runs.manifest import Manifest, named_inputs
 from pipeline.runs.splits import (
     OVERLAP,
     Row,
@@ -23,7 +23,7 @@ from pipeline.runs.splits import (
     validation_prompts,
     write_overlaps,
 )
-from pipeline.runs.stage import Stage
+from pipeline.runs.stage import Source, Stage
 from reward_models.records import Demonstration, Prompt, RankingTask, read_records, write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.config import named, without_names

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig, FileSource
-from pipeline.runs.manifest import Source, named_inputs
+from pipeline.runs.manifest import named_inputs
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import compared_policies, require_prompts_fit
 from stages.config import without_names

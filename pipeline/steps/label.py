@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.adjudication import settled_rankings
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import settled_rankings
 from pipeline.cli.errors import PeopleNeeded
 from pipeline.config.experiment import (
     ExperimentConfig,
@@ -24,9 +24,8 @@ from pipeline.config.experiment import (
 )
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
-from pipeline.runs.manifest import Source
 from pipeline.runs.rounds import in_round, latest
-from pipeline.runs.stage import Stage, Work
+from pipeline.runs.stage import Source, Stage, Work
 from pipeline.steps.data import DataFolder
 from reward_models.label_files import read_rankings, read_tasks
 from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl

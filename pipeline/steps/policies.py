@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pipeline.config.baselines import InstructionTuned
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, model_source
+from pipeline.runs.manifest import model_source
 from pipeline.runs.rounds import in_round
 from pipeline.runs.run import is_gone
+from pipeline.runs.stage import Source
 from pipeline.steps.data import DataFolder
 from reward_models.records import Prompt
 from stages.adapters.config import Adaptation
@@ -62,7 +63,6 @@ def require_prompts_fit(
     responses are `scored`. A stage would otherwise find out when it starts, hours later. Texts that
     stages leave out and count (demonstrations, ranked outputs) are not checked.
     """
-    from reward_models.positions import room_of
     from stages.data.prompt_lengths import require_fit, room_for
     from stages.models import load_tokenizer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, named_inputs
+from pipeline.runs.manifest import named_inputs
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.policies import ppo_start, require_positions, require_prompts_fit

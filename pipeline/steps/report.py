@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage
+from pipeline.runs.stage import Source, Stage
 from stages.config import without_names
 from stages.progress import Report, Step
 

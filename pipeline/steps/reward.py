@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, model_source
+from pipeline.runs.manifest import model_source
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.label import labels_until, read_labels
 from stages.config import without_names

@@ -19,9 +19,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, model_source
+from pipeline.runs.manifest import model_source
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import require_prompts_fit, trained_policies
 from reward_models.records import Prompt, RankingTask, Response, write_jsonl
@@ -61,7 +61,7 @@ class Sample(Stage):
             "base": model_source(self.config.model),
             "sft": self.folder / "sft/model",
         }
-        policies = {name: start[name] for name in self.config.sampling.policies}
+        policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
             current = trained_policies(self.config, self.round - 1)[-1]
             policies = {current: self.folder / current / "model", **policies}
@@ -80,9 +80,7 @@ class Sample(Stage):
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
         policies = [self.config.sft.adaptation]
-        require_prompts_fit(
-            self.config, self.folder, "ranking", new_tokens, policies, scored=False
-        )
+        require_prompts_fit(self.config, self.folder, "ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
         from reward_models.positions import room_of

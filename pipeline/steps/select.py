@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import require_prompts_fit
 from stages.config import without_names

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import Source, model_source
-from pipeline.runs.stage import Stage, seed_process
+from pipeline.runs.manifest import model_source
+from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import require_positions
 from stages.progress import Report
@@ -65,10 +65,11 @@ class Sft(Stage):
         from stages.sft.train import train_sft
 
         seed_process(self.config.seed, self.config.threads)
-        data, inputs = DataFolder(self.folder / "data"), self.inputs()
+        data = DataFolder(self.folder / "data")
+        mixes = self.sft.pretraining is not None
         train_sft(
             self.sft,
-            base=inputs["base"],
+            base=model_source(self.config.model),
             demonstrations=data.demonstrations(),
             validation=data.demonstrations("validation"),
             reward_model=None,
@@ -76,5 +77,5 @@ class Sft(Stage):
             out=out,
             seed=self.config.seed,
             report=report,
-            pretraining=inputs.get("texts"),
+            pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
         )

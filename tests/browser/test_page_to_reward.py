@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from labeling_ui.room_report import report
-from labeling_ui.store import Store
+from labeling_ui.reports.quality import report
+from labeling_ui.store.store import Store
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import model_scores
 from pipeline.steps.label import STORE

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from labeling_ui.agreement import agreement, alpha, flag_units, overlaps, rating_units, tau_b
-from labeling_ui.room_report import report
+from labeling_ui.reports.agreement import (
+    agreement,
+    alpha,
+    flag_units,
+    overlaps,
+    rating_units,
+    tau_b,
+)
+from labeling_ui.reports.quality import report
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from pipeline.cli.app import app
 from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
 

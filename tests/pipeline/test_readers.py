@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from labeling_ui.argilla import to_argilla
-from labeling_ui.form import load_form
-from labeling_ui.import_files import read_labels
-from labeling_ui.label_studio import to_label_studio
+from labeling_ui.formats.argilla import to_argilla
+from labeling_ui.formats.files import read_labels
+from labeling_ui.formats.label_studio import to_label_studio
+from labeling_ui.forms import load_form
 from pipeline.cli.app import app
 from pipeline.config.loading import load_config, load_mapping
 from pipeline.evaluation.external.sample_files import open_samples

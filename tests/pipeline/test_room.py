@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from labeling_ui.accounts import Account
-from labeling_ui.assignment import Assignment
-from labeling_ui.form import forms_with
-from labeling_ui.progress import Progress
-from labeling_ui.room import Room
-from labeling_ui.store import Store
+from labeling_ui.forms import forms_with
+from labeling_ui.store.accounts import Account
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.web.room import Room
 from pipeline.cli.app import app
 from pipeline.config.labeling import RoomSettings
 from pipeline.evaluation.samples.results import read_results
@@ -76,7 +76,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_policy_answers_a_prompt_several_times_and_each_time_anew() -> None:
-    base = Path(room.__file__).parent / "quickstart" / "base"
+    base = Path(room.__file__).parents[1] / "quickstart" / "base"
     answer = room.policy_answers(base)
     first, second = answer("Where does Ada live?", 4), answer("Where does Ada live?", 4)
     assert [one.id for one in first] == ["0", "1", "2", "3"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labeling_ui.agreement import alpha, tau_b
+from labeling_ui.reports.agreement import alpha, tau_b
 from pipeline.evaluation import statistics as s
 from pipeline.evaluation.suites.style import answer_scores, word_f1
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling_ui.import_files import read_labels
+from labeling_ui.formats.files import read_labels
 from pipeline.evaluation.external.sample_files import open_samples
 from reward_models.conversations import Turn, dialogue, turns_of
 from reward_models.records import Demonstration, Prompt, RankingTask

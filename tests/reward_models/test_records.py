@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling_ui.room_tasks import TextTask, WritingTask
+from labeling_ui.store.records import TextTask, WritingTask
 from pipeline.evaluation.samples.records import Completion, completion_from
 from reward_models.label_files import read_rankings, read_tasks
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Record, read_records

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from labeling_ui.agreement import agreement, alpha, flag_units, mean_tau_b, overlaps, rating_units
+from labeling_ui.reports.agreement import (
+    agreement,
+    alpha,
+    flag_units,
+    mean_tau_b,
+    overlaps,
+    rating_units,
+)
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.evaluate import RESULTS, SAMPLES
 from pipeline.evaluation.samples.alignment import matched_pairs

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.config.loading import load_mapping
 from pipeline.config.messages import first_error
-from pipeline.launch import configs_folder
+from pipeline.config.shipped import configs_folder
 from pipeline.studies.robustness.config import RobustnessConfig
 
 QUICKSTART = Path("robustness/quickstart.yaml")
