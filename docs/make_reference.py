@@ -20,12 +20,12 @@ from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-ROOTS = {
-    "pipeline.config.experiment:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
-    "pipeline.config.labeling:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
-    "labeling_ui.forms:Form": "A form of the labeling room: `labeling.form` of an experiment.",
-    "pipeline.studies.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
-}
+ROOTS = (  # module, class, and what its files are for
+    ("pipeline.config.experiment", "ExperimentConfig", "An experiment: of `rlhf run`."),
+    ("pipeline.config.labeling", "RoomSettings", "A labeling room: of `rlhf room`."),
+    ("labeling_ui.forms", "Form", "A form: `labeling.form` of an experiment."),
+    ("pipeline.studies.robustness.config", "RobustnessConfig", "Of `--suite robustness`."),
+)
 CONFIG_PAGE = """# Configs
 
 Made from the code by `make docs`. Every key may be set in the YAML file, or on the command line by
@@ -62,8 +62,7 @@ def configs() -> str:
     """Return a section for each config class that a file can hold, outermost first."""
     parts = [CONFIG_PAGE]
     written: set[type[BaseModel]] = set()
-    for path, about in ROOTS.items():
-        module, name = path.split(":")
+    for module, name, about in ROOTS:
         root = getattr(__import__(module, fromlist=[name]), name)
         for model in _models_below(root):
             if model not in written:

@@ -20,7 +20,7 @@ import yaml
 
 from pipeline.hosts import Host, read_hosts
 from pipeline.placement import Place, alone, launched_already, on_host
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
 WAYS = "ddp, zero1, zero2, zero3, zero3-offload or fsdp2"

@@ -11,8 +11,8 @@ from labeling_ui.formats.label_studio import from_label_studio, to_label_studio,
 from labeling_ui.formats.trl import preference_pairs
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications, settle
-from reward_models.label_files import Once, read_rankings, read_tasks
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, UniqueKeys, read_rankings, read_tasks
 from reward_models.row_files import read_rows
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ def read_labels(place: Path, form: Source) -> tuple[list[RankingTask], list[Rank
             read = from_label_studio
         case "argilla":
             read = from_argilla
-    once = Once()
+    once = UniqueKeys()
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
     for where, row in read_rows(place):

@@ -14,7 +14,8 @@ from labeling_ui.store.records import TextTask, answers_of
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications
 from labeling_ui.tasks.writing import demonstrations, prompts
-from reward_models.records import Prompt, Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt, Ranking, RankingTask
 
 Row = dict[str, Any]
 

@@ -191,7 +191,7 @@ def _print_summary(folder: Path) -> None:
     from rich.console import Console
 
     from pipeline.evaluation.samples.results import read_results
-    from pipeline.report.summary import reward_model_sentence, summary_table
+    from pipeline.report.terminal import reward_model_sentence, summary_table
     from pipeline.steps.label import judge_agreement_of
 
     console = Console(stderr=True)

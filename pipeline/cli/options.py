@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.launch import Sharding
-from stages.config import at_home
+from stages.config import expand_home
 
 
 def path(text: str) -> Path:
@@ -18,7 +18,7 @@ def path(text: str) -> Path:
 def name(text: str) -> str:
     """Expand `~` in a path, alone or after a name, as in `--policy mine=~/runs/first`."""
     parts = re.split(r"([=:])(?=~)", text)
-    return "".join(map(at_home, parts))
+    return "".join(map(expand_home, parts))
 
 
 Config = Annotated[

@@ -21,9 +21,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config.baselines import PromptedBase
-from reward_models.bases import base_name, base_place
+from reward_models.base_names import base_name, resolve_base_name
+from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
-from reward_models.positions import room_of
 from reward_models.records import Demonstration, Prompt
 from stages.data.template import (
     continued,
@@ -70,7 +70,7 @@ def prompted_policy(source: str | Path) -> PromptedPolicy:
     row = json.loads(path.read_text(encoding="utf-8"))
     del row["about"]
     for key in ("weights", "reward_model"):
-        row[key] = None if row[key] is None else base_place(row[key], Path(source))
+        row[key] = None if row[key] is None else resolve_base_name(row[key], Path(source))
     return PromptedPolicy(**{**row, "prefix": tuple(row["prefix"])})
 
 
@@ -183,7 +183,7 @@ def choose_prefix(
     prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     test_lengths = [len(conversation_ids(tokenizer, prompt)) for prompt in test_prompts]
     longest = max([*map(len, prompt_ids), *test_lengths]) + sampling.max_new_tokens
-    most = room_of(base).without(longest).at_most(config.max_prefix_tokens)
+    most = context_limit(base).without(longest).at_most(config.max_prefix_tokens)
     candidates = _candidates(config, tokenizer, demonstrations, seed, most)
     model = load_policy(base)
     model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 
 from pipeline.runs.rounds import latest
 from pipeline.runs.stage import Source
-from reward_models.model_folder import check_model
-from stages.config import HUB, named, shown
+from reward_models.model_files import check_model
+from stages.config import HUB, external_names, key_path
 from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
@@ -257,8 +257,8 @@ def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
 
 
 def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, Source]]:
-    for path, marker, text in named(config, above):
-        key = shown(path)
+    for path, marker, text in external_names(config, above):
+        key = key_path(path)
         if not marker.decides:
             continue
         match marker.what:

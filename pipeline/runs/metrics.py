@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reward_models.records import finite_or_none, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import finite_or_none
 from stages.progress import Step
 
 

@@ -16,7 +16,7 @@ from pipeline.runs.rounds import in_round
 from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import fine_tuned
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report, Step
 
 
@@ -170,6 +170,6 @@ def _settings(
     return {
         "seed": config.seed,
         "threads": config.threads,
-        "baseline": without_names(baseline),
+        "baseline": without_external_names(baseline),
         "sampling": config.evaluation.sampling.model_dump(mode="json"),
     }

@@ -24,9 +24,10 @@ from pipeline.runs.splits import (
     write_overlaps,
 )
 from pipeline.runs.stage import Source, Stage
-from reward_models.records import Demonstration, Prompt, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt, RankingTask, read_records
 from reward_models.row_files import read_jsonl
-from stages.config import named, without_names
+from stages.config import external_names, without_external_names
 from stages.progress import Report
 
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
@@ -56,7 +57,7 @@ class Data(Stage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return {"seed": self.config.seed, "data": without_names(self.config.data)}
+        return {"seed": self.config.seed, "data": without_external_names(self.config.data)}
 
     def run(self, out: Path, report: Report) -> None:  # noqa: ARG002 - it is done in moments
         make_data(self.config, out)
@@ -168,7 +169,7 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
     """The prompts of rankings, or of tasks to be ranked, that were made elsewhere."""
     from stages.data.preferences import load_pairs
 
-    files = {key: Path(text) for (key, *_), _, text in named(labeling)}
+    files = {key: Path(text) for (key, *_), _, text in external_names(labeling)}
     path = files.get("tasks", files.get("rankings"))
     if path is None or not path.is_file():
         return []

@@ -11,7 +11,7 @@ from pipeline.runs.rounds import in_round
 from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import compared_policies, require_prompts_fit
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report
 
 
@@ -46,11 +46,11 @@ class Evaluate(Stage):
         return {
             "seed": self.config.seed,
             "threads": self.config.threads,
-            "evaluation": without_names(self.config.evaluation),
+            "evaluation": without_external_names(self.config.evaluation),
         }
 
     def check_settings(self) -> None:
-        from pipeline.evaluation.suites.benchmark_files import check_files
+        from pipeline.evaluation.request import check_files
 
         check_files(self.config.evaluation)
 
@@ -75,11 +75,11 @@ class Evaluate(Stage):
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
-        from pipeline.evaluation.suites.setting import Setting
+        from pipeline.evaluation.suites.suite import Inputs
 
         seed_process(self.config.seed, self.config.threads)
         data = DataFolder(self.folder / "data")
-        setting = Setting(
+        setting = Inputs(
             self.config.evaluation,
             compared_policies(self.config, self.folder),
             prompts=data.prompts("test"),

@@ -27,9 +27,16 @@ from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
 from pipeline.runs.rounds import in_round, latest
 from pipeline.runs.stage import Source, Stage, Work
 from pipeline.steps.data import DataFolder
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
-from stages.config import without_names
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import (
+    Prompt,
+    Ranking,
+    RankingTask,
+    read_rankings,
+    read_records,
+    read_tasks,
+)
+from stages.config import without_external_names
 from stages.data.preferences import load_pairs
 from stages.progress import Report, Step
 
@@ -79,7 +86,7 @@ class Label(Stage):
     def settings(self) -> Mapping[str, Any]:
         labeling, seed = self.config.labeling, self.config.seed
         if not isinstance(labeling, HumanAnnotators):
-            return {"seed": seed, "labeling": without_names(labeling)}
+            return {"seed": seed, "labeling": without_external_names(labeling)}
         # How the page is served decides nothing; with more answers the reward model is trained
         # again.
         decisive = labeling.model_dump(mode="json", include={"kind", "per_task", "enough"})

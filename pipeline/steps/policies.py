@@ -63,26 +63,25 @@ def require_prompts_fit(
     responses are `scored`. A stage would otherwise find out when it starts, hours later. Texts that
     stages leave out and count (demonstrations, ranked outputs) are not checked.
     """
-    from stages.data.prompt_lengths import require_fit, room_for
     from stages.models import load_tokenizer
+    from stages.prompt_lengths import adapted_context_limit, require_fit
 
     base = _base(config, folder)
-    rooms = [room_for(base, adaptation) for adaptation in policies]
+    limits = [adapted_context_limit(base, adaptation) for adaptation in policies]
     if scored:
         own = config.reward_base in ("sft", "base")
-        rooms.append(
-            room_for(base if own else model_source(config.reward_base), config.reward.adaptation)
-        )
+        reward_base = base if own else model_source(config.reward_base)
+        limits.append(adapted_context_limit(reward_base, config.reward.adaptation))
     if prompts is None:
         prompts = DataFolder(folder / "data").prompts(use)
-    require_fit(load_tokenizer(base), prompts, new_tokens, rooms, f"{use}_prompts")
+    require_fit(load_tokenizer(base), prompts, new_tokens, limits, f"{use}_prompts")
 
 
 def require_positions(config: ExperimentConfig, folder: Path, tokens: int, key: str) -> None:
     """Raise ValueError where a text of so many tokens exceeds the positions of the base."""
-    from reward_models.positions import room_of
+    from reward_models.context_limit import context_limit
 
-    room_of(_base(config, folder)).require(tokens, key)
+    context_limit(_base(config, folder)).require(tokens, key)
 
 
 def _base(config: ExperimentConfig, folder: Path) -> Source:

@@ -12,7 +12,7 @@ from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.policies import ppo_start, require_positions, require_prompts_fit
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.ppo.config import PPOConfig
 from stages.progress import Report
 
@@ -66,7 +66,7 @@ class Ppo(Stage):
         return {
             "seed": self.config.seed,
             "threads": self.config.threads,
-            "ppo": without_names(self.ppo),
+            "ppo": without_external_names(self.ppo),
         }
 
     def check_data(self) -> None:
@@ -81,10 +81,10 @@ class Ppo(Stage):
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.steps.gold_reward import gold_of
-        from stages.data.prompt_lengths import within_positions
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
-        from stages.reward.check import held_out_prompts
+        from stages.reward.held_out import held_out_prompts
+        from stages.reward.train import within_positions
 
         seed_process(self.config.seed, self.config.threads)
         seed, policy = self.config.seed, ppo_start(self.config, self.folder)

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.rounds import in_round
 from pipeline.runs.stage import Source, Stage
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report, Step
 
 
@@ -33,10 +33,10 @@ class ReportPage(Stage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return {"seed": self.config.seed, "experiment": without_names(self.config)}
+        return {"seed": self.config.seed, "experiment": without_external_names(self.config)}
 
     def run(self, out: Path, report: Report) -> None:
-        from pipeline.report.page import write_report
+        from pipeline.report.build import write_report
 
         write_report(self.folder, out / "report.html")
         report(Step(1, 1))

@@ -11,7 +11,7 @@ from pipeline.runs.rounds import in_round
 from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.label import labels_until, read_labels
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report
 
 
@@ -45,13 +45,12 @@ class Reward(Stage):
         return {
             "seed": self.config.seed,
             "threads": self.config.threads,
-            "reward": without_names(self.config.reward),
+            "reward": without_external_names(self.config.reward),
         }
 
     def run(self, out: Path, report: Report) -> None:
-        from stages.data.prompt_lengths import within_positions
         from stages.reward.folds import write_folds
-        from stages.reward.train import train_reward
+        from stages.reward.train import train_reward, within_positions
 
         seed_process(self.config.seed, self.config.threads)
         base, seed = self.inputs()["base"], self.config.seed

@@ -24,8 +24,9 @@ from pipeline.runs.rounds import in_round
 from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import require_prompts_fit, trained_policies
-from reward_models.records import Prompt, RankingTask, Response, write_jsonl
-from stages.config import without_names
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt, RankingTask, Response
+from stages.config import without_external_names
 from stages.generation.config import SamplingConfig
 from stages.progress import Report, Step
 
@@ -74,7 +75,7 @@ class Sample(Stage):
         return {
             "seed": self.config.seed,
             "threads": self.config.threads,
-            "sampling": without_names(self.config.sampling),
+            "sampling": without_external_names(self.config.sampling),
         }
 
     def check_data(self) -> None:
@@ -83,17 +84,17 @@ class Sample(Stage):
         require_prompts_fit(self.config, self.folder, "ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
-        from reward_models.positions import room_of
-        from stages.data.prompt_lengths import require_fit
+        from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
+        from stages.prompt_lengths import require_fit
 
         seed_process(self.config.seed, self.config.threads)
         sampling, policies = self.config.sampling, self.policies
         prompts = DataFolder(self.folder / "data").prompts("ranking")
         new_tokens = max(setting.max_new_tokens for setting in sampling.settings)
         for name, source in policies.items():
-            rooms = [room_of(source)]
-            require_fit(load_tokenizer(source), prompts, new_tokens, rooms, f"{name} samples")
+            limits = [context_limit(source)]
+            require_fit(load_tokenizer(source), prompts, new_tokens, limits, f"{name} samples")
         tasks = sample_tasks(
             prompts,
             policies,

@@ -13,7 +13,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.policies import require_prompts_fit
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report
 
 
@@ -37,7 +37,7 @@ class Select(Stage):
         return {
             "seed": self.config.seed,
             "threads": self.config.threads,
-            "selection": without_names(self.config.sft.selection),
+            "selection": without_external_names(self.config.sft.selection),
         }
 
     def check_data(self) -> None:

@@ -19,7 +19,8 @@ import typer
 from pipeline.cli.errors import run_module
 from pipeline.cli.options import path
 from pipeline.studies.robustness.domains import REFERENCES
-from reward_models.records import Demonstration, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration
 from reward_models.row_files import csv_rows
 
 ASK = "Describe the place in one or two sentences: {mr}"

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.evaluation.statistics import mcnemar_p, rate_interval, wilson_interval
 from pipeline.runs.display import Display
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import source_rows
 from stages.probing.classifier import Kind, control_accuracy, fit_probe, label_numbers

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reward_models.model_folder import first_line
-from reward_models.packed_attention import REFUSALS, example_ids, windows
+from reward_models.model_files import first_line
+from reward_models.packed_attention import FORWARD_ERRORS, attention_windows, example_ids
 from stages.forward_check import rounding
 from stages.generation.kv_cache import LiveRows, Rows, RowSets, UncachedRows
 
@@ -56,7 +56,7 @@ def decoding_of(model: PreTrainedModel, sets: RowSets | None, longest: int) -> D
     Warns where that is slower than a cache. Raises ValueError for a model that a later token tells
     something about an earlier one: no way to decode it agrees with how it is trained.
     """
-    outgrown = tuple(window for window in windows(model).values() if window < longest)
+    outgrown = tuple(window for window in attention_windows(model).values() if window < longest)
     key = (model.config._attn_implementation, sets is not None, outgrown)
     known = _known.setdefault(model, {})
     if key not in known:
@@ -84,7 +84,7 @@ def _compared(model: PreTrainedModel, sets: RowSets | None, outgrown: tuple[int,
             if worst <= rounding(expected[0]):
                 return Decoding(True, part < max(lengths), obstacle)
             obstacle = f"its cache does not say what a whole pass says (differs by {worst:.1e})"
-        except REFUSALS as error:
+        except FORWARD_ERRORS as error:
             obstacle = f"its cache refused ({first_line(error)[:80]})"
     return Decoding(False, False, obstacle)
 

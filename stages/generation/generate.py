@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.positions import Room, table_of
+from reward_models.context_limit import ContextLimit, hard_position_limit
 from stages.data.template import stop_ids
 from stages.generation.cache_check import decoding_of
 from stages.generation.compiled import CompiledRows
@@ -68,7 +68,7 @@ def generate_responses(
     empty = [row for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
-    room = Room(str(model.config.name_or_path), table_of(model.config))
+    room = ContextLimit(str(model.config.name_or_path), hard_position_limit(model.config))
     longest = max(map(len, prompts), default=0)
     room.require(longest + sampling.max_new_tokens, "the longest prompt with its response")
     uniform_NT = torch.rand(

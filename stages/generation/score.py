@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.backbone import transformer
+from reward_models.context_limit import ContextLimit, hard_position_limit
 from reward_models.model import RewardModel
-from reward_models.positions import Room, table_of
 from reward_models.records import Prompt
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
@@ -53,7 +53,7 @@ def score_sequences(
     given the number of those that are scored.
     """
     lengths = [len(sequence) for sequence in sequences]
-    room = Room("the reward model", table_of(transformer(model.carrier).config))
+    room = ContextLimit("the reward model", hard_position_limit(transformer(model.backbone).config))
     room.require(max(lengths, default=0), "the longest prompt with its response")
     device = model.head.weight.device
     if batch_size is None:

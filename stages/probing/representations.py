@@ -36,9 +36,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-from reward_models.bases import weights_hash
-from reward_models.model_folder import WRONG_FILES, check_source, first_line
-from reward_models.positions import Room, positions_of
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
+from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 from stages.data.padding import pad_right
 from stages.models import ADAPTER_FILE, device, load_policy
 from stages.progress import Report, Step, silent
@@ -81,7 +81,7 @@ def load_reader(source: str) -> Reader:
         else:
             config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-    except WRONG_FILES as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"{source}: no model to read with ({first_line(error)})") from None
     model.requires_grad_(False)
     model.train(False)
@@ -183,7 +183,7 @@ def _read_chunk(
     batch_size: int,
 ) -> dict[str, Tensor]:
     """`pooling.layer` -> (N, D), read in batches of texts of like length."""
-    most = Room(reader.name, positions_of(reader.model.config)).at_most(max_tokens)
+    most = ContextLimit(reader.name, max_positions(reader.model.config)).at_most(max_tokens)
     ids = [_token_ids(reader.tokenizer, text, most) for text in texts]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     width = int(reader.model.config.hidden_size)

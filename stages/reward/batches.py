@@ -27,7 +27,7 @@ class RankedPrompt:
     """
 
     task: str
-    said: str  # the whole conversation, as text: what a split must keep together
+    conversation: str  # the whole conversation, as text: what a split must keep together
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     models: tuple[str, ...]
@@ -153,7 +153,7 @@ def split_by_prompt(
     elements: Sequence[RankedPrompt], share: float, rng: random.Random
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
     """(train, held out), no prompt in both; a share above 0 holds out one prompt at least."""
-    prompts = sorted({element.said for element in elements})
+    prompts = sorted({element.conversation for element in elements})
     rng.shuffle(prompts)
     num_held = max(round(share * len(prompts)), 1) if share > 0 else 0
     if num_held >= len(prompts):
@@ -162,8 +162,8 @@ def split_by_prompt(
             "none to learn from"
         )
     held = set(prompts[:num_held])
-    train = [element for element in elements if element.said not in held]
-    return train, [element for element in elements if element.said in held]
+    train = [element for element in elements if element.conversation not in held]
+    return train, [element for element in elements if element.conversation in held]
 
 
 def _ranked_prompt(
@@ -171,7 +171,9 @@ def _ranked_prompt(
 ) -> RankedPrompt:
     return RankedPrompt(
         task=task.id,
-        said=written_out([*task.history, Turn("user", user_text(task.prompt, task.context))]),
+        conversation=written_out(
+            [*task.history, Turn("user", user_text(task.prompt, task.context))]
+        ),
         prompt=tuple(conversation_ids(tokenizer, task)),
         responses=tuple(
             tuple(response_ids(tokenizer, response.text, ended=response.ended))

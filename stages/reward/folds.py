@@ -17,9 +17,8 @@ from stages.models import load_tokenizer
 from stages.progress import Report, part_of
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
-from stages.reward.frozen_states import layout_for
-from stages.reward.held_out import comparisons, score_elements
-from stages.reward.shared_prompt import choose_layout
+from stages.reward.held_out import score_elements, scored_comparisons
+from stages.reward.shared_prompt import cached_layout, choose_layout
 from stages.reward.train import fit, new_reward_model
 
 
@@ -51,8 +50,8 @@ def accuracy_on_unseen_annotators(
         told = part_of(report, number, folds, "annotator fold")
         trainer = fit(config, model, learnt, layout, checkpoints=place, seed=seed, report=told)
         scores = score_elements(trainer.scorer, held, layout)
-        inside.append(comparisons(held, scores, others))
-        outside.append(comparisons(held, scores, group))
+        inside.append(scored_comparisons(held, scores, others))
+        outside.append(scored_comparisons(held, scores, group))
     rng = np.random.default_rng(seed)
     return {
         "in_group": pair_accuracy(_joined(inside), rng).to_json(),
@@ -112,31 +111,31 @@ def accuracy_over_all_prompts(
 ) -> dict[str, Any]:
     """Pair accuracy with every prompt held out once; `work` holds the checkpoints.
 
-    `states` is a folder where a probe's states may lie (see `stages.reward.frozen_states`). Raises
+    `states` is a folder where a probe's states may lie (see `stages.reward.shared_prompt`). Raises
     ValueError with fewer prompts than folds.
     """
     elements = split_rankings(config, load_tokenizer(base), tasks, rankings, seed).elements
     groups = prompt_groups(elements, folds, seed)
-    layout = layout_for(new_reward_model(config, base, seed), elements, states)
+    layout = cached_layout(new_reward_model(config, base, seed), elements, states)
     held, scores = [], []
     for number, group in enumerate(groups):
         trainer = fit(
             config,
             new_reward_model(config, base, seed),
-            [element for element in elements if element.said not in group],
+            [element for element in elements if element.conversation not in group],
             layout,
             checkpoints=work / f"fold-{number}",
             seed=seed,
             report=part_of(report, number, folds, "prompt fold"),
         )
-        mine = [element for element in elements if element.said in group]
+        mine = [element for element in elements if element.conversation in group]
         held += mine
         scores += score_elements(trainer.scorer, mine, layout)
     rng = np.random.default_rng(seed)
     tokens = [tuple(float(len(response)) for response in one.responses) for one in held]
     return {
-        "pair_accuracy": pair_accuracy(comparisons(held, scores), rng).to_json(),
-        "longer_wins": pair_accuracy(comparisons(held, tokens), rng).to_json(),
+        "pair_accuracy": pair_accuracy(scored_comparisons(held, scores), rng).to_json(),
+        "longer_wins": pair_accuracy(scored_comparisons(held, tokens), rng).to_json(),
         "folds": folds,
         "seed": seed,
     }
@@ -144,7 +143,7 @@ def accuracy_over_all_prompts(
 
 def prompt_groups(elements: Sequence[RankedPrompt], folds: int, seed: int) -> list[set[str]]:
     """What was said in each fold: dealt at random, sizes differing by one prompt at most."""
-    prompts = sorted({element.said for element in elements})
+    prompts = sorted({element.conversation for element in elements})
     if not 2 <= folds <= len(prompts):
         raise ValueError(f"{folds} folds of {len(prompts)} prompts; expected 2 to as many")
     random.Random(f"prompt folds {seed}").shuffle(prompts)

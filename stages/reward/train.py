@@ -12,13 +12,16 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, assert_never
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
@@ -27,16 +30,24 @@ from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.adapters.config import Probe
-from stages.data.prompt_lengths import within_positions
+from stages.distributed.checkpoints import last_checkpoint
+from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.generation.score import score_responses
-from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
+from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
 from stages.progress import Report, Step, announce, counted
+from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
-from stages.reward.frozen_states import layout_for
 from stages.reward.held_out import Scores, held_out_report, score_elements
-from stages.reward.micro_batches import cut_to_memory
-from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, Weigh
+from stages.reward.shared_prompt import (
+    Inputs,
+    Layout,
+    SeparateRows,
+    SharedPrompt,
+    Weigh,
+    cached_layout,
+    unweighted,
+)
 from stages.reward.trainer import RewardTrainer
 from stages.training_arguments import check_fsdp, num_ranks, training_arguments
 
@@ -67,9 +78,9 @@ def train_reward(
     train, held, left_out = split.train, split.held_out, split.left_out
     logger.info("%d prompts, %d held out; left out: %s", len(train), len(held), left_out)
     model = new_reward_model(config, base, seed)
-    tell_of_experts(transformer(model.carrier))
+    log_router_loss(transformer(model.backbone))
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
-    layout = layout_for(model, split.elements, out / "checkpoints")
+    layout = cached_layout(model, split.elements, out / "checkpoints")
     trainer = fit(
         config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
     )
@@ -89,6 +100,12 @@ def train_reward(
     found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
     whole.save(out / "model", tokenizer)
     _write_json(out / "held_out.json", found)
+
+
+def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
+    """The settings with a `max_tokens` that the model on this base has positions for."""
+    limit = adapted_context_limit(source, config.adaptation)
+    return config.model_copy(update={"max_tokens": limit.at_most(config.max_tokens)})
 
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
@@ -221,3 +238,83 @@ def _write_json(path: Path, found: dict[str, Any]) -> None:
     aside = path.with_name(path.name + ".part")
     aside.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     aside.replace(path)
+
+
+log = logging.getLogger(__name__)
+
+
+def cut_to_memory(
+    arguments: TrainingArguments,
+    model: RewardModel,
+    layout: SharedPrompt | SeparateRows,
+    elements: Sequence[RankedPrompt],
+    checkpoints: Path,
+) -> None:
+    """Cut the batch of `arguments` into micro-batches that every rank has memory for.
+
+    A run that goes on reads at most as many at once as before, so that it ends with the same bits.
+    """
+    share = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    try:
+        cost = reading_cost(model, layout, elements)
+    except RuntimeError as error:
+        log.warning("every micro-batch is a whole batch, fitting or not: %s", error)
+        return
+    free, to_come = free_memory(arguments.device), _to_come(arguments, model)
+    fits = min(cost.rows(usable(free, to_come)), _before(checkpoints) or share)
+    if fits < 1:
+        needed = cost.bytes(1) / USED + to_come
+        log.warning(
+            "memory may not suffice: %.3g GiB is free, and one prompt's responses need %.3g GiB",
+            *(free / 2**30, needed / 2**30),
+        )
+    found = [size for size in range(1, share + 1) if share % size == 0 and size <= fits]
+    agreed = min(gather_object([max(found, default=1)]))
+    arguments.per_device_train_batch_size = agreed
+    arguments.gradient_accumulation_steps = share // agreed
+
+
+def reading_cost(
+    model: RewardModel, layout: SharedPrompt | SeparateRows, elements: Sequence[RankedPrompt]
+) -> Cost:
+    """Of a pass back and forth over a prompt, the longest with its responses.
+
+    Raises RuntimeError where the model computes with numbers, which a dry run does not have.
+    """
+    longest = max(elements, key=lambda element: element.row_tokens)
+
+    def work_on(prompts: int) -> Callable[[], None]:
+        batch = layout.collate([longest] * prompts, unweighted)
+        return partial(pass_over, model, layout.inputs(batch))
+
+    return cost_of(work_on)
+
+
+def pass_over(model: RewardModel, inputs: Inputs) -> None:
+    """Back and forth; the gradients are lost."""
+    try:
+        torch.autograd.backward(model(*inputs).sum())
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def _to_come(arguments: TrainingArguments, model: RewardModel) -> int:
+    """Bytes that are not on the device yet, passes aside.
+
+    Adam's moments, the buckets in which ranks add up gradients, and on a GPU the model itself.
+    """
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    copies = 2 + (arguments.world_size > 1)
+    weights = sum(size for size, _ in sizes) if arguments.device.type == "cuda" else 0
+    moved = sum(size for size, moves in sizes if moves)
+    return int(weights + copies * moved)
+
+
+def _before(checkpoints: Path) -> int | None:
+    """What a run that was cut off read at once."""
+    newest = last_checkpoint(checkpoints)
+    if newest is None:
+        return None
+    state = TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME))
+    found: int | None = state.train_batch_size
+    return found

@@ -34,7 +34,7 @@ TRAINED = "trained.safetensors"
 BLANK = -1
 
 
-class RankedPrompts(Dataset[RankedPrompt]):
+class RankedPromptDataset(Dataset[RankedPrompt]):
     """The elements as a data set; BLANK stands for one without a pair, which fills a batch up."""
 
     def __init__(self, elements: Sequence[RankedPrompt]) -> None:
@@ -120,7 +120,7 @@ class RewardTrainer(AtomicCheckpoints):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=RankedPrompts(elements),
+            train_dataset=RankedPromptDataset(elements),
             data_collator=lambda batch: layout.collate(batch, weigh),
             callbacks=[EpochOrder(self.order)],
         )

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from stages.adapters.prefix_attention import RowPrefix, row_prefix_attention, set_prefix
+from stages.adapters.prefix_attention import RowPrefix, prefix_attention, set_prefix
 
 LORA, BOTTLENECK, BITFIT = "LORA", "BOTTLENECK", "BITFIT"
 PREFIXES = ("PREFIX", "PTUNING_V2")
@@ -90,7 +90,7 @@ class UserSets(nn.Module):
     def on(self, model: PreTrainedModel) -> Iterator[None]:
         """Let the sets act on `model`, which itself stays as it is."""
         self.to(model.device)
-        with row_prefix_attention(model) if self.family in PREFIXES else nullcontext():
+        with prefix_attention(model) if self.family in PREFIXES else nullcontext():
             handles = list(_hooks(self, model))
             try:
                 yield

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from stages.adapters.config import Adaptation, Full, LoRA, dropout_of
+from stages.adapters.config import Adaptation, Full, LoRA
 
 # One place to import every stage's settings from.
 from stages.config import Config
@@ -25,6 +25,6 @@ class UserSetsConfig(Config):
         """Refuse what cannot be held once a user."""
         if isinstance(self.adaptation, Full):
             raise ValueError("adaptation.family is full; users' sets need a family that is small")
-        if dropout := dropout_of(self.adaptation):
+        if dropout := self.adaptation.adapter_dropout:
             raise ValueError(f"adaptation.dropout ({dropout}) must be 0 in users' sets")
         return self

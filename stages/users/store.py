@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from reward_models import bases
+from reward_models.base_names import base_name
 from stages.users.adapters import UserSet
 
 BASE, CONFIG, WEIGHTS = "base.json", "adapter_config.json", "adapter_model.safetensors"
@@ -73,11 +73,14 @@ class UserStore:
         aside = self.folder / f".{name}.part"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        note = {"name": bases.base_name(self.base_name, self.folder)}
+        note = {"name": base_name(self.base_name, self.folder)}
         base = json.dumps({**note, "weights_sha256": self.base_hash}, indent=2) + "\n"
         (self.folder / BASE).write_text(base, encoding="utf-8")
         (aside / BASE).write_text(base, encoding="utf-8")
-        config = {**one.config, "base_model_name_or_path": bases.base_name(self.base_name, place)}
+        config = {
+            **one.config,
+            "base_model_name_or_path": base_name(self.base_name, place),
+        }
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         save_file({key: value.contiguous() for key, value in one.tensors.items()},
                   str(aside / WEIGHTS))  # fmt: skip

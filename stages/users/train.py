@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import weights_hash
-from reward_models.positions import Room, positions_of
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
-from stages.adapters.backbone import twin
+from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
-from stages.data.prompt_lengths import soft_prompt
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, Users, generate_responses
@@ -99,7 +98,9 @@ def train_user_sets(
     An interrupted training goes on with the users that are still without a set. Raises ValueError
     for a user none of whose demonstrations fits.
     """
-    free = Room("the model", positions_of(model.config)).without(soft_prompt(config.adaptation))
+    free = ContextLimit("the model", max_positions(model.config)).without(
+        config.adaptation.num_positions
+    )
     max_tokens = free.at_most(config.max_tokens)
     examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
                 for name in demonstrations}  # fmt: skip
@@ -132,7 +133,7 @@ def new_set(
     model.requires_grad_(False)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        adapted = adapt(twin(model), adaptation, tokenizer)
+        adapted = adapt(copy_sharing_frozen(model), adaptation, tokenizer)
         adapted.save_pretrained(folder)
         return read_set(Path(folder))
 

@@ -94,7 +94,7 @@ def check_scores(reward: RewardModel) -> str:
     layout = choose_layout(reward, elements)
     for found, one in zip(score_elements(reward, elements, layout), expected, strict=True):
         assert max(abs(a - b) for a, b in zip(found, one, strict=True)) < NATS * 3
-    assert_causal(transformer(reward.carrier))
+    assert_causal(transformer(reward.backbone))
     return "shared" if isinstance(layout, SharedPrompt) else "separate"
 
 
@@ -122,7 +122,7 @@ def check_episodes(source: Path, reward: Path, tokenizer: PreTrainedTokenizerBas
     for ours, theirs in zip(found, expected, strict=True):
         assert float((ours - theirs).abs().max()) < NATS * scale(theirs)
     assert_causal(transformer(models.policy))
-    assert_causal(transformer(models.reward.carrier))
+    assert_causal(transformer(models.reward.backbone))
     if obstacle is None:
         return "packed"
     return "padded on the right" if models.pads_right else "padded on the left"

@@ -29,9 +29,9 @@ from transformers import (
     Qwen3Model,
 )
 
-from reward_models.backbone import settle
-from reward_models.card import RewardCard
+from reward_models.backbone import without_dropout
 from reward_models.model import RewardModel
+from reward_models.model_card import RewardCard
 from reward_models.ranking_loss import pool_pairs, summed_loss
 from stages.reward.batches import RankedPrompt
 from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
@@ -63,7 +63,7 @@ FAMILIES = {
 
 def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
-    config = settle(config_type(**settings, attn_implementation=attention))
+    config = without_dropout(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = model_type(config)

@@ -64,7 +64,7 @@ def our_loss_and_gradient(model: RewardModel, layout: Layout) -> dict[str, torch
     loss = summed_loss(scores_BK, batch["weight_BKK"]) / num_elements(batch["weight_BKK"])
     loss.backward()
     found = {
-        name.removeprefix("carrier.").replace("head.", "score."): parameter.grad.clone()
+        name.removeprefix("backbone.").replace("head.", "score."): parameter.grad.clone()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }

@@ -27,8 +27,7 @@ from pipeline.labeling.room import add_tasks
 from pipeline.steps.order import experiment_stages
 from pipeline.studies import e2e_data
 from pipeline.studies.probing import load_labelled_texts
-from reward_models.label_files import read_rankings
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
 from stages.data.preferences import load_pairs
 from stages.data.public_comparisons import load_qa_feedback, load_squality

@@ -20,7 +20,7 @@ from pipeline.studies.robustness.family import BASE, IN, OUT
 from pipeline.studies.robustness.references import RougeL, corpus_bleu, reference_nats
 from pipeline.studies.robustness.suite import Robustness, run_suite
 from pipeline.studies.robustness_page import write_robustness_page
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.models import load_policy, load_tokenizer
 from tests.reward_models.tiny import tiny_base
 

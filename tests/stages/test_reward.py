@@ -95,7 +95,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 def moved(world: World, out: Path) -> torch.Tensor:
     """By how much training moved each weight."""
-    before = RewardModel.from_base(world.base, 0).carrier.state_dict()
+    before = RewardModel.from_base(world.base, 0).backbone.state_dict()
     after = weights(out)
     return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
 

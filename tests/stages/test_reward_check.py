@@ -14,8 +14,8 @@ from stages.generation.score import score_sequences
 from stages.models import load_tokenizer
 from stages.progress import Step
 from stages.reward.batches import RankedPrompt
-from stages.reward.check import check_reward_model, held_out_prompts
 from stages.reward.config import RewardConfig
+from stages.reward.held_out import check_reward_model, held_out_prompts
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks
 from tests.stages.tiny_ppo import tiny_config, tiny_world, train
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from reward_models.atomic_files import write_jsonl
 from reward_models.model import RewardModel
-from reward_models.records import Prompt, write_jsonl
+from reward_models.records import Prompt
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
 from stages.ppo.gold import Gold

@@ -22,8 +22,9 @@ from pipeline.runs.manifest import content_hash, named_inputs
 from pipeline.studies.robustness.config import RobustnessConfig
 from pipeline.studies.robustness.domains import Domains
 from pipeline.studies.robustness.references import LIKELIHOOD, RougeL, reference_nats
-from reward_models.records import read_records, write_jsonl
-from stages.config import without_names
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import read_records
+from stages.config import without_external_names
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.progress import Report
 from stages.sft.train import train_sft
@@ -92,7 +93,7 @@ def family_rows(
 
 def _settings(config: RobustnessConfig, name: str, seed: int) -> str:
     """Everything on which the answers depend, as text."""
-    told = {part: without_names(config)[part] for part in ("data", "sampling")}
+    told = {part: without_external_names(config)[part] for part in ("data", "sampling")}
     trained = None if name == BASE else config.stage(name).model_dump(mode="json")
     given = {key: content_hash(source) for key, source in named_inputs(config).items()}
     return json.dumps({**told, "sft": trained, "seed": seed, "inputs": given}, indent=1) + "\n"

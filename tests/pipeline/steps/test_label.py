@@ -13,7 +13,8 @@ from pipeline.config.loading import load_config
 from pipeline.labeling.settings import gold_of
 from pipeline.steps.label import STORE, ranked_by_people
 from pipeline.steps.order import run_experiment
-from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response, read_records
 from stages.progress import Step
 
 CONFIG = """

@@ -1,4 +1,4 @@
-"""Attention within pieces against the mask that says the same, and what holds of any model."""
+"""Attention within segments against the mask that says the same, and what holds of any model."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from reward_models.packed_attention import STEM, Pieces, let_read_pieces, piece_table
+from reward_models.packed_attention import STEM, PackedSegments, enable_packing, segment_table
 
 Forest = list[tuple[int, list[int]]]  # the tokens of each stem, and of each of its branches
 FORESTS = st.lists(
@@ -20,12 +20,12 @@ FORESTS = st.lists(
 
 
 def table(forest: Forest) -> list[tuple[int, int, int]]:
-    pieces, begin = [], 0
+    segments, begin = [], 0
     for number, (stem, branches) in enumerate(forest):
         for count, kind in ((stem, STEM), *((branch, number) for branch in branches)):
-            pieces.append((begin, count, kind))
+            segments.append((begin, count, kind))
             begin += count
-    return pieces
+    return segments
 
 
 def seen_NN(forest: Forest) -> Tensor:  # noqa: N802 - named for its shape
@@ -56,8 +56,8 @@ def test_pieces_say_what_a_mask_over_the_row_says_and_send_back_its_gradients(
     draw = partial(torch.randn, 1, 2, len(seen), 4, dtype=torch.float64, generator=generator)
     inputs, found = [draw().requires_grad_() for _ in range(3)], []
     weight_1NHD = draw().transpose(1, 2)
-    pieces = Pieces.of(piece_table(table(forest)))
-    for said_1NHD in (pieces.attend(plain, *inputs), plain(*inputs, seen[None, None])):
+    segments = PackedSegments.of(segment_table(table(forest)))
+    for said_1NHD in (segments.attend(plain, *inputs), plain(*inputs, seen[None, None])):
         gradients = torch.autograd.grad((said_1NHD * weight_1NHD).sum(), inputs)
         found.append((said_1NHD, *gradients))
     for of_pieces, of_mask in zip(*found, strict=True):
@@ -77,14 +77,14 @@ def inputs_of(forest: Forest) -> dict[str, object]:
         places += [*range(stem), *(stem + k for branch in branches for k in range(branch))]
         starts += stem + sum(branches)
     ids_1N = torch.arange(2, 2 + starts)[None]
-    pieces = Pieces.of(piece_table(table(forest)))
-    return {"input_ids": ids_1N, "position_ids": torch.tensor([places]), **pieces.as_inputs()}
+    segments = PackedSegments.of(segment_table(table(forest)))
+    return {"input_ids": ids_1N, "position_ids": torch.tensor([places]), **segments.as_inputs()}
 
 
 def test_a_layer_computed_anew_for_its_gradient_reads_its_own_pieces() -> None:
     """Two rows are read before either is gone back through."""
     model, gradients = tiny(), []
-    let_read_pieces(model)
+    enable_packing(model)
     for anew in (False, True):
         if anew:
             model.train()
@@ -100,7 +100,7 @@ def test_a_layer_computed_anew_for_its_gradient_reads_its_own_pieces() -> None:
 
 def test_attention_in_16_bits_takes_pieces() -> None:
     model, row = tiny(), inputs_of([(3, [2, 4]), (2, [1])])
-    let_read_pieces(model)
+    enable_packing(model)
     exact = model(**row, use_cache=False).logits
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(**row, use_cache=False).logits
@@ -110,14 +110,14 @@ def test_attention_in_16_bits_takes_pieces() -> None:
 def test_what_reads_pieces_is_saved_as_what_it_was(tmp_path: Path) -> None:
     model = tiny()
     model.save_pretrained(tmp_path / "before")
-    let_read_pieces(model)
+    enable_packing(model)
     model.save_pretrained(tmp_path / "after")
     names = ("before", "after")
     before, after = ((tmp_path / name / "config.json").read_text() for name in names)
     assert before == after
-    assert AutoConfig.from_pretrained(tmp_path / "after")._attn_implementation != "sdpa_in_pieces"
+    assert AutoConfig.from_pretrained(tmp_path / "after")._attn_implementation != "sdpa_packed"
 
 
 def test_attention_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="its attention is 'eager', not 'sdpa'"):
-        let_read_pieces(tiny(attn_implementation="eager"))
+        enable_packing(tiny(attn_implementation="eager"))

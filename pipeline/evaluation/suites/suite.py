@@ -1,4 +1,4 @@
-"""What a suite may use when it lets policies speak."""
+"""The inputs of an evaluation's suites."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from stages.progress import Report, silent
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """Who is judged, on what, and how. What was not given is empty; then a suite has no rows."""
+class Inputs:
+    """The policies to evaluate, and their prompts. Without its input a suite has no rows."""
 
     config: EvaluationConfig
     policies: Mapping[str, str | Path]

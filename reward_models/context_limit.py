@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from reward_models.bases import base_source
-from reward_models.card import CARD, RewardCard
-from reward_models.model_folder import ADAPTER_CONFIG, check_source, first_line
+from reward_models.base_names import base_source
+from reward_models.model_card import CARD, RewardCard
+from reward_models.model_files import ADAPTER_CONFIG, check_source, first_line
 
 
 def fixed_positions(config: PretrainedConfig) -> int | None:
@@ -72,7 +72,7 @@ _OFFSET = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-pre
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ContextLimit:
     """Tokens that a model reads at most; `tokens` is None where there is no limit."""
 
     model: str
@@ -82,9 +82,9 @@ class Room:
         """The smaller of a setting and this limit."""
         return tokens if self.tokens is None else min(tokens, self.tokens)
 
-    def without(self, taken: int) -> "Room":
-        """Return the room that is left beside a soft prompt of so many embeddings."""
-        return self if self.tokens is None else Room(self.model, self.tokens - taken)
+    def without(self, taken: int) -> "ContextLimit":
+        """Return the limit that is left beside a soft prompt of so many embeddings."""
+        return self if self.tokens is None else ContextLimit(self.model, self.tokens - taken)
 
     def require(self, tokens: int, what: str) -> None:
         """Raise ValueError where `what`, which has so many tokens, does not fit."""
@@ -94,7 +94,7 @@ class Room:
             )
 
 
-def room_of(source: str | Path, soft_prompt: int = 0) -> Room:
+def context_limit(source: str | Path, soft_prompt: int = 0) -> ContextLimit:
     """The room of a model's folder or hub name, of an adapter's folder, or of a reward model's.
 
     `soft_prompt` is the length of one that is to be trained on it. ValueError where no config is.
@@ -108,10 +108,10 @@ def room_of(source: str | Path, soft_prompt: int = 0) -> Room:
         config = AutoConfig.from_pretrained(str(base))
     except (OSError, ValueError) as error:
         raise ValueError(f"{base}: no config of a model there ({first_line(error)})") from None
-    return Room(str(source), positions_of(config)).without(max(own, soft_prompt))
+    return ContextLimit(str(source), max_positions(config)).without(max(own, soft_prompt))
 
 
-def positions_of(config: PretrainedConfig) -> int | None:
+def max_positions(config: PretrainedConfig) -> int | None:
     """The positions that a config allows; None where there is no limit.
 
     Rotations that depend on the batch are a limit up to where they do not.
@@ -131,10 +131,10 @@ def _positions(config: PretrainedConfig) -> int | None:
     return max([int(limit), *_scaled(scaled, int(limit))])
 
 
-def table_of(config: PretrainedConfig) -> int | None:
+def hard_position_limit(config: PretrainedConfig) -> int | None:
     """The positions beyond which a forward pass fails: a table's, or of rotations that change."""
     rotates = config.get_text_config().to_dict().get("rope_parameters")
-    return fixed_positions(config) if rotates else positions_of(config)
+    return fixed_positions(config) if rotates else max_positions(config)
 
 
 def _scaled(rope: Mapping[str, Any], limit: int) -> list[int]:

@@ -32,7 +32,7 @@ JSON_FILES = (
     "vocab.json",
 )
 LFS = b"version https://git-lfs"
-WRONG_FILES = (  # what transformers, PEFT and safetensors raise over files that are not right
+LOAD_ERRORS = (  # what transformers, PEFT and safetensors raise over files that are not right
     OSError,
     ValueError,
     RuntimeError,
