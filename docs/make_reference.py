@@ -9,6 +9,7 @@ and the comment beside it, in the class that checks it.
 import ast
 import inspect
 import io
+import json
 import sys
 import textwrap
 import tokenize
@@ -21,10 +22,10 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 ROOTS = (  # module, class, and what its files are for
-    ("pipeline.config.experiment", "ExperimentConfig", "An experiment: of `rlhf run`."),
-    ("pipeline.config.labeling", "RoomSettings", "A labeling room: of `rlhf room`."),
-    ("labeling_ui.forms", "Form", "A form: `labeling.form` of an experiment."),
-    ("pipeline.studies.robustness.config", "RobustnessConfig", "Of `--suite robustness`."),
+    ("pipeline.config.experiment", "ExperimentConfig", "The file that `rlhf run` takes."),
+    ("pipeline.config.labeling", "RoomSettings", "The file that `rlhf room` takes."),
+    ("labeling_ui.forms", "Form", "The file that `labeling.form` names."),
+    ("pipeline.studies.robustness.config", "RobustnessConfig", "The file of `--suite robustness`."),
 )
 CONFIG_PAGE = """# Configs
 
@@ -98,7 +99,7 @@ def _section(model: type[BaseModel], about: str) -> str:
     rows = list(_fields(model))
     if rows:
         lines += ["| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
+        lines += [f"| {' | '.join(cell.replace(' | ', ' or ') for cell in row)} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 
@@ -122,9 +123,22 @@ def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
                 f"[{inner.__name__}](#{inner.__name__.lower()})"
                 for inner in dict.fromkeys(_models_in(field.annotation))
             ]
-            default = "required" if node.value is None else f"`{ast.unparse(node.value)}`"
-            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`"
+            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`".replace("None", "null")
+            default = _default(node.value)
             yield f"`{field.alias or node.target.id}`", kind, default, _comment(node, comments)
+
+
+def _default(value: ast.expr | None) -> str:
+    """Return a default as YAML has it; that of a config class is in the class's own section."""
+    match value:
+        case None:
+            return "required"
+        case ast.Constant():
+            return f"`{json.dumps(value.value)}`"
+        case ast.Call(args=[], keywords=[]):
+            return "its defaults"
+        case _:
+            return f"`{ast.unparse(value)}`"
 
 
 def _comments(source: str) -> dict[int, tuple[bool, str]]:

@@ -30,6 +30,8 @@ def run_stages(
     Data sets are checked after they are written and before any later stage starts.
     """
     _require_inputs(stages, folder)
+    for stage in stages:
+        stage.check_settings()
     with open_run(folder) as run, display([stage.name for stage in stages]) as shown:
         path = folder / "config.yaml"
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

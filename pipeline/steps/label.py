@@ -15,7 +15,6 @@ from typing import Any
 
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import settled_rankings
-from pipeline.cli.errors import PeopleNeeded
 from pipeline.config.experiment import (
     ExperimentConfig,
     ImportedRankings,
@@ -24,6 +23,7 @@ from pipeline.config.experiment import (
 )
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
+from pipeline.runs.failures import PeopleNeeded
 from pipeline.runs.rounds import in_round, latest
 from pipeline.runs.stage import Source, Stage, Work
 from pipeline.steps.data import DataFolder

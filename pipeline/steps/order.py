@@ -92,8 +92,6 @@ def run_experiment(
         stages = stages[: _index(stages, last) + 1]
     if only is not None:
         stages = _ancestors(stages, folder)
-    for stage in stages:
-        stage.check_settings()
     return run_stages(stages, config, folder, only=only, ranks=ranks)
 
 
