@@ -9,6 +9,7 @@ and the comment beside it, in the class that checks it.
 import ast
 import inspect
 import io
+import json
 import sys
 import textwrap
 import tokenize
@@ -20,12 +21,12 @@ from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-ROOTS = {
-    "pipeline.config.experiment:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
-    "pipeline.config.labeling:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
-    "labeling_ui.forms:Form": "A form of the labeling room: `labeling.form` of an experiment.",
-    "pipeline.studies.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
-}
+ROOTS = (  # module, class, and what its files are for
+    ("pipeline.config.experiment", "ExperimentConfig", "The file that `rlhf run` takes."),
+    ("pipeline.config.labeling", "RoomSettings", "The file that `rlhf room` takes."),
+    ("labeling_ui.forms", "Form", "The file that `labeling.form` names."),
+    ("pipeline.studies.robustness.config", "RobustnessConfig", "The file of `--suite robustness`."),
+)
 CONFIG_PAGE = """# Configs
 
 Made from the code by `make docs`. Every key may be set in the YAML file, or on the command line by
@@ -62,8 +63,7 @@ def configs() -> str:
     """Return a section for each config class that a file can hold, outermost first."""
     parts = [CONFIG_PAGE]
     written: set[type[BaseModel]] = set()
-    for path, about in ROOTS.items():
-        module, name = path.split(":")
+    for module, name, about in ROOTS:
         root = getattr(__import__(module, fromlist=[name]), name)
         for model in _models_below(root):
             if model not in written:
@@ -99,7 +99,7 @@ def _section(model: type[BaseModel], about: str) -> str:
     rows = list(_fields(model))
     if rows:
         lines += ["| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
+        lines += [f"| {' | '.join(cell.replace(' | ', ' or ') for cell in row)} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 
@@ -123,9 +123,22 @@ def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
                 f"[{inner.__name__}](#{inner.__name__.lower()})"
                 for inner in dict.fromkeys(_models_in(field.annotation))
             ]
-            default = "required" if node.value is None else f"`{ast.unparse(node.value)}`"
-            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`"
+            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`".replace("None", "null")
+            default = _default(node.value)
             yield f"`{field.alias or node.target.id}`", kind, default, _comment(node, comments)
+
+
+def _default(value: ast.expr | None) -> str:
+    """Return a default as YAML has it; that of a config class is in the class's own section."""
+    match value:
+        case None:
+            return "required"
+        case ast.Constant():
+            return f"`{json.dumps(value.value)}`"
+        case ast.Call(args=[], keywords=[]):
+            return "its defaults"
+        case _:
+            return f"`{ast.unparse(value)}`"
 
 
 def _comments(source: str) -> dict[int, tuple[bool, str]]:
