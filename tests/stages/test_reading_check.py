@@ -16,9 +16,9 @@ from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
 from stages.forward_check import padding_side
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
