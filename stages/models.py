@@ -46,10 +46,15 @@ from reward_models.model_files import (
     first_line,
     read_json,
 )
-from stages.adapters.backbone import family_of, restrict, set_parameters
+from stages.adapters.backbone import (
+    adapter_size,
+    add_adapter,
+    family_of,
+    layers_of,
+    train_layers,
+)
 from stages.adapters.config import Full, Restricted
 from stages.adapters.prefix import fold_prefixes
-from stages.adapters.top_layers import layers_of, train_layers
 from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
 from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
 from stages.forward_check import check_forward
@@ -238,7 +243,7 @@ def adapt(
         train_layers(whole, adaptation.top_layers)
         return whole
     words = load_tokenizer(str(model.config.name_or_path)) if tokenizer is None else tokenizer
-    return cast(PreTrainedModel, restrict(model, adaptation, words))
+    return cast(PreTrainedModel, add_adapter(model, adaptation, words))
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -288,7 +293,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
 def base_record(model: PeftModel) -> dict[str, object]:
     """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
-    held, whole = set_parameters(model)
+    held, whole = adapter_size(model)
     name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
     base = {
         "name": absolute_name(name),

@@ -7,21 +7,15 @@ from transformers import PreTrainedTokenizerBase
 
 from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.records import Prompt
-from stages.adapters.config import Full, Restricted
-from stages.adapters.config import Prompt as SoftPrompt
+from stages.adapters.config import Family
 from stages.data.template import conversation_ids, prompt_ids
 
 _SLACK = 8  # tokens that a template may add to a longer prompt and not to the shortest
 
 
-def adapted_context_limit(source: str | Path, adaptation: Full | Restricted) -> ContextLimit:
+def adapted_context_limit(source: str | Path, adaptation: Family) -> ContextLimit:
     """Return the limit of a model once a stage has put its adapter on it."""
-    return context_limit(source, soft_prompt(adaptation))
-
-
-def soft_prompt(adaptation: Full | Restricted) -> int:
-    """Return the positions that an adapter takes."""
-    return adaptation.length if isinstance(adaptation, SoftPrompt) else 0
+    return context_limit(source, adaptation.num_positions)
 
 
 def require_fit(

@@ -14,7 +14,6 @@ import numpy as np
 
 from labeling_ui.reports.agreement import (
     Overlap,
-    Rate,
     agreement,
     alpha,
     flag_units,
@@ -26,6 +25,7 @@ from labeling_ui.reports.agreement import (
     signs,
 )
 from labeling_ui.reports.remarks import DISPUTED, remarks_on
+from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
 
 GoldRanks = Mapping[str, Mapping[str, int]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from labeling_ui.reports.agreement import Rate
+from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
 
 FAST_S_PER_100_WORDS = 4.0  # nobody reads 1,500 words a minute

@@ -81,7 +81,7 @@ def score_people(place: str, scoring: Scoring, out: Path) -> Path:
 
 def report(place: Path, out: Path | None) -> Path:
     """report.html of a folder with results, and every table beside it."""
-    from pipeline.report.page import write_report
+    from pipeline.report.build import write_report
 
     page = place / "report.html" if out is None else out
     return write_report(place, page if page.suffix == ".html" else page / "report.html")
@@ -115,7 +115,7 @@ def _shown(stage: str, work: Callable[["Report"], T]) -> T:
 def _print_summary(results: "Results") -> None:
     from rich.console import Console
 
-    from pipeline.report.summary import summary_table
+    from pipeline.report.terminal import summary_table
 
     console = Console(stderr=True)
     console.print()

@@ -238,7 +238,7 @@ def report(run: Path) -> Work:
     """Write the page about the run."""
 
     def work(out: Path, said: Report) -> None:
-        from pipeline.report.page import write_report
+        from pipeline.report.build import write_report
 
         write_report(run, out / "report.html")
         said(Step(1, 1))

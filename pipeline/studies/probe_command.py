@@ -53,7 +53,7 @@ def probe(
         )
     page = out / "probe.html"
     sizes = (len(train), len(held))
-    write_probe_page(page, model=model, found=found, majority=majority_share(held), n=sizes)
+    write_probe_page(page, model=model, probes=found, majority=majority_share(held), n=sizes)
     return page
 
 

@@ -12,12 +12,7 @@ from pydantic import (
 )
 
 # One place to import every stage's settings from.
-from stages.adapters.config import (
-    Adaptation,
-    Full,
-    LoRA,
-    dropout_of,
-)
+from stages.adapters.config import Adaptation, Full, LoRA
 from stages.config import Config, ExternalName, Fraction, expand_home
 
 # One place to import every stage's settings from.
@@ -208,7 +203,7 @@ class PPOConfig(Config):
     @model_validator(mode="after")
     def dropout_is_off(self) -> Self:
         """Refuse an adapter's dropout."""
-        if dropout := dropout_of(self.adaptation):
+        if dropout := self.adaptation.adapter_dropout:
             raise ValueError(
                 f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
                 "dropout does the ratio of new to old probabilities start at 1"

@@ -12,9 +12,8 @@ from reward_models.backbone import hidden_size, transformer
 from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.adapters.backbone import share_frozen, twin
+from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
-from stages.adapters.top_layers import train_layers
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
 from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
 from stages.ppo.joint import require_one_pass
@@ -69,8 +68,10 @@ def load_models(
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
-    spare = None if isinstance(adaptation, Full) else twin(base.requires_grad_(False))
-    bare = None if spare is None else twin(spare)
+    spare = (
+        None if isinstance(adaptation, Full) else copy_sharing_frozen(base.requires_grad_(False))
+    )
+    bare = None if spare is None else copy_sharing_frozen(spare)
     reward = RewardModel.load(reward_model, spare)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
@@ -86,7 +87,7 @@ def load_models(
     reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
     critic = _own_critic(reward) if own_critic else ValueHead(hidden_size(transformer(trained)))
     unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
-    reference = bare if bare is not None and unfelt else twin(trained)
+    reference = bare if bare is not None and unfelt else copy_sharing_frozen(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     if isinstance(sharing, Joint):
@@ -105,7 +106,7 @@ def _own_critic(reward: RewardModel) -> RewardModel:
     A reward model's head was trained to read the last token alone. Where the layers below cannot
     come to meet it, its values stayed worse than a constant for a whole run (docs/ppo.md).
     """
-    critic = twin(reward)
+    critic = copy_sharing_frozen(reward)
     if critic.card.head_only:
         torch.nn.init.zeros_(critic.head.weight)
         torch.nn.init.zeros_(critic.bias)

@@ -19,9 +19,9 @@ from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.data.supervised import encode, response_loss
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig

@@ -80,7 +80,7 @@ def measure(work: Path, way: str) -> dict[str, object]:
     libraries = _memory("VmRSS")
     if way == "four-bases":
         vars(models)["share_frozen"] = _share_nothing
-        vars(models)["twin"] = copy.deepcopy
+        vars(models)["copy_sharing_frozen"] = copy.deepcopy
     full = way == "four-full"
     config = tiny_config(
         episodes=8,

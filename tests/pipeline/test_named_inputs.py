@@ -19,7 +19,7 @@ from pipeline.runs.manifest import Hashes
 from pipeline.steps.plan import plan
 from pipeline.studies.robustness.config import RobustnessConfig
 from stages.config import ExternalName, _first_marker, external_names, without_external_names
-from stages.users.config import UserSetsConfig
+from stages.users.config import UserAdaptersConfig
 
 # Texts of configs that name nothing outside: words, addresses, instructions, keys.
 TEXTS = {
@@ -46,7 +46,7 @@ def classes(annotation: Any, seen: set[type] | None = None) -> Iterator[type[Bas
 
 FIELDS = [
     (kind, key, field)
-    for root in (ExperimentConfig, RobustnessConfig, UserSetsConfig)
+    for root in (ExperimentConfig, RobustnessConfig, UserAdaptersConfig)
     for kind in classes(root)
     for key, field in kind.model_fields.items()
 ]

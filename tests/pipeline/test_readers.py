@@ -22,7 +22,6 @@ from pipeline.evaluation.scorers.validity import read_begin
 from pipeline.evaluation.suites import bias
 from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
-from pipeline.hosts import read_hosts
 from pipeline.labeling.room import add_tasks
 from pipeline.steps.plan import plan
 from pipeline.studies import e2e_data
@@ -124,7 +123,6 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", e2e_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
-    "hosts": ("h.txt", "one slots=2\ntwo\n", read_hosts),
     "results": (
         "r.json",
         json.dumps({"results": {}, "quantities": {}, "comparisons": [], "scorers": {},

@@ -166,7 +166,7 @@ def test_the_same_suite_again_trains_nothing_and_other_settings_train_anew(
     def train(*_: object, **__: object) -> None:
         raise Trains
 
-    monkeypatch.setattr("stages.sft.train.train_sft", train)
+    monkeypatch.setattr("pipeline.studies.robustness.family.train_sft", train)
     folder = shutil.copytree(done[0], tmp_path / "again")
     assert run_suite(config, folder, PlainDisplay()).cells == done[1].cells
     longer = config.model_copy(update={"sft": config.sft.model_copy(update={"epochs": 9})})

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from stages.adapters.top_layers import layers_of
+from stages.adapters.backbone import layers_of
 from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate

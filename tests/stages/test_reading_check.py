@@ -13,12 +13,12 @@ from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.packed_attention import ATTENTION, attention_mismatch, enable_packing
 from stages.adapters.config import LoRA
-from stages.adapters.prefix_attention import let_attend_to_sets, row_prefix_attention
+from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
 from stages.forward_check import padding_side
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
@@ -77,8 +77,8 @@ def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
     model = tiny("falcon, new decoder", tmp_path)
     refused = r"chosen by name.* sees later tokens"
     with pytest.raises(ValueError, match=refused):
-        let_attend_to_sets(model)
-    with pytest.raises(ValueError, match=refused), row_prefix_attention(model):
+        use_prefix_attention(model)
+    with pytest.raises(ValueError, match=refused), prefix_attention(model):
         pass
     assert model.config._attn_implementation == "sdpa"
     assert_causal(transformer(model))

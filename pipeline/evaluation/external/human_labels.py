@@ -124,7 +124,7 @@ def agreement_notes(rankings: Sequence[Ranking], seed: int) -> list[str]:
     if found.value is not None and found.low is not None and found.high is not None:
         notes.append(
             f"two annotators order {found.value:.1%} of {found.num_pairs} pairs alike "
-            f"({found.low:.1%} to {found.high:.1%}; {found.num_tasks} tasks); the paper's: 72.6 %"
+            f"({found.low:.1%} to {found.high:.1%}; {found.num_prompts} tasks); the paper's: 72.6 %"
         )
     tau = mean_tau_b(pairs)
     notes += [] if tau is None else [f"mean tau-b of two rankings: {tau:.2f}"]

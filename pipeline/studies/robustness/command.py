@@ -1,13 +1,12 @@
 """What `rlhf evaluate --suite robustness` does: read the config, run the suite, draw the page."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from pipeline.config.loading import load_mapping
-from pipeline.config.messages import first_error
+from pipeline.config.messages import first_error, require
 from pipeline.config.shipped import configs_folder
 from pipeline.studies.robustness.config import RobustnessConfig
 
@@ -25,11 +24,7 @@ def load_robustness(path: Path, sets: Sequence[str]) -> RobustnessConfig:
 def robustness(path: Path | None, sets: Sequence[str], out: Path | None) -> Path:
     """All families, both domains; the page's path. Without a config, the quickstart's."""
     config = load_robustness(path or configs_folder() / QUICKSTART, sets)
-    for needed in ("rouge_score", "sacrebleu"):
-        if find_spec(needed) is None:
-            raise ValueError(
-                f"{needed} is not installed: pip install 'instruct-rlhf[benchmarks]' for robustness"
-            )
+    require("benchmarks", "rouge_score", "sacrebleu")
     folder = out if out is not None else Path("runs") / config.name
     from pipeline.runs.display import display
     from pipeline.studies.robustness.family import BASE

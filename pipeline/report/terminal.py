@@ -14,7 +14,7 @@ from pipeline.evaluation.samples.results import Results
 from pipeline.evaluation.samples.tables import Cell
 from pipeline.report.words import MISSING, cell_text, filter_title, interval, named, number
 
-_LINES = (
+LINES = (
     ("preference", "win_rate", "all"),
     ("preference_by_reward_model", "win_rate", "all"),
     ("use_cases", "gold", "all"),
@@ -35,8 +35,8 @@ _LINES = (
     ("responses", "refusal", "all"),
     ("responses", "repeated_answer", "all"),
 )
-_MOST_COLUMNS = 5
-_PAGE_ONLY = {"correct", "answered_unanswerable", "toxic_share", "eos_rate", "refusal"}
+MOST_COLUMNS = 5
+PAGE_ONLY = {"correct", "answered_unanswerable", "toxic_share", "eos_rate", "refusal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +50,19 @@ class Line:
 
 
 def summary_lines(results: Results) -> list[Line]:
-    """The lines that these results can fill, in the order of the question."""
+    """Return the lines that these results can fill, in the order of the question."""
     models = results.models
     baseline = str(results.about.get("baseline", ""))
-    found = []
+    lines = []
     for key in _keys(results):
-        won = key[1] == "win_rate"  # the baseline's own is one half by definition
+        is_win_rate = key[1] == "win_rate"  # the baseline's own is one half by definition
         cells = tuple(
-            None if won and model == baseline else results.cell(model, *key) for model in models
+            None if is_win_rate and model == baseline else results.cell(model, *key)
+            for model in models
         )
         against = results.comparison(models[-1], baseline, *key)
-        found.append(Line(key[1], _title(*key, baseline), cells, against))
-    return found
+        lines.append(Line(key[1], _title(*key, baseline), cells, against))
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ class Summary:
     lines: Sequence[Line]
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """The widest of the layouts that the terminal has room for."""
-        if len(self.models) > _MOST_COLUMNS:
-            count = min(_MOST_COLUMNS, len(self.lines))
+        """Yield the widest of the layouts that the terminal has room for."""
+        if len(self.models) > MOST_COLUMNS:
+            count = min(MOST_COLUMNS, len(self.lines))
             layouts = [self._by_model(self.lines[:most]) for most in range(count, 0, -1)]
         else:
             layouts = [self._by_measure(compared=True), self._by_measure(compared=False)]
@@ -84,7 +85,7 @@ class Summary:
             if table is not None:
                 yield table
                 yield Text(self._caption(len(heads) - 1))
-                if len(heads) == 1 + len(self.models) <= _MOST_COLUMNS + 1:
+                if len(heads) == 1 + len(self.models) <= MOST_COLUMNS + 1:
                     yield from self._verdicts()
                 return
         yield from self._blocks()
@@ -99,7 +100,7 @@ class Summary:
         return heads, rows
 
     def _verdicts(self) -> Iterator[RenderableType]:
-        """The last column as lines of text, where there is no room for it."""
+        """Yield the last column as lines of text, where there is no room for it."""
         titles: dict[str, list[str]] = {}
         for line in self.lines:
             if line.against_baseline is not None:
@@ -110,13 +111,13 @@ class Summary:
 
     def _by_model(self, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         rows = [
-            [model, *(_two_lines(line.cells[place]) for line in lines)]
-            for place, model in enumerate(self.models)
+            [model, *(_two_lines(line.cells[index]) for line in lines)]
+            for index, model in enumerate(self.models)
         ]
         return ["", *(line.title for line in lines)], rows
 
     def _blocks(self) -> Iterator[RenderableType]:
-        """A line a number, for a terminal too narrow for any table."""
+        """Yield a line a number, for a terminal too narrow for any table."""
         for line in self.lines:
             yield Text(line.title, style="bold")
             for model, cell in zip(self.models, line.cells, strict=True):
@@ -127,9 +128,9 @@ class Summary:
 
     def _caption(self, columns: int) -> str:
         about = "Below each number: its 95 % confidence interval over prompts."
-        if len(self.models) > _MOST_COLUMNS:
-            shown = f"{columns} of {len(self.lines)} measures"
-            return f"{shown}. {about} rlhf report shows all measures and every difference."
+        if len(self.models) > MOST_COLUMNS:
+            measures = f"{columns} of {len(self.lines)} measures"
+            return f"{measures}. {about} rlhf report shows all measures and every difference."
         named = "A change is named only where it is statistically significant."
         return f"{about} {named}" if self._is_compared else about
 
@@ -139,22 +140,22 @@ class Summary:
 
 
 def summary_table(results: Results) -> Summary:
-    """For the end of a terminal's output: measures by policy, each above its 95 % interval."""
-    lines = [line for line in summary_lines(results) if line.metric not in _PAGE_ONLY]
+    """Return measures by policy, each above its 95 % interval, for the end of a run."""
+    lines = [line for line in summary_lines(results) if line.metric not in PAGE_ONLY]
     return Summary(results.models, str(results.about.get("baseline", "")), lines)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Table | None:
-    """A table none of whose columns is narrower than its longest word; None where none fits."""
+    """Return a table with no column narrower than its longest word; None where none fits."""
     columns = list(zip(heads, *rows, strict=True))
     widths, spare = [_least_width(column) for column in columns], room - 2 * (len(heads) - 1)
     spare -= sum(widths)
     if spare < 0:
         return None
-    for place, column in reversed(list(enumerate(columns))):
+    for index, column in reversed(list(enumerate(columns))):
         lines = [line for text in column for line in Text.from_markup(text).plain.split("\n")]
-        more = min(spare, max(map(len, lines)) - widths[place])
-        widths[place], spare = widths[place] + more, spare - more
+        more = min(spare, max(map(len, lines)) - widths[index])
+        widths[index], spare = widths[index] + more, spare - more
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for head, width in zip(heads, widths, strict=True):
         table.add_column(head, width=width)
@@ -173,7 +174,7 @@ def _least_width(column: Sequence[str]) -> int:
 
 
 def reward_model_sentence(held_out: Path) -> str | None:
-    """How often the reward model orders held-out pairs as annotators did, beside their ceiling.
+    """Return how often the reward model orders held-out pairs as annotators did, and their ceiling.
 
     None where there is no such file, or no pair was held out.
     """
@@ -183,16 +184,16 @@ def reward_model_sentence(held_out: Path) -> str | None:
     if held["pair_accuracy"] is None:
         return None
     low, high = held["ci95"]
-    said = (
+    sentence = (
         f"Reward model: {held['pair_accuracy']:.1%} of {held['n_pairs']} held-out pairs ordered as "
         f"the annotators did ({low:.1%} to {high:.1%})"
     )
     if held["ceiling"] is None or held["ceiling"]["oracle_accuracy"]["value"] is None:
-        return f"{said}."  # nobody ranked what another had ranked
+        return f"{sentence}."  # nobody ranked what another had ranked
     ceiling = held["ceiling"]["oracle_accuracy"]["value"]
     agreed = held["ceiling"]["agreement"]["value"]
     return (
-        f"{said}. Two annotators agree on {agreed:.1%} of pairs; if they err independently and "
+        f"{sentence}. Two annotators agree on {agreed:.1%} of pairs; if they err independently and "
         f"equally often, a model without errors would reach {ceiling:.1%}."
     )
 
@@ -204,24 +205,22 @@ def _two_lines(cell: Cell | None) -> str:
     return f"{number(cell.value, name)}\n[dim]{interval(*cell.ci95, name)}[/dim]"
 
 
-def verdict_text(found: Comparison | None) -> str:
-    """The verdict as it may be printed; nothing where there was no comparison."""
-    if found is None:
+def verdict_text(comparison: Comparison | None) -> str:
+    """Return the verdict as it may be printed; nothing where there was no comparison."""
+    if comparison is None:
         return ""
-    if found.quantity.metric != "win_rate":
-        return found.verdict
-    return {"rise": "wins more often", "reduction": "loses more often"}.get(
-        found.verdict, found.verdict
-    )
+    won = {"rise": "wins more often", "reduction": "loses more often"}
+    verdict = comparison.verdict
+    return won.get(verdict, verdict) if comparison.quantity.metric == "win_rate" else verdict
 
 
 def _keys(results: Results) -> list[tuple[str, str, str]]:
     every = list(dict.fromkeys(_key(cell) for cell in results.cells))
     return [
         key
-        for wanted in _LINES
+        for wanted in LINES
         for key in every
-        if all(part is None or part == mine for part, mine in zip(wanted, key, strict=True))
+        if all(part is None or part == own for part, own in zip(wanted, key, strict=True))
     ]
 
 
