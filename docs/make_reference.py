@@ -10,6 +10,7 @@ import ast
 import inspect
 import io
 import json
+import re
 import sys
 import textwrap
 import tokenize
@@ -106,6 +107,7 @@ def _section(model: type[BaseModel], about: str) -> str:
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Yield key, type, default and comment of each field, as they stand in the class's source."""
+    rows: dict[str, tuple[str, str, str, str]] = {}  # a subclass's own field replaces a base's
     for owner in reversed(model.__mro__):
         if not (issubclass(owner, BaseModel) and owner is not BaseModel):
             continue
@@ -125,7 +127,9 @@ def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
             ]
             kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`".replace("None", "null")
             default = _default(node.value)
-            yield f"`{field.alias or node.target.id}`", kind, default, _comment(node, comments)
+            key = f"`{field.alias or node.target.id}`"
+            rows[key] = (key, kind, default, _comment(node, comments))
+    yield from rows.values()
 
 
 def _default(value: ast.expr | None) -> str:
@@ -162,7 +166,7 @@ def _comment(node: ast.AnnAssign, comments: dict[int, tuple[bool, str]]) -> str:
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         if line in comments
     ]
-    text = " ".join([*above, *beside])
+    text = re.sub(r"\bNone\b", "null", " ".join([*above, *beside]))
     return text[:1].upper() + text[1:] if text else ""
 
 

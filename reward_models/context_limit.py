@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from reward_models.base_names import base_source
+from reward_models.compat import FakeTensor
 from reward_models.model_card import CARD, RewardCard
 from reward_models.model_files import ADAPTER_CONFIG, check_source, first_line
 

@@ -125,7 +125,9 @@ class AtomicCheckpoints(StageTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model whole, whatever shards it."""
-        self._save(output_dir, self.trained_weights() if self.is_sharded else None)
+        weights = self.trained_weights() if self.is_sharded else None
+        if self.args.should_save:
+            self.write_model(Path(output_dir or self._folder()), weights)
 
     def restore(self, checkpoint: Path | None) -> None:
         """Fill in what a checkpoint holds, which is whole, once everything is sharded."""

@@ -5,6 +5,7 @@ version differs.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
+
+from reward_models.compat import whole_modules
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ACCELERATE_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "CUDA_VISIBLE_DEVICES")
@@ -29,6 +32,17 @@ def set_group_timeouts(limit: timedelta) -> None:
     """
     for group in list(dist.distributed_c10d._world.pg_map):
         dist.distributed_c10d._set_pg_timeout(limit, group)
+
+
+def recompile_limit(limit: int) -> AbstractContextManager[None]:
+    """Let torch.compile make so many versions of a function for different shapes (torch 2.13)."""
+    patch: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=limit)
+    return patch
+
+
+def mark_static_address(tensor: Tensor) -> None:
+    """Let a CUDA graph use a tensor where it is, without a copy (torch 2.13)."""
+    torch._dynamo.mark_static_address(tensor)
 
 
 # accelerate
@@ -265,9 +279,9 @@ def _set_zero_shard(parameter: nn.Parameter, full: Tensor, key: str | None) -> N
 
 
 def layer_classes(model: nn.Module) -> set[str]:
-    """Return the names of the classes of a model's transformer layers (transformers 5.23)."""
+    """Return the names of the classes of a model's transformer layers."""
     bases = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    return {name for base in bases for name in base._no_split_modules or ()}
+    return {name for base in bases for name in whole_modules(base) or ()}
 
 
 class StageTrainer(Trainer):

@@ -12,7 +12,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl
 from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
@@ -98,7 +98,7 @@ def advance(
     states: dict[str, str] = {}
     with open_run(folder) as run:
         (folder / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
-        for stage in plan(config, folder):
+        for stage in experiment_stages(config, folder):
             if stage.name == "sample":
                 continue
             states[stage.name] = execute(run, stage, report)
@@ -108,10 +108,10 @@ def advance(
 
 
 def execute(run: Run, stage: Any, report: Report) -> str:
-    standing = run.standing(stage)
-    if standing.state != "finished":
-        run.execute(stage, standing, report)
-    return str(standing.state)
+    status = run.status(stage)
+    if status.state != "finished":
+        run.execute(stage, status, report)
+    return str(status.state)
 
 
 def cut_off_in_ppo(step: Step) -> None:
@@ -243,15 +243,15 @@ def test_a_base_of_an_installed_package_is_named_by_the_package(tmp_path: Path):
 
 
 def test_a_store_of_users_moves_with_the_model_that_it_lies_in(finished: Path, tmp_path: Path):
-    from stages.users.config import UserSetsConfig
-    from stages.users.train import train_user_sets
+    from stages.users.config import UserAdaptersConfig
+    from stages.users.train import train_user_adapters
     from tests.stages.family_cells import DEMONSTRATIONS
 
     model = tmp_path / "run/sft/model"
     shutil.copytree(finished / "base", model)
     store = open_user_store(model / "users", load_policy(model))
-    config = UserSetsConfig(steps=1)
-    train_user_sets(
+    config = UserAdaptersConfig(steps=1)
+    train_user_adapters(
         load_policy(model),
         load_tokenizer(model),
         {"ann": DEMONSTRATIONS[:2]},
