@@ -9,7 +9,8 @@ A row of any file that reward_models/row_files.py reads:
 
 `context` and `category` are kept. A prompt is parsed as everywhere, by
 reward_models/conversations.py, and its responses are left as they are; only where both begin with
-the whole prompt, and it is a dialogue or messages, is it removed. A pair whose responses are equal is left out.
+the whole prompt, and it is a dialogue or messages, is it removed. A pair whose responses are equal
+is left out.
 """
 
 from collections.abc import Iterator, Mapping

@@ -16,7 +16,7 @@ from stages.data.supervised import encode
 from stages.data.template import conversation_ids
 from stages.ppo.trainer import _tokens
 from stages.reward.batches import ranked_prompts
-from tests.stages.chat_templates import CHATS, build
+from tests.stages.data.chat_templates import CHATS, build
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

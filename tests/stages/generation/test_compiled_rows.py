@@ -11,7 +11,13 @@ from stages.adapters.config import Adaptation, Bottleneck, LoRA, Prefix
 from stages.adapters.lora import merged_lora
 from stages.generation import compiled as compiled_rows
 from stages.models import adapt
-from tests.stages.test_generation import VOCABULARY, ragged_prompts, respond, tiny, word_tokenizer
+from tests.stages.generation.test_generation import (
+    VOCABULARY,
+    ragged_prompts,
+    respond,
+    tiny,
+    word_tokenizer,
+)
 
 PROMPTS = [prompt for prompt in ragged_prompts(7) for _ in range(3)]
 

@@ -8,7 +8,6 @@ import pytest
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import (
     load_demonstrations,
-    pretraining_texts,
     load_prompts,
     pretraining_texts,
 )
