@@ -63,7 +63,7 @@ def observe(name: str, folder: Path) -> Observed:
         return Observed(refused=str(error).removeprefix(f"{source}: "))
     sampling = check_sampling(policy, tokenizer)
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     prompts = check_scores(reward)
     rows = check_episodes(source, folder / "reward", tokenizer)
@@ -228,7 +228,7 @@ def trained(name: str, folder: Path) -> str:
         if "cannot be fine-tuned" not in str(error):
             raise
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     assert abs(_after_ppo(source, folder)) < NATS
     return ", ".join([*told, "PPO"])

@@ -166,7 +166,7 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
 ):
     source = save(name, tmp_path / "base")
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(source)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(source)), {"simulated"})
     reward.save(tmp_path / "reward")
     config = PPOConfig.model_validate({"adaptation": {"family": "full", "top_layers": 1}})
     models = load_models(
