@@ -12,8 +12,8 @@ from pipeline.steps.order import is_ppo
 PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
-    ("ppo/gold", "second opinion"),
-    ("ppo/win_rate", "win rate against the start, by the second opinion"),
+    ("ppo/gold", "gold reward"),
+    ("ppo/win_rate", "win rate against the start, by the gold reward"),
     ("ppo/toxicity", "toxicity of validation answers"),
     ("ppo/kl_nats", "KL from SFT, nats"),
     ("ppo/entropy_nats_per_token", "entropy, nats per token"),
@@ -50,13 +50,13 @@ def reward_against_kl(inputs: ReportInputs) -> Group:
 
 
 def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
-    """Return the gains in score and in second opinion against the square root of the KL.
+    """Return the gains in score and in gold reward against the square root of the KL.
 
     Gains are over the first measurement, because the zeros of the two are unrelated.
     """
     rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold") is not None]
     curves = []
-    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "second opinion")):
+    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "gold reward")):
         points = [
             (max(row["ppo/gold_kl_nats"] or 0.0, 0.0) ** 0.5, (row[name] or 0.0)) for row in rows
         ]
@@ -64,7 +64,7 @@ def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
         curves.append(Curve(title, gains, accent=name == "ppo/gold", dots=True))
     return line_panel(
         curves if len(rows) > 1 else [],
-        title=f"gain in score and second opinion, {stage}",
+        title=f"gain in score and gold reward, {stage}",
         x_title="square root of the KL from SFT",
         tall=True,
     )
