@@ -7,7 +7,7 @@ from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, line_panel
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import Group, group
-from pipeline.steps.order import is_ppo
+from pipeline.runs.rounds import is_ppo
 
 PPO_CURVES = (
     ("ppo/score", "reward model score"),

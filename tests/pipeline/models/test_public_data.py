@@ -8,7 +8,7 @@ from pipeline.models.public_data import write_public_data
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, read_records
 from stages.data.demonstrations import load_pretraining_texts
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "train"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"
 SEED_TASKS = SHARED / "self-instruct" / "seed_tasks.jsonl"
 

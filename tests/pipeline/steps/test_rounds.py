@@ -11,12 +11,12 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.runner import conduct
-from pipeline.steps.order import is_ppo, last_round, latest, stage_names
-from pipeline.steps.plan import plan, policies
+from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
+from pipeline.steps.order import experiment_stages, run_experiment
+from pipeline.steps.policies import compared_policies
 from reward_models.records import Ranking, RankingTask, read_records
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     "threads=1",
     "sft.epochs=1",
@@ -46,9 +46,9 @@ def config(*sets: str) -> ExperimentConfig:
 def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one round, asked for a second one afterwards."""
     run = tmp_path_factory.mktemp("rounds") / "run"
-    conduct(config(), run, until="ppo")
+    run_experiment(config(), run, until="ppo")
     before = written(run)
-    conduct(config("rounds=2"), run, until="ppo-2")
+    run_experiment(config("rounds=2"), run, until="ppo-2")
     assert {name: found for name, found in written(run).items() if name in before} == before
     return run
 
@@ -107,7 +107,7 @@ def test_two_finished_rounds_are_up_to_date(
     two_rounds: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = written(two_rounds)
-    conduct(config("rounds=2"), two_rounds, until="ppo-2")
+    run_experiment(config("rounds=2"), two_rounds, until="ppo-2")
     assert written(two_rounds) == before
     said = capfd.readouterr().err
     assert all(f"{name}: up to date" in said for name in ("sample-2", "reward-2", "ppo-2"))
@@ -115,13 +115,13 @@ def test_two_finished_rounds_are_up_to_date(
 
 def test_stages_and_policies_of_three_rounds_come_in_order(tmp_path: Path) -> None:
     asked = config("rounds=3")
-    assert [stage.name for stage in plan(asked, tmp_path)][-14:] == [
+    assert [stage.name for stage in experiment_stages(asked, tmp_path)][-14:] == [
         *("sample", "label", "reward", "ppo"),
         *("sample-2", "label-2", "reward-2", "ppo-2"),
         *("sample-3", "label-3", "reward-3", "ppo-3"),
         *("evaluate", "report"),
     ]
-    assert list(policies(asked, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
+    assert list(compared_policies(asked, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
 
 
 def test_folders_tell_the_rounds(two_rounds: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_option_overrides_the_configs_rounds(
         asked.append(config.rounds)
         return folder
 
-    monkeypatch.setattr("pipeline.runs.runner.conduct", conduct_nothing)
+    monkeypatch.setattr("pipeline.steps.order.run_experiment", conduct_nothing)
     for extra in ([], ["--rounds", "3"], ["--set", "rounds=2"]):
         command = ["run", str(ROOT / "configs/quickstart.yaml"), "--out", str(tmp_path), *extra]
         assert CliRunner().invoke(app, command).exit_code == 0

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.evaluation.generate import generate_completions
-from pipeline.runs.runner import conduct
+from pipeline.steps.order import experiment_stages, run_experiment
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import Prompt as SoftPrompt
@@ -76,7 +76,7 @@ def experiment(base: Path, folder: Path, long: dict[str, int], **more: Any) -> E
 def refusal(config: ExperimentConfig, folder: Path) -> str:
     """The line of a run that is refused; nothing but data has been made then."""
     with pytest.raises(ValueError, match="positions") as caught:
-        conduct(config, folder / "run")
+        run_experiment(config, folder / "run")
     assert "\n" not in str(caught.value)
     stages = {path.parent.name for path in (folder / "run").glob("*/started.json")}
     assert stages == {"data"}
@@ -122,7 +122,7 @@ def test_test_prompts_that_stand_twice_are_refused_before_anything_is_trained(
     rows = [{"prompt": "w1 w4"}, {"prompt": "w1 w4"}]
     write_jsonl(tmp_path / "test_prompts.jsonl", rows)
     with pytest.raises(ValueError, match="two have the id"):
-        conduct(config, tmp_path / "run")
+        run_experiment(config, tmp_path / "run")
     assert not (tmp_path / "run/sft").exists()
 
 
@@ -208,10 +208,8 @@ def test_a_run_whose_texts_fit_is_not_refused(base: Path, tmp_path: Path):
     logging.disable(logging.WARNING)
     config = experiment(base, tmp_path, {"ranking_prompts": POSITIONS - 4})
     try:
-        conduct(config, tmp_path / "run", until="data")
-        from pipeline.steps.length_check import check_lengths
-
-        names = {"sft", "sample", "select", "ppo", "evaluate"}
-        check_lengths(config, tmp_path / "run/data", names)
+        run_experiment(config, tmp_path / "run", until="data")
+        for stage in experiment_stages(config, tmp_path / "run"):
+            stage.check_data()
     finally:
         logging.disable(logging.NOTSET)

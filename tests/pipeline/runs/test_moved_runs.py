@@ -12,7 +12,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl
 from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
@@ -98,7 +98,7 @@ def advance(
     states: dict[str, str] = {}
     with open_run(folder) as run:
         (folder / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
-        for stage in plan(config, folder):
+        for stage in experiment_stages(config, folder):
             if stage.name == "sample":
                 continue
             states[stage.name] = execute(run, stage, report)
@@ -108,10 +108,10 @@ def advance(
 
 
 def execute(run: Run, stage: Any, report: Report) -> str:
-    standing = run.standing(stage)
-    if standing.state != "finished":
-        run.execute(stage, standing, report)
-    return str(standing.state)
+    status = run.status(stage)
+    if status.state != "finished":
+        run.execute(stage, status, report)
+    return str(status.state)
 
 
 def cut_off_in_ppo(step: Step) -> None:

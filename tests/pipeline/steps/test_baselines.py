@@ -13,20 +13,21 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.models.speaker import (
-    Speaker,
-    ask,
+from pipeline.models.prompting import (
+    PromptedPolicy,
     best_of_n_kl,
-    notes_of,
+    choose_prefix,
+    generate_answers,
     own_weights,
+    prompted_policy,
+    prompting_notes,
     shots_ids,
-    speaker_of,
 )
 from pipeline.steps.instructions import task_sets
-from pipeline.steps.plan import plan, policies
-from pipeline.steps.prefix import choose_prefix
+from pipeline.steps.order import experiment_stages
+from pipeline.steps.policies import compared_policies
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt
+from reward_models.records import Demonstration
 from stages.data.template import prompt_ids
 from stages.generation.config import SamplingConfig
 from stages.generation.score import score_sequences
@@ -43,16 +44,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_world(tmp_path_factory.mktemp("world"))
 
 
-def best_of(world: tuple[Path, Path], n: int) -> Speaker:
-    return Speaker(str(world[0]), best_of=n, reward_model=str(world[1]))
+def best_of(world: tuple[Path, Path], n: int) -> PromptedPolicy:
+    return PromptedPolicy(str(world[0]), best_of=n, reward_model=str(world[1]))
 
 
-def scores(world: tuple[Path, Path], speaker: Speaker) -> list[float]:
+def scores(world: tuple[Path, Path], prompted: PromptedPolicy) -> list[float]:
     tokenizer, policy = load_tokenizer(world[0]), load_policy(world[0])
-    drawn = ask(speaker, policy, tokenizer, PROMPTS, SAMPLING, torch.Generator().manual_seed(0))
-    asked = [prompt_ids(tokenizer, one.prompt) for one in PROMPTS]
-    whole = [ids + one.ids for ids, one in zip(asked, drawn, strict=True)]
-    return score_sequences(RewardModel.load(world[1]), whole)
+    generator = torch.Generator().manual_seed(0)
+    answers = generate_answers(prompted, policy, tokenizer, PROMPTS, SAMPLING, generator)
+    prompts = [prompt_ids(tokenizer, prompt.prompt) for prompt in PROMPTS]
+    sequences = [ids + answer.ids for ids, answer in zip(prompts, answers, strict=True)]
+    return score_sequences(RewardModel.load(world[1]), sequences)
 
 
 def test_more_answers_to_pick_from_score_higher(world: tuple[Path, Path]):
@@ -71,9 +73,9 @@ def test_the_prefix_stands_before_the_prompt_and_not_in_the_row(
     world: tuple[Path, Path], tmp_path: Path
 ):
     tokenizer = load_tokenizer(world[0])
-    ids = shots_ids(tokenizer, [(Prompt("w1 w2"), "good")])
-    Speaker(str(world[0]), prefix=ids).write(tmp_path, {})
-    assert speaker_of(tmp_path) == Speaker(str(world[0]), prefix=ids)
+    ids = shots_ids(tokenizer, [Demonstration("w1 w2", "good")])
+    PromptedPolicy(str(world[0]), prefix=ids).write(tmp_path, {})
+    assert prompted_policy(tmp_path) == PromptedPolicy(str(world[0]), prefix=ids)
     greedy = SAMPLING.model_copy(update={"temperature": 0.0})
     asked = generate_completions(
         {"base": world[0], "prompted": tmp_path}, PROMPTS, suite="test", sampling=greedy, seed=0
@@ -124,7 +126,7 @@ def test_only_models_are_asked_for_likelihoods_and_the_kl_is_told(
     best_of(world, 16).write(tmp_path, {})
     judged = {"sft": world[0], "best-of-16": tmp_path}
     assert own_weights(judged) == {"sft": world[0]}
-    assert any("1.84 nats" in note for note in notes_of(judged))
+    assert any("1.84 nats" in note for note in prompting_notes(judged))
 
 
 def test_a_held_out_cluster_is_asked_and_never_learnt_and_all_templates_are_used(tmp_path: Path):
@@ -178,9 +180,9 @@ def test_baselines_are_stages_before_the_evaluation_and_rows_in_it(tmp_path: Pat
     asked = [PromptedBase(kind="prompted"), BestOfN(kind="best_of_n", n=4)]
     tuned = InstructionTuned(kind="instruction_tuned", held_out=["classify"])
     config = ExperimentConfig(name="x", baselines=[*asked, tuned])
-    names = [stage.name for stage in plan(config, tmp_path)]
+    names = [stage.name for stage in experiment_stages(config, tmp_path)]
     assert names[-5:] == ["prompted", "best-of-4", "instructed", "evaluate", "report"]
-    compared = list(policies(config, tmp_path))
+    compared = list(compared_policies(config, tmp_path))
     assert compared == ["base", "prompted", "instructed", "sft", "best-of-4", "ppo"]
 
 
@@ -189,8 +191,8 @@ def test_baselines_are_judged_beside_models_and_left_out_of_likelihoods(
 ):
     for name in ("prompted", "best-of-4"):
         (tmp_path / name).mkdir()
-    ids = shots_ids(load_tokenizer(world[0]), [(Prompt("w1 w2"), "good")])
-    Speaker(str(world[0]), prefix=ids).write(tmp_path / "prompted", {})
+    ids = shots_ids(load_tokenizer(world[0]), [Demonstration("w1 w2", "good")])
+    PromptedPolicy(str(world[0]), prefix=ids).write(tmp_path / "prompted", {})
     best_of(world, 4).write(tmp_path / "best-of-4", {})
     asked = {"base": world[0], "prompted": tmp_path / "prompted", "sft": world[0]}
     setting = Inputs(

@@ -7,20 +7,48 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.runs.manifest import Hashes, Manifest
-from pipeline.runs.run import Stage, open_run
+from pipeline.runs.run import open_run
+from pipeline.runs.stage import Source, Stage
 from stages.progress import Report, Step, silent
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Job(Stage):
+    """A stage made of its parts."""
+
+    name: str
+    do: Callable[[Path, Report], None] = lambda _, __: None
+    given: Mapping[str, Source] = field(default_factory=dict)
+    decisive: Mapping[str, Any] = field(default_factory=lambda: {"seed": 0})
+    kinds: frozenset[str] = frozenset()
+    about = "a job"
+
+    def inputs(self) -> Mapping[str, Source]:
+        return self.given
+
+    def settings(self) -> Mapping[str, Any]:
+        return self.decisive
+
+    def run(self, out: Path, report: Report) -> None:
+        self.do(out, report)
+
+    def labels(self, out: Path) -> set[str]:
+        assert out.is_dir()
+        return set(self.kinds)
 
 
 def copying(run: Path, word: str = "x", *, done: list[str] | None = None) -> Stage:
-    """A stage that writes its input and a word of its settings."""
+    """Write the input and a word of the settings."""
 
     def work(out: Path, report: Report) -> None:
         text = (run / "given.txt").read_text()
@@ -30,7 +58,7 @@ def copying(run: Path, word: str = "x", *, done: list[str] | None = None) -> Sta
             done.append(word)
 
     settings = {"seed": 0, "copy": {"word": word}}
-    return Stage("copy", "copying", settings, {"given": run / "given.txt"}, work)
+    return Job("copy", work, {"given": run / "given.txt"}, settings)
 
 
 @pytest.fixture
@@ -42,10 +70,10 @@ def folder(tmp_path: Path) -> Path:
 
 def advance(folder: Path, stage: Stage) -> str:
     with open_run(folder) as run:
-        standing = run.standing(stage)
-        if standing.state != "finished":
-            run.execute(stage, standing, silent)
-        return f"{standing.state} {standing.why}".strip()
+        status = run.status(stage)
+        if status.state != "finished":
+            run.execute(stage, status, silent)
+        return f"{status.state} {status.reason}".strip()
 
 
 def test_a_finished_stage_is_not_done_again(folder: Path):
@@ -101,8 +129,8 @@ def test_labels_are_inherited_along_the_stages(folder: Path):
     def write(out: Path, _: Report) -> None:
         (out / "made.txt").write_text("ranked")
 
-    ranked = Stage("label", "", {"seed": 0}, {}, write, lambda _: {"simulated"})
-    trained = Stage("reward", "", {"seed": 0}, {"rankings": folder / "label/made.txt"}, write)
+    ranked = Job("label", write, kinds=frozenset({"simulated"}))
+    trained = Job("reward", write, {"rankings": folder / "label/made.txt"})
     advance(folder, ranked)
     advance(folder, trained)
     made = Manifest.read(folder / "reward/manifest.json")
@@ -125,7 +153,7 @@ def test_a_changed_folder_of_a_data_set_makes_the_data_again(tmp_path: Path):
         (out / "made.txt").write_text((tmp_path / "d/train.jsonl").read_text())
 
     (tmp_path / "d").mkdir()
-    stage = Stage("data", "", {"seed": 0}, {"demonstrations": f"hf:{tmp_path / 'd'}:train"}, work)
+    stage = Job("data", work, {"demonstrations": f"hf:{tmp_path / 'd'}:train"})
     states = []
     for content in ("old", "old", "new"):
         (tmp_path / "d/train.jsonl").write_text(content)
@@ -141,19 +169,33 @@ def test_what_a_finished_stage_was_made_from_need_not_come_along(name: str, tmp_
     (given / "train.jsonl").write_text("old")
     named = name.format(given)
     source = named if named.startswith("hf:") else Path(named)
-    stage = Stage("data", "", {"seed": 0}, {"given": source}, lambda _, __: None)
+    stage = Job("data", given={"given": source})
     advance(tmp_path / "run", stage)
     given.rename(tmp_path / "elsewhere")
     assert advance(tmp_path / "run", stage) == "finished"
-    other = Stage("data", "", {"seed": 1}, {"given": source}, lambda _, __: None)
+    other = Job("data", given={"given": source}, decisive={"seed": 1})
     with open_run(tmp_path / "run") as run:
-        assert run.standing(other).state == "changed"
+        assert run.status(other).state == "changed"
 
 
 def test_hashes_inside_a_run_are_remembered_by_their_path_inside(folder: Path):
     advance(folder, copying(folder))
     known = json.loads((folder / ".hashes.json").read_text())
     assert {"given.txt", "copy/made.txt"} <= set(known)
+
+
+@pytest.mark.parametrize("name", ["started.json", "manifest.json"])
+def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_alone(folder: Path, name: str):
+    (folder / "copy").mkdir()
+    version = {"code_version": "0.1.0+gabc"} if name == "manifest.json" else {}
+    old = {"fingerprint": "abc", "started": "2026", "attempts": 1}
+    (folder / "copy/started.json").write_text(json.dumps(old))
+    (folder / "copy" / name).write_text(json.dumps({**old, **version}))
+    with pytest.raises(ValueError, match=r"run was begun by version 0\.1.*: finish it with that"):
+        advance(folder, copying(folder))
+    assert json.loads((folder / "copy" / name).read_text())["fingerprint"] == "abc"
+    with pytest.raises(ValueError, match=r"start a new run with --out"):
+        Manifest.read(folder / "copy" / name)
 
 
 def test_a_missing_input_is_one_line(folder: Path):
@@ -185,11 +227,11 @@ def test_a_failed_stage_leaves_no_manifest(folder: Path):
         (out / "half.txt").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    broken = Stage("copy", "", {"seed": 0}, {}, fail)
+    broken = Job("copy", fail)
     with pytest.raises(OSError, match="No space"):
         advance(folder, broken)
     with open_run(folder) as run:
-        assert run.standing(broken).state == "interrupted"
+        assert run.status(broken).state == "interrupted"
     assert not (folder / "copy/manifest.json").exists()
 
 
@@ -197,27 +239,32 @@ COUNTING = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from pipeline.runs.run import Stage, open_run
+from pipeline.runs.run import open_run
+from pipeline.runs.stage import Stage
 from stages.progress import Step, silent
 
-def count(out, report):
-    # a checkpoint every fifth step, written aside and renamed
-    kept = out / "kept.txt"
-    done = int(kept.read_text()) if kept.exists() else 0
-    for step in range(done + 1, 31):
-        report(Step(step, 30, {{"count/square": float(step * step)}}))
-        if step % 5 == 0:
-            (out / "kept.part").write_text(str(step)); (out / "kept.part").rename(kept)
-        time.sleep({pause})
-    (out / "result.txt").write_text("done")
+class Count(Stage):
+  name = about = "count"
+  def inputs(self): return {{}}
+  def settings(self): return {{"seed": 0}}
+  def run(self, out, report):
+      # a checkpoint every fifth step, written aside and renamed
+      kept = out / "kept.txt"
+      done = int(kept.read_text()) if kept.exists() else 0
+      for step in range(done + 1, 31):
+          report(Step(step, 30, {{"count/square": float(step * step)}}))
+          if step % 5 == 0:
+              (out / "kept.part").write_text(str(step)); (out / "kept.part").rename(kept)
+          time.sleep({pause})
+      (out / "result.txt").write_text("done")
 
 folder = Path({folder!r})
 with open_run(folder) as run:
-    stage = Stage("count", "", {{"seed": 0}}, {{}}, count)
-    standing = run.standing(stage)
-    print(standing.state, flush=True)
-    if standing.state != "finished":
-        run.execute(stage, standing, silent)
+    stage = Count()
+    status = run.status(stage)
+    print(status.state, flush=True)
+    if status.state != "finished":
+        run.execute(stage, status, silent)
 """
 
 

@@ -16,10 +16,11 @@ import pytest
 from pipeline.cli.errors import guarded
 from pipeline.config.loading import load_config
 from pipeline.runs.failures import PeopleNeeded, one_line
-from pipeline.runs.run import Run, Stage, Standing, State
+from pipeline.runs.run import Run, State, Status
 from pipeline.runs.runner import require_done
+from pipeline.steps.order import stage_named
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
 SMALL = ("--set", "data.sizes={demonstrations: 12, ranking_prompts: 6, ppo_prompts: 12, "
          "validation_prompts: 4, test_prompts: 6, toxicity_prompts: 3, pretraining_texts: 12, "
@@ -158,30 +159,25 @@ HUMAN, IMPORTED = {"kind": "human"}, {"kind": "imported", "rankings": "rankings.
 
 
 @pytest.mark.parametrize(
-    ("stage", "trains", "labeling", "state", "command"),
+    ("name", "labeling", "state", "command"),
     [
-        ("sample", False, HUMAN, "new", None),
-        ("sample", False, HUMAN, "changed", "rlhf run --until sample"),
-        ("label", False, IMPORTED, "new", None),
-        ("label", False, IMPORTED, "changed", None),
-        ("label", False, HUMAN, "new", "rlhf label"),
-        ("sft", True, IMPORTED, "new", "rlhf run --until sft"),
-        ("sft", True, IMPORTED, "interrupted", "rlhf run --until sft"),
-        ("sft", True, IMPORTED, "finished", None),
-        ("data", False, HUMAN, "changed", None),
+        ("sample", HUMAN, "new", None),
+        ("sample", HUMAN, "changed", "rlhf run --until sample"),
+        ("label", IMPORTED, "new", None),
+        ("label", IMPORTED, "changed", None),
+        ("label", HUMAN, "new", "rlhf label"),
+        ("sft", IMPORTED, "new", "rlhf run --until sft"),
+        ("sft", IMPORTED, "interrupted", "rlhf run --until sft"),
+        ("sft", IMPORTED, "finished", None),
+        ("data", HUMAN, "changed", None),
     ],
 )
-def test_what_a_verb_does_not_do_itself_is_told_with_the_command_that_does(
-    tmp_path: Path,
-    stage: str,
-    trains: bool,
-    labeling: dict[str, str],
-    state: State,
-    command: str | None,
+def test_an_earlier_stage_that_a_verb_does_not_run_is_named_with_the_command_that_does(
+    tmp_path: Path, name: str, labeling: dict[str, str], state: State, command: str | None
 ):
-    earlier = Stage(stage, "", {}, {}, lambda *_: None, trains=trains)
-    run, config = Run(tmp_path), load_config(Path(QUICKSTART), [f"labeling={json.dumps(labeling)}"])
-    check = partial(require_done, run, earlier, Standing(state, "", "", {}), config)
+    config = load_config(Path(QUICKSTART), [f"labeling={json.dumps(labeling)}"])
+    earlier = stage_named(config, tmp_path, name)
+    check = partial(require_done, Run(tmp_path), earlier, Status(state, "", "", {}))
     if command is None:
         check()
     else:

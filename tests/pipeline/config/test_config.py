@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.config.messages import first_error, require
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from stages.config import Config
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 
 
@@ -35,7 +35,7 @@ def test_shipped_experiments_are_valid(path: Path):
 
 
 def test_the_quickstart_runs_every_stage():
-    stages = [stage.name for stage in plan(load_config(QUICKSTART), Path("runs/x"))]
+    stages = [stage.name for stage in experiment_stages(load_config(QUICKSTART), Path("runs/x"))]
     assert stages == ["data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx",
                       "evaluate", "report"]  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_an_override_of_a_section_leaves_alone_what_was_built_on_it():
 
 def test_null_leaves_a_stage_out(path: Path):
     config = load_config(path, ["ppo=null"])
-    assert "ppo" not in [stage.name for stage in plan(config, Path("runs/x"))]
+    assert "ppo" not in [stage.name for stage in experiment_stages(config, Path("runs/x"))]
 
 
 def test_a_config_is_frozen():

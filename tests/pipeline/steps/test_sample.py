@@ -8,8 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from pipeline.steps import sample as sampling
-from pipeline.steps.sample import is_near_duplicate, sample_tasks
+from pipeline.steps.sample import LIKENESS, is_near_duplicate, sample_tasks
 from reward_models.records import Prompt, RankingTask
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled
@@ -74,9 +73,9 @@ def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Words]:
         "three": Words(["yes", "no", "perhaps"]),
         "one": Words(["only this"]),
     }
-    monkeypatch.setattr(sampling, "load_policy", lambda name: found[name])
-    monkeypatch.setattr(sampling, "load_tokenizer", lambda name: found[name])
-    monkeypatch.setattr(sampling, "generate_responses", draw)
+    monkeypatch.setattr("stages.models.load_policy", lambda name: found[name])
+    monkeypatch.setattr("stages.models.load_tokenizer", lambda name: found[name])
+    monkeypatch.setattr("stages.generation.generate.generate_responses", draw)
     return found
 
 
@@ -94,7 +93,7 @@ def test_no_task_holds_two_outputs_that_are_alike():
     for task in tasks("three", settings=[WARM, HOT]):
         said = [response.text for response in task.responses]
         for place, text in enumerate(said):
-            assert not is_near_duplicate(text, said[:place], sampling.LIKENESS)
+            assert not is_near_duplicate(text, said[:place], LIKENESS)
 
 
 def test_a_policy_with_three_answers_fills_three_places_and_says_what_it_dropped():

@@ -8,7 +8,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from stages.adapters.config import FAMILIES
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

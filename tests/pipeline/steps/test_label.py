@@ -11,8 +11,8 @@ from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config
 from pipeline.labeling.settings import gold_of
 from pipeline.runs.failures import PeopleNeeded
-from pipeline.runs.runner import conduct
-from pipeline.steps.human_labels import STORE, ranked_by_people
+from pipeline.steps.label import STORE, ranked_by_people
+from pipeline.steps.order import run_experiment
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, Response, read_records
 from stages.progress import Step
@@ -50,10 +50,10 @@ def test_a_run_that_does_not_wait_says_how_many_are_missing_and_goes_on_later(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(PeopleNeeded, match="0 of 4 tasks are ranked and 2 are needed: 2 more"):
-        conduct(config, run, until="label")
+        run_experiment(config, run, until="label")
     with closing(Store(run / STORE)) as store:
         store.submit_all([ranking("t0"), ranking("t3")])
-    conduct(config, run, until="label")
+    run_experiment(config, run, until="label")
     found = read_records(run / "label/rankings.jsonl", Ranking)
     assert [one.task for one in found] == ["t0", "t3"]
 
@@ -65,11 +65,11 @@ def test_what_was_ranked_stays_up_to_date_until_more_is_ranked(
     with closing(Store(run / STORE)) as store:
         store.add_tasks(TASKS)
         store.submit_all([ranking("t0"), ranking("t3")])
-        conduct(config, run, until="label")
-        conduct(config, run, until="label")
+        run_experiment(config, run, until="label")
+        run_experiment(config, run, until="label")
         assert "label: up to date" in capsys.readouterr().err
         store.submit(ranking("t1"))
-    conduct(config, run, until="label")
+    run_experiment(config, run, until="label")
     assert "changed: answers" in capsys.readouterr().err
     assert len(read_records(run / "label/rankings.jsonl", Ranking)) == 3
 
@@ -80,10 +80,10 @@ def test_how_the_room_is_served_does_not_make_its_rankings_anew(
     with closing(Store(tmp_path / "run" / STORE)) as store:
         store.add_tasks(TASKS)
         store.submit_all([ranking("t0"), ranking("t3")])
-    conduct(config, tmp_path / "run", until="label")
+    run_experiment(config, tmp_path / "run", until="label")
     elsewhere = ["labeling.port=7861", "labeling.host=0.0.0.0", "labeling.wait=true"]
     again = load_config(tmp_path / "own.yaml", elsewhere)
-    conduct(again, tmp_path / "run", until="label")
+    run_experiment(again, tmp_path / "run", until="label")
     assert "label: up to date" in capsys.readouterr().err
 
 
@@ -92,7 +92,7 @@ def test_a_mistake_in_the_form_is_told_before_anything_is_done(
 ) -> None:
     wrong = load_config(tmp_path / "own.yaml", ["labeling.form=nowhere.yaml"])
     with pytest.raises(ValueError, match=r"nowhere.yaml: no such file"):
-        conduct(wrong, tmp_path / "run")
+        run_experiment(wrong, tmp_path / "run")
     assert config.labeling.kind == "human"
     assert not (tmp_path / "run").exists()
 
@@ -154,7 +154,7 @@ def test_a_room_that_could_not_be_opened_is_refused_before_anything_is_done(
     assert config.labeling.kind == "human"
     sets = [f"labeling.gold={gold_folder(tmp_path)}", f"labeling.{change}"]
     with pytest.raises(ValueError, match=complaint):
-        conduct(load_config(tmp_path / "own.yaml", sets), tmp_path / "run")
+        run_experiment(load_config(tmp_path / "own.yaml", sets), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ from pipeline.cli.options import name, path
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.runs.manifest import Hashes
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from pipeline.studies.robustness.config import RobustnessConfig
 from stages.config import ExternalName, _first_marker, external_names, without_external_names
 from stages.users.config import UserAdaptersConfig
@@ -189,10 +189,10 @@ def fingerprints(config: ExperimentConfig, folder: Path) -> dict[str, list[str]]
     return {
         stage.name: [
             hashes.of(source)
-            for source in stage.inputs.values()
+            for source in stage.inputs().values()
             if isinstance(source, str) or not source.is_relative_to(folder)
         ]
-        for stage in plan(config, folder)
+        for stage in experiment_stages(config, folder)
     }
 
 
@@ -213,8 +213,8 @@ def test_changed_content_behind_every_name_makes_a_stage_stale(
 
 
 def test_a_path_is_no_part_of_a_stage_s_settings(experiment: ExperimentConfig, tmp_path: Path):
-    for stage in plan(experiment, tmp_path / "run"):
-        assert str(tmp_path) not in str(stage.settings), stage.name
+    for stage in experiment_stages(experiment, tmp_path / "run"):
+        assert str(tmp_path) not in str(stage.settings()), stage.name
     assert str(tmp_path) not in str(without_external_names(experiment))
 
 

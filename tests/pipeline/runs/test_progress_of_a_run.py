@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.loading import load_config
-from pipeline.runs.runner import conduct
+from pipeline.steps.order import run_experiment
 from stages.progress import Step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     "threads=1",
     "sft.epochs=2",
@@ -73,8 +73,8 @@ def test_in_no_stage_of_a_run_does_the_count_fall_or_the_total_shrink(
     def display(_: Sequence[str]) -> Iterator[Recorder]:
         yield recorder
 
-    monkeypatch.setattr("pipeline.runs.display.display", display)
-    conduct(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
+    monkeypatch.setattr("pipeline.runs.runner.display", display)
+    run_experiment(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
     for stage, steps in recorder.steps.items():
         counted = [step for step in steps if step.total]
         for before, after in pairwise(counted):
