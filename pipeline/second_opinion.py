@@ -11,7 +11,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Prompt, Turn
 from stages.config import GoldCurve, SamplingConfig
 from stages.models import device, load_tokenizer
-from stages.ppo.gold import Gold, Judge
+from stages.ppo.overoptimization import GoldReward, Judge
 from stages.scoring import score_responses
 
 
@@ -21,7 +21,7 @@ def gold_of(
     start: Path,
     sampling: SamplingConfig,
     seed: int,
-) -> Gold | None:
+) -> GoldReward | None:
     """The second opinion that `rule` asks for, on the first of `prompts`; None where none is.
 
     Beside it the toxicity of the answers, and how often they beat those of the policy at `start`.
@@ -31,7 +31,7 @@ def gold_of(
     chosen = prompts[: rule.num_prompts]
     marks = _judge if rule.by == "judge" else _model(rule.by)
     wins = WinRate(marks, chosen, start, sampling, seed)
-    return Gold(marks, chosen, {"toxicity": toxicity, "win_rate": wins})
+    return GoldReward(marks, chosen, {"toxicity": toxicity, "win_rate": wins})
 
 
 class WinRate:

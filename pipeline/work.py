@@ -180,7 +180,7 @@ def ppo(
     def work(out: Path, report: Report) -> None:
         from pipeline.second_opinion import gold_of
         from stages.models import load_tokenizer
-        from stages.ppo.trainer import train_ppo
+        from stages.ppo.train import train_ppo
         from stages.prompt_lengths import within_positions
         from stages.reward_check import held_out_prompts
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stages.config import SupervisedMix
+from stages.data.pretraining_stream import PretrainingStream
 from stages.data.supervised import Example
-from stages.ppo.pretraining import PretrainingStream
 
 
 def pretraining_examples(

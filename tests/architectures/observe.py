@@ -23,11 +23,10 @@ from stages.config import PPOConfig, SamplingConfig, SFTConfig
 from stages.data.supervised import encode, response_loss
 from stages.generation import Sampled, generate_responses
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.episodes import Episodes
+from stages.ppo.forward_checks import obstacle_to_packing, pads_right
 from stages.ppo.models import Models, load_models
-from stages.ppo.packing import obstacle_to_packing, pads_right
-from stages.ppo.rollout import read_episodes
-from stages.ppo.trainer import train_ppo
+from stages.ppo.rollout import Episodes
+from stages.ppo.train import train_ppo
 from stages.progress import Step
 from stages.ranked_prompts import RankedPrompt
 from stages.reward_held_out import score_elements
@@ -35,6 +34,7 @@ from stages.scoring import score_sequences
 from stages.sft import train_sft
 from stages.shared_prompt import SharedPrompt, choose_layout
 from tests.architectures.tiny import ARCHITECTURES, save
+from tests.stages.tiny_ppo import outputs
 
 PROMPT_TOKENS = (1, 2, 8, 8, 20)
 NEW_TOKENS = 12
@@ -131,7 +131,7 @@ def read(
 ) -> tuple[Tensor, Tensor]:
     """logprob_N of all response tokens and score_B."""
     episodes = Episodes.build(asked, responses, models.policy.device)
-    rollout = read_episodes(models, episodes, temperature=1.0, batch_size=None)
+    rollout = outputs(models, episodes)
     return rollout.old_BT[episodes.response_BT], rollout.score_B
 
 

@@ -17,8 +17,8 @@ from reward_models.card import RewardCard
 from reward_models.model import RewardModel
 from reward_models.pieces import let_read_pieces
 from stages.generation import Sampled
-from stages.ppo.episodes import Episodes, by_length, shuffled
-from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
+from stages.ppo.forward import lay_out, response_logits, response_scores, response_values
+from stages.ppo.rollout import Episodes, by_length, shuffled
 
 VOCABULARY = 40
 BOTH = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -16,7 +16,7 @@ from reward_models.records import Demonstration, Prompt, write_jsonl
 from stages import sft
 from stages.config import PPOConfig, RewardConfig, SamplingConfig, SFTConfig
 from stages.config import Prompt as SoftPrompt
-from stages.ppo import trainer as ppo
+from stages.ppo import train as ppo
 from stages.progress import Step, silent
 from stages.prompt_lengths import within_positions
 from stages.sft import train_sft

@@ -33,7 +33,7 @@ from stages.config import (
 from stages.config import (
     Prompt as SoftPrompt,
 )
-from stages.ppo.trainer import train_ppo
+from stages.ppo.train import train_ppo
 from stages.progress import Report, Step
 from stages.reward import train_reward
 from stages.sft import train_sft

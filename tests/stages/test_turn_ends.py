@@ -20,6 +20,7 @@ from pipeline.evaluation.likelihood import likelihoods
 from reward_models.records import Turn
 from stages.config import Full, LoRA, SamplingConfig
 from stages.data.chat_format import DATE_KEY
+from stages.data.pretraining_stream import PretrainingStream
 from stages.data.template import (
     continued,
     end_id,
@@ -31,8 +32,7 @@ from stages.data.template import (
 )
 from stages.generation import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer, save_policy, tokenizer_hash
-from stages.ppo.episodes import Episodes
-from stages.ppo.pretraining import PretrainingStream
+from stages.ppo.rollout import Episodes
 from tests.stages.chat_templates import BOS, CHATML, CHATS, EOS, GENERATE, Chat, build
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)
