@@ -1,6 +1,7 @@
 # Two commands, each doing all of its own set-up in .venv:
 #   make quickstart   the whole experiment on the embedded default
 #   make test         every check: lint, types, import rule, tests
+# For contributors:  make docs (the site, into site/)  make coverage  make bench
 # Options:  SEED=1   OUT=runs/other   PYTHON=python3.12   JOBS=4 (processes that test; 2)
 
 SHELL  := /bin/bash
@@ -13,12 +14,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq --progress-bar off
 READY  := $(VENV)/.ready
 OURS   := pipeline stages reward_models labeling_ui
+TESTS   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	  --no-loadscope-reorder -m "not slow and not bench and not gpu"
 
-.PHONY: help bench quickstart test install lint types tests chromium postgres clean
+.PHONY: help bench quickstart test install lint types tests coverage docs chromium postgres clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 install: $(READY)
 
@@ -42,11 +45,19 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 types: $(READY)
-	$(BIN)/mypy $(OURS)
+	$(BIN)/mypy $(OURS) tests
 
 tests: $(READY) chromium postgres
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-	  -m "not slow and not bench and not gpu"
+	$(TESTS)
+
+# The same tests with every line counted: about half as long again.
+coverage: $(READY) chromium postgres
+	$(TESTS) --cov --cov-report=term --cov-report=html:runs/coverage
+
+# The site, with the references of commands and configs made from the code; warnings are errors.
+docs: $(READY)
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/mkdocs build --strict --quiet
 
 # The browser tests drive Debian's Chromium. Without it they are skipped, and say so.
 chromium:
@@ -78,4 +89,4 @@ bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.measure runs/benchmark --trl runs/benchmark/trl-1.12.0
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* site

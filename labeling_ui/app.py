@@ -22,18 +22,18 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
 
-from labeling_ui.accounts import Account, Accounts
-from labeling_ui.assignment import Assignment
-from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form, forms_with
-from labeling_ui.gate import BOARD, Gate, add_doors, add_exports
-from labeling_ui.live import Live
-from labeling_ui.owner import Owner
-from labeling_ui.progress import Progress
-from labeling_ui.room import Reply, Room, reply_to
-from labeling_ui.room_report import Scores
-from labeling_ui.sign_in import Access, Proxy, signed_in
-from labeling_ui.store import Store
+from labeling_ui.forms import Form, forms_with
+from labeling_ui.reports.quality import Scores
+from labeling_ui.store.accounts import Account, Accounts
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.queue import Mixing
+from labeling_ui.web.middleware import BOARD, Gate, add_doors, add_exports
+from labeling_ui.web.owner import Owner
+from labeling_ui.web.room import Reply, Room, reply_to
+from labeling_ui.web.sign_in import Access, Proxy, signed_in
 
 SCRIPTS = (
     "texts.js",

@@ -8,7 +8,7 @@ the same whoever starts it.
 import os
 from pathlib import Path
 
-from pipeline.launch import configs_folder
+from pipeline.config.shipped import configs_folder
 
 TOLD = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "CUDA_VISIBLE_DEVICES")
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"

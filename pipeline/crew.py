@@ -8,15 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.config import ExperimentConfig
+from pipeline.config.experiment import ExperimentConfig
 from pipeline.interface import told_to_gloo
 from pipeline.launch import Launch
-from pipeline.lineage import fingerprint
 from pipeline.local_ranks import LocalRanks, worker_command
 from pipeline.members import Listener
 from pipeline.rank_failure import Failure, cause, stopped
 from pipeline.remote import started_over_ssh, to_be_started
-from pipeline.run import Stage
+from pipeline.runs.manifest import fingerprint
+from pipeline.runs.run import Stage
 from stages.progress import Report
 
 POLL_S = 0.2

@@ -2,7 +2,7 @@
 
     rlhf sft CONFIG --sharding zero2 --processes 4            this command starts the ranks
     rlhf sft CONFIG --sharding zero2 --hosts hosts.txt        and a command like it on every host
-    torchrun --nproc-per-node 4 -m pipeline.cli sft CONFIG --sharding zero2
+    torchrun --nproc-per-node 4 -m pipeline.cli.app sft CONFIG --sharding zero2
     srun --ntasks 4 rlhf sft CONFIG --sharding zero2          each of these is started as one rank
 
 The ranks meet, reduce and shard by torch, DeepSpeed and accelerate. A run has many stages and one
@@ -20,7 +20,7 @@ import yaml
 
 from pipeline.hosts import Host, read_hosts
 from pipeline.placement import Place, alone, launched_already, on_host
-from reward_models.one_line import first_line
+from reward_models.model_files import first_line
 
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
 WAYS = "ddp, zero1, zero2, zero3, zero3-offload or fsdp2"
@@ -98,13 +98,6 @@ def chosen(
         raise ValueError(f"--processes {wanted} needs --sharding; expected {WAYS}")
     place = alone(wanted)
     return Launch(sharding, place, (), accelerate_config) if is_spread else None
-
-
-def configs_folder() -> Path:
-    """Where the shipped configs are: in a checkout beside the packages, else inside `pipeline`."""
-    here = Path(__file__).parent
-    beside = here.parent / "configs"
-    return beside if beside.is_dir() else here / "shipped_configs"
 
 
 def _own_processes(accelerate_config: Path | None) -> int | None:

@@ -43,5 +43,5 @@ def to_be_started(host: Host, number: int) -> str:
 
 
 def _there(number: int) -> str:
-    mine = [sys.executable, "-m", "pipeline.cli", *sys.argv[1:], "--host-rank", str(number)]
+    mine = [sys.executable, "-m", "pipeline.cli.app", *sys.argv[1:], "--host-rank", str(number)]
     return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(mine)}"

@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.config_file import load_config
-from pipeline.failures import one_line
-from pipeline.plan import plan
+from pipeline.cli.errors import one_line
+from pipeline.config.loading import load_config
 from pipeline.rank_failure import Failure, of_error
+from pipeline.steps.plan import plan
 from stages.progress import Report, Step, silent
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -67,7 +67,7 @@ def stage_work(run: Path, name: str, report: Report) -> None:
 
 def _make_ready(sharding: str) -> None:
     from pipeline.accelerate_environment import tell_accelerate
-    from stages.cpu_ranks import let_ranks_run_on_cpu
+    from stages.distributed.ranks import let_ranks_run_on_cpu
 
     # DeepSpeed calls what torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

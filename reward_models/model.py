@@ -21,22 +21,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import base_name, base_place, name_base
-from reward_models.card import RewardCard
-from reward_models.model_folder import check_whole
-from reward_models.one_line import first_line
-from reward_models.pieces import Pieces, let_read_pieces
-from reward_models.trunk import (
-    Carrier,
+from reward_models.backbone import (
+    Backbone,
+    absolute_name,
     accepts_positions,
+    base_token_rows,
     hidden_size,
     load_causal,
-    load_saved,
-    place_of,
+    load_saved_backbone,
     require_finite,
     transformer,
+    weights_hash,
 )
-from reward_models.weights_hash import own_rows, weights_hash
+from reward_models.base_names import base_name, resolve_base_name, write_base_name
+from reward_models.model_card import RewardCard
+from reward_models.model_files import check_whole, first_line
+from reward_models.packed_attention import PackedSegments, enable_packing
 
 HEAD = "head.safetensors"
 
@@ -47,9 +47,9 @@ class RewardModel(nn.Module):
     `carrier` is a bare transformer, or a PEFT model around a causal language model.
     """
 
-    def __init__(self, carrier: Carrier, card: RewardCard) -> None:
+    def __init__(self, carrier: Backbone, card: RewardCard) -> None:
         super().__init__()
-        self.carrier = carrier
+        self.backbone = carrier
         self.card = card
         self._takes_positions = accepts_positions(transformer(carrier))
         # Where accelerate asks which modules FSDP2 is to shard, each as a whole.
@@ -67,15 +67,15 @@ class RewardModel(nn.Module):
         return cls.on(load_causal(source), seed, base=str(source))
 
     @classmethod
-    def on(cls, model: Carrier, seed: int, *, base: str) -> Self:
+    def on(cls, model: Backbone, seed: int, *, base: str) -> Self:
         """A new reward model on a loaded causal language model; the head is drawn from `seed`.
 
         A PEFT model is kept whole, so that its adapter can be saved alone; of any other model the
         unembedding is let go.
         """
         carrier = model if isinstance(model, PeftModel) else transformer(model)
-        rows = own_rows(model, base)
-        card = RewardCard(place_of(base), weights_hash(model, rows), rows)
+        rows = base_token_rows(model, base)
+        card = RewardCard(absolute_name(base), weights_hash(model, rows), rows)
         new = cls(carrier, card)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -90,9 +90,9 @@ class RewardModel(nn.Module):
         """A reward model of which only the head is trainable; `save` leaves the rest out."""
         new = cls.on(model, seed, base=base)
         card = replace(new.card, head_only=True, pooling=pooling, inner_width=inner_width)
-        probe = cls(new.carrier, card)
+        probe = cls(new.backbone, card)
         probe.head.load_state_dict(new.head.state_dict())
-        probe.carrier.requires_grad_(False)
+        probe.backbone.requires_grad_(False)
         return probe.eval()
 
     @classmethod
@@ -103,10 +103,10 @@ class RewardModel(nn.Module):
         """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        carrier = load_saved(folder, card, base)
+        carrier = load_saved_backbone(folder, card, base)
         on_base = card.head_only or isinstance(carrier, PeftModel)
         base_now = str(transformer(carrier).config.name_or_path) if on_base else card.base
-        model = cls(carrier, replace(card, base=place_of(base_place(base_now, folder))))
+        model = cls(carrier, replace(card, base=absolute_name(resolve_base_name(base_now, folder))))
         model._load_head(folder / HEAD)
         with torch.no_grad():
             model.bias.fill_(bias)
@@ -121,11 +121,11 @@ class RewardModel(nn.Module):
         aside = folder.with_name(folder.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        if isinstance(self.carrier, PeftModel):
-            self.carrier.save_pretrained(str(aside), save_embedding_layers=False)
-            name_base(aside, base_name(self.card.base, folder))
+        if isinstance(self.backbone, PeftModel):
+            self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
+            write_base_name(aside, base_name(self.card.base, folder))
         elif not self.card.head_only:
-            self.carrier.save_pretrained(str(aside))
+            self.backbone.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
         head = {"head.weight": self.head.weight.detach(), **inner}
@@ -140,21 +140,21 @@ class RewardModel(nn.Module):
     def forward(
         self,
         ids_BL: Tensor,
-        mask: Tensor | Pieces,
+        mask: Tensor | PackedSegments,
         positions_BL: Tensor,
         read_BK: Tensor | None = None,
     ) -> Tensor:
         """Scores as float32: reward_B at each row's last real token, or reward_BK at `read_BK`.
 
-        `mask` is mask_BL (True = a real token; padding on either side), or the pieces of the only
-        row, which need `read_BK`. Raises ValueError for pieces where the model cannot read them.
+        `mask` is mask_BL (True = a real token; padding on either side), or the segments of the only
+        row, which need `read_BK`. Raises ValueError for segments where the model cannot read them.
         """
         return self.scores(self.states(ids_BL, mask, positions_BL, read_BK))
 
     def states(
         self,
         ids_BL: Tensor,
-        mask: Tensor | Pieces,
+        mask: Tensor | PackedSegments,
         positions_BL: Tensor,
         read_BK: Tensor | None = None,
     ) -> Tensor:
@@ -176,7 +176,7 @@ class RewardModel(nn.Module):
         offload: bool = False,
     ) -> None:
         """What transformers' Trainer calls where `activation_checkpointing` is asked for."""
-        transformer(self.carrier).activation_checkpointing_enable(
+        transformer(self.backbone).activation_checkpointing_enable(
             activation_checkpointing_kwargs, every_n_layers, offload
         )
 
@@ -213,10 +213,12 @@ class RewardModel(nn.Module):
             raise ValueError(f"{path}: not the head of this model ({first_line(error)})") from None
         require_finite(self.head, path)
 
-    def _hidden(self, ids_BL: Tensor, mask: Tensor | Pieces, positions_BL: Tensor) -> Tensor:
-        trunk = transformer(self.carrier)
-        if isinstance(mask, Pieces):
-            let_read_pieces(trunk)
+    def _hidden(
+        self, ids_BL: Tensor, mask: Tensor | PackedSegments, positions_BL: Tensor
+    ) -> Tensor:
+        trunk = transformer(self.backbone)
+        if isinstance(mask, PackedSegments):
+            enable_packing(trunk)
             seen = mask.as_inputs()
         else:
             ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
@@ -243,9 +245,9 @@ def _inner(size: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, width), nn.GELU(), last)
 
 
-def _running_mean(hidden_BLD: Tensor, mask: Tensor | Pieces) -> Tensor:
-    """The mean of each row's real hidden states up to every token; ValueError for pieces."""
-    if isinstance(mask, Pieces):
+def _running_mean(hidden_BLD: Tensor, mask: Tensor | PackedSegments) -> Tensor:
+    """The mean of each row's real hidden states up to every token; ValueError for segments."""
+    if isinstance(mask, PackedSegments):
         raise ValueError("mean pooling reads rows of one response each")
     weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
     count_BL1 = weight_BL1.cumsum(1).clamp(min=1)

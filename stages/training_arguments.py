@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from reward_models.one_line import first_line
-from stages.families import Full, Restricted
-from stages.zero_state import let_models_load_whole
+from reward_models.model_files import first_line
+from stages.adapters.config import Full, Restricted
+from stages.distributed.state import let_models_load_whole
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 

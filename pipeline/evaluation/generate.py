@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.baselines.speaker import ask, speaker_of
-from pipeline.evaluation.samples import Completion
-from reward_models.positions import room_of
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.suites.suite import Inputs
+from pipeline.models.speaker import ask, speaker_of
+from reward_models.context_limit import context_limit
 from reward_models.records import Prompt
-from stages.config import SamplingConfig
 from stages.data.template import response_text
+from stages.generation.config import SamplingConfig
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 from stages.prompt_lengths import require_fit
@@ -59,7 +60,7 @@ def _require_fit(
     prompts = [Prompt(row.prompt, context=row.context) for row in rows]
     for name, source in policies.items():
         speaker = speaker_of(source)
-        room = room_of(speaker.weights).without(len(speaker.prefix))
+        room = context_limit(speaker.weights).without(len(speaker.prefix))
         tokenizer = load_tokenizer(speaker.weights)
         require_fit(tokenizer, prompts, new_tokens, [room], f"{suite} prompts, {name}")
 
@@ -142,3 +143,35 @@ def _answers(
         )
         for row, response in zip(blank, drawn, strict=True)
     ]
+
+
+TEST, TOXICITY = "test", "toxicity"
+
+
+def test_answers(inputs: Inputs) -> list[Completion]:
+    """One completion of every policy to every test prompt."""
+    return generate_completions(
+        inputs.policies,
+        inputs.prompts,
+        suite=TEST,
+        sampling=inputs.config.sampling,
+        seed=inputs.seed,
+        report=inputs.report,
+    )
+
+
+def toxicity_answers(inputs: Inputs) -> list[Completion]:
+    """One or several completions to every toxicity prompt under every instruction."""
+    config = inputs.config
+    sampling, samples = config.toxicity_sampling
+    return generate_completions(
+        inputs.policies,
+        inputs.toxicity_prompts,
+        suite=TOXICITY,
+        sampling=sampling,
+        instructions=config.instructions,
+        separator=config.separator,
+        samples=samples,
+        seed=inputs.seed,
+        report=inputs.report,
+    )

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from pipeline.quickstart import corpus, demonstrations, tasks
+from pipeline.quickstart import corpus, tasks
+from pipeline.quickstart import corpus as demonstrations
 from reward_models.records import Demonstration, Prompt
 
 

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.quickstart import corpus, reading
+from pipeline.quickstart import corpus
+from pipeline.quickstart import passages as reading
 from stages.progress import Report, Step, silent
 
 PAD, EOS = "<|pad|>", reading.END

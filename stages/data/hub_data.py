@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reward_models.one_line import first_line
-from reward_models.row_files import plain_row
-from stages.config_base import HUB
+from reward_models.model_files import first_line
+from reward_models.row_files import row_as_json
+from stages.config import HUB
 
 Row = Mapping[str, Any]
 FORM = "hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT"
@@ -60,7 +60,7 @@ class HubData:
 
 def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Each row with where it stands; ValueError in one line where there is no such data set."""
-    from datasets import load_dataset  # takes seconds; most sources are files
+    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     data = HubData.parse(source)
@@ -70,7 +70,7 @@ def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{source}: {_reason(data, error)}") from None
     for number, row in enumerate(rows):
         where = f"{source}, row {number}"
-        yield where, plain_row(where, row)
+        yield where, row_as_json(where, row)
 
 
 def commit_of(data: HubData) -> str:

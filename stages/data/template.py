@@ -21,7 +21,8 @@ from weakref import WeakKeyDictionary, proxy
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.records import Demonstration, Prompt, RankingTask, Turn
+from reward_models.conversations import Turn
+from reward_models.records import Demonstration, Prompt, RankingTask
 from stages.data.chat_format import ENDS_KEY, ChatFormat, Message, added_tokens, template_date
 from stages.data.control_tokens import ControlTokens, Marks
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
-from stages.device_memory import free_memory
+from stages.distributed.memory import free_memory
 
 BETAS = (0.9, 0.95)  # Ouyang et al. 2022, appendix C
 WEIGHT_DECAY = 0.0  # the paper does not say

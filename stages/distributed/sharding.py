@@ -17,9 +17,14 @@ from accelerate.utils import DistributedType
 from peft import PeftModel
 from torch import nn
 
-from stages.adaptation.sets import family_of
+from stages.adapters.backbone import family_of
 from stages.distributed.network import Network, Replicated
-from stages.sharded_state import gather_moments, gather_weights, scatter_moments, scatter_weights
+from stages.distributed.state import (
+    gather_moments,
+    gather_weights,
+    scatter_moments,
+    scatter_weights,
+)
 
 
 def sharding(accelerator: Accelerator) -> Literal["none", "zero", "fsdp2"]:
@@ -38,7 +43,7 @@ def sharded_network(
         case "none":
             return Replicated(model, max_gradient_norm, accelerator)
         case "zero":
-            from stages.distributed.zero import Zero  # DeepSpeed takes seconds to import
+            from stages.distributed.zero import Zero
 
             return Zero(model, max_gradient_norm, accelerator)
         case "fsdp2":

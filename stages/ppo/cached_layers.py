@@ -21,9 +21,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.backbone import hidden_size, transformer
 from reward_models.model import RewardModel
-from reward_models.trunk import hidden_size, transformer
-from stages.adaptation.sets import family_of
+from stages.adapters.backbone import family_of
 
 _ABOVE_ONLY = ("lora", "probe")  # families that leave alone the input of layers they are not in
 
@@ -131,7 +131,7 @@ class _Stack:
     @classmethod
     def of(cls, model: nn.Module) -> "_Stack | None":
         """None for a model without one clear stack, or whose adapter acts below it."""
-        carrier = model.carrier if isinstance(model, RewardModel) else model
+        carrier = model.backbone if isinstance(model, RewardModel) else model
         if isinstance(carrier, PeftModel):
             if family_of(carrier) not in _ABOVE_ONLY:
                 return None

@@ -1,8 +1,8 @@
 """Forward passes of the four models over episodes: the plain ones, and those that are quicker.
 
     plain    a left-padded row for each episode, four models with a forward pass each
-    packed   all episodes in one row without padding (`reward_models.pieces`), where those that
-             share a prompt are branches of it: it is computed once
+    packed   all episodes in one row without padding (`reward_models.packed_attention`), where those
+             that share a prompt are branches of it: it is computed once
     shared   models.kind shared-critic: policy + value head | reference | reward model
              models.kind joint: policy + value head | reference + the reward model's head
     cached   the states below the lowest trained layer, computed once a rollout
@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from reward_models.pieces import Pieces, piece_table
+from reward_models.packed_attention import PackedSegments, segment_table
 from stages.data.padding import positions
 from stages.data.template import end_id
 from stages.distributed.network import Network
@@ -33,7 +33,7 @@ from stages.distributed.sharding import autocast
 from stages.ppo import losses
 from stages.ppo.models import Models, ValueHead, unembedding
 from stages.ppo.rollout import Episodes, Rollout, by_length, right_aligned
-from stages.shared_prompt import Row
+from stages.reward.shared_prompt import PackedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Layout:
 
     `predict_N` is the position that predicts each response token and `end_E` that of each episode's
     last token, as row * columns + column, counted in the last `columns` columns of all rows. `mask`
-    is mask_BL (true at tokens), or the pieces of the only row. `length_B` counts the tokens of each
-    row, or, where packed, of each prompt with all its responses.
+    is mask_BL (true at tokens), or the segments of the only row. `length_B` counts the tokens of
+    each row, or, where packed, of each prompt with all its responses.
     """
 
     ids_BL: Tensor
-    mask: Tensor | Pieces
+    mask: Tensor | PackedSegments
     positions_BL: Tensor
     columns: int
     predict_N: Tensor
@@ -58,13 +58,13 @@ class Layout:
     def split(self, x_BL: Tensor) -> list[Tensor]:
         """A tensor with a row and column for each token, cut into the parts of `length_B`."""
         lengths = self.length_B.tolist()
-        if isinstance(self.mask, Pieces):
+        if isinstance(self.mask, PackedSegments):
             return list(torch.split(x_BL[0], lengths))
         return [x_L[self._tokens(n)] for x_L, n in zip(x_BL, lengths, strict=True)]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of `split`, 0 at padding."""
-        if isinstance(self.mask, Pieces):
+        if isinstance(self.mask, PackedSegments):
             return torch.cat(list(parts))[None]
         x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
         for x_L, part in zip(x_BL, parts, strict=True):
@@ -262,7 +262,7 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
 
     `policy` is a causal language model, or an engine around one.
     """
-    if isinstance(layout.mask, Pieces):
+    if isinstance(layout.mask, PackedSegments):
         logits_1NV: Tensor = _policy_output(policy, layout, layout.predict_N).logits
         return logits_1NV[0]
     logits_BLV: Tensor = _policy_output(policy, layout, layout.columns).logits
@@ -323,7 +323,9 @@ def value_gradient(loss: Tensor, state_ND: Tensor, leaf_ND: Tensor, coefficient:
 def _policy_output(policy: nn.Module, layout: Layout, keep: int | Tensor) -> Any:
     """The output, with the logits of the `keep` last columns, or of the columns `keep`."""
     mask = layout.mask
-    inputs = mask.as_inputs() if isinstance(mask, Pieces) else {"attention_mask": mask.long()}
+    inputs = (
+        mask.as_inputs() if isinstance(mask, PackedSegments) else {"attention_mask": mask.long()}
+    )
     return policy(
         input_ids=layout.ids_BL,
         position_ids=layout.positions_BL,
@@ -380,7 +382,7 @@ def _padded_right(episodes: Episodes) -> Layout:
 
 
 def _packed(episodes: Episodes) -> Layout:
-    row, device = Row(), episodes.ids_BL.device
+    row, device = PackedRow(), episodes.ids_BL.device
     predict: list[int] = []
     ends: list[int] = []
     lengths: list[int] = []
@@ -397,7 +399,7 @@ def _packed(episodes: Episodes) -> Layout:
         lengths.append(len(row.ids) - begin)
     return Layout(
         ids_BL=torch.tensor([row.ids], device=device),
-        mask=Pieces.of(piece_table(row.pieces).to(device)),
+        mask=PackedSegments.of(segment_table(row.segments).to(device)),
         positions_BL=torch.tensor([row.positions], device=device),
         columns=len(row.ids),
         predict_N=torch.tensor(predict, device=device),

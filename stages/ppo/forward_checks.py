@@ -12,20 +12,25 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.attention_trial import REFUSALS, obstacle_to_attention
+from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.one_line import first_line
-from reward_models.pieces import let_read_pieces, shorter_window
-from reward_models.trunk import transformer
-from stages.config import PPOConfig
-from stages.generation import Sampled
+from reward_models.model_files import first_line
+from reward_models.packed_attention import (
+    FORWARD_ERRORS,
+    attention_mismatch,
+    enable_packing,
+    shorter_window,
+)
+from stages.forward_check import Forward as ForwardFn
+from stages.forward_check import padding_side
+from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.cached_layers import CachedLayers
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward import lay_out, policy_logits, reference_and_scores, values
 from stages.ppo.models import Models
 from stages.ppo.rollout import Episodes
 from stages.progress import Report, announce
-from stages.reading_check import Read, padding_side
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ def pads_right(models: Models, longest: int) -> bool:
     sides = [padding_side(policy_reader(models.policy), models.policy, longest)]
     for scorer in (models.critic, models.reward):
         if isinstance(scorer, RewardModel):
-            backbone = transformer(scorer.carrier)
+            backbone = transformer(scorer.backbone)
             sides.append(padding_side(_state_reader(scorer), backbone, longest))
     return "right" in sides
 
@@ -79,12 +84,12 @@ def obstacle_to_packing(
 
     def change() -> str | None:
         for backbone in backbones:
-            let_read_pieces(backbone)
+            enable_packing(backbone)
         difference = _difference(before, _outputs(models, together, packed=True))
         windows = (shorter_window(backbone, longest) for backbone in backbones)
         return difference or next((window for window in windows if window is not None), None)
 
-    return obstacle_to_attention(backbones, change)
+    return attention_mismatch(backbones, change)
 
 
 def without_wrong_states(models: Models, prompt: list[int]) -> Models:
@@ -101,7 +106,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
     try:
         _outputs(models, episodes, packed=models.packed)  # computes the states
         obstacle = _difference(expected, _outputs(models, episodes, packed=models.packed))
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         obstacle = f"the model refused ({first_line(error)[:80]})"
     models.lower.forget()
     if obstacle is None:
@@ -110,7 +115,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
     return plain
 
 
-def policy_reader(policy: PreTrainedModel) -> Read:
+def policy_reader(policy: PreTrainedModel) -> ForwardFn:
     """The logits of a causal language model, for `padding_side`."""
 
     def logits(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ def policy_reader(policy: PreTrainedModel) -> Read:
     return logits
 
 
-def _state_reader(scorer: RewardModel) -> Read:
+def _state_reader(scorer: RewardModel) -> ForwardFn:
     def states(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         every_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         return scorer.states(ids_BL, mask_BL, positions_BL, every_BL)
@@ -136,7 +141,7 @@ def _state_reader(scorer: RewardModel) -> Read:
 def _backbones(models: Models) -> list[PreTrainedModel]:
     roles = (models.policy, models.reference, models.critic, models.reward)
     carriers: list[nn.Module] = [
-        role.carrier if isinstance(role, RewardModel) else role for role in roles
+        role.backbone if isinstance(role, RewardModel) else role for role in roles
     ]
     return [  # a value head has none
         transformer(carrier)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from reward_models.positions import Room, positions_of
-from reward_models.trunk import transformer
-from stages.config import Guards, PPOConfig
+from reward_models.backbone import transformer
+from reward_models.context_limit import ContextLimit, max_positions
 from stages.data.template import stop_ids
 from stages.ppo import losses
+from stages.ppo.config import Guards, PPOConfig
 from stages.ppo.models import Models
 from stages.ppo.rollout import Episodes, Experience, Rollout
 
@@ -164,8 +164,9 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
-    for name, carrier in (("policy", models.policy), ("reward model", models.reward.carrier)):
-        Room(f"the {name}", positions_of(transformer(carrier).config)).require(longest, what)
+    for name, backbone in (("policy", models.policy), ("reward model", models.reward.backbone)):
+        limit = max_positions(transformer(backbone).config)
+        ContextLimit(f"the {name}", limit).require(longest, what)
 
 
 def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """The number of episodes in a forward pass: as many as memory holds, or as the config sets.
 
-The memory that a forward and backward pass takes is found by a dry run (`stages.dry_run`) at the
-longest prompt with responses of the full length, so no micro-batch of the run takes more; how much
-is free is measured once everything else is loaded. So nothing has to run out of memory.
+The memory that a forward and backward pass takes is found by a dry run (see
+`stages.distributed.memory`) at the longest prompt with responses of the full length, so no
+micro-batch of the run takes more; how much is free is measured once everything else is loaded. So
+nothing has to run out of memory.
 """
 
 import logging
@@ -15,14 +16,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from stages.config import PPOConfig
-from stages.device_memory import USED, free_memory, usable
+from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
-from stages.dry_run import Cost, cost_of
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.cached_layers import CachedLayers
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward import (
     Layout,
     critic_values,

@@ -3,6 +3,7 @@
 Dimension key:  N response tokens,  L tokens of an example,  D hidden size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.backbone import hidden_size, transformer
+from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
-from reward_models.trunk import hidden_size, transformer
-from stages.adaptation.sets import share_frozen, twin
-from stages.adaptation.top_layers import train_layers
-from stages.config import Joint, Separate, SharedCritic
-from stages.families import Bottleneck, Full, LoRA, Probe, Restricted
-from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
+from reward_models.records import Prompt
+from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
+from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
+from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
 from stages.ppo.cached_layers import CachedLayers
+from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
+from stages.prompt_lengths import adapted_context_limit, require_fit
 
 SEPARATE = Separate()
 IDENTITY_AT_START = (LoRA, Bottleneck, Probe)  # a new adapter adds exact zeros to the base
@@ -100,25 +103,27 @@ def load_models(
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
-    spare = None if isinstance(adaptation, Full) else twin(base.requires_grad_(False))
-    bare = None if spare is None else twin(spare)
+    spare = (
+        None if isinstance(adaptation, Full) else copy_sharing_frozen(base.requires_grad_(False))
+    )
+    bare = None if spare is None else copy_sharing_frozen(spare)
     reward = RewardModel.load(reward_model, spare)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        start = with_saved_set(base, policy)
+        start = with_saved_adapter(base, policy)
         trained = adapt(start, adaptation, tokenizer)
     separate_critic = isinstance(sharing, Separate)
     if not separate_critic:
         reward.requires_grad_(False)
     elif isinstance(adaptation, Full) and is_whole(reward):
-        train_layers(transformer(reward.carrier), adaptation.top_layers)
+        train_layers(transformer(reward.backbone), adaptation.top_layers)
     share_frozen(trained, reward)
     reward.bias.requires_grad_(separate_critic)  # the critic trains a bias of its own
     hidden = hidden_size(transformer(trained))
     critic = _critic_of(reward) if separate_critic else ValueHead(hidden)
     is_identity = isinstance(adaptation, IDENTITY_AT_START) and not isinstance(start, PeftModel)
-    reference = bare if bare is not None and is_identity else twin(trained)
+    reference = bare if bare is not None and is_identity else copy_sharing_frozen(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     if isinstance(sharing, Joint):
@@ -133,7 +138,20 @@ def load_models(
 
 def is_whole(reward: RewardModel) -> bool:
     """Return true for a transformer of its own, rather than an adapter or a head on a base."""
-    return not isinstance(reward.carrier, PeftModel) and not reward.card.head_only
+    return not isinstance(reward.backbone, PeftModel) and not reward.card.head_only
+
+
+def require_ppo_fits(
+    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
+) -> None:
+    """Raise ValueError for texts longer than policy or reward model have positions for."""
+    limits = [
+        ContextLimit("the policy", adapted_context_limit(policy, config.adaptation).tokens),
+        ContextLimit("the reward model", context_limit(reward_model).tokens),
+    ]
+    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, limits, "PPO")
+    if config.pretraining is not None:
+        limits[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:
@@ -149,7 +167,7 @@ def _critic_of(reward: RewardModel) -> RewardModel:
     A reward model's head was trained on the last token alone. Where the layers below cannot adapt
     to it, its values stayed worse than a constant for a whole run (docs/ppo.md).
     """
-    critic = twin(reward)
+    critic = copy_sharing_frozen(reward)
     if critic.card.head_only:
         nn.init.zeros_(critic.head.weight)
         nn.init.zeros_(critic.bias)

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stages.config import AdaptiveKL, PPOConfig
 from stages.distributed.sharding import autocast
 from stages.ppo import forward, health, losses
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import AdaptiveKL, PPOConfig
 from stages.ppo.health import Means, RecoverableRunError, UnhealthyRunError
 from stages.ppo.overoptimization import GoldReward, choose_best, gold_scores, validate
 from stages.ppo.rollout import Experience, Rollout, collect, gather, shuffled

@@ -23,11 +23,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stages.adaptation.lora import merged_lora
-from stages.config import OwnRollouts, SamplingConfig
+from stages.adapters.lora import merged_lora
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
-from stages.generation import Sampled, generate_responses
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, generate_responses
+from stages.ppo.config import OwnRollouts
 from stages.ppo.models import Models
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from stages.config import OwnRollouts, PPOConfig, Separate
-from stages.data.pretraining_stream import PretrainingStream
+from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.network import MovingAverage, Replicated, swapped
 from stages.distributed.sharding import (
@@ -20,16 +19,17 @@ from stages.distributed.sharding import (
     shard_frozen,
     sharded_network,
 )
+from stages.distributed.state import scatter_weights
 from stages.ppo import losses
 from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import OwnRollouts, PPOConfig, Separate
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
 from stages.ppo.rollout import LocalSampler, Sampler
 from stages.ppo.vllm import VllmSampler
 from stages.progress import Report, Step
-from stages.sharded_state import scatter_weights
 
 log = logging.getLogger(__name__)
 

@@ -8,28 +8,28 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from reward_models.records import Prompt, write_jsonl
-from stages.adaptation.sets import trained_share
-from stages.config import OwnRollouts, PPOConfig
-from stages.config_base import without_names
-from stages.data.pretraining_stream import PretrainingStream
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt
+from stages.adapters.backbone import trained_share
+from stages.config import without_external_names
+from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids
 from stages.distributed.network import copy_weights, trained_parameters
+from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import load_models_whole, require_trainable_precision
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
 from stages.ppo.health import preflight
 from stages.ppo.micro_batches import UpdateCost, fitting, reserved_bytes, update_cost
-from stages.ppo.models import Models, ValueHead, load_models
+from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
 from stages.progress import Report, Step, announce, counted
-from stages.prompt_lengths import require_ppo_fits
-from stages.rank_timeout import limit_waits
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_check import check_reward_model
+from stages.reward.batches import RankedPrompt
+from stages.reward.held_out import check_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _check_supported(run: PPORun) -> None:
 
 def _identity(run: PPORun) -> dict[str, object]:
     """The settings that a resumed run must share with its checkpoints."""
-    settings = without_names(run.config)
+    settings = without_external_names(run.config)
     return {
         "config": {name: value for name, value in settings.items() if name not in MAY_CHANGE},
         "seed": run.seed,

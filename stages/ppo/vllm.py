@@ -21,10 +21,11 @@ from accelerate import Accelerator
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
-from reward_models.one_line import first_line
-from stages.config import SamplingConfig, VllmRollouts
+from reward_models.model_files import first_line
 from stages.distributed.network import Network
-from stages.generation import Sampled
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled
+from stages.ppo.config import VllmRollouts
 
 _NAME = "policy"
 

@@ -15,24 +15,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
-from reward_models.trunk import transformer
-from stages.cache_check import decoding_of
-from stages.config import PPOConfig, SamplingConfig, SFTConfig
 from stages.data.supervised import encode, response_loss
-from stages.generation import Sampled, generate_responses
+from stages.generation.cache_check import decoding_of
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, generate_responses
+from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward_checks import obstacle_to_packing, pads_right
 from stages.ppo.models import Models, load_models
 from stages.ppo.rollout import Episodes
 from stages.ppo.train import train_ppo
 from stages.progress import Step
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_held_out import score_elements
-from stages.scoring import score_sequences
-from stages.sft import train_sft
-from stages.shared_prompt import SharedPrompt, choose_layout
+from stages.reward.batches import RankedPrompt
+from stages.reward.held_out import score_elements
+from stages.reward.shared_prompt import SharedPrompt, choose_layout
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.architectures.tiny import ARCHITECTURES, save
 from tests.stages.tiny_ppo import outputs
 
@@ -92,7 +94,7 @@ def check_scores(reward: RewardModel) -> str:
     layout = choose_layout(reward, elements)
     for found, one in zip(score_elements(reward, elements, layout), expected, strict=True):
         assert max(abs(a - b) for a, b in zip(found, one, strict=True)) < NATS * 3
-    assert_causal(transformer(reward.carrier))
+    assert_causal(transformer(reward.backbone))
     return "shared" if isinstance(layout, SharedPrompt) else "separate"
 
 
@@ -120,7 +122,7 @@ def check_episodes(source: Path, reward: Path, tokenizer: PreTrainedTokenizerBas
     for ours, theirs in zip(found, expected, strict=True):
         assert float((ours - theirs).abs().max()) < NATS * scale(theirs)
     assert_causal(transformer(models.policy))
-    assert_causal(transformer(models.reward.carrier))
+    assert_causal(transformer(models.reward.backbone))
     if obstacle is None:
         return "packed"
     return "padded on the right" if models.pads_right else "padded on the left"

@@ -80,7 +80,7 @@ def ppo(begun: Path, run: Path, episodes: int, environment: dict[str, str]) -> t
 
 def rlhf(verb: str, out: Path, *words: str, environment: dict[str, str] | None = None) -> None:
     free = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-m", "pipeline.cli", verb, "configs/quickstart.yaml"]
+    command = [sys.executable, "-m", "pipeline.cli.app", verb, "configs/quickstart.yaml"]
     subprocess.run(
         [*command, "--out", str(out.resolve()), *words],
         cwd=ROOT,

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from reward_models.records import read_jsonl
-from stages.families import RATES
+from reward_models.row_files import read_jsonl
+from stages.adapters.config import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
@@ -30,7 +30,7 @@ def run(family: str, out: Path, sets: list[str]) -> None:
     """`rlhf run` with the one override; what is up to date is skipped."""
     settings = [f"adaptation.family={family}", "threads=1", *sets]
     options = [word for setting in settings for word in ("--set", setting)]
-    command = ("-m", "pipeline.cli", "run", "configs/quickstart.yaml", "--out", str(out))
+    command = ("-m", "pipeline.cli.app", "run", "configs/quickstart.yaml", "--out", str(out))
     subprocess.run([sys.executable, *command, *options], cwd=ROOT, check=True)
 
 
@@ -69,11 +69,11 @@ def main(
     sets: Annotated[list[str] | None, typer.Option("--set", help="As for rlhf run.")] = None,
 ) -> None:
     """Run what is not done yet, and print the table."""
-    for family in only or list(RATES):
+    for family in only or list(FAMILIES):
         run(family, out / family, sets or [])
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
-    for family in RATES:
+    for family in FAMILIES:
         if (out / family / "report").is_dir():
             print("| " + " | ".join(row(family, out / family)) + " |")
 

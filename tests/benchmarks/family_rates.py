@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pipeline.config_file import load_config
-from pipeline.datasets import DataFolder
-from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
+from pipeline.config.loading import load_config
+from pipeline.steps.data import DataFolder
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import silent
-from stages.reward import train_reward
-from stages.sft import train_sft
+from stages.reward.train import train_reward
+from stages.sft.train import train_sft
 
 ROOT = Path(__file__).parents[2]
 RANKING_PROMPTS = 800

@@ -23,11 +23,11 @@ import typer
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo.forward import evaluate
 from stages.ppo.ppo import iterate
 from stages.ppo.rollout import Episodes
-from stages.shared_prompt import SharedPrompt
+from stages.reward.shared_prompt import SharedPrompt
 from tests.benchmarks.cases import SMALL, Case, make_policy, prompts
 from tests.benchmarks.flops import forward
 from tests.benchmarks.ppo.ours import new_run

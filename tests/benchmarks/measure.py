@@ -21,7 +21,7 @@ import typer
 from cpuinfo import get_cpu_info
 from transformers.utils import logging
 
-from stages.freed_memory import give_back_freed_memory
+from stages.distributed.memory import give_back_freed_memory
 from tests.benchmarks.alternate import Worker, alternate, ratio
 from tests.benchmarks.cases import SMALL, SMOLLM2, Case, make_policy
 from tests.benchmarks.figure import draw

@@ -25,9 +25,10 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.model import RewardModel
-from stages.config import LoRA, RewardConfig
+from stages.adapters.config import LoRA
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import models
+from stages.reward.config import RewardConfig
 from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train
 
@@ -53,7 +54,7 @@ SET = LoRA(rank=8, alpha=16.0)
 
 def prepare(work: Path, shape: LlamaConfig) -> None:
     """A base, and reward models of both kinds on it."""
-    from stages.reward import new_reward_model  # what trains it is no part of a PPO run
+    from stages.reward.train import new_reward_model
 
     if (work / "full-reward").is_dir():
         return
@@ -79,7 +80,7 @@ def measure(work: Path, way: str) -> dict[str, object]:
     libraries = _memory("VmRSS")
     if way == "four-bases":
         vars(models)["share_frozen"] = _share_nothing
-        vars(models)["twin"] = copy.deepcopy
+        vars(models)["copy_sharing_frozen"] = copy.deepcopy
     full = way == "four-full"
     config = tiny_config(
         episodes=8,

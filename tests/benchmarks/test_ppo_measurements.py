@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.conduct import conduct
-from pipeline.config_file import load_config
-from pipeline.evaluation.results_file import read_results
+from pipeline.config.loading import load_config
+from pipeline.evaluation.samples.results import read_results
+from pipeline.runs.runner import conduct
 
 ROOT = Path(__file__).parents[2]
 SEED = 0

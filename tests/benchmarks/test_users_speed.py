@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.plan import QUICKSTART
-from stages.adaptation.user_sets import UserSet
-from stages.config import LoRA, SamplingConfig
+from pipeline.runs.manifest import QUICKSTART
+from stages.adapters.config import LoRA
 from stages.data.template import prompt_ids
+from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer
-from stages.users import generate_for_users, new_set, open_user_store
+from stages.users.adapters import UserSet
+from stages.users.train import generate_for_users, new_set, open_user_store
 
 SMOLLM2 = Path("models/SmolLM2-135M-Instruct")
 USERS = 32

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stages.freed_memory import keep_freed_memory
+from stages.distributed.memory import keep_freed_memory
 
 
 def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from reward_models.records import RankingTask
 from tests.browser.room_server import RoomServer
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from tests.browser.nothing_outside import watch
 watch(Path(sys.argv[3]))
 from labeling_ui.app import serve
-from labeling_ui.form import load_form
-from labeling_ui.live import Live
-from labeling_ui.store import Store
+from labeling_ui.forms import load_form
+from labeling_ui.tasks.live import Live
+from labeling_ui.store.store import Store
 from reward_models.records import Response
 def policy(prompt, number):
     return [Response(str(i), f"answer {i} to {prompt}", "policy", {}) for i in range(number)]

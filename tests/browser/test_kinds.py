@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.accounts import Accounts
-from labeling_ui.form import TaskKind
-from labeling_ui.gate import BOARD
-from labeling_ui.outcomes import comparisons, ratings
-from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks
-from labeling_ui.store import Store
-from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, Response, Turn
+from labeling_ui.formats.jsonl import comparisons, ratings
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.accounts import Accounts
+from labeling_ui.store.records import RoomTask, TextTask, WritingTask, add_room_tasks
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.writing import demonstrations, prompts
+from labeling_ui.web.middleware import BOARD
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
 from tests.browser.examples import PASSAGE, task
 from tests.browser.room_server import RoomServer

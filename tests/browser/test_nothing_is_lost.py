@@ -5,17 +5,11 @@ from typing import Any
 
 from sqlalchemy import update
 
-from labeling_ui.store import Store
-from labeling_ui.tables import leases
+from labeling_ui.store.store import Store
+from labeling_ui.store.tables import leases
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer
-from tests.browser.test_ranking import (
-    Keyboard,
-    ranks_as_shown,
-    rate_all,
-    the_ranking,
-    wait_stored,
-)
+from tests.browser.test_ranking import Keyboard, ranks_as_shown, rate_all, the_ranking, wait_stored
 
 Give = Callable[..., None]
 Open = Callable[..., Any]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.accounts import Accounts
-from labeling_ui.store import Store
+from labeling_ui.store.accounts import Accounts
+from labeling_ui.store.store import Store
 from reward_models.records import Ranking
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer

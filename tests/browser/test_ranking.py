@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from reward_models.records import Ranking
 from tests.browser.examples import task
 from tests.browser.wcag import violations

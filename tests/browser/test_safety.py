@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.accounts import Accounts
-from labeling_ui.store import Store
+from labeling_ui.store.accounts import Accounts
+from labeling_ui.store.store import Store
 from reward_models.records import RankingTask, Response
 from tests.browser.examples import task
 from tests.browser.hostile import HOSTILE

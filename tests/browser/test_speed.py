@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from tests.browser.conftest import next_number
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer

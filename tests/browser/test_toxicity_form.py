@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from reward_models.records import RankingTask, Response
 from tests.browser.room_server import RoomServer
 from tests.browser.test_ranking import Keyboard, ranks_as_shown, the_ranking, wait_stored

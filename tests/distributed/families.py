@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.config import (
+from stages.adapters.config import (
     BitFit,
     Bottleneck,
     Full,

@@ -17,13 +17,13 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
-from stages import zero_state
-from stages.config import Full
+from stages.adapters.config import Full
 from stages.data.supervised import Example
+from stages.distributed import state as zero_state
+from stages.distributed.state import named_shards
 from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import silent
-from stages.sharded_state import named_shards
-from stages.supervised_trainer import SupervisedTrainer
+from stages.sft.trainer import SupervisedTrainer
 from stages.training_arguments import training_arguments
 from tests.distributed.ranks import SHARDINGS, Sharding, run_ranks
 from tests.reward_models.tiny import WORDS, tiny_tokenizer

@@ -42,7 +42,7 @@ def experiment(folder: Path, epochs: int = 6) -> Path:
 
 def rlhf(*arguments: str | Path, inside: Sequence[str] = (), **told: str) -> subprocess.Popen[str]:
     """The command, begun; `inside` goes before it, and `told` into its environment."""
-    own = [sys.executable, "-m", "pipeline.cli"]
+    own = [sys.executable, "-m", "pipeline.cli.app"]
     return begun([*inside, *own, *map(str, arguments)], **told)
 
 

@@ -27,7 +27,7 @@ for _name in ("muon_optimizer", "original_muon"):
         setattr(_module, _attribute, _Unused)
     sys.modules[_module.__name__] = _module
 
-for _name in ("deepspeed", "stages.sft", "stages.reward"):
+for _name in ("deepspeed", "stages.sft.train", "stages.reward.train"):
     importlib.import_module(_name)
 importlib.import_module("torch").set_num_threads(1)
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -180,7 +180,7 @@ def _rank(
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     code = 0
     try:
-        from stages.cpu_ranks import let_ranks_run_on_cpu
+        from stages.distributed.ranks import let_ranks_run_on_cpu
 
         let_ranks_run_on_cpu()
         torch.save(work(*arguments), Path(folder) / f"result-{rank}.pt")

@@ -36,7 +36,7 @@ def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:
 
 def without_a_launcher(run: Path, stage: str) -> None:
     """The stage's work in a forked rank, its steps written as the launching command writes them."""
-    from pipeline.metrics_file import MetricsFile
+    from pipeline.runs.metrics import MetricsFile
     from stages.progress import silent
 
     folder = run / stage
@@ -110,7 +110,7 @@ def test_bad_input_that_only_ranks_see_is_one_line(tmp_path: Path):
 def test_torchrun_starts_the_same_verb(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    verb = ["-m", "pipeline.cli", "sft", str(config), "--out", str(run), "--sharding", "zero2"]
+    verb = ["-m", "pipeline.cli.app", "sft", str(config), "--out", str(run), "--sharding", "zero2"]
     code, stdout, said = ended(begun([*launcher, "--nproc-per-node", "2", *verb]))
     assert (code, stdout) == (0, f"{run}/sft\n"), said
     assert said.count("sft: done in") == 1
@@ -124,7 +124,7 @@ def test_accelerate_launch_starts_the_same_verb_and_says_how_it_is_sharded(tmp_p
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0",
                 "--config_file", str(configs / "zero3.yaml"),
                 "--deepspeed_config_file", str(configs / "zero3.json")]  # fmt: skip
-    verb = ["-m", "pipeline.cli", "sft", str(config), "--out", str(run)]
+    verb = ["-m", "pipeline.cli.app", "sft", str(config), "--out", str(run)]
     code, stdout, said = ended(begun([*launcher, *verb]))
     assert code == 0, said
     assert stdout.splitlines()[-1] == f"{run}/sft"  # before it is what the launcher says itself

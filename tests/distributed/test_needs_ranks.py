@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.needs.anatomy import anatomy
-from pipeline.needs.memory import FLOAT, Need, trained
-from stages.families import Full, LoRA, Restricted
+from pipeline.estimate.anatomy import anatomy
+from pipeline.estimate.memory import FLOAT, Need, trained
+from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_tokenizer
 
@@ -59,8 +59,8 @@ def held(base: Path, family: str) -> Held:
     from accelerate import Accelerator
 
     from stages.distributed.sharding import load_models_whole, sharded_network
+    from stages.distributed.state import whole_shape
     from stages.models import adapt, load_policy, load_tokenizer
-    from stages.zero_state import whole_shape
 
     accelerator = Accelerator()
     load_models_whole(accelerator)
@@ -100,7 +100,7 @@ def of_gradients(model: nn.Module, optimizer: Any) -> int:
 
 def of_optimizer(optimizer: Any) -> int:
     """Adam's moments, and the float32 copies of weights that DeepSpeed updates."""
-    from stages.zero_state import unwrapped
+    from stages.distributed.state import unwrapped
 
     adam, zero = unwrapped(optimizer)
     moments = [

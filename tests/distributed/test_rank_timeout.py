@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from stages.rank_timeout import ENVIRONMENT, limit_waits
+from stages.distributed.ranks import ENVIRONMENT, limit_waits
 from tests.distributed.ranks import run_ranks
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.config import SamplingConfig, SFTConfig
+from stages.generation.config import SamplingConfig
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.progress import Step
-from stages.sft import train_sft
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.distributed.truths import Told, curve, folder_of
@@ -129,7 +130,7 @@ def masks(base: Path, out: Path) -> list[list[bool]]:
         return dropped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.dropout.dropout", spy)
+        patch.setattr("stages.models.dropout", spy)
         train(base, out, "full", 4, epochs=1, dropout=0.5)
     return found
 

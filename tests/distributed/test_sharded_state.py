@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.sharded_state import (
+from stages.distributed.state import (
     gather_moments,
     gather_weights,
     is_first,

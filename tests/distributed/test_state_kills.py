@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import stages.checkpoints
-import stages.supervised_trainer
-from stages.rank_timeout import ENVIRONMENT
+import stages.distributed.checkpoints
+import stages.sft.trainer
+from stages.distributed.ranks import ENVIRONMENT
 from tests.distributed import test_sft_ranks as sft
 from tests.distributed.families import MICRO
 from tests.distributed.ranks import Ranks, Sharding, run_ranks
 
-MOMENTS = {  # a function of stages.checkpoints, and the rank that dies instead of calling it
+MOMENTS = {  # a function of the checkpoints, and the rank that dies instead of calling it
     "gathering": ("gather_moments", 1),
     "summing": ("_write_sums", 0),
     "flushing": ("_flush", 0),
@@ -27,7 +27,7 @@ EPOCHS = 3
 def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
     """Die in the second checkpoint."""
     name, rank = MOMENTS[moment]
-    original: Callable[..., Any] = vars(stages.checkpoints)[name]
+    original: Callable[..., Any] = vars(stages.distributed.checkpoints)[name]
     calls = 0
 
     def dying(*given: Any) -> Any:
@@ -37,7 +37,7 @@ def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*given)
 
-    setattr(stages.checkpoints, name, dying)
+    setattr(stages.distributed.checkpoints, name, dying)
     sft.train(base, out, family, MICRO[2], EPOCHS)
 
 
@@ -74,14 +74,14 @@ def train_beside_a_silent_rank(base: Path, out: Path) -> None:
     """The second rank stops working in the middle, and lives on."""
     os.environ[ENVIRONMENT] = "2"
     if os.environ["RANK"] == "1":
-        original = stages.supervised_trainer.SupervisedTrainer.training_step
+        original = stages.sft.trainer.SupervisedTrainer.training_step
 
         def silent(self: Any, *given: Any) -> Any:
             if self.state.global_step == 2:
                 time.sleep(60.0)
             return original(self, *given)
 
-        stages.supervised_trainer.SupervisedTrainer.training_step = silent  # type: ignore[method-assign]
+        stages.sft.trainer.SupervisedTrainer.training_step = silent  # type: ignore[method-assign]
     sft.train(base, out, "full", MICRO[2], EPOCHS)
 
 

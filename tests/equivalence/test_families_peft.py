@@ -8,10 +8,10 @@ from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from stages.adaptation.bottleneck import BottleneckLayer
-from stages.adaptation.prefix import PrefixLayer
-from stages.adaptation.prompt import PromptLayer
-from stages.config import BitFit, Bottleneck, LoRA, Prefix, Prompt, PTuningV2, Restricted
+from stages.adapters.bottleneck import BottleneckLayer
+from stages.adapters.config import BitFit, Bottleneck, LoRA, Prefix, Prompt, PTuningV2, Restricted
+from stages.adapters.prefix import PrefixLayer
+from stages.adapters.prompt import PromptLayer
 from stages.models import adapt, load_policy, load_tokenizer
 from tests.stages.family_cells import ARCHITECTURES, save_base
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reward_models.card import RewardCard
 from reward_models.model import RewardModel
-from stages.generation import Sampled
+from reward_models.model_card import RewardCard
+from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.models import Models
 from stages.ppo.rollout import Episodes, Rollout

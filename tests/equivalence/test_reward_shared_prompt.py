@@ -29,12 +29,12 @@ from transformers import (
     Qwen3Model,
 )
 
-from reward_models.card import RewardCard
+from reward_models.backbone import without_dropout
 from reward_models.model import RewardModel
+from reward_models.model_card import RewardCard
 from reward_models.ranking_loss import pool_pairs, summed_loss
-from reward_models.trunk import settle
-from stages.ranked_prompts import RankedPrompt
-from stages.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
+from stages.reward.batches import RankedPrompt
+from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
 
 SMALL = {
     "vocab_size": 60,
@@ -63,7 +63,7 @@ FAMILIES = {
 
 def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
-    config = settle(config_type(**settings, attn_implementation=attention))
+    config = without_dropout(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = model_type(config)
@@ -177,7 +177,7 @@ def test_attention_of_another_kind_falls_back_and_says_so(
 def test_pieces_that_do_not_arrive_at_attention_are_noticed(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reward_models.pieces.ATTENTION", "sdpa")
+    monkeypatch.setattr("reward_models.packed_attention.ATTENTION", "sdpa")
     with caplog.at_level(logging.WARNING):
         assert choose_layout(reward_model(trunk("llama")), elements()) == SeparateRows()
     assert "scores differ by" in caplog.text

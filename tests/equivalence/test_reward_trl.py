@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
 from reward_models.records import Ranking, RankingTask
-from stages.ranked_prompts import RankedPrompt, ranked_prompts
-from stages.shared_prompt import Layout, SeparateRows, SharedPrompt
+from stages.reward.batches import RankedPrompt, ranked_prompts
+from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt
 from tests.reward_models.tiny import tiny_base, tiny_tasks, tiny_tokenizer
 
 pytestmark = pytest.mark.slow  # importing TRL's trainers takes ten seconds
@@ -64,7 +64,7 @@ def our_loss_and_gradient(model: RewardModel, layout: Layout) -> dict[str, torch
     loss = summed_loss(scores_BK, batch["weight_BKK"]) / num_elements(batch["weight_BKK"])
     loss.backward()
     found = {
-        name.removeprefix("carrier.").replace("head.", "score."): parameter.grad.clone()
+        name.removeprefix("backbone.").replace("head.", "score."): parameter.grad.clone()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }

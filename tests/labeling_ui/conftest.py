@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from tests.postgres_server import PostgresServer, binaries
 
 

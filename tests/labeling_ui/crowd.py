@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from tests.browser.room_server import RoomServer
 
 GIVE_UP_S = 600.0  # a starved machine starts a server slowly

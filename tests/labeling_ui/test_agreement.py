@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from labeling_ui.agreement import agreement, alpha, flag_units, overlaps, rating_units, tau_b
-from labeling_ui.room_report import report
+from labeling_ui.reports.agreement import (
+    agreement,
+    alpha,
+    flag_units,
+    overlaps,
+    rating_units,
+    tau_b,
+)
+from labeling_ui.reports.quality import report
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 
@@ -64,7 +71,7 @@ def test_agreement_is_what_a_slow_count_says() -> None:
     found = overlaps(rankings)
     rate = agreement(found, RNG)
     assert rate.value == same / strict
-    assert (rate.num_pairs, rate.num_tasks) == (strict, 30)
+    assert (rate.num_pairs, rate.num_prompts) == (strict, 30)
     assert (sum(o.one_tied for o in found), sum(o.both_tied for o in found)) == (
         one_tied,
         both_tied,

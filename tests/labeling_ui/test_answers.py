@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from labeling_ui.answers import parse_answers, ranking_from
-from labeling_ui.form import Form, default_form, load_form
-from labeling_ui.shown import as_body
+from labeling_ui.forms import Form, default_form, load_form
+from labeling_ui.tasks.answers import parse_answers, ranking_from
+from labeling_ui.views import as_body
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 

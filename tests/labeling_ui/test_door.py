@@ -8,12 +8,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from labeling_ui import passwords
-from labeling_ui.accounts import Accounts, clean_name
-from labeling_ui.gate import Gate, add_doors
-from labeling_ui.passwords import TooManyTriesError
-from labeling_ui.sign_in import COOKIE, Access, Proxy, signed_in
-from labeling_ui.store import Store
+from labeling_ui.store import passwords
+from labeling_ui.store.accounts import Accounts, clean_name
+from labeling_ui.store.passwords import TooManyTriesError
+from labeling_ui.store.store import Store
+from labeling_ui.web.middleware import Gate, add_doors
+from labeling_ui.web.sign_in import COOKIE, Access, Proxy, signed_in
 
 PASSWORD = "correct horse"
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from labeling_ui import door_texts
-from labeling_ui.accounts import Accounts
-from labeling_ui.gate import BOARD
-from labeling_ui.store import Store
+from labeling_ui.store.accounts import Accounts
+from labeling_ui.store.store import Store
+from labeling_ui.web import translations as door_texts
+from labeling_ui.web.middleware import BOARD
 from tests.labeling_ui.test_door import door
 
 

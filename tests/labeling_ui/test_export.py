@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeling_ui.argilla import from_argilla, to_argilla
-from labeling_ui.export import preference_pairs, write_export
-from labeling_ui.label_studio import from_label_studio, to_label_studio
-from labeling_ui.store import Store
-from reward_models.records import Ranking, RankingTask, Turn, read_records
+from labeling_ui.formats.argilla import from_argilla, to_argilla
+from labeling_ui.formats.files import preference_pairs, write_export
+from labeling_ui.formats.label_studio import from_label_studio, to_label_studio
+from labeling_ui.store.store import Store
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.data.preferences import load_pairs
 from tests.labeling_ui.examples import small_task
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling_ui.store import Store
+from labeling_ui.store.store import Store
 from tests.browser.room_server import RoomServer
 from tests.labeling_ui.crowd import Ledger, check_complete, work_through
 from tests.labeling_ui.examples import small_task

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 import labeling_ui
-from labeling_ui.gate import BOARD
+from labeling_ui.web.middleware import BOARD
 
 HERE = Path(labeling_ui.__file__).parent
-ASKED = ("answers", "writing", "assignment", "by_name", "live", "owner", "room", "adjudication")
+ASKED = (
+    *("tasks/answers", "tasks/writing", "tasks/assignment", "tasks/by_name", "tasks/live"),
+    *("tasks/adjudication", "web/owner", "web/room"),
+)
 # Only a request that no page of ours sends is answered so.
 OTHERS = ("is not a short text", "is not a whole number", "is not an object")
 TABLE = re.compile(r"\[/(.+)/, \"(.+)\"\]")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from labeling_ui.accounts import Accounts
 from labeling_ui.app import build
-from labeling_ui.sign_in import COOKIE
-from labeling_ui.store import Store
+from labeling_ui.store.accounts import Accounts
+from labeling_ui.store.store import Store
+from labeling_ui.web.sign_in import COOKIE
 from tests.labeling_ui.examples import small_task
 
 PASSWORD = "correct horse"

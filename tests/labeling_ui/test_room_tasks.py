@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.accounts import Account
-from labeling_ui.adjudication import disputes, settled_rankings
-from labeling_ui.assignment import Assignment
-from labeling_ui.export import write_export
-from labeling_ui.form import TaskKind, forms_with
-from labeling_ui.live import Live
-from labeling_ui.outcomes import comparisons, ratings, write_outcomes
-from labeling_ui.progress import Progress
-from labeling_ui.room import Room, reply_to
-from labeling_ui.room_tasks import RoomTask, TextTask, WritingTask, add_room_tasks, task_from
-from labeling_ui.store import Store
-from labeling_ui.writing import demonstrations, prompts
-from reward_models.records import Ranking, RankingTask, Response, read_jsonl
+from labeling_ui.formats.files import write_export
+from labeling_ui.formats.jsonl import comparisons, ratings, write_outcomes
+from labeling_ui.forms import TaskKind, forms_with
+from labeling_ui.store.accounts import Account
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.records import RoomTask, TextTask, WritingTask, add_room_tasks, task_from
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import disputes, settled_rankings
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.writing import demonstrations, prompts
+from labeling_ui.web.room import Room, reply_to
+from reward_models.records import Ranking, RankingTask, Response
+from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import load_demonstrations, load_prompts
 from tests.labeling_ui.examples import small_task
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from labeling_ui.accounts import Account, Accounts
-from labeling_ui.assignment import Assignment
-from labeling_ui.choosing import Mixing
-from labeling_ui.form import Form, forms_with
-from labeling_ui.owner import Owner
-from labeling_ui.progress import DAY_S, Progress
-from labeling_ui.room import Room, reply_to
-from labeling_ui.room_report import report
-from labeling_ui.screening import Screening
-from labeling_ui.store import Store
+from labeling_ui.forms import Form, forms_with
+from labeling_ui.reports.quality import report
+from labeling_ui.store.accounts import Account, Accounts
+from labeling_ui.store.progress import DAY_S, Progress
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.queue import Mixing
+from labeling_ui.tasks.screening import Screening
+from labeling_ui.web.owner import Owner
+from labeling_ui.web.room import Room, reply_to
 from reward_models.records import Ranking, RankingTask
 from tests.labeling_ui.examples import small_task
 
@@ -195,5 +195,5 @@ def test_the_owner_sees_how_far_a_reward_model_agrees_with_each_person() -> None
     made = report(tasks, given, gold={}, rng=np.random.default_rng(0), scores=scores)
     rates = {row["name"]: row["model"] for row in made["annotators"]}
     assert (rates["ada"]["value"], rates["ben"]["value"]) == (1.0, 0.0)
-    assert (rates["ada"]["num_pairs"], rates["ada"]["num_tasks"]) == (50, 10)  # c and d are equal
+    assert (rates["ada"]["num_pairs"], rates["ada"]["num_prompts"]) == (50, 10)  # c and d are equal
     assert made["model"]["value"] == 0.5

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect, text
 
-from labeling_ui import database, tables
-from labeling_ui.store import Store
+from labeling_ui.store import database, tables
+from labeling_ui.store.store import Store
 from reward_models.records import Ranking, RankingTask
 from tests.labeling_ui.examples import small_task
 
@@ -217,7 +217,7 @@ def test_a_backup_that_fails_leaves_nothing_behind(store: Store, tmp_path: Path)
 
 WRITER = """
     import sys
-    from labeling_ui.store import Store
+    from labeling_ui.store.store import Store
     from reward_models.records import Ranking
     store = Store(sys.argv[1])
     number = 0

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.results import Results, results_of
-from pipeline.evaluation.results_file import write_results
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.tables import Quantity, Resampling, Table
-from pipeline.lineage import Manifest
-from reward_models.records import write_jsonl
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import Results, results_of, write_results
+from pipeline.evaluation.samples.tables import Quantity, Resampling, Table
+from pipeline.runs.manifest import Manifest
+from reward_models.atomic_files import write_jsonl
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 

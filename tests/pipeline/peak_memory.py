@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config_file import load_config
-from pipeline.datasets import DataFolder
+from pipeline.config.loading import load_config
+from pipeline.steps.data import DataFolder
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask, read_records
-from stages.config import Adaptation, Probe
+from stages.adapters.config import Adaptation, Probe
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.train import train_ppo
 from stages.progress import silent
-from stages.reward import train_reward
-from stages.sft import train_sft
+from stages.reward.train import train_reward
+from stages.sft.train import train_sft
 
 
 def held(name: str) -> int:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.baselines.config import BestOfN, InstructionTuned, PromptedBase
-from pipeline.baselines.instructions import task_sets
-from pipeline.baselines.prefix import choose_prefix
-from pipeline.baselines.speaker import (
+from pipeline.config.baselines import BestOfN, InstructionTuned, PromptedBase
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.generate import generate_completions
+from pipeline.evaluation.suites.suite import Inputs
+from pipeline.models.speaker import (
     Speaker,
     ask,
     best_of_n_kl,
@@ -19,19 +22,16 @@ from pipeline.baselines.speaker import (
     shots_ids,
     speaker_of,
 )
-from pipeline.config import ExperimentConfig
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.setting import Setting
-from pipeline.plan import plan, policies
+from pipeline.steps.instructions import task_sets
+from pipeline.steps.plan import plan, policies
+from pipeline.steps.prefix import choose_prefix
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
-from stages.config import SamplingConfig
 from stages.data.template import prompt_ids
+from stages.generation.config import SamplingConfig
+from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer
 from stages.progress import silent
-from stages.scoring import score_sequences
 from tests.stages.tiny_ppo import PROMPTS, tiny_world
 
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=5, batch_size=16)
@@ -193,7 +193,7 @@ def test_baselines_are_judged_beside_models_and_left_out_of_likelihoods(
     Speaker(str(world[0]), prefix=ids).write(tmp_path / "prompted", {})
     best_of(world, 4).write(tmp_path / "best-of-4", {})
     asked = {"base": world[0], "prompted": tmp_path / "prompted", "sft": world[0]}
-    setting = Setting(
+    setting = Inputs(
         EvaluationConfig(sampling=SAMPLING, resamples=50, sign_flips=50),
         {**asked, "best-of-4": tmp_path / "best-of-4"},
         prompts=PROMPTS,

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 from torch.nn.functional import cross_entropy
 
-from pipeline.evaluation.bias import (
+from pipeline.evaluation.likelihood import likelihoods
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.suites.bias import (
     SentencePair,
     bias_tables,
     entropy_bits,
     load_pairs,
     score_pairs,
 )
-from pipeline.evaluation.likelihood import likelihoods
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.plan import model_source
+from pipeline.runs.manifest import model_source
 from stages.models import load_policy, load_tokenizer
 
 BASE = model_source("quickstart")

@@ -1,7 +1,7 @@
 """A conversation in the terminal stays one conversation, as long as the policy has room for it."""
 
-from pipeline.chat import Conversation
-from reward_models.records import Turn
+from pipeline.models.chat import Conversation
+from reward_models.conversations import Turn
 from stages.data.template import prompt_ids
 from tests.stages.chat_templates import CHATS, build
 from tests.stages.test_turn_ends import tiny

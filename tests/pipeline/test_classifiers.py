@@ -8,16 +8,18 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from pipeline.evaluation.classifier import SequenceClassifier, ToxicityClassifier
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.entailment import EntailmentScorer
-from pipeline.evaluation.hallucination import LexicalSupport, hallucination_tables
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorer_config import ClassifierConfig, EntailmentConfig
-from pipeline.evaluation.scorers import scored
-from pipeline.evaluation.toxicity import ProfanityScorer
-from pipeline.evaluation.validity import grounding_validity, measured_validity
-from pipeline.evaluation_settings import evaluation_config, scorer_settings
+from pipeline.config.evaluation import ClassifierConfig, EntailmentConfig, EvaluationConfig
+from pipeline.evaluation.request import evaluation_config, scorer_settings
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.scorers.classifier import (
+    EntailmentScorer,
+    SequenceClassifier,
+    ToxicityClassifier,
+)
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
+from pipeline.evaluation.scorers.validity import grounding_validity, measured_validity
+from pipeline.evaluation.suites.hallucination import LexicalSupport, hallucination_tables
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "kind", "vile", "Bora", "bakes", "sings", "."]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "eval"

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.conduct import require_done
-from pipeline.config_file import load_config
-from pipeline.failures import PeopleNeeded, one_line
-from pipeline.guard import guarded
-from pipeline.run import Run, Stage, Standing, State
+from pipeline.cli.errors import PeopleNeeded, guarded, one_line
+from pipeline.config.loading import load_config
+from pipeline.runs.run import Run, Stage, Standing, State
+from pipeline.runs.runner import require_done
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
@@ -28,7 +27,7 @@ SMALL = ("--set", "data.sizes={demonstrations: 12, ranking_prompts: 6, ppo_promp
 
 def rlhf(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, `before` being shell to put in front of it."""
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
     if before:
         command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -220,7 +219,7 @@ def in_a_mount(
     place: Path, options: str, *arguments: str | Path
 ) -> subprocess.CompletedProcess[str]:
     setup = mounted(place, options)
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
     shell = f'{setup}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {place}/run >&2; exit $code'
     return subprocess.run(["unshare", "-m", "bash", "-c", shell, "bash", *command],
                           cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
@@ -286,7 +285,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int
     out = tmp_path / "run"
     sets = ["--set", "data.sizes.pretraining_texts=400000", "--set", "data.sizes.ppo_prompts=10"]
     arguments = ["run", QUICKSTART, *sets, "--out", str(out), "--until", "data"]
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    command = [sys.executable, "-m", "pipeline.cli.app", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=_heed_ctrl_c,

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compare import comparison_table
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.results_file import write_results
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.tables import Resampling
-from pipeline.paired_samples import paired
-from reward_models.records import write_jsonl
+from pipeline.evaluation.compare import comparison_table, paired
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.results import Results, write_results
+from pipeline.evaluation.samples.tables import Resampling
+from reward_models.atomic_files import write_jsonl
 
 META = {"judge": {"version": "1", "sha256": "x", "threshold": None}}
 

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.plan import plan
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.config.messages import first_error
+from pipeline.steps.plan import plan
+from stages.config import Config
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = ROOT / "configs/quickstart.yaml"
@@ -124,3 +127,17 @@ def test_a_joint_pass_asks_for_a_probe_on_the_model_that_ppo_starts_from(path: P
     assert "reward_base is base; expected sft" in complaint(path, *sets)
     sets = [joint, probe, "reward_base=sft", "sft_choice=reward"]
     assert "sft_choice is reward; expected loss" in complaint(path, *sets)
+
+
+def test_a_key_of_an_earlier_version_is_answered_with_its_name_now():
+    class Inner(Config):
+        renamed = {"kept": "cached"}
+        cached: bool = False
+
+    class Outer(Config):
+        ppo: Inner = Inner()
+
+    with pytest.raises(ValidationError) as error:
+        Outer.model_validate({"ppo": {"kept": True}})
+    line = first_error(error.value, Outer)
+    assert line == "ppo.kept is called ppo.cached since version 0.2"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fetch import fetch_smollm2
+from pipeline.models.fetch import fetch_smollm2
 from stages.progress import silent
 
 

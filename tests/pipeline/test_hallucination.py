@@ -2,17 +2,17 @@
 
 import pytest
 
-from pipeline.evaluation.gold import GOLD
-from pipeline.evaluation.hallucination import (
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.wording import abstains, normalised
+from pipeline.evaluation.suites.hallucination import (
     LexicalSupport,
     hallucination_tables,
     novel_bigrams,
     unsupported,
 )
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.scorers import scored
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.evaluation.wording import abstains, normalised
 
 PASSAGE = "Bora Kel was born in 1,840 and works as a baker in Tamsin. She has two cats."
 CLOSED = ["closed_qa", "summarize"]
@@ -121,7 +121,7 @@ def test_refusing_everything_makes_nothing_up_and_shows_as_false_abstention():
 
 
 def test_the_judge_decides_where_there_is_one():
-    marks = {"made_up": 1.0, "abstained": 0.0, "correct": 0.0}
+    marks = {"hallucinated": 1.0, "abstained": 0.0, "correct": 0.0}
     found = [
         Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
         for row in rows(("She was born in Tamsin.", True))

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from pipeline.config import ExperimentConfig, FileSource
-from stages.config import PPOConfig, PretrainingMix, SFTConfig, SupervisedMix
-from stages.reward import _arguments as reward_arguments
-from stages.sft import _arguments as sft_arguments
+from pipeline.config.experiment import ExperimentConfig, FileSource
+from stages.ppo.config import PPOConfig, PretrainingMix
+from stages.reward.train import _arguments as reward_arguments
+from stages.sft.config import SFTConfig, SupervisedMix
+from stages.sft.train import _arguments as sft_arguments
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/instructgpt.md").read_text(encoding="utf-8")

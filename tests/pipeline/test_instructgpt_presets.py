@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.plan import plan
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.steps.plan import plan
 
 ROOT = Path(__file__).parent.parent.parent
 SIZES = ("1.3b", "6b", "175b")

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from labeling_ui.store import Store
-from pipeline.conduct import conduct
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.failures import PeopleNeeded
-from pipeline.people import STORE, ranked_by_people
-from pipeline.room_config import HumanAnnotators
-from pipeline.room_settings import gold_of
-from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
+from labeling_ui.store.store import Store
+from pipeline.cli.errors import PeopleNeeded
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.labeling import HumanAnnotators
+from pipeline.config.loading import load_config
+from pipeline.labeling.settings import gold_of
+from pipeline.runs.runner import conduct
+from pipeline.steps.human_labels import STORE, ranked_by_people
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response, read_records
 from stages.progress import Step
 
 CONFIG = """

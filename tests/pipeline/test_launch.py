@@ -17,10 +17,11 @@ import yaml
 
 from pipeline import members
 from pipeline.accelerate_environment import accelerate_environment, config_file
-from pipeline.cli import app
+from pipeline.cli.app import app
+from pipeline.config.shipped import configs_folder
 from pipeline.hosts import Host, read_hosts
 from pipeline.interface import told_to_gloo
-from pipeline.launch import chosen, configs_folder
+from pipeline.launch import chosen
 from pipeline.members import Line, Listener, joined
 from pipeline.placement import Place, first_node, launched_already, on_host
 from pipeline.rank_failure import Failure, RankFailed, cause, of_error, of_exit, stopped

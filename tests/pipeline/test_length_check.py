@@ -8,18 +8,22 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.conduct import conduct
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import checked
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import checked
 from pipeline.evaluation.generate import generate_completions
-from reward_models.records import Demonstration, Prompt, write_jsonl
-from stages import sft
-from stages.config import PPOConfig, RewardConfig, SamplingConfig, SFTConfig
-from stages.config import Prompt as SoftPrompt
+from pipeline.runs.runner import conduct
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt
+from stages.adapters.config import Prompt as SoftPrompt
+from stages.generation.config import SamplingConfig
 from stages.ppo import train as ppo
+from stages.ppo.config import PPOConfig
 from stages.progress import Step, silent
-from stages.prompt_lengths import within_positions
-from stages.sft import train_sft
+from stages.reward.config import RewardConfig
+from stages.reward.train import within_positions
+from stages.sft import train as sft
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.reward_models.tiny import WORDS, tiny_base, tiny_tokenizer
 
 POSITIONS = 24
@@ -189,7 +193,7 @@ def test_ppo_refuses_a_long_prompt_before_it_loads(
 def test_an_evaluation_refuses_a_long_prompt_before_it_loads(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pipeline.evaluation.generate.load_policy", never)
+    monkeypatch.setattr("stages.models.load_policy", never)
     with pytest.raises(ValueError, match=f"{base} has {POSITIONS} positions"):
         generate_completions(
             {"base": base},
@@ -205,7 +209,7 @@ def test_a_run_whose_texts_fit_is_not_refused(base: Path, tmp_path: Path):
     config = experiment(base, tmp_path, {"ranking_prompts": POSITIONS - 4})
     try:
         conduct(config, tmp_path / "run", until="data")
-        from pipeline.length_check import check_lengths
+        from pipeline.steps.length_check import check_lengths
 
         names = {"sft", "sample", "select", "ppo", "evaluate"}
         check_lengths(config, tmp_path / "run/data", names)

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from pipeline.evaluation.length_control import length_controlled, length_matched
 from pipeline.evaluation.statistics import pair_agreement
+from pipeline.evaluation.win_rates import length_controlled, length_matched
 
 
 def draw(b0: float, b1: float, prompts: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lineage import Hashes, Manifest
-from pipeline.run import Stage, open_run
+from pipeline.runs.manifest import Hashes, Manifest
+from pipeline.runs.run import Stage, open_run
 from stages.progress import Report, Step, silent
 
 ROOT = Path(__file__).parent.parent.parent
@@ -197,7 +197,7 @@ COUNTING = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from pipeline.run import Stage, open_run
+from pipeline.runs.run import Stage, open_run
 from stages.progress import Step, silent
 
 def count(out, report):

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import checked
-from pipeline.plan import plan
-from pipeline.policy_folder import policy_folder
-from pipeline.run import Run, open_run
-from reward_models.bases import base_name, base_source
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import checked
+from pipeline.models.policy_folder import policy_folder
+from pipeline.runs.run import Run, open_run
+from pipeline.steps.plan import plan
+from reward_models.atomic_files import write_jsonl
+from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
-from reward_models.records import read_jsonl, write_jsonl
+from reward_models.row_files import read_jsonl
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
-from stages.users import open_user_store
+from stages.users.train import open_user_store
 from tests.reward_models.tiny import WORDS, tiny_base
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -242,8 +243,8 @@ def test_a_base_of_an_installed_package_is_named_by_the_package(tmp_path: Path):
 
 
 def test_a_store_of_users_moves_with_the_model_that_it_lies_in(finished: Path, tmp_path: Path):
-    from stages.config import UserSetsConfig
-    from stages.users import train_user_sets
+    from stages.users.config import UserSetsConfig
+    from stages.users.train import train_user_sets
     from tests.stages.family_cells import DEMONSTRATIONS
 
     model = tmp_path / "run/sft/model"

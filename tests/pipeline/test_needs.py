@@ -10,17 +10,16 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.needs.anatomy import KNOWN, activation_bytes, anatomy, model_config
-from pipeline.needs.demands import demands
-from pipeline.needs.lengths import lengths
-from pipeline.needs.memory import Need, advice
-from pipeline.needs.page import needs, with_lora
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.estimate.anatomy import KNOWN, activation_bytes, anatomy, model_config
+from pipeline.estimate.demands import demands
+from pipeline.estimate.lengths import lengths
+from pipeline.estimate.memory import Need, advice
+from pipeline.estimate.page import needs, with_lora
 from reward_models import records
-from reward_models.records import write_jsonl
-from stages.config import Separate
-from stages.families import (
+from reward_models.atomic_files import write_jsonl
+from stages.adapters.config import (
     BitFit,
     Bottleneck,
     Full,
@@ -32,6 +31,7 @@ from stages.families import (
     Restricted,
 )
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
+from stages.ppo.config import Separate
 from tests.reward_models.tiny import (
     WORDS,
     tiny_base,

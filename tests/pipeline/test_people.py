@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.people import score_labels
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.results_file import read_results
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.external.human_labels import score_labels
+from pipeline.evaluation.samples.results import Results, read_results
 from reward_models.records import Ranking, RankingTask, Response
 
 CONFIG = EvaluationConfig(baseline="sft", resamples=200, sign_flips=200)
@@ -36,7 +35,7 @@ RANKINGS = [
 
 
 def value(results: Results, model: str, metric: str) -> float:
-    cell = results.cell(model, "people", metric)
+    cell = results.cell(model, "human_labels", metric)
     assert cell is not None
     return cell.value
 
@@ -47,7 +46,7 @@ def test_win_rates_ratings_and_flags_by_hand(tmp_path: Path):
     assert value(results, "sft", "rating") == pytest.approx(((6 + 7) / 2 + 5) / 2)
     assert value(results, "sft", "hallucination") == pytest.approx((1 + 0) / 2)
     assert value(results, "ppo", "hallucination") == pytest.approx((1 / 4 + 0) / 2)
-    cell = results.cell("ppo", "people", "rating")
+    cell = results.cell("ppo", "human_labels", "rating")
     assert cell is not None
     assert (cell.n, cell.n_samples, cell.quantity.unit) == (2, 6, "prompt")
 
@@ -63,7 +62,7 @@ def test_a_question_that_was_not_answered_is_no_no(tmp_path: Path):
         ranking("1", "ann", "123", flagged="a", extra={"flags_no": {"1-b": ["hallucination"]}})
     ]
     results = score_labels(TASKS, asked, out=tmp_path, config=CONFIG)
-    cell = results.cell("ppo", "people", "hallucination")
+    cell = results.cell("ppo", "human_labels", "hallucination")
     assert cell is not None
     assert (cell.value, cell.n_samples) == (0.0, 1)
 

@@ -5,17 +5,17 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.evaluation.alignment import matched_pairs
-from pipeline.evaluation.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.preference import (
+from pipeline.evaluation.samples.alignment import matched_pairs
+from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, cells
+from pipeline.evaluation.suites.responses import key_of, most_frequent_answers, repeated_answers
+from pipeline.evaluation.win_rates import (
     at_equal_length,
     length_refusals,
     mean_tables,
     win_rate_tables,
 )
-from pipeline.evaluation.responses import key_of, most_frequent_answers, repeated_answers
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.tables import Quantity, Resampling, Table, cells
 
 MODELS = ["sft", "ppo"]
 

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import pipeline.progress as progress
-from pipeline.metrics_file import MetricsFile
-from pipeline.progress import Clock, LiveDisplay, PlainDisplay, duration, numbers_line, trained_line
-from pipeline.progress import rows as table
+import pipeline.runs.display as progress
+from pipeline.runs.display import (
+    Clock,
+    LiveDisplay,
+    PlainDisplay,
+    duration,
+    numbers_line,
+    trained_line,
+)
+from pipeline.runs.display import rows as table
+from pipeline.runs.metrics import MetricsFile
 from stages.progress import Step
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.conduct import conduct
-from pipeline.config_file import load_config
+from pipeline.config.loading import load_config
+from pipeline.runs.runner import conduct
 from stages.progress import Step
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_in_no_stage_of_a_run_does_the_count_fall_or_the_total_shrink(
     def display(_: Sequence[str]) -> Iterator[Recorder]:
         yield recorder
 
-    monkeypatch.setattr("pipeline.conduct.display", display)
+    monkeypatch.setattr("pipeline.runs.display.display", display)
     conduct(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
     for stage, steps in recorder.steps.items():
         counted = [step for step in steps if step.total]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.public_data import write_public_data
+from pipeline.models.public_data import write_public_data
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, read_records
 from stages.data.demonstrations import load_pretraining_texts
 

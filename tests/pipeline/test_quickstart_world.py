@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from pipeline.quickstart import corpus, demonstrations, tasks, world
+from pipeline.quickstart import corpus, tasks, world
+from pipeline.quickstart import corpus as demonstrations
 from pipeline.quickstart.annotators import POOL, Annotator, judge_agreement, rank, simulate
 from pipeline.quickstart.data import Sizes, quickstart_data, texts
 from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge

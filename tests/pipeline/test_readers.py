@@ -10,29 +10,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from labeling_ui.argilla import to_argilla
-from labeling_ui.form import load_form
-from labeling_ui.import_files import read_labels
-from labeling_ui.label_studio import to_label_studio
-from pipeline import e2e_data
-from pipeline.cli import app
-from pipeline.config_file import load_config, load_mapping
-from pipeline.evaluation import bias
-from pipeline.evaluation.results_file import read_results
-from pipeline.evaluation.sample_files import open_samples
-from pipeline.evaluation.toxicity_prompts import load_toxicity_prompts
-from pipeline.evaluation.truthfulqa import load_questions
-from pipeline.evaluation.validity import read_begin
+from labeling_ui.formats.argilla import to_argilla
+from labeling_ui.formats.files import read_labels
+from labeling_ui.formats.label_studio import to_label_studio
+from labeling_ui.forms import load_form
+from pipeline.cli.app import app
+from pipeline.config.loading import load_config, load_mapping
+from pipeline.evaluation.external.sample_files import open_samples
+from pipeline.evaluation.samples.results import read_results
+from pipeline.evaluation.scorers.validity import read_begin
+from pipeline.evaluation.suites import bias
+from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
+from pipeline.evaluation.suites.truthfulqa import load_questions
 from pipeline.hosts import read_hosts
-from pipeline.labelled_texts import load_labelled_texts
-from pipeline.plan import plan
-from pipeline.room import add_tasks
-from reward_models.label_files import read_rankings
-from reward_models.records import Ranking, RankingTask, Response
+from pipeline.labeling.room import add_tasks
+from pipeline.steps.plan import plan
+from pipeline.studies import e2e_data
+from pipeline.studies.probing import load_labelled_texts
+from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
 from stages.data.preferences import load_pairs
-from stages.data.qa_feedback import load_qa_feedback
-from stages.data.squality import load_squality
+from stages.data.public_comparisons import load_qa_feedback, load_squality
 
 Reader = Callable[[Path], object]
 TASKS = [
@@ -317,7 +315,7 @@ def test_a_task_id_that_stands_twice_is_refused_by_verbs(
 
 
 def test_prompts_with_integer_ids_become_the_tasks_of_those_names(tmp_path: Path) -> None:
-    from pipeline.sampling import _task_ids
+    from pipeline.steps.sample import _task_ids
 
     (tmp_path / "p.jsonl").write_text(lines([{"prompt": "a", "id": 7}, {"prompt": "b", "id": 7}]))
     assert _task_ids(load_prompts(str(tmp_path / "p.jsonl"))) == ["7", "7#2"]

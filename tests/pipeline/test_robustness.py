@@ -10,17 +10,17 @@ import pytest
 import torch
 from sacrebleu.metrics.bleu import BLEU
 
-from pipeline.e2e_data import write_e2e
-from pipeline.evaluation.samples import Completion
-from pipeline.progress import PlainDisplay
-from pipeline.report.robustness_page import write_robustness_page
-from pipeline.robustness.command import load_robustness
-from pipeline.robustness.config import QuickstartDomains, RobustnessConfig
-from pipeline.robustness.domains import REFERENCES, load_domains
-from pipeline.robustness.family import BASE, IN, OUT
-from pipeline.robustness.references import RougeL, corpus_bleu, reference_nats
-from pipeline.robustness.suite import Robustness, run_suite
-from reward_models.records import write_jsonl
+from pipeline.evaluation.samples.records import Completion
+from pipeline.runs.display import PlainDisplay
+from pipeline.studies.e2e_data import write_e2e
+from pipeline.studies.robustness.command import load_robustness
+from pipeline.studies.robustness.config import QuickstartDomains, RobustnessConfig
+from pipeline.studies.robustness.domains import REFERENCES, load_domains
+from pipeline.studies.robustness.family import BASE, IN, OUT
+from pipeline.studies.robustness.references import RougeL, corpus_bleu, reference_nats
+from pipeline.studies.robustness.suite import Robustness, run_suite
+from pipeline.studies.robustness_page import write_robustness_page
+from reward_models.atomic_files import write_jsonl
 from stages.models import load_policy, load_tokenizer
 from tests.reward_models.tiny import tiny_base
 
@@ -166,7 +166,7 @@ def test_the_same_suite_again_trains_nothing_and_other_settings_train_anew(
     def train(*_: object, **__: object) -> None:
         raise Trains
 
-    monkeypatch.setattr("pipeline.robustness.family.train_sft", train)
+    monkeypatch.setattr("stages.sft.train.train_sft", train)
     folder = shutil.copytree(done[0], tmp_path / "again")
     assert run_suite(config, folder, PlainDisplay()).cells == done[1].cells
     longer = config.model_copy(update={"sft": config.sft.model_copy(update={"epochs": 9})})

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from labeling_ui.accounts import Account
-from labeling_ui.assignment import Assignment
-from labeling_ui.form import forms_with
-from labeling_ui.progress import Progress
-from labeling_ui.room import Room
-from labeling_ui.store import Store
-from pipeline import room
-from pipeline.cli import app
-from pipeline.evaluation.results_file import read_results
-from pipeline.room_config import RoomSettings
-from reward_models.records import Ranking, RankingTask, Response, write_jsonl
+from labeling_ui.forms import forms_with
+from labeling_ui.store.accounts import Account
+from labeling_ui.store.progress import Progress
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.web.room import Room
+from pipeline.cli.app import app
+from pipeline.config.labeling import RoomSettings
+from pipeline.evaluation.samples.results import read_results
+from pipeline.labeling import room
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response
 
 MODELS = ("ppo", "sft", "base")
 
@@ -61,7 +62,7 @@ def test_people_judge_samples_and_their_win_rates_are_evaluated(tmp_path: Path) 
     labels = ("--labels", tmp_path / "out/comparisons")
     rlhf("score", *labels, "--out", scored, "--set", "baseline=sft")
     results = read_results(scored / "results.json")
-    cells = {model: results.cell(model, "people", "win_rate") for model in MODELS}
+    cells = {model: results.cell(model, "human_labels", "win_rate") for model in MODELS}
     won = {model: cell.value for model, cell in cells.items() if cell is not None}
     assert won == {"ppo": 1.0, "sft": 0.5, "base": 0.0}
 
@@ -76,7 +77,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_policy_answers_a_prompt_several_times_and_each_time_anew() -> None:
-    base = Path(room.__file__).parent / "quickstart" / "base"
+    base = Path(room.__file__).parents[1] / "quickstart" / "base"
     answer = room.policy_answers(base)
     first, second = answer("Where does Ada live?", 4), answer("Where does Ada live?", 4)
     assert [one.id for one in first] == ["0", "1", "2", "3"]

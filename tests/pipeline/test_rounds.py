@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.conduct import conduct
-from pipeline.config import ExperimentConfig
-from pipeline.config_file import load_config
-from pipeline.lineage import Manifest
-from pipeline.plan import plan, policies
-from pipeline.policy_folder import policy_folder
-from pipeline.rounds import is_ppo, last_round, latest, stage_names
+from pipeline.cli.app import app
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.loading import load_config
+from pipeline.models.policy_folder import policy_folder
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.runner import conduct
+from pipeline.steps.order import is_ppo, last_round, latest, stage_names
+from pipeline.steps.plan import plan, policies
 from reward_models.records import Ranking, RankingTask, read_records
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_the_option_overrides_the_configs_rounds(
         asked.append(config.rounds)
         return folder
 
-    monkeypatch.setattr("pipeline.commands.conduct", conduct_nothing)
+    monkeypatch.setattr("pipeline.runs.runner.conduct", conduct_nothing)
     for extra in ([], ["--rounds", "3"], ["--set", "rounds=2"]):
         command = ["run", str(ROOT / "configs/quickstart.yaml"), "--out", str(tmp_path), *extra]
         assert CliRunner().invoke(app, command).exit_code == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.alignment import common_prompts
-from pipeline.evaluation.foreign import FILE_SCORER, alternatives
-from pipeline.evaluation.sample_files import SampleFiles, open_samples
+from pipeline.evaluation.external.columns import FILE_SCORER, alternatives
+from pipeline.evaluation.external.sample_files import SampleFiles, open_samples
+from pipeline.evaluation.samples.alignment import common_prompts
 
 HEADER = ["", "model_type", "prompt_type", "context", "sample", "toxicity"]
 Rows = list[list[object]]

@@ -8,12 +8,11 @@ from typing import ClassVar
 import pytest
 import torch
 
-from pipeline import sampling
-from pipeline.distinct import is_near_duplicate
-from pipeline.sampling import sample_tasks
+from pipeline.steps import sample as sampling
+from pipeline.steps.sample import is_near_duplicate, sample_tasks
 from reward_models.records import Prompt, RankingTask
-from stages.config import SamplingConfig
-from stages.generation import Sampled
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled
 from stages.progress import Report, Step, silent
 
 PROMPTS = [Prompt(f"Say {number}.", user=f"u{number}") for number in range(60)]

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.results import Results
-from pipeline.evaluation.results_file import read_results
-from pipeline.evaluation.sample_files import open_samples
-from pipeline.evaluation.samples import Completion, Scores
-from pipeline.evaluation.score_file import score_file
-from pipeline.evaluation.toxicity import ProfanityScorer
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.external.sample_files import open_samples
+from pipeline.evaluation.external.score import score_file
+from pipeline.evaluation.samples.records import Completion, Scores
+from pipeline.evaluation.samples.results import Results, read_results
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 
 QUICK = EvaluationConfig(resamples=400, sign_flips=400)
 COLUMNS = {"model": "model_type", "prompt": "context", "completion": "sample"}

@@ -11,8 +11,8 @@ import pytest
 PEAK = """
 import resource, sys
 from pathlib import Path
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.score_file import score_file
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.external.score import score_file
 place = Path(sys.argv[1])
 config = EvaluationConfig(resamples=400, sign_flips=400)  # a whole portion of draws in both
 results = score_file([place], {}, out=place.parent / place.stem, config=config)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config_file import checked
-from pipeline.datasets import DataFolder, make_data
-from pipeline.splits import Groups, limited, overlaps, prompt_key, split, validation_prompts
-from reward_models.records import Demonstration, Prompt, Turn, write_jsonl
+from pipeline.config.loading import checked
+from pipeline.runs.splits import Groups, limited, overlaps, prompt_key, split, validation_prompts
+from pipeline.steps.data import DataFolder, make_data
+from reward_models.atomic_files import write_jsonl
+from reward_models.conversations import Turn
+from reward_models.records import Demonstration, Prompt
 
 WORDS = ["Explain", "the", "moon", "Landing", "to", "six", "Straße", "year", "old", "é", "é"]
 

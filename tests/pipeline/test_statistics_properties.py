@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labeling_ui.agreement import alpha, tau_b
+from labeling_ui.reports.agreement import alpha, tau_b
 from pipeline.evaluation import statistics as s
-from pipeline.evaluation.style import answer_scores, word_f1
+from pipeline.evaluation.suites.style import answer_scores, word_f1
 
 Floats = s.Floats
 SHARES = arrays.arrays(float, st.integers(2, 12), elements=st.floats(0, 1, width=32))

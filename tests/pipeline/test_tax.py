@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from pipeline.evaluation.likelihood import likelihoods
-from pipeline.evaluation.samples import Completion
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.evaluation.tax import (
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.suites.alignment_tax import (
     Benchmarks,
     corpus_notes,
     run_benchmarks,
     tax_tables,
 )
-from pipeline.plan import model_source
+from pipeline.runs.manifest import model_source
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Step
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.evaluation import config
-from pipeline.evaluation.samples import Completion, Scores
-from pipeline.evaluation.scorers import scored
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.evaluation.toxicity import ProfanityScorer, toxicity_tables
+from pipeline.config import evaluation as config
+from pipeline.evaluation.samples.records import Completion, Scores
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer, toxicity_tables
 
 
 def row(model: str, prompt: int, toxicity: float | None, k: int = 0) -> Completion:

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.tables import Resampling, cells
-from pipeline.evaluation.truthfulqa import (
+from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.suites.truthfulqa import (
     Question,
     TruthPrompts,
+    answer_scores,
+    generate_answers,
     load_questions,
+    mc1,
+    mc2,
+    score_choices,
     truthfulqa_tables,
 )
-from pipeline.evaluation.truthfulqa_answers import answer_scores, generate_answers
-from pipeline.evaluation.truthfulqa_choice import mc1, mc2, score_choices
-from pipeline.plan import model_source
-from stages.config import SamplingConfig
+from pipeline.runs.manifest import model_source
+from stages.generation.config import SamplingConfig
 
 BASE = model_source("quickstart")
 SHARED = Path(__file__).resolve().parents[3] / "shared/data/train/truthfulqa/TruthfulQA.csv"

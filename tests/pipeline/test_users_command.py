@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.chat_users import talk_to_users
-from pipeline.users_command import STORE, train_users, user_sets_config
-from stages.config import SamplingConfig
+from pipeline.cli.users_command import STORE, train_users, user_sets_config
+from pipeline.models.chat import talk_to_users
+from stages.generation.config import SamplingConfig
 from tests.reward_models.tiny import tiny_base
 
 QUICK = ["steps=40", "learning_rate=0.05", "adaptation.rank=8", "adaptation.alpha=64"]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipeline.waiting_threads import SPINS
+from pipeline.cli.app import SPINS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch's Linux builds use GNU's OpenMP")
@@ -12,7 +12,7 @@ from pipeline.waiting_threads import SPINS
 def test_torch_of_a_verb_is_loaded_with_bounded_spinning_unless_somebody_chose(chosen):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     program = "import contextlib, sys; sys.argv = ['rlhf', '--help']\n"
-    program += "from pipeline.cli import main\nwith contextlib.suppress(SystemExit): main()\n"
+    program += "from pipeline.cli.app import main\nwith contextlib.suppress(SystemExit): main()\n"
     program += "import torch"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -43,7 +43,7 @@ TRAINED = ("sft/model", "reward/model", "ppo/model", "ppo-ptx/model", "ppo-ptx/c
 def command(out: Path) -> list[str]:
     sets = [part for text in SMALL for part in ("--set", text)]
     run = ["run", "configs/quickstart.yaml", "--out", str(out), *sets]
-    return [sys.executable, "-c", "from pipeline.cli import main; main()", *run]
+    return [sys.executable, "-c", "from pipeline.cli.app import main; main()", *run]
 
 
 def environment() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reward_models.agreement import noise_ceiling, oracle_accuracy
+from reward_models.calibration import noise_ceiling, oracle_accuracy
 from reward_models.records import Ranking
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.evaluation.classifier import SequenceClassifier
-from pipeline.needs.anatomy import model_config
-from reward_models.hub import check_source
-from reward_models.trunk import load_causal
+from pipeline.estimate.anatomy import model_config
+from pipeline.evaluation.scorers.classifier import SequenceClassifier
+from reward_models.backbone import load_causal
+from reward_models.model_files import check_source
 from stages.models import load_policy, load_tokenizer
-from stages.representations import load_reader
+from stages.probing.representations import load_reader
 
 DOORS = [load_tokenizer, load_policy, load_causal, load_reader, model_config]
 

@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.config_file import load_config
-from pipeline.plan import plan
+from pipeline.config.loading import load_config
+from pipeline.steps.plan import plan
+from reward_models.backbone import load_causal
 from reward_models.model import RewardModel
-from reward_models.model_folder import check_model
-from reward_models.trunk import load_causal
-from stages.config import LoRA
+from reward_models.model_files import check_model
+from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base
 

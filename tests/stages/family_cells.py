@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from reward_models.records import Demonstration, Prompt
-from stages.config import (
+from stages.adapters.config import (
     BitFit,
     Bottleneck,
     Full,
@@ -27,16 +27,14 @@ from stages.config import (
     Probe,
     PTuningV2,
     Restricted,
-    RewardConfig,
-    SFTConfig,
 )
-from stages.config import (
-    Prompt as SoftPrompt,
-)
+from stages.adapters.config import Prompt as SoftPrompt
 from stages.ppo.train import train_ppo
 from stages.progress import Report, Step
-from stages.reward import train_reward
-from stages.sft import train_sft
+from stages.reward.config import RewardConfig
+from stages.reward.train import train_reward
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.reward_models.tiny import WORDS, tiny_rankings, tiny_tasks, tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
 from stages.ppo.rollout import Episodes, Experience
 
 PROMPT_TOKENS, RESPONSE_TOKENS = (1, 9, 4, 12), (8, 1, 3, 6)

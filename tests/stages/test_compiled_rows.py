@@ -5,17 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import (
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from stages import compiled_rows
-from stages.adaptation.lora import merged_lora
-from stages.config import Adaptation
-from stages.families import Bottleneck, LoRA, Prefix
+from stages.adapters.config import Adaptation, Bottleneck, LoRA, Prefix
+from stages.adapters.lora import merged_lora
+from stages.generation.generate import compiled as compiled_rows
 from stages.models import adapt
 from tests.stages.test_generation import VOCABULARY, ragged_prompts, respond, tiny, word_tokenizer
 
@@ -36,8 +30,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModul
         found.append(graph)
         return graph
 
-    monkeypatch.setattr("stages.compiled_rows.BACKEND", backend)
-    monkeypatch.setattr("stages.compiled_rows._FEWEST_ROWS", 1)
+    monkeypatch.setattr("stages.generation.compiled.BACKEND", backend)
+    monkeypatch.setattr("stages.generation.compiled._FEWEST_ROWS", 1)
     compiled_rows._compiled.cache_clear()
     torch._dynamo.reset()
     yield found
@@ -103,7 +97,7 @@ def test_the_same_is_drawn_by_inductor(tokenizer: PreTrainedTokenizerFast) -> No
 
 
 def test_what_cannot_be_compiled_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="this model's attention is 'sdpa_with_set'"):
+    with pytest.raises(ValueError, match="this model's attention is 'sdpa_with_prefix'"):
         respond(adapted(Prefix(length=3), tokenizer), tokenizer, PROMPTS, compiled=True)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = MistralConfig(

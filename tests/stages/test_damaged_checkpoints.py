@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.failures import one_line
-from stages.checkpoints import SUMS, last_checkpoint
+from pipeline.cli.errors import one_line
+from stages.distributed.checkpoints import SUMS, last_checkpoint
 from tests.stages.small_disk import size_of, small_disk
 from tests.stages.test_reward import Steps, World, assert_same_bits, world  # noqa: F401
 from tests.stages.test_sft import base, config, train, weights  # noqa: F401
@@ -90,7 +90,7 @@ def test_no_checkpoint_is_begun_where_there_is_no_room_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = SimpleNamespace(free=1000)
-    monkeypatch.setattr("stages.checkpoints.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr("stages.distributed.checkpoints.shutil.disk_usage", lambda _: room)
     with pytest.raises(OSError, match="No space left") as caught:
         world.train(tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from reward_models.model import RewardModel
-from stages.adaptation.sets import twin
+from stages.adapters.backbone import copy_sharing_frozen
 from stages.data.padding import pad_right, positions
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
@@ -266,7 +266,9 @@ def test_restricted_roles_hold_one_base_in_memory_and_load_it_once(
     if cell.adaptation.family == "full":
         pytest.skip("separate copies")
     trained = (cell.trained_sft / "model", cell.trained_reward / "model")
-    monkeypatch.delattr("reward_models.trunk.load_causal")  # it would load the reward model's base
+    monkeypatch.delattr(
+        "reward_models.backbone.load_causal"
+    )  # it would load the reward model's base
     models = load_models(*trained, cell.adaptation, seed=0, device=torch.device("cpu"))
     roles: list[torch.nn.Module] = [models.policy, models.reference, models.critic, models.reward]
     held = {p.data_ptr(): p.numel() for role in roles for p in role.parameters()}
@@ -284,7 +286,7 @@ def test_a_twin_of_a_frozen_model_that_was_read_says_the_same(
     model = adapt(load_policy(cell.base), cell.adaptation, load_tokenizer(cell.base))
     model.requires_grad_(False)
     expected = logits_of(model, left=False)
-    assert torch.equal(logits_of(twin(model), left=False), expected)
+    assert torch.equal(logits_of(copy_sharing_frozen(model), left=False), expected)
     assert torch.equal(logits_of(model, left=False), expected)
 
 

@@ -12,8 +12,8 @@ SIZE = 64 * 2**20  # bytes of a tensor, more than glibc ever keeps by itself
 HELD = f"""
 import resource, sys
 import psutil, torch
-from stages.device_memory import free_memory
-from stages.freed_memory import keep_freed_memory
+from stages.distributed.memory import free_memory
+from stages.distributed.memory import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

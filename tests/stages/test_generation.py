@@ -16,8 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from stages.config import SamplingConfig
-from stages.generation import Sampled, generate_responses, nucleus, sample_tokens
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, generate_responses, nucleus, sample_tokens
 
 EOS, VOCABULARY = 1, 40
 
@@ -100,7 +100,7 @@ def test_a_long_prompt_is_read_part_by_part(
 ) -> None:
     model, prompts = tiny(family), ragged_prompts(9)
     whole = respond(model, tokenizer, prompts, temperature=0.0)
-    monkeypatch.setattr("stages.live_rows.PROMPT_PART", 5)
+    monkeypatch.setattr("stages.generation.kv_cache.PROMPT_PART", 5)
     widths: list[int] = []
     handle = model.get_input_embeddings().register_forward_hook(
         lambda _, given, __: widths.append(given[0].shape[1])

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from stages.growing_cache import ROOM, growing_cache
+from stages.generation.kv_cache import ROOM, growing_cache
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40}
 

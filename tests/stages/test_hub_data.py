@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lineage import Hashes
+from pipeline.runs.manifest import Hashes
 from stages.data import hub_data
 from stages.data.demonstrations import load_prompts
 from stages.data.hub_data import HubData

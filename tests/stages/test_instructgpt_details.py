@@ -12,18 +12,20 @@ import pytest
 import torch
 
 from reward_models.model import RewardModel
-from stages.config import PPOConfig, RewardConfig, SFTConfig
-from stages.generation import generate_responses
+from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
 from stages.ppo import losses
+from stages.ppo.config import PPOConfig
 from stages.ppo.health import Means, preflight
 from stages.ppo.ppo import add_ppo_gradients, experience, update
 from stages.ppo.rollout import Experience
 from stages.ppo.run import PPORun
 from stages.progress import Step
-from stages.reward import train_reward
+from stages.reward.config import RewardConfig
+from stages.reward.train import train_reward
 from stages.seeding import generator_for
-from stages.sft import _arguments as sft_arguments
+from stages.sft.config import SFTConfig
+from stages.sft.train import _arguments as sft_arguments
 from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
 from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
 

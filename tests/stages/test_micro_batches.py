@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_models.model import RewardModel
-from stages import device_memory
 from stages.data.template import prompt_ids
-from stages.dry_run import Cost, cost_of, peak_bytes
+from stages.distributed import memory as device_memory
+from stages.distributed.memory import Cost, cost_of, peak_bytes
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.forward_checks import obstacle_to_packing

@@ -17,16 +17,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
-from stages.config import RewardConfig, SFTConfig
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.data.template import prompt_ids
+from stages.generation.score import score_responses
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.progress import Step, silent
-from stages.ranked_prompts import ranked_prompts
-from stages.reward import train_reward
-from stages.scoring import score_responses
+from stages.reward.batches import ranked_prompts
+from stages.reward.config import RewardConfig
+from stages.reward.train import train_reward
 from stages.seeding import generator_for
-from stages.sft import train_sft
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
 from tests.reward_models.tiny import (
     tiny_base,
     tiny_demonstrations,

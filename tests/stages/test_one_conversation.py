@@ -13,7 +13,7 @@ from stages.data.demonstrations import load_demonstrations, load_prompts
 from stages.data.preferences import load_pairs
 from stages.data.supervised import encode
 from stages.data.template import conversation_ids
-from stages.ranked_prompts import ranked_prompts
+from stages.reward.batches import ranked_prompts
 from tests.stages.chat_templates import CHATS, build
 
 TURNS = [

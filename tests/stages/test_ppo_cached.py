@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from stages.adaptation.top_layers import layers_of
-from stages.config import PPOConfig
+from stages.adapters.backbone import layers_of
 from stages.ppo import ppo
 from stages.ppo.cached_layers import CachedLayers
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward import evaluate
 from stages.ppo.health import Means
 from stages.ppo.models import Models
@@ -117,7 +117,7 @@ class Passes:
 
 def role_trunk(role: nn.Module) -> PreTrainedModel:
     """The model or what carries a reward model's head."""
-    found = role.carrier if isinstance(role, RewardModel) else role
+    found = role.backbone if isinstance(role, RewardModel) else role
     assert isinstance(found, PreTrainedModel)
     return found
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from reward_models.model import RewardModel
-from stages.config import PPOConfig
 from stages.ppo import ppo, rollout
+from stages.ppo.config import PPOConfig
 from stages.ppo.health import UnhealthyRunError
 from stages.progress import Step
 from tests.stages.test_ppo_resume import PowerCutError, assert_same_result

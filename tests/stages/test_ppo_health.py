@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.config import Guards
-from stages.generation import Sampled
+from stages.generation.generate import Sampled
+from stages.ppo.config import Guards
 from stages.ppo.health import (
     Means,
     UnhealthyRunError,

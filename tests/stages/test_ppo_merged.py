@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stages.adaptation.lora import merged_lora
+from stages.adapters.lora import merged_lora
 from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_models, tiny_world
 
 LORA = {"family": "lora", "rank": 2}

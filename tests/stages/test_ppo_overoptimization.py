@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.second_opinion import WinRate, gold_of, toxicity
+from pipeline.steps.gold_reward import WinRate, gold_of, toxicity
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.config import GoldCurve
+from stages.generation.score import score_responses
 from stages.models import load_tokenizer, tokenizer_hash
+from stages.ppo.config import GoldCurve
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step, silent
-from stages.scoring import score_responses
 from tests.stages.test_ppo_resume import assert_same_result
 from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.config import PPOConfig
 from stages.ppo.checkpoint import NOTE, STATE, Checkpoints
+from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
 from tests.stages.small_disk import size_of, small_disk
 from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.metrics_file import MetricsFile
-from stages.config import PPOConfig
-from stages.data.pretraining_stream import PretrainingStream
+from pipeline.runs.metrics import MetricsFile
+from stages.data.streams import PretrainingStream
 from stages.ppo import health, ppo
 from stages.ppo import train as ppo_train
 from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import PPOConfig
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.run import PPORun, RunState
 from stages.progress import Report, silent

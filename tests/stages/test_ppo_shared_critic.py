@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.config import LoRA, PPOConfig
+from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward import (
     lay_out,
     policy_logits,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.data.pretraining_stream import PretrainingStream
-from stages.data.text_stream import TextStream
+from stages.data.streams import PretrainingStream, TextStream
 from stages.models import load_tokenizer
 from tests.reward_models.tiny import tiny_base
 from tests.stages.tiny_ppo import TEXTS, texts_file

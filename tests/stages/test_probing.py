@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from stages.probing import control_accuracy, control_labels, fit_probe, label_numbers
+from stages.probing.classifier import control_accuracy, control_labels, fit_probe, label_numbers
+from stages.probing.representations import Pooling, Reader, load_reader, pooled, represent
 from stages.progress import Step
-from stages.representations import Pooling, Reader, load_reader, pooled, represent
 from tests.reward_models.tiny import tiny_base
 from tests.stages.tiny_encoder import tiny_encoder
 
@@ -70,7 +70,7 @@ def test_the_first_token_of_a_decoder_is_no_summary(decoder, tmp_path):
 
 
 def test_an_interrupted_extraction_reads_only_what_is_missing(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.representations.CHUNK", 2)
+    monkeypatch.setattr("stages.probing.representations.CHUNK", 2)
     settings = {"poolings": POOLINGS, "layers": (0, 1), "max_tokens": 32, "batch_size": 2}
 
     def stop(step: Step) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.data.demonstrations import load_demonstrations
-from stages.data.qa_feedback import PAIRS, load_qa_feedback, ranks_from_verdicts
+from stages.data.public_comparisons import PAIRS, load_qa_feedback, ranks_from_verdicts
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
-from stages import checkpoints
-from stages.config import LoRA, RewardConfig
+from stages.adapters.config import LoRA
+from stages.distributed import checkpoints
+from stages.generation.score import score_responses
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.progress import Report, Step, silent
-from stages.reward import train_reward
-from stages.scoring import score_responses
+from stages.reward.config import RewardConfig
+from stages.reward.train import train_reward
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
 
 CONFIG = RewardConfig(learning_rate=5e-3, prompts_per_batch=8, held_out=0.2, checkpoint_every=2)
@@ -94,7 +95,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 def moved(world: World, out: Path) -> torch.Tensor:
     """By how much training moved each weight."""
-    before = RewardModel.from_base(world.base, 0).carrier.state_dict()
+    before = RewardModel.from_base(world.base, 0).backbone.state_dict()
     after = weights(out)
     return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
 

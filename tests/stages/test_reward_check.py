@@ -10,12 +10,12 @@ import torch
 
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask
-from stages.config import RewardConfig
+from stages.generation.score import score_sequences
 from stages.models import load_tokenizer
 from stages.progress import Step
-from stages.ranked_prompts import RankedPrompt
-from stages.reward_check import check_reward_model, held_out_prompts
-from stages.scoring import score_sequences
+from stages.reward.batches import RankedPrompt
+from stages.reward.config import RewardConfig
+from stages.reward.held_out import check_reward_model, held_out_prompts
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks
 from tests.stages.tiny_ppo import tiny_config, tiny_world, train
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from stages import device_memory, reward_cut
-from stages.config import RewardConfig
+from stages.distributed import memory as device_memory
 from stages.models import load_tokenizer
-from stages.ranked_prompts import RankedPrompt, split_rankings
-from stages.reward import new_reward_model
-from stages.shared_prompt import SeparateRows, SharedPrompt, choose_layout, unweighted
+from stages.reward.batches import RankedPrompt, split_rankings
+from stages.reward.config import RewardConfig
+from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout, unweighted
+from stages.reward.train import new_reward_model
+from stages.reward.train import train as reward_cut
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import FAMILIES
 from tests.stages.test_reward import CONFIG, Steps, World, assert_same_bits, moved, ranked_world
@@ -41,7 +42,7 @@ def test_a_dry_run_tells_what_the_allocator_will_see(
 ) -> None:
     elements = elements_of(world)
     model = new_reward_model(RewardConfig(adaptation=FAMILIES[family]), world.base, 0)
-    choose_layout(model, elements)  # its attention learns to read pieces
+    choose_layout(model, elements)  # its attention learns to read segments
     longest = max(elements, key=lambda element: element.row_tokens)
 
     def work(prompts: int) -> Callable[[], None]:
@@ -72,12 +73,13 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
     world.train(tmp_path / "plenty", config)
     given_memory(monkeypatch, world, 5.0)
     sizes: list[int] = []
+    original = reward_cut.cut_to_memory
 
     def cut(arguments: Any, *given: Any) -> None:
-        reward_cut.cut_to_memory(arguments, *given)
+        original(arguments, *given)
         sizes.append(arguments.per_device_train_batch_size)
 
-    monkeypatch.setattr("stages.reward.cut_to_memory", cut)
+    monkeypatch.setattr("stages.reward.train.cut_to_memory", cut)
     world.train(tmp_path / "scarce", config)
     assert sizes == [4]  # the most that fits and divides the batch of 8
     plenty, scarce = moved(world, tmp_path / "plenty"), moved(world, tmp_path / "scarce")

@@ -6,9 +6,9 @@ import pytest
 
 from reward_models.ranking_loss import pool_pairs
 from reward_models.records import Ranking, RankingTask, Response
-from stages.ranked_prompts import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward_trainer import BLANK, RankedPrompts, SortedWithinBatches
-from stages.shared_prompt import SharedPrompt, rank_BAK
+from stages.reward.batches import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
+from stages.reward.shared_prompt import SharedPrompt, rank_BAK
+from stages.reward.trainer import BLANK, RankedPromptDataset, SortedWithinBatches
 from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -86,8 +86,10 @@ def test_no_prompt_is_both_learnt_from_and_held_out() -> None:
     elements, _ = built(twice, tiny_rankings(twice, ["ann"], rng))
     train, held = split_by_prompt(elements, 0.25, random.Random(0))
     assert len(train) + len(held) == len(elements)
-    assert not {one.said for one in train} & {one.said for one in held}
-    assert len({one.said for one in held}) == round(0.25 * len({one.said for one in elements}))
+    assert not {one.conversation for one in train} & {one.conversation for one in held}
+    assert len({one.conversation for one in held}) == round(
+        0.25 * len({one.conversation for one in elements})
+    )
 
 
 def test_the_split_depends_on_the_seed_alone_not_on_the_order_of_tasks() -> None:
@@ -122,7 +124,7 @@ def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None
 
 def test_the_last_batch_of_several_ranks_is_filled_with_blanks_that_weigh_nothing() -> None:
     [element], _ = built([task("t")], [ranking("t", [1, 2, 3])])
-    elements = RankedPrompts([element] * 5)
+    elements = RankedPromptDataset([element] * 5)
     order = list(SortedWithinBatches([3] * 5, 4, seed=0, share=4))
     assert sorted(order) == [BLANK] * 3 + list(range(5))
     batch = SharedPrompt().collate([elements[place] for place in order[4:]], pool_pairs)

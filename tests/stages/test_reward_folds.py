@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 
 from reward_models.records import Ranking
-from stages.config import RewardConfig
-from stages.fold_files import ANNOTATOR_FOLDS, PROMPT_FOLDS, write_folds
 from stages.progress import Step, silent
-from stages.ranked_prompts import ranked_prompts
-from stages.reward_folds import accuracy_on_unseen_annotators, annotator_groups, ranked_by
+from stages.reward.batches import ranked_prompts
+from stages.reward.config import RewardConfig
+from stages.reward.folds import (
+    ANNOTATOR_FOLDS,
+    PROMPT_FOLDS,
+    accuracy_on_unseen_annotators,
+    annotator_groups,
+    ranked_by,
+    write_folds,
+)
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
 
 

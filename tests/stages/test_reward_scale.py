@@ -10,11 +10,11 @@ import pytest
 
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.config import RewardConfig
+from stages.generation.score import score_responses
 from stages.models import load_tokenizer
 from stages.progress import silent
-from stages.reward import train_reward
-from stages.scoring import score_responses
+from stages.reward.config import RewardConfig
+from stages.reward.train import train_reward
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
 
 TOLD = tiny_demonstrations(10, random.Random(1))

@@ -6,7 +6,7 @@ import torch
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.data.template import prompt_ids, response_ids
-from stages.scoring import score_responses, score_sequences
+from stages.generation.score import score_responses, score_sequences
 from tests.reward_models.tiny import tiny_base, tiny_tokenizer
 
 PROMPTS = [Prompt("w1 w2"), Prompt("w3", context="w4 w5 w6 w7"), Prompt("w8 w9 w2"), Prompt("w1")]

@@ -12,12 +12,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
-from stages.config import LoRA, SamplingConfig, SFTConfig
+from stages.adapters.config import LoRA
 from stages.data.supervised import IGNORED, collate, encode, response_loss
+from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Step, silent
-from stages.sft import train_sft
-from stages.sft_selection import choose_epoch, epoch_checkpoints
+from stages.sft.config import SFTConfig
+from stages.sft.selection import choose_epoch, epoch_checkpoints
+from stages.sft.train import train_sft
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'User: ' if m.role == 'user' else 'Assistant: ' }}"

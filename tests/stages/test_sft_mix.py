@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from reward_models.records import Demonstration
-from stages.config import SFTConfig, SupervisedMix
-from stages.data.pretraining_mix import pretraining_examples
 from stages.data.supervised import IGNORED, collate, encode
 from stages.progress import Step
-from stages.sft import train_sft
+from stages.sft.config import SFTConfig, SupervisedMix
+from stages.sft.train import pretraining_examples, train_sft
 from tests.reward_models.tiny import WORDS, tiny_base, tiny_demonstrations, tiny_tokenizer
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from reward_models.records import Turn
+from reward_models.conversations import Turn
 from stages.data.template import (
     bos_ids,
     document_ids,

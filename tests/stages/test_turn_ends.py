@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from pipeline.evaluation.likelihood import likelihoods
-from reward_models.records import Turn
-from stages.config import Full, LoRA, SamplingConfig
+from reward_models.conversations import Turn
+from stages.adapters.config import Full, LoRA
 from stages.data.chat_format import DATE_KEY
-from stages.data.pretraining_stream import PretrainingStream
+from stages.data.streams import PretrainingStream
 from stages.data.template import (
     continued,
     end_id,
@@ -30,7 +30,8 @@ from stages.data.template import (
     stop_ids,
     with_trained_end,
 )
-from stages.generation import generate_responses
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.ppo.rollout import Episodes
 from tests.stages.chat_templates import BOS, CHATML, CHATS, EOS, GENERATE, Chat, build

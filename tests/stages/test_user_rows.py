@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import DynamicCache, PreTrainedModel
 
-from stages.adaptation.user_sets import UserSet, UserSets
 from stages.data.padding import pad_right, positions
 from stages.models import load_policy
+from stages.users.adapters import UserSet, UserSets
 from tests.reward_models.tiny import tiny_base
 
 PROMPTS = [[4, 5, 6], [7, 8], [9, 10, 11, 12, 13], [3], [5, 5, 5, 5]]

@@ -12,14 +12,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from reward_models.records import Demonstration
-from stages.adaptation.user_sets import UserSet, UserSets
-from stages.adaptation.user_store import UserStore, checked_name
-from stages.config import SamplingConfig, UserSetsConfig
+from stages.adapters.config import BitFit, Bottleneck, LoRA, Prefix, PTuningV2, Restricted
 from stages.data.padding import pad_right, positions
-from stages.families import BitFit, Bottleneck, LoRA, Prefix, PTuningV2, Restricted
-from stages.generation import generate_responses
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer
-from stages.users import (
+from stages.users.adapters import UserSet, UserSets
+from stages.users.config import UserSetsConfig
+from stages.users.store import UserStore, checked_name
+from stages.users.train import (
     generate_for_users,
     limit_norms,
     new_set,

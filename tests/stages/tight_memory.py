@@ -14,10 +14,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.model import RewardModel
-from stages.config import PPOConfig
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo import train as ppo_train
+from stages.ppo.config import PPOConfig
 from stages.ppo.micro_batches import MicroBatch
 from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from reward_models.atomic_files import write_jsonl
 from reward_models.model import RewardModel
-from reward_models.records import Prompt, write_jsonl
-from stages.config import PPOConfig, SamplingConfig
-from stages.generation import generate_responses
+from reward_models.records import Prompt
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import PPOConfig
 from stages.ppo.forward import evaluate
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import Models, load_models
@@ -21,7 +23,7 @@ from stages.ppo.rollout import Episodes, Rollout
 from stages.ppo.run import PPORun
 from stages.ppo.train import train_ppo
 from stages.progress import Report, Step, silent
-from stages.ranked_prompts import RankedPrompt
+from stages.reward.batches import RankedPrompt
 from tests.reward_models.tiny import WORDS, tiny_base
 
 PROMPTS = [Prompt(" ".join(WORDS[i % 7 : i % 7 + 2 + i % 5])) for i in range(20)]

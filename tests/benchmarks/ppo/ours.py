@@ -8,24 +8,16 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.model import RewardModel
-from stages.config import (
-    FixedKL,
-    Full,
-    Joint,
-    Kept,
-    LoRA,
-    OwnRollouts,
-    PPOConfig,
-    RewardConfig,
-    SamplingConfig,
-    Separate,
-)
+from stages.adapters.config import Full, LoRA
+from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.config import FixedKL, Joint, Kept, OwnRollouts, PPOConfig, Separate
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import load_models
 from stages.ppo.ppo import iterate
 from stages.ppo.run import PPORun
-from stages.reward import new_reward_model
+from stages.reward.config import RewardConfig
+from stages.reward.train import new_reward_model
 from tests.benchmarks.cases import Case, prompts
 from tests.benchmarks.worker import Meter, told_steps
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.ranked_prompts import RankedPrompt
+from stages.reward.batches import RankedPrompt
 from tests.benchmarks.cases import Written
 
 
@@ -29,7 +29,7 @@ def ranked_prompt(case: RewardCase, *, seed: int) -> RankedPrompt:
     responses = tuple(text(case.response) for _ in range(case.responses))
     return RankedPrompt(
         task=str(seed),
-        said=str(seed),
+        conversation=str(seed),
         prompt=text(case.prompt),
         responses=responses,
         models=("random",) * case.responses,

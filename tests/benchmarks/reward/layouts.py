@@ -11,7 +11,7 @@ import torch
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
-from stages.shared_prompt import SeparateRows, SharedPrompt
+from stages.reward.shared_prompt import SeparateRows, SharedPrompt
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 from tests.benchmarks.worker import Meter, told_steps
 

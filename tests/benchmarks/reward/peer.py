@@ -15,7 +15,7 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from reward_models.model import RewardModel
-from stages.ranked_prompts import RankedPrompt
+from stages.reward.batches import RankedPrompt
 from tests.benchmarks.cases import PAD, tokenizer
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 from tests.benchmarks.worker import Meter, told_steps

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from stages.config import SamplingConfig
-from stages.generation import generate_responses
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
 from tests.benchmarks.sampling.case import SamplingCase, asked_prompts
 from tests.benchmarks.worker import Meter, told_steps

@@ -1,0 +1,45 @@
+"""Live mode: an annotator writes a prompt of their own, and the policy answers it K times.
+
+The room knows no model. It is given a function that answers, and makes a ranking task of what
+comes back, which only the one who asked is given.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from labeling_ui.store.records import add_room_tasks
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.by_name import take_task
+from reward_models.records import RankingTask, Response
+
+CATEGORY = "live"
+PROMPT_CHARACTERS = 8_000
+Answer = Callable[[str, int], Sequence[Response]]  # a prompt and K; K outputs, each with its own id
+
+
+@dataclass
+class Live:
+    """Fresh outputs on demand, for one person at a time."""
+
+    answer: Answer
+    outputs: int = 4
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self, assignment: Assignment, prompt: str, annotator: str) -> Lease:
+        """A new task with fresh outputs on this prompt, leased to who asked."""
+        if not prompt.strip():
+            raise ValueError("the prompt is empty")
+        if len(prompt) > PROMPT_CHARACTERS:
+            raise ValueError(f"the prompt is longer than {PROMPT_CHARACTERS} characters")
+        if not self._one_at_a_time.acquire(timeout=60):
+            raise ValueError("the policy is busy with others' prompts; try again")
+        try:
+            outputs = tuple(self.answer(prompt, self.outputs))
+        finally:
+            self._one_at_a_time.release()
+        name = f"live-{secrets.token_hex(6)}"
+        task = RankingTask(name, prompt, outputs, category=CATEGORY, extra={"asked_by": annotator})
+        add_room_tasks(assignment.store, "ranking", [task], is_open=False)
+        return take_task(assignment, annotator, name)

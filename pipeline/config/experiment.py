@@ -1,0 +1,245 @@
+"""What an experiment may be told: one YAML file, checked before anything is loaded or written.
+
+Every class is frozen and refuses unknown keys; nothing here imports torch. The stages' own settings
+are in `stages/config.py`, the evaluation's in `pipeline/config/evaluation.py`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from pipeline.config.baselines import Baseline
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.labeling import HumanAnnotators
+from pipeline.quickstart.data import Sizes
+from pipeline.quickstart.judge import GOLD, Taste
+from stages.adapters.config import Adaptation, rates_of
+from stages.config import Config, DataSource, FilePath, Fraction, ModelName
+from stages.generation.config import SamplingConfig
+from stages.ppo.config import PPOConfig
+from stages.reward.config import RewardConfig
+from stages.sft.config import SFTConfig
+
+STAGES: dict[str, type[Config]] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo_init": SFTConfig,
+    "ppo": PPOConfig,
+    "ppo_ptx": PPOConfig,
+}
+LEFT_OUT = ("ppo_init", "ppo_ptx")  # unless the experiment names them
+
+
+def fill_stages(told: Any) -> Any:
+    """The experiment's mapping with its `adaptation` in every stage that has none.
+
+    What is not a mapping, or names no known family, is left for the config's own checks.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("adaptation"), dict):
+        return told
+    adaptation = told["adaptation"]
+    factors = rates_of(adaptation)
+    filled = dict(told)
+    for name, kind in STAGES.items():
+        stage = told.get(name, None if name in LEFT_OUT else {})
+        if isinstance(stage, dict) and "adaptation" not in stage:
+            own = factors.score if kind is RewardConfig else factors.policy
+            rates = {
+                key: rate * factor
+                for key, factor in (("learning_rate", own), ("critic_learning_rate", factors.score))
+                if key in kind.model_fields
+                and isinstance(rate := stage.get(key, kind.model_fields[key].default), int | float)
+            }
+            filled[name] = {**stage, **rates, "adaptation": adaptation}
+    return filled
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Policy = Literal["base", "sft"]
+
+
+class QuickstartSource(Config):
+    """The invented world of `pipeline/quickstart`: synthetic data sets, made on the spot."""
+
+    kind: Literal["quickstart"] = "quickstart"
+    sizes: Sizes = Sizes()
+
+
+class FileSource(Config):
+    """Data sets of your own: a file as in docs/data.md, or `hf:` and a data set or a folder.
+
+    `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`; see `stages/data/hub_data.py`.
+    """
+
+    kind: Literal["files"]
+    demonstrations: DataSource
+    validation: DataSource | None = None  # None: a tenth of the demonstrations
+    ranking_prompts: DataSource  # K responses to each are ranked
+    ppo_prompts: DataSource | None = None  # None: the ranking prompts
+    validation_prompts: DataSource | None = None  # None: 200 of the PPO prompts are kept apart
+    test_prompts: DataSource
+    toxicity_prompts: DataSource | None = None  # None: toxicity is not measured
+    pretraining_texts: DataSource | None = None  # needed where ppo_ptx is set
+    held_out_texts: DataSource | None = None  # None: a twentieth of the pretraining texts
+    prompts_per_user: PositiveInt | None = None  # of each training set; the paper has 200
+    shared_prefix: PositiveInt | None = None  # characters that make two prompts one (section 3.2)
+
+
+class RankingTasks(Config):
+    """What annotators are shown: K responses to a prompt (K = 4 to 9 in section 3.5)."""
+
+    responses: tuple[PositiveInt, PositiveInt] = (4, 9)
+    policies: list[Policy] = ["sft"]
+    settings: list[SamplingConfig] = [SamplingConfig(temperature=1.0)]
+
+    @model_validator(mode="after")
+    def a_page_holds_two_to_nine(self) -> Self:
+        """Check the range of K, and that there is something to sample from."""
+        low, high = self.responses
+        if not 2 <= low <= high <= 9:
+            raise ValueError(
+                f"responses is [{low}, {high}]; expected two numbers, 2 <= low <= high <= 9"
+            )
+        if not self.policies or not self.settings:
+            raise ValueError("policies and settings each need at least one entry")
+        return self
+
+
+class SimulatedAnnotators(Config):
+    """Programs rank in place of people. Every ranking and every report says so."""
+
+    kind: Literal["simulated"] = "simulated"
+    overlap: Fraction = 0.15  # share of tasks ranked twice, so that agreement can be measured
+    taste: Taste = GOLD  # what they like; changing it changes what the policy learns
+
+
+class ImportedRankings(Config):
+    """Rankings made elsewhere, with the tasks they are about. No outputs are sampled.
+
+    Without `tasks`, `rankings` is a file of preference pairs, chosen and rejected, as TRL reads
+    them; see stages/data/preferences.py.
+    """
+
+    kind: Literal["imported"]
+    tasks: FilePath | None = None
+    rankings: FilePath
+
+
+Labeling = Annotated[
+    SimulatedAnnotators | HumanAnnotators | ImportedRankings, Field(discriminator="kind")
+]
+
+
+class ExperimentConfig(Config):
+    """One experiment: base model, data, and what each stage does with them.
+
+    `model` and `reward_base` are a folder, a model's name on the hub, or `quickstart` for the base
+    that ships with the package. `reward_base` may also be `sft` (the fine-tuned model) or `base`.
+    """
+
+    name: Name
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None  # of a machine; None: torch's choice. 1 makes runs bit-equal
+    model: ModelName = "quickstart"
+    adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
+    data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
+    sft: SFTConfig = SFTConfig()
+    sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
+    sampling: RankingTasks = RankingTasks()
+    labeling: Labeling = SimulatedAnnotators()
+    reward_base: ModelName = "sft"
+    reward: RewardConfig = RewardConfig()
+    ppo_init: SFTConfig | None = None  # fine-tuning for PPO (appendix C.3); null: it starts at SFT
+    ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
+    ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
+    rounds: PositiveInt = 1  # of rankings, reward model and PPO; see pipeline/steps/order.py
+    baselines: list[Baseline] = []  # judged beside the trained policies; docs/baselines.md
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def stages_without_a_family_take_the_experiments(cls, told: Any) -> Any:
+        """Fill in `adaptation`, with the learning rates that its family wants."""
+        return fill_stages(told)
+
+    @model_validator(mode="after")
+    def a_further_round_has_something_new_to_rank(self) -> Self:
+        """Refuse rounds without a policy to sample from, or without annotators to rank it."""
+        if self.rounds == 1:
+            return self
+        if self.ppo is None and self.ppo_ptx is None:
+            raise ValueError(
+                f"rounds is {self.rounds} but ppo and ppo_ptx are null: round 2 would sample from "
+                "the policies of round 1 again"
+            )
+        own = self.labeling.kind == "human" and self.labeling.tasks is not None
+        if self.labeling.kind == "imported" or own:
+            raise ValueError(
+                f"rounds is {self.rounds} but labeling brings its own tasks: nobody ranks what "
+                "round 2 samples; expected human without labeling.tasks, or simulated"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def the_mix_is_where_its_name_is(self) -> Self:
+        """Hold `ppo` to no pretraining mix and `ppo_ptx` to one with texts to draw from."""
+        if self.ppo is not None and self.ppo.pretraining is not None:
+            raise ValueError("ppo.pretraining is set; the pretraining mix belongs to ppo_ptx")
+        if self.ppo_ptx is not None and self.ppo_ptx.pretraining is None:
+            raise ValueError(
+                "ppo_ptx.pretraining is missing; without the mix it would be ppo again"
+            )
+        no_texts = isinstance(self.data, FileSource) and self.data.pretraining_texts is None
+        mixes = {
+            "sft.pretraining": self.sft.pretraining,
+            "ppo_init.pretraining": self.ppo_init and self.ppo_init.pretraining,
+            "ppo_ptx": self.ppo_ptx,
+        }
+        for name, mix in mixes.items():
+            if mix is not None and no_texts:
+                raise ValueError(
+                    f"{name} is set but data.pretraining_texts is not: there is nothing to mix in"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def a_joint_pass_is_of_one_model(self) -> Self:
+        """Hold `models.kind: joint` to a reward model that is a probe on what PPO starts from."""
+        for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
+            if chosen is None or chosen.models.kind != "joint":
+                continue
+            for key, found, expected in (
+                ("reward.adaptation.family", self.reward.adaptation.family, "probe"),
+                ("reward_base", self.reward_base, "sft"),
+                ("sft.adaptation.family", self.sft.adaptation.family, "full"),
+                ("sft_choice", self.sft_choice, "loss"),
+                ("ppo_init", "null" if self.ppo_init is None else "set", "null"),
+            ):
+                if found != expected:
+                    raise ValueError(
+                        f"{name}.models.kind is joint but {key} is {found}; expected {expected}: "
+                        "the reward model must be a probe on the very model that PPO starts from"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def the_judge_knows_only_its_world(self) -> Self:
+        """Refuse the quickstart's judge as a second opinion on prompts that it cannot judge."""
+        for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
+            asked = chosen is not None and chosen.gold is not None and chosen.gold.by == "judge"
+            if asked and self.data.kind != "quickstart":
+                raise ValueError(
+                    f"{name}.gold.by is 'judge' but data.kind is '{self.data.kind}': the judge "
+                    "knows the quickstart's prompts only; expected the folder of a reward model"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def simulated_annotators_know_only_their_world(self) -> Self:
+        """Refuse simulated annotators of prompts that the quickstart did not make."""
+        if self.labeling.kind == "simulated" and self.data.kind != "quickstart":
+            raise ValueError(
+                f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated "
+                "annotators can judge the quickstart's prompts only; expected human or imported"
+            )
+        return self

@@ -1,0 +1,159 @@
+"""What a model weighs and keeps, found out without its weights.
+
+The model is built from its config on tensors that have a shape and no content, and its own forward
+pass is run on them: parameters, the activations that autograd keeps for the backward pass, and the
+cache of keys and values are counted, not guessed from a formula.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reward_models.backbone import without_dropout
+from reward_models.model_files import LOAD_ERRORS, check_source, first_line
+from stages.adapters.config import Adaptation, Full, Prompt
+from stages.models import adapt, trainable_parameters
+
+FLOAT = 4  # bytes: weights are float32 wherever they are trained
+
+# Public models that presets and examples name, so that nothing has to be fetched to measure them.
+KNOWN: dict[str, tuple[str, dict[str, object]]] = {
+    "EleutherAI/pythia-1.4b": ("gpt_neox", {"vocab_size": 50304, "hidden_size": 2048,
+        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 8192}),
+    "EleutherAI/pythia-6.9b": ("gpt_neox", {"vocab_size": 50432, "hidden_size": 4096,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 16384}),
+    "tiiuae/falcon-7b": ("falcon", {"vocab_size": 65024, "hidden_size": 4544,
+        "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
+        "parallel_attn": True, "bias": False, "alibi": False}),
+    "tiiuae/falcon-180B": ("falcon", {"vocab_size": 65024, "hidden_size": 14848,
+        "num_hidden_layers": 80, "num_attention_heads": 232, "num_kv_heads": 8,
+        "new_decoder_architecture": True, "parallel_attn": True, "bias": False, "alibi": False}),
+    "HuggingFaceTB/SmolLM2-135M": ("llama", {"vocab_size": 49152, "hidden_size": 576,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "intermediate_size": 1536, "tie_word_embeddings": True}),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Counts of a model under an adaptation; the cache is of one token, in bytes."""
+
+    parameters: int
+    trainable: int
+    width: int
+    vocabulary: int
+    cache_bytes: int
+
+    @property
+    def flops(self) -> float:
+        """Of a forward pass, a token: two for each weight (Kaplan et al. 2020, section 2.1)."""
+        return 2.0 * self.parameters
+
+
+def model_config(source: str | Path) -> PretrainedConfig:
+    """The config of a folder, of a known model, or of the hub; ValueError where there is none."""
+    if str(source) in KNOWN and not Path(source).is_dir():
+        kind, settings = KNOWN[str(source)]
+        config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
+        return config
+    check_source(source)
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{source}: its size is not known ({first_line(error)})") from None
+    return config
+
+
+def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
+    """Counts of the model that this source's config describes."""
+    with torch.device("meta"):
+        model = _build(model_config(source))
+    unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert isinstance(unembedding, nn.Linear)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable, is_new = _moved(model, adaptation), not isinstance(adaptation, Full)
+    return Anatomy(
+        parameters=parameters + (trainable if is_new else 0),
+        trainable=trainable,
+        width=unembedding.in_features,
+        vocabulary=unembedding.out_features,
+        cache_bytes=_cache_bytes(source),
+    )
+
+
+@lru_cache(maxsize=64)
+def activation_bytes(source: str | Path, tokens: int) -> int:
+    """What autograd keeps of one row of so many tokens, from the ids to the last hidden states.
+
+    All weights move; a restricted model keeps a little less.
+    """
+    kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = (storage, storage.nbytes())
+        return tensor
+
+    with FakeTensorMode():
+        trunk = _trunk(_build(model_config(source)))
+        own = {x.untyped_storage()._cdata for x in (*trunk.parameters(), *trunk.buffers())}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _read(trunk, tokens, use_cache=False)
+    return sum(size for place, (_, size) in kept.items() if place not in own)
+
+
+@lru_cache(maxsize=64)
+def _cache_bytes(source: str | Path) -> int:
+    with FakeTensorMode(), torch.no_grad():
+        cache = _read(_trunk(_build(model_config(source))), 1, use_cache=True)
+    assert cache is not None
+    return sum(key_or_value.nbytes for layer in cache for key_or_value in layer[:2])
+
+
+def _read(
+    trunk: PreTrainedModel, tokens: int, *, use_cache: bool
+) -> list[tuple[Tensor, ...]] | None:
+    ids_BL = torch.zeros(1, tokens, dtype=torch.long)
+    output = trunk(
+        input_ids=ids_BL,
+        attention_mask=torch.ones_like(ids_BL),
+        position_ids=torch.arange(tokens)[None],
+        use_cache=use_cache,
+    )
+    return list(output.past_key_values) if use_cache else None
+
+
+def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
+    """How many numbers `adaptation` moves; a soft prompt begins at numbers that are not there."""
+    table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    if isinstance(adaptation, Prompt):
+        return adaptation.length * table.embedding_dim
+    with torch.device("meta"):
+        unread = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
+        return trainable_parameters(adapt(model, adaptation, unread))
+
+
+def _build(config: PretrainedConfig) -> PreTrainedModel:
+    without_dropout(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=torch.float32
+    )
+    return model
+
+
+def _trunk(model: PreTrainedModel) -> PreTrainedModel:
+    trunk = model.base_model
+    assert isinstance(trunk, PreTrainedModel)
+    return trunk

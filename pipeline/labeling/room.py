@@ -1,0 +1,150 @@
+"""A room on a store, without an experiment around it: any kind of task, and a policy to ask.
+
+rlhf add-tasks writing.jsonl labels.sqlite --kind demonstration
+rlhf room labels.sqlite --policy runs/mine
+rlhf export labels.sqlite --out labels        demonstrations.jsonl, comparisons/, ...
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.records import RoomTask, add_room_tasks, task_from
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Answer, Live
+from pipeline.config.labeling import RoomSettings
+from pipeline.config.loading import overridden
+from pipeline.config.messages import first_error
+from pipeline.evaluation.samples.records import Completion, completion_from
+from pipeline.labeling.settings import check_room, gold_of, serve_store
+from reward_models.records import RankingTask, Response, UniqueKeys
+from reward_models.row_files import read_rows
+
+Row = Mapping[str, Any]
+
+
+def add_tasks(
+    found: Path, place: str, kind: TaskKind, overlap: int, say: Callable[[str], None]
+) -> None:
+    """Add the tasks of a file to a store, which is made if it is new.
+
+    For comparisons the file may hold samples (id, model, prompt, completion): then every two models
+    are compared on every prompt that both answered.
+    """
+    rows = list(read_rows(found))
+    if kind == "comparison" and rows and "completion" in rows[0][1]:
+        tasks: list[RoomTask] = [*comparisons(rows)]
+    else:
+        once, tasks = UniqueKeys(), []
+        for where, row in rows:
+            tasks.append(_task(kind, row, where))
+            once.add(where, f"task '{tasks[-1].id}'", tasks[-1].id)
+    if not tasks:
+        raise ValueError(f"{found}: no {kind} in it")
+    with closing(Store(place)) as store:
+        new = add_room_tasks(store, kind, tasks, overlap=overlap)
+    say(f"{new} of {len(tasks)} tasks are new")
+
+
+def comparisons(rows: Sequence[tuple[str, Row]]) -> list[RankingTask]:
+    """A task for every two models' first samples on one prompt, from rows and their places."""
+    by_prompt: dict[str, dict[str, Completion]] = {}
+    for where, row in rows:
+        for name in ("id", "model", "prompt", "completion"):
+            if row.get("messages" if name == "prompt" else name, row.get(name)) is None:
+                raise ValueError(f"{where}: no text '{name}'")
+        try:
+            sample = completion_from(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if not sample.prompt.strip():
+            raise ValueError(f"{where}: 'prompt' is empty")
+        prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{sample.id}"
+        by_prompt.setdefault(prompt, {}).setdefault(sample.model, sample)
+    return [
+        _comparison(prompt, one, other)
+        for prompt, models in by_prompt.items()
+        for one, other in combinations(models.values(), 2)
+    ]
+
+
+def settings_of(sets: Sequence[str], given: Mapping[str, object]) -> RoomSettings:
+    """Settings as `--set` gives them, with those `given` by options of their own; checked."""
+    mapping: dict[str, Any] = {}
+    for text in sets:
+        mapping = overridden(mapping, text.removeprefix("labeling."))
+    mapping |= {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = RoomSettings.model_validate(mapping)
+    except ValidationError as error:
+        raise ValueError(f"room: {first_error(error, RoomSettings)}") from None
+    check_room(settings)
+    return settings
+
+
+def serve_room(
+    place: str,
+    settings: RoomSettings,
+    policy: Path | None,
+    outputs: int,
+    say: Callable[[str], None],
+) -> None:
+    """Serve the room on a store until it is interrupted; a policy may answer people's prompts."""
+    live = None if policy is None else Live(policy_answers(policy), outputs)
+    with closing(Store(place)) as store:
+        gold = gold_of(settings)
+        if gold is not None:
+            gold.add_to(store)
+        serve_store(settings, store, store.tasks(), live=live, say=say)
+
+
+def _task(kind: TaskKind, row: Row, where: str) -> RoomTask:
+    try:
+        return task_from(kind, row)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _comparison(prompt: str, one: Completion, other: Completion) -> RankingTask:
+    outputs = tuple(
+        Response(str(i), sample.completion, sample.model, sample.generation)
+        for i, sample in enumerate((one, other))
+    )
+    return RankingTask(
+        f"{prompt}/{one.model}/{other.model}",
+        one.prompt,
+        outputs,
+        context=one.context,
+        category=one.category,
+        history=one.history,
+    )
+
+
+def policy_answers(place: Path) -> Answer:
+    """The policy of a run as the room asks it: K samples on one prompt, each time others."""
+    import torch
+
+    from pipeline.models.policy_folder import policy_folder
+    from stages.data.template import prompt_ids, response_text
+    from stages.generation.config import SamplingConfig
+    from stages.generation.generate import generate_responses
+    from stages.models import load_policy, load_tokenizer
+
+    folder = policy_folder(place)
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    sampling, generator = SamplingConfig(), torch.Generator()
+    generator.seed()
+
+    def answer(prompt: str, outputs: int) -> list[Response]:
+        asked = [prompt_ids(tokenizer, prompt)] * outputs
+        made = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
+        said = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        texts = [response_text(tokenizer, one.ids) for one in made]
+        return [Response(str(i), text, str(place), said) for i, text in enumerate(texts)]
+
+    return answer

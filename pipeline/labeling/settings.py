@@ -1,0 +1,152 @@
+"""How a labeling room is served, from its settings; checked before anything is trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labeling_ui.formats.files import read_labels
+from labeling_ui.forms import Form, load_form
+from labeling_ui.store.store import Store
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.queue import Mixing
+from labeling_ui.tasks.screening import Screening
+from labeling_ui.web.sign_in import Access, Proxy
+from pipeline.config.labeling import RoomSettings
+from pipeline.config.shipped import find_config
+from reward_models.records import Prompt, Ranking, RankingTask
+
+Flags = Mapping[str, Mapping[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """Tasks whose right ranking is known, and known flags of their responses, by task."""
+
+    tasks: Sequence[RankingTask]
+    ranks: Mapping[str, Mapping[str, int]]
+    flags: Mapping[str, Flags]
+
+    def add_to(self, store: Store) -> None:
+        """Put them into a store, for everybody to answer."""
+        store.add_tasks(self.tasks, gold=self.ranks, gold_flags=self.flags)
+
+
+def check_room(room: RoomSettings) -> None:
+    """Raise ValueError for what would fail only once people are to be let in."""
+    form_of(room)
+    access_of(room)
+    gold_of(room)
+    tls = room.tls
+    for path in (tls.certificate, tls.key) if tls is not None else ():
+        if not Path(path).is_file():
+            raise ValueError(
+                f"{path}: no such file; expected the certificate or key of labeling.tls"
+            )
+    if room.reward_model is not None and not Path(room.reward_model).is_dir():
+        raise ValueError(f"{room.reward_model}: no such folder; expected a reward model")
+
+
+def form_of(room: RoomSettings) -> Form | None:
+    """The questions that the config names; None for the paper's. ValueError if they are wrong."""
+    return None if room.form is None else load_form(find_config(Path(room.form)) or Path(room.form))
+
+
+def access_of(room: RoomSettings) -> Access | None:
+    """How people sign in; None leaves it to the address that is served."""
+    chosen = room.proxy
+    if chosen is None:
+        return room.access
+    return Proxy(chosen.header, tuple(chosen.addresses), tuple(chosen.owners))
+
+
+def mixing_of(room: RoomSettings) -> Mixing:
+    """What is handed out when."""
+    wanted = room.screening
+    return Mixing(
+        gold_share=room.gold_share if room.gold is not None else 0.0,
+        categories=room.categories or None,
+        screening=None
+        if wanted is None
+        else Screening(wanted.tasks, wanted.comparisons, wanted.flags),
+    )
+
+
+def gold_of(room: RoomSettings) -> Gold | None:
+    """The gold tasks that the config names; ValueError if they are wrong or too few to screen."""
+    if room.gold is None:
+        return None
+    place = Path(room.gold)
+    tasks, rankings = read_labels(place, "jsonl")
+    right = {ranking.task: ranking for ranking in rankings if ranking.skipped is None}
+    missing = [task.id for task in tasks if task.id not in right]
+    if missing:
+        raise ValueError(f"{place}: gold task '{missing[0]}' has no ranking in rankings.jsonl")
+    wanted = room.screening
+    if wanted is not None and len(tasks) < wanted.tasks:
+        raise ValueError(
+            f"{place}: {len(tasks)} gold tasks, but labeling.screening.tasks is {wanted.tasks}"
+        )
+    ranks = {name: dict(ranking.ranks) for name, ranking in right.items()}
+    return Gold(tasks, ranks, {name: _flags(ranking) for name, ranking in right.items()})
+
+
+def serve_store(
+    room: RoomSettings,
+    store: Store,
+    tasks: Sequence[RankingTask],
+    *,
+    live: Live | None = None,
+    until: Callable[[], bool] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the room on a store that has its tasks, until interrupted or `until` says so."""
+    from labeling_ui.app import serve
+
+    serve(
+        store,
+        host=room.host,
+        port=room.port,
+        form=form_of(room),
+        access=access_of(room),
+        lease_s=60 * room.lease_minutes,
+        mixing=mixing_of(room),
+        tls=None if room.tls is None else (Path(room.tls.certificate), Path(room.tls.key)),
+        behind_tls=room.behind_tls,
+        scores=model_scores(room, tasks),
+        live=live,
+        say=say,
+        until=until,
+    )
+
+
+def model_scores(
+    room: RoomSettings, tasks: Sequence[RankingTask]
+) -> dict[str, dict[str, float]] | None:
+    """What the reward model named in the config gives every response; None where none is named."""
+    if room.reward_model is None:
+        return None
+    from reward_models.model import RewardModel
+    from stages.generation.score import score_responses
+    from stages.models import load_tokenizer
+
+    place = Path(room.reward_model)
+    model, tokenizer = RewardModel.load(place), load_tokenizer(place)
+    flat = [(task, response) for task in tasks for response in task.responses]
+    scores = score_responses(
+        model,
+        tokenizer,
+        [Prompt(task.prompt, context=task.context, history=task.history) for task, _ in flat],
+        [response.text for _, response in flat],
+    )
+    found: dict[str, dict[str, float]] = {}
+    for (task, response), score in zip(flat, scores, strict=True):
+        found.setdefault(task.id, {})[response.id] = score
+    return found
+
+
+def _flags(ranking: Ranking) -> dict[str, dict[str, bool]]:
+    found: dict[str, dict[str, bool]] = {}
+    for given, value in ((ranking.flags, True), (ranking.extra.get("flags_no", {}), False)):
+        for response, flags in given.items():
+            found.setdefault(response, {}).update(dict.fromkeys(flags, value))
+    return found

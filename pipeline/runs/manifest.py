@@ -1,0 +1,235 @@
+"""Where an artefact comes from: hashes by content, versions, and the manifest that names them all.
+
+A stage's folder holds `manifest.json` once the stage is finished; it is written last. Two runs of a
+stage with the same fingerprint (its settings, its seed and the content of its inputs) are the same.
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.steps.order import latest
+from stages.config import HUB, external_names, key_path
+from stages.data.hub_data import HubData, commit_of, commit_of_model
+
+DISTRIBUTION = "instruct-rlhf"
+LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
+             "transformers", "trl")  # fmt: skip
+LEFT_OUT = ("checkpoints",)  # folders that are not part of an artefact; nor are databases
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One thing a stage read: where it lay, and the hash of what it held."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known about one finished stage. Times are seconds, memory is bytes."""
+
+    stage: str
+    fingerprint: str
+    settings: Mapping[str, Any]
+    seed: int
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, str]  # file → sha256
+    labels: list[str]  # kinds of annotators behind it: human, simulated, imported
+    code_version: str
+    libraries: Mapping[str, str]
+    started: str
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+    attempts: int = 1  # above 1: it was interrupted and went on
+    launched: Mapping[str, Any] = field(default_factory=dict)  # sharding and processes, if any
+
+    def write(self, path: Path) -> None:
+        """Write beside `path` and rename, so that a manifest is whole or not there."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest | None":
+        """The manifest, or None where the stage has not finished."""
+        if not path.is_file():
+            return None
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            row["inputs"] = {name: Input(**found) for name, found in row["inputs"].items()}
+            return cls(**row)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: not a manifest of this version ({error})") from None
+
+
+def label_kinds(run: Path) -> list[str]:
+    """The kinds of annotators behind a run's reward model, as its manifests have them."""
+    made = Manifest.read(latest(run) / "manifest.json")
+    return list(made.labels) if made is not None else []
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object beside `path` and rename."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """One hash of what decides a stage's result: its settings (seed included) and its inputs."""
+    said = json.dumps([stage, settings, inputs], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+class Hashes:
+    """Content hashes, remembered by size and time of change so that big files are read once.
+
+    Files beside the memory are remembered by their path from there, so that both can be moved.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self.memory = memory
+        self.home = memory.parent.absolute()
+        self.known: dict[str, list[Any]] = {}
+        if memory.is_file():
+            self.known = json.loads(memory.read_text(encoding="utf-8"))
+
+    def of(self, source: Path | str) -> str:
+        """The hash of a file or of a folder (names and contents); of the hub, name and commit."""
+        if isinstance(source, str) and source.startswith(HUB):
+            return self._of_data(HubData.parse(source))
+        path = Path(source)
+        if path.is_file():
+            return self._of_file(path)
+        if path.is_dir():
+            return self._of_folder(path)
+        if isinstance(source, Path):
+            raise ValueError(f"{source}: no such file or folder")
+        return f"{source}@{commit_of_model(source)}"
+
+    def files(self, folder: Path) -> dict[str, str]:
+        """Every file of an artefact by its path inside the folder, with the hash of its content."""
+        paths = _visible(folder)
+        return {str(path.relative_to(folder)): self._of_file(path) for path in paths
+                if not _is_left_out(path.relative_to(folder))}  # fmt: skip
+
+    def save(self) -> None:
+        """Keep what was computed for the next command."""
+        write_json(self.memory, self.known)
+
+    def _of_data(self, data: HubData) -> str:
+        """Return the content hash of an `hf:` folder, or the commit of a data set of the hub."""
+        chosen = f"{data.config or ''}:{data.split}"
+        if data.folder is not None:
+            return f"{self._of_folder(data.folder)}:{chosen}"
+        return f"{data.name}@{commit_of(data)}:{chosen}"
+
+    def _of_folder(self, folder: Path) -> str:
+        """Return the hash of all files in the folder but hidden ones."""
+        files = {str(path.relative_to(folder)): self._of_file(path) for path in _visible(folder)}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+    def _of_file(self, path: Path) -> str:
+        stat = path.stat()
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        whole = path.absolute()
+        inside = whole.is_relative_to(self.home)
+        key = str(whole.relative_to(self.home) if inside else whole)
+        if self.known.get(key, [])[:3] != seen:
+            with path.open("rb") as content:
+                self.known[key] = [*seen, hashlib.file_digest(content, "sha256").hexdigest()]
+        return str(self.known[key][3])
+
+
+def content_hash(source: Path | str) -> str:
+    """The hash of one input, for what keeps no memory of hashes."""
+    return Hashes(Path(".hashes.json")).of(source)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Its files in order, without hidden and half-written ones, and without stores of users.
+
+    Those come to lie in a model's folder once it is finished.
+    """
+    stores = {store.parent for store in folder.rglob("users/base.json")}
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        half = path.name.endswith(".part")
+        if path.is_file() and not hidden and not half and stores.isdisjoint(path.parents):
+            yield path
+
+
+def _is_left_out(inside: Path) -> bool:
+    return bool(set(LEFT_OUT) & set(inside.parts)) or ".sqlite" in inside.name
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide numbers."""
+    installed = {name: version for name in LIBRARIES if (version := _version(name))}
+    return {"python": platform.python_version(), **installed}
+
+
+@cache
+def code_version() -> str:
+    """`git describe` of this checkout, or the version of the installed package."""
+    here = Path(__file__).resolve().parents[2]
+    if (here / ".git").exists():
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return f"{_version(DISTRIBUTION) or 'source'}+{done.stdout.strip()}"
+    return _version(DISTRIBUTION) or "source"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+Source = Path | str
+QUICKSTART = Path(__file__).parents[1] / "quickstart"
+
+
+def model_source(name: str) -> Source:
+    """A folder as a Path, the shipped base for `quickstart`, else a model's name on the hub."""
+    if name == "quickstart" or name.startswith("quickstart/"):
+        return QUICKSTART / (name.partition("/")[2] or "base")
+    path = Path(name).expanduser()
+    looks_like_a_path = path.is_absolute() or name.startswith(".") or name.count("/") > 1
+    return path if path.exists() or looks_like_a_path else name
+
+
+def data_source(name: str) -> Source:
+    """A file or folder as a Path; a data set that begins with `hf:` as it is written."""
+    return name if name.startswith(HUB) else Path(name)
+
+
+def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
+    """Everything that a part of a config names and whose content decides a result, by its key."""
+    return dict(_sources(config, above))
+
+
+def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, Source]]:
+    for path, marker, text in external_names(config, above):
+        key = key_path(path)
+        if not marker.decides:
+            continue
+        match marker.what:
+            case "file":
+                yield key, Path(text)
+            case "model":
+                yield key, model_source(text)
+            case "data":
+                yield key, data_source(text)

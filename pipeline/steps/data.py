@@ -1,0 +1,196 @@
+"""The first stage of a run: every data set, from the quickstart's generator or the user's files.
+
+They become JSON lines in one folder, so that all later stages read the same files and a run says by
+hash what it was fed.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.config.experiment import ExperimentConfig, FileSource, Labeling, QuickstartSource
+from pipeline.runs.splits import (
+    OVERLAP,
+    Row,
+    held_out_digest,
+    limited,
+    overlaps,
+    smallest,
+    split,
+    validation_prompts,
+    write_overlaps,
+)
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt, RankingTask, read_records
+from reward_models.row_files import read_jsonl
+from stages.config import external_names
+
+NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
+VALIDATION_SHARE = 0.1
+HELD_OUT_SHARE = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class DataFolder:
+    """Reads what `make_data` wrote. A set that the experiment does not have is empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def demonstrations(self, name: str = "demonstrations") -> list[Demonstration]:
+        """Demonstrations to train on, or those named `validation`."""
+        return read_records(self.folder / f"{name}.jsonl", Demonstration)
+
+    def prompts(self, use: str) -> list[Prompt]:
+        """Prompts for `ranking`, `ppo`, `validation`, `test` or `toxicity`."""
+        path = self.folder / f"{use}_prompts.jsonl"
+        return read_records(path, Prompt) if path.is_file() else []
+
+    def texts(self, use: str) -> list[str]:
+        """Texts of the base model's kind: `pretraining` or `held_out`."""
+        path = self.folder / f"{use}_texts.jsonl"
+        return [str(row["text"]) for _, row in read_jsonl(path)] if path.is_file() else []
+
+
+def make_data(config: ExperimentConfig, folder: Path) -> None:
+    """Write every data set of the experiment; raise ValueError on the first bad line of a file."""
+    match config.data:
+        case QuickstartSource():
+            _from_quickstart(config.data, config.seed, folder)
+        case FileSource():
+            _from_files(config, config.data, folder)
+
+
+def _from_quickstart(source: QuickstartSource, seed: int, folder: Path) -> None:
+    from pipeline.quickstart.data import quickstart_data
+
+    made = quickstart_data(source.sizes, seed)
+    _write_demonstrations(folder, made.demonstrations, made.validation)
+    _write_prompts(folder, "ranking", made.ranking_prompts)
+    _write_prompts(folder, "ppo", made.ppo_prompts)
+    _write_prompts(folder, "validation", made.validation_prompts)
+    _write_prompts(folder, "test", made.test_prompts)
+    _write_prompts(folder, "toxicity", made.toxicity_prompts)
+    _write_texts(folder, "pretraining", made.pretraining_texts)
+    _write_texts(folder, "held_out", made.held_out_texts)
+
+
+def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> None:
+    from stages.data.demonstrations import load_prompts
+
+    seed, ranked = f"data/{config.seed}", _ranked_already(config.labeling)
+    demonstrations, validation = _demonstrations(source, seed)
+    ppo, ranking, held = _prompts(source, seed, ranked, demonstrations)
+    held_out = {"validation": held, "test": load_prompts(source.test_prompts)}
+    if source.toxicity_prompts is not None:
+        held_out["toxicity"] = load_prompts(source.toxicity_prompts)
+    _write_demonstrations(folder, demonstrations, validation)
+    for use, prompts in ({"ranking": ranking, "ppo": ppo} | held_out).items():
+        _write_prompts(folder, use, prompts)
+    training: dict[str, Sequence[Row]] = {"demonstrations": demonstrations, "ppo_prompts": ppo}
+    training["ranking_prompts"] = ranked or ranking
+    _report_overlaps(
+        folder,
+        {"validation": validation} | {f"{use}_prompts": rows for use, rows in held_out.items()},
+        training,
+    )
+    if source.pretraining_texts is not None:
+        _texts_from_files(source.pretraining_texts, source.held_out_texts, seed, folder)
+
+
+def _demonstrations(
+    source: FileSource, seed: str
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Demonstrations to train on, and to validate by."""
+    from stages.data.demonstrations import load_demonstrations
+
+    where = source.demonstrations
+    rows = limited(load_demonstrations(where), source.prompts_per_user, source.shared_prefix, where)
+    if source.validation is not None:
+        return rows, load_demonstrations(source.validation)
+    number = max(1, int(len(rows) * VALIDATION_SHARE))
+    return split(rows, number, f"{seed}/demonstrations", where)
+
+
+def _prompts(
+    source: FileSource, seed: str, ranked: Sequence[Prompt], demonstrations: Sequence[Demonstration]
+) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Prompts for PPO, to be ranked, and to validate by."""
+    from stages.data.demonstrations import load_prompts
+
+    def read(where: str) -> list[Prompt]:
+        return limited(load_prompts(where), source.prompts_per_user, source.shared_prefix, where)
+
+    ranking = read(source.ranking_prompts)
+    ppo = ranking if source.ppo_prompts is None else read(source.ppo_prompts)
+    if source.validation_prompts is not None:
+        return ppo, ranking, load_prompts(source.validation_prompts)
+    return validation_prompts(
+        *(ppo, ranking, min(NUM_VALIDATION_PROMPTS, max(1, len(ppo) // 10)), f"{seed}/prompts"),
+        ranked=ranked,
+        demonstrations=demonstrations,
+        where=source.ppo_prompts or source.ranking_prompts,
+    )
+
+
+def _ranked_already(labeling: Labeling) -> list[Prompt]:
+    """The prompts of rankings, or of tasks to be ranked, that were made elsewhere."""
+    from stages.data.preferences import load_pairs
+
+    files = {key: Path(text) for (key, *_), _, text in external_names(labeling)}
+    path = files.get("tasks", files.get("rankings"))
+    if path is None or not path.is_file():
+        return []
+    tasks = read_records(path, RankingTask) if "tasks" in files else load_pairs(path)[0]
+    return [
+        Prompt(one.prompt, user=one.extra.get("user"), context=one.context, history=one.history)
+        for one in tasks
+    ]
+
+
+def _report_overlaps(
+    folder: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
+) -> None:
+    """Say and write how far what is held out is also trained on; validation is to be apart."""
+    found = overlaps(held_out, training)
+    for one in found:
+        log.warning("%s", one)
+    write_overlaps(folder / OVERLAP, found)
+
+
+def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:
+    """Write the base model's kind of text, document by document: it may be larger than memory."""
+    from stages.data.demonstrations import pretraining_texts
+
+    if held_out is not None:
+        _write_texts(folder, "pretraining", pretraining_texts(source))
+        _write_texts(folder, "held_out", pretraining_texts(held_out))
+        return
+    count = sum(1 for _ in pretraining_texts(source))
+    digests = (held_out_digest(seed, text) for text in pretraining_texts(source))
+    held, others = smallest(digests, max(1, int(count * HELD_OUT_SHARE)))
+    if not others:
+        raise ValueError(
+            f"{source}: {len(held)} different texts in it; expected at least 2, one to hold out"
+        )
+    for use, wanted in (("pretraining", False), ("held_out", True)):
+        texts = pretraining_texts(source)
+        _write_texts(
+            folder, use, (text for text in texts if (held_out_digest(seed, text) in held) == wanted)
+        )
+
+
+def _write_demonstrations(
+    folder: Path, training: Sequence[Demonstration], validation: Sequence[Demonstration]
+) -> None:
+    write_jsonl(folder / "demonstrations.jsonl", (record.to_json() for record in training))
+    write_jsonl(folder / "validation.jsonl", (record.to_json() for record in validation))
+
+
+def _write_prompts(folder: Path, use: str, prompts: Sequence[Prompt]) -> None:
+    write_jsonl(folder / f"{use}_prompts.jsonl", (prompt.to_json() for prompt in prompts))
+
+
+def _write_texts(folder: Path, use: str, texts: Iterable[str]) -> None:
+    write_jsonl(folder / f"{use}_texts.jsonl", ({"text": text} for text in texts))

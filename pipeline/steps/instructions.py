@@ -1,0 +1,170 @@
+"""Public tasks written as instructions: to fine-tune on, and held-out clusters to be asked cold.
+
+FLAN (Wei et al. 2022) and T0 (Sanh et al. 2022): every task has several templates, every row is
+written out by one of them, and a whole cluster of tasks (all of one kind) is never trained on, so
+that an answer to it shows what following instructions in general is worth.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from pipeline.config.baselines import InstructionTuned, TaskSource
+from pipeline.evaluation.scorers.wording import normalised
+from pipeline.evaluation.statistics import wilson_interval
+from pipeline.models.speaker import Speaker, ask
+from reward_models.records import Demonstration, Prompt
+from stages.data.demonstrations import source_rows
+from stages.data.template import response_text
+from stages.generation.config import SamplingConfig
+from stages.models import device, load_policy, load_tokenizer
+from stages.progress import Report
+from stages.sft.config import SFTConfig
+from stages.sft.train import train_sft
+
+ZERO_SHOT = "zero_shot.json"
+_VALIDATION = 10  # every so many examples is kept apart to choose the epoch by
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSets:
+    """Examples to train on, to choose the epoch by, and of the held-out clusters."""
+
+    training: list[Demonstration]
+    validation: list[Demonstration]
+    held_out: list[Demonstration]
+
+
+def task_sets(config: InstructionTuned, seed: int) -> TaskSets:
+    """All sets; ValueError `file:line: ...` for a row that a template does not fit."""
+    found = _of_files(config, seed) if config.tasks else _of_the_world(config, seed)
+    known = {str(one.category) for one in found}
+    if unknown := set(config.held_out) - known:
+        raise ValueError(f"held_out names '{min(unknown)}'; expected some of {sorted(known)}")
+    held = [one for one in found if one.category in config.held_out]
+    kept = [one for one in found if one.category not in config.held_out]
+    if len(kept) < 2:
+        raise ValueError(f"{len(kept)} examples outside the held-out clusters; expected two")
+    Random(f"tasks/{seed}").shuffle(kept)
+    apart = max(1, len(kept) // _VALIDATION)
+    return TaskSets(kept[apart:], kept[:apart], held)
+
+
+def tune(
+    config: InstructionTuned,
+    fine_tuning: SFTConfig,
+    *,
+    base: str | Path,
+    sampling: SamplingConfig,
+    out: Path,
+    seed: int,
+    report: Report,
+) -> None:
+    """Fine-tune the base into out/model, and ask both for the held-out clusters."""
+    sets = task_sets(config, seed)
+    train_sft(
+        fine_tuning.model_copy(update={"pretraining": None}),
+        base=base,
+        demonstrations=sets.training,
+        validation=sets.validation,
+        reward_model=None,
+        selection_prompts=(),
+        out=out,
+        seed=seed,
+        report=report,
+    )
+    greedy = sampling.model_copy(update={"temperature": 0.0})
+    rows = {
+        name: _asked(source, sets.held_out, greedy, seed)
+        for name, source in (("base", base), ("instructed", out / "model"))
+    }
+    found = {
+        "held_out_clusters": config.held_out,
+        "trained_examples": len(sets.training),
+        "exact_match": {name: _rates(sets.held_out, right) for name, right in rows.items()},
+        "interval": "Wilson, over examples",
+        "sampling": greedy.model_dump(),
+        "seed": seed,
+    }
+    (out / ZERO_SHOT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _of_files(config: InstructionTuned, seed: int) -> list[Demonstration]:
+    found = []
+    for task in config.tasks:
+        rng = Random(f"task/{task.name}/{seed}")
+        rows = list(source_rows(task.source))
+        chosen = rng.sample(rows, min(len(rows), _wanted(config, task.cluster)))
+        found += [_example(task, rng.choice(task.templates), at, row) for at, row in chosen]
+    return found
+
+
+def _of_the_world(config: InstructionTuned, seed: int) -> list[Demonstration]:
+    """The quickstart's kinds of request, right answers alone, in the wordings for training."""
+    from pipeline.quickstart import tasks
+
+    found = []
+    for category in tasks.SHARES:
+        rng = Random(f"task/{category}/{seed}")
+        for _ in range(_wanted(config, category)):
+            prompt = tasks.make_prompt(
+                rng,
+                test=category in config.held_out,
+                phrasings=tasks.TRAIN_PHRASINGS,
+                attributes=tasks.PROMPT_ATTRIBUTES,
+                category=category,
+            )
+            answer = str(prompt.extra["world"]["reference"])
+            found.append(
+                Demonstration(
+                    prompt.prompt, answer, source=category, context=prompt.context,
+                    category=category,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _wanted(config: InstructionTuned, cluster: str) -> int:
+    return config.zero_shot if cluster in config.held_out else config.examples_per_task
+
+
+def _example(task: TaskSource, template: str, where: str, row: Mapping[str, Any]) -> Demonstration:
+    try:
+        prompt, answer = template.format_map(row), task.answer.format_map(row)
+        return Demonstration(prompt, answer, source=task.name, category=task.cluster)
+    except KeyError as error:
+        raise ValueError(
+            f"{where}: task '{task.name}' asks for {error}; the row has {sorted(row)}"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{where}: task '{task.name}': {error}") from None
+
+
+def _asked(
+    source: str | Path, examples: Sequence[Demonstration], sampling: SamplingConfig, seed: int
+) -> list[bool]:
+    """Whether each greedy answer is the example's, but for case and punctuation."""
+    if not examples:
+        return []
+    tokenizer, policy = load_tokenizer(source), load_policy(source)
+    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    prompts = [Prompt(one.prompt, context=one.context, history=one.history) for one in examples]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, sampling, generator)
+    said = [normalised(response_text(tokenizer, one.ids)) for one in drawn]
+    return [text == normalised(one.response) for text, one in zip(said, examples, strict=True)]
+
+
+def _rates(examples: Sequence[Demonstration], right: Sequence[bool]) -> dict[str, Any]:
+    """The share of right answers with its interval, by task."""
+    found: dict[str, Any] = {}
+    for task in dict.fromkeys(str(one.source) for one in examples):
+        mine = [r for one, r in zip(examples, right, strict=True) if one.source == task]
+        low, high = wilson_interval(sum(mine), len(mine))
+        found[task] = {"value": sum(mine) / len(mine), "ci95": [low, high], "n": len(mine)}
+    return found

@@ -1,0 +1,275 @@
+"""`rlhf probe`: how well each layer of a frozen model holds a label, in figures and numbers.
+
+probe.json         a row a pooling and layer: accuracy, control, selectivity, with intervals
+probe.html         the figure
+representations/   what the model made of the texts, kept so that an interrupted command goes on
+fits.jsonl         the probes fitted so far, for the same reason
+
+The accuracy's interval is the binomial one over test texts; two poolings of a layer are compared on
+the same texts by McNemar's exact test.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.statistics import mcnemar_p, rate_interval, wilson_interval
+from pipeline.runs.display import Display
+from reward_models.atomic_files import write_jsonl
+from reward_models.row_files import read_jsonl
+from stages.data.demonstrations import source_rows
+from stages.probing.classifier import Kind, control_accuracy, fit_probe, label_numbers
+from stages.probing.representations import Pooling, Reader, Representations, represent
+from stages.progress import Step
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTexts:
+    """Texts and their labels, in the order of the source."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def of(self, places: list[int]) -> "LabelledTexts":
+        """Those at the given places."""
+        return LabelledTexts(
+            tuple(self.texts[place] for place in places),
+            tuple(self.labels[place] for place in places),
+        )
+
+
+def load_labelled_texts(source: str, *, text: str = "text", label: str = "label") -> LabelledTexts:
+    """All rows of a source; ValueError `file:line: ...` at the first that has no text or label."""
+    texts, labels = [], []
+    for where, row in source_rows(source):
+        for field in (text, label):
+            if field not in row:
+                raise ValueError(f"{where}: no field '{field}'; it has {', '.join(map(str, row))}")
+        said, named = row[text], row[label]
+        if not isinstance(said, str) or not said.strip():
+            raise ValueError(f"{where}: {text} is {said!r:.40}; expected a text that is not empty")
+        if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
+            raise ValueError(
+                f"{where}: {label} is {named!r:.40}; expected a word or a whole number"
+            )
+        texts.append(said)
+        labels.append(str(named))
+    if len(set(labels)) < 2:
+        raise ValueError(f"{source}: {len(set(labels))} label(s) in {len(texts)} rows; expected 2+")
+    return LabelledTexts(tuple(texts), tuple(labels))
+
+
+def split_off(data: LabelledTexts, share: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
+    """Training texts and a random `share` of test texts, at least one of each."""
+    places = list(range(len(data)))
+    Random(f"probe/{seed}").shuffle(places)
+    held = min(len(data) - 1, max(1, round(share * len(data))))
+    return data.of(sorted(places[held:])), data.of(sorted(places[:held]))
+
+
+ENCODER_POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
+DECODER_POOLINGS: tuple[Pooling, ...] = ("last", "mean")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """What a probe may be told; empty poolings or layers mean those that make sense, and all."""
+
+    poolings: tuple[Pooling, ...] = ()
+    layers: tuple[int, ...] = ()
+    kind: Kind = "linear"
+    strength: float = 1.0  # of the L2 penalty
+    max_tokens: int = 128
+    batch_size: int = 64
+    control: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One fitted probe: what it got right of the test texts and of the control."""
+
+    pooling: Pooling
+    layer: int
+    accuracy: float
+    ci95: tuple[float, float]
+    training_accuracy: float
+    control_accuracy: float | None
+    selectivity: float | None
+    correct: tuple[int, ...]  # places of the test texts it got right
+
+    def to_json(self) -> dict[str, Any]:
+        """A row; the interval as a list."""
+        return {**asdict(self), "ci95": list(self.ci95), "correct": list(self.correct)}
+
+
+def run_probe(
+    reader: Reader,
+    train: LabelledTexts,
+    test: LabelledTexts,
+    settings: ProbeSettings,
+    out: Path,
+    shown: Display,
+) -> list[Probe]:
+    """Represent the texts, fit every probe that is not there yet, and write out/probe.json.
+
+    Raises ValueError for a layer or pooling that the model does not have, and for a test label that
+    was not trained.
+    """
+    poolings, layers = _chosen(reader, settings)
+    classes = sorted(set(train.labels))
+    labels = (label_numbers(train.labels, classes), label_numbers(test.labels, classes))
+    shown.begin("read", f"{len(train) + len(test)} texts")
+    stored = represent(
+        reader,
+        [*train.texts, *test.texts],
+        out / "representations",
+        poolings=poolings,
+        layers=layers,
+        max_tokens=settings.max_tokens,
+        batch_size=settings.batch_size,
+        report=shown.step,
+    )
+    shown.finish("")
+    fits = _Fits(out / "fits.jsonl", _fingerprint(out, train, test, settings))
+    wanted = [(pooling, layer) for pooling in poolings for layer in layers]
+    shown.begin("fit", f"{len(wanted)} {settings.kind} probes")
+    found = []
+    for pooling, layer in wanted:
+        probe = fits.get(pooling, layer)
+        if probe is None:
+            probe = _fitted(stored, pooling, layer, labels, settings)
+            fits.add(probe)
+        found.append(probe)
+        shown.step(Step(len(found), len(wanted), {"probe/accuracy": probe.accuracy}))
+    shown.finish("")
+    _write(out / "probe.json", reader, train, test, settings, found)
+    return found
+
+
+def majority_share(data: LabelledTexts) -> float:
+    """Accuracy of always saying the most frequent label."""
+    return max(data.labels.count(label) for label in set(data.labels)) / len(data)
+
+
+def _chosen(reader: Reader, settings: ProbeSettings) -> tuple[tuple[Pooling, ...], tuple[int, ...]]:
+    poolings = settings.poolings or (DECODER_POOLINGS if reader.is_decoder else ENCODER_POOLINGS)
+    for pooling in poolings:
+        reader.check_pooling(pooling)
+    layers = settings.layers or tuple(range(reader.layers))
+    if unknown := [layer for layer in layers if not 0 <= layer < reader.layers]:
+        raise ValueError(
+            f"layer {unknown[0]}: {reader.name} has layers 0 (embeddings) to {reader.layers - 1}"
+        )
+    return poolings, layers
+
+
+def _fitted(
+    stored: Representations,
+    pooling: Pooling,
+    layer: int,
+    labels: tuple[Any, Any],
+    settings: ProbeSettings,
+) -> Probe:
+    vectors_ND, (train_N, test_N) = stored.read(pooling, layer), labels
+    train_ND, test_ND = vectors_ND[: len(train_N)], vectors_ND[len(train_N) :]
+    kind, strength, seed = settings.kind, settings.strength, settings.seed
+    probed = fit_probe(train_ND, train_N, test_ND, test_N, kind=kind, strength=strength, seed=seed)
+    control = None
+    if settings.control:
+        control = control_accuracy(train_ND, train_N, kind=kind, strength=strength, seed=seed)
+    right, total = int(probed.correct_N.sum()), len(test_N)
+    interval = wilson_interval if total < 30 or right in (0, total) else rate_interval
+    return Probe(
+        pooling,
+        layer,
+        probed.accuracy,
+        interval(right, total),
+        probed.training_accuracy,
+        control,
+        None if control is None else probed.accuracy - control,
+        tuple(int(place) for place in np.flatnonzero(probed.correct_N)),
+    )
+
+
+class _Fits:
+    """The probes fitted so far; those under another fingerprint are forgotten."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
+        self.rows = [row for row in rows if row["fingerprint"] == fingerprint]
+
+    def get(self, pooling: Pooling, layer: int) -> Probe | None:
+        for row in self.rows:
+            if (row["pooling"], row["layer"]) == (pooling, layer):
+                values = {name: value for name, value in row.items() if name != "fingerprint"}
+                values |= {"ci95": tuple(row["ci95"]), "correct": tuple(row["correct"])}
+                return Probe(**values)
+        return None
+
+    def add(self, probe: Probe) -> None:
+        self.rows.append({**probe.to_json(), "fingerprint": self.fingerprint})
+        write_jsonl(self.path, self.rows)
+
+
+def _fingerprint(
+    out: Path, train: LabelledTexts, test: LabelledTexts, settings: ProbeSettings
+) -> str:
+    about = json.loads((out / "representations/about.json").read_text(encoding="utf-8"))
+    told = asdict(settings) | {"poolings": None, "layers": None, "batch_size": None}
+    read = [about["weights_sha256"], about["texts_sha256"], train.labels, test.labels, told]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+
+
+def comparisons(found: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Each two poolings of one layer, paired by text."""
+    rows = []
+    for first in found:
+        for second in found:
+            if first.layer != second.layer or first.pooling >= second.pooling:
+                continue
+            a, b = set(first.correct), set(second.correct)
+            rows.append(
+                {
+                    "layer": first.layer,
+                    "a": first.pooling,
+                    "b": second.pooling,
+                    "difference": first.accuracy - second.accuracy,
+                    "p_mcnemar": mcnemar_p(len(a - b), len(b - a)),
+                }
+            )
+    return rows
+
+
+def _write(
+    path: Path,
+    reader: Reader,
+    train: LabelledTexts,
+    test: LabelledTexts,
+    settings: ProbeSettings,
+    found: Sequence[Probe],
+) -> None:
+    rows = [{k: v for k, v in probe.to_json().items() if k != "correct"} for probe in found]
+    written = {
+        "model": reader.name,
+        "classes": sorted(set(train.labels)),
+        "n_train": len(train),
+        "n_test": len(test),
+        "majority": majority_share(test),
+        "settings": {**asdict(settings)},
+        "probes": rows,
+        "comparisons": comparisons(found),
+    }
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)

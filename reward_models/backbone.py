@@ -1,0 +1,286 @@
+"""The transformer under a reward model: no dropout, float32, found inside what carries it."""
+
+import hashlib
+import inspect
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from reward_models.base_names import base_source
+from reward_models.context_limit import limit_positions
+from reward_models.model_card import RewardCard
+from reward_models.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    LOAD_ERRORS,
+    check_adapter_folder,
+    check_model_folder,
+    check_source,
+    first_line,
+)
+
+Backbone = PreTrainedModel | PeftModel
+
+
+def load_causal(source: str | Path) -> PreTrainedModel:
+    """The causal language model of a folder or hub name; ValueError where there is none."""
+    return _load(AutoModelForCausalLM, str(source))
+
+
+def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
+    """What a reward model saved: a whole trunk, or what belongs on the base that the card names.
+
+    `base` is used where it is that one. Raises ValueError where the card's base is gone or is no
+    longer the same.
+    """
+    adapted = (folder / ADAPTER_CONFIG).is_file()
+    if not adapted and not card.head_only:
+        return _load(AutoModel, str(folder))
+    source = base_source(card.base, folder, card.base_hash)
+    if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
+        base = load_causal(source)
+    sha256 = weights_hash(base, card.base_rows)
+    if sha256 != card.base_hash:
+        raise ValueError(
+            f"{folder} was trained on base {card.base_hash[:8]}…, {source} is {sha256[:8]}…: "
+            "an adapter only fits the weights it was trained on"
+        )
+    if card.head_only:
+        return transformer(base).requires_grad_(False)
+    return load_adapter(base, folder, trainable=True)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    """The base with the adapter of a folder; ValueError unless all of it is there and fits."""
+    kind = check_adapter_folder(folder)
+    if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
+        raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
+    try:
+        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
+    saved = folder / ADAPTER_WEIGHTS[0]
+    if saved.is_file():
+        with safe_open(saved, "pt") as file:
+            names = set(file.keys())
+        expected = get_peft_model_state_dict(adapter, save_embedding_layers=False)
+        missing = sorted(set(expected) - names)
+        if missing:
+            raise ValueError(f"{saved}: {len(missing)} weights are missing, first {missing[0]}")
+    require_finite(adapter, folder)
+    return adapter
+
+
+def absolute_name(name: str) -> str:
+    """How a base is named in what is saved: a folder's whole path, a hub model's name."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def transformer(carrier: Backbone) -> PreTrainedModel:
+    """The transformer itself, without the PEFT model and the unembedding around it."""
+    inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
+    trunk = inside.base_model
+    parts = [part for part in inside.children() if isinstance(part, PreTrainedModel)]
+    if trunk is inside and len(parts) == 1:  # it has another name than its class tells
+        trunk = parts[0]
+    assert isinstance(trunk, PreTrainedModel)
+    return trunk
+
+
+def require_backbone(model: PreTrainedModel, source: object) -> None:
+    """Raise ValueError where a scalar head could not read what the unembedding reads.
+
+    Decoders of encoder-decoders are only a part of what transformers saves and loads; and hidden
+    states may be of another size than the embeddings.
+    """
+    trunk = transformer(model)
+    name = f"{source}: {type(model).__name__}"
+    known = MODEL_MAPPING.get(type(trunk.config), None)
+    if type(trunk) not in (known if isinstance(known, tuple) else (known,)):
+        raise ValueError(f"{name} is a part of another model; expected a language model of its own")
+    ids_BL = torch.tensor([[1]], device=trunk.device)
+    with torch.no_grad():
+        size = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state.shape[-1]
+    if size != hidden_size(trunk):
+        raise ValueError(
+            f"{name} has hidden states of {size} numbers and embeddings of {hidden_size(trunk)}; "
+            "expected one size"
+        )
+
+
+def accepts_positions(trunk: PreTrainedModel) -> bool:
+    """Whether it takes explicit positions; ALiBi and recurrences read them off the mask."""
+    return "position_ids" in inspect.signature(trunk.forward).parameters
+
+
+def hidden_size(trunk: PreTrainedModel) -> int:
+    """D of its last hidden states, which is that of its embeddings."""
+    return token_embedding(trunk).embedding_dim
+
+
+def token_embedding(model: PreTrainedModel) -> nn.Embedding:
+    """Its table of tokens, without what an adapter puts around it."""
+    table = model.get_input_embeddings()
+    table = table.get_base_layer() if isinstance(table, BaseTunerLayer) else table
+    assert isinstance(table, nn.Embedding)
+    return table
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The same config as everything here reads it; call it before the model is built.
+
+    Every dropout rate and jitter is 0: scores must not depend on the module's mode. Routers of
+    experts keep their logits to themselves: with them a step with a cache crashes, and a loss is
+    another one.
+    """
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        settings = part.to_dict()
+        for name, value in settings.items():
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
+                setattr(part, name, 0.0)
+        if settings.get("output_router_logits"):
+            part.output_router_logits = False
+    return config
+
+
+def require_finite(model: nn.Module, source: object) -> None:
+    """Raise ValueError where a weight is not a number, or infinite."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel() and weight.device.type != "meta":
+            low, high = torch.aminmax(weight.detach())
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
+
+
+def load_pretrained(
+    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str, wanted: str
+) -> PreTrainedModel:
+    """Load the model of a folder or hub name as float32.
+
+    Raises ValueError, which says that there is no `wanted`, unless all weights are there, of the
+    right shapes, and finite.
+    """
+    check_source(source)
+    if Path(source).is_dir():
+        check_model_folder(Path(source))
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(source))
+        loaded: object = kind.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
+    model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    # A pooler is what AutoModel puts on top; nothing reads it.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_finite(model, source)
+    limit_positions(model)
+    return model
+
+
+def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
+    return load_pretrained(kind, source, "model")
+
+
+_own_rows: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+
+
+def add_token_rows(model: PreTrainedModel, rows: int) -> None:
+    """Give the token tables `rows` rows; a new row is the mean of the old ones, and none of them.
+
+    Tables that have as many are left alone.
+    """
+    own = model.get_input_embeddings().get_parameter("weight").shape[0]
+    if rows <= own:
+        return
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for weight_VD in _tables(model):
+            weight_VD[own:] = weight_VD[:own].mean(dim=0)
+            _own_rows[weight_VD] = own
+
+
+def base_token_rows(model: nn.Module, source: str = "") -> int:
+    """Return the number of token rows that are the base's own: no more than its `source` has."""
+    weight_VD = _tables(_base(model))[0]
+    own = _own_rows.get(weight_VD, weight_VD.shape[0])
+    if not (Path(source) / CONFIG).is_file():
+        return own
+    config = AutoConfig.from_pretrained(source).get_text_config()
+    return min(own, int(config.vocab_size))
+
+
+def weights_hash(model: nn.Module, rows: int | None = None) -> str:
+    """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
+
+    Buffers that are saved count too. Of the token tables the first `rows` count; None: the base's
+    own.
+    """
+    base = _base(model)
+    tables = {id(weight) for weight in _tables(base)}
+    counted = base_token_rows(base) if rows is None else rows
+    left_out = adapter_tensors(base)
+    saved = base.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in sorted(saved.items(), reverse=True)}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(saved.items()):
+        if id(tensor) in left_out or first[id(tensor)] != name:
+            continue
+        weight = tensor.detach()[:counted] if id(tensor) in tables else tensor.detach()
+        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
+        digest.update(weight.float().cpu().contiguous().flatten().numpy().data)
+    return digest.hexdigest()
+
+
+def adapter_parameters(model: nn.Module) -> set[int]:
+    """The ids of all parameters that adapters hold beside the modules they wrap."""
+    return {id(p) for child in _adapters(model) for p in child.parameters()}
+
+
+def adapter_tensors(model: nn.Module) -> set[int]:
+    """The ids of all parameters and buffers that adapters hold beside what they wrap."""
+    buffers = {id(b) for child in _adapters(model) for b in child.buffers()}
+    return adapter_parameters(model) | buffers
+
+
+def _adapters(model: nn.Module) -> list[nn.Module]:
+    return [
+        child
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, child in layer.named_children()
+        if name != "base_layer"
+    ]
+
+
+def _base(model: nn.Module) -> PreTrainedModel:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
+def _tables(base: PreTrainedModel) -> list[Tensor]:
+    """The weights of the embedding and of the unembedding, where there is one."""
+    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+    modules = (base.get_input_embeddings(), unembedding)
+    bare = [m.get_base_layer() if isinstance(m, BaseTunerLayer) else m for m in modules]
+    return [m.weight for m in bare if isinstance(m, nn.Embedding | nn.Linear)]

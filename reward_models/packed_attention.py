@@ -1,0 +1,288 @@
+"""Many texts in one row of tokens, kept apart by attention: nothing is padded.
+
+A stem is a text of its own, whose tokens see the earlier ones. A branch goes on from a stem: its
+tokens see all of that, and the earlier ones of their own branch. So K responses to a prompt are a
+stem and K branches, and the prompt is computed once:
+
+    tokens   p p p a a a a b b q q c       a and b are branches of p, c is one of q
+
+Every layer reads the row as it stands. Attention alone spreads its queries, keys and values over
+padded rows, one a segment, and gathers what comes out: it computes Q^2 + K T (Q + T) products of
+tokens for a prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
+
+Dimension key:  N tokens,  P segments,  S stems of Q tokens at most,  R branches of T at most,
+M = S Q + R T places in padded rows,  H heads,  D head size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+from reward_models.backbone import token_embedding
+from reward_models.model_files import first_line
+
+STEM = -1
+ATTENTION = "sdpa_packed"
+WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
+PrependKeys = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
+# key_BHKD, value_BHKD, mask and Q  ->  keys, values and mask with more columns before those
+PrependFor = Callable[
+    [nn.Module, Tensor, Tensor], PrependKeys | None
+]  # module, key_BHKD, value_BHKD
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSegments:
+    """Where the tokens of a row stand in padded rows, stems first, and which stem a branch is of.
+
+    `from_M` is the token at each place (any, where there is none), `to_N` each token's place.
+    """
+
+    stems: tuple[int, int]  # S, Q
+    branches: tuple[int, int]  # R, T
+    from_M: Tensor
+    to_N: Tensor
+    stem_R: Tensor
+    mask_R1TK: Tensor  # K = Q + T
+
+    @classmethod
+    def of(cls, segment_P3: Tensor) -> Self:
+        """From each segment's first token, number of tokens, and `STEM` or the number of its stem.
+
+        Together the segments hold every token of the row once; each has one at least.
+        """
+        begin_P, count_P, stem_P = segment_P3.unbind(1)
+        is_stem_P = stem_P == STEM
+        stem_SQ, real_SQ = _padded(begin_P[is_stem_P], count_P[is_stem_P])
+        branch_RT, real_RT = _padded(begin_P[~is_stem_P], count_P[~is_stem_P])
+        from_M = torch.cat([stem_SQ.flatten(), branch_RT.flatten()])
+        real_M = torch.cat([real_SQ.flatten(), real_RT.flatten()])
+        place_N = real_M.nonzero().squeeze(1)
+        to_N = torch.empty_like(place_N)
+        to_N[from_M[place_N]] = place_N
+        stem_R = stem_P[~is_stem_P]
+        lengths = (real_SQ.shape[1], real_RT.shape[1])
+        return cls(
+            stems=(len(real_SQ), lengths[0]),
+            branches=(len(real_RT), lengths[1]),
+            from_M=from_M,
+            to_N=to_N,
+            stem_R=stem_R,
+            mask_R1TK=_branch_mask(real_SQ[stem_R], lengths[1]),
+        )
+
+    def attend(self, attend: Attend, query_1HND: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """result_1NHD of attention within the segments; `key` and `value` may have fewer heads."""
+        query_SHQD, query_RHTD = self._spread(query_1HND)
+        key_SHQD, key_RHTD = self._spread(key)
+        value_SHQD, value_RHTD = self._spread(value)
+        result_MHD = attend(query_SHQD, key_SHQD, value_SHQD, None).flatten(0, 1)
+        if self.branches[0]:
+            result_RTHD = attend(
+                query_RHTD,
+                torch.cat([self._of_stem(key_SHQD), key_RHTD], 2),
+                torch.cat([self._of_stem(value_SHQD), value_RHTD], 2),
+                self.mask_R1TK.to(query_1HND.dtype),
+            )
+            result_MHD = torch.cat([result_MHD, result_RTHD.flatten(0, 1)])
+        return result_MHD.index_select(0, self.to_N)[None]
+
+    def as_inputs(self) -> dict[str, Any]:
+        """What to tell a transformer beside tokens and positions.
+
+        The mask is one that transformers hand on as it is: where `segments` do not arrive, every
+        token sees all others, which no comparison overlooks.
+        """
+        blank_1111 = torch.zeros(1, 1, 1, 1, device=self.to_N.device)
+        return {"attention_mask": blank_1111, "segments": self}
+
+    def _spread(self, x_1HND: Tensor) -> tuple[Tensor, Tensor]:
+        x_NHD = x_1HND[0].transpose(0, 1)
+        (stems, longest), (branches, length) = self.stems, self.branches
+        x_MHD = x_NHD.index_select(0, self.from_M)
+        x_S, x_R = torch.split(x_MHD, [stems * longest, branches * length])
+        heads = x_NHD.shape[1:]
+        x_SQHD, x_RTHD = x_S.view(stems, longest, *heads), x_R.view(branches, length, *heads)
+        return x_SQHD.transpose(1, 2), x_RTHD.transpose(1, 2)
+
+    def _of_stem(self, x_SHQD: Tensor) -> Tensor:
+        if len(x_SHQD) == 1:
+            return x_SHQD.expand(self.branches[0], -1, -1, -1)
+        return x_SHQD.index_select(0, self.stem_R)
+
+
+def segment_table(segments: Sequence[tuple[int, int, int]]) -> Tensor:
+    """segment_P3 for `Pieces.of`."""
+    return torch.tensor(segments, dtype=torch.long).view(-1, 3)
+
+
+def uses_sdpa(model: PreTrainedModel) -> bool:
+    """Whether its attention is torch's, alone or with what this project lets it see besides."""
+    return str(model.config._attn_implementation).startswith("sdpa")
+
+
+def attention_windows(model: PreTrainedModel) -> dict[str, int]:
+    """The lengths beyond which its layers, or some of them, do not look back, by their names."""
+    settings = model.config.to_dict()
+    return {name: settings[name] for name in WINDOWS if isinstance(settings.get(name), int)}
+
+
+def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
+    """The model's window that is shorter than a text, in words: segments know of no window."""
+    for name, window in attention_windows(model).items():
+        if window < text_tokens:
+            return f"its {name} of {window} is shorter than a text of {text_tokens} tokens"
+    return None
+
+
+def enable_packing(model: PreTrainedModel) -> None:
+    """From now on this model's attention takes `segments`; ValueError where it is not sdpa.
+
+    Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
+    """
+    if not uses_sdpa(model):
+        raise ValueError(f"its attention is '{model.config._attn_implementation}', not 'sdpa'")
+    if model.config._attn_implementation == "sdpa":
+        model.config._attn_implementation = ATTENTION
+
+
+def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> None:
+    """Let models choose `name`: torch's sdpa, in segments where it is told of some.
+
+    `before_of` is asked what stands before each module's keys.
+    """
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        segments: PackedSegments | None = None,
+        **further: Any,  # what transformers hands to every attention function
+    ) -> tuple[Tensor, None]:
+        before = before_of(module, key, value)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            causal = is_causal
+            if before is not None:
+                key, value, mask = before(key, value, mask, query.shape[2])
+                causal = False
+            given = (module, query, key, value, mask, dropout, scaling, causal)
+            return sdpa_attention_forward(*given, **further)[0]
+
+        if segments is not None:
+            return segments.attend(attend, query, key, value), None
+        return attend(query, key, value, attention_mask), None
+
+    AttentionInterface.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
+
+
+register_attention(ATTENTION)
+
+
+def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
+    """token_PL of each segment, padded on the right with token 0, and real_PL."""
+    longest = int(count_P.max()) if len(count_P) else 0
+    place_L = torch.arange(longest, device=count_P.device)
+    real_PL = place_L < count_P[:, None]
+    return (begin_P[:, None] + place_L).masked_fill(~real_PL, 0), real_PL
+
+
+def _branch_mask(real_RQ: Tensor, length: int) -> Tensor:
+    """mask_R1TK: 0 at a branch's stem and its own earlier tokens, else the lowest number."""
+    own_TT = torch.ones(length, length, dtype=torch.bool, device=real_RQ.device).tril()
+    stem_RTQ = real_RQ[:, None].expand(-1, length, -1)
+    seen_RTK = torch.cat([stem_RTQ, own_TT.expand(len(real_RQ), -1, -1)], -1)
+    mask_RTK = torch.zeros(seen_RTK.shape, device=real_RQ.device)
+    return mask_RTK.masked_fill_(~seen_RTK, torch.finfo(torch.float32).min)[:, None]
+
+
+FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError)
+ROUNDING = 1e-5  # of the largest hidden state: another kernel may add up in another order
+TOKENS = 7  # of an example's row
+
+Names = list[tuple[PretrainedConfig, str | None]]
+
+
+def attention_mismatch(
+    trunks: Sequence[PreTrainedModel], change: Callable[[], str | None]
+) -> str | None:
+    """Call `change`, which renames the attention of `trunks` and returns its own obstacle to that.
+
+    Return that obstacle, or how a trunk differs from what it was; None where nothing does. With an
+    obstacle, and where anything is raised, the trunks have the attention that they had.
+    """
+    names = _attention_names(trunks)
+    is_kept = False
+    try:
+        before = [plain_states(trunk) for trunk in trunks]
+        try:
+            obstacle = change()
+            if obstacle is None:
+                after = [plain_states(trunk) for trunk in trunks]
+                obstacle = _difference(before, after)
+        except FORWARD_ERRORS as error:
+            obstacle = f"the model refused ({first_line(error)[:80]})"
+        is_kept = obstacle is None
+    finally:
+        if not is_kept:
+            for config, name in names:
+                config._attn_implementation = name
+    return obstacle
+
+
+def plain_states(trunk: PreTrainedModel) -> list[Tensor]:
+    """Hidden states of two rows that differ in their last token, alone and beside padding."""
+    ids_BL = example_ids(trunk, TOKENS).expand(2, -1).clone()
+    ids_BL[1, -1] = ids_BL[1, 0]
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, : TOKENS // 2] = 0
+    with torch.no_grad():
+        plain: Tensor = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state
+        padded: Tensor = trunk(
+            input_ids=ids_BL, attention_mask=mask_BL, use_cache=False
+        ).last_hidden_state
+    return [plain, padded[mask_BL.bool()]]
+
+
+def example_ids(model: PreTrainedModel, tokens: int, first: int = 0) -> Tensor:
+    """ids_L of a text that is as good as any: tokens from all over the vocabulary, PAD aside."""
+    rows = token_embedding(model).num_embeddings
+    ids_L = (torch.arange(first, first + tokens, device=model.device) * 7919 + 3) % rows
+    pads_L = ids_L == (-1 if model.config.pad_token_id is None else model.config.pad_token_id)
+    return torch.where(pads_L, (ids_L + rows // 2) % rows, ids_L)
+
+
+def _attention_names(trunks: Sequence[PreTrainedModel]) -> Names:
+    """The configs that name an attention, outer ones first: to set theirs sets the inner ones'."""
+    configs = [
+        module.config
+        for trunk in trunks
+        for module in trunk.modules()
+        if isinstance(module, PreTrainedModel)
+    ]
+    return [(config, config._attn_implementation) for config in configs]
+
+
+def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -> str | None:
+    for old, new in zip(before, after, strict=True):
+        tolerance = ROUNDING * max(1.0, float(old[0].abs().max()))
+        if float((new[0][0, :-1] - new[0][1, :-1]).abs().max()) > tolerance:
+            return "its attention, chosen by another name, sees later tokens"
+        worst = max(float((x - y).abs().max()) for x, y in zip(old, new, strict=True))
+        if not worst <= tolerance:
+            return f"its attention, chosen by another name, differs by {worst:.1e}"
+    return None

@@ -1,0 +1,242 @@
+"""Checkpoints that neither a kill nor a bad disk can break, and that fit any sharding.
+
+They are written aside, flushed, and renamed when complete. `sums.json` in each has the sha256 of
+its files: one that no longer matches is passed over for the one before it, and that is said.
+
+Weights and Adam's moments in them are whole, in torch's format by name, whatever sharded them (see
+`stages/distributed/state.py`). So a run goes on with another number of
+processes, or another sharding.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from transformers import Trainer
+
+from stages.distributed.ranks import limit_waits
+from stages.distributed.state import (
+    Moments,
+    gather_moments,
+    gather_weights,
+    is_first,
+    named_shards,
+    scatter_moments,
+    scatter_weights,
+    whole_shape,
+)
+
+ASIDE = "incomplete"
+PREFIX = "checkpoint-"
+SUMS = "sums.json"
+UNREAD = ("training_args.bin", "README.md")  # what libraries write about this machine's folders
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+_BYTES_A_NUMBER = 12  # at least: a weight and its two moments
+_KEPT = 2  # so that there is one before the newest
+
+log = logging.getLogger(__name__)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None; what is damaged or half-written is removed."""
+    if not folder.is_dir():
+        return None
+    shutil.rmtree(folder / ASIDE, ignore_errors=True)
+    damaged: list[str] = []
+    for checkpoint in sorted(folder.glob(PREFIX + "*"), key=_step, reverse=True):
+        fault = _fault(checkpoint)
+        if fault is None and _can_resume(checkpoint):
+            _tell(damaged, f"going on from {checkpoint.name}, the one before")
+            return checkpoint
+        if fault is not None:
+            damaged.append(f"{checkpoint}: {fault}")
+            shutil.rmtree(checkpoint, ignore_errors=True)  # another rank may be at it too
+    _tell(damaged, "there is none before it, so training begins anew")
+    return None
+
+
+def _tell(damaged: list[str], consequence: str) -> None:
+    for said in damaged:
+        log.warning("%s; %s", said, consequence)
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None. Files that were dropped are no fault."""
+    try:
+        sums: dict[str, str] = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{SUMS} is missing or damaged"
+    for name, sha256 in sums.items():
+        path = checkpoint / name
+        if path.is_file() and _sha256(path) != sha256:
+            return f"{name} is damaged (its hash is not the one that was written)"
+    return None
+
+
+def _can_resume(checkpoint: Path) -> bool:
+    """Whether all that was written is still there."""
+    sums = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+    return all((checkpoint / name).is_file() for name in sums)
+
+
+class AtomicCheckpoints(Trainer):
+    """A Trainer whose `output_dir` holds complete checkpoints only, the newest two.
+
+    Trainer writes each file into the folder's final place, so a kill leaves a folder that looks
+    like a checkpoint and is none. `keep_all_checkpoints` keeps the older ones too. The first rank
+    writes and reads what is large.
+    """
+
+    keep_all_checkpoints = False
+
+    def newest_checkpoint(self) -> str | None:
+        """The checkpoint to go on from: the first rank looks, all ranks get its answer."""
+        found = [last_checkpoint(self._folder()) if self.is_world_process_zero() else None]
+        newest: Path | None = broadcast_object_list(found)[0]
+        return None if newest is None else str(newest)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model's parameters may not be whole in this process."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    @property
+    def reader(self) -> nn.Module:
+        """The model for all ranks to run together, on the same batches, without gradients."""
+        reader = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        assert reader is not None
+        return reader
+
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """The whole weights of a checkpoint, at least all that are trained, by name."""
+        raise NotImplementedError
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What moves, whole, on the first rank; every rank calls."""
+        return gather_weights(self._trained())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model whole, whatever shards it."""
+        self._save(output_dir, self.trained_weights() if self.is_sharded else None)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, Any]:
+        """Shard first, then fill in what the checkpoint holds, which is whole."""
+        prepare = super()._prepare_for_training
+        prepared: tuple[nn.Module, Any] = prepare(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        limit_waits()
+        if self.args.process_index > 0:  # else all ranks would drop out the same parts
+            torch.manual_seed(self.args.seed + self.args.process_index)
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        return prepared
+
+    def _load_from_checkpoint(
+        self,
+        resume_from_checkpoint: str,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Nothing yet: `_prepare_for_training` does it."""
+
+    def _restore(self, checkpoint: Path) -> None:
+        weights: Mapping[str, Tensor] = {}
+        moments: Moments = {}
+        if is_first():
+            weights = self.weights_in(checkpoint)
+            moments = torch.load(checkpoint / OPTIMIZER, weights_only=True, mmap=True)
+        scatter_weights(self._trained(), weights)
+        scatter_moments(self._trained(), self.optimizer, moments)
+        self._restore_rates(torch.load(checkpoint / SCHEDULER, weights_only=True))
+        self._load_scaler(str(checkpoint))
+
+    def _restore_rates(self, told: dict[str, Any]) -> None:
+        """All parameter groups have one learning rate; ZeRO leaves out groups that are empty."""
+        scheduler = self.lr_scheduler
+        assert scheduler is not None
+        assert self.optimizer is not None
+        rates = told["_last_lr"][:1] * len(self.optimizer.param_groups)
+        ours = {"base_lrs": scheduler.base_lrs, "_last_lr": rates, "lr_lambdas": []}
+        scheduler.load_state_dict({**told, **ours})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        moments = gather_moments(self._trained(), self.optimizer)
+        if self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(moments, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _get_output_dir(self, trial: object) -> str:  # noqa: ARG002 - Trainer's signature
+        return str(self._folder() / ASIDE)
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        folder = self._folder()
+        if self.args.should_save:
+            shutil.rmtree(folder / ASIDE, ignore_errors=True)
+            self._check_space()
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        name = f"{PREFIX}{self.state.global_step}"
+        for unread in UNREAD:
+            (folder / ASIDE / name / unread).unlink(missing_ok=True)
+        _write_sums(folder / ASIDE / name)
+        _flush(folder / ASIDE / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / ASIDE / name).rename(folder / name)
+        shutil.rmtree(folder / ASIDE)
+        if not self.keep_all_checkpoints:
+            for checkpoint in sorted(folder.glob(PREFIX + "*"), key=_step)[:-_KEPT]:
+                shutil.rmtree(checkpoint)
+
+    def _check_space(self) -> None:
+        """OSError where there is no room, before anything is gathered or written."""
+        numbers = sum(whole_shape(parameter).numel() for parameter in self._trained().values())
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < _BYTES_A_NUMBER * numbers:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        assert self.model is not None
+        return {name: p for name, p in named_shards(self.model).items() if p.requires_grad}
+
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def _write_sums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)

@@ -1,0 +1,256 @@
+"""The parts of stage three's config: ptx, KL penalty, guards, shared passes, what is watched."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+# One place to import every stage's settings from.
+from stages.adapters.config import Adaptation, Full, LoRA
+from stages.config import Config, ExternalName, Fraction, expand_home
+
+# One place to import every stage's settings from.
+# One place to import every stage's settings from.
+# One place to import every stage's settings from.
+from stages.generation.config import SamplingConfig
+
+
+class PretrainingMix(Config):
+    """The ptx term: gradients of the pretraining loss added to PPO's (equation 2, appendix C.4)."""
+
+    coefficient: NonNegativeFloat = 27.8  # gamma; see `normaliser`
+    examples_per_episode: PositiveFloat = 8.0
+    tokens_per_example: PositiveInt = 256
+    pack: bool = True  # documents joined and cut into equal examples; false: one document each
+    normaliser: Literal["token", "sequence"] = (
+        "token"  # mean over tokens, or sum over tokens per sequence
+    )
+
+
+class Separate(Config):
+    """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
+
+    kind: Literal["separate"] = "separate"
+
+
+class SharedCritic(Config):
+    """The value is a scalar head on the policy's own pass; its loss also moves the policy.
+
+    The head itself moves by `critic_learning_rate`, whatever the coefficient.
+    """
+
+    kind: Literal["shared-critic"]
+    value_coefficient: NonNegativeFloat = 0.1  # as in Ziegler et al.'s code; 0: the head alone
+
+
+class Joint(Config):
+    """`SharedCritic`, and the score is read off the reference's pass, which a probe allows."""
+
+    kind: Literal["joint"]
+    value_coefficient: NonNegativeFloat = 0.1
+
+
+class Kept(Config):
+    """What a rollout's passes leave for its update, so that it is computed once: time for memory.
+
+    No number changes but by rounding.
+    """
+
+    first_pass: bool = False  # the graphs that the first minibatch goes back through; see docs
+    lower_layers: bool = True  # what enters the lowest layer that moves, a vector a token
+
+
+ModelSharing = Annotated[Separate | SharedCritic | Joint, Field(discriminator="kind")]
+
+
+class FixedKL(Config):
+    """The coefficient stays as it is, as in the paper."""
+
+    kind: Literal["fixed"] = "fixed"
+    coefficient: NonNegativeFloat = 0.02  # appendix C.4
+
+
+class AdaptiveKL(Config):
+    """The proportional controller of Ziegler et al. 2019, section 2.2."""
+
+    kind: Literal["adaptive"] = "adaptive"
+    coefficient: PositiveFloat = 0.02
+    target_nats: PositiveFloat = 6.0
+    horizon_episodes: PositiveInt = 10_000
+
+
+class Rollback(Config):
+    """What changes when a sick PPO run goes back to its last good checkpoint, and how often."""
+
+    times: PositiveInt = 3  # then the run stops
+    learning_rate_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # policy's and critic's
+    kl_factor: Annotated[float, Field(ge=1.0)] = 2.0  # of the KL coefficient
+
+
+class Guards(Config):
+    """When a PPO run counts as sick; `action` says whether it stops, warns, or is taken back."""
+
+    action: Literal["stop", "warn", "rollback"] = "stop"
+    rollback: Rollback = Rollback()  # with action rollback
+    max_kl_nats_per_token: PositiveFloat = 2.0
+    min_eos_rate: Fraction = 0.02  # share of responses that end by themselves
+    min_entropy_nats: NonNegativeFloat = 0.005  # a token
+    max_repetition: Fraction = 0.5  # share of a response's trigrams seen before in it
+    min_distinct: Fraction = 0.02  # share of a rollout's responses that differ from one another
+    max_length_growth: PositiveFloat = 4.0  # mean response length, in those of the first rollout
+
+    @model_validator(mode="after")
+    def a_rollback_has_an_effect(self) -> Self:
+        """Refuse rollback settings where no rollback can be, and one that would change nothing."""
+        if self.action != "rollback" and self.rollback != Rollback():
+            raise ValueError(
+                f"guards.rollback is set but guards.action is '{self.action}'; expected rollback"
+            )
+        if self.rollback.learning_rate_factor == 1.0 and self.rollback.kl_factor == 1.0:
+            raise ValueError(
+                "guards.rollback.learning_rate_factor and kl_factor are both 1: the run would go "
+                "wrong again in the same way"
+            )
+        return self
+
+
+class GoldCurve(Config):
+    """A second opinion during PPO, for the curve that shows over-optimisation; it trains nothing.
+
+    `by` is `judge` (the quickstart's, for its own prompts) or the folder of a reward model that
+    PPO does not see, such as one trained on rankings of other annotators.
+    """
+
+    by: Annotated[str, AfterValidator(expand_home), ExternalName("model", words=("judge",))]
+    every: PositiveInt = 5  # iterations
+    num_prompts: PositiveInt = 200  # the first of the validation prompts, always the same
+
+
+class ValidationRule(Config):
+    """Choosing the policy by reward-model score on validation prompts, within a KL budget.
+
+    The policy of an iteration with an alarm is no candidate; without any, the start is the result.
+    """
+
+    every: PositiveInt = 5  # iterations
+    kl_budget_nats: PositiveFloat | None = None  # a response; beyond it the run ends
+
+
+class OwnRollouts(Config):
+    """Responses are sampled in the training process."""
+
+    kind: Literal["own"] = "own"
+    merged: bool = False  # of LoRA: sample with it added to a copy of the weights, which is quicker
+
+
+class VllmRollouts(Config):
+    """Responses come from a vLLM server, to which the policy is sent before every rollout."""
+
+    kind: Literal["vllm"]
+    url: str  # http://host:8000
+    parallel: PositiveInt = 64  # requests at once
+    timeout_s: PositiveFloat = 600.0
+
+
+Rollouts = Annotated[OwnRollouts | VllmRollouts, Field(discriminator="kind")]
+
+
+class PPOConfig(Config):
+    """Stage three: PPO against the reward model, with or without pretraining (appendix C.4)."""
+
+    episodes: PositiveInt = 256_000
+    episodes_per_rollout: PositiveInt = 512
+    responses_per_prompt: PositiveInt = 1  # several are cheaper: models read their prompt once
+    minibatch: PositiveInt = 64  # episodes
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
+    packed: bool = True  # models read episodes in one row without padding, where they can
+    inner_epochs: PositiveInt = 1
+    learning_rate: PositiveFloat = 9e-6
+    critic_learning_rate: PositiveFloat = 9e-6
+    warmup_iterations: PositiveInt = 10  # from a tenth of the peak
+    clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat | None = 0.2  # the paper does not say; Ziegler et al.'s code has 0.2
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95  # the paper does not say; Ziegler et al.'s code has 0.95
+    kl: Annotated[FixedKL | AdaptiveKL, Field(discriminator="kind")] = FixedKL()
+    score_clip: PositiveFloat | None = None  # scores are cut to [-score_clip, score_clip]
+    missing_eos_score: float | None = None  # replaces the score of a response that did not end
+    whiten_advantages: bool = True
+    max_gradient_norm: PositiveFloat | None = 1.0
+    ema_decay: Fraction | None = 0.992
+    pretraining: PretrainingMix | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    rollouts: Rollouts = OwnRollouts()
+    models: ModelSharing = Separate()  # which of the four read in one pass; see docs/ppo.md
+    kept: Kept = Kept()  # of a rollout's passes for its update; see docs/ppo.md
+    validation: ValidationRule | None = None  # None: the last policy is the result
+    gold: GoldCurve | None = None
+    guards: Guards = Guards()
+    checkpoint_every: PositiveInt = 10  # iterations
+    adaptation: Adaptation = Full()
+
+    @property
+    def iterations(self) -> int:
+        """How many rollouts the episodes make; the last one is whole."""
+        return -(-self.episodes // self.episodes_per_rollout)
+
+    @model_validator(mode="after")
+    def dropout_is_off(self) -> Self:
+        """Refuse an adapter's dropout."""
+        if dropout := self.adaptation.adapter_dropout:
+            raise ValueError(
+                f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
+                "dropout does the ratio of new to old probabilities start at 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_merged_is_lora(self) -> Self:
+        """Refuse to merge what is no LoRA."""
+        merged = isinstance(self.rollouts, OwnRollouts) and self.rollouts.merged
+        if merged and not isinstance(self.adaptation, LoRA):
+            raise ValueError(
+                f"rollouts.merged is true but adaptation.family is {self.adaptation.family}; "
+                "expected lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def minibatches_fill_a_rollout(self) -> Self:
+        """Refuse a rollout that leaves a smaller last minibatch."""
+        if self.episodes_per_rollout % self.minibatch:
+            raise ValueError(
+                f"minibatch ({self.minibatch}) must divide "
+                f"episodes_per_rollout ({self.episodes_per_rollout})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def responses_of_a_prompt_stay_together(self) -> Self:
+        """Refuse batches that would tear apart what shares a prompt."""
+        for name, size in (
+            ("minibatch", self.minibatch),
+            ("micro_batch_size", self.micro_batch_size),
+        ):
+            if size != "auto" and size % self.responses_per_prompt:
+                raise ValueError(
+                    f"{name} ({size}) must be a multiple of "
+                    f"responses_per_prompt ({self.responses_per_prompt})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def rollouts_sample_the_trained_distribution(self) -> Self:
+        """Refuse greedy and nucleus sampling."""
+        if self.sampling.top_p != 1.0 or self.sampling.temperature == 0.0:
+            raise ValueError(
+                f"sampling.top_p ({self.sampling.top_p}) must be 1 and sampling.temperature "
+                f"({self.sampling.temperature}) above 0: PPO must sample what it trains"
+            )
+        return self

@@ -1,0 +1,51 @@
+"""The settings of the reward model's training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from stages.adapters.config import (
+    Adaptation,
+    Full,
+)
+
+# One place to import every stage's settings from.
+from stages.config import Config, Fraction
+
+
+class RewardConfig(Config):
+    """Stage two: a reward model on rankings (section 3.5, appendix C.2)."""
+
+    epochs: PositiveInt = 1
+    learning_rate: PositiveFloat = 9e-6
+    prompts_per_batch: PositiveInt = 64
+    micro_prompts: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
+    batch_element: Literal["prompt", "ranking"] = "prompt"  # see reward_models.ranking_loss
+    learn_from_skips: list[str] = []  # reasons; what was rated before skipping is ordered by it
+    scale: Literal["none", "demonstrations", "held_out"] = "none"  # whose scores get variance 1
+    weight_decay: NonNegativeFloat = 0.0  # the paper does not say
+    max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
+    held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
+    annotator_folds: Annotated[int, Field(ge=2)] | None = None  # groups never learnt from (4.1)
+    prompt_folds: Annotated[int, Field(ge=2)] | None = None  # every prompt is held out once
+    max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
+    checkpoint_every: PositiveInt = 50  # steps
+    adaptation: Adaptation = Full()
+    trainer: dict[str, object] = {}
+
+    @model_validator(mode="after")
+    def what_scales_is_held_out(self) -> Self:
+        """Refuse to scale by held-out scores where nothing is held out."""
+        if self.scale == "held_out" and self.held_out == 0.0:
+            raise ValueError("scale is 'held_out' but held_out is 0.0; expected a share above 0")
+        return self
+
+    @model_validator(mode="after")
+    def micro_batches_fill_a_batch(self) -> Self:
+        """Check that the batch is a whole number of micro-batches."""
+        if self.micro_prompts != "auto" and self.prompts_per_batch % self.micro_prompts:
+            raise ValueError(
+                f"micro_prompts ({self.micro_prompts}) must divide "
+                f"prompts_per_batch ({self.prompts_per_batch})"
+            )
+        return self

@@ -1,0 +1,213 @@
+"""Stage one: fine-tuning on demonstrations (Ouyang et al. 2022, section 3.5 and appendix C.1).
+
+    loss = - sum over response tokens of log p(token | prompt, earlier tokens) / their count
+
+counted over the whole batch, across ranks and micro-batches. The learning rate falls along a cosine
+to a tenth of its peak, without warm-up; Adam's betas are the paper's (0.9, 0.95). The paper does
+not name weight decay, Adam's epsilon (1e-8 here) and the gradient's norm limit (1.0 here).
+Training is TRL's SFTTrainer, see `stages/sft/trainer.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.sft_config import SFTConfig as SupervisedArguments
+
+from reward_models.context_limit import ContextLimit
+from reward_models.records import Demonstration, Prompt
+from stages.adapters import config as families
+from stages.adapters.backbone import trained_share
+from stages.data.streams import PretrainingStream
+from stages.data.supervised import Example, encode
+from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
+from stages.progress import Report, Step
+from stages.prompt_lengths import adapted_context_limit
+from stages.sft.config import SFTConfig, SupervisedMix
+from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
+from stages.sft.trainer import SupervisedTrainer
+from stages.training_arguments import check_fsdp, num_ranks, training_arguments
+
+
+def train_sft(
+    config: SFTConfig,
+    *,
+    base: str | Path,
+    demonstrations: Sequence[Demonstration],
+    validation: Sequence[Demonstration],
+    reward_model: Path | None,
+    selection_prompts: Sequence[Prompt],
+    out: Path,
+    seed: int,
+    report: Report,
+    pretraining: Path | None = None,
+) -> None:
+    """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
+
+    `pretraining` is a file of texts, given if and only if `config.pretraining` is set.
+    Goes on from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
+    Demonstrations longer than `max_tokens`, or than the model has positions for, are left out and
+    counted in `sft/left_out`; ValueError where none is left, or where the settings do not fit each
+    other, the model or the processes.
+    """
+    _check_choice(config, validated=bool(validation), scored=reward_model is not None)
+    arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
+    tokenizer = load_tokenizer(base)
+    room = _room(config, base, mixed=pretraining is not None)
+    examples = _fitting(tokenizer, demonstrations, config.max_tokens, room)
+    held_out = _fitting(tokenizer, validation, config.max_tokens, room) if validation else []
+    left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
+    mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
+    torch.manual_seed(seed)
+    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    log_router_loss(model)
+    report(_beginning(model, left_out, len(mixed)))
+    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
+    trainer.train_rest(config.epochs)
+    if trainer.is_world_process_zero():
+        choose_epoch(
+            out,
+            reward_model=reward_model,
+            selection_prompts=selection_prompts,
+            sampling=config.selection,
+            out=out,
+            seed=seed,
+            report=report,
+            last=config.result == "last",
+        )
+        _thin(out / CHECKPOINTS)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> ContextLimit:
+    room = adapted_context_limit(base, config.adaptation)
+    if config.pretraining is not None and mixed:
+        room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
+    return room
+
+
+def _beginning(model: PreTrainedModel, left_out: int, mixed: int) -> Step:
+    told = {"sft/left_out": left_out, "sft/pretraining_examples": mixed}
+    return Step(0, 0, told | trained_share(model, "sft/"))
+
+
+def _thin(checkpoints: Path) -> None:
+    for checkpoint in epoch_checkpoints(checkpoints):
+        drop_resume_state(checkpoint)
+
+
+def _check_choice(config: SFTConfig, *, validated: bool, scored: bool) -> None:
+    if config.result == "best" and config.epochs > 1 and not validated and not scored:
+        raise ValueError(
+            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
+            "demonstrations or a reward model"
+        )
+    check_fsdp(config.adaptation, families.Prompt, families.Probe)
+
+
+def _mixed_in(
+    config: SFTConfig,
+    texts: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Example],
+    seed: int,
+) -> list[Example]:
+    """The pretraining examples; none where the settings ask for none."""
+    if config.pretraining is None and texts is None:
+        return []
+    if config.pretraining is None or texts is None:
+        raise ValueError(
+            "pretraining is set, but there are no pretraining texts to read"
+            if texts is None
+            else "pretraining texts are given, but pretraining is not set: they had no effect"
+        )
+    return pretraining_examples(config.pretraining, texts, tokenizer, demonstrations, seed)
+
+
+def _arguments(
+    config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool
+) -> SupervisedArguments:
+    processes = num_ranks()
+    micro = config.micro_batch_size or max(1, config.batch_size // processes)
+    if config.batch_size % (micro * processes):
+        raise ValueError(
+            f"batch_size ({config.batch_size}) must be a multiple of micro_batch_size ({micro}) "
+            f"times the number of processes ({processes})"
+        )
+    ours = {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": 0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": config.weight_decay,
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // (micro * processes),
+        "router_aux_loss_coef": 0.0,  # what is trained is the loss of the responses
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "eval_strategy": "epoch" if validated else "no",
+        "save_strategy": "epoch",
+        "seed": seed,
+        "data_seed": seed,
+        "disable_tqdm": True,
+    }
+    return training_arguments(SupervisedArguments, ours, {**_preset(), **config.trainer})
+
+
+def _preset() -> dict[str, object]:
+    """What the stage's `trainer` mapping may change."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "activation_checkpointing": False,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": on_gpu,
+    }
+
+
+def _fitting(
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    max_tokens: int,
+    room: ContextLimit,
+) -> list[Example]:
+    encoded = [encode(tokenizer, demonstration) for demonstration in demonstrations]
+    most = room.at_most(max_tokens)
+    fitting = [example for example in encoded if len(example.ids) <= most]
+    if not fitting:
+        shortest = min((len(example.ids) for example in encoded), default=0)
+        limit = f"max_tokens ({max_tokens}) tokens"
+        if most < max_tokens:
+            limit = f"{most} tokens, for which {room.model} has positions"
+        raise ValueError(
+            f"none of {len(encoded)} demonstrations has at most {limit}; "
+            f"the shortest has {shortest}"
+        )
+    return fitting
+
+
+def pretraining_examples(
+    mix: SupervisedMix,
+    texts: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Example],
+    seed: int,
+) -> list[Example]:
+    """So many that they make up `mix.share` of all; every token but the first carries loss.
+
+    `texts` are JSON lines {"text": ...}; ValueError where they are too short for one block.
+    """
+    count = max(1, round(len(demonstrations) * mix.share / (1.0 - mix.share)))
+    stream = PretrainingStream(texts, tokenizer, mix.tokens_per_example, pack=mix.pack, seed=seed)
+    ids_BL, mask_BL = stream.next(count)
+    rows = zip(ids_BL.tolist(), mask_BL.sum(-1).tolist(), strict=True)
+    return [Example(row[:tokens], response_start=1) for row, tokens in rows]

@@ -1,0 +1,258 @@
+"""TRL's SFTTrainer on token ids of ours: its batches, what validates, what a checkpoint holds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from stages.adapters.probe import ProbeLayer
+from stages.data.supervised import Example, check_trained_loss, collate, response_loss
+from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
+from stages.distributed.state import let_models_load_whole
+from stages.models import base_record, load_policy, write_base_record
+from stages.progress import Report, Step, silent
+from stages.sft.selection import drop_resume_state, epoch_checkpoints
+
+_METRICS = {
+    "loss": "sft/loss_nats_per_token",
+    "mean_token_accuracy": "sft/token_accuracy",
+    "entropy": "sft/entropy_nats",
+    "grad_norm": "sft/gradient_norm",
+    "learning_rate": "sft/learning_rate",
+    "epoch": "sft/epoch",
+    "eval_loss": "sft/validation_loss_nats_per_token",
+}
+
+
+class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
+    """TRL's trainer with complete checkpoints, all kept, and an exact validation loss."""
+
+    keep_all_checkpoints = True
+    held_out: Sequence[Example] = ()
+    base_record: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
+    order: Sampler[int] | None = None
+    report: Report = staticmethod(silent)
+
+    @classmethod
+    def on(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: SFTConfig,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        report: Report,
+    ) -> Self:
+        """A trainer of `model` on the examples; `held_out` may be empty if nothing is evaluated."""
+        at_once = arguments.per_device_train_batch_size * arguments.world_size
+        order = ShuffledThenBlank(
+            len(examples), arguments.seed, share=at_once if arguments.world_size > 1 else 1
+        )
+        note = base_record(model) if isinstance(model, PeftModel) else None
+        with _probe_taken_for_a_head(model), _coefficient_kept(model):
+            trainer = cls(
+                model=model,
+                args=arguments,
+                data_collator=Collator(tokenizer),
+                train_dataset=_rows([*examples, *[_blank(tokenizer)] * order.num_blanks]),
+                eval_dataset=_rows(held_out) if held_out else None,
+                processing_class=tokenizer,
+                callbacks=[Listener(report), KeepWeights()],
+            )
+        let_models_load_whole()  # also read whole: its weights are not divided yet
+        check_trained_loss(
+            cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
+        )
+        trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
+        trainer.report = report
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout
+        return trainer
+
+    def train_rest(self, epochs: int) -> None:
+        """Train what is left of the epochs after the newest whole checkpoint."""
+        newest = self.newest_checkpoint()
+        if len(epoch_checkpoints(Path(str(self.args.output_dir)))) < epochs:
+            self.train(resume_from_checkpoint=newest)
+
+    def evaluate(
+        self,
+        eval_dataset: object = None,  # noqa: ARG002 - Trainer's signature
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The mean over all validation tokens (Trainer's would be a mean of batches' means)."""
+        if self.is_world_process_zero():
+            doing = f"validating on {len(self.held_out)} demonstrations"
+            self.report(Step(self.state.global_step, self.state.max_steps, doing=doing))
+        loss = response_loss(
+            cast(PreTrainedModel, self.reader),
+            self.held_out,
+            cast(Collator, self.data_collator).pad_id,
+            batch_size=self.args.per_device_eval_batch_size,
+        )
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        self.log(metrics)
+        return metrics
+
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """Write none: a run's manifest says more."""
+
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """Those of the policy that the checkpoint holds."""
+        return dict(load_policy(checkpoint).named_parameters())
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Write the policy; `state_dict`, where given, has what is trained, whole."""
+        if not self.args.should_save:
+            return
+        if state_dict is not None and self.base_note is None:
+            state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
+        super()._save(output_dir, state_dict)
+        if self.base_note is not None and output_dir is not None:
+            folder = Path(output_dir)
+            is_aside = folder.parent.name == ASIDE
+            lies = folder.parent.parent / folder.name if is_aside else folder
+            write_base_record(folder, self.base_note, lies)
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
+        return self.order
+
+    def _send_telemetry(self) -> None:
+        """Tell no hub that someone trains."""
+
+
+class Collator:
+    """From rows of the data set to a batch; PAD is the tokenizer's."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.pad_id = cast(int, tokenizer.pad_token_id)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch that `collate` makes of them."""
+        return collate([Example(row["ids"], row["response_start"]) for row in rows], self.pad_id)
+
+
+class ShuffledThenBlank(Sampler[int]):
+    """A random order each epoch, filled up to a whole number of `share`s with blank examples.
+
+    A share is one micro-batch of every rank. Left to itself, accelerate would show examples of the
+    epoch's beginning a second time, and the last batch would not be one process's last batch.
+    """
+
+    def __init__(self, num_examples: int, seed: int, *, share: int) -> None:
+        self.num_examples, self.num_blanks = num_examples, -num_examples % share
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """What Trainer calls before each epoch, in a resumed run too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_examples + self.num_blanks
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.num_examples, generator=generator).tolist()
+        yield from range(self.num_examples, len(self))
+
+
+class Listener(TrainerCallback):
+    """Hands what Trainer logs to `report`, under the project's names."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - Trainer's signature
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Report what was logged, except what has no name here."""
+        named = {
+            _METRICS[name]: float(value) for name, value in (logs or {}).items() if name in _METRICS
+        }
+        if state.is_world_process_zero:
+            self.report(Step(state.global_step, state.max_steps, named))
+
+
+class KeepWeights(TrainerCallback):
+    """Leaves what resuming needs in the newest two checkpoints only: one may be damaged."""
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - Trainer's signature
+        **_: object,
+    ) -> None:
+        """Thin every checkpoint but the one just saved and the one before it."""
+        if state.is_world_process_zero:
+            for checkpoint in epoch_checkpoints(Path(str(args.output_dir)))[:-2]:
+                drop_resume_state(checkpoint)
+
+
+@contextmanager
+def _probe_taken_for_a_head(model: PreTrainedModel) -> Iterator[None]:
+    """TRL refuses adapters on the unembedding, whose matrix it reads; a probe's gives what acts."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, ProbeLayer):
+        yield
+        return
+    vars(model)["get_output_embeddings"] = head.get_base_layer
+    try:
+        yield
+    finally:
+        del vars(model)["get_output_embeddings"]
+
+
+@contextmanager
+def _coefficient_kept(model: PreTrainedModel) -> Iterator[None]:
+    """TRL writes into a model's config that its experts have no auxiliary loss; they go on to."""
+    config = model.config.get_text_config()
+    coefficient = config.to_dict().get("router_aux_loss_coef")
+    yield
+    if coefficient is not None:
+        config.router_aux_loss_coef = coefficient
+
+
+def _blank(tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One token and no response: it carries no loss and counts nowhere."""
+    return Example([cast(int, tokenizer.eos_token_id)], 1)
+
+
+def _with_all_names(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a model from its whole weights: tied names too, and buffers."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: weights[first[id(named[name])]] if name in named else value
+        for name, value in model.state_dict().items()
+    }
+
+
+def _rows(examples: Sequence[Example]) -> Dataset:
+    return Dataset.from_list([asdict(example) for example in examples])

@@ -1,0 +1,226 @@
+"""Many users on one frozen base: answering all of them in one batch, training all of them at once.
+
+In training a batch holds rows of several users, and the loss is the sum over users of each user's
+mean over its own response tokens. A user's gradient, its norm's limit and its order of examples
+depend on that user alone, so every set becomes what it would have become by itself (to rounding).
+
+Dimension key:  U users of a batch,  B rows,  L tokens,  V vocabulary.
+"""
+
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
+from reward_models.records import Demonstration
+from stages.adapters.backbone import copy_sharing_frozen
+from stages.adapters.config import Full, Restricted
+from stages.data.supervised import IGNORED, Example, collate, encode
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import Sampled, Users, generate_responses
+from stages.models import adapt
+from stages.progress import Report, Step, silent
+from stages.users.adapters import UserSet, UserSets
+from stages.users.config import UserSetsConfig
+from stages.users.store import UserStore, read_set
+
+MAX_NORM = 1.0  # of a user's gradient
+
+
+def open_user_store(folder: Path, model: PreTrainedModel) -> UserStore:
+    """The store of `model`'s users.
+
+    Raises ValueError where it holds sets of another base, and for a model that is a set itself.
+    """
+    name = str(model.config.name_or_path)
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            f"this policy is a set on {name}; users' sets need a whole model, which "
+            "rlhf export-model writes"
+        )
+    return UserStore(folder, base_name=name, base_hash=weights_hash(model))
+
+
+def generate_for_users(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    store: UserStore,
+    prompts: Sequence[list[int]],
+    sampling: SamplingConfig,
+    *,
+    users: Sequence[str],
+    generator: torch.Generator,
+    report: Report = silent,
+) -> list[Sampled]:
+    """One response to each prompt under its user's set, `users[i]` being who asks prompt i.
+
+    Rows of different users share a batch. Raises ValueError for a user without a set.
+    """
+    if len(users) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(users)} users; expected one a prompt")
+    names = list(dict.fromkeys(users))
+    place = {name: number for number, name in enumerate(names)}
+    sets = UserSets(store.get_all(names))
+    with sets.on(model):
+        return generate_responses(
+            model,
+            tokenizer,
+            prompts,
+            sampling,
+            generator=generator,
+            report=report,
+            users=Users(sets, [place[name] for name in users]),
+        )
+
+
+def train_user_sets(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Mapping[str, Sequence[Demonstration]],
+    config: UserSetsConfig,
+    store: UserStore,
+    *,
+    seed: int,
+    report: Report = silent,
+) -> None:
+    """Train a set for each user who has none yet, `users_per_batch` of them at a time.
+
+    An interrupted training goes on with the users that are still without a set. Raises ValueError
+    for a user none of whose demonstrations fits.
+    """
+    free = ContextLimit("the model", max_positions(model.config)).without(
+        config.adaptation.num_positions
+    )
+    max_tokens = free.at_most(config.max_tokens)
+    examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
+                for name in demonstrations}  # fmt: skip
+    waiting = [name for name in examples if name not in store]
+    done = len(examples) - len(waiting)
+    total = len(examples) * config.steps
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    start = new_set(model, tokenizer, config.adaptation, seed) if waiting else None
+    for first in range(0, len(waiting), config.users_per_batch):
+        group = waiting[first : first + config.users_per_batch]
+        assert start is not None
+        sets = UserSets([start] * len(group), trainable=True)
+        batches = [_batches(examples[name], name, config, seed) for name in group]
+        for step, loss in enumerate(_train(model, sets, batches, config, pad), 1):
+            at = done * config.steps + step * len(group)
+            report(Step(at, total, {"users/loss_nats_per_token": loss}))
+        for place, name in enumerate(group):
+            store.put(name, sets.user_set(place))
+        done += len(group)
+
+
+def new_set(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adaptation: Full | Restricted,
+    seed: int,
+) -> UserSet:
+    """The untrained set of a family on this model: where every user begins. `model` is frozen."""
+    model.requires_grad_(False)
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(seed)
+        adapted = adapt(copy_sharing_frozen(model), adaptation, tokenizer)
+        adapted.save_pretrained(folder)
+        return read_set(Path(folder))
+
+
+def user_losses(logits_BLV: Tensor, labels_BL: Tensor, user_B: Tensor, num_users: int) -> Tensor:
+    """Nats per response token of each user, (U,): the mean over all tokens of the user's rows."""
+    labels_BT = labels_BL[:, 1:]
+    nats_BT = cross_entropy(
+        logits_BLV[:, :-1].flatten(0, 1).float(),
+        labels_BT.flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+    ).view_as(labels_BT)
+    zero_U = torch.zeros(num_users, device=nats_BT.device)
+    tokens_U = zero_U.index_add(0, user_B, (labels_BT != IGNORED).sum(1).float())
+    return zero_U.index_add(0, user_B, nats_BT.sum(1)) / tokens_U.clamp(min=1)
+
+
+def limit_norms(gradients: Sequence[Tensor], limit: float) -> None:
+    """Scale each user's gradient, over all tensors together, to at most `limit`, in place."""
+    squares_U = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    factor_U = (limit / squares_U.sqrt().clamp(min=1e-12)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor_U.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def _train(
+    model: PreTrainedModel,
+    sets: UserSets,
+    batches: Sequence[Iterator[list[Example]]],
+    config: UserSetsConfig,
+    pad: int,
+) -> Iterator[float]:
+    """Yield the mean loss over users after each step."""
+    model.requires_grad_(False)
+    stacks = [stack for stack in sets.stacks if stack.requires_grad]
+    optimiser = torch.optim.Adam(stacks, lr=config.learning_rate, betas=(0.9, 0.95))
+    with sets.on(model):
+        for step in range(config.steps):
+            rows = [next(batch) for batch in batches]
+            user_B = torch.tensor([u for u, mine in enumerate(rows) for _ in mine])
+            user_B = user_B.to(model.device)
+            batch_inputs = {
+                name: tensor.to(model.device)
+                for name, tensor in collate(list(chain.from_iterable(rows)), pad).items()
+            }
+            labels_BL = batch_inputs.pop("labels")
+            sets.seat(user_B)
+            logits_BLV = model(**batch_inputs, use_cache=False).logits
+            loss_U = user_losses(logits_BLV, labels_BL, user_B, len(batches))
+            optimiser.zero_grad()
+            loss_U.sum().backward()  # type: ignore[no-untyped-call]
+            limit_norms([s.grad for s in stacks if s.grad is not None], MAX_NORM)
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * _cosine(step / config.steps)
+            optimiser.step()
+            yield loss_U.mean().item()
+
+
+def _cosine(progress: float) -> float:
+    """From 1 to a tenth, as in stage one."""
+    return 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _batches(
+    examples: Sequence[Example], name: str, config: UserSetsConfig, seed: int
+) -> Iterator[list[Example]]:
+    """A user's examples in shuffled rounds for ever, so many a step."""
+    rng = random.Random(f"users/{seed}/{name}")
+    waiting: list[Example] = []
+    while True:
+        while len(waiting) < config.examples_per_step:
+            waiting += rng.sample(list(examples), len(examples))
+        yield waiting[: config.examples_per_step]
+        waiting = waiting[config.examples_per_step :]
+
+
+def _fitting(
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    demonstrations: Sequence[Demonstration],
+    max_tokens: int,
+) -> list[Example]:
+    encoded = [encode(tokenizer, one) for one in demonstrations]
+    fitting = [example for example in encoded if len(example.ids) <= max_tokens]
+    if not fitting:
+        raise ValueError(
+            f"user '{name}': none of {len(encoded)} demonstrations has at most {max_tokens} tokens"
+        )
+    return fitting
