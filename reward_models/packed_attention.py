@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from reward_models.backbone import token_embedding
+from reward_models.compat import attention_name, set_attention_name
 from reward_models.model_files import first_line
 
 STEM = -1
@@ -126,7 +127,7 @@ def segment_table(segments: Sequence[tuple[int, int, int]]) -> Tensor:
 
 def uses_sdpa(model: PreTrainedModel) -> bool:
     """Whether its attention is torch's, alone or with what this project lets it see besides."""
-    return str(model.config._attn_implementation).startswith("sdpa")
+    return str(attention_name(model.config)).startswith("sdpa")
 
 
 def attention_windows(model: PreTrainedModel) -> dict[str, int]:
@@ -149,9 +150,9 @@ def enable_packing(model: PreTrainedModel) -> None:
     Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
     """
     if not uses_sdpa(model):
-        raise ValueError(f"its attention is '{model.config._attn_implementation}', not 'sdpa'")
-    if model.config._attn_implementation == "sdpa":
-        model.config._attn_implementation = ATTENTION
+        raise ValueError(f"its attention is '{attention_name(model.config)}', not 'sdpa'")
+    if attention_name(model.config) == "sdpa":
+        set_attention_name(model.config, ATTENTION)
 
 
 def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> None:
@@ -240,7 +241,7 @@ def attention_mismatch(
     finally:
         if not is_kept:
             for config, name in names:
-                config._attn_implementation = name
+                set_attention_name(config, name)
     return obstacle
 
 
@@ -274,7 +275,7 @@ def _attention_names(trunks: Sequence[PreTrainedModel]) -> Names:
         for module in trunk.modules()
         if isinstance(module, PreTrainedModel)
     ]
-    return [(config, config._attn_implementation) for config in configs]
+    return [(config, attention_name(config)) for config in configs]
 
 
 def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -> str | None:

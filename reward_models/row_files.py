@@ -171,8 +171,8 @@ def row_as_json(where: str, row: Mapping[str, Any]) -> Row:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa  # type: ignore[import-untyped]  # takes long; most files are text
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa  # takes long; most files are text
+    import pyarrow.parquet as pq
 
     if path.suffix.lower() == ".gz":
         raise ValueError(f"{path}: gzipped Parquet; expected .parquet, which is compressed itself")

@@ -11,12 +11,10 @@ from typing import Any, Literal
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config, overridden
-from pipeline.crew import leading, token
-from pipeline.follow import follow
-from pipeline.launch import Launch
+from pipeline.launch.options import Launch
 from pipeline.runs.manifest import label_kinds
-from pipeline.runs.runner import conduct
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
+from pipeline.steps.order import run_experiment
 
 
 def run(
@@ -27,7 +25,7 @@ def run(
     rounds: int | None,
     launch: Launch | None,
 ) -> Path | None:
-    """All stages, or those up to `until`; the run's folder, None where another host keeps it."""
+    """All stages, or those up to `until`; the run's folder, None on a rank other than the first."""
     config = load_config(path, [*sets, *([] if rounds is None else [f"rounds={rounds}"])])
     folder = _folder(config, out)
     made = _spread(config, folder, launch, until=until)
@@ -45,7 +43,7 @@ def stage(
     out: Path | None,
     launch: Launch | None = None,
 ) -> Path | None:
-    """One stage, and what it needs that is made in moments; None where another host keeps it."""
+    """One stage, and what it needs that is made in moments; None on a rank other than the first."""
     config = load_config(path, sets)
     return _spread(config, _folder(config, out), launch, only=name)
 
@@ -64,7 +62,7 @@ def label(
         raise ValueError(
             f"--host and --port serve people, but labeling.kind is '{config.labeling.kind}'"
         )
-    return conduct(config, _folder(config, out), only="label")
+    return run_experiment(config, _folder(config, out), only="label")
 
 
 def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Path:
@@ -73,7 +71,7 @@ def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Pat
     if not isinstance(config.labeling, HumanAnnotators):
         raise ValueError(f"labeling.kind is '{config.labeling.kind}': no people's store to copy")
     from pipeline.labeling.exchange import backup as copied
-    from pipeline.steps.human_labels import store_of
+    from pipeline.steps.label import store_of
 
     return copied(store_of(config.labeling, _folder(config, out)), copy)
 
@@ -176,14 +174,20 @@ def _spread(
     until: str | None = None,
     only: str | None = None,
 ) -> Path | None:
-    """Conduct the run alone or as a job's first member, or take part in it as another one."""
+    """Run the experiment; None on a rank that another launcher started and that is not rank 0."""
     if launch is None:
-        return conduct(config, folder, until=until, only=only)
-    if launch.place.member:
-        follow(launch, folder, token(launch, config))
+        return run_experiment(config, folder, until=until, only=only)
+    from pipeline.launch.elastic import JoinedRanks, LocalRanks
+
+    if launch.rank is None:
+        return run_experiment(config, folder, until=until, only=only, ranks=LocalRanks(launch))
+    ranks = JoinedRanks(launch)
+    if launch.rank:
+        ranks.follow(folder)
         return None
-    with leading(launch, config) as crew:
-        return conduct(config, folder, until=until, only=only, crew=crew)
+    made = run_experiment(config, folder, until=until, only=only, ranks=ranks)
+    ranks.finish()
+    return made
 
 
 def _print_summary(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, lin
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.layout import Paragraph, Section, grid, section
 from pipeline.report.words import MINUS
-from pipeline.steps.order import is_ppo
+from pipeline.runs.rounds import is_ppo
 
 PPO_CURVES = (
     ("ppo/score", "reward model score"),

@@ -12,9 +12,8 @@ from pipeline.report.figures import Axis, Figure, Strokes, round_ticks
 from pipeline.report.layout import Page, Row, Table, grid, section, write_page
 from pipeline.report.words import MISSING, Name, capital, interval, number, p_text
 from pipeline.studies.robustness.config import FULL, QuickstartDomains, RobustnessConfig
-from pipeline.studies.robustness.family import BASE, IN, OUT
 from pipeline.studies.robustness.references import LIKELIHOOD, ROUGE
-from pipeline.studies.robustness.suite import Robustness
+from pipeline.studies.robustness.suite import BASE, IN, OUT, Robustness
 
 METRICS = {
     "correct": Name("correct answers", True, 1, f"by the {GOLD}; more is better"),

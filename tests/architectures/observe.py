@@ -19,9 +19,9 @@ from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.data.supervised import encode, response_loss
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
@@ -63,7 +63,7 @@ def observe(name: str, folder: Path) -> Observed:
         return Observed(refused=str(error).removeprefix(f"{source}: "))
     sampling = check_sampling(policy, tokenizer)
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     prompts = check_scores(reward)
     rows = check_episodes(source, folder / "reward", tokenizer)
@@ -228,7 +228,7 @@ def trained(name: str, folder: Path) -> str:
         if "cannot be fine-tuned" not in str(error):
             raise
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     assert abs(_after_ppo(source, folder)) < NATS
     return ", ".join([*told, "PPO"])

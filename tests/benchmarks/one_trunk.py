@@ -67,7 +67,7 @@ def prepare(work: Path, shape: LlamaConfig) -> None:
         ("lora-reward", restricted),
         ("full-reward", RewardModel.from_base(work / "base", 0)),
     ):
-        reward.trained_on(digest, {"simulated"})
+        reward.record_training(digest, {"simulated"})
         reward.save(work / name, load_tokenizer(work / "base"))
 
 

@@ -79,7 +79,7 @@ def policies(
 @pytest.fixture(scope="module")
 def reward_model(policies: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = RewardModel.from_base(policies["sft"], seed=0)
-    model.trained_on(tokenizer_hash(load_tokenizer(policies["sft"])), {"simulated"})
+    model.record_training(tokenizer_hash(load_tokenizer(policies["sft"])), {"simulated"})
     path = tmp_path_factory.mktemp("reward") / "model"
     model.save(path)
     return path

@@ -14,9 +14,9 @@ from pipeline.evaluation.scorers.classifier import SequenceClassifier
 from reward_models.backbone import load_causal
 from reward_models.model_files import check_source
 from stages.models import load_policy, load_tokenizer
-from stages.probing.representations import load_reader
+from stages.probing.representations import load_frozen
 
-DOORS = [load_tokenizer, load_policy, load_causal, load_reader, model_config]
+DOORS = [load_tokenizer, load_policy, load_causal, load_frozen, model_config]
 
 
 @contextmanager

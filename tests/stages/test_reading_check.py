@@ -16,9 +16,9 @@ from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
 from stages.forward_check import padding_side
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.cached_layers import CachedLayers
@@ -166,7 +166,7 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
 ):
     source = save(name, tmp_path / "base")
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(source)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(source)), {"simulated"})
     reward.save(tmp_path / "reward")
     config = PPOConfig.model_validate({"adaptation": {"family": "full", "top_layers": 1}})
     models = load_models(

@@ -286,7 +286,7 @@ def test_rankings_that_are_all_skipped_leave_nothing_to_learn_from(
     def skip(rankings: list[Ranking]) -> list[Ranking]:
         return [Ranking(one.task, one.annotator, one.kind, {}, skipped="odd") for one in rankings]
 
-    with pytest.raises(ValueError, match="none to learn from"):
+    with pytest.raises(ValueError, match="none to train on"):
         broken(world, tmp_path, skip)
 
 

@@ -36,7 +36,7 @@ def tiny_world(folder: Path) -> tuple[Path, Path]:
     reward = RewardModel.from_base(policy, seed=3)
     with torch.no_grad():
         reward.head.weight.mul_(4.0)  # scores that differ enough to learn from
-    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
     reward.save(folder / "reward")
     return policy, folder / "reward"
 
@@ -49,7 +49,7 @@ def probe_world(folder: Path) -> tuple[Path, Path]:
     )
     with torch.no_grad():
         reward.head.weight.mul_(4.0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
     reward.save(folder / "reward")
     return policy, folder / "reward"
 
