@@ -11,7 +11,7 @@ from reward_models.records import Prompt
 from stages.generation.score import score_responses
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo.config import GoldCurve
-from stages.ppo.gold import Gold
+from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step, silent
 from tests.stages.test_ppo_resume import assert_same_result
 from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
@@ -37,7 +37,7 @@ def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_chan
 
     config = tiny_config(gold=RULE, episodes=40, learning_rate=0.01)
     steps: list[Step] = []
-    train(world, tmp_path / "marked", config, steps.append, gold=Gold(judge, PROMPTS[:6]))
+    train(world, tmp_path / "marked", config, steps.append, gold=GoldReward(judge, PROMPTS[:6]))
     found = [step for step in steps if "ppo/gold" in step.metrics]
     assert [step.done for step in found] == [0, 2, 4, 5]
     assert all(prompts == PROMPTS[:6] for prompts, _, _ in asked)

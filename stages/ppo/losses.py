@@ -1,20 +1,22 @@
-"""The mathematics of stage three: pure functions of tensors and plain numbers.
+"""The formulas of stage three: pure functions of tensors and plain numbers.
 
     reward_t  = -beta * (log pi(a_t) - log ref(a_t)),  plus the score at the last token
     advantage = GAE(gamma, lambda) of reward and value, terminal value 0
     loss      = -mean over tokens of min(ratio * A, clip(ratio) * A)
                 + 1/2 mean over tokens of max((v - R)^2, (clip(v) - R)^2)
-                + pretraining term                       (Ouyang et al. 2022, equation 2 and C.4)
+                - gamma * mean log-likelihood of pretraining text
+                                                         (Ouyang et al. 2022, equation 2 and C.4)
 
-Every mean is a sum over the given tokens divided by a count the caller passes, because the tokens
-at hand may be one micro-batch on one of several ranks.
+Every loss is a sum over the given tokens divided by a count that the caller passes, because the
+tokens at hand may be one micro-batch on one of several ranks.
 
 Dimension key:  B episodes,  T response tokens (any padding side, one contiguous run a row),
-N response tokens of a batch in one list,  V vocabulary.
+N response tokens of a batch in one list,  L tokens of a pretraining example,  V vocabulary.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def chosen_logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
@@ -35,11 +37,6 @@ def kl_k1(logprob: Tensor, reference: Tensor) -> Tensor:
     return logprob - reference
 
 
-def kl_k2(logprob: Tensor, reference: Tensor) -> Tensor:
-    """Half the squared log ratio: biased, low variance, never negative."""
-    return 0.5 * (logprob - reference).square()
-
-
 def kl_k3(logprob: Tensor, reference: Tensor) -> Tensor:
     """ref/pi - 1 - log(ref/pi): unbiased for KL(pi || ref) and never negative."""
     log_ratio = reference - logprob
@@ -49,7 +46,7 @@ def kl_k3(logprob: Tensor, reference: Tensor) -> Tensor:
 def final_scores(
     score_B: Tensor, ended_B: Tensor, *, clip: float | None, missing_eos: float | None
 ) -> Tensor:
-    """The score after the two explicit rules: cut to [-clip, clip]; no EOS gets `missing_eos`."""
+    """The scores clamped to [-clip, clip]; a response without EOS gets `missing_eos` instead."""
     if clip is not None:
         score_B = score_B.clamp(-clip, clip)
     if missing_eos is not None:
@@ -64,7 +61,7 @@ def shaped_rewards(
     mask_BT: Tensor,
     kl_coefficient: float,
 ) -> Tensor:
-    """What every token earns: -beta * k1, and the score at the last token of the response."""
+    """The reward of every token: -beta * k1, plus the score at the last token of the response."""
     reward_BT = -kl_coefficient * kl_k1(logprob_BT, reference_BT) * mask_BT
     last_BT = mask_BT & ~_next(mask_BT)
     return reward_BT + score_B[:, None] * last_BT
@@ -87,23 +84,16 @@ def advantages(
     return advantage_BT
 
 
-def moments(x_N: Tensor) -> Tensor:
-    """Count, sum and sum of squares in float64: what several ranks add up before `standardise`."""
-    wide_N = x_N.double()
-    count = torch.tensor(float(wide_N.numel()), dtype=torch.float64, device=x_N.device)
-    return torch.stack([count, wide_N.sum(), wide_N.square().sum()])
+def mean_and_variance(x_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (divided by the count), in float64."""
+    x_N = x_N.double()
+    mean = x_N.sum() / len(x_N)
+    return mean, (x_N.square().sum() / len(x_N) - mean.square()).clamp(min=0.0)
 
 
-def mean_and_variance(moments_3: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (divided by the count)."""
-    count, total, squares = moments_3
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp(min=0.0)
-
-
-def standardise(x_BT: Tensor, mask_BT: Tensor, moments_3: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over what `moments_3` was taken from; 0 outside the mask."""
-    mean, variance = mean_and_variance(moments_3)
+def whiten(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the mask; 0 outside it."""
+    mean, variance = mean_and_variance(x_BT[mask_BT])
     scaled_BT = (x_BT.double() - mean) * torch.rsqrt(variance + 1e-8)
     return scaled_BT.to(x_BT.dtype) * mask_BT
 
@@ -117,8 +107,8 @@ def policy_loss(
     return -torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N).sum() / count
 
 
-def clipped(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
-    """Which tokens the clip leaves without gradient."""
+def policy_clipped(logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
+    """True at tokens that the clip of `policy_loss` leaves without gradient."""
     ratio_N = (logprob_N - old_N).exp()
     above_N = (ratio_N > 1.0 + clip) & (advantage_N > 0)
     return above_N | ((ratio_N < 1.0 - clip) & (advantage_N < 0))
@@ -135,17 +125,36 @@ def value_loss(
     return 0.5 * error_N.sum() / count
 
 
-def explained_variance(residual_moments_3: Tensor, return_moments_3: Tensor) -> Tensor:
-    """1 - Var(return - value) / Var(return): 1 is perfect, 0 knows only the mean."""
-    _, unexplained = mean_and_variance(residual_moments_3)
-    _, variance = mean_and_variance(return_moments_3)
+def value_clipped(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float | None) -> Tensor:
+    """True at tokens where the clipped error of `value_loss` is the larger one."""
+    if clip is None:
+        return torch.zeros_like(value_N, dtype=torch.bool)
+    near_N = torch.clamp(value_N, old_N - clip, old_N + clip)
+    return (near_N - return_N).square() > (value_N - return_N).square()
+
+
+def token_nll(logits_BLV: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Summed negative log-likelihood in nats of every token but each example's first, float32."""
+    label_BL = ids_BL.masked_fill(~mask_BL, -100)
+    return cross_entropy(
+        logits_BLV[:, :-1].flatten(0, 1).float(), label_BL[:, 1:].flatten(), reduction="sum"
+    )
+
+
+def explained_variance(value_N: Tensor, return_N: Tensor) -> Tensor:
+    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
+    _, unexplained = mean_and_variance(return_N - value_N)
+    _, variance = mean_and_variance(return_N)
     return 1.0 - unexplained / variance.clamp(min=1e-12)
 
 
 def next_kl_coefficient(
     coefficient: float, kl_nats: float, *, target_nats: float, episodes: int, horizon: float
 ) -> float:
-    """Ziegler et al. 2019, section 2.2: proportional control, the relative error cut to 20 %."""
+    """Proportional control of the KL, the relative error clipped to 20 %.
+
+    Ziegler et al. 2019, section 2.2.
+    """
     error = min(max(kl_nats / target_nats - 1.0, -0.2), 0.2)
     return coefficient * (1.0 + error * episodes / horizon)
 

@@ -12,20 +12,23 @@ from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
 from stages.adapters.backbone import layers_of
+from stages.ppo import ppo
+from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
-from stages.ppo.episodes import Episodes
-from stages.ppo.iteration import iterate
-from stages.ppo.learner import Learner
-from stages.ppo.lower_states import LowerStates
+from stages.ppo.forward import evaluate
+from stages.ppo.health import Means
 from stages.ppo.models import Models
-from stages.ppo.rollout import experience, read_episodes, roll_out
-from stages.ppo.tally import Tally
+from stages.ppo.ppo import add_ppo_gradients, experience, iterate
+from stages.ppo.rollout import Episodes, Experience
+from stages.ppo.run import PPORun
 from tests.stages.test_ppo_resume import PowerCutError, cut_at
 from tests.stages.tiny_ppo import (
     metrics_of,
+    outputs,
     probe_world,
+    roll_out,
     tiny_config,
-    tiny_learner,
+    tiny_run,
     tiny_world,
     train,
 )
@@ -147,14 +150,14 @@ def test_going_back_through_the_first_pass_trains_what_another_pass_would(
 def test_where_passes_are_cut_alike_the_gradients_are_the_same_bits(world: World) -> None:
     found = []
     for keep in (True, False):
-        learner = tiny_learner(world, config_of("full", {"first_pass": keep}, **WHOLE))
-        rollout = read_episodes(
-            learner.models, rolled(learner), temperature=1.0, batch_size=2, keep=keep
+        run = tiny_run(world, config_of("full", {"first_pass": keep}, **WHOLE))
+        rollout, forwards = evaluate(
+            run.models, rolled(run), temperature=1.0, batch_size=2, keep_graphs=keep
         )
-        data, _ = experience(rollout, learner.config, 0.05)
-        assert len(data.passes) == (4 if keep else 0)
-        learner._ppo_gradients(data, torch.arange(8), Tally(), first=True)
-        found.append([*learner.policy.gradients(), *learner.critic.gradients()])
+        data, _ = experience(rollout, run.config, 0.05)
+        assert len(forwards) == (4 if keep else 0)
+        add_ppo_gradients(run, data, torch.arange(8), Means(), forwards, first=True)
+        found.append([*run.policy.gradients(), *run.critic.gradients()])
     assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
     assert any(gradient.abs().max() > 0 for gradient in found[0])
 
@@ -172,9 +175,9 @@ def test_a_value_heads_first_pass_is_kept_too(one_trunk: World, tmp_path: Path, 
 def test_the_first_epoch_makes_no_pass_of_its_own(world: World) -> None:
     calls = []
     for first_pass in (False, True):
-        learner = tiny_learner(world, config_of("full", {"first_pass": first_pass}, **WHOLE))
-        passes = Passes(learner.models)
-        iterated(learner)
+        run = tiny_run(world, config_of("full", {"first_pass": first_pass}, **WHOLE))
+        passes = Passes(run.models)
+        iterated(run)
         calls.append(passes.seen)
     again, kept = calls
     micro_batches = 4
@@ -219,10 +222,10 @@ def test_lower_layers_computed_once_train_what_computing_them_anew_does(
 
 def test_the_layers_below_are_run_for_no_model_but_the_first(world: World) -> None:
     config = config_of("top_layers", {"lower_layers": True}, inner_epochs=3)
-    learner = tiny_learner(world, config)
-    assert learner.models.lower.roles == 4
-    passes = Passes(learner.models)
-    iterated(learner)
+    run = tiny_run(world, config)
+    assert run.models.lower.num_models == 4
+    passes = Passes(run.models)
+    iterated(run)
     for role in ("critic", "reference", "reward"):
         below, above = passes.seen[role]
         assert below == 0
@@ -232,45 +235,45 @@ def test_the_layers_below_are_run_for_no_model_but_the_first(world: World) -> No
     assert passes.seen["policy"][1] == sampled_and_read + trained
 
 
-def test_states_are_kept_as_vectors_of_tokens_and_let_go_with_the_rollout(world: World) -> None:
-    learner = tiny_learner(world, config_of("top_layers", {"lower_layers": True}))
+def test_states_are_cached_as_vectors_of_tokens_and_freed_with_the_rollout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(world, config_of("top_layers", {"lower_layers": True}))
     seen: list[int] = []
-    update = learner.update
+    update = ppo.update
 
-    def watched(*given: Any) -> None:
-        seen.append(learner.models.lower.held_bytes)
-        seen.append(int(given[0].episodes.mask_BL.sum()))
-        update(*given)
+    def watched(run: PPORun, data: Experience, *given: Any) -> None:
+        seen.append(run.models.lower.num_bytes)
+        seen.append(int(data.episodes.mask_BL.sum()))
+        update(run, data, *given)
 
-    learner.update = watched  # type: ignore[method-assign,assignment]
-    iterated(learner)
+    monkeypatch.setattr(ppo, "update", watched)
+    iterated(run)
     held, tokens = seen
-    assert 0 < held <= 4 * tokens * learner.models.policy.config.hidden_size
-    assert learner.models.lower.held_bytes == 0
+    assert 0 < held <= 4 * tokens * run.models.policy.config.hidden_size
+    assert run.models.lower.num_bytes == 0
 
 
 def test_what_may_move_or_changes_what_goes_in_is_never_left_out(world: World) -> None:
     for family in ("full", "lora", "prefix", "prompt"):
         assert (
-            tiny_learner(world, config_of(family, {"lower_layers": True})).models.lower.roles == 0
+            tiny_run(world, config_of(family, {"lower_layers": True})).models.lower.num_models == 0
         )
-    off = tiny_learner(world, config_of("top_layers", {"lower_layers": False}))
-    assert off.models.lower.roles == 0
+    off = tiny_run(world, config_of("top_layers", {"lower_layers": False}))
+    assert off.models.lower.num_models == 0
 
 
 def test_a_role_on_other_weights_reads_its_own(world: World) -> None:
-    learner = tiny_learner(world, config_of("top_layers", {"lower_layers": True}))
-    models = learner.models
+    run = tiny_run(world, config_of("top_layers", {"lower_layers": True}))
+    models = run.models
     with torch.no_grad():
         for layer in list(layers_of(role_trunk(models.reward)))[:1]:
             for parameter in layer.parameters():
                 parameter.set_(parameter + 0.1)  # type: ignore[call-overload]
-    apart = replace(models, lower=LowerStates((models.policy, models.reference, models.reward)))
-    plain = replace(models, lower=LowerStates())
-    episodes = rolled(learner)
-    read, expected = (
-        read_episodes(one, episodes, temperature=1.0, batch_size=None) for one in (apart, plain)
-    )
+    apart = replace(models, lower=CachedLayers((models.policy, models.reference, models.reward)))
+    plain = replace(models, lower=CachedLayers())
+    episodes = rolled(run)
+    read, expected = (outputs(one, episodes) for one in (apart, plain))
     assert torch.equal(read.score_B, expected.score_B)
     assert torch.equal(read.reference_BT, expected.reference_BT)
 
@@ -288,12 +291,12 @@ def test_an_interrupted_run_that_keeps_everything_ends_bit_equal(
     assert_alike(tmp_path / "whole", tmp_path / "broken", exact=True)
 
 
-def iterated(learner: Learner) -> None:
+def iterated(run: PPORun) -> None:
     asked = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
-    iterate(learner, asked, None, 0, 0.05)
+    iterate(run, asked, 0)
 
 
-def rolled(learner: Learner) -> Episodes:
+def rolled(run: PPORun) -> Episodes:
     asked = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
     generator = torch.Generator().manual_seed(0)
-    return roll_out(learner.models, asked, learner.config.sampling, generator)
+    return roll_out(run.models, asked, run.config.sampling, generator)

@@ -8,7 +8,8 @@ from torch import nn
 
 from stages.generation.generate import Sampled
 from stages.ppo.config import Guards
-from stages.ppo.diagnostics import (
+from stages.ppo.health import (
+    Means,
     UnhealthyRunError,
     alarms,
     check_first_ratio,
@@ -17,11 +18,10 @@ from stages.ppo.diagnostics import (
     preflight,
     repetition,
 )
-from stages.ppo.episodes import Episodes
-from stages.ppo.rollout import experience, read_episodes, roll_out
-from stages.ppo.tally import Tally
+from stages.ppo.ppo import experience, optimizer_step, update
+from stages.ppo.rollout import Episodes
 from stages.seeding import endless_order, generator_for
-from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world
+from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
 
 HEALTHY = {
     "ppo/kl_nats": 3.0,
@@ -81,18 +81,18 @@ def test_the_first_ratio_may_be_off_by_rounding_only() -> None:
 def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(
     world: tuple[Path, Path],
 ) -> None:
-    learner = tiny_learner(world, tiny_config(episodes_per_rollout=4))
+    run = tiny_run(world, tiny_config(episodes_per_rollout=4))
     prompts = [[3, 4], [5, 6, 7], [8], [9, 4]]
-    sampling = learner.config.sampling
-    episodes = roll_out(learner.models, prompts, sampling, generator_for(0, "test"))
-    rollout = read_episodes(learner.models, episodes, temperature=1.0, batch_size=None)
-    data, _ = experience(rollout, learner.config, 0.1)
+    sampling = run.config.sampling
+    episodes = roll_out(run.models, prompts, sampling, generator_for(0, "test"))
+    rollout = outputs(run.models, episodes)
+    data, _ = experience(rollout, run.config, 0.1)
     with torch.no_grad():
-        next(iter(learner.policy.parameters.values())).mul_(1.01)
-    before = [p.clone() for p in learner.policy.parameters.values()]
+        next(iter(run.policy.parameters.values())).mul_(1.01)
+    before = [p.clone() for p in run.policy.parameters.values()]
     with pytest.raises(UnhealthyRunError, match="off 1 by"):
-        learner.update(data, None, 0, Tally())
-    for old, new in zip(before, learner.policy.parameters.values(), strict=True):
+        update(run, data, 0, Means())
+    for old, new in zip(before, run.policy.parameters.values(), strict=True):
         assert torch.equal(old, new)
 
 
@@ -104,12 +104,12 @@ def test_a_reference_that_is_not_the_policy_is_stopped() -> None:
 
 
 def test_gradients_that_are_not_finite_never_reach_the_weights(world: tuple[Path, Path]) -> None:
-    learner = tiny_learner(world, tiny_config())
-    for parameter in learner.policy.parameters.values():
+    run = tiny_run(world, tiny_config())
+    for parameter in run.policy.parameters.values():
         parameter.grad = torch.full_like(parameter, float("nan"))
     with pytest.raises(UnhealthyRunError, match="learning_rate"):
-        learner._step(Tally())
-    assert all(p.isfinite().all() for p in learner.policy.parameters.values())
+        optimizer_step(run, 0, Means())
+    assert all(p.isfinite().all() for p in run.policy.parameters.values())
 
 
 def test_pad_that_is_eos_is_refused(world: tuple[Path, Path]) -> None:

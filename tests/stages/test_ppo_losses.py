@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.ppo import objective
+from stages.ppo import losses
 
 GENERATOR = torch.Generator()
 
@@ -45,7 +45,7 @@ def test_logprobs_divide_by_the_temperature_and_come_in_float32(
 ) -> None:
     logits_NV = (normal(5, 11) * 4).to(dtype)
     token_N = torch.tensor([0, 3, 10, 7, 7])
-    found_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
+    found_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
     assert found_N.dtype == torch.float32
     for n, token in enumerate(token_N.tolist()):
         weights = [math.exp(x / temperature) for x in logits_NV[n].double().tolist()]
@@ -62,19 +62,19 @@ def test_at_temperature_one_logprobs_keep_no_copy_of_the_logits_for_the_gradient
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        objective.chosen_logprobs(logits_NV, torch.tensor([0, 3, 10]), 1.0)
+        losses.chosen_logprobs(logits_NV, torch.tensor([0, 3, 10]), 1.0)
     assert set(kept) == {logits_NV.data_ptr()}
 
 
 def test_entropy_is_log_of_the_vocabulary_for_equal_logits_and_zero_for_certainty() -> None:
-    assert objective.entropy(torch.zeros(1, 8), 1.0).item() == pytest.approx(math.log(8))
+    assert losses.entropy(torch.zeros(1, 8), 1.0).item() == pytest.approx(math.log(8))
     certain_NV = torch.tensor([[200.0, 0.0, 0.0]])
-    assert objective.entropy(certain_NV, 1.0).item() == pytest.approx(0.0)
+    assert losses.entropy(certain_NV, 1.0).item() == pytest.approx(0.0)
 
 
 def test_temperature_flattens_the_entropy() -> None:
     logits_NV = normal(1, 8) * 3
-    assert objective.entropy(logits_NV, 2.0) > objective.entropy(logits_NV, 1.0)
+    assert losses.entropy(logits_NV, 2.0) > losses.entropy(logits_NV, 1.0)
 
 
 def test_k1_and_k3_average_to_the_kl_and_k3_is_never_negative() -> None:
@@ -82,20 +82,16 @@ def test_k1_and_k3_average_to_the_kl_and_k3_is_never_negative() -> None:
     exact = sum(
         math.exp(p) * (p - q) for p, q in zip(policy_V.tolist(), reference_V.tolist(), strict=True)
     )
-    for estimate in (objective.kl_k1, objective.kl_k3):
+    for estimate in (losses.kl_k1, losses.kl_k3):
         mean = (policy_V.exp() * estimate(policy_V, reference_V)).sum().item()
         assert mean == pytest.approx(exact, abs=1e-12)
-    assert (objective.kl_k3(policy_V, reference_V) >= 0).all()
-    assert (objective.kl_k1(policy_V, reference_V) < 0).any()
-
-
-def test_k2_is_half_the_squared_log_ratio() -> None:
-    assert objective.kl_k2(torch.tensor(-1.0), torch.tensor(-1.5)).item() == pytest.approx(0.125)
+    assert (losses.kl_k3(policy_V, reference_V) >= 0).all()
+    assert (losses.kl_k1(policy_V, reference_V) < 0).any()
 
 
 def test_all_kl_estimators_are_zero_for_equal_models() -> None:
     x_N = normal(4)
-    for estimate in (objective.kl_k1, objective.kl_k2, objective.kl_k3):
+    for estimate in (losses.kl_k1, losses.kl_k3):
         assert torch.equal(estimate(x_N, x_N), torch.zeros_like(x_N))
 
 
@@ -103,7 +99,7 @@ def test_all_kl_estimators_are_zero_for_equal_models() -> None:
 def test_rewards_are_the_kl_penalty_with_the_score_at_the_last_token(side: str) -> None:
     mask_BT = mask_of([2, 3], 3, side)
     logprob_BT, reference_BT = torch.full((2, 3), -1.0), torch.full((2, 3), -1.5)
-    found_BT = objective.shaped_rewards(
+    found_BT = losses.shaped_rewards(
         torch.tensor([2.0, -1.0]), logprob_BT, reference_BT, mask_BT, 0.1
     )
     assert found_BT[0][mask_BT[0]].tolist() == pytest.approx([-0.05, 1.95])
@@ -119,7 +115,7 @@ def test_advantages_equal_the_sum_over_discounted_residuals(
     lengths, width = [1, 4, 7, 2], 7
     mask_BT = mask_of(lengths, width, side)
     reward_BT, value_BT = normal(4, width), normal(4, width)  # garbage outside the mask on purpose
-    found_BT = objective.advantages(reward_BT, value_BT, mask_BT, gamma=gamma, lam=lam)
+    found_BT = losses.advantages(reward_BT, value_BT, mask_BT, gamma=gamma, lam=lam)
     for b in range(4):
         expected = slow_advantages(
             reward_BT[b][mask_BT[b]].tolist(), value_BT[b][mask_BT[b]].tolist(), gamma, lam
@@ -131,30 +127,24 @@ def test_advantages_equal_the_sum_over_discounted_residuals(
 def test_with_lambda_one_the_return_is_the_sum_of_the_rewards_to_come() -> None:
     reward_BT, value_BT = normal(1, 5), normal(1, 5)
     mask_BT = torch.ones(1, 5, dtype=torch.bool)
-    advantage_BT = objective.advantages(reward_BT, value_BT, mask_BT, gamma=1.0, lam=1.0)
+    advantage_BT = losses.advantages(reward_BT, value_BT, mask_BT, gamma=1.0, lam=1.0)
     to_come_BT = reward_BT.flip(1).cumsum(1).flip(1)
     torch.testing.assert_close(advantage_BT + value_BT, to_come_BT)
 
 
 def test_scores_are_cut_before_a_missing_end_replaces_them() -> None:
     score_B, ended_B = torch.tensor([9.0, -9.0, 9.0]), torch.tensor([True, True, False])
-    found_B = objective.final_scores(score_B, ended_B, clip=5.0, missing_eos=-6.0)
+    found_B = losses.final_scores(score_B, ended_B, clip=5.0, missing_eos=-6.0)
     assert found_B.tolist() == [5.0, -5.0, -6.0]
-    assert objective.final_scores(score_B, ended_B, clip=None, missing_eos=None) is score_B
+    assert losses.final_scores(score_B, ended_B, clip=None, missing_eos=None) is score_B
 
 
-def test_standardise_gives_zero_mean_and_unit_variance_over_the_mask() -> None:
+def test_whitening_gives_zero_mean_and_unit_variance_over_the_mask() -> None:
     x_BT, mask_BT = normal(3, 6) * 7 + 100, mask_of([2, 6, 3], 6, "left")
-    found_BT = objective.standardise(x_BT, mask_BT, objective.moments(x_BT[mask_BT]))
+    found_BT = losses.whiten(x_BT, mask_BT)
     assert found_BT[mask_BT].mean().item() == pytest.approx(0.0, abs=1e-9)
     assert found_BT[mask_BT].var(correction=0).item() == pytest.approx(1.0, abs=1e-6)
     assert (found_BT[~mask_BT] == 0).all()
-
-
-def test_moments_of_parts_add_up_to_those_of_the_whole() -> None:
-    x_N = normal(10)
-    parts_3 = objective.moments(x_N[:3]) + objective.moments(x_N[3:])
-    torch.testing.assert_close(parts_3, objective.moments(x_N))
 
 
 def test_policy_loss_equals_a_loop_over_tokens() -> None:
@@ -166,22 +156,22 @@ def test_policy_loss_equals_a_loop_over_tokens() -> None:
         ratio = math.exp(new - old)
         cut = max(0.8, min(1.2, ratio))
         total -= min(ratio * advantage, cut * advantage)
-    found = objective.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=50)
+    found = losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=50)
     assert found.item() == pytest.approx(total / 50, abs=1e-12)
 
 
 def test_at_ratio_one_the_policy_gradient_is_minus_the_advantage() -> None:
     old_N, advantage_N = normal(6), normal(6)
     new_N = old_N.clone().requires_grad_()
-    objective.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=6).backward()
+    losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=6).backward()
     torch.testing.assert_close(new_N.grad, -advantage_N / 6)
 
 
 def test_clipped_tokens_are_those_without_gradient() -> None:
     old_N, advantage_N = normal(200), normal(200)
     new_N = (old_N + normal(200) * 0.5).requires_grad_()
-    objective.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=200).backward()
-    spared_N = objective.clipped(new_N, old_N, advantage_N, 0.2)
+    losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=200).backward()
+    spared_N = losses.policy_clipped(new_N, old_N, advantage_N, 0.2)
     assert torch.equal(new_N.grad == 0, spared_N)
     assert 0 < spared_N.sum() < 200
 
@@ -196,16 +186,26 @@ def test_value_loss_equals_a_loop_over_tokens(clip: float | None) -> None:
             near = old + max(-clip, min(clip, value - old))
             error = max(error, (near - target) ** 2)
         total += 0.5 * error
-    found = objective.value_loss(value_N, old_N, return_N, clip=clip, count=40)
+    found = losses.value_loss(value_N, old_N, return_N, clip=clip, count=40)
     assert found.item() == pytest.approx(total / 40, abs=1e-12)
+
+
+def test_clipped_values_are_those_without_gradient_beyond_the_clip() -> None:
+    old_N, return_N = normal(200), normal(200)
+    value_N = (old_N + normal(200) * 0.5).requires_grad_()
+    losses.value_loss(value_N, old_N, return_N, clip=0.2, count=200).backward()
+    clipped_N = losses.value_clipped(value_N, old_N, return_N, 0.2)
+    assert torch.equal(value_N.grad == 0, clipped_N)
+    assert 0 < clipped_N.sum() < 200
+    assert not losses.value_clipped(value_N, old_N, return_N, None).any()
 
 
 def test_losses_of_unequal_parts_add_up_to_the_loss_of_the_whole() -> None:
     """Divided by its own length, each part would be a mean of means."""
     new_N, old_N, advantage_N = normal(10), normal(10), normal(10)
-    whole = objective.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=10)
+    whole = losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=10)
     parts = [
-        objective.policy_loss(new_N[s], old_N[s], advantage_N[s], clip=0.2, count=10)
+        losses.policy_loss(new_N[s], old_N[s], advantage_N[s], clip=0.2, count=10)
         for s in (slice(0, 1), slice(1, 10))
     ]
     torch.testing.assert_close(sum(parts), whole)
@@ -213,15 +213,14 @@ def test_losses_of_unequal_parts_add_up_to_the_loss_of_the_whole() -> None:
 
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_the_mean() -> None:
     return_N = normal(30)
-    whole = objective.moments(return_N)
     for guess_N, expected in ((return_N, 1.0), (torch.full_like(return_N, 3.0), 0.0)):
-        found = objective.explained_variance(objective.moments(return_N - guess_N), whole)
+        found = losses.explained_variance(guess_N, return_N)
         assert found.item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_controller_moves_by_the_relative_error_cut_to_a_fifth() -> None:
     def after(kl_nats: float) -> float:
-        return objective.next_kl_coefficient(
+        return losses.next_kl_coefficient(
             0.1, kl_nats, target_nats=6.0, episodes=512, horizon=10_000
         )
 
@@ -232,5 +231,5 @@ def test_the_controller_moves_by_the_relative_error_cut_to_a_fifth() -> None:
 
 
 def test_the_learning_rate_warms_up_from_a_tenth_and_stays() -> None:
-    shares = [objective.warm_up(iteration, 10) for iteration in (0, 5, 10, 11, 500)]
+    shares = [losses.warm_up(iteration, 10) for iteration in (0, 5, 10, 11, 500)]
     assert shares == pytest.approx([0.1, 0.55, 1.0, 1.0, 1.0])

@@ -5,8 +5,8 @@
     full    the weights go to the server over NCCL by TRL's client (VLLM_SERVER_DEV_MODE=1,
             --weight-transfer-config '{"backend": "nccl"}'); vLLM must be installed here too
 
-The policy is sent before every rollout. What it samples is read again by the training path, whose
-log-probabilities are the old ones of the ratio; the server's are only compared with them.
+The policy is sent before every rollout. The log-probabilities of the ratio are computed again by
+the code path that training uses; the server's are only compared with them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,6 @@ import httpx
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from reward_models.model_files import first_line
@@ -31,11 +30,11 @@ from stages.ppo.config import VllmRollouts
 _NAME = "policy"
 
 
-class PolicyServer:
-    """A vLLM server that answers as the policy does now; `folder` is where adapters are put.
+class VllmSampler:
+    """A vLLM server that samples from the current policy; `folder` is where adapters are written.
 
-    Raises ValueError where the server cannot be reached or does not do what is asked of it, and
-    for a policy that vLLM cannot serve.
+    Raises ValueError where the server cannot be reached or does not serve what is needed, and for a
+    policy that vLLM cannot serve.
     """
 
     def __init__(
@@ -50,8 +49,7 @@ class PolicyServer:
         self.config, self.model, self.network, self.stops = config, model, network, stops
         self.folder, self.accelerator = folder, accelerator
         self.http = httpx.Client(base_url=config.url, timeout=config.timeout_s)
-        self.serves_adapter = isinstance(model, PeftModel)
-        served: list[str] = [one["id"] for one in self._ask("GET", "/v1/models")["data"]]
+        served: list[str] = [one["id"] for one in self._request("GET", "/v1/models")["data"]]
         self.name = self.base = served[0]
         self.sent = _last_number(served)
         if isinstance(model, PeftModel):
@@ -63,18 +61,7 @@ class PolicyServer:
         elif accelerator.is_main_process:
             self.weights = _weight_channel(config.url, accelerator.device)
 
-    def send(self) -> None:
-        """Let the server answer as the policy does now. Every rank must call it."""
-        self.sent += 1
-        if self.serves_adapter:
-            self._send_adapter()
-        else:
-            with self.network.gathered():
-                if self.accelerator.is_main_process:
-                    self.weights.update_model_params(self.model)
-        self.accelerator.wait_for_everyone()
-
-    def answer(
+    def sample(
         self,
         prompts: Sequence[list[int]],
         rows: Sequence[int],
@@ -83,29 +70,40 @@ class PolicyServer:
     ) -> tuple[list[Sampled], list[list[float]]]:
         """Responses to the prompts at `rows`, and the log-probability of each of their tokens.
 
-        Each row has a seed of its own, so what is drawn does not depend on who asks.
+        Every rank must call. Each row has a seed of its own, so ranks do not change the draws.
         """
+        self._send()
         seeds = torch.randint(2**31, (len(prompts),), generator=generator).tolist()
-        asked = [self._request(prompts[row], seeds[row], sampling) for row in rows]
+        bodies = [self._completion(prompts[row], seeds[row], sampling) for row in rows]
         with ThreadPoolExecutor(self.config.parallel) as pool:
-            told = list(pool.map(lambda body: self._ask("POST", "/v1/completions", body), asked))
-        read = [self._read(one["choices"][0]) for one in told]
-        return [said for said, _ in read], [logprobs for _, logprobs in read]
+            answers = pool.map(lambda body: self._request("POST", "/v1/completions", body), bodies)
+            parsed = [self._parse(answer["choices"][0]) for answer in answers]
+        return [response for response, _ in parsed], [logprobs for _, logprobs in parsed]
 
-    def _send_adapter(self) -> None:
+    def _send(self) -> None:
+        """Let the server sample from the policy as it is now."""
+        self.sent += 1
+        if isinstance(self.model, PeftModel):
+            self._send_adapter(self.model)
+        else:
+            with self.network.gathered():
+                if self.accelerator.is_main_process:
+                    self.weights.update_model_params(self.model)
+        self.accelerator.wait_for_everyone()
+
+    def _send_adapter(self, model: PeftModel) -> None:
         weights = self.network.full(self.network.shards())
         name = f"{_NAME}-{self.sent}"
         if self.accelerator.is_main_process:
-            assert isinstance(self.model, PeftModel)
             folder = (self.folder / name).resolve()
-            self.model.save_pretrained(str(folder), state_dict=weights)
+            model.save_pretrained(str(folder), state_dict=weights)
             body = {"lora_name": name, "lora_path": str(folder)}
-            self._ask("POST", "/v1/load_lora_adapter", body, to_mend=_LORA)
+            self._request("POST", "/v1/load_lora_adapter", body, hint=_LORA_HINT)
             if self.name != self.base:
-                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self.name})
+                self._request("POST", "/v1/unload_lora_adapter", {"lora_name": self.name})
         self.name = name
 
-    def _request(self, prompt: list[int], seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+    def _completion(self, prompt: list[int], seed: int, sampling: SamplingConfig) -> dict[str, Any]:
         """Plain sampling at a temperature: filters that a model's own defaults set are off."""
         return {
             "model": self.name,
@@ -122,7 +120,7 @@ class PolicyServer:
             "return_token_ids": True,
         }
 
-    def _read(self, choice: dict[str, Any]) -> tuple[Sampled, list[float]]:
+    def _parse(self, choice: dict[str, Any]) -> tuple[Sampled, list[float]]:
         ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
         if not ids or not logprobs or len(logprobs["token_logprobs"]) != len(ids):
             raise ValueError(
@@ -131,10 +129,10 @@ class PolicyServer:
             )
         return Sampled(ids, ended=ids[-1] in self.stops), logprobs["token_logprobs"]
 
-    def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, to_mend: str = ""
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, hint: str = ""
     ) -> Any:
-        with _one_line(f"{self.config.url}{path}", to_mend):
+        with _one_line(f"{self.config.url}{path}", hint):
             response = self.http.request(method, path, json=body)
             response.raise_for_status()
             # Loading an adapter is answered with a sentence.
@@ -143,20 +141,12 @@ class PolicyServer:
 
 
 def _last_number(served: Sequence[str]) -> int:
-    """The number of the newest adapter that the server holds: a run cut off left it there."""
+    """The number of the newest adapter on the server, left there by an interrupted run."""
     numbers = [name.removeprefix(f"{_NAME}-") for name in served if name.startswith(f"{_NAME}-")]
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
-_LORA = "; is it run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1?"
-
-
-def aligned(logprobs: Sequence[Sequence[float]], like_BT: Tensor) -> Tensor:
-    """x_BT with each row's numbers in its last columns, 0 elsewhere."""
-    x_BT = torch.zeros_like(like_BT)
-    for row, values in enumerate(logprobs):
-        x_BT[row, -len(values) :] = torch.tensor(values, device=x_BT.device)
-    return x_BT
+_LORA_HINT = "; is it run with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1?"
 
 
 def _weight_channel(url: str, device: torch.device) -> Any:
@@ -172,12 +162,12 @@ def _weight_channel(url: str, device: torch.device) -> Any:
 
 
 @contextmanager
-def _one_line(where: str, to_mend: str) -> Iterator[None]:
+def _one_line(url: str, hint: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        said = error.response.text.strip().splitlines() or [error.response.reason_phrase]
+        lines = error.response.text.strip().splitlines() or [error.response.reason_phrase]
         status = error.response.status_code
-        raise ValueError(f"{where}: answered {status} ({said[0][:160]}){to_mend}") from None
+        raise ValueError(f"{url}: answered {status} ({lines[0][:160]}){hint}") from None
     except httpx.HTTPError as error:
-        raise ValueError(f"{where}: no answer ({error})") from None
+        raise ValueError(f"{url}: no answer ({error})") from None
