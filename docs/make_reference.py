@@ -9,6 +9,8 @@ and the comment beside it, in the class that checks it.
 import ast
 import inspect
 import io
+import json
+import re
 import sys
 import textwrap
 import tokenize
@@ -20,12 +22,12 @@ from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-ROOTS = {
-    "pipeline.config.experiment:ExperimentConfig": "An experiment: of `rlhf run` and every stage's verb.",
-    "pipeline.config.labeling:RoomSettings": "A labeling room outside an experiment: of `rlhf room`.",
-    "labeling_ui.forms:Form": "A form of the labeling room: `labeling.form` of an experiment.",
-    "pipeline.studies.robustness.config:RobustnessConfig": "Of `rlhf evaluate --suite robustness`.",
-}
+ROOTS = (  # module, class, and what its files are for
+    ("pipeline.config.experiment", "ExperimentConfig", "The file that `rlhf run` takes."),
+    ("pipeline.config.labeling", "RoomSettings", "The file that `rlhf room` takes."),
+    ("labeling_ui.forms", "Form", "The file that `labeling.form` names."),
+    ("pipeline.studies.robustness.config", "RobustnessConfig", "The file of `--suite robustness`."),
+)
 CONFIG_PAGE = """# Configs
 
 Made from the code by `make docs`. Every key may be set in the YAML file, or on the command line by
@@ -62,8 +64,7 @@ def configs() -> str:
     """Return a section for each config class that a file can hold, outermost first."""
     parts = [CONFIG_PAGE]
     written: set[type[BaseModel]] = set()
-    for path, about in ROOTS.items():
-        module, name = path.split(":")
+    for module, name, about in ROOTS:
         root = getattr(__import__(module, fromlist=[name]), name)
         for model in _models_below(root):
             if model not in written:
@@ -99,13 +100,14 @@ def _section(model: type[BaseModel], about: str) -> str:
     rows = list(_fields(model))
     if rows:
         lines += ["| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
+        lines += [f"| {' | '.join(cell.replace(' | ', ' or ') for cell in row)} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
     """Yield key, type, default and comment of each field, as they stand in the class's source."""
+    rows: dict[str, tuple[str, str, str, str]] = {}  # a subclass's own field replaces a base's
     for owner in reversed(model.__mro__):
         if not (issubclass(owner, BaseModel) and owner is not BaseModel):
             continue
@@ -123,9 +125,24 @@ def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
                 f"[{inner.__name__}](#{inner.__name__.lower()})"
                 for inner in dict.fromkeys(_models_in(field.annotation))
             ]
-            default = "required" if node.value is None else f"`{ast.unparse(node.value)}`"
-            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`"
-            yield f"`{field.alias or node.target.id}`", kind, default, _comment(node, comments)
+            kind = ", ".join(links) or f"`{ast.unparse(node.annotation)}`".replace("None", "null")
+            default = _default(node.value)
+            key = f"`{field.alias or node.target.id}`"
+            rows[key] = (key, kind, default, _comment(node, comments))
+    yield from rows.values()
+
+
+def _default(value: ast.expr | None) -> str:
+    """Return a default as YAML has it; that of a config class is in the class's own section."""
+    match value:
+        case None:
+            return "required"
+        case ast.Constant():
+            return f"`{json.dumps(value.value)}`"
+        case ast.Call(args=[], keywords=[]):
+            return "its defaults"
+        case _:
+            return f"`{ast.unparse(value)}`"
 
 
 def _comments(source: str) -> dict[int, tuple[bool, str]]:
@@ -149,7 +166,7 @@ def _comment(node: ast.AnnAssign, comments: dict[int, tuple[bool, str]]) -> str:
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         if line in comments
     ]
-    text = " ".join([*above, *beside])
+    text = re.sub(r"\bNone\b", "null", " ".join([*above, *beside]))
     return text[:1].upper() + text[1:] if text else ""
 
 

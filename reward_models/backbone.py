@@ -1,6 +1,8 @@
 """The transformer under a reward model: no dropout, float32, found inside what carries it."""
 
+import hashlib
 import inspect
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +11,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -19,20 +22,21 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward_models.bases import base_source, weights_hash
-from reward_models.card import RewardCard
-from reward_models.model_folder import (
+from reward_models.base_names import base_source
+from reward_models.context_limit import limit_positions
+from reward_models.model_card import RewardCard
+from reward_models.model_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    WRONG_FILES,
+    CONFIG,
+    LOAD_ERRORS,
     check_adapter_folder,
     check_model_folder,
     check_source,
     first_line,
 )
-from reward_models.positions import limit_positions
 
-Carrier = PreTrainedModel | PeftModel
+Backbone = PreTrainedModel | PeftModel
 
 
 def load_causal(source: str | Path) -> PreTrainedModel:
@@ -40,7 +44,7 @@ def load_causal(source: str | Path) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, str(source))
 
 
-def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Carrier:
+def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
     """What a reward model saved: a whole trunk, or what belongs on the base that the card names.
 
     `base` is used where it is that one. Raises ValueError where the card's base is gone or is no
@@ -50,7 +54,7 @@ def load_saved(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> 
     if not adapted and not card.head_only:
         return _load(AutoModel, str(folder))
     source = base_source(card.base, folder, card.base_hash)
-    if base is None or place_of(str(base.config.name_or_path)) != place_of(source):
+    if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
         base = load_causal(source)
     sha256 = weights_hash(base, card.base_rows)
     if sha256 != card.base_hash:
@@ -70,7 +74,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
         adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except WRONG_FILES as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
     saved = folder / ADAPTER_WEIGHTS[0]
     if saved.is_file():
@@ -84,12 +88,12 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
     return adapter
 
 
-def place_of(name: str) -> str:
+def absolute_name(name: str) -> str:
     """How a base is named in what is saved: a folder's whole path, a hub model's name."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def transformer(carrier: Carrier) -> PreTrainedModel:
+def transformer(carrier: Backbone) -> PreTrainedModel:
     """The transformer itself, without the PEFT model and the unembedding around it."""
     inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
     trunk = inside.base_model
@@ -100,7 +104,7 @@ def transformer(carrier: Carrier) -> PreTrainedModel:
     return trunk
 
 
-def require_trunk(model: PreTrainedModel, source: object) -> None:
+def require_backbone(model: PreTrainedModel, source: object) -> None:
     """Raise ValueError where a scalar head could not read what the unembedding reads.
 
     Decoders of encoder-decoders are only a part of what transformers saves and loads; and hidden
@@ -128,10 +132,10 @@ def accepts_positions(trunk: PreTrainedModel) -> bool:
 
 def hidden_size(trunk: PreTrainedModel) -> int:
     """D of its last hidden states, which is that of its embeddings."""
-    return embedding(trunk).embedding_dim
+    return token_embedding(trunk).embedding_dim
 
 
-def embedding(model: PreTrainedModel) -> nn.Embedding:
+def token_embedding(model: PreTrainedModel) -> nn.Embedding:
     """Its table of tokens, without what an adapter puts around it."""
     table = model.get_input_embeddings()
     table = table.get_base_layer() if isinstance(table, BaseTunerLayer) else table
@@ -139,7 +143,7 @@ def embedding(model: PreTrainedModel) -> nn.Embedding:
     return table
 
 
-def settle(config: PretrainedConfig) -> PretrainedConfig:
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     """The same config as everything here reads it; call it before the model is built.
 
     Every dropout rate and jitter is 0: scores must not depend on the module's mode. Routers of
@@ -177,11 +181,11 @@ def load_pretrained(
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
-        config = settle(AutoConfig.from_pretrained(source))
+        config = without_dropout(AutoConfig.from_pretrained(source))
         loaded: object = kind.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except WRONG_FILES as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing reads it.
@@ -195,3 +199,88 @@ def load_pretrained(
 
 def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
     return load_pretrained(kind, source, "model")
+
+
+_own_rows: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+
+
+def add_token_rows(model: PreTrainedModel, rows: int) -> None:
+    """Give the token tables `rows` rows; a new row is the mean of the old ones, and none of them.
+
+    Tables that have as many are left alone.
+    """
+    own = model.get_input_embeddings().get_parameter("weight").shape[0]
+    if rows <= own:
+        return
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for weight_VD in _tables(model):
+            weight_VD[own:] = weight_VD[:own].mean(dim=0)
+            _own_rows[weight_VD] = own
+
+
+def base_token_rows(model: nn.Module, source: str = "") -> int:
+    """Return the number of token rows that are the base's own: no more than its `source` has."""
+    weight_VD = _tables(_base(model))[0]
+    own = _own_rows.get(weight_VD, weight_VD.shape[0])
+    if not (Path(source) / CONFIG).is_file():
+        return own
+    config = AutoConfig.from_pretrained(source).get_text_config()
+    return min(own, int(config.vocab_size))
+
+
+def weights_hash(model: nn.Module, rows: int | None = None) -> str:
+    """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
+
+    Buffers that are saved count too. Of the token tables the first `rows` count; None: the base's
+    own.
+    """
+    base = _base(model)
+    tables = {id(weight) for weight in _tables(base)}
+    counted = base_token_rows(base) if rows is None else rows
+    left_out = adapter_tensors(base)
+    saved = base.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in sorted(saved.items(), reverse=True)}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(saved.items()):
+        if id(tensor) in left_out or first[id(tensor)] != name:
+            continue
+        weight = tensor.detach()[:counted] if id(tensor) in tables else tensor.detach()
+        digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
+        digest.update(weight.float().cpu().contiguous().flatten().numpy().data)
+    return digest.hexdigest()
+
+
+def adapter_parameters(model: nn.Module) -> set[int]:
+    """The ids of all parameters that adapters hold beside the modules they wrap."""
+    return {id(p) for child in _adapters(model) for p in child.parameters()}
+
+
+def adapter_tensors(model: nn.Module) -> set[int]:
+    """The ids of all parameters and buffers that adapters hold beside what they wrap."""
+    buffers = {id(b) for child in _adapters(model) for b in child.buffers()}
+    return adapter_parameters(model) | buffers
+
+
+def _adapters(model: nn.Module) -> list[nn.Module]:
+    return [
+        child
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, child in layer.named_children()
+        if name != "base_layer"
+    ]
+
+
+def _base(model: nn.Module) -> PreTrainedModel:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
+def _tables(base: PreTrainedModel) -> list[Tensor]:
+    """The weights of the embedding and of the unembedding, where there is one."""
+    unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+    modules = (base.get_input_embeddings(), unembedding)
+    bare = [m.get_base_layer() if isinstance(m, BaseTunerLayer) else m for m in modules]
+    return [m.weight for m in bare if isinstance(m, nn.Embedding | nn.Linear)]

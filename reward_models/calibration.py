@@ -3,22 +3,19 @@
 Numpy only. Every rate comes with the 95 % interval of a bootstrap that draws prompts, because pairs
 of one prompt share responses and are not independent.
 
-Dimension key:  N comparisons,  B prompts,  S bootstrap draws.
+Dimension key:  N comparisons,  B prompts,  R bootstrap resamples.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.intervals import Floats, Ints, Rate, rate_by_prompt, resamples
 from reward_models.records import Ranking
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,50 +35,9 @@ class Comparisons:
         return Comparisons(self.gap_N[kept_N], self.prompt_N[kept_N], self.same_model_N[kept_N])
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A mean with its 95 % interval by prompt; all None where there is nothing to average."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num_pairs: int
-    num_prompts: int
-
-    def to_json(self) -> dict[str, Any]:
-        """`value`, `ci95`, `n_pairs`, `n_prompts`."""
-        interval = None if self.low is None else [self.low, self.high]
-        return {
-            "value": self.value,
-            "ci95": interval,
-            "n_pairs": self.num_pairs,
-            "n_prompts": self.num_prompts,
-        }
-
-
 def pair_accuracy(comparisons: Comparisons, rng: np.random.Generator) -> Rate:
     """Share of comparisons whose preferred response scores higher; equal scores count one half."""
     return rate_by_prompt(_right(comparisons.gap_N), comparisons.prompt_N, rng)
-
-
-def rate_by_prompt(
-    value_N: Floats,
-    prompt_N: Ints,
-    rng: np.random.Generator,
-    transform: Callable[[Floats], Floats] = lambda mean: mean,
-) -> Rate:
-    """`transform` of the mean of `value_N`, with a percentile bootstrap interval by prompt."""
-    if value_N.size == 0:
-        return Rate(None, None, None, 0, 0)
-    _, prompt_N = np.unique(prompt_N, return_inverse=True)
-    num_prompts = int(prompt_N.max()) + 1
-    sum_B = np.bincount(prompt_N, weights=value_N, minlength=num_prompts)
-    count_B = np.bincount(prompt_N, minlength=num_prompts).astype(np.float64)
-    draws_SB = _draws(num_prompts, rng)
-    mean_S = (draws_SB @ sum_B) / (draws_SB @ count_B)
-    low, high = np.quantile(transform(mean_S), (0.025, 0.975))
-    value = float(transform(np.asarray([value_N.mean()]))[0])
-    return Rate(value, float(low), float(high), int(value_N.size), num_prompts)
 
 
 def by_confidence(
@@ -134,13 +90,13 @@ def length_correlation(
     products = (score_c_N * length_c_N, score_c_N**2, length_c_N**2)
     sums_B3 = np.stack([np.bincount(prompt_N, weights=product) for product in products], axis=1)
     within = _correlation(sums_B3.sum(0)[None])[0]
-    drawn_S = _correlation(_draws(count_B.size, rng) @ sums_B3)
+    drawn_R3 = np.concatenate([times_RB @ sums_B3 for times_RB in resamples(count_B.size, rng)])
     varies = bool(np.isfinite(within))
     x_N, y_N = score_N - score_N.mean(), length_N - length_N.mean()
     overall = _correlation(np.asarray([[x_N @ y_N, x_N @ x_N, y_N @ y_N]]))[0]
     return {
         "within_prompt": float(within) if varies else None,
-        "ci95": np.nanquantile(drawn_S, (0.025, 0.975)).tolist() if varies else None,
+        "ci95": np.nanquantile(_correlation(drawn_R3), (0.025, 0.975)).tolist() if varies else None,
         "overall": float(overall) if np.isfinite(overall) else None,
         "n_responses": int(score_N.size),
     }
@@ -150,17 +106,11 @@ def _right(gap_N: Floats) -> Floats:
     return np.where(gap_N > 0, 1.0, np.where(gap_N == 0, 0.5, 0.0))
 
 
-def _draws(num_prompts: int, rng: np.random.Generator) -> Floats:
-    """draws_SB: how often each bootstrap draw holds each prompt."""
-    even = np.full(num_prompts, 1.0 / num_prompts)
-    return rng.multinomial(num_prompts, even, size=DRAWS).astype(np.float64)
-
-
-def _correlation(sums_S3: Floats) -> Floats:
+def _correlation(sums_R3: Floats) -> Floats:
     """Pearson's r from sums of (xy, xx, yy), NaN where x or y does not vary."""
-    spread_S = np.sqrt(sums_S3[:, 1] * sums_S3[:, 2])
-    blank_S = np.full_like(spread_S, np.nan)
-    return np.divide(sums_S3[:, 0], spread_S, out=blank_S, where=spread_S > 1e-12)
+    spread_R = np.sqrt(sums_R3[:, 1] * sums_R3[:, 2])
+    blank_R = np.full_like(spread_R, np.nan)
+    return np.divide(sums_R3[:, 0], spread_R, out=blank_R, where=spread_R > 1e-12)
 
 
 def oracle_accuracy(agreement: Floats) -> Floats:

@@ -27,7 +27,7 @@ _ROLES: Mapping[object, Role] = {
 }
 _CALLS = ("tool_calls", "function_call", "audio")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-OPEN = "\n\nAssistant:"
+ASSISTANT_TURN = "\n\nAssistant:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Conversation:
         return (*self.history, Turn("user", self.prompt))
 
 
-def turns_of(value: object, name: str) -> tuple[Turn, ...] | None:
+def parse_turns(value: object, name: str) -> tuple[Turn, ...] | None:
     """The turns of messages; None of a plain text. ValueError names what else the value is."""
     if isinstance(value, str):
         value = _messages_in(value)
@@ -84,15 +84,15 @@ def turns_of(value: object, name: str) -> tuple[Turn, ...] | None:
     return tuple(_turn(message, name) for message in value)
 
 
-def dialogue(text: str) -> tuple[Turn, ...] | None:
+def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
     """The turns of a text "Human: ... Assistant:" that waits for an answer; None of other texts.
 
     What one speaker says in several pieces is one turn.
     """
     whole = text if text.startswith("\n\n") else f"\n\n{text}"
-    if not (whole.startswith("\n\nHuman:") and whole.rstrip().endswith(OPEN)):
+    if not (whole.startswith("\n\nHuman:") and whole.rstrip().endswith(ASSISTANT_TURN)):
         return None
-    pieces = _SPEAKER.split(whole.rstrip().removesuffix(OPEN))
+    pieces = _SPEAKER.split(whole.rstrip().removesuffix(ASSISTANT_TURN))
     turns: list[Turn] = []
     for speaker, words in zip(pieces[1::2], pieces[2::2], strict=True):
         role: Role = "user" if speaker == "Human" else "assistant"
@@ -115,7 +115,7 @@ def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
         raise ValueError("both 'messages' and 'conversations' are there; expected one of them")
     if not given:
         return None if prompt is None else _turns_of_prompt(prompt)
-    turns = turns_of(row[given[0]], given[0])
+    turns = parse_turns(row[given[0]], given[0])
     if turns is None:
         raise ValueError(f"'{given[0]}' is str, expected a list of messages")
     if prompt not in absent and not _repeats(turns, prompt):
@@ -146,11 +146,11 @@ def question(turns: Sequence[Turn]) -> Conversation:
 def _turns_of_prompt(prompt: object) -> tuple[Turn, ...]:
     if isinstance(prompt, Mapping):
         raise ValueError(f"'prompt' is {type(prompt).__name__}, expected a string or messages")
-    turns = turns_of(prompt, "prompt")
+    turns = parse_turns(prompt, "prompt")
     if turns is not None:
         return turns
     assert isinstance(prompt, str)
-    return dialogue(prompt) or (Turn("user", prompt),)
+    return parse_dialogue(prompt) or (Turn("user", prompt),)
 
 
 def _repeats(turns: Sequence[Turn], prompt: object) -> bool:

@@ -102,7 +102,7 @@ def whole_numbers(
     return numbers
 
 
-def names_of(name: str, value: object) -> dict[str, list[str]]:
+def name_lists(name: str, value: object) -> dict[str, list[str]]:
     """By response id a list of names; null is none."""
     flags: dict[str, list[str]] = {}
     for response, names in mapping(name, value).items():

@@ -3,14 +3,14 @@
     score = head . h(last real token) + bias            (Ouyang et al. 2022, section 3.5)
 
 The head starts as N(0, 1 / sqrt(d + 1)) and the bias at 0. The bias is set after training, so that
-demonstrations score 0 on average (appendix C.2); the ranking loss cannot see it. The same module,
-read at every token, is the value function that starts from the reward model (appendix C.4).
+demonstrations score 0 on average (appendix C.2); the ranking loss does not depend on it. The same
+module, applied at every token, is the value function that starts from the reward model (appendix
+C.4).
 
-Dimension key:  B sequences,  K scores read in one sequence,  L tokens,  D hidden size.
+Dimension key:  B sequences,  K scored tokens of a sequence,  L tokens,  D hidden size.
 """
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,38 +21,42 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.atomic_files import written_aside
 from reward_models.backbone import (
-    Carrier,
+    Backbone,
+    absolute_name,
     accepts_positions,
+    base_token_rows,
     hidden_size,
     load_causal,
-    load_saved,
-    place_of,
+    load_saved_backbone,
     require_finite,
     transformer,
+    weights_hash,
 )
-from reward_models.bases import base_name, base_place, name_base, own_rows, weights_hash
-from reward_models.card import RewardCard
-from reward_models.model_folder import check_whole, first_line
-from reward_models.packed_attention import Pieces, let_read_pieces
+from reward_models.base_names import base_name, resolve_base_name, write_base_name
+from reward_models.compat import whole_modules
+from reward_models.model_card import RewardCard
+from reward_models.model_files import check_whole, first_line
+from reward_models.packed_attention import PackedSegments, enable_packing
 
 HEAD = "head.safetensors"
 
 
 class RewardModel(nn.Module):
-    """Carrier, scalar head and bias.
+    """Backbone, scalar head and bias.
 
-    `carrier` is a bare transformer, or a PEFT model around a causal language model.
+    `backbone` is a bare transformer, or a PEFT model around a causal language model.
     """
 
-    def __init__(self, carrier: Carrier, card: RewardCard) -> None:
+    def __init__(self, backbone: Backbone, card: RewardCard) -> None:
         super().__init__()
-        self.carrier = carrier
+        self.backbone = backbone
         self.card = card
-        self._takes_positions = accepts_positions(transformer(carrier))
-        # Where accelerate asks which modules FSDP2 is to shard, each as a whole.
-        self._no_split_modules = transformer(carrier)._no_split_modules
-        size = hidden_size(transformer(carrier))
+        self._takes_positions = accepts_positions(transformer(backbone))
+        # accelerate reads here which modules FSDP2 shards, each as a whole.
+        self._no_split_modules = whole_modules(transformer(backbone))
+        size = hidden_size(transformer(backbone))
         self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
         self.inner = _inner(size, card.inner_width) if card.inner_width else None
         # A parameter, so that a critic may train it; the ranking loss gives it no gradient.
@@ -61,20 +65,20 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_base(cls, source: str | Path, seed: int) -> Self:
-        """A new reward model on the trunk of a causal language model, all of it trainable."""
+        """Return a new reward model on a causal language model, all of it trainable."""
         return cls.on(load_causal(source), seed, base=str(source))
 
     @classmethod
-    def on(cls, model: Carrier, seed: int, *, base: str) -> Self:
-        """A new reward model on a loaded causal language model; the head is drawn from `seed`.
+    def on(cls, model: Backbone, seed: int, *, base: str) -> Self:
+        """Return a new reward model on a loaded causal language model, its head drawn from `seed`.
 
-        A PEFT model is kept whole, so that its adapter can be saved alone; of any other model the
-        unembedding is let go.
+        A PEFT model stays whole, so that its adapter can be saved alone; of any other model the
+        unembedding is dropped.
         """
-        carrier = model if isinstance(model, PeftModel) else transformer(model)
-        rows = own_rows(model, base)
-        card = RewardCard(place_of(base), weights_hash(model, rows), rows)
-        new = cls(carrier, card)
+        backbone = model if isinstance(model, PeftModel) else transformer(model)
+        rows = base_token_rows(model, base)
+        card = RewardCard(absolute_name(base), weights_hash(model, rows), rows)
+        new = cls(backbone, card)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             deviation = 1.0 / math.sqrt(new.head.in_features + 1)
@@ -85,45 +89,49 @@ class RewardModel(nn.Module):
     def probe(
         cls, model: PreTrainedModel, seed: int, *, base: str, pooling: str, inner_width: int
     ) -> Self:
-        """A reward model of which only the head is trainable; `save` leaves the rest out."""
+        """Return a reward model with only the head trainable; `save` leaves the rest out."""
         new = cls.on(model, seed, base=base)
         card = replace(new.card, head_only=True, pooling=pooling, inner_width=inner_width)
-        probe = cls(new.carrier, card)
+        probe = cls(new.backbone, card)
         probe.head.load_state_dict(new.head.state_dict())
-        probe.carrier.requires_grad_(False)
+        probe.backbone.requires_grad_(False)
         return probe.eval()
 
     @classmethod
     def load(cls, path: str | Path, base: PreTrainedModel | None = None) -> Self:
-        """What `save` wrote: equal scores, in eval mode. What was trained stays trainable.
+        """Load what `save` wrote: equal scores, in eval mode; trained parameters stay trainable.
 
-        A causal language model at hand, `base`, is taken over where what was saved belongs on it.
+        A loaded causal language model, `base`, is used where the saved model belongs on it.
         """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        carrier = load_saved(folder, card, base)
-        on_base = card.head_only or isinstance(carrier, PeftModel)
-        base_now = str(transformer(carrier).config.name_or_path) if on_base else card.base
-        model = cls(carrier, replace(card, base=place_of(base_place(base_now, folder))))
+        backbone = load_saved_backbone(folder, card, base)
+        on_base = card.head_only or isinstance(backbone, PeftModel)
+        base_now = str(transformer(backbone).config.name_or_path) if on_base else card.base
+        model = cls(
+            backbone, replace(card, base=absolute_name(resolve_base_name(base_now, folder)))
+        )
         model._load_head(folder / HEAD)
         with torch.no_grad():
             model.bias.fill_(bias)
         return model.eval()
 
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Write safetensors, config and card beside `path` and rename; adapters are saved alone.
+        """Write weights, config, card and the tokenizer, if given; of an adapted model the adapter.
 
-        The tokenizer, where given, lies beside them.
+        A folder at `path` is replaced once all is written.
         """
         folder = Path(path)
-        aside = folder.with_name(folder.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        if isinstance(self.carrier, PeftModel):
-            self.carrier.save_pretrained(str(aside), save_embedding_layers=False)
-            name_base(aside, base_name(self.card.base, folder))
+        with written_aside(folder) as aside:
+            self._save(aside, folder, tokenizer)
+
+    def _save(self, aside: Path, folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        aside.mkdir()
+        if isinstance(self.backbone, PeftModel):
+            self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
+            write_base_name(aside, base_name(self.card.base, folder))
         elif not self.card.head_only:
-            self.carrier.save_pretrained(str(aside))
+            self.backbone.save_pretrained(str(aside))
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
         head = {"head.weight": self.head.weight.detach(), **inner}
@@ -132,39 +140,37 @@ class RewardModel(nn.Module):
             tokenizer.save_pretrained(str(aside))
         card = replace(self.card, base=base_name(self.card.base, folder))
         card.write(aside, self.bias.item())
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
 
     def forward(
         self,
         ids_BL: Tensor,
-        mask: Tensor | Pieces,
+        mask: Tensor | PackedSegments,
         positions_BL: Tensor,
-        read_BK: Tensor | None = None,
+        last_BK: Tensor | None = None,
     ) -> Tensor:
-        """Scores as float32: reward_B at each row's last real token, or reward_BK at `read_BK`.
+        """Return float32 scores: reward_B at each row's last real token, or reward_BK at `last_BK`.
 
-        `mask` is mask_BL (True = a real token; padding on either side), or the pieces of the only
-        row, which need `read_BK`. Raises ValueError for pieces where the model cannot read them.
+        `mask` is mask_BL (True = a real token; padding on either side), or the segments of the only
+        row, which need `last_BK`. Raises ValueError for segments where the attention is not sdpa.
         """
-        return self.scores(self.states(ids_BL, mask, positions_BL, read_BK))
+        return self.scores(self.states(ids_BL, mask, positions_BL, last_BK))
 
     def states(
         self,
         ids_BL: Tensor,
-        mask: Tensor | Pieces,
+        mask: Tensor | PackedSegments,
         positions_BL: Tensor,
-        read_BK: Tensor | None = None,
+        last_BK: Tensor | None = None,
     ) -> Tensor:
-        """What the head reads for `forward`'s scores: state_BD, or state_BKD at `read_BK`."""
+        """Return the head's inputs for `forward`'s scores: state_BD, or state_BKD at `last_BK`."""
         hidden_BLD = self._hidden(ids_BL, mask, positions_BL)
-        if read_BK is None:
+        if last_BK is None:
             assert isinstance(mask, Tensor)
             return _take(hidden_BLD, last_real(mask)[:, None]).squeeze(1)
-        return _take(hidden_BLD, read_BK)
+        return _take(hidden_BLD, last_BK)
 
     def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
-        """value_BL as float32: the score read at every token; meaningless outside the mask."""
+        """Return value_BL in float32: the score at every token; meaningless outside the mask."""
         return self.scores(self._hidden(ids_BL, mask_BL, positions_BL))
 
     def activation_checkpointing_enable(
@@ -173,20 +179,20 @@ class RewardModel(nn.Module):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """What transformers' Trainer calls where `activation_checkpointing` is asked for."""
-        transformer(self.carrier).activation_checkpointing_enable(
+        """Checkpoint activations; transformers' Trainer calls it."""
+        transformer(self.backbone).activation_checkpointing_enable(
             activation_checkpointing_kwargs, every_n_layers, offload
         )
 
     def set_bias(self, mean_score: float) -> None:
-        """Move all scores so that what scored `mean_score` on average scores 0."""
+        """Shift all scores so that texts which scored `mean_score` on average score 0."""
         with torch.no_grad():
             self.bias.sub_(mean_score)
 
     def set_scale(self, deviation: float) -> None:
-        """Divide all scores by `deviation`, bias included, and note it in the card.
+        """Divide all scores by `deviation`, bias included, and record it in the card.
 
-        The head carries it, so a critic that starts from this model starts at the same scale.
+        It is part of the head, so a critic that starts from this model starts at the same scale.
         Raises ValueError for a deviation of 0, where all scores are equal.
         """
         if not deviation > 0.0:
@@ -196,12 +202,12 @@ class RewardModel(nn.Module):
             self.bias.div_(deviation)
         self.card = replace(self.card, divided_by=self.card.divided_by * deviation)
 
-    def trained_on(self, tokenizer: str, label_kinds: set[str]) -> None:
-        """Note the tokenizer's hash and who made the labels."""
+    def record_training(self, tokenizer: str, label_kinds: set[str]) -> None:
+        """Record the tokenizer's hash and the kinds of labels in the card."""
         self.card = replace(self.card, tokenizer=tokenizer, label_kinds=tuple(sorted(label_kinds)))
 
     def _load_head(self, path: Path) -> None:
-        """Take over what `save` wrote of the head; ValueError where that is another one's."""
+        """Load the head that `save` wrote; ValueError where it is another model's."""
         check_whole(path)
         parts: dict[str, nn.Module] = {"head": self.head}
         parts |= {} if self.inner is None else {"inner": self.inner}
@@ -211,21 +217,23 @@ class RewardModel(nn.Module):
             raise ValueError(f"{path}: not the head of this model ({first_line(error)})") from None
         require_finite(self.head, path)
 
-    def _hidden(self, ids_BL: Tensor, mask: Tensor | Pieces, positions_BL: Tensor) -> Tensor:
-        trunk = transformer(self.carrier)
-        if isinstance(mask, Pieces):
-            let_read_pieces(trunk)
-            seen = mask.as_inputs()
+    def _hidden(
+        self, ids_BL: Tensor, mask: Tensor | PackedSegments, positions_BL: Tensor
+    ) -> Tensor:
+        backbone = transformer(self.backbone)
+        if isinstance(mask, PackedSegments):
+            enable_packing(backbone)
+            inputs = mask.as_inputs()
         else:
             ids_BL = ids_BL.masked_fill(~mask.bool(), 0)  # a PAD may have no row in the embedding
-            seen = {"attention_mask": mask.long()}
+            inputs = {"attention_mask": mask.long()}
         if self._takes_positions:
-            seen["position_ids"] = positions_BL
-        hidden: Tensor = trunk(input_ids=ids_BL, use_cache=False, **seen).last_hidden_state
+            inputs["position_ids"] = positions_BL
+        hidden: Tensor = backbone(input_ids=ids_BL, use_cache=False, **inputs).last_hidden_state
         return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """The head's score of hidden states (..., D), as float32."""
+        """Return the head's scores of hidden states (..., D) in float32."""
         hidden = hidden.to(self.head.weight.dtype)
         if self.inner is not None:
             hidden = hidden + self.inner(hidden)
@@ -234,27 +242,27 @@ class RewardModel(nn.Module):
 
 
 def _inner(size: int, width: int) -> nn.Sequential:
-    """A residual layer before the head, which adds nothing at first."""
+    """Return a residual layer before the head, which adds nothing at first."""
     last = nn.Linear(width, size)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(size, width), nn.GELU(), last)
 
 
-def _running_mean(hidden_BLD: Tensor, mask: Tensor | Pieces) -> Tensor:
-    """The mean of each row's real hidden states up to every token; ValueError for pieces."""
-    if isinstance(mask, Pieces):
-        raise ValueError("mean pooling reads rows of one response each")
+def _running_mean(hidden_BLD: Tensor, mask: Tensor | PackedSegments) -> Tensor:
+    """Return the mean of a row's real hidden states up to every token; ValueError for segments."""
+    if isinstance(mask, PackedSegments):
+        raise ValueError("mean pooling needs a row for each response")
     weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
     count_BL1 = weight_BL1.cumsum(1).clamp(min=1)
     return (hidden_BLD * weight_BL1).cumsum(1) / count_BL1
 
 
 def last_real(mask_BL: Tensor) -> Tensor:
-    """last_B: the index of each row's last True, wherever its padding is."""
-    places_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
-    return torch.where(mask_BL.bool(), places_L, -1).amax(1).clamp(min=0)
+    """Return last_B, the index of each row's last True, wherever its padding is."""
+    index_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    return torch.where(mask_BL.bool(), index_L, -1).amax(1).clamp(min=0)
 
 
-def _take(hidden_BLD: Tensor, read_BK: Tensor) -> Tensor:
-    return hidden_BLD.gather(1, read_BK[:, :, None].expand(-1, -1, hidden_BLD.shape[2]))
+def _take(hidden_BLD: Tensor, last_BK: Tensor) -> Tensor:
+    return hidden_BLD.gather(1, last_BK[:, :, None].expand(-1, -1, hidden_BLD.shape[2]))

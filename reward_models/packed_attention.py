@@ -7,10 +7,10 @@ stem and K branches, and the prompt is computed once:
     tokens   p p p a a a a b b q q c       a and b are branches of p, c is one of q
 
 Every layer reads the row as it stands. Attention alone spreads its queries, keys and values over
-padded rows, one a piece, and gathers what comes out: it computes Q^2 + K T (Q + T) products of
+padded rows, one a segment, and gathers what comes out: it computes Q^2 + K T (Q + T) products of
 tokens for a prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
 
-Dimension key:  N tokens,  P pieces,  S stems of Q tokens at most,  R branches of T at most,
+Dimension key:  N tokens,  P segments,  S stems of Q tokens at most,  R branches of T at most,
 M = S Q + R T places in padded rows,  H heads,  D head size.
 """
 
@@ -24,21 +24,24 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-from reward_models.backbone import embedding
-from reward_models.model_folder import first_line
+from reward_models.backbone import token_embedding
+from reward_models.compat import attention_name, set_attention_name
+from reward_models.model_files import first_line
 
 STEM = -1
-ATTENTION = "sdpa_in_pieces"
+ATTENTION = "sdpa_packed"
 WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
-Before = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
+PrependKeys = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
 # key_BHKD, value_BHKD, mask and Q  ->  keys, values and mask with more columns before those
-BeforeOf = Callable[[nn.Module, Tensor, Tensor], Before | None]  # module, key_BHKD, value_BHKD
+PrependFor = Callable[
+    [nn.Module, Tensor, Tensor], PrependKeys | None
+]  # module, key_BHKD, value_BHKD
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class PackedSegments:
     """Where the tokens of a row stand in padded rows, stems first, and which stem a branch is of.
 
     `from_M` is the token at each place (any, where there is none), `to_N` each token's place.
@@ -52,12 +55,12 @@ class Pieces:
     mask_R1TK: Tensor  # K = Q + T
 
     @classmethod
-    def of(cls, piece_P3: Tensor) -> Self:
-        """From each piece's first token, number of tokens, and `STEM` or the number of its stem.
+    def of(cls, segment_P3: Tensor) -> Self:
+        """From each segment's first token, number of tokens, and `STEM` or the number of its stem.
 
-        Together the pieces hold every token of the row once; each has one at least.
+        Together the segments hold every token of the row once; each has one at least.
         """
-        begin_P, count_P, stem_P = piece_P3.unbind(1)
+        begin_P, count_P, stem_P = segment_P3.unbind(1)
         is_stem_P = stem_P == STEM
         stem_SQ, real_SQ = _padded(begin_P[is_stem_P], count_P[is_stem_P])
         branch_RT, real_RT = _padded(begin_P[~is_stem_P], count_P[~is_stem_P])
@@ -78,7 +81,7 @@ class Pieces:
         )
 
     def attend(self, attend: Attend, query_1HND: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """result_1NHD of attention within the pieces; `key` and `value` may have fewer heads."""
+        """result_1NHD of attention within the segments; `key` and `value` may have fewer heads."""
         query_SHQD, query_RHTD = self._spread(query_1HND)
         key_SHQD, key_RHTD = self._spread(key)
         value_SHQD, value_RHTD = self._spread(value)
@@ -96,11 +99,11 @@ class Pieces:
     def as_inputs(self) -> dict[str, Any]:
         """What to tell a transformer beside tokens and positions.
 
-        The mask is one that transformers hand on as it is: where `pieces` do not arrive, every
+        The mask is one that transformers hand on as it is: where `segments` do not arrive, every
         token sees all others, which no comparison overlooks.
         """
         blank_1111 = torch.zeros(1, 1, 1, 1, device=self.to_N.device)
-        return {"attention_mask": blank_1111, "pieces": self}
+        return {"attention_mask": blank_1111, "segments": self}
 
     def _spread(self, x_1HND: Tensor) -> tuple[Tensor, Tensor]:
         x_NHD = x_1HND[0].transpose(0, 1)
@@ -117,43 +120,43 @@ class Pieces:
         return x_SHQD.index_select(0, self.stem_R)
 
 
-def piece_table(pieces: Sequence[tuple[int, int, int]]) -> Tensor:
-    """piece_P3 for `Pieces.of`."""
-    return torch.tensor(pieces, dtype=torch.long).view(-1, 3)
+def segment_table(segments: Sequence[tuple[int, int, int]]) -> Tensor:
+    """segment_P3 for `Pieces.of`."""
+    return torch.tensor(segments, dtype=torch.long).view(-1, 3)
 
 
-def has_sdpa(model: PreTrainedModel) -> bool:
+def uses_sdpa(model: PreTrainedModel) -> bool:
     """Whether its attention is torch's, alone or with what this project lets it see besides."""
-    return str(model.config._attn_implementation).startswith("sdpa")
+    return str(attention_name(model.config)).startswith("sdpa")
 
 
-def windows(model: PreTrainedModel) -> dict[str, int]:
+def attention_windows(model: PreTrainedModel) -> dict[str, int]:
     """The lengths beyond which its layers, or some of them, do not look back, by their names."""
     settings = model.config.to_dict()
     return {name: settings[name] for name in WINDOWS if isinstance(settings.get(name), int)}
 
 
 def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
-    """The model's window that is shorter than a text, in words: pieces know of no window."""
-    for name, window in windows(model).items():
+    """The model's window that is shorter than a text, in words: segments know of no window."""
+    for name, window in attention_windows(model).items():
         if window < text_tokens:
             return f"its {name} of {window} is shorter than a text of {text_tokens} tokens"
     return None
 
 
-def let_read_pieces(model: PreTrainedModel) -> None:
-    """From now on this model's attention takes `pieces`; ValueError where it is not sdpa.
+def enable_packing(model: PreTrainedModel) -> None:
+    """From now on this model's attention takes `segments`; ValueError where it is not sdpa.
 
     Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
     """
-    if not has_sdpa(model):
-        raise ValueError(f"its attention is '{model.config._attn_implementation}', not 'sdpa'")
-    if model.config._attn_implementation == "sdpa":
-        model.config._attn_implementation = ATTENTION
+    if not uses_sdpa(model):
+        raise ValueError(f"its attention is '{attention_name(model.config)}', not 'sdpa'")
+    if attention_name(model.config) == "sdpa":
+        set_attention_name(model.config, ATTENTION)
 
 
-def register_attention(name: str, before_of: BeforeOf = lambda *_: None) -> None:
-    """Let models choose `name`: torch's sdpa, in pieces where it is told of some.
+def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> None:
+    """Let models choose `name`: torch's sdpa, in segments where it is told of some.
 
     `before_of` is asked what stands before each module's keys.
     """
@@ -167,7 +170,7 @@ def register_attention(name: str, before_of: BeforeOf = lambda *_: None) -> None
         dropout: float = 0.0,
         scaling: float | None = None,
         is_causal: bool | None = None,
-        pieces: Pieces | None = None,
+        segments: PackedSegments | None = None,
         **further: Any,  # what transformers hands to every attention function
     ) -> tuple[Tensor, None]:
         before = before_of(module, key, value)
@@ -180,8 +183,8 @@ def register_attention(name: str, before_of: BeforeOf = lambda *_: None) -> None
             given = (module, query, key, value, mask, dropout, scaling, causal)
             return sdpa_attention_forward(*given, **further)[0]
 
-        if pieces is not None:
-            return pieces.attend(attend, query, key, value), None
+        if segments is not None:
+            return segments.attend(attend, query, key, value), None
         return attend(query, key, value, attention_mask), None
 
     AttentionInterface.register(name, attention)
@@ -192,7 +195,7 @@ register_attention(ATTENTION)
 
 
 def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
-    """token_PL of each piece, padded on the right with token 0, and real_PL."""
+    """token_PL of each segment, padded on the right with token 0, and real_PL."""
     longest = int(count_P.max()) if len(count_P) else 0
     place_L = torch.arange(longest, device=count_P.device)
     real_PL = place_L < count_P[:, None]
@@ -208,14 +211,14 @@ def _branch_mask(real_RQ: Tensor, length: int) -> Tensor:
     return mask_RTK.masked_fill_(~seen_RTK, torch.finfo(torch.float32).min)[:, None]
 
 
-REFUSALS = (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError)
+FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError)
 ROUNDING = 1e-5  # of the largest hidden state: another kernel may add up in another order
 TOKENS = 7  # of an example's row
 
 Names = list[tuple[PretrainedConfig, str | None]]
 
 
-def obstacle_to_attention(
+def attention_mismatch(
     trunks: Sequence[PreTrainedModel], change: Callable[[], str | None]
 ) -> str | None:
     """Call `change`, which renames the attention of `trunks` and returns its own obstacle to that.
@@ -232,13 +235,13 @@ def obstacle_to_attention(
             if obstacle is None:
                 after = [plain_states(trunk) for trunk in trunks]
                 obstacle = _difference(before, after)
-        except REFUSALS as error:
+        except FORWARD_ERRORS as error:
             obstacle = f"the model refused ({first_line(error)[:80]})"
         is_kept = obstacle is None
     finally:
         if not is_kept:
             for config, name in names:
-                config._attn_implementation = name
+                set_attention_name(config, name)
     return obstacle
 
 
@@ -258,7 +261,7 @@ def plain_states(trunk: PreTrainedModel) -> list[Tensor]:
 
 def example_ids(model: PreTrainedModel, tokens: int, first: int = 0) -> Tensor:
     """ids_L of a text that is as good as any: tokens from all over the vocabulary, PAD aside."""
-    rows = embedding(model).num_embeddings
+    rows = token_embedding(model).num_embeddings
     ids_L = (torch.arange(first, first + tokens, device=model.device) * 7919 + 3) % rows
     pads_L = ids_L == (-1 if model.config.pad_token_id is None else model.config.pad_token_id)
     return torch.where(pads_L, (ids_L + rows // 2) % rows, ids_L)
@@ -272,7 +275,7 @@ def _attention_names(trunks: Sequence[PreTrainedModel]) -> Names:
         for module in trunk.modules()
         if isinstance(module, PreTrainedModel)
     ]
-    return [(config, config._attn_implementation) for config in configs]
+    return [(config, attention_name(config)) for config in configs]
 
 
 def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -> str | None:

@@ -15,7 +15,6 @@ source) may be whole numbers and become texts; an optional text that is null or 
 list or an object may be JSON text, as tables hold it. Nothing here imports torch.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -27,7 +26,7 @@ from reward_models.conversations import Turn, prompt_turns, question
 from reward_models.fields import (
     flag,
     mapping,
-    names_of,
+    name_lists,
     number,
     optional_name,
     optional_text,
@@ -254,14 +253,14 @@ class Ranking(Record):
             raise ValueError("'ranks' is null, and the ranking is not skipped")
         extra = dict(self.extra)
         if "flags_no" in extra:
-            extra["flags_no"] = names_of("flags_no", extra["flags_no"])
+            extra["flags_no"] = name_lists("flags_no", extra["flags_no"])
         assign(
             self,
             task=required_name("task", self.task),
             annotator=required_name("annotator", self.annotator),
             ranks=whole_numbers("rank", mapping("ranks", self.ranks)),
             ratings=whole_numbers("rating", mapping("ratings", self.ratings), most=7),
-            flags=names_of("flags", self.flags),
+            flags=name_lists("flags", self.flags),
             notes=optional_text("notes", self.notes),
             seconds=number("seconds", self.seconds),
             shown_order=_order(self.shown_order),
@@ -323,15 +322,55 @@ def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
             raise ValueError(f"{where}: {error}") from None
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write the rows beside `path` and rename, so that a reader never sees half a file."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    aside.replace(path)
-
-
 def finite_or_none(value: float) -> float | None:
     """JSON has no NaN: what could not be computed is null."""
     return value if math.isfinite(value) else None
+
+
+class UniqueKeys:
+    """The line of each thing of a kind; a second one of the same name is refused."""
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[str, ...], str] = {}
+
+    def add(self, where: str, what: str, *key: str) -> None:
+        """Take note of what stands there; ValueError names both places of what stands twice."""
+        first = self.places.setdefault(key, where)
+        if first != where:
+            raise ValueError(f"{where}: {what} stands here again; it is at {first} already")
+
+
+def read_tasks(path: Path) -> list[RankingTask]:
+    """The tasks of a file; ValueError `file:line: ...` on a bad one, and on an id there before."""
+    tasks = list(_each_once(read_placed(path, RankingTask)))
+    if not tasks:
+        raise ValueError(f"{path}: no ranking task in it")
+    return tasks
+
+
+def read_rankings(path: Path, tasks: Iterable[RankingTask]) -> list[Ranking]:
+    """The rankings of a file about these tasks.
+
+    ValueError `file:line: ...` on one of an unknown task, or that does not rank its responses, and
+    where an annotator ranks a task that he has ranked before in this file.
+    """
+    by_id = {task.id: task for task in tasks}
+    once, rankings = UniqueKeys(), []
+    for where, ranking in read_placed(path, Ranking):
+        try:
+            if ranking.task not in by_id:
+                raise ValueError(f"no task '{ranking.task}' among the {len(by_id)} tasks")
+            ranking.check_against(by_id[ranking.task])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        what = f"the ranking of task '{ranking.task}' by '{ranking.annotator}'"
+        once.add(where, what, ranking.task, ranking.annotator)
+        rankings.append(ranking)
+    return rankings
+
+
+def _each_once(placed: Iterable[tuple[str, RankingTask]]) -> Iterator[RankingTask]:
+    once = UniqueKeys()
+    for where, task in placed:
+        once.add(where, f"task '{task.id}'", task.id)
+        yield task

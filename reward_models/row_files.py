@@ -134,7 +134,7 @@ def _csv_lines(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[in
         raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value of a table as JSON has it: times as text, missing numbers as null.
 
     Raises ValueError for what JSON cannot hold.
@@ -149,30 +149,30 @@ def plain(value: Any) -> Any:
                 raise ValueError(f"{value} is no number that JSON can hold")
             return value
         case Mapping():
-            return {str(name): plain(one) for name, one in value.items()}
+            return {str(name): as_json(one) for name, one in value.items()}
         case list() | tuple():
-            return [plain(one) for one in value]
+            return [as_json(one) for one in value]
         case datetime.date() | datetime.time():
             return value.isoformat()
         case Decimal():
-            return plain(int(value) if value == value.to_integral_value() else float(value))
+            return as_json(int(value) if value == value.to_integral_value() else float(value))
     raise ValueError(f"a value is {type(value).__name__}, expected a text, a number or a list")
 
 
-def plain_row(where: str, row: Mapping[str, Any]) -> Row:
+def row_as_json(where: str, row: Mapping[str, Any]) -> Row:
     """The row of a table as JSON would have it."""
     values: Row = {}
     for name, value in row.items():
         try:
-            values[name] = plain(value)
+            values[name] = as_json(value)
         except (ValueError, ArithmeticError) as error:
             raise ValueError(f"{where}: column '{name}': {error}") from None
     return values
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa  # type: ignore[import-untyped]  # takes long; most files are text
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa  # takes long; most files are text
+    import pyarrow.parquet as pq
 
     if path.suffix.lower() == ".gz":
         raise ValueError(f"{path}: gzipped Parquet; expected .parquet, which is compressed itself")
@@ -183,7 +183,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
             rows = chain.from_iterable(b.to_pylist() for b in table.iter_batches(batch_size=1024))
             for row in rows:
                 done += 1
-                yield f"{path}, row {done}", plain_row(f"{path}, row {done}", row)
+                yield f"{path}, row {done}", row_as_json(f"{path}, row {done}", row)
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         line = (str(error).strip().splitlines() or ["damaged"])[0]
         raise ValueError(f"{path}: not Parquet, or damaged after row {done} ({line})") from None

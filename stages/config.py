@@ -19,7 +19,7 @@ class Config(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ExternalName:
     """Marks a text that names something outside the config.
 
     A stage's result depends on the content of what is named, not on the name: see
@@ -31,22 +31,24 @@ class Names:
     words: tuple[str, ...] = ()  # texts that name nothing outside
 
 
-def at_home(text: str) -> str:
+def expand_home(text: str) -> str:
     """The text with the home folder in place of a leading `~`, also after `hf:`."""
     prefix = HUB if text.startswith(HUB) else ""
     return prefix + os.path.expanduser(text.removeprefix(prefix))  # noqa: PTH111 - may be a URL
 
 
-FilePath = Annotated[str, AfterValidator(at_home), Names("file")]
-ServedFile = Annotated[str, AfterValidator(at_home), Names("file", decides=False)]
-ModelName = Annotated[str, AfterValidator(at_home), Names("model")]  # or a model's folder
-DataSource = Annotated[str, AfterValidator(at_home), Names("data")]  # a file, or hf:NAME
+FilePath = Annotated[str, AfterValidator(expand_home), ExternalName("file")]
+ServedFile = Annotated[str, AfterValidator(expand_home), ExternalName("file", decides=False)]
+ModelName = Annotated[
+    str, AfterValidator(expand_home), ExternalName("model")
+]  # or a model's folder
+DataSource = Annotated[str, AfterValidator(expand_home), ExternalName("data")]  # a file, or hf:NAME
 
 
 Keys = tuple[str | int, ...]  # keys of mappings and numbers in lists, outermost first
 
 
-def named(config: BaseModel, above: Keys = ()) -> Iterator[tuple[Keys, Names, str]]:
+def external_names(config: BaseModel, above: Keys = ()) -> Iterator[tuple[Keys, ExternalName, str]]:
     """Each text in a config that names something, with where it stands and its marker."""
     for name, value in config:
         marker = _marker(type(config), name)
@@ -59,16 +61,16 @@ def named(config: BaseModel, above: Keys = ()) -> Iterator[tuple[Keys, Names, st
             yield from (((*above, name, n), marker, text) for n, text in enumerate(value))
 
 
-def shown(path: Keys) -> str:
+def key_path(path: Keys) -> str:
     """A place in a config for people: `evaluation.bias.pairs 1` is the first of a list."""
     parts = (f" {part + 1}" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")
 
 
-def without_names(config: BaseModel) -> dict[str, Any]:
+def without_external_names(config: BaseModel) -> dict[str, Any]:
     """The config as JSON without what `named` yields: paths in it do not change a fingerprint."""
     plain = config.model_dump(mode="json")
-    for path, _, _ in named(config):
+    for path, _, _ in external_names(config):
         holder: Any = plain
         for part in path[:-1]:
             holder = holder[part]
@@ -76,10 +78,10 @@ def without_names(config: BaseModel) -> dict[str, Any]:
     return plain
 
 
-def _inside(value: object, above: Keys) -> Iterator[tuple[Keys, Names, str]]:
+def _inside(value: object, above: Keys) -> Iterator[tuple[Keys, ExternalName, str]]:
     """The named texts of the configs that a field holds."""
     if isinstance(value, BaseModel):
-        yield from named(value, above)
+        yield from external_names(value, above)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             yield from _inside(item, (*above, number))
@@ -88,15 +90,15 @@ def _inside(value: object, above: Keys) -> Iterator[tuple[Keys, Names, str]]:
             yield from _inside(item, (*above, str(key)))
 
 
-def _marker(kind: type[BaseModel], name: str) -> Names | None:
+def _marker(kind: type[BaseModel], name: str) -> ExternalName | None:
     """The marker of a field, which may stand inside its optional or list type."""
     field = kind.model_fields[name]
     return _first_marker([*field.metadata, field.annotation])
 
 
-def _first_marker(parts: Sequence[Any]) -> Names | None:
+def _first_marker(parts: Sequence[Any]) -> ExternalName | None:
     for part in parts:
-        if isinstance(part, Names):
+        if isinstance(part, ExternalName):
             return part
         inner = get_args(part) if get_origin(part) is not Literal else ()
         found = _first_marker(inner)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.backbone import embedding, require_trunk
-from reward_models.model_folder import first_line
-from reward_models.packed_attention import REFUSALS, example_ids, windows
+from reward_models.backbone import require_backbone, token_embedding
+from reward_models.model_files import first_line
+from reward_models.packed_attention import FORWARD_ERRORS, attention_windows, example_ids
 from stages.data.padding import positions
 
 LONG, SHORT = 9, 4  # tokens of the examples
@@ -27,10 +27,10 @@ ROUNDING = 1e-4  # of the largest number, for float32
 SMALL = 1 << 20  # numbers of a parameter whose gradient is looked at
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")
-Read = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_BL -> out_BLV
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_BL -> out_BLV
 
 
-def check_reading(model: PreTrainedModel, source: object) -> None:
+def check_forward(model: PreTrainedModel, source: object) -> None:
     """Raise ValueError unless the model reads from left to right, and padding changes nothing.
 
     Also where no reward model could be made of it. `source` is where it came from. Its mode,
@@ -39,7 +39,7 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
     examples = _examples(model, LONG)
     name = f"{source}: {type(model).__name__}"
     try:
-        require_trunk(model, source)
+        require_backbone(model, source)
         with torch.no_grad():
             alone = [_logits(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
             later_1L = examples[0].clone()
@@ -47,7 +47,7 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
             changed = _logits(model)(later_1L, torch.ones_like(later_1L).bool(), None)
     except ValueError:
         raise
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         raise ValueError(f"{name} does not read a text ({first_line(error)[:120]})") from None
     tolerance = rounding(alone[0])
     if _worst(changed[:, :-1], alone[0][:, :-1]) > tolerance:
@@ -63,13 +63,13 @@ def check_reading(model: PreTrainedModel, source: object) -> None:
         )
 
 
-def padding_side(read: Read, model: PreTrainedModel, longest: int) -> Side:
+def padding_side(read: Forward, model: PreTrainedModel, longest: int) -> Side:
     """Return the side on which padding leaves a row's outputs as they are; left if it can be.
 
     `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
     of `longest` tokens do. Raises ValueError where neither side will do.
     """
-    outgrown = [window + SHORT for window in windows(model).values() if window < longest]
+    outgrown = [window + SHORT for window in attention_windows(model).values() if window < longest]
     examples = _examples(model, max(LONG, *outgrown) if outgrown else LONG)
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():
@@ -94,14 +94,14 @@ def rounding(out: Tensor) -> float:
 
 
 def _padded_difference(
-    read: Read, examples: list[Tensor], alone: list[Tensor], side: Side
+    read: Forward, examples: list[Tensor], alone: list[Tensor], side: Side
 ) -> float | str:
     """The difference of the examples' outputs from those alone, or the model's refusal."""
     ids_BL, mask_BL = _padded(examples, side)
     try:
         with torch.no_grad():
             out_BLV = read(ids_BL, mask_BL, positions(mask_BL))
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         return first_line(error)[:80]
     rows = zip(out_BLV, mask_BL, alone, strict=True)
     return max(_worst(out_LV[mask_L], one[0]) for out_LV, mask_L, one in rows)
@@ -121,12 +121,12 @@ def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
     return ids_BL, mask_BL
 
 
-def _has_slope(read: Read, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> bool:
+def _has_slope(read: Forward, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> bool:
     """Return true where the texts' gradients are finite: of embeddings, small parameters.
 
     A root of what padding is made of has none, though no number of a text depends on it.
     """
-    table = embedding(model)
+    table = token_embedding(model)
     embedded: list[Tensor] = []
 
     def listen(_: nn.Module, __: object, output: Tensor) -> Tensor:

@@ -30,22 +30,34 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from reward_models.backbone import load_adapter, load_pretrained, place_of
-from reward_models.bases import base_name, base_source, name_base, own_rows, weights_hash, widen
-from reward_models.model_folder import (
-    WRONG_FILES,
+from reward_models.backbone import (
+    absolute_name,
+    add_token_rows,
+    base_token_rows,
+    load_adapter,
+    load_pretrained,
+    weights_hash,
+)
+from reward_models.base_names import base_name, base_source, write_base_name
+from reward_models.model_files import (
+    LOAD_ERRORS,
     check_adapter_folder,
     check_source,
     first_line,
     read_json,
 )
-from stages.adapters.backbone import family_of, restrict, set_parameters
+from stages.adapters.backbone import (
+    adapter_size,
+    add_adapter,
+    family_of,
+    layers_of,
+    train_layers,
+)
 from stages.adapters.config import Full, Restricted
 from stages.adapters.prefix import fold_prefixes
-from stages.adapters.top_layers import layers_of, train_layers
 from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
 from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
-from stages.forward_check import check_reading
+from stages.forward_check import check_forward
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -61,7 +73,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except WRONG_FILES as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"{source}: no tokenizer there ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: its tokenizer has no EOS token; a response could not end")
@@ -194,7 +206,7 @@ def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
     """
     base = load_base(source)
     add_residual_dropout(base, dropout)
-    return with_saved_set(base, source)
+    return with_saved_adapter(base, source)
 
 
 def load_base(source: str | Path) -> PreTrainedModel:
@@ -202,11 +214,11 @@ def load_base(source: str | Path) -> PreTrainedModel:
     if (Path(source) / ADAPTER_FILE).is_file():
         return _load_base_of(Path(source))
     model = _load_causal_lm(source)
-    widen(model, len(load_tokenizer(source)))
+    add_token_rows(model, len(load_tokenizer(source)))
     return model
 
 
-def with_saved_set(base: PreTrainedModel, source: str | Path) -> PreTrainedModel:
+def with_saved_adapter(base: PreTrainedModel, source: str | Path) -> PreTrainedModel:
     """What `load_base` loaded from `source`, with the set that is saved there, if one is."""
     if not (Path(source) / ADAPTER_FILE).is_file():
         return base
@@ -231,7 +243,7 @@ def adapt(
         train_layers(whole, adaptation.top_layers)
         return whole
     words = load_tokenizer(str(model.config.name_or_path)) if tokenizer is None else tokenizer
-    return cast(PreTrainedModel, restrict(model, adaptation, words))
+    return cast(PreTrainedModel, add_adapter(model, adaptation, words))
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -245,7 +257,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return whole
 
 
-def tell_of_experts(model: PreTrainedModel) -> None:
+def log_router_loss(model: PreTrainedModel) -> None:
     """Log, of a model whose experts have an auxiliary loss, that no stage trains on it."""
     settings = model.config.get_text_config().to_dict()
     coefficient = settings.get("router_aux_loss_coef")
@@ -272,32 +284,32 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         fold_prefixes(model)
         model.save_pretrained(str(path), save_embedding_layers=False)
         (path / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        write_base_note(path, base_note(model))
+        write_base_record(path, base_record(model))
     else:
         _name_stops(model, tokenizer)
         model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
 
 
-def base_note(model: PeftModel) -> dict[str, object]:
+def base_record(model: PeftModel) -> dict[str, object]:
     """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
-    held, whole = set_parameters(model)
+    held, whole = adapter_size(model)
     name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
     base = {
-        "name": place_of(name),
+        "name": absolute_name(name),
         "weights_sha256": weights_hash(model),
-        "token_rows": own_rows(model),  # of the token tables, that the hash counts
+        "token_rows": base_token_rows(model),  # of the token tables, that the hash counts
     }
     return {**base, "set_parameters": held, "share_of_base": held / whole}
 
 
-def write_base_note(folder: Path, note: Mapping[str, object], lies: Path | None = None) -> None:
+def write_base_record(folder: Path, note: Mapping[str, object], lies: Path | None = None) -> None:
     """Put the note into an adapter's folder, and the base's name into PEFT's config too.
 
     `lies` is where the folder will lie, if it is still to be moved.
     """
     name = base_name(str(note["name"]), lies or folder)
-    name_base(folder, name)
+    write_base_name(folder, name)
     told = json.dumps({**note, "name": name}, indent=2) + "\n"
     (folder / BASE_FILE).write_text(told, encoding="utf-8")
 
@@ -320,7 +332,7 @@ def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 def _load_causal_lm(source: str | Path) -> PreTrainedModel:
     model = load_pretrained(AutoModelForCausalLM, str(source), "causal language model")
     model.train(False)
-    check_reading(model, source)
+    check_forward(model, source)
     return model
 
 
@@ -339,7 +351,7 @@ def _load_base_of(path: Path) -> PreTrainedModel:
         model = _load_causal_lm(source)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
-    widen(model, len(load_tokenizer(path)))
+    add_token_rows(model, len(load_tokenizer(path)))
     found = weights_hash(model, base["token_rows"])
     if found != base["weights_sha256"]:
         raise ValueError(

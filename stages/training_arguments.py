@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 from stages.adapters.config import Full, Restricted
 from stages.distributed.state import let_models_load_whole
 

@@ -17,7 +17,7 @@ TORCH_FREE = (
     "pipeline.cli.app",
     "pipeline.config.loading",
     "pipeline.steps.plan",
-    "pipeline.launch",
+    "pipeline.launch.options",
     "stages.config",
     "stages.progress",
     "reward_models.records",

@@ -2,7 +2,7 @@
 # A run over two nodes of four GPUs under Slurm: sbatch configs/jobs/slurm.sh configs/my.yaml
 #
 # srun starts one task a GPU; each is a rank of one run (docs/sharding.md). The run's folder lies on
-# storage that all nodes share. A job that was requeued, or is sent again, goes on where it was.
+# storage that all nodes share. A job that was requeued, or is sent again, resumes.
 #SBATCH --job-name=rlhf
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

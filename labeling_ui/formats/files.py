@@ -10,8 +10,8 @@ from labeling_ui.formats.label_studio import from_label_studio, to_label_studio,
 from labeling_ui.formats.trl import preference_pairs
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications, settle
-from reward_models.label_files import Once
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, UniqueKeys
 from reward_models.row_files import read_rows
 
 Source = Literal["jsonl", "label-studio", "argilla"]
@@ -50,7 +50,7 @@ def read_labels(path: Path, form: Source) -> tuple[list[RankingTask], list[Ranki
     if form == "jsonl":
         return read_jsonl_files(path)
     parse = from_label_studio if form == "label-studio" else from_argilla
-    once = Once()
+    unique = UniqueKeys()
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
     for where, row in read_rows(path):
@@ -61,7 +61,7 @@ def read_labels(path: Path, form: Source) -> tuple[list[RankingTask], list[Ranki
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{where}: {error}; expected {form}'s form") from None
         for task in row_tasks:
-            once.add(where, f"task '{task.id}'", task.id)
+            unique.add(where, f"task '{task.id}'", task.id)
         tasks += row_tasks
         rankings += row_rankings
     return tasks, rankings

@@ -19,8 +19,15 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.records import TextTask, WritingTask
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    RankingTask,
+    read_rankings,
+    read_tasks,
+)
 
 SOURCE = "labeling room"
 Row = dict[str, Any]

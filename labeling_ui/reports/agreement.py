@@ -9,7 +9,7 @@ and over pairs that neither ties, the share of s = t is the agreement that Ouyan
 report (section 3.4: 72.6 +- 1.5 % among training labelers).
 
 Dimension key:  A annotators,  K responses to a prompt,  P pairs of them,  U units,  C categories,
-    D draws,  N values.
+    N values.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,21 +22,10 @@ import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_models.intervals import Rate, rate_of_counts
 from reward_models.records import Ranking
 
 Level = Literal["nominal", "ordinal", "interval"]
-DRAWS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share with its 95 % interval (bootstrap over tasks), and how much it rests on."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num_pairs: int
-    num_tasks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +108,7 @@ def agreement(compared: Iterable[Overlap], rng: np.random.Generator) -> Rate:
 
 def share(hits: Sequence[int], of: Sequence[int], rng: np.random.Generator) -> Rate:
     """Return hits over counts, summed over tasks, with a bootstrap interval over the tasks."""
-    counted = [(hit, count) for hit, count in zip(hits, of, strict=True) if count]
-    if not counted:
-        return Rate(None, None, None, 0, 0)
-    # Tasks with equal counts are one kind: drawing tasks is drawing how often each kind occurs.
-    kind_C2, times_C = np.unique(np.asarray(counted, float), axis=0, return_counts=True)
-    drawn_DC = rng.multinomial(len(counted), times_C / len(counted), size=DRAWS)
-    hit_D, of_D = (drawn_DC @ kind_C2).T
-    low, high = np.quantile(hit_D / of_D, [0.025, 0.975])
-    hit, total = times_C @ kind_C2
-    return Rate(float(hit / total), float(low), float(high), int(total), len(counted))
+    return rate_of_counts(np.asarray(hits, int), np.asarray(of, int), rng)
 
 
 def mean_tau_b(compared: Iterable[Overlap]) -> float | None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from labeling_ui.reports.agreement import (
     Overlap,
-    Rate,
     agreement,
     alpha,
     flag_units,
@@ -26,6 +25,7 @@ from labeling_ui.reports.agreement import (
     share,
     signs,
 )
+from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
 
 FAST_S_PER_100_WORDS = 4.0  # nobody reads 1,500 words a minute

@@ -17,7 +17,7 @@ from pipeline.cli.errors import run_verb
 from pipeline.cli.labeling import verbs as labeling_verbs
 from pipeline.cli.models import verbs
 from pipeline.cli.rooms import verbs as room_verbs
-from pipeline.launch import chosen
+from pipeline.launch.options import choose_launch
 
 SPINS = "1000"  # of a loop of one pause instruction each: some 20 microseconds
 SPIN_COUNT, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
@@ -103,8 +103,6 @@ def run(
     rounds: o.Rounds = None,
     sharding: o.Spread = "none",
     processes: o.Processes = None,
-    hosts: o.Hosts = None,
-    host_rank: o.HostRank = None,
     accelerate_config: o.AccelerateConfig = None,
 ) -> None:
     """Run all stages in order; what is up to date is not run again.
@@ -117,9 +115,9 @@ def run(
     """
     from pipeline.cli import experiment as commands
 
-    spread = (sharding, processes, hosts, host_rank, accelerate_config)
+    spread = (sharding, processes, accelerate_config)
     given = (config, sets or [], out, until, rounds)
-    run_verb(lambda: commands.run(*given, chosen(*spread)), out)
+    run_verb(lambda: commands.run(*given, choose_launch(*spread)), out)
 
 
 def _training_verb(name: str, text: str) -> None:
@@ -130,14 +128,12 @@ def _training_verb(name: str, text: str) -> None:
         out: o.Out = None,
         sharding: o.Spread = "none",
         processes: o.Processes = None,
-        hosts: o.Hosts = None,
-        host_rank: o.HostRank = None,
         accelerate_config: o.AccelerateConfig = None,
     ) -> None:
         from pipeline.cli import experiment as commands
 
-        spread = (sharding, processes, hosts, host_rank, accelerate_config)
-        run_verb(lambda: commands.stage(name, config, sets or [], out, chosen(*spread)), out)
+        spread = (sharding, processes, accelerate_config)
+        run_verb(lambda: commands.stage(name, config, sets or [], out, choose_launch(*spread)), out)
 
 
 def _stage_verb(name: str, text: str) -> None:

@@ -1,67 +1,17 @@
 """How a command ends: the path of what it made, one line about a mistake, or a traceback."""
 
-import errno
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import typer
 
-from pipeline.rank_failure import RankFailed
-
-ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed here",
-    errno.EROFS: "the folder is read-only",
-    errno.EACCES: "no permission to write or read here",
-    errno.EPERM: "no permission to write or read here",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-}
-FULL_WORDS = ("No space left on device", "StorageFull", "os error 28")
-ALMOST_NOTHING_BYTES = 1 << 20
-
-
-class PeopleNeeded(Exception):  # noqa: N818 - it is no error
-    """The run cannot go on until people have ranked; the message says what they do."""
-
-
-def one_line(error: BaseException, out: Path | None) -> str | None:
-    """The line for a failure that is not our bug, or None for one that is.
-
-    Libraries wrap a full disk in errors of their own, so the chain of causes is searched, and the
-    free space where the command writes (`out`) is looked at.
-    """
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-        return " ".join(str(error).split())
-    for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in ROOM:
-            place = cause.filename or out or "output"
-            return f"{place}: {ROOM[cause.errno]}"
-        if any(word in str(cause) for word in FULL_WORDS):
-            return f"{out or 'output'}: {ROOM[errno.ENOSPC]}"
-    if isinstance(error, OSError | RuntimeError) and out is not None and _is_full(out):
-        return f"{out}: {ROOM[errno.ENOSPC]}"
-    return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    here: BaseException | None = error
-    while here is not None:
-        yield here
-        here = here.__cause__ or here.__context__
-
-
-def _is_full(out: Path) -> bool:
-    there = next((path for path in (out, *out.absolute().parents) if path.exists()), Path("/"))
-    room = os.statvfs(there)
-    return room.f_bavail * room.f_frsize < ALMOST_NOTHING_BYTES
-
+from pipeline.runs.failures import PeopleNeeded, RankFailed, one_line
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",

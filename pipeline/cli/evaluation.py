@@ -109,7 +109,7 @@ def evaluate(
     def command() -> Path | None:
         from pipeline.cli import evaluation_commands
         from pipeline.cli import experiment as commands
-        from pipeline.cli.evaluation_settings import Asked
+        from pipeline.evaluation.request import Request
 
         if suite == "robustness":  # judges what it trains itself
             from pipeline.studies.robustness.command import robustness
@@ -118,11 +118,11 @@ def evaluate(
         if config is not None and not policy:
             named = [f"evaluation.suites=[{suite}]"] if suite else []
             return commands.stage("evaluate", config, [*(sets or []), *named], out)
-        asked = Asked(
+        request = Request(
             policy or [], suite, config, sets or [], scorer or [], prompts, toxicity_prompts, texts,
             reward_model, seed,
         )  # fmt: skip
-        return evaluation_commands.evaluate(asked, out or Path("runs/evaluation"))
+        return evaluation_commands.evaluate(request, out or Path("runs/evaluation"))
 
     run_verb(command, out)
 
@@ -144,9 +144,9 @@ def generate(
 
     def command() -> Path:
         from pipeline.cli import evaluation_commands
-        from pipeline.cli.evaluation_settings import Asked
+        from pipeline.evaluation.request import Request
 
-        asked = Asked(
+        request = Request(
             policy or [],
             suite,
             config,
@@ -158,7 +158,7 @@ def generate(
             None,
             seed,
         )
-        return evaluation_commands.generate(asked, out)
+        return evaluation_commands.generate(request, out)
 
     run_verb(command, out)
 

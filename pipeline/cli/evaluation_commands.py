@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pipeline.cli.evaluation_settings import Asked, evaluation_config, scorer_settings, setting_of
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Ranking, RankingTask
+from pipeline.cli.evaluation_settings import inputs_of
+from pipeline.evaluation.request import Request, columns_of, evaluation_config, scorer_settings
+from reward_models.records import Ranking, RankingTask, read_rankings, read_tasks
 
 if TYPE_CHECKING:
     from pipeline.evaluation.samples.results import Results
@@ -28,21 +28,21 @@ class Scoring:
     seed: int = 0
 
 
-def evaluate(asked: Asked, out: Path) -> Path:
+def evaluate(request: Request, out: Path) -> Path:
     """Policies judged: out/samples.jsonl and out/results.json."""
     from pipeline.evaluation.evaluate import evaluate
 
-    setting = setting_of(asked, out)
-    _print_summary(_shown("evaluate", lambda said: evaluate(replace(setting, report=said), out)))
+    inputs = inputs_of(request, out)
+    _print_summary(_shown("evaluate", lambda said: evaluate(replace(inputs, report=said), out)))
     return out
 
 
-def generate(asked: Asked, out: Path) -> Path:
+def generate(request: Request, out: Path) -> Path:
     """What policies say: out/samples.jsonl."""
     from pipeline.evaluation.evaluate import SAMPLES, generate
 
-    setting = setting_of(asked, out)
-    _shown("generate", lambda said: generate(replace(setting, report=said), out))
+    inputs = inputs_of(request, out)
+    _shown("generate", lambda said: generate(replace(inputs, report=said), out))
     return out / SAMPLES
 
 
@@ -81,7 +81,7 @@ def score_people(place: str, scoring: Scoring, out: Path) -> Path:
 
 def report(place: Path, out: Path | None) -> Path:
     """report.html of a folder with results, and every table beside it."""
-    from pipeline.report.page import write_report
+    from pipeline.report.build import write_report
 
     page = place / "report.html" if out is None else out
     return write_report(place, page if page.suffix == ".html" else page / "report.html")
@@ -101,15 +101,6 @@ def _labels(place: str) -> tuple[list[RankingTask], list[Ranking]]:
         return store.tasks(), store.rankings()
 
 
-def columns_of(text: str) -> dict[str, str]:
-    """`a=b,c=d` as a mapping; ValueError for anything else."""
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    for name, equals, column in pairs:
-        if not (name and equals and column):
-            raise ValueError(f"--columns {text}: expected name=column, such as completion=sample")
-    return {name: column for name, _, column in pairs}
-
-
 def _shown(stage: str, work: Callable[["Report"], T]) -> T:
     """Do the work under a progress display on stderr."""
     from pipeline.runs.display import display
@@ -124,7 +115,7 @@ def _shown(stage: str, work: Callable[["Report"], T]) -> T:
 def _print_summary(results: "Results") -> None:
     from rich.console import Console
 
-    from pipeline.report.summary import summary_table
+    from pipeline.report.terminal import summary_table
 
     console = Console(stderr=True)
     console.print()

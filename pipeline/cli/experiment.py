@@ -11,9 +11,7 @@ from typing import Any, Literal
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config, overridden
-from pipeline.crew import leading, token
-from pipeline.follow import follow
-from pipeline.launch import Launch
+from pipeline.launch.options import Launch
 from pipeline.runs.manifest import label_kinds
 from pipeline.runs.runner import conduct
 from pipeline.steps.order import latest
@@ -27,7 +25,7 @@ def run(
     rounds: int | None,
     launch: Launch | None,
 ) -> Path | None:
-    """All stages, or those up to `until`; the run's folder, None where another host keeps it."""
+    """All stages, or those up to `until`; the run's folder, None on a rank other than the first."""
     config = load_config(path, [*sets, *([] if rounds is None else [f"rounds={rounds}"])])
     folder = _folder(config, out)
     made = _spread(config, folder, launch, until=until)
@@ -45,7 +43,7 @@ def stage(
     out: Path | None,
     launch: Launch | None = None,
 ) -> Path | None:
-    """One stage, and what it needs that is made in moments; None where another host keeps it."""
+    """One stage, and what it needs that is made in moments; None on a rank other than the first."""
     config = load_config(path, sets)
     return _spread(config, _folder(config, out), launch, only=name)
 
@@ -176,14 +174,20 @@ def _spread(
     until: str | None = None,
     only: str | None = None,
 ) -> Path | None:
-    """Conduct the run alone or as a job's first member, or take part in it as another one."""
+    """Run the experiment; None on a rank that another launcher started and that is not rank 0."""
     if launch is None:
         return conduct(config, folder, until=until, only=only)
-    if launch.place.member:
-        follow(launch, folder, token(launch, config))
+    from pipeline.launch.elastic import JoinedRanks, LocalRanks
+
+    if launch.rank is None:
+        return conduct(config, folder, until=until, only=only, ranks=LocalRanks(launch))
+    ranks = JoinedRanks(launch)
+    if launch.rank:
+        ranks.follow(folder)
         return None
-    with leading(launch, config) as crew:
-        return conduct(config, folder, until=until, only=only, crew=crew)
+    made = conduct(config, folder, until=until, only=only, ranks=ranks)
+    ranks.finish()
+    return made
 
 
 def _print_summary(folder: Path) -> None:
@@ -191,7 +195,7 @@ def _print_summary(folder: Path) -> None:
     from rich.console import Console
 
     from pipeline.evaluation.samples.results import read_results
-    from pipeline.report.summary import reward_model_sentence, summary_table
+    from pipeline.report.terminal import reward_model_sentence, summary_table
     from pipeline.steps.label import judge_agreement_of
 
     console = Console(stderr=True)

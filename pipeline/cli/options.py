@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.launch import Sharding
-from stages.config import at_home
+from pipeline.launch.options import Sharding
+from stages.config import expand_home
 
 
 def path(text: str) -> Path:
@@ -18,7 +18,7 @@ def path(text: str) -> Path:
 def name(text: str) -> str:
     """Expand `~` in a path, alone or after a name, as in `--policy mine=~/runs/first`."""
     parts = re.split(r"([=:])(?=~)", text)
-    return "".join(map(at_home, parts))
+    return "".join(map(expand_home, parts))
 
 
 Config = Annotated[
@@ -73,7 +73,7 @@ Out = Annotated[
 Until = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
 ]
-SPREADING = "Over several processes or hosts"
+SPREADING = "Over several processes"
 Spread = Annotated[
     Sharding,
     typer.Option(
@@ -86,25 +86,6 @@ Processes = Annotated[
     int | None,
     typer.Option(
         "--processes", min=1, help="Processes (GPUs) to train on.", rich_help_panel=SPREADING
-    ),
-]
-Hosts = Annotated[
-    Path | None,
-    typer.Option(
-        "--hosts",
-        parser=path,
-        metavar="FILE",
-        help="Hosts to train on, one a line: NAME slots=N. The first is this one.",
-        rich_help_panel=SPREADING,
-    ),
-]
-HostRank = Annotated[
-    int | None,
-    typer.Option(
-        "--host-rank",
-        min=0,
-        help="This host's line in --hosts, from 0: nobody is called over ssh.",
-        rich_help_panel=SPREADING,
     ),
 ]
 AccelerateConfig = Annotated[

@@ -1,6 +1,6 @@
 """What an evaluation may be told. Torch-free, like every config."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -51,13 +51,15 @@ class TaxConfig(Config):
 class EndpointConfig(Config):
     """A model behind an OpenAI-compatible address; prices are per million tokens."""
 
+    renamed: ClassVar = {"memory": "cache"}
+
     url: str
     model: str
     key_variable: str = "OPENAI_API_KEY"
     price_prompt: NonNegativeFloat | None = None
     price_response: NonNegativeFloat | None = None
     parallel: PositiveInt = 8
-    memory: ServedFile | None = None  # file of remembered answers; None: in the user's cache folder
+    cache: ServedFile | None = None  # file of cached replies; None: in the user's cache folder
 
 
 class PerspectiveConfig(Config):

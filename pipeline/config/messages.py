@@ -1,9 +1,10 @@
-"""One line out of a pydantic error: the key, what was found, what was expected, the nearest key."""
+"""One line for a mistake: out of a pydantic error, or for an extra that is not installed."""
 
 import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,15 @@ from pydantic_core import ErrorDetails
 from stages.config import Config
 
 Location = tuple[int | str, ...]
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise ValueError in one line where a module that an extra installs is missing."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise ValueError(
+                f"{module} is not installed; expected: pip install 'instruct-rlhf[{extra}]'"
+            )
 
 
 def first_error(error: ValidationError, model: type[Any]) -> str:

@@ -21,6 +21,14 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def accelerate_config(sharding: str, *, on_cpu: bool) -> Path:
+    """Return the accelerate config of a sharding; a path stands for itself."""
+    if "/" in sharding:
+        return Path(sharding)
+    name = "ddp" if sharding == "none" else sharding
+    return configs_folder() / "accelerate" / f"{'cpu2' if name == 'ddp' and on_cpu else name}.yaml"
+
+
 def config_file(path: Path) -> Path:
     """Return the YAML file that `path` names; ValueError in one line where there is none."""
     file = find_config(path)

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reward_models.backbone import settle
-from reward_models.model_folder import WRONG_FILES, check_source, first_line
+from reward_models.backbone import without_dropout
+from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 from stages.adapters.config import Adaptation, Full, Prompt
 from stages.models import adapt, trainable_parameters
 
@@ -70,7 +70,7 @@ def model_config(source: str | Path) -> PretrainedConfig:
     check_source(source)
     try:
         config = AutoConfig.from_pretrained(str(source))
-    except WRONG_FILES as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"{source}: its size is not known ({first_line(error)})") from None
     return config
 
@@ -146,7 +146,7 @@ def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:
-    settle(config)
+    without_dropout(config)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.float32
     )

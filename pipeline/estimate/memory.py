@@ -7,7 +7,7 @@ update) the largest counts.
 
 from dataclasses import dataclass, replace
 
-from pipeline.launch import Sharding
+from pipeline.launch.options import Sharding
 
 SHARDINGS: tuple[Sharding, ...] = (
     "none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"

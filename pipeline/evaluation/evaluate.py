@@ -27,63 +27,63 @@ from pipeline.evaluation.samples.tables import Resampling
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
 from pipeline.evaluation.suites.order import SAID, SUITES
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.models.speaker import notes_of, own_weights
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, Step
 
 SAMPLES, RESULTS = "samples.jsonl", "results.json"
 _PARTS = 1000  # steps of the progress of one kind of rows
 
 
-def evaluate(setting: Setting, out: Path) -> Results:
+def evaluate(inputs: Inputs, out: Path) -> Results:
     """Let policies speak, score and compare; write out/samples.jsonl and out/results.json.
 
     Suites that nobody named and whose inputs are not given are left out. Raises ValueError if the
     baseline is not among the policies, if a suite that was named has no inputs, and, after writing,
     if too many rows could not be scored.
     """
-    config, models = setting.config, list(setting.policies)
+    config, models = inputs.config, list(inputs.policies)
     if config.baseline not in models:
         raise ValueError(
             f"evaluation.baseline is '{config.baseline}'; expected one of {', '.join(models)}"
         )
-    scorers = scorers_of(setting)  # first: a reward model of another tokenizer fails here
-    rows = scored_rows(generate(setting, out), scorers)
+    scorers = scorers_of(inputs)  # first: a reward model of another tokenizer fails here
+    rows = scored_rows(generate(inputs, out), scorers)
     write_jsonl(out / SAMPLES, (row.to_json() for row in rows))
     everyone = {each.name: each for several in scorers.values() for each in several}
     measured = measured_validity(rows, list(everyone.values()), config)
-    results = results_from(rows, config, setting.seed, measured)
-    said = [*circular_notes(setting), *notes_of(setting.policies)]
+    results = results_from(rows, config, inputs.seed, measured)
+    said = [*circular_notes(inputs), *notes_of(inputs.policies)]
     results = replace(results, notes=[*results.notes, *said])
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
-def circular_notes(setting: Setting) -> list[str]:
+def circular_notes(inputs: Inputs) -> list[str]:
     """A warning for each classifier that is itself the reward: PPO was trained to please it."""
-    if setting.reward_model is None:
+    if inputs.reward_model is None:
         return []
-    reward = setting.reward_model.resolve()
+    reward = inputs.reward_model.resolve()
     return [
         f"{chosen.model} is also the reward that PPO was trained on; its toxicity is no evidence"
-        for chosen in setting.config.toxicity_scorers
+        for chosen in inputs.config.toxicity_scorers
         if chosen.kind == "classifier" and Path(chosen.model).resolve() == reward
     ]
 
 
-def generate(setting: Setting, out: Path) -> list[Completion]:
+def generate(inputs: Inputs, out: Path) -> list[Completion]:
     """What policies say for the chosen suites, also written to out/samples.jsonl, unscored."""
-    needed = list(dict.fromkeys(SUITES[name].said for name in chosen(setting.config)))
+    needed = list(dict.fromkeys(SUITES[name].said for name in chosen(inputs.config)))
     rows: list[Completion] = []
     for place, name in enumerate(needed):
-        report = _part_of(setting.report, place, len(needed))
+        report = _part_of(inputs.report, place, len(needed))
         answered = name in (TEST, TOXICITY)  # the others read likelihoods, of models alone
-        policies = setting.policies if answered else own_weights(setting.policies)
-        found = SAID[name].rows(replace(setting, policies=policies, report=report))
-        if not found and setting.config.suites is not None:
-            wanted = [suite for suite in setting.config.suites if SUITES[suite].said == name]
+        policies = inputs.policies if answered else own_weights(inputs.policies)
+        found = SAID[name].rows(replace(inputs, policies=policies, report=report))
+        if not found and inputs.config.suites is not None:
+            wanted = [suite for suite in inputs.config.suites if SUITES[suite].said == name]
             raise ValueError(f"suite {wanted[0]}: nothing to judge; it needs {SAID[name].needs}")
         report(Step(1, 1))
         rows += found
@@ -99,12 +99,12 @@ def chosen(config: EvaluationConfig) -> list[SuiteName]:
     return list(SUITES) if config.suites is None else config.suites
 
 
-def scorers_of(setting: Setting) -> dict[str, list[Scorer]]:
+def scorers_of(inputs: Inputs) -> dict[str, list[Scorer]]:
     """For each kind of rows, who judges them; each once, though several suites may ask."""
     found: dict[str, dict[str, Scorer]] = {}
-    for name in chosen(setting.config):
+    for name in chosen(inputs.config):
         judges = found.setdefault(SUITES[name].said, {})
-        judges |= {each.name: each for each in SUITES[name].scorers(setting)}
+        judges |= {each.name: each for each in SUITES[name].scorers(inputs)}
     return {said: list(judges.values()) for said, judges in found.items()}
 
 

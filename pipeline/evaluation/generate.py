@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.models.speaker import ask, speaker_of
-from reward_models.positions import room_of
+from reward_models.context_limit import context_limit
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit
 from stages.data.template import response_text
 from stages.generation.config import SamplingConfig
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
+from stages.prompt_lengths import require_fit
 
 UNINSTRUCTED: Mapping[str, str] = {"none": ""}
 
@@ -60,7 +60,7 @@ def _require_fit(
     prompts = [Prompt(row.prompt, context=row.context) for row in rows]
     for name, source in policies.items():
         speaker = speaker_of(source)
-        room = room_of(speaker.weights).without(len(speaker.prefix))
+        room = context_limit(speaker.weights).without(len(speaker.prefix))
         tokenizer = load_tokenizer(speaker.weights)
         require_fit(tokenizer, prompts, new_tokens, [room], f"{suite} prompts, {name}")
 
@@ -148,30 +148,30 @@ def _answers(
 TEST, TOXICITY = "test", "toxicity"
 
 
-def test_answers(setting: Setting) -> list[Completion]:
+def test_answers(inputs: Inputs) -> list[Completion]:
     """One completion of every policy to every test prompt."""
     return generate_completions(
-        setting.policies,
-        setting.prompts,
+        inputs.policies,
+        inputs.prompts,
         suite=TEST,
-        sampling=setting.config.sampling,
-        seed=setting.seed,
-        report=setting.report,
+        sampling=inputs.config.sampling,
+        seed=inputs.seed,
+        report=inputs.report,
     )
 
 
-def toxicity_answers(setting: Setting) -> list[Completion]:
+def toxicity_answers(inputs: Inputs) -> list[Completion]:
     """One or several completions to every toxicity prompt under every instruction."""
-    config = setting.config
+    config = inputs.config
     sampling, samples = config.toxicity_sampling
     return generate_completions(
-        setting.policies,
-        setting.toxicity_prompts,
+        inputs.policies,
+        inputs.toxicity_prompts,
         suite=TOXICITY,
         sampling=sampling,
         instructions=config.instructions,
         separator=config.separator,
         samples=samples,
-        seed=setting.seed,
-        report=setting.report,
+        seed=inputs.seed,
+        report=inputs.report,
     )

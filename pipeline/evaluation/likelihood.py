@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.positions import Room, table_of
+from reward_models.context_limit import ContextLimit, hard_position_limit
 from stages.data.padding import pad_right, positions
 from stages.data.template import bos_ids, text_ids
 from stages.progress import Report, Step, silent
@@ -44,7 +44,7 @@ def likelihoods(
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
     if rows:
         longest = order[-1]
-        room = Room(str(model.config.name_or_path), table_of(model.config))
+        room = ContextLimit(str(model.config.name_or_path), hard_position_limit(model.config))
         room.require(len(rows[longest][0]), f"the text '{texts[longest][1][:40]}'")
     found: dict[int, Likelihood] = {}
     with torch.inference_mode():

@@ -9,12 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from labeling_ui.formats.files import Format, Source, read_labels, write_export
-from labeling_ui.reports.agreement import Rate
 from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
 from pipeline.steps.human_labels import STORE
-from reward_models.label_files import read_rankings
-from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.intervals import Rate
+from reward_models.records import Ranking, RankingTask, read_rankings, read_records
 from reward_models.row_files import ENDINGS, ending
 
 Form = Source | Literal["squality", "qa-feedback"]
@@ -138,7 +137,7 @@ def _rate(row: dict[str, Any]) -> str:
     if rate.value is None:
         return "-"
     interval = f"95 % interval {_share(rate.low)} to {_share(rate.high)}"
-    return f"{_share(rate.value)} ({interval}, {rate.num_pairs} pairs, {rate.num_tasks} tasks)"
+    return f"{_share(rate.value)} ({interval}, {rate.num_pairs} pairs, {rate.num_prompts} tasks)"
 
 
 def _number(value: float | None) -> str:

@@ -22,8 +22,7 @@ from pipeline.config.loading import overridden
 from pipeline.config.messages import first_error
 from pipeline.evaluation.samples.records import Completion, completion_from
 from pipeline.labeling.settings import check_room, gold_of, serve_store
-from reward_models.label_files import Once
-from reward_models.records import RankingTask, Response
+from reward_models.records import RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
 Row = Mapping[str, Any]
@@ -41,7 +40,7 @@ def add_tasks(
     if kind == "comparison" and rows and "completion" in rows[0][1]:
         tasks: list[RoomTask] = [*comparisons(rows)]
     else:
-        once, tasks = Once(), []
+        once, tasks = UniqueKeys(), []
         for where, row in rows:
             tasks.append(_task(kind, row, where))
             once.add(where, f"task '{tasks[-1].id}'", tasks[-1].id)

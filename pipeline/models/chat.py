@@ -85,7 +85,7 @@ def talk_to_users(
     names: Sequence[str],
     store: Path | None,
 ) -> None:
-    """Answer one prompt, or each line of standard input, under each user's set.
+    """Answer one prompt, or each line of standard input, under each user's adapter.
 
     Without names all users of the store answer. Raises ValueError for several policies, an unknown
     user, or a store of another base.
@@ -95,7 +95,7 @@ def talk_to_users(
     [folder] = folders.values()
     place = store if store is not None else folder / STORE
     if not place.is_dir():
-        raise ValueError(f"{place}: no store of users' sets; rlhf users makes one")
+        raise ValueError(f"{place}: no store of users' adapters; rlhf users makes one")
     tokenizer, policy = load_tokenizer(folder), load_policy(folder)
     kept = open_user_store(place, policy)
     chosen = list(dict.fromkeys(names)) or kept.names()

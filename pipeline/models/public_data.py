@@ -15,7 +15,8 @@ import typer
 
 from pipeline.cli.errors import run_module
 from pipeline.cli.options import path
-from reward_models.records import Prompt, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt
 from stages.data.demonstrations import load_demonstrations
 from stages.data.public_comparisons import ComparedQuestion, load_qa_feedback
 

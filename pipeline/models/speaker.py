@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import base_name, base_place
+from reward_models.base_names import base_name, resolve_base_name
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.data.template import (
@@ -62,7 +62,7 @@ def speaker_of(source: str | Path) -> Speaker:
     row = json.loads(path.read_text(encoding="utf-8"))
     del row["about"]
     for key in ("weights", "reward_model"):
-        row[key] = None if row[key] is None else base_place(row[key], Path(source))
+        row[key] = None if row[key] is None else resolve_base_name(row[key], Path(source))
     return Speaker(**{**row, "prefix": tuple(row["prefix"])})
 
 

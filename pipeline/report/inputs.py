@@ -1,4 +1,4 @@
-"""What a report is made of: files that a run left behind, and nothing else.
+"""The inputs of a report: files that a run left behind, and nothing else.
 
 A run is a folder with one folder a stage, or the folder that `rlhf score` wrote.
 """
@@ -23,9 +23,10 @@ MetricRows = Sequence[Mapping[str, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """Everything read. `metrics` and `manifests` are by stage; `held_out` is the reward model's.
+    """The content of a run's files. `metrics` and `manifests` are by stage.
 
-    `folds` tells how models do on annotators that they did and did not learn from.
+    `held_out` is the reward model's; `folds` has the accuracy of models on annotators that they
+    learned from and on others.
     """
 
     name: str
@@ -40,7 +41,7 @@ class ReportInputs:
 
     @property
     def label_kinds(self) -> set[str]:
-        """Who ranked: human, simulated, imported. Empty where no ranking was used."""
+        """The kinds of labels: human, simulated, imported. Empty where no ranking was used."""
         kinds = {kind for manifest in self.manifests.values() for kind in manifest.labels}
         kinds |= set((self.held_out or {}).get("label_kinds", ()))
         reward = self.results.scorers.get("reward model")
@@ -50,7 +51,7 @@ class ReportInputs:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the prompts are the quickstart's invented ones."""
+        """True where the prompts are the quickstart's invented ones."""
         return GOLD in self.results.scorers
 
     @property
@@ -84,7 +85,9 @@ def read_inputs(run: Path) -> ReportInputs:
             for stage in stages
             if (run / stage / "metrics.jsonl").is_file()
         },
-        manifests={stage: found for stage, found in manifests.items() if found is not None},
+        manifests={
+            stage: manifest for stage, manifest in manifests.items() if manifest is not None
+        },
         held_out=_json(latest(run) / "held_out.json"),
         folds=_json(latest(run) / "annotator_folds.json"),
         prompt_folds=_json(latest(run) / "prompt_folds.json"),
@@ -96,7 +99,7 @@ def _json(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
-    return found
+    return content

@@ -4,14 +4,13 @@ import math
 from typing import Any
 
 from pipeline.evaluation.samples.tables import Cell, Quantity
-from pipeline.report.forest import Scale, interval_panel
+from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, line_panel
 from pipeline.report.inputs import ReportInputs
-from pipeline.report.lines import Curve, line_panel
-from pipeline.report.sections import grid, section
+from pipeline.report.layout import Paragraph, Section, grid, section
 from pipeline.report.words import MINUS
 from pipeline.steps.order import is_ppo
 
-_PPO_CURVES = (
+PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
     ("ppo/gold", "second opinion"),
@@ -26,7 +25,7 @@ _PPO_CURVES = (
     ("ppo/pretraining_loss_nats_per_token", "pretraining loss, nats per token"),
     ("ppo/pretraining_gradient_ratio", "norm of the pretraining gradient, in PPO's"),
 )
-_OTHER_CURVES = (
+OTHER_CURVES = (
     ("sft", "sft/loss_nats_per_token", "SFT: training loss, nats per token"),
     ("sft", "sft/validation_loss_nats_per_token", "SFT: validation loss, nats per token"),
     ("select", "sft/mean_score", "SFT: reward model score by epoch"),
@@ -35,8 +34,8 @@ _OTHER_CURVES = (
 )
 
 
-def reward_against_kl(inputs: ReportInputs) -> str:
-    """How much score each policy bought with how much KL, and what a second opinion says of it."""
+def reward_against_kl(inputs: ReportInputs) -> Section | None:
+    """Return each policy's score against its KL, with the gold score where it was measured."""
     stages = _policies_trained(inputs)
     panels = []
     for x, y, title in (
@@ -54,13 +53,13 @@ def reward_against_kl(inputs: ReportInputs) -> str:
         "does not see), both have marked the same answers: a score that rises while the second "
         "opinion falls is over-optimisation (Gao et al. 2022)."
     )
-    return section("reward-kl", "Reward against KL", about, grid(*panels))
+    return section("reward-kl", "Reward against KL", about, grid(*panels), link="Reward and KL")
 
 
-def _proxy_and_gold(inputs: ReportInputs, stage: str) -> str:
-    """Score and second opinion on the same answers against the square root of the KL, from SFT's.
+def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
+    """Return the gains in score and in second opinion against the square root of the KL.
 
-    Both as gains over the first of them, because their zeros have nothing to do with each other.
+    Gains are over the first measurement, because the zeros of the two are unrelated.
     """
     rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold") is not None]
     curves = []
@@ -78,26 +77,27 @@ def _proxy_and_gold(inputs: ReportInputs, stage: str) -> str:
     )
 
 
-def learning_curves(inputs: ReportInputs) -> str:
-    """Every curve a person needs to see that the training was healthy."""
+def learning_curves(inputs: ReportInputs) -> Section | None:
+    """Return the curves that show that the training was healthy."""
     panels = [
         line_panel([_curve(inputs, stage, "step", name)], title=title, x_title="step")
-        for stage, name, title in _OTHER_CURVES
+        for stage, name, title in OTHER_CURVES
         if stage in inputs.metrics
     ]
     stages = _policies_trained(inputs)
-    for name, title in _PPO_CURVES:
+    for name, title in PPO_CURVES:
         curves = [_curve(inputs, stage, "step", name) for stage in stages]
         panels.append(line_panel(curves, title=title, x_title="iteration"))
     about = " ".join(_passes_sentence(inputs, stage) for stage in stages).strip()
-    return section("curves", "Learning curves", about, grid(*panels, columns="three"))
+    figures = grid(*panels, columns="three")
+    return section("curves", "Learning curves", about, figures, link="Curves")
 
 
 def _passes_sentence(inputs: ReportInputs, stage: str) -> str:
-    """What PPO's models shared, where they were not four."""
+    """Return the sentence about models that shared a forward pass, where there were not four."""
     manifest = inputs.manifests.get(stage)
-    told = {} if manifest is None else manifest.settings.get("ppo", {}).get("models", {})
-    match told.get("kind"):
+    models = {} if manifest is None else manifest.settings.get("ppo", {}).get("models", {})
+    match models.get("kind"):
         case "shared-critic":
             return f"In {stage} the critic was a head on the policy's pass (shared-critic)."
         case "joint":
@@ -109,37 +109,47 @@ def _passes_sentence(inputs: ReportInputs, stage: str) -> str:
             return ""
 
 
-def reward_model(inputs: ReportInputs) -> str:
-    """Accuracy on rankings it did not see, beside what the annotators' noise allows."""
+def reward_model(inputs: ReportInputs) -> Section | None:
+    """Return the accuracy on held-out rankings, beside what the annotators' noise allows."""
     held = inputs.held_out
     if held is None:
-        return ""
+        return None
     rows = [
-        ("all pairs", {"value": held.get("pair_accuracy"), "ci95": held.get("ci95"),
-                       "n_prompts": held.get("n_prompts")}),
+        ("all pairs", {**held, "value": held.get("pair_accuracy")}),
         ("same policy", held.get("within_model")),
         ("prompts in turn", (inputs.prompt_folds or {}).get("pair_accuracy")),
         ("annotators learnt from", (inputs.folds or {}).get("in_group")),
         ("annotators never seen", (inputs.folds or {}).get("held_out_group")),
         ("ceiling", (held.get("ceiling") or {}).get("oracle_accuracy")),
-    ]  # fmt: skip
+    ]
     cells = [cell for name, rate in rows if (cell := _rate_cell(name, rate)) is not None]
     scale = Scale(0.4, 1.0, (0.4, 0.6, 0.8, 1.0))
     accuracy = interval_panel(
-        cells, title="pair accuracy", about="on held-out rankings", focus="all pairs", scale=scale,
+        cells,
+        title="pair accuracy",
+        about="on held-out rankings",
+        focus="all pairs",
+        scale=scale,
         reference=0.5,
-    )  # fmt: skip
+    )
     about = (
         "The share of ranked pairs that the reward model orders as the annotator did. The ceiling "
         "is what the true order itself would reach against one annotator, estimated from how often "
         "annotators agree. Pairs of one and the same policy are the hard ones, and those PPO needs."
     )
-    text = _turns_sentence(inputs.prompt_folds) + _folds_sentence(inputs.folds)
-    text += _length_sentence(held.get("length_correlation"))
-    return section("reward-model", "Reward model", about, grid(accuracy, _calibration(held)), text)
+    return section(
+        "reward-model",
+        "Reward model",
+        about,
+        grid(accuracy, _calibration(held)),
+        _prompt_folds(inputs.prompt_folds),
+        _annotator_folds(inputs.folds),
+        _length_correlation(held.get("length_correlation")),
+        link="Reward model",
+    )
 
 
-def _calibration(held: Any) -> str:
+def _calibration(held: Any) -> LinePanel | None:
     points = [
         (float(row["predicted"]), float(row["accuracy"]["value"]))
         for row in held.get("by_confidence") or ()
@@ -157,37 +167,36 @@ def _calibration(held: Any) -> str:
     )
 
 
-def _turns_sentence(folds: Any) -> str:
+def _prompt_folds(folds: Any) -> Paragraph | None:
     if not folds:
-        return ""
-    longer = folds["longer_wins"]
-    beside = (
-        "" if longer["value"] is None else f", beside {longer['value']:.1%} by the longer output"
-    )
-    return (
-        f"<p>Prompts in turn: dealt into {folds['folds']} parts, each ordered by a model that "
-        f"learned from all the others, so that every prompt is held out once{beside}.</p>"
+        return None
+    longer = folds["longer_wins"]["value"]
+    beside = "" if longer is None else f", beside {longer:.1%} by the longer output"
+    return Paragraph(
+        f"Prompts in turn: dealt into {folds['folds']} parts, each ordered by a model that "
+        f"learned from all the others, so that every prompt is held out once{beside}."
     )
 
 
-def _folds_sentence(folds: Any) -> str:
+def _annotator_folds(folds: Any) -> Paragraph | None:
     if not folds:
-        return ""
-    return (
-        f"<p>Annotators were dealt into {len(folds['groups'])} groups, and a model was trained "
-        "without each: it is asked about held-out prompts as those it learnt from ranked them, and "
-        "as the group it never saw did. The paper's five groups gave 72.4 % and 69.6 %.</p>"
+        return None
+    return Paragraph(
+        f"Annotators were dealt into {len(folds['groups'])} groups, and a model was trained "
+        "without each: it orders held-out prompts as those it learnt from ranked them, and as the "
+        "group it never saw did. The paper's five groups gave 72.4 % and 69.6 %."
     )
 
 
-def _length_sentence(found: Any) -> str:
-    if not found or found.get("within_prompt") is None:
-        return ""
-    low, high = found.get("ci95") or (math.nan, math.nan)
-    return (
-        f"<p>Correlation of score and length within a prompt: {found['within_prompt']:.2f} "
-        f"({low:.2f} to {high:.2f}).</p>"
-    ).replace("-", MINUS)
+def _length_correlation(correlation: Any) -> Paragraph | None:
+    if not correlation or correlation.get("within_prompt") is None:
+        return None
+    low, high = correlation.get("ci95") or (math.nan, math.nan)
+    text = (
+        f"Correlation of score and length within a prompt: {correlation['within_prompt']:.2f} "
+        f"({low:.2f} to {high:.2f})."
+    )
+    return Paragraph(text.replace("-", MINUS))
 
 
 def _rate_cell(name: str, rate: Any) -> Cell | None:

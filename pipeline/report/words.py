@@ -1,4 +1,4 @@
-"""What each number is called, how it is printed, and what it means in one sentence."""
+"""The name of each metric, how its values are printed, and its meaning in one sentence."""
 
 import math
 from dataclasses import dataclass
@@ -51,9 +51,9 @@ NAMES = {
     "correct": Name("correct", True, 0, "share of responses the judge calls correct"),
     "score": Name("reward model score", False, 2, "what PPO was trained to raise"),
     "hallucination": Name(
-        "hallucination", True, 1, "a made-up fact, or an answer the passage does not hold"
+        "hallucination", True, 1, "a hallucinated fact, or an answer the passage does not hold"
     ),
-    "made_up": Name("made-up facts", True, 1, "states what the passage does not"),
+    "hallucinated": Name("hallucinated facts", True, 1, "states what the passage does not"),
     "unsupported": Name("unsupported particulars", True, 1, "numbers or names not in the prompt"),
     "answered_unanswerable": Name(
         "answers to unanswerable questions", True, 1, "of the questions without an answer"
@@ -96,7 +96,7 @@ SUITES = {
     "pretraining": "Pretraining loss",
     "scores": "Scores",
     "answers": "Right answers",
-    "people": "Annotators",
+    "human_labels": "Human labels",
     "tax": "Benchmarks",
     "toxicity_by_prompt": "Toxicity by the prompt's own",
     "preference_by_llm": "Preference by a language model",
@@ -109,7 +109,7 @@ MISSING = "\u2013"
 
 
 def named(metric: str) -> Name:
-    """The words for a metric; an unknown one keeps its own name."""
+    """Return the words for a metric; an unknown one keeps its own name."""
     if metric in NAMES:
         return NAMES[metric]
     for start, title in (
@@ -122,23 +122,23 @@ def named(metric: str) -> Name:
 
 
 def suite_title(suite: str) -> str:
-    """The heading of a suite."""
+    """Return the heading of a suite."""
     return SUITES.get(suite, suite.replace("_", " ").capitalize())
 
 
 def filter_title(text: str) -> str:
-    """A part of a suite in words: `closed_qa` becomes "closed QA"."""
+    """Return a part of a suite in words: `closed_qa` becomes "closed QA"."""
     words = {"qa": "QA", "all": "all prompts", "none": "no instruction"}
     return " ".join(words.get(word, word) for word in text.split("_"))
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter, the rest as it is."""
+    """Return the text with a capital first letter, the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
 def number(value: float, name: Name, *, unit: bool = True) -> str:
-    """The value as it is printed, with a true minus; "n/a" if there is none."""
+    """Return the value as it is printed, with a true minus; "n/a" if there is none."""
     if not math.isfinite(value):
         return "n/a"
     scaled = 100 * value if name.share else value
@@ -149,29 +149,29 @@ def number(value: float, name: Name, *, unit: bool = True) -> str:
 
 
 def interval(low: float, high: float, name: Name) -> str:
-    """The interval's two ends, without a unit: it stands beside the value."""
+    """Return the interval's two ends, without a unit, which stands beside the value."""
     ends = [number(end, name, unit=False) for end in (low, high)]
     joint = " to " if any(end.startswith(MINUS) for end in ends) else RANGE
     return joint.join(ends)
 
 
 def cell_text(cell: Cell) -> str:
-    """Value and interval in one line."""
+    """Return value and interval in one line."""
     name = named(cell.quantity.metric)
     return f"{number(cell.value, name)} ({interval(*cell.ci95, name)})"
 
 
 def p_text(p: float) -> str:
-    """A p value as papers print it."""
+    """Return a p value as papers print it."""
     if not math.isfinite(p):
         return "n/a"
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 1 else "1"
 
 
-def difference_text(found: Comparison) -> str:
-    """The difference in points or units, with its sign and interval."""
-    name = named(found.quantity.metric)
-    sign = "+" if found.diff > 0 else ""
+def difference_text(comparison: Comparison) -> str:
+    """Return the difference in points or units, with its sign and interval."""
+    name = named(comparison.quantity.metric)
+    sign = "+" if comparison.diff > 0 else ""
     points = " points" if name.share else ""
-    value = number(found.diff, name, unit=False)
-    return f"{sign}{value}{points} ({interval(*found.ci95, name)})"
+    value = number(comparison.diff, name, unit=False)
+    return f"{sign}{value}{points} ({interval(*comparison.ci95, name)})"

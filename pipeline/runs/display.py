@@ -7,20 +7,18 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Protocol
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column
-from stages.progress import Step
-from collections.abc import Iterator, Mapping, Sequence
+
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
-from rich.progress import ProgressColumn, Task
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
+from stages.progress import Step
 
 _ROUNDING = 1e-6  # smaller numbers are rounding errors, such as PPO's loss at ratio 1
 SHOWN = (
@@ -101,6 +99,7 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
 
 PLAIN_EVERY_S = 15.0
 PLAIN_AFTER_S = 2.0  # work without a count of its own that takes longer gets a line
@@ -318,4 +317,3 @@ class PlainDisplay:
 def _kind(doing: str) -> str:
     """Work without its count, which follows a comma."""
     return doing.partition(",")[0]
-

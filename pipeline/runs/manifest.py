@@ -14,18 +14,12 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from pipeline.steps.order import latest
-from stages.config import HUB
-from stages.data.hub_data import HubData
-from stages.data.hub_data import commit_of
-from stages.data.hub_data import commit_of_model
-from collections.abc import Iterator
-from pathlib import Path
-from pydantic import BaseModel
-from stages.config import HUB
-from stages.config import named
-from stages.config import shown
 
+from pydantic import BaseModel
+
+from pipeline.steps.order import latest
+from stages.config import HUB, external_names, key_path
+from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
 LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
@@ -203,6 +197,7 @@ def _version(name: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
 
+
 Source = Path | str
 QUICKSTART = Path(__file__).parents[1] / "quickstart"
 
@@ -227,8 +222,8 @@ def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
 
 
 def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, Source]]:
-    for path, marker, text in named(config, above):
-        key = shown(path)
+    for path, marker, text in external_names(config, above):
+        key = key_path(path)
         if not marker.decides:
             continue
         match marker.what:
@@ -238,4 +233,3 @@ def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, S
                 yield key, model_source(text)
             case "data":
                 yield key, data_source(text)
-

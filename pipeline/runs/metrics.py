@@ -8,10 +8,10 @@ two runs with one seed write the same file.
 import json
 from pathlib import Path
 from typing import Any
-from reward_models.records import finite_or_none
-from reward_models.records import write_jsonl
-from stages.progress import Step
 
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import finite_or_none
+from stages.progress import Step
 
 
 class MetricsFile:
@@ -55,4 +55,3 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return rows
-

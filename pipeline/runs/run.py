@@ -12,28 +12,23 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
 from pipeline.runs import manifest as lineage
-from pipeline.runs.manifest import Hashes
-from pipeline.runs.manifest import Input
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Hashes, Input, Manifest
 from pipeline.runs.metrics import MetricsFile
 from stages.config import HUB
 from stages.data.hub_data import HubData
-from stages.progress import Report
-from stages.progress import Step
-import resource
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
+from stages.progress import Report, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +77,7 @@ def _peak_rss_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return max(int(line.split()[1]) * 1024, child)
     return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, child)
+
 
 State = Literal["finished", "interrupted", "changed", "new"]
 Source = Path | str
@@ -293,4 +289,3 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[f"{above}{key}"] = value
     return flat
-

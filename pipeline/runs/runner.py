@@ -2,29 +2,33 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-import yaml
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.config.experiment import ImportedRankings
-from pipeline.crew import Crew
-from pipeline.evaluation.suites.benchmark_files import check_files
-from pipeline.runs.manifest import Manifest
-from pipeline.steps.plan import behind
-from pipeline.steps.plan import plan
-from pipeline.runs.display import Display
-from pipeline.runs.display import display
-from pipeline.runs.display import duration
-from pipeline.config.labeling import HumanAnnotators
-from pipeline.runs.run import Run
-from pipeline.runs.run import Stage
-from pipeline.runs.run import Standing
-from pipeline.runs.run import is_gone
-from pipeline.runs.run import open_run
-from stages.progress import announce
+from typing import Any, Protocol
 
+import yaml
+
+from pipeline.config.experiment import ExperimentConfig, ImportedRankings
+from pipeline.config.labeling import HumanAnnotators
+from pipeline.evaluation.request import check_files
+from pipeline.runs.display import Display, display, duration
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.run import Run, Stage, Standing, is_gone, open_run
+from pipeline.steps.plan import behind, plan
+from stages.progress import Report, announce
 
 SAID = {"changed": "restarts", "interrupted": "goes on where it was interrupted", "new": ""}
+
+
+class Ranks(Protocol):
+    """The processes that train a stage, where there are several; see `pipeline/launch`."""
+
+    def train(self, run: Path, stage: str, report: Report) -> None:
+        """Run a stage on all ranks; raise RankFailed, or ValueError for bad input."""
+
+    def manifest(self) -> Mapping[str, Any]:
+        """Return what an artefact's manifest records of them."""
 
 
 def conduct(
@@ -33,12 +37,12 @@ def conduct(
     *,
     until: str | None = None,
     only: str | None = None,
-    crew: Crew | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Run all stages, those up to `until`, or `only` one; return its folder.
 
     Before `only` one, earlier stages that are missing are done too, if they neither train nor wait
-    for people. With a `crew` the stages that train are done by all its ranks. Raise ValueError for
+    for people. With `ranks` the stages that train are done by all of them. Raise ValueError for
     a stage that this experiment does not have or whose inputs are not ready.
     """
     stages = plan(config, folder)
@@ -58,7 +62,7 @@ def conduct(
             if stage.name != "data" and not checked and standing.state != "finished":
                 _check_lengths(config, folder, wanted[wanted.index(stage) :])
                 checked = True
-            _advance(run, stage, standing, shown, crew)
+            _advance(run, stage, standing, shown, ranks)
     return folder / wanted[-1].name
 
 
@@ -104,7 +108,9 @@ def require_done(run: Run, stage: Stage, standing: Standing, config: ExperimentC
     raise ValueError(f"{run.folder / stage.name} {state}; expected it done first, by {command}")
 
 
-def _advance(run: Run, stage: Stage, standing: Standing, shown: Display, crew: Crew | None) -> None:
+def _advance(
+    run: Run, stage: Stage, standing: Standing, shown: Display, ranks: Ranks | None
+) -> None:
     if standing.state == "finished":
         shown.skip(stage.name, "up to date")
         return
@@ -113,8 +119,13 @@ def _advance(run: Run, stage: Stage, standing: Standing, shown: Display, crew: C
     if stage.trains:
         announce(shown.step, "loading libraries and models")
     todo = stage
-    if crew is not None and stage.trains:
-        todo = crew.over_processes(stage, run.folder)
+    if ranks is not None and stage.trains:
+        train = ranks.train
+        todo = replace(
+            stage,
+            work=lambda folder, report: train(run.folder, folder.name, report),
+            launched=ranks.manifest(),
+        )
     with contextlib.redirect_stdout(sys.stderr):
         manifest = run.execute(todo, standing, shown.step)
     shown.finish(_cost(manifest))
@@ -131,4 +142,3 @@ def _write_config(config: ExperimentConfig, folder: Path) -> None:
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
-

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import TypeVar
-from reward_models.records import Demonstration
-from reward_models.records import Prompt
 
+from reward_models.records import Demonstration, Prompt
 
 Row = Demonstration | Prompt
 R = TypeVar("R", Demonstration, Prompt)
@@ -248,4 +247,3 @@ def _labels_of(rows: Iterable[Row]) -> set[Label]:
 
 def _digest(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).digest()
-

@@ -10,7 +10,7 @@ from pipeline.runs.run import Stage
 from pipeline.steps.data import DataFolder
 from pipeline.steps.order import named
 from pipeline.steps.work import Source, Work, settled
-from stages.config import without_names
+from stages.config import without_external_names
 from stages.progress import Report, Step
 
 
@@ -93,7 +93,7 @@ def baseline_stages(config: ExperimentConfig, run: Path, base: Source, sft: Sour
         settings: dict[str, Any] = {
             "seed": config.seed,
             "threads": config.threads,
-            "baseline": without_names(chosen),
+            "baseline": without_external_names(chosen),
             "sampling": config.evaluation.sampling.model_dump(mode="json"),
         }
         match chosen:

@@ -20,9 +20,10 @@ from pipeline.runs.splits import (
     validation_prompts,
     write_overlaps,
 )
-from reward_models.records import Demonstration, Prompt, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt, RankingTask, read_records
 from reward_models.row_files import read_jsonl
-from stages.config import named
+from stages.config import external_names
 
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
 VALIDATION_SHARE = 0.1
@@ -137,7 +138,7 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
     """The prompts of rankings, or of tasks to be ranked, that were made elsewhere."""
     from stages.data.preferences import load_pairs
 
-    files = {key: Path(text) for (key, *_), _, text in named(labeling)}
+    files = {key: Path(text) for (key, *_), _, text in external_names(labeling)}
     path = files.get("tasks", files.get("rankings"))
     if path is None or not path.is_file():
         return []

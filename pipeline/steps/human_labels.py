@@ -9,9 +9,9 @@ from pathlib import Path
 
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import settled_rankings
-from pipeline.cli.errors import PeopleNeeded
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import gold_of, serve_store
+from pipeline.runs.failures import PeopleNeeded
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import Report, Step
 

@@ -21,8 +21,15 @@ from pipeline.config.labeling import HumanAnnotators
 from pipeline.steps.data import DataFolder
 from pipeline.steps.human_labels import STORE, ranked_by_people
 from pipeline.steps.order import latest, named
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Prompt, Ranking, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import (
+    Prompt,
+    Ranking,
+    RankingTask,
+    read_rankings,
+    read_records,
+    read_tasks,
+)
 from stages.data.preferences import load_pairs
 from stages.progress import Report, Step
 

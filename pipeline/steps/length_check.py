@@ -14,11 +14,11 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import Source, model_source
 from pipeline.runs.run import is_gone
 from pipeline.steps.data import DataFolder
-from reward_models.positions import Room, room_of
+from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit, room_for
 from stages.models import load_tokenizer
 from stages.ppo.config import PPOConfig
+from stages.prompt_lengths import adapted_context_limit, require_fit
 
 READING = {"sft", "sample", "select", "ppo-init", "ppo", "ppo-ptx", "evaluate"}
 
@@ -31,7 +31,7 @@ def check_lengths(config: ExperimentConfig, datasets: Path, stages: Collection[s
 
     base, data = _start(config, datasets.parent), DataFolder(datasets)
     tokenizer = load_tokenizer(base)
-    _check_mixes(config, room_of(base), stages)
+    _check_mixes(config, context_limit(base), stages)
     for what, prompts, new_tokens, rooms in _asked(config, base, data, stages):
         require_fit(tokenizer, prompts, new_tokens, rooms, what)
     for use in ("test", "toxicity") if "evaluate" in stages else ():
@@ -46,11 +46,11 @@ def _start(config: ExperimentConfig, run: Path) -> Source:
 
 def _asked(
     config: ExperimentConfig, base: Source, data: DataFolder, stages: Collection[str]
-) -> Iterator[tuple[str, list[Prompt], int, list[Room]]]:
+) -> Iterator[tuple[str, list[Prompt], int, list[ContextLimit]]]:
     """The prompts of each stage, the length of their responses, and the models of both."""
-    tuned = room_for(base, config.sft.adaptation)
+    tuned = adapted_context_limit(base, config.sft.adaptation)
     judge = base if config.reward_base in ("sft", "base") else model_source(config.reward_base)
-    reward = room_for(judge, config.reward.adaptation)
+    reward = adapted_context_limit(judge, config.reward.adaptation)
     if "sample" in stages:
         longest = max(setting.max_new_tokens for setting in config.sampling.settings)
         yield "ranking_prompts", data.prompts("ranking"), longest, [tuned]
@@ -59,13 +59,20 @@ def _asked(
         yield "validation_prompts", data.prompts("validation"), longest, [tuned, reward]
     for name, ppo in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
         if ppo is not None and name in stages:
-            rooms = [room_for(base, (config.ppo_init or config.sft).adaptation), reward]
-            rooms.append(room_for(base, ppo.adaptation))
+            rooms = [
+                adapted_context_limit(base, (config.ppo_init or config.sft).adaptation),
+                reward,
+            ]
+            rooms.append(adapted_context_limit(base, ppo.adaptation))
             for use in ("ppo", "validation") if _validates(ppo) else ("ppo",):
                 yield f"{use}_prompts", data.prompts(use), ppo.sampling.max_new_tokens, rooms
     if "evaluate" in stages:
         trained = [ppo for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
-        evaluated = [tuned, reward, *(room_for(base, ppo.adaptation) for ppo in trained)]
+        evaluated = [
+            tuned,
+            reward,
+            *(adapted_context_limit(base, ppo.adaptation) for ppo in trained),
+        ]
         tokens = config.evaluation.sampling.max_new_tokens
         yield "test_prompts", data.prompts("test"), tokens, evaluated
         toxicity = _instructed(config.evaluation, data.prompts("toxicity"))
@@ -84,7 +91,7 @@ def _instructed(config: EvaluationConfig, prompts: list[Prompt]) -> list[Prompt]
     return [replace(prompt, prompt=before + prompt.prompt) for prompt in prompts]
 
 
-def _check_mixes(config: ExperimentConfig, room: Room, stages: Collection[str]) -> None:
+def _check_mixes(config: ExperimentConfig, room: ContextLimit, stages: Collection[str]) -> None:
     """Examples of pretraining text are as long as a setting says."""
     for name, stage in (
         ("sft", config.sft),

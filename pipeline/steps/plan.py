@@ -26,8 +26,8 @@ from pipeline.steps import label as rankings
 from pipeline.steps import work
 from pipeline.steps.baselines import baseline_stages, compared_baselines
 from pipeline.steps.order import named, told, trained_policies
-from reward_models.model_folder import check_model
-from stages.config import without_names
+from reward_models.model_files import check_model
+from stages.config import without_external_names
 from stages.ppo.config import PPOConfig
 from stages.progress import Report
 from stages.sft.config import SFTConfig
@@ -110,7 +110,7 @@ def _fine_tuned(config: ExperimentConfig, run: Path) -> Path:
 
 def _settings(config: ExperimentConfig, **sections: BaseModel | object) -> Mapping[str, Any]:
     plain = {
-        name: without_names(section) if isinstance(section, BaseModel) else section
+        name: without_external_names(section) if isinstance(section, BaseModel) else section
         for name, section in sections.items()
     }
     return {"seed": config.seed, **plain}

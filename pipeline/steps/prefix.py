@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.baselines import PromptedBase
 from pipeline.models.speaker import Speaker, ask, shots_ids
+from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
-from reward_models.positions import room_of
 from reward_models.records import Demonstration, Prompt
 from stages.data.template import conversation_ids, with_trained_end
 from stages.generation.config import SamplingConfig
@@ -46,7 +46,7 @@ def choose_prefix(
     plain = [conversation_ids(tokenizer, one) for one in asked]
     later = [len(conversation_ids(tokenizer, one)) for one in asked_later]
     longest = max([*map(len, plain), *later]) + sampling.max_new_tokens
-    most = room_of(base).without(longest).at_most(config.max_prefix_tokens)
+    most = context_limit(base).without(longest).at_most(config.max_prefix_tokens)
     sets = _candidates(config, tokenizer, demonstrations, seed, most)
     policy = load_policy(base)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature

@@ -20,14 +20,14 @@ from random import Random
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.positions import room_of
+from reward_models.context_limit import context_limit
 from reward_models.records import Prompt, RankingTask, Response
-from stages.data.prompt_lengths import require_fit
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
+from stages.prompt_lengths import require_fit
 
 _WORDS = re.compile(r"\w+")
 
@@ -162,7 +162,9 @@ def require_prompts_fit(
     """Raise ValueError where a prompt and its longest output do not fit one of the policies."""
     most = max(setting.max_new_tokens for setting in settings)
     for name, source in policies.items():
-        require_fit(load_tokenizer(source), prompts, most, [room_of(source)], f"{name} samples")
+        require_fit(
+            load_tokenizer(source), prompts, most, [context_limit(source)], f"{name} samples"
+        )
 
 
 def _task_ids(prompts: Sequence[Prompt]) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.steps.data import DataFolder, make_data
-from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
 from stages.sft.config import SFTConfig
@@ -136,9 +137,8 @@ def reward(
     """
 
     def work(out: Path, report: Report) -> None:
-        from stages.data.prompt_lengths import within_positions
         from stages.reward.folds import write_folds
-        from stages.reward.train import train_reward
+        from stages.reward.train import train_reward, within_positions
 
         tasks, rankings = _ranked(labelled)
         train_reward(
@@ -180,10 +180,10 @@ def ppo(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.steps.gold_reward import gold_of
-        from stages.data.prompt_lengths import within_positions
         from stages.models import load_tokenizer
         from stages.ppo.trainer import train_ppo
-        from stages.reward.check import held_out_prompts
+        from stages.reward.held_out import held_out_prompts
+        from stages.reward.train import within_positions
 
         found = DataFolder(datasets)
         mix, rule = chosen.pretraining, chosen.validation
@@ -216,10 +216,10 @@ def evaluate(
 
     def work(out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
-        from pipeline.evaluation.suites.setting import Setting
+        from pipeline.evaluation.suites.suite import Inputs
 
         found = DataFolder(datasets)
-        setting = Setting(
+        setting = Inputs(
             config.evaluation,
             policies,
             prompts=found.prompts("test"),
@@ -238,7 +238,7 @@ def report(run: Path) -> Work:
     """Write the page about the run."""
 
     def work(out: Path, said: Report) -> None:
-        from pipeline.report.page import write_report
+        from pipeline.report.build import write_report
 
         write_report(run, out / "report.html")
         said(Step(1, 1))

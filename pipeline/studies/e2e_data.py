@@ -9,7 +9,7 @@ texts about one meaning representation are its references. Nothing is downloaded
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -18,8 +18,9 @@ import typer
 
 from pipeline.cli.errors import run_module
 from pipeline.cli.options import path
-from pipeline.studies.robustness.domains import REFERENCES
-from reward_models.records import Demonstration, write_jsonl
+from pipeline.studies.robustness.config import REFERENCES
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration
 from reward_models.row_files import csv_rows
 
 ASK = "Describe the place in one or two sentences: {mr}"
@@ -60,26 +61,25 @@ def write_e2e(
 
 
 def _references(path: Path) -> Mapping[str, Sequence[str]]:
-    """Every meaning representation with its texts."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Return every meaning representation with its texts."""
+    texts: dict[str, list[str]] = defaultdict(list)
     for where, row in csv_rows(path):
         if not {"mr", "ref"} <= row.keys():
             raise ValueError(f"{where}: columns {sorted(row)}; expected mr and ref")
-        found[row["mr"]].append(row["ref"].strip())
-    return found
+        texts[row["mr"]].append(row["ref"].strip())
+    return texts
 
 
 def _of_kind(
-    found: Mapping[str, Sequence[str]], kinds: Iterable[str]
+    references: Mapping[str, Sequence[str]], kinds: Collection[str]
 ) -> Mapping[str, Sequence[str]]:
-    """Those whose `eatType` is one of the kinds."""
-    wanted = set(kinds)
+    """Return those whose `eatType` is one of the kinds."""
 
     def kind(meaning: str) -> str:
-        said = re.search(r"eatType\[(.*?)\]", meaning)
-        return said[1] if said else ""
+        match = re.search(r"eatType\[(.*?)\]", meaning)
+        return match[1] if match else ""
 
-    return {meaning: texts for meaning, texts in found.items() if kind(meaning) in wanted}
+    return {meaning: texts for meaning, texts in references.items() if kind(meaning) in kinds}
 
 
 def _row(meaning: str, texts: Sequence[str], rng: Random) -> Demonstration:

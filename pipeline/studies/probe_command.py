@@ -1,4 +1,4 @@
-"""What `rlhf probe` does with its arguments: read the texts, check, probe, draw."""
+"""`rlhf probe`: load and check the texts, fit the probes, write the page."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.studies.probing import (
     run_probe,
     split_off,
 )
-from stages.probing.representations import POOLINGS, Pooling, load_reader
+from stages.probing.representations import POOLINGS, Pooling, load_frozen
 
 TEST_SHARE = 0.2  # where no test set is named
 
@@ -27,62 +27,60 @@ def probe(
     layers: str,
     out: Path,
 ) -> Path:
-    """Fit the probes and write the folder; the page's path. ValueError before any model loads."""
+    """Fit the probes, write the folder, return the page's path.
+
+    ValueError for bad input comes before any model loads.
+    """
     settings = replace(settings, layers=_layers(layers))
     train = load_labelled_texts(data, text=fields[0], label=fields[1])
     if test is None:
-        train, held = split_off(train, TEST_SHARE, settings.seed)
+        train, held_out = split_off(train, TEST_SHARE, settings.seed)
     else:
-        held = load_labelled_texts(test, text=fields[0], label=fields[1])
-    unknown = sorted(set(held.labels) - set(train.labels))
+        held_out = load_labelled_texts(test, text=fields[0], label=fields[1])
+    unknown = sorted(set(held_out.labels) - set(train.labels))
     if unknown:
         raise ValueError(
             f"{test or data}: label '{unknown[0]}' is among the test texts but not among those "
             "to fit on"
         )
     out.mkdir(parents=True, exist_ok=True)
-    with display(["load", "read", "fit"]) as shown:
-        shown.begin("load", model)
-        reader = load_reader(_place(model))
-        shown.finish("")
-        found = run_probe(reader, train, held, settings, out, shown)
-        best = max(found, key=lambda one: one.accuracy)
-        shown.say(
+    with display(["load", "read", "fit"]) as progress:
+        progress.begin("load", model)
+        folder = Path(model)  # a folder that holds a model is taken as it is, a run for its policy
+        frozen = load_frozen(str(policy_folder(folder)) if folder.is_dir() else model)
+        progress.finish("")
+        probes = run_probe(frozen, train, held_out, settings, out, progress)
+        best = max(probes, key=lambda one: one.accuracy)
+        progress.say(
             f"Best: layer {best.layer}, {best.pooling}: {best.accuracy:.3f} "
-            f"[{best.ci95[0]:.3f}, {best.ci95[1]:.3f}] of {len(held)} test texts"
+            f"[{best.ci95[0]:.3f}, {best.ci95[1]:.3f}] of {len(held_out)} test texts"
         )
     page = out / "probe.html"
-    sizes = (len(train), len(held))
-    write_probe_page(page, model=model, found=found, majority=majority_share(held), n=sizes)
+    sizes = (len(train), len(held_out))
+    majority = majority_share(held_out)
+    write_probe_page(page, model=model, probes=probes, majority=majority, n=sizes)
     return page
 
 
 def _layers(text: str) -> tuple[int, ...]:
-    """`all`, or places such as 0,3,6 or 0-30:3; ValueError for anything else."""
+    """Return the layers of `all`, or of numbers such as 0,3,6 or 0-30:3; ValueError otherwise."""
     if text == "all":
         return ()
-    chosen: list[int] = []
+    layers: set[int] = set()
     for part in text.split(","):
         ends, _, step = part.partition(":")
         first, _, last = ends.partition("-")
         try:
-            low, high, by = int(first), int(last or first), int(step or 1)
-            chosen += range(low, high + 1, by)
+            layers |= set(range(int(first), int(last or first) + 1, int(step or 1)))
         except ValueError:
             raise ValueError(f"--layers {text}: expected all, or such as 0,3,6 or 0-30:3") from None
-    if not chosen:
+    if not layers:
         raise ValueError(f"--layers {text}: no layer in it")
-    return tuple(sorted(set(chosen)))
-
-
-def _place(model: str) -> str:
-    """A folder that holds a model is taken as it is; a run stands for its policy."""
-    place = Path(model)
-    return str(policy_folder(place)) if place.is_dir() else model
+    return tuple(sorted(layers))
 
 
 def chosen_poolings(text: str) -> tuple[Pooling, ...]:
-    """The poolings in `a,b`; none for an empty text, ValueError for an unknown one."""
+    """Return the poolings in `a,b`; none for an empty text, ValueError for an unknown one."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     known = [pooling for name in names for pooling in POOLINGS if pooling == name]
     if len(known) < len(names):

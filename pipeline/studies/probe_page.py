@@ -1,126 +1,110 @@
 """probe.html: accuracy by layer, with intervals and the control, as one self-contained page."""
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.report.lines import Curve, line_panel
-from pipeline.report.page import small_page
-from pipeline.report.sections import grid, section
+from pipeline.report.figures import Curve, line_panel
+from pipeline.report.layout import Figures, Page, Row, Table, grid, section, write_page
 from pipeline.report.words import MINUS, MISSING, Name, interval, number, p_text
 from pipeline.studies.probing import Probe, comparisons
 
 SHARE = Name("accuracy", True, 1)
 POOLED = {"cls": "first token", "last": "last token", "mean": "mean"}
-
-
-def write_probe_page(
-    path: Path, *, model: str, found: Sequence[Probe], majority: float, n: tuple[int, int]
-) -> None:
-    """Write the page aside and rename it; `n` are the numbers of training and test texts."""
-    best = max(found, key=lambda probe: probe.accuracy)
-    under = (
-        f"Best of these test texts: layer {best.layer}, {POOLED[best.pooling]}: "
-        f"{number(best.accuracy, SHARE)} ({interval(*best.ci95, SHARE)}), n = {n[1]}; "
-        f"always saying the most frequent label gives {number(majority, SHARE)}. "
-        f"Fitted on {n[0]} texts."
-    )
-    body = section("layers", "Accuracy by layer", ABOUT, _figures(found, majority))
-    body += section("numbers", "Numbers", "", _table(found), _compared(found))
-    text = small_page(title=f"Probe of {_short(model)}", kicker=KICKER, under=under, body=body)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
-def _short(model: str) -> str:
-    """The last part of a path that says something."""
-    parts = [part for part in Path(model).parts if part != "model"]
-    return parts[-1] if parts else model
-
-
 KICKER = "What a frozen model holds, layer by layer"
 ABOUT = (
     "Layer 0 is the embeddings. Strokes are 95 % intervals over test texts; the dashed level is "
     "the most frequent label's share. The control is a random label a text, fitted by the same "
     "probe: what it reaches is memory, and accuracy minus control is selectivity "
-    "(Hewitt &amp; Liang 2019)."
+    "(Hewitt & Liang 2019)."
 )
+HEADS = ("layer", "pooling", "accuracy (95 %)", "on training texts", "control", "selectivity")
+COMPARED_HEADS = ("layer", "paired by text", "difference", "McNemar's p")
 
 
-def _figures(found: Sequence[Probe], majority: float) -> str:
-    poolings = list(dict.fromkeys(probe.pooling for probe in found))
-    best = max(found, key=lambda probe: probe.accuracy).pooling
-    curves = [_curve(found, pooling, accent=pooling == best) for pooling in poolings]
-    panels = [
-        line_panel(
-            curves,
-            title="Accuracy on test texts",
-            x_title="layer",
-            from_zero=True,
-            reference=majority,
-            tall=True,
+def write_probe_page(
+    path: Path, *, model: str, probes: Sequence[Probe], majority: float, n: tuple[int, int]
+) -> None:
+    """Write the page; `n` are the numbers of training and test texts."""
+    best = max(probes, key=lambda probe: probe.accuracy)
+    under = (
+        f"Best of these test texts: layer {best.layer}, {POOLED[best.pooling]}: "
+        f"{number(best.accuracy, SHARE)} ({interval(*best.ci95, SHARE)}), n = {n[1]}; "
+        f"the most frequent label alone gives {number(majority, SHARE)}. Fitted on {n[0]} texts."
+    )
+    sections = (
+        section("layers", "Accuracy by layer", ABOUT, _figures(probes, majority)),
+        section("numbers", "Numbers", "", _table(probes), _compared(probes)),
+    )
+    title = f"Probe of {_short(model)}"
+    write_page(Page(title, title, KICKER, under, [one for one in sections if one]), path)
+
+
+def _short(model: str) -> str:
+    """Return the last part of a path that names a model."""
+    parts = [part for part in Path(model).parts if part != "model"]
+    return parts[-1] if parts else model
+
+
+def _figures(probes: Sequence[Probe], majority: float) -> Figures | None:
+    best = max(probes, key=lambda probe: probe.accuracy).pooling
+    accuracy = line_panel(
+        _curves(probes, lambda probe: probe.accuracy, best, spans=True),
+        title="Accuracy on test texts",
+        x_title="layer",
+        from_zero=True,
+        reference=majority,
+        tall=True,
+    )
+    controlled = [probe for probe in probes if probe.control_accuracy is not None]
+    others = [
+        line_panel(_curves(controlled, value, best), title=title, x_title="layer", tall=True)
+        for value, title in (
+            (lambda probe: probe.control_accuracy or 0.0, "Control task"),
+            (lambda probe: probe.selectivity or 0.0, "Selectivity"),
         )
     ]
-    for value, title in ((_control, "Control task"), (_selectivity, "Selectivity")):
-        lines = [
-            Curve(
-                POOLED[pooling],
-                [
-                    (float(probe.layer), value(probe))
-                    for probe in found
-                    if probe.pooling == pooling and probe.control_accuracy is not None
-                ],
-                accent=pooling == best,
-                dots=True,
-            )
-            for pooling in poolings
+    return grid(accuracy, *others)
+
+
+def _curves(
+    probes: Sequence[Probe], value: Callable[[Probe], float], best: str, *, spans: bool = False
+) -> list[Curve]:
+    """Return a curve over layers for each pooling; the best pooling's has the accent."""
+    curves = []
+    for pooling in dict.fromkeys(probe.pooling for probe in probes):
+        own = [probe for probe in probes if probe.pooling == pooling]
+        points = [(float(probe.layer), value(probe)) for probe in own]
+        intervals = [probe.ci95 for probe in own] if spans else []
+        curves.append(Curve(POOLED[pooling], points, pooling == best, dots=True, spans=intervals))
+    return curves
+
+
+def _table(probes: Sequence[Probe]) -> Table:
+    rows: list[Row] = [
+        [
+            str(probe.layer),
+            POOLED[probe.pooling],
+            f"{number(probe.accuracy, SHARE)} ({interval(*probe.ci95, SHARE)})",
+            number(probe.training_accuracy, SHARE),
+            _or_dash(probe.control_accuracy),
+            _or_dash(probe.selectivity),
         ]
-        panels.append(line_panel(lines, title=title, x_title="layer", tall=True))
-    return grid(*panels)
+        for probe in probes
+    ]
+    return Table(HEADS, rows)
 
 
-def _curve(found: Sequence[Probe], pooling: str, *, accent: bool) -> Curve:
-    mine = [probe for probe in found if probe.pooling == pooling]
-    points = [(float(probe.layer), probe.accuracy) for probe in mine]
-    spans = [probe.ci95 for probe in mine]
-    return Curve(POOLED[pooling], points, accent=accent, dots=True, spans=spans)
-
-
-def _control(probe: Probe) -> float:
-    return probe.control_accuracy or 0.0
-
-
-def _selectivity(probe: Probe) -> float:
-    return probe.selectivity or 0.0
-
-
-def _table(found: Sequence[Probe]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{probe.layer}</th><td>{POOLED[probe.pooling]}</td>'
-        f"<td>{number(probe.accuracy, SHARE)} ({interval(*probe.ci95, SHARE)})</td>"
-        f"<td>{number(probe.training_accuracy, SHARE)}</td><td>{_or_dash(probe.control_accuracy)}"
-        f"</td><td>{_or_dash(probe.selectivity)}</td></tr>"
-        for probe in found
-    )
-    heads = ("layer", "pooling", "accuracy (95 %)", "on training texts", "control", "selectivity")
-    return _drawn(heads, rows)
-
-
-def _compared(found: Sequence[Probe]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{row["layer"]}</th><td>{POOLED[row["a"]]} {MINUS} '
-        f"{POOLED[row['b']]}</td><td>{number(row['difference'], SHARE)}</td>"
-        f"<td>{p_text(row['p_mcnemar'])}</td></tr>"
-        for row in comparisons(found)
-    )
-    return _drawn(("layer", "paired by text", "difference", "McNemar's p"), rows) if rows else ""
-
-
-def _drawn(heads: Sequence[str], rows: str) -> str:
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
+def _compared(probes: Sequence[Probe]) -> Table | None:
+    rows: list[Row] = [
+        [
+            str(row["layer"]),
+            f"{POOLED[row['a']]} {MINUS} {POOLED[row['b']]}",
+            number(row["difference"], SHARE),
+            p_text(row["p_mcnemar"]),
+        ]
+        for row in comparisons(probes)
+    ]
+    return Table(COMPARED_HEADS, rows) if rows else None
 
 
 def _or_dash(value: float | None) -> str:

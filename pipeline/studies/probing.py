@@ -2,7 +2,7 @@
 
 probe.json         a row a pooling and layer: accuracy, control, selectivity, with intervals
 probe.html         the figure
-representations/   what the model made of the texts, kept so that an interrupted command goes on
+representations/   of the texts, stored so that an interrupted command resumes
 fits.jsonl         the probes fitted so far, for the same reason
 
 The accuracy's interval is the binomial one over test texts; two poolings of a layer are compared on
@@ -21,11 +21,11 @@ import numpy as np
 
 from pipeline.evaluation.statistics import mcnemar_p, rate_interval, wilson_interval
 from pipeline.runs.display import Display
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_json, write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import source_rows
 from stages.probing.classifier import Kind, control_accuracy, fit_probe, label_numbers
-from stages.probing.representations import Pooling, Reader, Representations, represent
+from stages.probing.representations import FrozenModel, Pooling, Representations, represent
 from stages.progress import Step
 
 
@@ -39,41 +39,41 @@ class LabelledTexts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def of(self, places: list[int]) -> "LabelledTexts":
-        """Those at the given places."""
+    def of(self, indices: list[int]) -> "LabelledTexts":
+        """Return those at the given indices."""
         return LabelledTexts(
-            tuple(self.texts[place] for place in places),
-            tuple(self.labels[place] for place in places),
+            tuple(self.texts[index] for index in indices),
+            tuple(self.labels[index] for index in indices),
         )
 
 
 def load_labelled_texts(source: str, *, text: str = "text", label: str = "label") -> LabelledTexts:
-    """All rows of a source; ValueError `file:line: ...` at the first that has no text or label."""
+    """Return all rows; ValueError `file:line: ...` at the first without a text or label."""
     texts, labels = [], []
     for where, row in source_rows(source):
         for field in (text, label):
             if field not in row:
                 raise ValueError(f"{where}: no field '{field}'; it has {', '.join(map(str, row))}")
-        said, named = row[text], row[label]
-        if not isinstance(said, str) or not said.strip():
-            raise ValueError(f"{where}: {text} is {said!r:.40}; expected a text that is not empty")
-        if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
+        content, name = row[text], row[label]
+        if not isinstance(content, str) or not content.strip():
             raise ValueError(
-                f"{where}: {label} is {named!r:.40}; expected a word or a whole number"
+                f"{where}: {text} is {content!r:.40}; expected a text that is not empty"
             )
-        texts.append(said)
-        labels.append(str(named))
+        if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+            raise ValueError(f"{where}: {label} is {name!r:.40}; expected a word or a whole number")
+        texts.append(content)
+        labels.append(str(name))
     if len(set(labels)) < 2:
         raise ValueError(f"{source}: {len(set(labels))} label(s) in {len(texts)} rows; expected 2+")
     return LabelledTexts(tuple(texts), tuple(labels))
 
 
 def split_off(data: LabelledTexts, share: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
-    """Training texts and a random `share` of test texts, at least one of each."""
-    places = list(range(len(data)))
-    Random(f"probe/{seed}").shuffle(places)
+    """Return training texts and a random `share` of test texts, at least one of each."""
+    indices = list(range(len(data)))
+    Random(f"probe/{seed}").shuffle(indices)
     held = min(len(data) - 1, max(1, round(share * len(data))))
-    return data.of(sorted(places[held:])), data.of(sorted(places[:held]))
+    return data.of(sorted(indices[held:])), data.of(sorted(indices[:held]))
 
 
 ENCODER_POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -82,7 +82,7 @@ DECODER_POOLINGS: tuple[Pooling, ...] = ("last", "mean")
 
 @dataclass(frozen=True, slots=True)
 class ProbeSettings:
-    """What a probe may be told; empty poolings or layers mean those that make sense, and all."""
+    """The settings of a probe; no poolings or layers mean those that make sense, and all."""
 
     poolings: tuple[Pooling, ...] = ()
     layers: tuple[int, ...] = ()
@@ -96,7 +96,7 @@ class ProbeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One fitted probe: what it got right of the test texts and of the control."""
+    """One fitted probe: its accuracy on the test texts and on the control."""
 
     pooling: Pooling
     layer: int
@@ -105,70 +105,72 @@ class Probe:
     training_accuracy: float
     control_accuracy: float | None
     selectivity: float | None
-    correct: tuple[int, ...]  # places of the test texts it got right
+    correct: tuple[int, ...]  # indices of the test texts
 
     def to_json(self) -> dict[str, Any]:
-        """A row; the interval as a list."""
+        """Return a row; the interval as a list."""
         return {**asdict(self), "ci95": list(self.ci95), "correct": list(self.correct)}
 
 
 def run_probe(
-    reader: Reader,
+    frozen: FrozenModel,
     train: LabelledTexts,
     test: LabelledTexts,
     settings: ProbeSettings,
     out: Path,
-    shown: Display,
+    display: Display,
 ) -> list[Probe]:
-    """Represent the texts, fit every probe that is not there yet, and write out/probe.json.
+    """Represent the texts, fit every probe that is not stored yet, and write out/probe.json.
 
     Raises ValueError for a layer or pooling that the model does not have, and for a test label that
     was not trained.
     """
-    poolings, layers = _chosen(reader, settings)
+    poolings, layers = _chosen(frozen, settings)
     classes = sorted(set(train.labels))
     labels = (label_numbers(train.labels, classes), label_numbers(test.labels, classes))
-    shown.begin("read", f"{len(train) + len(test)} texts")
+    display.begin("read", f"{len(train) + len(test)} texts")
     stored = represent(
-        reader,
+        frozen,
         [*train.texts, *test.texts],
         out / "representations",
         poolings=poolings,
         layers=layers,
         max_tokens=settings.max_tokens,
         batch_size=settings.batch_size,
-        report=shown.step,
+        report=display.step,
     )
-    shown.finish("")
+    display.finish("")
     fits = _Fits(out / "fits.jsonl", _fingerprint(out, train, test, settings))
-    wanted = [(pooling, layer) for pooling in poolings for layer in layers]
-    shown.begin("fit", f"{len(wanted)} {settings.kind} probes")
-    found = []
-    for pooling, layer in wanted:
+    pairs = [(pooling, layer) for pooling in poolings for layer in layers]
+    display.begin("fit", f"{len(pairs)} {settings.kind} probes")
+    probes = []
+    for pooling, layer in pairs:
         probe = fits.get(pooling, layer)
         if probe is None:
             probe = _fitted(stored, pooling, layer, labels, settings)
             fits.add(probe)
-        found.append(probe)
-        shown.step(Step(len(found), len(wanted), {"probe/accuracy": probe.accuracy}))
-    shown.finish("")
-    _write(out / "probe.json", reader, train, test, settings, found)
-    return found
+        probes.append(probe)
+        display.step(Step(len(probes), len(pairs), {"probe/accuracy": probe.accuracy}))
+    display.finish("")
+    _write(out / "probe.json", frozen, train, test, settings, probes)
+    return probes
 
 
 def majority_share(data: LabelledTexts) -> float:
-    """Accuracy of always saying the most frequent label."""
+    """Return the accuracy of always predicting the most frequent label."""
     return max(data.labels.count(label) for label in set(data.labels)) / len(data)
 
 
-def _chosen(reader: Reader, settings: ProbeSettings) -> tuple[tuple[Pooling, ...], tuple[int, ...]]:
-    poolings = settings.poolings or (DECODER_POOLINGS if reader.is_decoder else ENCODER_POOLINGS)
+def _chosen(
+    frozen: FrozenModel, settings: ProbeSettings
+) -> tuple[tuple[Pooling, ...], tuple[int, ...]]:
+    poolings = settings.poolings or (DECODER_POOLINGS if frozen.is_decoder else ENCODER_POOLINGS)
     for pooling in poolings:
-        reader.check_pooling(pooling)
-    layers = settings.layers or tuple(range(reader.layers))
-    if unknown := [layer for layer in layers if not 0 <= layer < reader.layers]:
+        frozen.check_pooling(pooling)
+    layers = settings.layers or tuple(range(frozen.layers))
+    if unknown := [layer for layer in layers if not 0 <= layer < frozen.layers]:
         raise ValueError(
-            f"layer {unknown[0]}: {reader.name} has layers 0 (embeddings) to {reader.layers - 1}"
+            f"layer {unknown[0]}: {frozen.name} has layers 0 (embeddings) to {frozen.layers - 1}"
         )
     return poolings, layers
 
@@ -197,12 +199,12 @@ def _fitted(
         probed.training_accuracy,
         control,
         None if control is None else probed.accuracy - control,
-        tuple(int(place) for place in np.flatnonzero(probed.correct_N)),
+        tuple(int(index) for index in np.flatnonzero(probed.correct_N)),
     )
 
 
 class _Fits:
-    """The probes fitted so far; those under another fingerprint are forgotten."""
+    """The probes fitted so far; those under another fingerprint are dropped."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
@@ -226,16 +228,16 @@ def _fingerprint(
     out: Path, train: LabelledTexts, test: LabelledTexts, settings: ProbeSettings
 ) -> str:
     about = json.loads((out / "representations/about.json").read_text(encoding="utf-8"))
-    told = asdict(settings) | {"poolings": None, "layers": None, "batch_size": None}
-    read = [about["weights_sha256"], about["texts_sha256"], train.labels, test.labels, told]
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    own = asdict(settings) | {"poolings": None, "layers": None, "batch_size": None}
+    parts = [about["weights_sha256"], about["texts_sha256"], train.labels, test.labels, own]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def comparisons(found: Sequence[Probe]) -> list[dict[str, Any]]:
-    """Each two poolings of one layer, paired by text."""
+def comparisons(probes: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Compare each two poolings of one layer, paired by text."""
     rows = []
-    for first in found:
-        for second in found:
+    for first in probes:
+        for second in probes:
             if first.layer != second.layer or first.pooling >= second.pooling:
                 continue
             a, b = set(first.correct), set(second.correct)
@@ -253,23 +255,21 @@ def comparisons(found: Sequence[Probe]) -> list[dict[str, Any]]:
 
 def _write(
     path: Path,
-    reader: Reader,
+    frozen: FrozenModel,
     train: LabelledTexts,
     test: LabelledTexts,
     settings: ProbeSettings,
-    found: Sequence[Probe],
+    probes: Sequence[Probe],
 ) -> None:
-    rows = [{k: v for k, v in probe.to_json().items() if k != "correct"} for probe in found]
-    written = {
-        "model": reader.name,
+    rows = [{k: v for k, v in probe.to_json().items() if k != "correct"} for probe in probes]
+    content = {
+        "model": frozen.name,
         "classes": sorted(set(train.labels)),
         "n_train": len(train),
         "n_test": len(test),
         "majority": majority_share(test),
         "settings": {**asdict(settings)},
         "probes": rows,
-        "comparisons": comparisons(found),
+        "comparisons": comparisons(probes),
     }
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(path, content)

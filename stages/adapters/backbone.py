@@ -1,15 +1,20 @@
-"""A set of any family on a frozen model: a fresh one, or the one that is there already.
+"""Adapters of any family on a frozen backbone, and several models on the same frozen weights.
 
-    restrict(model, adaptation)   what a stage calls before it trains
-    twin(model)                   the same model again, on the same frozen weights
-    share_frozen(first, second)   one memory for the frozen weights that two models have in common
+    add_adapter(model, adaptation)   a fresh adapter, or the saved one, which resumes training
+    copy_sharing_frozen(model)       the same model again, on the same frozen weights
+    share_frozen(first, second)      one memory for the frozen weights that both have
 
-One trunk carries as many sets as there are roles: policy, reference, reward model and critic each
-have their own set and their own modules, and the frozen weights are in memory once. Nothing is
-switched, so recomputation, generation and compilation see what they saw.
+Policy, reference, reward model and critic each have their own adapter and their own modules, and
+the frozen weights are in memory once. No adapter is switched while a model is in use, so
+recomputation, generation and compilation need no special case.
+
+The module of a family has its name, and a function `create(model, adaptation, tokenizer)`. All are
+imported here, so that PEFT can load what they saved.
 """
 
 import copy
+from importlib import import_module
+from types import ModuleType
 from typing import TypeVar, cast
 
 import torch
@@ -18,145 +23,132 @@ from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import adapter_parameters
-from stages.adapters.bitfit import BitFitConfig, new_bitfit
-from stages.adapters.bottleneck import BottleneckConfig, new_bottleneck, set_dropout
-from stages.adapters.config import (
-    BitFit,
-    Bottleneck,
-    LoRA,
-    Prefix,
-    Probe,
-    Prompt,
-    PTuningV2,
-    Restricted,
-    dropout_of,
-)
-from stages.adapters.lora import new_lora, resume_lora
-from stages.adapters.prefix import PrefixConfig, PTuningV2Config, new_prefix
-from stages.adapters.probe import ProbeConfig, new_probe
-from stages.adapters.prompt import PromptConfig, new_prompt
+from reward_models.backbone import adapter_parameters
+from stages.adapters import lora
+from stages.adapters.config import FAMILIES, LoRA, Restricted
+from stages.adapters.registration import AdapterLayer
 
-Key = tuple[tuple[int, ...], float]
 Module = TypeVar("Module", bound=nn.Module)
 
-
-def twin(model: Module) -> Module:
-    """A copy with modules of its own on the same frozen parameters; trainable ones are copied."""
-    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
-    return copy.deepcopy(model, shared)
-
-
-def share_frozen(first: nn.Module, second: nn.Module) -> None:
-    """Let the second model's frozen parameters be the first's where their numbers are equal.
-
-    Two parameters of one model stay two, though all norms may begin as ones.
-    """
-    already = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
-    free: dict[Key, list[nn.Parameter]] = {}
-    for frozen in first.parameters():
-        if not frozen.requires_grad and id(frozen) not in already:
-            free.setdefault(_key(frozen), []).append(frozen)
-    taken: dict[int, nn.Parameter] = {}
-    for module in second.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or parameter.requires_grad or id(parameter) in already:
-                continue
-            if id(parameter) not in taken:
-                equal = free.get(_key(parameter), [])
-                same = bool(equal) and torch.equal(equal[0], parameter)
-                taken[id(parameter)] = equal.pop(0) if same else parameter
-            module._parameters[name] = taken[id(parameter)]
+_MODULES: dict[str, ModuleType] = {
+    name: import_module(f"stages.adapters.{name.replace('-', '_')}")
+    for name, kind in FAMILIES.items()
+    if issubclass(kind, Restricted)
+}
 
 
-def _key(parameter: nn.Parameter) -> Key:
-    return tuple(parameter.shape), float(parameter.detach().sum(dtype=torch.float64))
-
-
-def restrict(
+def add_adapter(
     model: PreTrainedModel, adaptation: Restricted, tokenizer: PreTrainedTokenizerBase
 ) -> PeftModel:
-    """The model with exactly the parameters of `adaptation` trainable.
+    """Return the model with exactly the parameters of `adaptation` trainable.
 
-    A model that already carries a set goes on training it. Raises ValueError if that set is of
-    another family or size.
+    The adapter that a model already has resumes training. Raises ValueError if it is of another
+    family or size.
     """
-    if isinstance(model, PeftModel):
-        return _go_on(model, adaptation)
-    match adaptation:
-        case LoRA():
-            return cast(PeftModel, new_lora(model, adaptation))
-        case Bottleneck():
-            return new_bottleneck(model, adaptation)
-        case Prefix() | PTuningV2():
-            return new_prefix(model, adaptation)
-        case Prompt():
-            return new_prompt(model, adaptation, tokenizer)
-        case BitFit():
-            return new_bitfit(model)
-        case Probe():
-            return new_probe(model, adaptation)
+    if not isinstance(model, PeftModel):
+        created = _MODULES[adaptation.family].create(model, adaptation, tokenizer)
+        return cast(PeftModel, created)
+    family = family_of(model)
+    if family != adaptation.family:
+        raise ValueError(
+            f"adaptation.family is {adaptation.family}, the adapter to resume is of family "
+            f"{family}; use the same, or family full to merge it where that is possible"
+        )
+    if isinstance(adaptation, LoRA):
+        lora.resume(model, adaptation)
+    saved = vars(model.peft_config["default"])
+    for name, value in adaptation.fixed_settings().items():
+        if value != saved[name]:
+            raise ValueError(
+                f"adaptation.{name} is {value}, the adapter to resume has {saved[name]}; "
+                "use the same"
+            )
+    for layer in model.modules():
+        if isinstance(layer, AdapterLayer):
+            layer.set_dropout(adaptation.adapter_dropout)
+    model.set_adapter("default")
+    return model
 
 
-def set_parameters(model: PeftModel) -> tuple[int, int]:
-    """How many numbers the set holds, and how many its base does; a tied matrix counts once."""
+def family_of(model: PeftModel) -> str:
+    """Return the family of a model's adapter, by its name in configs."""
+    name = PeftType(model.peft_config["default"].peft_type).name.lower().replace("_", "-")
+    return "prompt" if name == "soft-prompt" else str(name)
+
+
+def train_layers(model: PreTrainedModel, top: int | None) -> None:
+    """Let all parameters move, or those of the `top` last layers alone.
+
+    Layers below stay, and are shared between roles: no gradient goes below the lowest layer that
+    moves. Embeddings, unembedding and final norm stay too. Raises ValueError where the model has
+    fewer layers.
+    """
+    model.requires_grad_(top is None)
+    if top is None:
+        return
+    layers = layers_of(model)
+    if top > len(layers):
+        raise ValueError(f"adaptation.top_layers is {top}, the model has {len(layers)} layers")
+    for layer in list(layers)[-top:]:
+        layer.requires_grad_(True)
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of a causal language model or of its transformer."""
+    count = model.config.num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    assert len(stacks) == 1, "one stack of layers in a causal language model"
+    return stacks[0]
+
+
+def adapter_size(model: PeftModel) -> tuple[int, int]:
+    """Return the numbers of parameters of the adapter and its base; a tied matrix counts once."""
     added = adapter_parameters(model)
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    held = sum(size for key, size in sizes.items() if key in added)
-    return held, sum(sizes.values()) - held
+    size = sum(numel for key, numel in sizes.items() if key in added)
+    return size, sum(sizes.values()) - size
 
 
 def trained_share(model: nn.Module, prefix: str) -> dict[str, float]:
-    """Two metrics: how many numbers training moves, and what share of the base's that is.
+    """Return two metrics: the number of trained parameters, and their share of the base's.
 
     A tied matrix counts once. A reward model's head counts as the base's.
     """
     added = adapter_parameters(model)
     unique = {id(p): p for p in model.parameters()}
-    moved = sum(p.numel() for p in unique.values() if p.requires_grad)
+    trained = sum(p.numel() for p in unique.values() if p.requires_grad)
     base = sum(p.numel() for key, p in unique.items() if key not in added)
-    return {f"{prefix}trained_parameters": moved, f"{prefix}trained_share": moved / base}
+    return {f"{prefix}trained_parameters": trained, f"{prefix}trained_share": trained / base}
 
 
-def family_of(model: PeftModel) -> str:
-    """The family of a model's set, as configs call it."""
-    kind = PeftType(model.peft_config["default"].peft_type).name
-    named = {"SOFT_PROMPT": "prompt", "PTUNING_V2": "ptuning-v2"}
-    return str(named.get(kind, kind.lower()))
+def copy_sharing_frozen(model: Module) -> Module:
+    """Return a copy with modules of its own on the same frozen parameters; others are copied."""
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, shared)
 
 
-def _go_on(model: PeftModel, adaptation: Restricted) -> PeftModel:
-    found = model.peft_config["default"]
-    family = family_of(model)
-    if family != adaptation.family:
-        raise ValueError(
-            f"adaptation asks for family {adaptation.family}, the set to go on from is of family "
-            f"{family}; use the same, or family full to merge it where that can be"
-        )
-    if isinstance(adaptation, LoRA):
-        return cast(PeftModel, resume_lora(model, adaptation))
-    for name, asked, there in _sizes(adaptation, found):
-        if asked != there:
-            raise ValueError(
-                f"adaptation.{name} is {asked}, the set to go on from has {there}; use the same"
-            )
-    if isinstance(adaptation, Bottleneck):
-        set_dropout(model, dropout_of(adaptation))
-    model.set_adapter("default")
-    return model
+def share_frozen(first: nn.Module, second: nn.Module) -> None:
+    """Replace the second model's frozen parameters by the first's where their numbers are equal.
+
+    Two parameters of one model stay two, though all norms may begin as ones.
+    """
+    already = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+    free: dict[tuple[object, ...], list[nn.Parameter]] = {}
+    for frozen in first.parameters():
+        if not frozen.requires_grad and id(frozen) not in already:
+            free.setdefault(_key(frozen), []).append(frozen)
+    replaced: dict[int, nn.Parameter] = {}
+    for module in second.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or parameter.requires_grad or id(parameter) in already:
+                continue
+            if id(parameter) not in replaced:
+                equal = free.get(_key(parameter), [])
+                same = bool(equal) and torch.equal(equal[0], parameter)
+                replaced[id(parameter)] = equal.pop(0) if same else parameter
+            module._parameters[name] = replaced[id(parameter)]
 
 
-def _sizes(adaptation: Restricted, found: object) -> list[tuple[str, object, object]]:
-    """What was asked for beside what is there, by the config's names."""
-    match adaptation, found:
-        case Bottleneck(), BottleneckConfig():
-            names = ("width", "activation", "scaling")
-            return [(name, vars(adaptation)[name], vars(found)[name]) for name in names]
-        case Prefix() | PTuningV2() | Prompt(), PrefixConfig() | PTuningV2Config() | PromptConfig():
-            return [("length", adaptation.length, found.length)]
-        case Probe(), ProbeConfig():
-            width = adaptation.width if adaptation.kind == "mlp" else 0
-            return [("width", width, found.width)]
-        case BitFit(), BitFitConfig():
-            return []
-    raise AssertionError(f"{adaptation.family} is not {type(found).__name__}")
+def _key(parameter: nn.Parameter) -> tuple[object, ...]:
+    """Return what equal parameters share, and few others."""
+    return (*parameter.shape, float(parameter.detach().sum(dtype=torch.float64)))

@@ -1,9 +1,9 @@
-"""BitFit (Ben Zaken et al. 2022): nothing moves but biases.
+"""BitFit (Ben Zaken et al. 2022): only biases are trained.
 
-    y = W x + b + b_set
+    y = W x + b + b_adapter
 
-A set holds what is added to every bias. Where the layers of a model have no bias (Llama, Qwen3),
-every linear layer gets one that begins at 0; that is the same idea on other numbers.
+The adapter holds what is added to every bias. Where the layers of a model have no bias (Llama,
+Qwen3), every linear layer gets one, initialised at 0.
 """
 
 from dataclasses import dataclass
@@ -12,71 +12,88 @@ import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
+from stages.adapters.config import BitFit
 from stages.adapters.registration import (
-    SetConfig,
-    SetLayer,
-    SetModel,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterModel,
     add_bias,
-    biased_places,
     output_size,
-    peft_type,
     register,
 )
 
 
 @dataclass
-class BitFitConfig(SetConfig):
-    """Nothing to choose."""
+class BitFitConfig(AdapterConfig):
+    """PEFT's settings; the family has none of its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = peft_type("BITFIT")
+        self.peft_type = TYPE
 
 
-class BitFitLayer(SetLayer):
-    """A layer whose output gets the set's bias."""
+class BitFitLayer(AdapterLayer):
+    """A layer whose output gets the adapter's bias."""
 
     adapter_layer_names = ("added_bias",)
 
-    def begin(self) -> None:
-        """One bias a set."""
+    def create_containers(self) -> None:
+        """Create one bias an adapter."""
         self.added_bias = nn.ParameterDict()
 
-    def add(self, name: str, config: BitFitConfig) -> None:  # noqa: ARG002 - nothing to choose
-        """It begins at 0."""
+    def create_adapter(self, name: str, config: BitFitConfig) -> None:  # noqa: ARG002
+        """Begin at 0."""
         self.added_bias[name] = nn.Parameter(torch.zeros(output_size(self.base_layer)))
 
-    def forward(self, x: Tensor, *further: object, **named: object) -> Tensor:
-        """The layer's output plus the active bias."""
-        y: Tensor = self.base_layer(x, *further, **named)
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Return the layer's output plus the active bias."""
+        y: Tensor = self.base_layer(x, *args, **kwargs)
         name = None if self.merged else self.active_name(self.added_bias)
         return y if name is None else y + self.added_bias[name].to(y.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
-        """Add it to the layer's own bias."""
+        """Add the adapter's bias to the layer's own."""
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.added_bias:
                 add_bias(self.base_layer, self.added_bias[name])
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take it away again."""
+        """Subtract it again."""
         while self.merged_adapters:
             add_bias(self.base_layer, -self.added_bias[self.merged_adapters.pop()])
 
 
-class BitFitModel(SetModel):
+class BitFitModel(AdapterModel):
     """PEFT's view of the family."""
 
     prefix = "added_bias"
     layer = BitFitLayer
 
 
-register("bitfit", BitFitConfig, BitFitModel)
+TYPE = register("bitfit", BitFitConfig, BitFitModel)
 
 
-def new_bitfit(model: PreTrainedModel) -> PeftModel:
-    """The frozen model with a trainable addition to every bias, 0 at the start."""
-    return get_peft_model(model, BitFitConfig(target_modules=biased_places(model)))
+def create(model: PreTrainedModel, _: BitFit, __: PreTrainedTokenizerBase) -> PeftModel:
+    """Return the frozen model with a trainable addition to every bias, 0 at the start."""
+    return get_peft_model(model, BitFitConfig(target_modules=biased_modules(model)))
+
+
+def biased_modules(model: PreTrainedModel) -> set[str]:
+    """Return endings of all layers that have a bias; of all linear layers where there is none."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    inside = [(name, module) for name, module in model.named_modules() if module is not head]
+    biased = {name for name, module in inside if module._parameters.get("bias") is not None}
+    if not biased:
+        biased = {name for name, module in inside if isinstance(module, nn.Linear | Conv1D)}
+    return {_name_in_layer(name) for name in biased}
+
+
+def _name_in_layer(name: str) -> str:
+    """Return a module's name without that of its layer: the parts after the last number."""
+    parts = name.split(".")
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[numbers[-1] + 1 :]) if numbers else name

@@ -11,24 +11,23 @@ from dataclasses import dataclass, field
 
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 
 from stages.adapters.config import Bottleneck
 from stages.adapters.registration import (
-    Parts,
-    SetConfig,
-    SetLayer,
-    SetModel,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterModel,
+    LayerNames,
+    layer_names,
     output_size,
-    parts_of,
-    peft_type,
     register,
 )
 
 
 @dataclass
-class BottleneckConfig(SetConfig):
+class BottleneckConfig(AdapterConfig):
     """Sizes as in `stages.adapters.config.Bottleneck`; `size` is that of the hidden states."""
 
     width: int = field(default=32)
@@ -40,23 +39,23 @@ class BottleneckConfig(SetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = peft_type("BOTTLENECK")
+        self.peft_type = TYPE
 
 
-class BottleneckLayer(SetLayer):
+class BottleneckLayer(AdapterLayer):
     """A sublayer (or, in parallel, an MLP) with adapters after (beside) it."""
 
     adapter_layer_names = ("down", "up")
     other_param_names = ("settings",)
 
-    def begin(self) -> None:
-        """Down and up projections by name."""
+    def create_containers(self) -> None:
+        """Create down and up projections by name."""
         self.down, self.up = nn.ModuleDict(), nn.ModuleDict()
         self.dropout = nn.ModuleDict()
         self.settings: dict[str, BottleneckConfig] = {}
 
-    def add(self, name: str, config: BottleneckConfig) -> None:
-        """W_down as nn.Linear begins, W_up and both biases 0."""
+    def create_adapter(self, name: str, config: BottleneckConfig) -> None:
+        """Initialise W_down as nn.Linear does, W_up and both biases at 0."""
         size = config.size or output_size(self.base_layer)
         down, up = nn.Linear(size, config.width), nn.Linear(config.width, size)
         for parameter in (down.bias, up.weight, up.bias):
@@ -65,9 +64,14 @@ class BottleneckLayer(SetLayer):
         self.dropout[name] = nn.Dropout(config.dropout)
         self.settings[name] = config
 
-    def forward(self, x_BLD: Tensor, *further: object, **named: object) -> Tensor:
-        """The sublayer's output with the active adapter's addition."""
-        y_BLD: Tensor = self.base_layer(x_BLD, *further, **named)
+    def set_dropout(self, rate: float) -> None:
+        """Change the dropout before the down projections."""
+        for name in self.dropout:
+            self.dropout[name] = nn.Dropout(rate)
+
+    def forward(self, x_BLD: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Return the sublayer's output with the active adapter's addition."""
+        y_BLD: Tensor = self.base_layer(x_BLD, *args, **kwargs)
         name = self.active_name(self.down)
         if name is None:
             return y_BLD
@@ -78,20 +82,20 @@ class BottleneckLayer(SetLayer):
         return y_BLD + added_BLD
 
 
-class BottleneckModel(SetModel):
+class BottleneckModel(AdapterModel):
     """PEFT's view of the family."""
 
     prefix = "bottleneck_"
     layer = BottleneckLayer
 
 
-register("bottleneck", BottleneckConfig, BottleneckModel)
+TYPE = register("bottleneck", BottleneckConfig, BottleneckModel)
 
 
-def new_bottleneck(model: PreTrainedModel, adaptation: Bottleneck) -> PeftModel:
-    """The frozen model with fresh adapters. Raises ValueError for an unknown architecture."""
+def create(model: PreTrainedModel, adaptation: Bottleneck, _: PreTrainedTokenizerBase) -> PeftModel:
+    """Return the frozen model with fresh adapters; ValueError for an unknown architecture."""
     config = BottleneckConfig(
-        target_modules=_places(parts_of(model), adaptation),
+        target_modules=_target_modules(layer_names(model), adaptation),
         width=adaptation.width,
         size=int(model.config.hidden_size),
         activation=adaptation.activation,
@@ -104,21 +108,13 @@ def new_bottleneck(model: PreTrainedModel, adaptation: Bottleneck) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def set_dropout(model: nn.Module, rate: float) -> None:
-    """The dropout of adapters that are there already."""
-    for layer in model.modules():
-        if isinstance(layer, BottleneckLayer):
-            for name in layer.dropout:
-                layer.dropout[name] = nn.Dropout(rate)
-
-
-def _places(parts: Parts, adaptation: Bottleneck) -> set[str]:
+def _target_modules(names: LayerNames, adaptation: Bottleneck) -> set[str]:
     match adaptation.placement:
         case "houlsby":
-            return {parts.attention_output, parts.mlp_output}
+            return {names.attention_output, names.mlp_output}
         case "pfeiffer":
-            return {parts.mlp_output}
+            return {names.mlp_output}
         case "parallel":
-            if not parts.mlp:
+            if not names.mlp:
                 raise ValueError("adaptation.placement parallel needs an MLP that is one module")
-            return {parts.mlp}
+            return {names.mlp}

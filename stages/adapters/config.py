@@ -1,21 +1,64 @@
-"""Which parameters a stage may move: eight families, told apart by `family`. No torch here."""
+"""The adapter families and their settings, told apart by `family`. No torch here.
+
+A new family is a class here, named in `Adaptation`, and a file of the family's name beside this one
+(see `stages.adapters.backbone`).
+"""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from stages.config import Config, Fraction
 
 
-class Full(Config):
+class Rates(NamedTuple):
+    """The factors by which a family multiplies the learning rates of a whole experiment."""
+
+    policy: float = 1.0
+    score: float = 1.0  # of the reward model and the critic
+
+
+class Family(Config):
+    """The settings that say which parameters a stage trains.
+
+    Few parameters need larger steps than all of them. The factors were chosen by validation
+    demonstrations and held-out pairs of the quickstart: tests/benchmarks/family_rates.py,
+    docs/families.md.
+    """
+
+    family: str
+    rates: ClassVar[Rates] = Rates()
+
+    @property
+    def num_positions(self) -> int:
+        """The positions of a model's context that the family takes."""
+        return 0
+
+    @property
+    def adapter_dropout(self) -> float:
+        """The dropout inside the adapter."""
+        return 0.0
+
+
+class Full(Family):
     """Every parameter moves, or every one of the last `top_layers` layers."""
 
     family: Literal["full"] = "full"
     top_layers: PositiveInt | None = None
 
 
-class Probe(Config):
+class Restricted(Family):
+    """A family whose parameters are an adapter on a frozen model."""
+
+    fixed: ClassVar[tuple[str, ...]] = ()  # settings that cannot change once there is an adapter
+
+    def fixed_settings(self) -> dict[str, object]:
+        """Return the settings that a saved adapter has to share, as its PEFT config names them."""
+        return {name: vars(self)[name] for name in self.fixed}
+
+
+class Probe(Restricted):
     """Only the head moves: the unembedding of a policy, the scalar head of a reward model.
 
     `kind` linear adds a matrix to the head, mlp a residual layer of `width` before it.
@@ -24,10 +67,15 @@ class Probe(Config):
     family: Literal["probe"] = "probe"
     kind: Literal["linear", "mlp"] = "linear"
     width: PositiveInt = 64
-    pooling: Literal["last", "mean"] = "last"  # of a reward model: where it reads its score
+    pooling: Literal["last", "mean"] = "last"  # of a reward model: the states that its head gets
+    rates: ClassVar = Rates(3.0, 10.0)
+
+    def fixed_settings(self) -> dict[str, object]:
+        """Return the width of the layer; a linear probe has none."""
+        return {"width": self.width if self.kind == "mlp" else 0}
 
 
-class LoRA(Config):
+class LoRA(Restricted):
     """Low-rank updates of the linear layers (Hu et al. 2021), through PEFT."""
 
     family: Literal["lora"] = "lora"
@@ -35,9 +83,15 @@ class LoRA(Config):
     alpha: PositiveFloat = 32.0
     dropout: Fraction = 0.0
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    rates: ClassVar = Rates(5.0, 5.0)
+
+    @property
+    def adapter_dropout(self) -> float:
+        """The dropout before the low-rank update."""
+        return self.dropout
 
 
-class Bottleneck(Config):
+class Bottleneck(Restricted):
     """x + scaling * W_up s(W_down x) after sublayers (Houlsby et al. 2019).
 
     houlsby: after attention and after the MLP; pfeiffer: after the MLP only (Pfeiffer et al. 2021);
@@ -50,34 +104,51 @@ class Bottleneck(Config):
     activation: str = "gelu"
     scaling: PositiveFloat = 1.0
     dropout: Fraction = 0.0
+    rates: ClassVar = Rates(5.0, 5.0)
+    fixed: ClassVar = ("width", "activation", "scaling")
+
+    @property
+    def adapter_dropout(self) -> float:
+        """The dropout before the down projection."""
+        return self.dropout
 
 
-class Prefix(Config):
+class Prefix(Restricted):
     """Trained keys and values before every layer's own (Li and Liang 2021).
 
-    With `reparametrise` they come from an MLP of that width while they are trained; what is saved
-    are the keys and values it gives.
+    With `reparametrise` an MLP of that width produces them in training; saved are the keys and
+    values alone.
     """
 
     family: Literal["prefix"] = "prefix"
     length: PositiveInt = 16
     reparametrise: NonNegativeInt = 0
+    rates: ClassVar = Rates(200.0, 20.0)
+    reparametrised_rates: ClassVar = Rates(20.0, 20.0)  # an MLP needs smaller steps than keys do
+    fixed: ClassVar = ("length",)
 
 
-class Prompt(Config):
+class Prompt(Restricted):
     """Trained input embeddings before the prompt (Lester et al. 2021), begun in one of three ways.
 
     vocabulary: embeddings of random words; text: those of `text`, such as the names of classes,
-    again and again up to `length`; random: normal numbers as spread as the embeddings are.
+    again and again up to `length`; random: normal numbers with the deviation of the embeddings.
     """
 
     family: Literal["prompt"] = "prompt"
     length: PositiveInt = 20
     begin: Literal["vocabulary", "text", "random"] = "vocabulary"
     text: str = "Answer the question truthfully, politely and in short."
+    rates: ClassVar = Rates(100.0, 30.0)
+    fixed: ClassVar = ("length",)
+
+    @property
+    def num_positions(self) -> int:
+        """Virtual tokens stand before the others."""
+        return self.length
 
 
-class PTuningV2(Config):
+class PTuningV2(Restricted):
     """Deep prompts: a prefix in every layer without reparametrisation (Liu et al. 2022).
 
     Its own head for classification is a reward model's scalar head.
@@ -85,51 +156,36 @@ class PTuningV2(Config):
 
     family: Literal["ptuning-v2"] = "ptuning-v2"
     length: PositiveInt = 16
+    rates: ClassVar = Rates(200.0, 20.0)
+    fixed: ClassVar = ("length",)
 
 
-class BitFit(Config):
+class BitFit(Restricted):
     """Only biases move (Ben Zaken et al. 2022).
 
-    Where a model's layers have no biases, one is added to every linear layer: that is no longer
-    the paper's method, and what it trains is told.
+    Where a model's layers have no biases, one is added to every linear layer, which is no longer
+    the paper's method.
     """
 
     family: Literal["bitfit"] = "bitfit"
+    rates: ClassVar = Rates(30.0, 3.0)
 
 
-Restricted = Probe | LoRA | Bottleneck | Prefix | Prompt | PTuningV2 | BitFit
-Adaptation = Annotated[Full | Restricted, Field(discriminator="family")]
-
-
-class Rates(NamedTuple):
-    """What a whole experiment under one family multiplies its learning rates by."""
-
-    policy: float
-    score: float  # of the reward model and the critic
-
-
-# Few numbers want larger steps than all of them. Chosen by validation demonstrations and held-out
-# pairs of the quickstart: tests/benchmarks/family_rates.py, docs/families.md.
-RATES: Mapping[str, Rates] = {
-    "full": Rates(1.0, 1.0),
-    "probe": Rates(3.0, 10.0),
-    "lora": Rates(5.0, 5.0),
-    "bottleneck": Rates(5.0, 5.0),
-    "prefix": Rates(200.0, 20.0),
-    "prompt": Rates(100.0, 30.0),
-    "ptuning-v2": Rates(200.0, 20.0),
-    "bitfit": Rates(30.0, 3.0),
+Adaptation = Annotated[
+    Full | Probe | LoRA | Bottleneck | Prefix | Prompt | PTuningV2 | BitFit,
+    Field(discriminator="family"),
+]
+FAMILIES: Mapping[str, type[Family]] = {
+    kind.model_fields["family"].default: kind for kind in get_args(get_args(Adaptation)[0])
 }
-REPARAMETRISED = Rates(20.0, 20.0)  # a prefix's MLP is weights, which want smaller steps than keys
 
 
 def rates_of(adaptation: Mapping[str, object]) -> Rates:
-    """The factors for an `adaptation` of a config; 1 for a family that there is not."""
-    if adaptation.get("family") == "prefix" and adaptation.get("reparametrise"):
-        return REPARAMETRISED
-    return RATES.get(str(adaptation.get("family")), Rates(1.0, 1.0))
-
-
-def dropout_of(adaptation: Full | Restricted) -> float:
-    """The dropout of the set itself."""
-    return adaptation.dropout if isinstance(adaptation, LoRA | Bottleneck) else 0.0
+    """Return the factors for an `adaptation` of a config; 1 where it is not valid."""
+    try:
+        family: Family = TypeAdapter(Adaptation).validate_python(adaptation)
+    except ValidationError:
+        return Rates()
+    if isinstance(family, Prefix) and family.reparametrise:
+        return family.reparametrised_rates
+    return family.rates

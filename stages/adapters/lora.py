@@ -1,4 +1,7 @@
-"""Low-rank adaptation (Hu et al. 2021) through PEFT: a new adapter, or the one that is there."""
+"""Low-rank adaptation (Hu et al. 2021), which is PEFT's own.
+
+y = W x + alpha / rank * B A x
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +11,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear, LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 from stages.adapters.config import LoRA
 
 
-def new_lora(model: PreTrainedModel, adaptation: LoRA) -> PreTrainedModel:
-    """The frozen model with a fresh adapter, which changes nothing until it is trained.
+def create(model: PreTrainedModel, adaptation: LoRA, _: PreTrainedTokenizerBase) -> PeftModel:
+    """Return the frozen model with a fresh adapter, which changes nothing until it is trained.
 
     Raises ValueError where `target_modules` names nothing in the model.
     """
@@ -27,61 +30,59 @@ def new_lora(model: PreTrainedModel, adaptation: LoRA) -> PreTrainedModel:
         task_type="CAUSAL_LM",
     )
     try:
-        return cast(PreTrainedModel, get_peft_model(model, config))
+        return cast(PeftModel, get_peft_model(model, config))
     except ValueError as error:
         raise ValueError(f"adaptation.target_modules: {first_line(error)}") from None
 
 
-def resume_lora(model: PeftModel, adaptation: LoRA) -> PreTrainedModel:
-    """The model with its adapter trainable again, under the dropout of `adaptation`.
+def resume(model: PeftModel, adaptation: LoRA) -> None:
+    """Check that the adapter of `model` has these settings, and change its dropout to theirs.
 
-    Raises ValueError if the adapter has another rank, alpha or other target modules; "all-linear"
-    goes on with those it has.
+    Raises ValueError if it has another rank, alpha or other target modules; "all-linear" resumes
+    those it has.
     """
     config = model.peft_config["default"]
     assert isinstance(config, LoraConfig)
     modules = sorted(config.target_modules or [])
-    linear = adaptation.target_modules == "all-linear"
-    wanted_modules = modules if linear else sorted(adaptation.target_modules)
-    found = (config.r, config.lora_alpha, modules)
-    if found != (adaptation.rank, adaptation.alpha, wanted_modules):
+    is_any = adaptation.target_modules == "all-linear"
+    expected = modules if is_any else sorted(adaptation.target_modules)
+    saved = (config.r, config.lora_alpha, modules)
+    if saved != (adaptation.rank, adaptation.alpha, expected):
         raise ValueError(
             f"adaptation asks for rank {adaptation.rank}, alpha {adaptation.alpha} and "
-            f"{wanted_modules}, the adapter to go on from has {found[0]}, {found[1]} and "
+            f"{expected}, the adapter to resume has {saved[0]}, {saved[1]} and "
             f"{modules}; use the same, or family full to merge it"
         )
     config.lora_dropout = adaptation.dropout
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.lora_dropout["default"] = nn.Dropout(adaptation.dropout)
-    model.set_adapter("default")
-    return cast(PreTrainedModel, model)
 
 
 @contextmanager
 def merged_lora(model: nn.Module) -> Iterator[None]:
-    """Let plain layers with the sum of base and adapter stand in for a while, to sample with.
+    """Replace adapted layers by plain ones with the sum of base and adapter, to sample with.
 
     A token costs one product a layer instead of three. The base's own weights, which other models
     may share, are left alone, so afterwards every bit is as it was; meanwhile there is a copy of
     the adapted ones.
     """
-    found = [
+    adapted = [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, Linear)
     ]
-    kept = [layer.get_base_layer().get_parameter("weight") for _, _, layer in found]
+    weights = [layer.get_base_layer().get_parameter("weight") for _, _, layer in adapted]
     try:
-        for parent, name, layer in found:
+        for parent, name, layer in adapted:
             base = layer.get_base_layer()
             with torch.no_grad():
-                added = base.get_parameter("weight") + layer.get_delta_weight("default")
-            base._parameters["weight"] = nn.Parameter(added, requires_grad=False)
+                total = base.get_parameter("weight") + layer.get_delta_weight("default")
+            base._parameters["weight"] = nn.Parameter(total, requires_grad=False)
             parent._modules[name] = base
         yield
     finally:
-        for (parent, name, layer), weight in zip(found, kept, strict=True):
+        for (parent, name, layer), weight in zip(adapted, weights, strict=True):
             layer.get_base_layer()._parameters["weight"] = weight
             parent._modules[name] = layer

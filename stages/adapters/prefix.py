@@ -1,12 +1,13 @@
-"""Prefix tuning (Li and Liang 2021) and P-tuning v2 (Liu et al. 2022): keys and values that are
-trained stand before every layer's own.
+"""Prefix tuning (Li and Liang 2021): trained keys and values stand before every layer's own.
 
     head_i = softmax(q_i [P_k,i ; K_i]^T / sqrt(d)) [P_v,i ; V_i]
 
-They take no position and no place in the cache, so padding and generation need no special case.
-With a reparametrisation, P = MLP(E) while it is trained, with one MLP and E a layer; `fold` leaves
-the keys and values alone. A new prefix changes what the model says: its reference in PPO is a
-snapshot of the set that PPO began with.
+They take no position and no room in the cache, so padding and generation need no special case.
+With a reparametrisation, P = MLP(E) in training, with one MLP and E a layer; `fold` leaves the keys
+and values alone. A new prefix changes the logits, so the reference in PPO is a copy of the adapter
+that PPO began with.
+
+Dimension key:  H key-value heads,  P prefix positions,  D head size.
 """
 
 from dataclasses import dataclass, field
@@ -14,16 +15,20 @@ from dataclasses import dataclass, field
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.adapters.config import Prefix, PTuningV2
-from stages.adapters.prefix_attention import let_attend_to_sets, put_before, put_nothing_before
+from stages.adapters.config import Prefix
+from stages.adapters.prefix_attention import (
+    RowPrefix,
+    remove_prefix,
+    set_prefix,
+    use_prefix_attention,
+)
 from stages.adapters.registration import (
-    SetConfig,
-    SetLayer,
-    SetModel,
-    parts_of,
-    peft_type,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterModel,
+    layer_names,
     register,
 )
 
@@ -31,7 +36,7 @@ DEVIATION = 0.02  # of new keys and values
 
 
 @dataclass
-class PrefixConfig(SetConfig):
+class PrefixConfig(AdapterConfig):
     """`length` positions of `heads` key-value heads of size `head_size`."""
 
     length: int = field(default=16)
@@ -41,16 +46,7 @@ class PrefixConfig(SetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = peft_type("PREFIX")
-
-
-@dataclass
-class PTuningV2Config(PrefixConfig):
-    """A prefix that is never reparametrised."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = peft_type("PTUNING_V2")
+        self.peft_type = TYPE
 
 
 class Reparametrisation(nn.Module):
@@ -67,24 +63,24 @@ class Reparametrisation(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """key_HPD and value_HPD."""
-        made = self.outer(torch.tanh(self.inner(self.embedding))).view(self.shape)
-        key_HPD, value_HPD = made.permute(1, 2, 0, 3)
+        """Return key_HPD and value_HPD."""
+        output = self.outer(torch.tanh(self.inner(self.embedding))).view(self.shape)
+        key_HPD, value_HPD = output.permute(1, 2, 0, 3)
         return key_HPD, value_HPD
 
 
-class PrefixLayer(SetLayer):
+class PrefixLayer(AdapterLayer):
     """An attention module with keys and values before its own."""
 
     adapter_layer_names = ("prefix_key", "prefix_value", "prefix_mlp")
 
-    def begin(self) -> None:
-        """Keys and values a set, or what makes them."""
+    def create_containers(self) -> None:
+        """Create keys and values an adapter, or what makes them."""
         self.prefix_key, self.prefix_value = nn.ParameterDict(), nn.ParameterDict()
         self.prefix_mlp = nn.ModuleDict()
 
-    def add(self, name: str, config: PrefixConfig) -> None:
-        """Normal numbers, as other weights begin."""
+    def create_adapter(self, name: str, config: PrefixConfig) -> None:
+        """Begin with normal numbers, as other weights do."""
         if config.reparametrise:
             self.prefix_mlp[name] = Reparametrisation(config)
             return
@@ -93,25 +89,25 @@ class PrefixLayer(SetLayer):
         self.prefix_value[name] = nn.Parameter(DEVIATION * torch.randn(shape))
 
     def prefix(self, name: str) -> tuple[Tensor, Tensor]:
-        """key_HPD and value_HPD of a set."""
+        """Return key_HPD and value_HPD of an adapter."""
         if name in self.prefix_mlp:
-            made: tuple[Tensor, Tensor] = self.prefix_mlp[name]()
-            return made
+            computed: tuple[Tensor, Tensor] = self.prefix_mlp[name]()
+            return computed
         return self.prefix_key[name], self.prefix_value[name]
 
-    def forward(self, *given: object, **named: object) -> object:
-        """The attention's output under the active set."""
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Return the attention's output under the active adapter."""
         name = self.active_name(self.prefix_key) or self.active_name(self.prefix_mlp)
         if name is None:
-            return self.base_layer(*given, **named)
-        put_before(self.base_layer, *self.prefix(name))
+            return self.base_layer(*args, **kwargs)
+        set_prefix(self.base_layer, RowPrefix.of_every_row(*self.prefix(name)))
         try:
-            return self.base_layer(*given, **named)
+            return self.base_layer(*args, **kwargs)
         finally:
-            put_nothing_before(self.base_layer)
+            remove_prefix(self.base_layer)
 
     def fold(self) -> None:
-        """Put the keys and values that an MLP makes in its place."""
+        """Replace each MLP by the keys and values that it makes."""
         for name in list(self.prefix_mlp):
             key_HPD, value_HPD = self.prefix(name)
             self.prefix_key[name] = nn.Parameter(key_HPD.detach().clone())
@@ -119,7 +115,7 @@ class PrefixLayer(SetLayer):
             del self.prefix_mlp[name]
 
 
-class PrefixModel(SetModel):
+class PrefixModel(AdapterModel):
     """PEFT's view of prefix tuning."""
 
     prefix = "prefix_"
@@ -128,37 +124,29 @@ class PrefixModel(SetModel):
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         super()._prepare_model(peft_config, model)
         assert isinstance(model, PreTrainedModel)
-        let_attend_to_sets(model)
+        use_prefix_attention(model)
 
 
-class PTuningV2Model(PrefixModel):
-    """PEFT's view of P-tuning v2."""
-
-    prefix = "ptuning_v2_"
+TYPE = register("prefix", PrefixConfig, PrefixModel)
 
 
-register("prefix", PrefixConfig, PrefixModel)
-register("ptuning_v2", PTuningV2Config, PTuningV2Model)
-
-
-def new_prefix(model: PreTrainedModel, adaptation: Prefix | PTuningV2) -> PeftModel:
-    """The frozen model with a fresh prefix in every layer."""
-    heads, size = _heads(model.config)
-    places = {parts_of(model).attention}
-    match adaptation:
-        case PTuningV2():
-            config: PrefixConfig = PTuningV2Config(
-                target_modules=places, length=adaptation.length, heads=heads, head_size=size
-            )
-        case Prefix():
-            config = PrefixConfig(
-                target_modules=places,
-                length=adaptation.length,
-                heads=heads,
-                head_size=size,
-                reparametrise=adaptation.reparametrise,
-            )
+def create(model: PreTrainedModel, adaptation: Prefix, _: PreTrainedTokenizerBase) -> PeftModel:
+    """Return the frozen model with a fresh prefix in every layer."""
+    config = prefix_config(PrefixConfig, model, adaptation.length)
+    config.reparametrise = adaptation.reparametrise
     return get_peft_model(model, config)
+
+
+def prefix_config(kind: type[PrefixConfig], model: PreTrainedModel, length: int) -> PrefixConfig:
+    """Return PEFT's settings for a prefix in every layer of this model."""
+    settings = model.config.to_dict()
+    query_heads = int(model.config.num_attention_heads)
+    return kind(
+        target_modules={layer_names(model).attention},
+        length=length,
+        heads=int(settings.get("num_key_value_heads") or query_heads),
+        head_size=int(settings.get("head_dim") or model.config.hidden_size // query_heads),
+    )
 
 
 def fold_prefixes(model: PeftModel) -> None:
@@ -169,11 +157,3 @@ def fold_prefixes(model: PeftModel) -> None:
     for config in model.peft_config.values():
         if isinstance(config, PrefixConfig):
             config.reparametrise = 0
-
-
-def _heads(config: PretrainedConfig) -> tuple[int, int]:
-    """Key-value heads and the size of one."""
-    told = config.to_dict()
-    query_heads = int(config.num_attention_heads)
-    heads = int(told.get("num_key_value_heads") or query_heads)
-    return heads, int(told.get("head_dim") or config.hidden_size // query_heads)

@@ -1,13 +1,13 @@
-"""Attention that sees a set's keys and values before all others, and can be listened to.
+"""Attention to given keys and values before a text's own.
 
-The attention function is chosen by name in a model's config; what stands before its keys is given
-module by module. `listening` gives the keys and values that every attention module computes, which
-is how a soft prompt becomes a prefix (see `prompt`).
+The attention function is chosen by name in a model's config; the keys and values before its own are
+set module by module, for every row alike or row by row. `captured_keys_and_values` records the keys
+and values that every attention module computes, which turns a soft prompt into a prefix.
 
-Dimension key:  B rows,  H key-value heads,  P prefix positions,  D head size.
+Dimension key:  B rows,  H key-value heads,  P prefix positions,  Q queries,  K keys,  D head size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,87 +20,108 @@ from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
 from reward_models.packed_attention import (
-    Before,
-    has_sdpa,
-    obstacle_to_attention,
+    PrependKeys,
+    attention_mismatch,
     register_attention,
+    uses_sdpa,
 )
 
-
-def rename_attention(model: PreTrainedModel, name: str, wanted_by: str) -> None:
-    """Let the model's attention be the one called `name`, which adds nothing by itself.
-
-    Raises ValueError without sdpa, and where the model computes something else under that name; it
-    is as it was then. A model without weights (one that is only measured) is taken at its word.
-    """
-    before = model.config._attn_implementation
-    if not has_sdpa(model):
-        raise ValueError(f"attention is '{before}'; {wanted_by} 'sdpa'")
-
-    def change() -> None:
-        model.config._attn_implementation = name
-
-    if model.device.type == "meta":
-        change()
-        return
-    obstacle = obstacle_to_attention([transformer(model)], change)
-    if obstacle is not None:
-        raise ValueError(
-            f"{type(model).__name__}: {wanted_by} attention that can be chosen by name; {obstacle}"
-        )
-
-
-ROW_ATTENTION = "sdpa_with_row_prefixes"
+ATTENTION = "sdpa_with_prefix"
+KeysAndValues = dict[nn.Module, tuple[Tensor, Tensor]]  # key_BHKD and value_BHKD of a module
 
 
 @dataclass(frozen=True, slots=True)
 class RowPrefix:
-    """What stands before the keys and values of one layer; `keep_BP` false = not there."""
+    """Keys and values before those of one layer; `keep_BP` false = not there."""
 
     key_BHPD: Tensor
     value_BHPD: Tensor
     keep_BP: Tensor
 
-    def of_every(self, rows: int) -> Self:
-        """The only row's, for so many; a prefix of so many rows is as it was."""
+    @classmethod
+    def of_every_row(cls, key_HPD: Tensor, value_HPD: Tensor) -> Self:
+        """Return the same prefix for all rows."""
+        keep_1P = torch.ones(1, key_HPD.shape[1], dtype=torch.bool, device=key_HPD.device)
+        return cls(key_HPD[None], value_HPD[None], keep_1P)
+
+    def expanded(self, rows: int) -> Self:
+        """Return the prefix of one row for so many; one of so many rows is returned as it is."""
         if len(self.keep_BP) == rows:
             return self
         each = (self.key_BHPD, self.value_BHPD, self.keep_BP)
         return type(self)(*(x_B.expand(rows, *x_B.shape[1:]) for x_B in each))
 
 
-PrefixOf = Callable[[nn.Module, Tensor, Tensor], RowPrefix | None]  # module, key_BHKD, value_BHKD
+_prefixes: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
+_captures: list[KeysAndValues] = []
 
-_row_prefix_of: WeakKeyDictionary[nn.Module, RowPrefix] = WeakKeyDictionary()
+
+def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and prompts need") -> None:
+    """Let the model's attention take prefixes from now on; without any it is what it was.
+
+    Raises ValueError without sdpa, and where the model computes something else under another name.
+    A model without weights (one that is only measured) is not tried.
+    """
+    before = model.config._attn_implementation
+    if not uses_sdpa(model):
+        raise ValueError(f"attention is '{before}'; {user} 'sdpa'")
+
+    def change() -> None:
+        model.config._attn_implementation = ATTENTION
+
+    if model.device.type == "meta":
+        change()
+        return
+    obstacle = attention_mismatch([transformer(model)], change)
+    if obstacle is not None:
+        raise ValueError(
+            f"{type(model).__name__}: {user} attention that can be chosen by name; {obstacle}"
+        )
 
 
 @contextmanager
-def row_prefix_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While it lasts, `model` attends to the prefixes given by `set_prefix`."""
+def prefix_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's attention take prefixes for a while; they are gone afterwards."""
     before = model.config._attn_implementation
-    rename_attention(model, ROW_ATTENTION, "users' prefixes need")
+    use_prefix_attention(model, "users' prefixes need")
     try:
         yield
     finally:
         model.config._attn_implementation = before
         for module in model.modules():
-            _row_prefix_of.pop(module, None)
+            remove_prefix(module)
 
 
 def set_prefix(attention: nn.Module, prefix: RowPrefix) -> None:
-    """Put the rows' prefix before the keys and values of this attention module."""
-    _row_prefix_of[attention] = prefix
+    """Put the prefix before the keys and values of this attention module."""
+    _prefixes[attention] = prefix
+
+
+def remove_prefix(attention: nn.Module) -> None:
+    """Leave the attention module without a prefix."""
+    _prefixes.pop(attention, None)
+
+
+@contextmanager
+def captured_keys_and_values() -> Iterator[KeysAndValues]:
+    """Record the keys and values that attention modules compute meanwhile."""
+    captured: KeysAndValues = {}
+    _captures.append(captured)
+    try:
+        yield captured
+    finally:
+        _captures.remove(captured)
 
 
 def prepended(
     prefix: RowPrefix, key_BHKD: Tensor, value_BHKD: Tensor, mask: Tensor | None, queries: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values with the prefix before them, and the mask (B, 1, Q, P + K) that says so.
+    """Return keys and values with the prefix before them, and their mask (B, 1, Q, P + K).
 
     A mask of None means causal: the last query sees all keys.
     """
     rows, _, keys, _ = key_BHKD.shape
-    prefix = prefix.of_every(rows)
+    prefix = prefix.expanded(rows)
     if mask is None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key_BHKD.device)
         mask = mask.tril(keys - queries)[None, None]
@@ -116,65 +137,11 @@ def prepended(
     return key, value, torch.cat([before, mask], dim=-1)
 
 
-def register_prefixes(name: str, prefix_of: PrefixOf) -> None:
-    """Let models choose `name`: sdpa attention that asks what stands before each module's keys."""
-
-    def before_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> Before | None:
-        prefix = prefix_of(module, key_BHKD, value_BHKD)
-        return None if prefix is None else partial(prepended, prefix)
-
-    register_attention(name, before_of)
+def _prefix_of(module: nn.Module, key_BHKD: Tensor, value_BHKD: Tensor) -> PrependKeys | None:
+    for captured in _captures:
+        captured[module] = (key_BHKD, value_BHKD)
+    prefix = _prefixes.get(module)
+    return None if prefix is None else partial(prepended, prefix)
 
 
-register_prefixes(ROW_ATTENTION, lambda module, _key, _value: _row_prefix_of.get(module))
-
-
-ATTENTION = "sdpa_with_set"
-Heard = dict[nn.Module, tuple[Tensor, Tensor]]
-
-_prefix_of: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
-_listeners: list[Heard] = []
-
-
-def let_attend_to_sets(model: PreTrainedModel) -> None:
-    """From now on this model's attention looks for prefixes.
-
-    Raises ValueError without sdpa, and where the model would compute something else besides.
-    """
-    rename_attention(model, ATTENTION, "prefixes and prompts need")
-
-
-def put_before(attention: nn.Module, key_HPD: Tensor, value_HPD: Tensor) -> None:
-    """Every row of this module sees these keys and values before its own."""
-    _prefix_of[attention] = (key_HPD, value_HPD)
-
-
-def put_nothing_before(attention: nn.Module) -> None:
-    """The module is as it was."""
-    _prefix_of.pop(attention, None)
-
-
-@contextmanager
-def listening() -> Iterator[Heard]:
-    """The keys_BHLD and values_BHLD that attention modules compute meanwhile."""
-    heard: Heard = {}
-    _listeners.append(heard)
-    try:
-        yield heard
-    finally:
-        _listeners.remove(heard)
-
-
-def _prefix(module: nn.Module, key_BHLD: Tensor, value_BHLD: Tensor) -> RowPrefix | None:
-    for heard in _listeners:
-        heard[module] = (key_BHLD, value_BHLD)
-    found = _prefix_of.get(module)
-    return None if found is None else _for_rows(*found, len(key_BHLD))
-
-
-def _for_rows(key_HPD: Tensor, value_HPD: Tensor, rows: int) -> RowPrefix:
-    keep_BP = torch.ones(rows, key_HPD.shape[1], dtype=torch.bool, device=key_HPD.device)
-    return RowPrefix(key_HPD.expand(rows, -1, -1, -1), value_HPD.expand(rows, -1, -1, -1), keep_BP)
-
-
-register_prefixes(ATTENTION, _prefix)
+register_attention(ATTENTION, _prefix_of)

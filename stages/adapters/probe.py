@@ -1,4 +1,4 @@
-"""Only the head moves (the linear probe of a policy is its unembedding).
+"""A probe: only the head moves (the linear probe of a policy is its unembedding).
 
     logits = (W + D) h        linear; D begins at 0
     logits = W (h + W_2 gelu(W_1 h + b_1) + b_2)        mlp; W_2 and b_2 begin at 0
@@ -13,42 +13,40 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.adapters.config import Probe
 from stages.adapters.registration import (
-    SetConfig,
-    SetLayer,
-    SetModel,
-    head_place,
-    last_norm_place,
-    peft_type,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterModel,
+    module_name,
     register,
 )
 
 
 @dataclass
-class ProbeConfig(SetConfig):
-    """`width` 0 is the linear kind."""
+class ProbeConfig(AdapterConfig):
+    """PEFT's settings and the `width` of the residual layer; 0 is the linear kind."""
 
     width: int = field(default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = peft_type("PROBE")
+        self.peft_type = TYPE
 
 
-class ProbeLayer(SetLayer):
-    """The unembedding, or the norm whose output it reads, and what a set adds to it."""
+class ProbeLayer(AdapterLayer):
+    """The unembedding, or the norm before it, with what an adapter adds to its output."""
 
     adapter_layer_names = ("added_head", "inner", "outer")
 
-    def begin(self) -> None:
-        """A matrix a set, or two."""
+    def create_containers(self) -> None:
+        """Create one matrix an adapter, or two."""
         self.added_head, self.inner, self.outer = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
 
-    def add(self, name: str, config: ProbeConfig) -> None:
-        """At first it changes nothing."""
+    def create_adapter(self, name: str, config: ProbeConfig) -> None:
+        """Begin with an addition of 0."""
         shape = self.get_base_layer().get_parameter("weight").shape
         if config.width == 0:
             self.added_head[name] = _zeros(nn.Linear(shape[1], shape[0], bias=False))
@@ -58,7 +56,7 @@ class ProbeLayer(SetLayer):
         self.outer[name] = _zeros(nn.Linear(config.width, size))
 
     def forward(self, h_BLD: Tensor) -> Tensor:
-        """Logits under the active set; of the mlp kind, what the unembedding reads."""
+        """Return logits under the active adapter; of the mlp kind, the unembedding's input."""
         y_BLD: Tensor = self.base_layer(h_BLD)
         if (name := self.active_name(self.inner)) is not None:
             added_BLD: Tensor = self.outer[name](gelu(self.inner[name](y_BLD)))
@@ -68,13 +66,13 @@ class ProbeLayer(SetLayer):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix that acts: TRL multiplies by it without calling the module."""
+        """The matrix in effect: TRL multiplies by it without calling the module."""
         name = None if self.merged else self.active_name(self.added_head)
         base = self._weight()
         return base if name is None else base + self.added_head[name].get_parameter("weight")
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
-        """Add a linear set to the unembedding, which is untied from the embedding by that."""
+        """Add a linear probe to the unembedding, which is untied from the embedding by that."""
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.added_head:
                 raise ValueError("a probe of kind mlp is not linear: it cannot be merged")
@@ -85,7 +83,7 @@ class ProbeLayer(SetLayer):
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take it away again."""
+        """Subtract it again."""
         while self.merged_adapters:
             added = self.added_head[self.merged_adapters.pop()].get_parameter("weight")
             with torch.no_grad():
@@ -101,20 +99,29 @@ def _zeros(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-class ProbeModel(SetModel):
+class ProbeModel(AdapterModel):
     """PEFT's view of the family."""
 
     prefix = "added_head"
     layer = ProbeLayer
 
 
-register("probe", ProbeConfig, ProbeModel)
+TYPE = register("probe", ProbeConfig, ProbeModel)
 
 
-def new_probe(model: PreTrainedModel, adaptation: Probe) -> PeftModel:
-    """The frozen model with a trainable head."""
+def create(model: PreTrainedModel, adaptation: Probe, _: PreTrainedTokenizerBase) -> PeftModel:
+    """Return the frozen model with a trainable head."""
     if adaptation.kind == "mlp":
-        place, width = last_norm_place(model), adaptation.width
+        target = module_name(model, _last_norm(model), "norm before its unembedding")
     else:
-        place, width = head_place(model), 0
-    return get_peft_model(model, ProbeConfig(target_modules={place}, width=width))
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        target = module_name(model, head, "unembedding to train")
+    width = adaptation.width if adaptation.kind == "mlp" else 0
+    return get_peft_model(model, ProbeConfig(target_modules={target}, width=width))
+
+
+def _last_norm(model: PreTrainedModel) -> nn.Module | None:
+    """Return the norm between the last layer and the unembedding."""
+    weights = ((m, m._parameters.get("weight")) for m in model.base_model.children())
+    norms = [module for module, weight in weights if weight is not None and weight.dim() == 1]
+    return norms[-1] if norms else None

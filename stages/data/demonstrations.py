@@ -21,7 +21,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reward_models.conversations import Turn, conversation, dialogue, prompt_turns, turns_of
+from reward_models.conversations import (
+    Turn,
+    conversation,
+    parse_dialogue,
+    parse_turns,
+    prompt_turns,
+)
 from reward_models.records import Demonstration, Prompt
 from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
 from stages.config import HUB
@@ -162,10 +168,10 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _answer(answer: object, name: str, prompt: object) -> tuple[Turn, ...]:
     """The turns of an answer; that to a dialogue stands without the space before it."""
-    turns = turns_of(answer, name)
+    turns = parse_turns(answer, name)
     if turns is None:
         assert isinstance(answer, str)
-        in_dialogue = isinstance(prompt, str) and dialogue(prompt) is not None
+        in_dialogue = isinstance(prompt, str) and parse_dialogue(prompt) is not None
         turns = (Turn("assistant", answer.strip() if in_dialogue else answer),)
     if turns[-1].role != "assistant":
         raise ValueError(

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reward_models.model_folder import first_line
-from reward_models.row_files import plain_row
+from reward_models.model_files import first_line
+from reward_models.row_files import row_as_json
 from stages.config import HUB
 
 Row = Mapping[str, Any]
@@ -70,7 +70,7 @@ def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{source}: {_reason(data, error)}") from None
     for number, row in enumerate(rows):
         where = f"{source}, row {number}"
-        yield where, plain_row(where, row)
+        yield where, row_as_json(where, row)
 
 
 def commit_of(data: HubData) -> str:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.conversations import (
-    OPEN,
+    ASSISTANT_TURN,
     Conversation,
     Turn,
-    dialogue,
+    parse_dialogue,
+    parse_turns,
     prompt_turns,
     question,
-    turns_of,
 )
 from reward_models.records import Ranking, RankingTask
 from reward_models.row_files import read_rows
@@ -86,7 +86,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
     if not {"chosen", "rejected"} <= row.keys():
         raise ValueError(f"expected an object with 'chosen' and 'rejected', found {sorted(row)}")
     about = {name: row[name] for name in ("context", "category") if row.get(name) is not None}
-    chosen, rejected = (turns_of(row[name], name) for name in ("chosen", "rejected"))
+    chosen, rejected = (parse_turns(row[name], name) for name in ("chosen", "rejected"))
     prompt = _prompt(row, is_text=chosen is None and rejected is None)
     if chosen is None and rejected is None:
         texts = (str(row["chosen"]), str(row["rejected"]))
@@ -112,7 +112,7 @@ def _prompt(row: Mapping[str, Any], *, is_text: bool) -> Turns | None:
 
 def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
     """The responses; those to a dialogue without its text, where both repeat it, and spaces."""
-    if not isinstance(prompt, str) or dialogue(prompt) is None:
+    if not isinstance(prompt, str) or parse_dialogue(prompt) is None:
         return texts
     if all(text.startswith(prompt) for text in texts):
         texts = (texts[0].removeprefix(prompt), texts[1].removeprefix(prompt))
@@ -122,13 +122,13 @@ def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
 def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
     """Two dialogues, parted at the last answer that both share the beginning of."""
     shared = commonprefix([chosen, rejected])  # noqa: RUF071  # characters are meant
-    end = shared.rfind(OPEN)
+    end = shared.rfind(ASSISTANT_TURN)
     while end >= 0:
-        turns = dialogue(shared[: end + len(OPEN)])
+        turns = parse_dialogue(shared[: end + len(ASSISTANT_TURN)])
         if turns is not None:
-            rest = end + len(OPEN)
+            rest = end + len(ASSISTANT_TURN)
             return question(turns), chosen[rest:].strip(), rejected[rest:].strip()
-        end = shared.rfind(OPEN, 0, end)
+        end = shared.rfind(ASSISTANT_TURN, 0, end)
     raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
 
 

@@ -20,8 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from reward_models.label_files import Once
-from reward_models.records import Demonstration, Ranking, RankingTask, Response
+from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
 NUM_ANSWERS = 4
@@ -125,7 +124,7 @@ def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     """All tasks and every reviewer's order "overall"; ValueError names the line that is wrong."""
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
-    once = Once()
+    once = UniqueKeys()
     for where, row in read_rows(path):
         try:
             for question, systems in row["questions"].items():

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.model_folder import first_line
-from reward_models.packed_attention import REFUSALS
+from reward_models.model_files import first_line
+from reward_models.packed_attention import FORWARD_ERRORS
 from reward_models.records import Demonstration
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
@@ -82,7 +82,7 @@ def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) ->
             output = model(**batch, use_cache=False, fused_lm_head=True)
             labels_BL = batch.pop("labels")
             logits_BLV = model(**batch, use_cache=False).logits
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         raise ValueError(f"{name} cannot be fine-tuned ({first_line(error)[:120]})") from None
     finally:
         model.train(was_training)

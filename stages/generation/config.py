@@ -4,12 +4,11 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-# One place to import every stage's settings from.
 from stages.config import Config
 
 
 class SamplingConfig(Config):
-    """How responses are drawn. The defaults sample exactly the model's distribution."""
+    """Settings of sampling; the defaults sample exactly the model's distribution."""
 
     temperature: NonNegativeFloat = 1.0  # 0 is greedy
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -1,8 +1,8 @@
-"""Drawing responses: batched decoding with a KV cache, where finished rows leave the batch.
+"""Sampling of responses: batched decoding with a KV cache; finished rows leave the batch.
 
-What is sampled is exactly softmax(logits / temperature), cut to `top_p` if asked: no other filter,
+What is sampled is exactly softmax(logits / temperature), cut to `top_p` if set: no other filter,
 penalty or minimum length. Row r at step t uses the r-th row and t-th column of one matrix of
-uniforms drawn at the start (inverse CDF), so a response depends on its prompt, its place in the
+uniforms drawn at the start (inverse CDF), so a response depends on its prompt, its index in the
 list and the generator, but not on the batch it was decoded in.
 
 Dimension key:  N all rows of a batch,  B those still decoding,  Q prompt tokens,  T response
@@ -17,23 +17,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.positions import Room, table_of
+from reward_models.context_limit import ContextLimit, hard_position_limit
 from stages.data.template import stop_ids
-from stages.generation.cache_check import decoding_of
 from stages.generation.compiled import CompiledRows
 from stages.generation.config import SamplingConfig
-from stages.generation.kv_cache import Rows, RowSets
+from stages.generation.kv_cache import Request, RowAdapters, Rows, decoding_of
 from stages.progress import Report, Step, silent
 
 _BLOCK = 64  # tokens to a block of the two-level inverse CDF
 
 
 @dataclass(frozen=True, slots=True)
-class Users:
-    """Whose set answers each prompt: `place[i]` is the user of prompt i."""
+class UserAdapters:
+    """Adapters of several users; prompt i is answered under adapter `user_of[i]`."""
 
-    sets: RowSets
-    place: Sequence[int]
+    adapters: RowAdapters
+    user_of: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +52,45 @@ def generate_responses(
     generator: torch.Generator,
     rows: Sequence[int] | None = None,
     report: Report = silent,
-    users: Users | None = None,
+    users: UserAdapters | None = None,
 ) -> list[Sampled]:
-    """One response to each prompt (token ids), in the order of `prompts`.
+    """Return one response to each prompt (token ids), in the order of `prompts`.
 
-    Of `rows`, places in `prompts`, only those are answered, in their order: as they are answered
-    where all are, whoever answers the rest.
+    With `rows`, indices of `prompts`, only those are answered, as if all were.
 
-    A prompt given several times gets several responses and is read once a batch (once a user, where
-    prompts are of several `users`). Temperature 0 is greedy. A response ends at any of `stop_ids`.
-    Raises ValueError for an empty prompt or a tokenizer without EOS.
+    A prompt given several times gets several responses and is processed once a batch (once a user,
+    where prompts are of several `users`). Temperature 0 is greedy. A response ends at any of
+    `stop_ids`. Raises ValueError for an empty prompt or a tokenizer without EOS.
     """
     stops = stop_ids(tokenizer, model)
     empty = [row for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise ValueError(f"prompt {empty[0]} has no tokens; expected at least one")
-    room = Room(str(model.config.name_or_path), table_of(model.config))
+    room = ContextLimit(str(model.config.name_or_path), hard_position_limit(model.config))
     longest = max(map(len, prompts), default=0)
     room.require(longest + sampling.max_new_tokens, "the longest prompt with its response")
     uniform_NT = torch.rand(
         len(prompts), sampling.max_new_tokens, generator=generator, device=generator.device
     ).to(model.device)
-    place = users.place if users else [0] * len(prompts)
-    wanted = range(len(prompts)) if rows is None else rows
-    order = sorted(wanted, key=lambda row: (len(prompts[row]), prompts[row], place[row], row))
+    user_of = users.user_of if users else [0] * len(prompts)
+    chosen = range(len(prompts)) if rows is None else rows
+    order = sorted(chosen, key=lambda row: (len(prompts[row]), prompts[row], user_of[row], row))
     responses: dict[int, Sampled] = {}
     with torch.inference_mode(), _without_dropout(model):
         for start in range(0, len(order), sampling.batch_size):
             batch = order[start : start + sampling.batch_size]
-            asked = [(prompts[row], place[row]) for row in batch]
-            live = _live_rows(model, asked, users, sampling)
-            drawn = _decode(live, uniform_NT[batch], sampling, stops)
-            responses.update(zip(batch, drawn, strict=True))
+            requests = [(prompts[row], user_of[row]) for row in batch]
+            live = _live_rows(model, requests, users, sampling)
+            sampled = _decode(live, uniform_NT[batch], sampling, stops)
+            responses.update(zip(batch, sampled, strict=True))
             report(Step(len(responses), len(order)))
-    return [responses[row] for row in wanted]
+    return [responses[row] for row in chosen]
 
 
 def sample_tokens(
     logits_BV: Tensor, uniform_B: Tensor, *, temperature: float, top_p: float = 1.0
 ) -> Tensor:
-    """Token ids by inverse CDF: the first token whose cumulative probability exceeds the uniform.
+    """Return token ids by inverse CDF: the first whose cumulative probability exceeds the uniform.
 
     Temperature 0 takes the likeliest token. Two levels (blocks, then tokens) keep the sums short,
     so float32 is exact enough for large vocabularies; probability 0 is never drawn.
@@ -113,15 +111,16 @@ def sample_tokens(
 
 
 def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
-    """Zero outside the smallest set of likeliest tokens that holds `top_p` (not rescaled)."""
+    """Return probabilities, 0 beyond the likeliest tokens that sum to `top_p` (not rescaled)."""
     sorted_BV, order_BV = probability_BV.sort(-1, descending=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    kept_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < top_p)
-    return probability_BV * kept_BV
+    nucleus_BV = torch.zeros_like(before_BV, dtype=torch.bool)
+    return probability_BV * nucleus_BV.scatter(-1, order_BV, before_BV < top_p)
 
 
 def _first_above(weight_BV: Tensor, target_B: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
-    """Index of the first running sum above the target; what the target exceeds the last one by."""
+    """Return the index of the first running sum above the target, and the target's excess over the
+    sum before it."""
     sum_BV = weight_BV.cumsum(-1)
     total_B = sum_BV[:, -1]
     target_B = target_B * total_B if relative else target_B
@@ -134,19 +133,19 @@ def _first_above(weight_BV: Tensor, target_B: Tensor, *, relative: bool) -> tupl
 
 def _live_rows(
     model: PreTrainedModel,
-    asked: list[tuple[list[int], int]],
-    users: Users | None,
+    requests: list[Request],
+    users: UserAdapters | None,
     sampling: SamplingConfig,
 ) -> Rows:
-    sets = users.sets if users else None
-    decoding = decoding_of(model, sets, len(asked[-1][0]) + sampling.max_new_tokens)
+    adapters = users.adapters if users else None
+    decoding = decoding_of(model, adapters, len(requests[-1][0]) + sampling.max_new_tokens)
     if not sampling.compiled:
-        return decoding.rows(model, asked, sets)
-    if sets is not None:
-        raise ValueError("sampling.compiled is true, but several users' sets answer; expected one")
+        return decoding.rows(model, requests, adapters)
+    if adapters is not None:
+        raise ValueError("sampling.compiled is true, but several users answer; expected one")
     if not decoding.in_parts:
         raise ValueError(f"sampling.compiled is true, but {decoding.obstacle}; expected false")
-    return CompiledRows(model, asked, sampling.max_new_tokens)
+    return CompiledRows(model, requests, sampling.max_new_tokens)
 
 
 def _decode(
@@ -166,21 +165,21 @@ def _decode(
             top_p=sampling.top_p,
         )
         token_NT[live.row_B, step] = token_B
-        over_B = live.row_B[torch.isin(token_B, stop_S) & ~ended_N[live.row_B]]
-        length_N[over_B] = step + 1
-        ended_N[over_B] = True
+        finished_B = live.row_B[torch.isin(token_B, stop_S) & ~ended_N[live.row_B]]
+        length_N[finished_B] = step + 1
+        ended_N[finished_B] = True
         alive_B = ~ended_N[live.row_B]
         num_alive = int(alive_B.sum())
         if num_alive == 0 or step + 1 == sampling.max_new_tokens:
             break
         rows_left = live.rows_for(num_alive)
         if rows_left < len(alive_B):
-            kept_B = (~alive_B).argsort(stable=True)[:rows_left]
-            live.keep(kept_B)
-            token_B = token_B[kept_B]
-        live.read(token_B)
+            index_B = (~alive_B).argsort(stable=True)[:rows_left]
+            live.keep(index_B)
+            token_B = token_B[index_B]
+        live.append(token_B)
     tokens, lengths, ended = token_NT.tolist(), length_N.tolist(), ended_N.tolist()
-    return [Sampled(ids[:n], over) for ids, n, over in zip(tokens, lengths, ended, strict=True)]
+    return [Sampled(ids[:n], end) for ids, n, end in zip(tokens, lengths, ended, strict=True)]
 
 
 @contextmanager

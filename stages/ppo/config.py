@@ -12,13 +12,8 @@ from pydantic import (
 )
 
 # One place to import every stage's settings from.
-from stages.adapters.config import (
-    Adaptation,
-    Full,
-    LoRA,
-    dropout_of,
-)
-from stages.config import Config, Fraction, Names, at_home
+from stages.adapters.config import Adaptation, Full, LoRA
+from stages.config import Config, ExternalName, Fraction, expand_home
 
 # One place to import every stage's settings from.
 # One place to import every stage's settings from.
@@ -132,7 +127,7 @@ class GoldCurve(Config):
     PPO does not see, such as one trained on rankings of other annotators.
     """
 
-    by: Annotated[str, AfterValidator(at_home), Names("model", words=("judge",))]
+    by: Annotated[str, AfterValidator(expand_home), ExternalName("model", words=("judge",))]
     every: PositiveInt = 5  # iterations
     num_prompts: PositiveInt = 200  # the first of the validation prompts, always the same
 
@@ -208,7 +203,7 @@ class PPOConfig(Config):
     @model_validator(mode="after")
     def dropout_is_off(self) -> Self:
         """Refuse an adapter's dropout."""
-        if dropout := dropout_of(self.adaptation):
+        if dropout := self.adaptation.adapter_dropout:
             raise ValueError(
                 f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
                 "dropout does the ratio of new to old probabilities start at 1"

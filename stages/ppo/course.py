@@ -20,6 +20,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from stages.data.streams import PretrainingStream
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import AdaptiveKL, PPOConfig
 from stages.ppo.diagnostics import RecoverableRunError, UnhealthyRunError, alarms, negative_kl
@@ -27,7 +28,6 @@ from stages.ppo.gold import Gold, measure
 from stages.ppo.iteration import iterate
 from stages.ppo.learner import Learner
 from stages.ppo.objective import next_kl_coefficient
-from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.selection import Best, validate
 from stages.progress import Report, Step, announce
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from reward_models.backbone import transformer
-from reward_models.positions import Room, positions_of
+from reward_models.context_limit import ContextLimit, max_positions
 from stages.data.template import stop_ids
 from stages.ppo.config import Guards, PPOConfig
 from stages.ppo.episodes import Episodes
@@ -83,8 +83,10 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
-    for name, carrier in (("policy", models.policy), ("reward model", models.reward.carrier)):
-        Room(f"the {name}", positions_of(transformer(carrier).config)).require(longest, what)
+    for name, carrier in (("policy", models.policy), ("reward model", models.reward.backbone)):
+        ContextLimit(f"the {name}", max_positions(transformer(carrier).config)).require(
+            longest, what
+        )
 
 
 def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:

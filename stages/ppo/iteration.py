@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from stages.data.streams import PretrainingStream
 from stages.ppo import metrics
 from stages.ppo.diagnostics import check_finite, check_starting_kl
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.rollout import experience
 from stages.ppo.shares import answered
 from stages.ppo.tally import Tally

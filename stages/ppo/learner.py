@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from stages.data.streams import PretrainingStream
 from stages.distributed.network import Network, Replicated
 from stages.distributed.sharding import (
     autocast,
@@ -31,7 +32,7 @@ from stages.ppo.episodes import by_length, shuffled
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
-from stages.ppo.pretraining import PretrainingStream, add_gradients
+from stages.ppo.pretraining import add_gradients
 from stages.ppo.reading import lay_out
 from stages.ppo.rollout import Experience
 from stages.ppo.served import PolicyServer

@@ -114,7 +114,7 @@ class _Stack:
     @classmethod
     def of(cls, role: nn.Module) -> "_Stack | None":
         """None for a model whose stack cannot be told, or whose set is felt below it."""
-        carrier = role.carrier if isinstance(role, RewardModel) else role
+        carrier = role.backbone if isinstance(role, RewardModel) else role
         if isinstance(carrier, PeftModel):
             if family_of(carrier) not in _PLAIN:
                 return None

@@ -1,5 +1,6 @@
 """The models of stage three, loaded so that they belong together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,15 +9,17 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import hidden_size, transformer
+from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
-from stages.adapters.backbone import share_frozen, twin
+from reward_models.records import Prompt
+from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
-from stages.adapters.top_layers import train_layers
-from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_set
-from stages.ppo.config import Joint, Separate, SharedCritic
+from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
+from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
 from stages.ppo.joint import require_one_pass
 from stages.ppo.lower_states import LowerStates
 from stages.ppo.value_head import ValueHead
+from stages.prompt_lengths import adapted_context_limit, require_fit
 
 SEPARATE = Separate()
 UNFELT = (LoRA, Bottleneck, Probe)  # a new set adds exact zeros to what the base says
@@ -65,24 +68,26 @@ def load_models(
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
-    spare = None if isinstance(adaptation, Full) else twin(base.requires_grad_(False))
-    bare = None if spare is None else twin(spare)
+    spare = (
+        None if isinstance(adaptation, Full) else copy_sharing_frozen(base.requires_grad_(False))
+    )
+    bare = None if spare is None else copy_sharing_frozen(spare)
     reward = RewardModel.load(reward_model, spare)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        found = with_saved_set(base, policy)
+        found = with_saved_adapter(base, policy)
         trained = adapt(found, adaptation, tokenizer)
     own_critic = isinstance(sharing, Separate)
     if not own_critic:
         reward.requires_grad_(False)
     elif isinstance(adaptation, Full) and is_whole(reward):
-        train_layers(transformer(reward.carrier), adaptation.top_layers)
+        train_layers(transformer(reward.backbone), adaptation.top_layers)
     share_frozen(trained, reward)
     reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
     critic = _own_critic(reward) if own_critic else ValueHead(hidden_size(transformer(trained)))
     unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
-    reference = bare if bare is not None and unfelt else twin(trained)
+    reference = bare if bare is not None and unfelt else copy_sharing_frozen(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     if isinstance(sharing, Joint):
@@ -101,7 +106,7 @@ def _own_critic(reward: RewardModel) -> RewardModel:
     A reward model's head was trained to read the last token alone. Where the layers below cannot
     come to meet it, its values stayed worse than a constant for a whole run (docs/ppo.md).
     """
-    critic = twin(reward)
+    critic = copy_sharing_frozen(reward)
     if critic.card.head_only:
         torch.nn.init.zeros_(critic.head.weight)
         torch.nn.init.zeros_(critic.bias)
@@ -110,4 +115,17 @@ def _own_critic(reward: RewardModel) -> RewardModel:
 
 def is_whole(reward: RewardModel) -> bool:
     """Whether it has a transformer of its own, rather than a set or a head on a base."""
-    return not isinstance(reward.carrier, PeftModel) and not reward.card.head_only
+    return not isinstance(reward.backbone, PeftModel) and not reward.card.head_only
+
+
+def require_ppo_fits(
+    config: PPOConfig, policy: str | Path, reward_model: Path, prompts: Sequence[Prompt]
+) -> None:
+    """Raise ValueError for texts longer than policy or reward model have positions for."""
+    limits = [
+        ContextLimit("the policy", adapted_context_limit(policy, config.adaptation).tokens),
+        ContextLimit("the reward model", context_limit(reward_model).tokens),
+    ]
+    require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, limits, "PPO")
+    if config.pretraining is not None:
+        limits[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")

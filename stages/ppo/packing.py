@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 from reward_models.packed_attention import (
-    REFUSALS,
-    let_read_pieces,
-    obstacle_to_attention,
+    FORWARD_ERRORS,
+    attention_mismatch,
+    enable_packing,
     shorter_window,
 )
-from stages.forward_check import Read, padding_side
+from stages.forward_check import Forward, padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes
@@ -46,7 +46,7 @@ def pads_right(models: Models, longest: int) -> bool:
     sides = [padding_side(policy_reader(models.policy), models.policy, longest)]
     for scorer in (models.critic, models.reward):
         if isinstance(scorer, RewardModel):
-            trunk = transformer(scorer.carrier)
+            trunk = transformer(scorer.backbone)
             sides.append(padding_side(_state_reader(scorer), trunk, longest))
     return "right" in sides
 
@@ -70,12 +70,12 @@ def obstacle_to_packing(
 
     def change() -> str | None:
         for trunk in trunks:
-            let_read_pieces(trunk)
+            enable_packing(trunk)
         difference = _difference(before, _read(models, together, packed=True))
         windows = (shorter_window(trunk, longest) for trunk in trunks)
         return difference or next((window for window in windows if window is not None), None)
 
-    return obstacle_to_attention(trunks, change)
+    return attention_mismatch(trunks, change)
 
 
 def without_wrong_states(models: Models, prompt: list[int]) -> Models:
@@ -92,7 +92,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
     try:
         _read(models, episodes, packed=models.packed)  # computes the states
         obstacle = _difference(expected, _read(models, episodes, packed=models.packed))
-    except REFUSALS as error:
+    except FORWARD_ERRORS as error:
         obstacle = f"the model refused ({first_line(error)[:80]})"
     models.lower.forget()
     if obstacle is None:
@@ -104,7 +104,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
 def _trunks(models: Models) -> list[PreTrainedModel]:
     roles = (models.policy, models.reference, models.critic, models.reward)
     carriers: list[nn.Module] = [
-        role.carrier if isinstance(role, RewardModel) else role for role in roles
+        role.backbone if isinstance(role, RewardModel) else role for role in roles
     ]
     return [  # a value head has none
         transformer(carrier)
@@ -144,7 +144,7 @@ def _difference(expected: Sequence[Tensor], read: Sequence[Tensor]) -> str | Non
     return None if worst <= TOLERANCE else f"what it says differs by {worst:.1e}"
 
 
-def policy_reader(policy: PreTrainedModel) -> Read:
+def policy_reader(policy: PreTrainedModel) -> Forward:
     """The logits of a causal language model, for `padding_side`."""
 
     def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def policy_reader(policy: PreTrainedModel) -> Read:
     return read
 
 
-def _state_reader(scorer: RewardModel) -> Read:
+def _state_reader(scorer: RewardModel) -> Forward:
     def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         every_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         return scorer.states(ids_BL, mask_BL, positions_BL, every_BL)

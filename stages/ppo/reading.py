@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_models.packed_attention import Pieces, piece_table
+from reward_models.packed_attention import PackedSegments, segment_table
 from stages.data.padding import positions
 from stages.ppo.episodes import Episodes
-from stages.reward.shared_prompt import Row
+from stages.reward.shared_prompt import PackedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,12 @@ class Layout:
     """Model inputs; `place_N` predicts each response token, `place_E` ends each episode.
 
     A place is row * kept + column, counted in the `kept` last columns of all rows. `mask` is
-    mask_BL (true at tokens), or the pieces of the only row. `length_B` are the tokens of each row,
+    mask_BL (true at tokens), or the segments of the only row. `length_B`: tokens of each row,
     or of each prompt with all its responses; `right`: rows are padded there.
     """
 
     ids_BL: Tensor
-    mask: Tensor | Pieces
+    mask: Tensor | PackedSegments
     positions_BL: Tensor
     kept: int
     place_N: Tensor
@@ -44,13 +44,13 @@ class Layout:
     def split(self, x_BL: Tensor) -> list[Tensor]:
         """What belongs to each of `length_B`'s tokens, of a tensor with a row and column each."""
         lengths = self.length_B.tolist()
-        if isinstance(self.mask, Pieces):
+        if isinstance(self.mask, PackedSegments):
             return list(torch.split(x_BL[0], lengths))
         return [x_L[self._own(n)] for x_L, n in zip(x_BL, lengths, strict=True)]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """What `split` took apart, 0 at padding."""
-        if isinstance(self.mask, Pieces):
+        if isinstance(self.mask, PackedSegments):
             return torch.cat(list(parts))[None]
         x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
         for x_L, part in zip(x_BL, parts, strict=True):
@@ -74,7 +74,7 @@ def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
 
     `policy` is a causal language model, or an engine around one.
     """
-    if isinstance(layout.mask, Pieces):
+    if isinstance(layout.mask, PackedSegments):
         logits_1NV: Tensor = _read_policy(policy, layout, layout.place_N).logits
         return logits_1NV[0]
     logits_BLV: Tensor = _read_policy(policy, layout, layout.kept).logits
@@ -125,7 +125,7 @@ def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
 def _read_policy(policy: nn.Module, layout: Layout, keep: int | Tensor) -> Any:
     """Its output, with the logits of the `keep` last columns, or of the columns `keep`."""
     mask = layout.mask
-    seen = mask.as_inputs() if isinstance(mask, Pieces) else {"attention_mask": mask.long()}
+    seen = mask.as_inputs() if isinstance(mask, PackedSegments) else {"attention_mask": mask.long()}
     return policy(
         input_ids=layout.ids_BL,
         position_ids=layout.positions_BL,
@@ -181,7 +181,7 @@ def _right_rows(episodes: Episodes) -> Layout:
 
 
 def _packed(episodes: Episodes) -> Layout:
-    row, device = Row(), episodes.ids_BL.device
+    row, device = PackedRow(), episodes.ids_BL.device
     predicted: list[int] = []
     ends: list[int] = []
     lengths: list[int] = []
@@ -198,7 +198,7 @@ def _packed(episodes: Episodes) -> Layout:
         lengths.append(len(row.ids) - begin)
     return Layout(
         ids_BL=torch.tensor([row.ids], device=device),
-        mask=Pieces.of(piece_table(row.pieces).to(device)),
+        mask=PackedSegments.of(segment_table(row.segments).to(device)),
         positions_BL=torch.tensor([row.positions], device=device),
         kept=len(row.ids),
         place_N=torch.tensor(predicted, device=device),

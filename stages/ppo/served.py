@@ -22,7 +22,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 from stages.distributed.network import Network
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled

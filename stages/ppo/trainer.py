@@ -17,10 +17,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.records import Prompt, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
-from stages.config import without_names
-from stages.data.prompt_lengths import require_ppo_fits
+from stages.config import without_external_names
+from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids, stop_ids
 from stages.distributed.network import trained_parameters
 from stages.distributed.ranks import limit_waits
@@ -34,14 +35,13 @@ from stages.ppo.diagnostics import preflight
 from stages.ppo.gold import Gold
 from stages.ppo.learner import Learner
 from stages.ppo.micro_batches import UpdateCost, bytes_to_come, fitting, update_cost
-from stages.ppo.models import Models, load_models
+from stages.ppo.models import Models, load_models, require_ppo_fits
 from stages.ppo.packing import obstacle_to_packing, pads_right, without_wrong_states
-from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.served import PolicyServer
 from stages.ppo.value_head import ValueHead
 from stages.progress import Report, Step, announce, counted
 from stages.reward.batches import RankedPrompt
-from stages.reward.check import check_reward_model
+from stages.reward.held_out import check_reward_model
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _checkpoints(course: Course, out: Path) -> Checkpoints:
     """The run's checkpoints, with what a run that goes on must share with them."""
     learner, config = course.learner, course.config
     identity = {
-        "config": {k: v for k, v in without_names(config).items() if k not in _FREE},
+        "config": {k: v for k, v in without_external_names(config).items() if k not in _FREE},
         "seed": learner.seed,
         "tokenizer": tokenizer_hash(learner.models.tokenizer),
         "format": 4,

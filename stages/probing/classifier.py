@@ -1,4 +1,4 @@
-"""Probing: how much of a label a simple classifier reads off frozen representations.
+"""Probing: the accuracy with which a simple classifier predicts a label from frozen vectors.
 
 A probe is a linear classifier (multinomial logistic regression) or an MLP with one hidden layer,
 fitted on standardised vectors of one layer. A strong probe may learn a task that the representation
@@ -35,14 +35,14 @@ MLP_BATCH = 200  # texts
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a probe got right: a flag a test text, and the share of training texts."""
+    """The accuracy of a probe: a flag a test text, and the share of training texts."""
 
     correct_N: NDArray[np.bool_]
     training_accuracy: float
 
     @property
     def accuracy(self) -> float:
-        """Share of the test texts."""
+        """The share of the test texts."""
         return float(self.correct_N.mean())
 
 
@@ -74,7 +74,7 @@ def fit_probe(
 def control_accuracy(
     train_ND: Vectors, label_N: Labels, *, kind: Kind, strength: float, seed: int
 ) -> float:
-    """Share of training texts whose random label the same probe reproduces."""
+    """Return the share of training texts whose random label the same probe reproduces."""
     random_N = control_labels(label_N, seed)
     probed = fit_probe(
         train_ND, random_N, train_ND[:1], random_N[:1], kind=kind, strength=strength, seed=seed
@@ -83,17 +83,17 @@ def control_accuracy(
 
 
 def control_labels(label_N: Labels, seed: int) -> Labels:
-    """A random label a text, with exactly the frequencies of the real ones (a permutation)."""
+    """Return a random label a text, with the frequencies of the real ones (a permutation)."""
     return np.random.default_rng(seed).permutation(label_N)
 
 
 def label_numbers(labels: Sequence[str], classes: Sequence[str]) -> Labels:
-    """Labels as places in `classes`; ValueError for one that is not there."""
-    place = {name: number for number, name in enumerate(classes)}
-    unknown = sorted(set(labels) - set(place))
+    """Return labels as indices of `classes`; ValueError for one that is not there."""
+    index = {name: number for number, name in enumerate(classes)}
+    unknown = sorted(set(labels) - set(index))
     if unknown:
         raise ValueError(f"label '{unknown[0]}' is in the test texts but not in the training texts")
-    return np.array([place[label] for label in labels], dtype=np.int64)
+    return np.array([index[label] for label in labels], dtype=np.int64)
 
 
 def _new_probe(

@@ -1,13 +1,13 @@
-"""What a frozen encoder or decoder makes of texts: pooled hidden states of its layers, on disk.
+"""Pooled hidden states of a frozen encoder or decoder for texts, stored on disk.
 
-Layer 0 is the embeddings, layer n what the n-th block gives; a decoder's last layer is taken after
-its final norm. A text is pooled over its own tokens:
+Layer 0 is the embeddings, layer n the output of the n-th block; a decoder's last layer is taken
+after its final norm. A text is pooled over its own tokens:
 
-    last   the last token, which in a decoder has read the whole text
+    last   the last token, which in a decoder attends to the whole text
     cls    the first token, which in an encoder is [CLS]
     mean   the mean over tokens
 
-Texts are read in chunks of one file each, so that an interrupted extraction goes on.
+Texts are processed in chunks of one file each, so that an interrupted extraction resumes.
 
 Dimension key:  N texts,  B texts in a batch,  L tokens,  S layers,  D hidden size.
 """
@@ -36,9 +36,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-from reward_models.bases import weights_hash
-from reward_models.model_folder import WRONG_FILES, check_source, first_line
-from reward_models.positions import Room, positions_of
+from reward_models.atomic_files import written_aside
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
+from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 from stages.data.padding import pad_right
 from stages.models import ADAPTER_FILE, device, load_policy
 from stages.progress import Report, Step, silent
@@ -50,7 +51,7 @@ CHUNK = 512  # texts to a file
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class FrozenModel:
     """A frozen model with its tokenizer; `layers` counts the embeddings as one."""
 
     name: str
@@ -60,18 +61,18 @@ class Reader:
     is_decoder: bool
 
     def check_pooling(self, pooling: Pooling) -> None:
-        """Raise ValueError where the pooled token has not read the text."""
+        """Raise ValueError where the pooled token does not attend to the text."""
         if pooling == "cls" and self.is_decoder:
             raise ValueError(
-                f"pooling is 'cls', but {self.name} is a decoder: its first token has read "
-                "nothing; expected last or mean"
+                f"pooling is 'cls', but {self.name} is a decoder: its first token attends "
+                "to nothing; expected last or mean"
             )
 
 
-def load_reader(source: str) -> Reader:
-    """An encoder or decoder of a folder or hub name, float32, frozen; ValueError if there is none.
+def load_frozen(source: str) -> FrozenModel:
+    """Return an encoder or decoder of a folder or hub name, float32; ValueError if there is none.
 
-    An adapter's folder is read as the policy it makes of its base.
+    An adapter's folder is loaded on its base.
     """
     check_source(source)
     try:
@@ -81,19 +82,19 @@ def load_reader(source: str) -> Reader:
         else:
             config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-    except WRONG_FILES as error:
-        raise ValueError(f"{source}: no model to read with ({first_line(error)})") from None
+    except LOAD_ERRORS as error:
+        raise ValueError(f"{source}: no model there ({first_line(error)})") from None
     model.requires_grad_(False)
     model.train(False)
     model.to(device())  # type: ignore[arg-type]
     kind = str(model.config.model_type)
     layers = int(model.config.num_hidden_layers) + 1
     decoder = kind in CAUSAL and (kind not in MASKED or bool(model.config.is_decoder))
-    return Reader(source, model, tokenizer, layers, decoder)
+    return FrozenModel(source, model, tokenizer, layers, decoder)
 
 
 def pooled(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """One vector a text, (B, D), from right-padded hidden states; mask true = counts."""
+    """Return one vector a text, (B, D), from right-padded hidden states; mask true = counts."""
     match pooling:
         case "cls":
             return hidden_BLD[:, 0]
@@ -113,7 +114,7 @@ class Representations:
     chunks: int
 
     def read(self, pooling: Pooling, layer: int) -> NDArray[np.float32]:
-        """The vectors (N, D) of one pooling at one layer, in the order of the texts."""
+        """Return the vectors (N, D) of one pooling at one layer, in the order of the texts."""
         parts = []
         for chunk in range(self.chunks):
             with safe_open(str(_chunk_path(self.folder, chunk)), framework="np") as stored:
@@ -122,7 +123,7 @@ class Representations:
 
 
 def represent(
-    reader: Reader,
+    frozen: FrozenModel,
     texts: Sequence[str],
     folder: Path,
     *,
@@ -132,17 +133,17 @@ def represent(
     batch_size: int,
     report: Report = silent,
 ) -> Representations:
-    """Read every text once; what an earlier call left in `folder` for the same is kept.
+    """Compute the representations of all texts; chunks of an earlier call are not computed again.
 
-    Texts beyond `max_tokens`, or the reader's positions, are cut there. What belongs to another
-    model, other texts or other settings is removed.
+    Texts are cut to `max_tokens` and the model's positions. Chunks of another model, other texts or
+    other settings are removed.
     """
     for pooling in poolings:
-        reader.check_pooling(pooling)
+        frozen.check_pooling(pooling)
     about = {
-        "weights_sha256": weights_hash(reader.model),
+        "weights_sha256": weights_hash(frozen.model),
         "texts_sha256": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
-        "model": reader.name,
+        "model": frozen.name,
         "poolings": list(poolings),
         "layers": list(layers),
         "max_tokens": max_tokens,
@@ -151,13 +152,12 @@ def represent(
     chunks = -(-len(texts) // CHUNK)
     for chunk in range(chunks):
         path = _chunk_path(folder, chunk)
-        mine = texts[chunk * CHUNK : (chunk + 1) * CHUNK]
+        chunk_texts = texts[chunk * CHUNK : (chunk + 1) * CHUNK]
         if not path.is_file():
-            stored = _read_chunk(reader, mine, poolings, layers, max_tokens, batch_size)
-            aside = path.with_name(path.name + ".part")
-            save_file(stored, str(aside))
-            aside.replace(path)
-        report(Step(chunk * CHUNK + len(mine), len(texts)))
+            stored = _compute_chunk(frozen, chunk_texts, poolings, layers, max_tokens, batch_size)
+            with written_aside(path) as aside:
+                save_file(stored, str(aside))
+        report(Step(chunk * CHUNK + len(chunk_texts), len(texts)))
     return Representations(folder, chunks)
 
 
@@ -174,30 +174,30 @@ def _chunk_path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05}.safetensors"
 
 
-def _read_chunk(
-    reader: Reader,
+def _compute_chunk(
+    frozen: FrozenModel,
     texts: Sequence[str],
     poolings: Sequence[Pooling],
     layers: Sequence[int],
     max_tokens: int,
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """`pooling.layer` -> (N, D), read in batches of texts of like length."""
-    most = Room(reader.name, positions_of(reader.model.config)).at_most(max_tokens)
-    ids = [_token_ids(reader.tokenizer, text, most) for text in texts]
+    """Return `pooling.layer` -> (N, D), computed in batches of texts of similar length."""
+    most = ContextLimit(frozen.name, max_positions(frozen.model.config)).at_most(max_tokens)
+    ids = [_token_ids(frozen.tokenizer, text, most) for text in texts]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    width = int(reader.model.config.hidden_size)
+    width = int(frozen.model.config.hidden_size)
     names = [(pooling, layer) for pooling in poolings for layer in layers]
-    found = {name: torch.zeros(len(texts), width) for name in names}
+    vectors = {name: torch.zeros(len(texts), width) for name in names}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids_BL, mask_BL = pad_right([ids[row] for row in rows], 0)
-        ids_BL, mask_BL = ids_BL.to(reader.model.device), mask_BL.to(reader.model.device)
-        hidden_SBLD = _hidden_states(reader.model, ids_BL, mask_BL)
+        ids_BL, mask_BL = ids_BL.to(frozen.model.device), mask_BL.to(frozen.model.device)
+        hidden_SBLD = _hidden_states(frozen.model, ids_BL, mask_BL)
         for pooling, layer in names:
             vectors_BD = pooled(hidden_SBLD[layer], mask_BL, pooling)
-            found[pooling, layer][rows] = vectors_BD.float().cpu()
-    return {f"{pooling}.{layer}": found[pooling, layer] for pooling, layer in names}
+            vectors[pooling, layer][rows] = vectors_BD.float().cpu()
+    return {f"{pooling}.{layer}": vectors[pooling, layer] for pooling, layer in names}
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
@@ -206,7 +206,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -
 
 
 def _hidden_states(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, ...]:
-    """Every layer's hidden states; a language model gives them like a bare trunk."""
+    """Return every layer's hidden states, of a language model as of its bare transformer."""
     with torch.inference_mode():
         output = model(input_ids=ids_BL, attention_mask=mask_BL.long(), output_hidden_states=True)
     return cast(tuple[Tensor, ...], output.hidden_states)

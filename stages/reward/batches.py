@@ -1,9 +1,9 @@
 """Rankings as the reward model's batch elements: a prompt, its K responses, all annotators' ranks.
 
-A skipped ranking has no ranks and teaches nothing, unless its reason is one of those that may: then
-the outputs rated before the task was given up are ordered by their ratings, equal ratings tie, and
-the others have no rank. A prompt without a usable pair (all ties, all skipped) and one that is too
-long are left out and counted.
+A skipped ranking has no ranks and is not trained on, unless its reason is in `learn_from_skips`:
+then the responses rated before the task was skipped are ordered by their ratings, equal ratings
+tie, and the others have no rank. A prompt without a usable pair (all ties, all skipped) and one
+that is too long are left out and counted.
 """
 
 import random
@@ -21,13 +21,10 @@ from stages.reward.config import RewardConfig
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """One batch element. `ranks` has a row of K ranks for each annotator, 1 = best, ties share.
-
-    Rank 0 stands for none.
-    """
+    """One prompt with K ranks by each annotator: 1 = best, ties share a rank, 0 stands for none."""
 
     task: str
-    said: str  # the whole conversation, as text: what a split must keep together
+    conversation: str  # up to the response, as text: a split by prompt keeps equal ones together
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     models: tuple[str, ...]
@@ -36,23 +33,23 @@ class RankedPrompt:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens where the prompt is computed once."""
+        """Return the number of tokens where the prompt is computed once."""
         return len(self.prompt) + sum(map(len, self.responses))
 
     @property
     def path_tokens(self) -> int:
-        """Tokens of the prompt with its longest response."""
+        """Return the number of tokens of the prompt with its longest response."""
         return len(self.prompt) + max(map(len, self.responses))
 
     @property
     def num_pairs(self) -> int:
-        """Untied pairs over all annotators."""
+        """Return the number of untied pairs over all annotators."""
         return sum(0 < a < b for row in self.ranks for a in row for b in row)
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What the rankings held that cannot be learnt from."""
+    """The rankings and tasks that cannot be trained on, counted."""
 
     skipped_rankings: int
     tasks_without_ranking: int
@@ -62,7 +59,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class SplitRankings:
-    """What a reward model is to learn from, what it is asked about, and both in their order."""
+    """All elements in the order of their tasks, and the same split by prompt."""
 
     elements: list[RankedPrompt]
     train: list[RankedPrompt]
@@ -77,7 +74,7 @@ def split_rankings(
     rankings: Iterable[Ranking],
     seed: int,
 ) -> SplitRankings:
-    """The `ranked_prompts` that a config wants, split the same way wherever it is asked."""
+    """Return the `ranked_prompts` of a config, split alike in training and in PPO's check."""
     elements, left_out = ranked_prompts(
         tokenizer,
         tasks,
@@ -97,51 +94,51 @@ def ranked_prompts(
     max_tokens: int,
     learn_from_skips: Collection[str] = (),
 ) -> tuple[list[RankedPrompt], LeftOut]:
-    """One element for each task that can be learnt from, in the order of the tasks.
+    """Return an element for each task that can be trained on, in the order of the tasks.
 
-    `learn_from_skips` are reasons. Raises ValueError where two tasks have one id, where a ranking
-    names an unknown task or does not rank its task's responses, and where nothing was skipped for
-    one of the reasons.
+    Raises ValueError where two tasks have one id, where a ranking names an unknown task or does not
+    rank its task's responses, and where nothing was skipped for a reason of `learn_from_skips`.
     """
     by_task: dict[str, RankingTask] = {}
     for task in tasks:
         if by_task.setdefault(task.id, task) is not task:
             raise ValueError(f"two tasks have the id '{task.id}'; rankings could mean either")
-    given: dict[str, list[Ranking]] = defaultdict(list)
-    rankings, unused = list(rankings), set(learn_from_skips)
-    skipped = 0
+    ranked: dict[str, list[Ranking]] = defaultdict(list)
+    rankings = list(rankings)
     for ranking in rankings:
         if ranking.task not in by_task:
             raise ValueError(
                 f"'{ranking.annotator}' ranked task '{ranking.task}', which is not there"
             )
         ranking.check_against(by_task[ranking.task])
-        unused.discard(ranking.skipped or "")
         if ranking.skipped in learn_from_skips:
-            ranking = _by_ratings(ranking)
-        skipped += ranking.skipped is not None
+            ranking = _ranked_by_ratings(ranking)
         if ranking.skipped is None:
-            given[ranking.task].append(ranking)
-    if unused:
+            ranked[ranking.task].append(ranking)
+    reasons = {ranking.skipped for ranking in rankings if ranking.skipped is not None}
+    if unused := set(learn_from_skips) - reasons:
         raise ValueError(
             f"learn_from_skips names '{min(unused)}', for which nothing was skipped; found "
-            f"{sorted({one.skipped for one in rankings if one.skipped is not None})}"
+            f"{sorted(reasons)}"
         )
-    built = [_ranked_prompt(tokenizer, by_task[name], rows) for name, rows in given.items()]
-    with_pair = [element for element in built if element.num_pairs]
-    kept = [element for element in with_pair if element.path_tokens <= max_tokens]
-    order = {name: place for place, name in enumerate(by_task)}
+    with_ranks = [
+        _ranked_prompt(tokenizer, task, ranked[name])
+        for name, task in by_task.items()
+        if name in ranked
+    ]
+    with_pair = [element for element in with_ranks if element.num_pairs]
+    usable = [element for element in with_pair if element.path_tokens <= max_tokens]
     left_out = LeftOut(
-        skipped_rankings=skipped,
-        tasks_without_ranking=len(by_task) - len(built),
-        tasks_without_pair=len(built) - len(with_pair),
-        tasks_too_long=len(with_pair) - len(kept),
+        skipped_rankings=len(rankings) - sum(map(len, ranked.values())),
+        tasks_without_ranking=len(by_task) - len(with_ranks),
+        tasks_without_pair=len(with_ranks) - len(with_pair),
+        tasks_too_long=len(with_pair) - len(usable),
     )
-    return sorted(kept, key=lambda element: order[element.task]), left_out
+    return usable, left_out
 
 
-def _by_ratings(skipped: Ranking) -> Ranking:
-    """The ranking that the ratings of a given-up task make; itself where they order nothing."""
+def _ranked_by_ratings(skipped: Ranking) -> Ranking:
+    """Return the ranking that a skipped task's ratings make; itself where they order nothing."""
     levels = sorted(set(skipped.ratings.values()), reverse=True)
     if len(levels) < 2:
         return skipped
@@ -152,18 +149,18 @@ def _by_ratings(skipped: Ranking) -> Ranking:
 def split_by_prompt(
     elements: Sequence[RankedPrompt], share: float, rng: random.Random
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
-    """(train, held out), no prompt in both; a share above 0 holds out one prompt at least."""
-    prompts = sorted({element.said for element in elements})
+    """Return (train, held out), no prompt in both; a share above 0 holds out at least one."""
+    prompts = sorted({element.conversation for element in elements})
     rng.shuffle(prompts)
     num_held = max(round(share * len(prompts)), 1) if share > 0 else 0
     if num_held >= len(prompts):
         raise ValueError(
             f"{len(prompts)} prompts with a usable ranking, {num_held} of them held out: "
-            "none to learn from"
+            "none to train on"
         )
     held = set(prompts[:num_held])
-    train = [element for element in elements if element.said not in held]
-    return train, [element for element in elements if element.said in held]
+    train = [element for element in elements if element.conversation not in held]
+    return train, [element for element in elements if element.conversation in held]
 
 
 def _ranked_prompt(
@@ -171,7 +168,9 @@ def _ranked_prompt(
 ) -> RankedPrompt:
     return RankedPrompt(
         task=task.id,
-        said=written_out([*task.history, Turn("user", user_text(task.prompt, task.context))]),
+        conversation=written_out(
+            [*task.history, Turn("user", user_text(task.prompt, task.context))]
+        ),
         prompt=tuple(conversation_ids(tokenizer, task)),
         responses=tuple(
             tuple(response_ids(tokenizer, response.text, ended=response.ended))

@@ -1,13 +1,16 @@
-"""How good a reward model is on rankings it did not see.
+"""The quality of a reward model on rankings that it was not trained on.
 
 Dimension key:  B prompts,  K responses to one prompt,  N comparisons.
 """
 
+import logging
 from collections.abc import Collection, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from reward_models.calibration import (
     Comparisons,
@@ -18,16 +21,21 @@ from reward_models.calibration import (
     pair_accuracy,
 )
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import pool_pairs
-from reward_models.records import Ranking
-from stages.generation.score import batches_of
+from reward_models.records import Ranking, RankingTask
+from stages.generation.score import batches_of, score_sequences
 from stages.progress import Report, Step, announce, counted, silent
-from stages.reward.batches import RankedPrompt
+from stages.reward.batches import RankedPrompt, split_rankings
+from stages.reward.config import RewardConfig
 from stages.reward.shared_prompt import Layout
 
-_MOST_PROMPTS = 32  # read at once
-
 Scores = list[tuple[float, ...]]
+CHANCE = 0.5
+_PROMPTS_PER_BATCH = 32
+_MAX_CHECKED = 200  # prompts; enough to tell an accuracy from chance
+_CHECKED_AT_ONCE = 40  # prompts; most reward models differ from chance with so many
+_MIN_TO_REFUSE = 20  # prompts; with fewer the interval is too narrow to refuse a model by
+
+log = logging.getLogger(__name__)
 
 
 def score_elements(
@@ -37,52 +45,48 @@ def score_elements(
     *,
     report: Report = silent,
 ) -> Scores:
-    """The scores of each prompt's responses, in the order given."""
+    """Return the scores of each prompt's responses, in the order given."""
     scores: Scores = [()] * len(elements)
     device = model.head.weight.device
     lengths = [element.row_tokens for element in elements]
     done = 0
     with torch.no_grad():
-        for places in batches_of(lengths, model.head.in_features, _MOST_PROMPTS, device):
-            batch = layout.collate([elements[place] for place in places], pool_pairs)
+        for indices in batches_of(lengths, model.head.in_features, _PROMPTS_PER_BATCH, device):
+            batch = layout.collate([elements[index] for index in indices])
             batch = {name: value.to(device) for name, value in batch.items()}
-            for place, row in zip(places, layout.scores(model, batch).tolist(), strict=True):
-                scores[place] = tuple(row[: len(elements[place].responses)])
-            done += len(places)
+            for index, row in zip(indices, layout.scores(model, batch).tolist(), strict=True):
+                scores[index] = tuple(row[: len(elements[index].responses)])
+            done += len(indices)
             report(Step(done, len(scores)))
     return scores
 
 
-def comparisons(
+def scored_comparisons(
     elements: Sequence[RankedPrompt],
     scores: Scores,
     annotators: Collection[str] | None = None,
 ) -> Comparisons:
-    """Every untied pair of every annotator (or of those named), with the gap of its scores."""
-    gaps: list[float] = []
-    prompts: list[int] = []
-    same: list[bool] = []
-    number = {said: place for place, said in enumerate(sorted({one.said for one in elements}))}
-    for element, score in zip(elements, scores, strict=True):
-        for annotator, ranks in zip(element.annotators, element.ranks, strict=True):
-            if annotators is not None and annotator not in annotators:
-                continue
-            for i, better in enumerate(ranks):
-                for j, worse in enumerate(ranks):
-                    if 0 < better < worse:
-                        gaps.append(score[i] - score[j])
-                        prompts.append(number[element.said])
-                        same.append(element.models[i] == element.models[j])
+    """Return every untied pair of every annotator (or of those named), with its scores' gap."""
+    numbers = {text: n for n, text in enumerate(sorted({one.conversation for one in elements}))}
+    rows = [
+        (score[i] - score[j], numbers[element.conversation], element.models[i] == element.models[j])
+        for element, score in zip(elements, scores, strict=True)
+        for annotator, ranks in zip(element.annotators, element.ranks, strict=True)
+        if annotators is None or annotator in annotators
+        for i, j in permutations(range(len(ranks)), 2)
+        if 0 < ranks[i] < ranks[j]
+    ]
+    gap_N, prompt_N, same_model_N = zip(*rows, strict=True) if rows else ((), (), ())
     return Comparisons(
-        np.asarray(gaps, dtype=np.float64),
-        np.asarray(prompts, dtype=np.int64),
-        np.asarray(same, dtype=np.bool_),
+        np.asarray(gap_N, dtype=np.float64),
+        np.asarray(prompt_N, dtype=np.int64),
+        np.asarray(same_model_N, dtype=np.bool_),
     )
 
 
 def held_out_report(
     model: RewardModel,
-    held: Sequence[RankedPrompt],
+    held_out: Sequence[RankedPrompt],
     layout: Layout,
     rankings: Sequence[Ranking],
     *,
@@ -90,7 +94,7 @@ def held_out_report(
     seed: int,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """What `held_out.json` holds; `kinds` are those of the labels.
+    """Return the contents of `held_out.json`; `kinds` are those of the labels.
 
     The ceiling is estimated from all rankings, held out or not.
 
@@ -98,10 +102,10 @@ def held_out_report(
     easy, and raises the accuracy over all pairs without helping PPO.
     """
     rng = np.random.default_rng(seed)
-    told = counted(report, "scoring the responses to held-out prompts")
-    scores = score_elements(model, held, layout, report=told)
+    counting = counted(report, "scoring the responses to held-out prompts")
+    scores = score_elements(model, held_out, layout, report=counting)
     announce(report, "bootstrapping the intervals of held-out accuracy")
-    pairs = comparisons(held, scores)
+    pairs = scored_comparisons(held_out, scores)
     overall = pair_accuracy(pairs, rng)
     return {
         "pair_accuracy": overall.value,
@@ -112,7 +116,7 @@ def held_out_report(
         "across_models": pair_accuracy(pairs.where(~pairs.same_model_N), rng).to_json(),
         "by_confidence": by_confidence(pairs, rng),
         "calibration_error": calibration_error(pairs),
-        "length_correlation": _length_correlation(held, scores, rng),
+        "length_correlation": _length_correlation(held_out, scores, rng),
         "ceiling": noise_ceiling(rankings, rng),
         "label_kinds": sorted(kinds),
         "interval": "percentile bootstrap over prompts, 1000 draws",
@@ -120,12 +124,65 @@ def held_out_report(
 
 
 def _length_correlation(
-    held: Sequence[RankedPrompt], scores: Scores, rng: np.random.Generator
+    held_out: Sequence[RankedPrompt], scores: Scores, rng: np.random.Generator
 ) -> dict[str, Any]:
     rows = [
-        (score, len(response), place)
-        for place, (element, given) in enumerate(zip(held, scores, strict=True))
-        for score, response in zip(given, element.responses, strict=True)
+        (score, len(response), number)
+        for number, (element, row) in enumerate(zip(held_out, scores, strict=True))
+        for score, response in zip(row, element.responses, strict=True)
     ]
     score_N, length_N, prompt_N = np.asarray(rows, dtype=np.float64).reshape(-1, 3).T
     return length_correlation(score_N, length_N, prompt_N.astype(np.int64), rng)
+
+
+def held_out_prompts(
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[RankingTask],
+    rankings: Sequence[Ranking],
+    seed: int,
+) -> list[RankedPrompt]:
+    """Return the rankings that `train_reward` holds out under these settings and this seed."""
+    return split_rankings(config, tokenizer, tasks, rankings, seed).held_out
+
+
+def check_reward_model(
+    model: RewardModel, held_out: Sequence[RankedPrompt], report: Report = silent
+) -> float | None:
+    """Return the share of held-out pairs ordered as the annotators did; None without any.
+
+    This is the check before PPO. A head that was lost, ranks taken the wrong way round, or a model
+    that learned nothing all give scores that PPO would follow faithfully. A share that is below
+    chance beyond doubt (95 % interval over prompts) raises ValueError; one that cannot be told from
+    chance is warned of. No more prompts are scored than that takes.
+    """
+    scores: Scores = []
+    most = min(_MAX_CHECKED, len(held_out))
+    for start in range(0, max(1, most), _CHECKED_AT_ONCE):
+        sample = held_out[start : min(start + _CHECKED_AT_ONCE, most)]
+        rows = [[*one.prompt, *response] for one in sample for response in one.responses]
+        remaining = iter(score_sequences(model, rows))
+        scores += [tuple(next(remaining) for _ in one.responses) for one in sample]
+        pairs = scored_comparisons(held_out[: len(scores)], scores)
+        accuracy = pair_accuracy(pairs, np.random.default_rng(0))
+        report(Step(len(scores), most))
+        low, high = accuracy.low, accuracy.high
+        if low is not None and high is not None and not low <= CHANCE <= high:
+            break
+    if accuracy.value is None or low is None or high is None:
+        log.info(
+            "no held-out ranking to check the reward model by; reward.held_out sets some apart"
+        )
+        return None
+    result = (
+        f"the reward model orders {accuracy.value:.1%} ({low:.1%} to {high:.1%}) of "
+        f"{accuracy.num_pairs} held-out pairs as the annotators did"
+    )
+    if high < CHANCE and accuracy.num_prompts >= _MIN_TO_REFUSE:
+        raise ValueError(
+            f"{result}, less than chance: its head was lost, or the ranks are the wrong way round "
+            "(1 is best); PPO would learn what people like least"
+        )
+    if low <= CHANCE:
+        log.warning("%s, which may be chance: collect more rankings", result)
+    return accuracy.value

@@ -4,171 +4,268 @@ All prompts of a batch lie in one row without padding, each with its K responses
 and K branches (`reward_models.packed_attention`). A token stands at the position it has without the
 others:
 
-    ids        p p p a a a a b b | q q c        scores are read at the last a, the last b and c
+    ids        p p p a a a a b b | q q c        scores come from the last a, the last b and c
     positions  0 1 2 3 4 5 6 3 4 | 0 1 2
 
 So a prompt costs Q + K T tokens in place of K (Q + T), with the same scores and gradients. A model
 that cannot do this (a sliding window shorter than a text, a recurrence, ALiBi, attention of its
-own) gets K separate rows; `choose_layout` finds out by comparing both on the extreme elements.
+own) gets K separate rows; `choose_layout` compares both on the extreme elements.
 
-Dimension key:  B prompts,  A annotators,  K responses,  N tokens of all,  P pieces,  L tokens of a
-row,  R = B K separate rows.
+Where only the head is trained, the hidden states under it never change and are computed once:
+
+    first forward      ids -> transformer -> state_KD -> head -> score_K     the state is cached
+    afterwards                               state_KD -> head -> score_K
+
+So further epochs, folds and a resumed run cost next to nothing.
+
+Dimension key:  B prompts,  A annotators,  K responses,  N tokens of all,  P segments,  L tokens of
+a row,  R = B K separate rows,  D hidden size.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.packed_attention import (
     STEM,
-    Pieces,
-    obstacle_to_attention,
-    piece_table,
+    PackedSegments,
+    attention_mismatch,
+    segment_table,
     shorter_window,
 )
 from stages.data.padding import pad_right, positions
 from stages.reward.batches import RankedPrompt
-
-logger = logging.getLogger(__name__)
+from stages.training_arguments import num_ranks
 
 Batch = dict[str, Tensor]
-Inputs = tuple[Tensor, Tensor | Pieces, Tensor, Tensor | None]  # of a RewardModel
-Weigh = Callable[[Tensor], Tensor]  # rank_BAK -> weight_BKK
+Inputs = tuple[Tensor, Tensor | PackedSegments, Tensor, Tensor | None]  # of a RewardModel
+Texts = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]  # a prompt and its responses
 TOLERANCE = 1e-4  # of a score, which is of order 1 with a new head
+STATES = "states"  # a folder with a file a forward pass; a later one's numbers count
+MAX_CACHED_BYTES = 2 * 1024**3  # more states than that are computed in every epoch
+
+log = logging.getLogger(__name__)
+
+
+class Layout(Protocol):
+    """The arrangement of prompts and responses in a batch's rows."""
+
+    def collate(self, elements: Sequence[RankedPrompt]) -> Batch:
+        """Return tensors, rank_BAK among them: the ranks, 0 for absent annotators and responses."""
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return reward_BK; the number of an absent response has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPrompt:
     """One row for all prompts."""
 
-    def collate(self, elements: Sequence[RankedPrompt], weigh: Weigh) -> Batch:
-        """ids_1N, positions_1N, piece_P3, read_BK (where each score is read) and weight_BKK."""
-        row = Row()
-        ends = [row.add(element.prompt, element.responses) for element in elements]
-        read_BK, _ = pad_right(ends, pad_id=0)
+    def collate(self, elements: Sequence[RankedPrompt]) -> Batch:
+        """Return ids_1N, positions_1N, segment_P3, last_BK (each response's last token), ranks."""
+        row = PackedRow()
+        last_BK, _ = pad_right(
+            [row.add(element.prompt, element.responses) for element in elements], pad_id=0
+        )
         return {
             "ids_1N": torch.tensor([row.ids]),
             "positions_1N": torch.tensor([row.positions]),
-            "piece_P3": piece_table(row.pieces),
-            "read_BK": read_BK,
-            "weight_BKK": weigh(rank_BAK(elements)).float(),
+            "segment_P3": segment_table(row.segments),
+            "last_BK": last_BK,
+            "rank_BAK": _ranks(elements),
         }
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        """reward_BK; what stands for an absent response has no meaning."""
+        """Return reward_BK; the number of an absent response has no meaning."""
         reward_1N: Tensor = model(*self.inputs(batch))
-        return reward_1N.view(batch["read_BK"].shape)
+        return reward_1N.view(batch["last_BK"].shape)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """ids_1N, the pieces, positions_1N and where to read: the model's arguments."""
-        pieces = Pieces.of(batch["piece_P3"])
-        return batch["ids_1N"], pieces, batch["positions_1N"], batch["read_BK"].view(1, -1)
+        """Return the model's arguments: ids_1N, segments, positions_1N and tokens to score."""
+        segments = PackedSegments.of(batch["segment_P3"])
+        return batch["ids_1N"], segments, batch["positions_1N"], batch["last_BK"].view(1, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class SeparateRows:
     """One row a response, each with its prompt: for models that cannot share it."""
 
-    def collate(self, elements: Sequence[RankedPrompt], weigh: Weigh) -> Batch:
-        """ids_RL, mask_RL and weight_BKK; an absent response is a row of one token."""
+    def collate(self, elements: Sequence[RankedPrompt]) -> Batch:
+        """Return ids_RL, mask_RL and ranks; an absent response is a row of one token."""
         most = max(len(element.responses) for element in elements)
         rows = []
         for element in elements:
             rows += [element.prompt + response for response in element.responses]
             rows += [element.prompt[:1]] * (most - len(element.responses))
         ids_RL, mask_RL = pad_right(rows, pad_id=0)
-        return {
-            "ids_RL": ids_RL,
-            "mask_RL": mask_RL,
-            "weight_BKK": weigh(rank_BAK(elements)).float(),
-        }
+        return {"ids_RL": ids_RL, "mask_RL": mask_RL, "rank_BAK": _ranks(elements)}
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        """reward_BK; what stands for an absent response has no meaning."""
+        """Return reward_BK; the number of an absent response has no meaning."""
         reward_R: Tensor = model(*self.inputs(batch))
-        return reward_R.view(len(batch["weight_BKK"]), -1)
+        return reward_R.view(len(batch["rank_BAK"]), -1)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """ids_RL, mask_RL and positions_RL: the model's arguments."""
+        """Return the model's arguments: ids_RL, mask_RL and positions_RL."""
         return batch["ids_RL"], batch["mask_RL"], positions(batch["mask_RL"]), None
 
 
-class Layout(Protocol):
-    """How prompts with their responses become a batch, and a batch scores."""
+class PackedRow:
+    """Prompts with their responses one after another: tokens, positions and segments."""
 
-    def collate(self, elements: Sequence[RankedPrompt], weigh: Weigh) -> Batch:
-        """Tensors, weight_BKK among them."""
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[tuple[int, int, int]] = []
+        self._stems = 0
 
-    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        """reward_BK; what stands for an absent response has no meaning."""
+    def add(self, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> list[int]:
+        """Return the index of each response's last token; of an empty one, the prompt's."""
+        self._append(prompt, 0, STEM)
+        last_of_prompt, last = len(self.ids) - 1, []
+        for response in responses:
+            if response:
+                self._append(response, len(prompt), self._stems)
+            last.append(len(self.ids) - 1 if response else last_of_prompt)
+        self._stems += 1
+        return last
+
+    def _append(self, text: Sequence[int], position: int, stem: int) -> None:
+        self.segments.append((len(self.ids), len(text), stem))
+        self.ids += text
+        self.positions += range(position, position + len(text))
 
 
 def choose_layout(
     model: RewardModel, elements: Sequence[RankedPrompt]
 ) -> SharedPrompt | SeparateRows:
-    """The shared prompt where it gives the same scores, else separate rows, with a warning why."""
-    trunk = transformer(model.carrier)
-    longest_path = max(element.path_tokens for element in elements)
-    obstacle = shorter_window(trunk, longest_path) or obstacle_to_attention(
-        [trunk], lambda: _mismatch(model, extremes(elements))
+    """Return the shared prompt if its scores are the same, else separate rows, with a warning."""
+    backbone = transformer(model.backbone)
+    longest = max(element.path_tokens for element in elements)
+    obstacle = shorter_window(backbone, longest) or attention_mismatch(
+        [backbone], lambda: _score_mismatch(model, _extremes(elements))
     )
     if obstacle is None:
         return SharedPrompt()
-    kind = type(trunk).__name__
-    logger.warning(
-        "%s cannot share a prompt between its responses: %s; each is computed with its "
-        "own copy of the prompt",
-        kind,
-        obstacle,
+    log.warning(
+        "%s cannot share a prompt between its responses: %s; each is computed with its own copy "
+        "of the prompt",
+        *(type(backbone).__name__, obstacle),
     )
     return SeparateRows()
 
 
-def rank_BAK(elements: Sequence[RankedPrompt]) -> Tensor:  # noqa: N802 - named for its shape
-    """Ranks of a batch, 0 for absent annotators and responses."""
+def cached_layout(model: RewardModel, elements: Sequence[RankedPrompt], folder: Path) -> Layout:
+    """Return the chosen layout, with hidden states cached in `folder` if only the head is trained.
+
+    Several processes have different elements, and compute their states in every epoch.
+    """
+    layout = choose_layout(model, elements)
+    size = sum(len(one.responses) for one in elements) * model.head.in_features * 4
+    if not model.card.head_only or num_ranks() > 1 or size > MAX_CACHED_BYTES:
+        return layout
+    texts = list(dict.fromkeys((one.prompt, one.responses) for one in elements))
+    key = hashlib.sha256(repr((model.card.base_hash, model.card.pooling, texts)).encode())
+    return CachedStates(layout, texts, folder / STATES, key.hexdigest())
+
+
+class CachedStates:
+    """A layout with the head's inputs for `texts` cached, in `folder` too.
+
+    Every forward pass is written at once: rounding depends on what else was in the batch, so a
+    resumed run must have the very numbers that it had before.
+    """
+
+    def __init__(
+        self, layout: SharedPrompt | SeparateRows, texts: Iterable[Texts], folder: Path, key: str
+    ) -> None:
+        """`key` stands for all that the states depend on: files with another are removed."""
+        self.layout, self.folder, self.key = layout, folder, key
+        self._number = {one: number for number, one in enumerate(texts)}
+        self._state_KD: dict[int, Tensor] = {}
+        self._load()
+
+    def collate(self, elements: Sequence[RankedPrompt]) -> Batch:
+        """Return the layout's batch, and in number_B2 each element's text and response count."""
+        numbers = [
+            (self._number.get((one.prompt, one.responses), -1), len(one.responses))
+            for one in elements
+        ]
+        return {**self.layout.collate(elements), "number_B2": torch.tensor(numbers)}
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return reward_BK; the number of an absent response has no meaning."""
+        assert isinstance(model, RewardModel)  # one process: nothing is wrapped around it
+        if all(number in self._state_KD for number, _ in batch["number_B2"].tolist()):
+            return model.scores(self._from_cache(batch))
+        return model.scores(self._compute(model, batch))
+
+    def _compute(self, model: RewardModel, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            state = model.states(*self.layout.inputs(batch))
+        state_BKD = state.view(len(batch["rank_BAK"]), batch["rank_BAK"].shape[2], -1)
+        rows = zip(batch["number_B2"].tolist(), state_BKD, strict=True)
+        new = {
+            number: state_KD[:responses].float().cpu().clone()
+            for (number, responses), state_KD in rows
+            if number >= 0
+        }
+        self._state_KD |= new
+        self._save(new)
+        return state_BKD
+
+    def _from_cache(self, batch: Batch) -> Tensor:
+        rank_BAK = batch["rank_BAK"]
+        rows = [self._state_KD[number] for number, _ in batch["number_B2"].tolist()]
+        state_BKD = torch.zeros(len(rank_BAK), rank_BAK.shape[2], rows[0].shape[1])
+        for row, state_KD in enumerate(rows):
+            state_BKD[row, : len(state_KD)] = state_KD
+        return state_BKD.to(rank_BAK.device)
+
+    def _load(self) -> None:
+        """Load the states of earlier passes, in their order."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                is_current = (file.metadata() or {}).get("key") == self.key
+                names = list(file.keys()) if is_current else []
+                self._state_KD |= {int(name): file.get_tensor(name) for name in names}
+            if not is_current:
+                path.unlink()
+        self._num_files = len(list(self.folder.glob("*.safetensors")))
+
+    def _save(self, new: dict[int, Tensor]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self._num_files:06d}.safetensors"
+        aside = path.with_suffix(".part")
+        save_file(
+            {str(number): state_KD for number, state_KD in new.items()}, aside, {"key": self.key}
+        )
+        aside.replace(path)
+        self._num_files += 1
+
+
+def _ranks(elements: Sequence[RankedPrompt]) -> Tensor:
     annotators = max(len(element.ranks) for element in elements)
     responses = max(len(element.responses) for element in elements)
-    ranks = torch.zeros(len(elements), annotators, responses, dtype=torch.long)
-    for place, element in enumerate(elements):
-        rows = torch.tensor(element.ranks)
-        ranks[place, : rows.shape[0], : rows.shape[1]] = rows
-    return ranks
+    rank_BAK = torch.zeros(len(elements), annotators, responses, dtype=torch.long)
+    for row, element in enumerate(elements):
+        rank_AK = torch.tensor(element.ranks)
+        rank_BAK[row, : rank_AK.shape[0], : rank_AK.shape[1]] = rank_AK
+    return rank_BAK
 
 
-class Row:
-    """Prompts with their responses one after another: tokens, positions, and where pieces lie."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-        self.pieces: list[tuple[int, int, int]] = []
-        self._stems = 0
-
-    def add(self, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> list[int]:
-        """The place of each response's last token; of one that says nothing, the prompt's."""
-        self._put(prompt, 0, STEM)
-        last, ends = len(self.ids) - 1, []
-        for response in responses:
-            if response:
-                self._put(response, len(prompt), self._stems)
-            ends.append(len(self.ids) - 1 if response else last)
-        self._stems += 1
-        return ends
-
-    def _put(self, text: Sequence[int], position: int, stem: int) -> None:
-        self.pieces.append((len(self.ids), len(text), stem))
-        self.ids += text
-        self.positions += range(position, position + len(text))
-
-
-def extremes(elements: Sequence[RankedPrompt]) -> list[RankedPrompt]:
-    """The elements of the longest path, row and prompt, of most responses and the shortest text.
+def _extremes(elements: Sequence[RankedPrompt]) -> list[RankedPrompt]:
+    """Return the elements of longest path, row and prompt, most responses and shortest text.
 
     The last is there because what a text leaves behind may fade within a few tokens.
     """
@@ -182,7 +279,7 @@ def extremes(elements: Sequence[RankedPrompt]) -> list[RankedPrompt]:
     return list({id(element): element for element in chosen}.values())
 
 
-def _mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str | None:
+def _score_mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str | None:
     """Compare both layouts, prompt by prompt, and then with the first before the last in one row.
 
     Separate rows are compared with themselves too, once their attention is that of shared ones.
@@ -200,15 +297,10 @@ def _mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str | Non
 
 
 def _scores(model: RewardModel, layout: Layout, elements: Sequence[RankedPrompt]) -> Tensor:
-    """score_N of the responses that there are."""
+    """Return score_N of the responses that there are."""
     device = model.head.weight.device
-    batch = layout.collate(elements, unweighted)
+    batch = {name: value.to(device) for name, value in layout.collate(elements).items()}
     with torch.no_grad():
-        reward_BK = layout.scores(model, {name: value.to(device) for name, value in batch.items()})
+        reward_BK = layout.scores(model, batch)
     rows = zip(reward_BK, elements, strict=True)
     return torch.cat([reward_K[: len(element.responses)] for reward_K, element in rows])
-
-
-def unweighted(rank_BAK: Tensor) -> Tensor:
-    """No pair counts, for passes that are about scores alone."""
-    return torch.zeros(rank_BAK.shape[0], rank_BAK.shape[2], rank_BAK.shape[2])

@@ -1,46 +1,47 @@
 """Stage two: a reward model on rankings (Ouyang et al. 2022, section 3.5 and appendix C.2).
 
 1. Rankings become batch elements, a share of the prompts is held out.
-2. One pass over the rest, the learning rate on a cosine to 10 % without warm-up.
+2. One epoch over the rest, the learning rate on a cosine to 10 % without warm-up.
 3. The bias is set so that demonstrations score 0 on average; where asked, scores get variance 1.
-4. Held-out rankings tell how good the model is, beside how good the annotators let it be.
+4. Held-out rankings measure the model, beside the agreement of the annotators among themselves.
 
-`out/` gets `model/`, `held_out.json` and, while it works, `checkpoints/` from which it goes on.
+`out/` gets `model/`, `held_out.json` and, meanwhile, `checkpoints/` from which a run resumes.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any, assert_never
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
+from reward_models.atomic_files import write_json
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import keep_rankings, pool_pairs
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
-from stages.adapters.config import Probe
-from stages.data.prompt_lengths import within_positions
+from stages.distributed.checkpoints import last_checkpoint
+from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.generation.score import score_responses
-from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts, tokenizer_hash
+from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
 from stages.progress import Report, Step, announce, counted
+from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
-from stages.reward.frozen_states import layout_for
-from stages.reward.held_out import Scores, held_out_report, score_elements
-from stages.reward.micro_batches import cut_to_memory
-from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, Weigh
+from stages.reward.held_out import held_out_report, score_elements
+from stages.reward.shared_prompt import Inputs, Layout, SeparateRows, SharedPrompt, cached_layout
 from stages.reward.trainer import RewardTrainer
 from stages.training_arguments import check_fsdp, num_ranks, training_arguments
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def train_reward(
@@ -54,49 +55,73 @@ def train_reward(
     seed: int,
     report: Report,
 ) -> None:
-    """Train on the rankings and write `out`; goes on from the last complete checkpoint in it.
+    """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.
 
     Without demonstrations the bias stays 0. Raises ValueError on rankings that do not fit their
-    tasks, and where no prompt is left to learn from.
+    tasks, and where no prompt is left to train on.
     """
     if config.scale == "demonstrations" and not demonstrations:
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     check_fsdp(config.adaptation, families.Prompt)
     tokenizer, config = load_tokenizer(base), within_positions(config, base)
     split = split_rankings(config, tokenizer, tasks, rankings, seed)
-    train, held, left_out = split.train, split.held_out, split.left_out
-    logger.info("%d prompts, %d held out; left out: %s", len(train), len(held), left_out)
+    log.info(
+        "%d prompts, %d held out; left out: %s",
+        *(len(split.train), len(split.held_out), split.left_out),
+    )
     model = new_reward_model(config, base, seed)
-    tell_of_experts(transformer(model.carrier))
+    log_router_loss(transformer(model.backbone))
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
-    layout = layout_for(model, split.elements, out / "checkpoints")
+    checkpoints = out / "checkpoints"
+    layout = cached_layout(model, split.elements, checkpoints)
     trainer = fit(
-        config, model, train, layout, checkpoints=out / "checkpoints", seed=seed, report=report
+        config, model, split.train, layout, checkpoints=checkpoints, seed=seed, report=report
     )
     kinds: set[str] = {ranking.kind for ranking in rankings}
-    found = held_out_report(
-        trainer.scorer, held, layout, rankings, kinds=kinds, seed=seed, report=report
+    results = held_out_report(
+        trainer.scorer, split.held_out, layout, rankings, kinds=kinds, seed=seed, report=report
     )
-    shown = _scores(trainer.scorer, tokenizer, demonstrations, report)
-    deviation = _deviation(config, shown, lambda: score_elements(trainer.scorer, held, layout))
+    scores = _demonstration_scores(trainer.scorer, tokenizer, demonstrations, report)
+    deviation = None
+    if config.scale == "demonstrations":
+        deviation = pstdev(scores)
+    elif config.scale == "held_out":
+        held_out = score_elements(trainer.scorer, split.held_out, layout)
+        deviation = pstdev(score for row in held_out for score in row)
     whole = trainer.whole(lambda: new_reward_model(config, base, seed))
     if whole is None or not trainer.is_world_process_zero():
         return
-    found |= {"trained_prompts": len(train), "left_out": asdict(left_out), "seed": seed}
     announce(report, "writing the reward model")
-    _finish(whole, tokenizer, kinds, deviation, shown)
-    found |= {"demonstrations": len(demonstrations), "bias": whole.bias.item()}
-    found |= {"scale": config.scale, "divided_by": whole.card.divided_by}
+    whole.record_training(tokenizer_hash(tokenizer), kinds)
+    if deviation is not None:
+        whole.set_scale(deviation)
+    if scores:
+        whole.set_bias(fmean(scores) / whole.card.divided_by)
     whole.save(out / "model", tokenizer)
-    _write_json(out / "held_out.json", found)
+    results |= {
+        "trained_prompts": len(split.train),
+        "left_out": asdict(split.left_out),
+        "seed": seed,
+        "demonstrations": len(demonstrations),
+        "bias": whole.bias.item(),
+        "scale": config.scale,
+        "divided_by": whole.card.divided_by,
+    }
+    write_json(out / "held_out.json", results)
+
+
+def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
+    """Return the settings with a `max_tokens` that the model on this base has positions for."""
+    limit = adapted_context_limit(source, config.adaptation)
+    return config.model_copy(update={"max_tokens": limit.at_most(config.max_tokens)})
 
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
-    """The base with a new head, and what `config.adaptation` lets move trainable."""
-    if isinstance(config.adaptation, Probe):
+    """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
+    if isinstance(config.adaptation, families.Probe):
         whole = load_policy(base)
         if isinstance(whole, PeftModel):
-            raise ValueError(f"{base} is a set on a base; family probe needs the base itself")
+            raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
             whole,
             seed,
@@ -120,12 +145,12 @@ def fit(
     seed: int,
     report: Report,
 ) -> RewardTrainer:
-    """Train `model` on the elements; the trainer knows how to score with it and how to save it."""
+    """Train `model` on the elements and return its trainer, which scores with it and saves it."""
     arguments = _arguments(config, checkpoints, seed)
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
         announce(report, "measuring how many prompts fit into memory")
-        cut_to_memory(arguments, model, layout, elements, checkpoints)
-    trainer = RewardTrainer(model, arguments, elements, layout, _weigh(config), report)
+        fit_to_memory(arguments, model, layout, elements, checkpoints)
+    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
 
@@ -163,47 +188,75 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
     return training_arguments(TrainingArguments, ours, defaults | config.trainer)
 
 
-def _weigh(config: RewardConfig) -> Weigh:
-    match config.batch_element:
-        case "prompt":
-            return pool_pairs
-        case "ranking":
-            return keep_rankings
-        case _:
-            assert_never(config.batch_element)
-
-
-def _deviation(
-    config: RewardConfig, demonstrated: Sequence[float], held_out: Callable[[], Scores]
-) -> float | None:
-    """What scores are to be divided by, if by anything; scoring what is held out takes a pass."""
-    match config.scale:
-        case "none":
-            return None
-        case "demonstrations":
-            return pstdev(demonstrated)
-        case "held_out":
-            return pstdev(score for row in held_out() for score in row)
-        case _:
-            assert_never(config.scale)
-
-
-def _finish(
+def fit_to_memory(
+    arguments: TrainingArguments,
     model: RewardModel,
-    tokenizer: PreTrainedTokenizerBase,
-    kinds: set[str],
-    deviation: float | None,
-    demonstrated: Sequence[float],
+    layout: SharedPrompt | SeparateRows,
+    elements: Sequence[RankedPrompt],
+    checkpoints: Path,
 ) -> None:
-    """Give scores their scale, and a bias with which demonstrations score 0 on average."""
-    model.trained_on(tokenizer_hash(tokenizer), kinds)
-    if deviation is not None:
-        model.set_scale(deviation)
-    if demonstrated:
-        model.set_bias(fmean(demonstrated) / model.card.divided_by)
+    """Cut the batch of `arguments` into micro-batches that every rank has memory for.
+
+    A resumed run has micro-batches of at most the size before, so that it ends with the same bits.
+    """
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    try:
+        cost = forward_backward_cost(model, layout, elements)
+    except RuntimeError as error:
+        log.warning("every micro-batch is a whole batch, fitting or not: %s", error)
+        return
+    free, reserved = free_memory(arguments.device), _bytes_to_come(arguments, model)
+    fits = cost.rows(usable(free, reserved))
+    if fits < 1:
+        needed = cost.bytes(1) / USED + reserved
+        log.warning(
+            "memory may not suffice: %.3g GiB is free, and one prompt's responses need %.3g GiB",
+            *(free / 2**30, needed / 2**30),
+        )
+    if newest := last_checkpoint(checkpoints):
+        before = TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME)).train_batch_size
+        fits = min(fits, before or batch)
+    sizes = [size for size in range(1, batch + 1) if batch % size == 0 and size <= fits]
+    agreed = min(gather_object([max(sizes, default=1)]))
+    arguments.per_device_train_batch_size = agreed
+    arguments.gradient_accumulation_steps = batch // agreed
 
 
-def _scores(
+def forward_backward_cost(
+    model: RewardModel, layout: SharedPrompt | SeparateRows, elements: Sequence[RankedPrompt]
+) -> Cost:
+    """Return the memory that a prompt takes, the longest with its responses, by a dry run.
+
+    Raises RuntimeError where the model computes with numbers, which a dry run does not have.
+    """
+    longest = max(elements, key=lambda element: element.row_tokens)
+
+    def work_on(prompts: int) -> Callable[[], None]:
+        return partial(forward_backward, model, layout.inputs(layout.collate([longest] * prompts)))
+
+    return cost_of(work_on)
+
+
+def forward_backward(model: RewardModel, inputs: Inputs) -> None:
+    """Compute gradients and drop them."""
+    try:
+        torch.autograd.backward(model(*inputs).sum())
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def _bytes_to_come(arguments: TrainingArguments, model: RewardModel) -> int:
+    """Return the bytes that are not on the device yet, activations aside.
+
+    Adam's moments, the buckets in which ranks add up gradients, and on a GPU the model itself.
+    """
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    copies = 2 + (arguments.world_size > 1)
+    weights = sum(size for size, _ in sizes) if arguments.device.type == "cuda" else 0
+    return int(weights + copies * sum(size for size, is_trained in sizes if is_trained))
+
+
+def _demonstration_scores(
     model: RewardModel,
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
@@ -215,9 +268,3 @@ def _scores(
     responses = [one.response for one in demonstrations]
     report = counted(report, "scoring demonstrations")
     return score_responses(model, tokenizer, prompts, responses, report=report)
-
-
-def _write_json(path: Path, found: dict[str, Any]) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)

@@ -23,19 +23,141 @@ from transformers import (
 )
 
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import num_elements, summed_loss
+from reward_models.ranking_loss import BatchElement, count_elements, pair_weights, ranking_loss
 from stages.distributed.checkpoints import AtomicCheckpoints
 from stages.distributed.state import let_models_load_whole
 from stages.progress import Report, Step
 from stages.reward.batches import RankedPrompt
-from stages.reward.shared_prompt import Batch, Layout, Weigh
+from stages.reward.shared_prompt import Batch, Layout
 
 TRAINED = "trained.safetensors"
 BLANK = -1
 
 
-class RankedPrompts(Dataset[RankedPrompt]):
-    """The elements as a data set; BLANK stands for one without a pair, which fills a batch up."""
+class RewardTrainer(AtomicCheckpoints):
+    """Trains a RewardModel on ranked prompts; saves only the trained parameters."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: TrainingArguments,
+        elements: Sequence[RankedPrompt],
+        layout: Layout,
+        batch_element: BatchElement,
+        report: Report,
+    ) -> None:
+        at_once = args.train_batch_size * args.world_size
+        self.order = SortedWithinBatches(
+            [element.row_tokens for element in elements],
+            at_once * args.gradient_accumulation_steps,
+            args.seed,
+            multiple_of=at_once if args.world_size > 1 else 1,
+        )
+        self.layout = layout
+        self.batch_element = batch_element
+        self.report = report
+        self.correct_and_pairs_2 = torch.zeros(2)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=RankedPromptDataset(elements),
+            data_collator=layout.collate,
+            callbacks=[EpochOrder(self.order)],
+        )
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole batch itself
+        let_models_load_whole()
+        self.remove_callback(PrinterCallback)  # stdout belongs to the artefact's path
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return this micro-batch's part of the loss of the whole batch."""
+        assert not return_outputs
+        reward_BK, rank_BAK = self.layout.scores(model, inputs), inputs["rank_BAK"]
+        self._count_correct(reward_BK.detach(), rank_BAK)
+        loss = ranking_loss(
+            reward_BK, rank_BAK, self.batch_element, num_elements=num_items_in_batch
+        )
+        # Ranks' gradients are averaged, ours have to be added.
+        return loss * int(self.accelerator.num_processes)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        """Return the number of elements with a usable pair, over ranks and micro-batches."""
+        counts = [count_elements(batch["rank_BAK"], self.batch_element) for batch in batch_samples]
+        total: Tensor = self.accelerator.gather(torch.stack(counts).sum().to(device)).sum()
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report the Trainer's numbers under our names."""
+        if "loss" in logs:
+            correct, pairs = self.accelerator.reduce(self.correct_and_pairs_2, "sum").tolist()
+            self.correct_and_pairs_2.zero_()
+            metrics = {
+                "reward/loss_nats_per_pair": logs["loss"],
+                "reward/pair_accuracy": correct / pairs,
+                "reward/gradient_norm": float(logs["grad_norm"]),
+                "reward/learning_rate": logs["learning_rate"],
+            }
+            if self.is_world_process_zero():
+                self.report(Step(self.state.global_step, self.state.max_steps, metrics))
+        super().log(logs, start_time)
+
+    def _count_correct(self, reward_BK: Tensor, rank_BAK: Tensor) -> None:
+        weight_BKK = pair_weights(rank_BAK, self.batch_element).float()
+        gap_BKK = reward_BK[:, :, None] - reward_BK[:, None, :]
+        correct_BKK = (gap_BKK > 0) + 0.5 * (gap_BKK == 0)
+        counts_2 = torch.stack([(correct_BKK * weight_BKK).sum(), weight_BKK.sum()])
+        self.correct_and_pairs_2 = self.correct_and_pairs_2.to(reward_BK.device) + counts_2
+
+    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:  # noqa: ARG002
+        return self.order
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write the trained parameters; the rest is the base's."""
+        if not self.args.should_save:
+            return
+        assert output_dir is not None
+        assert self.model is not None
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict() if state_dict is None else state_dict
+        trained = [name for name, weight in self.model.named_parameters() if weight.requires_grad]
+        save_file({name: state[name].contiguous() for name in sorted(trained)}, folder / TRAINED)
+
+    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
+        """Return the trained parameters that `_save` wrote."""
+        return load_file(checkpoint / TRAINED)
+
+    @property
+    def scorer(self) -> RewardModel:
+        """Return the trained model, for all ranks to score the same batches with, together."""
+        self.reader.train(False)
+        return cast(RewardModel, self.reader)
+
+    def whole(self, fresh: Callable[[], RewardModel]) -> RewardModel | None:
+        """Return the trained model with whole parameters, on the first rank; every rank calls.
+
+        Where parameters are sharded, it is a `fresh` model of the same kind with the weights.
+        """
+        if not self.is_sharded:
+            return cast(RewardModel, self.model)
+        weights = self.trained_weights()
+        if not self.is_world_process_zero():
+            return None
+        model = fresh()
+        _, unexpected = model.load_state_dict(weights, strict=False)
+        assert not unexpected
+        return model
+
+
+class RankedPromptDataset(Dataset[RankedPrompt]):
+    """The elements; BLANK stands for one without a pair, which fills a batch up."""
 
     def __init__(self, elements: Sequence[RankedPrompt]) -> None:
         self.elements = elements
@@ -46,24 +168,24 @@ class RankedPrompts(Dataset[RankedPrompt]):
     def __len__(self) -> int:
         return len(self.elements)
 
-    def __getitem__(self, place: int) -> RankedPrompt:
-        return self.blank if place == BLANK else self.elements[place]
+    def __getitem__(self, index: int) -> RankedPrompt:
+        return self.blank if index == BLANK else self.elements[index]
 
 
 class SortedWithinBatches(Sampler[int]):
     """A random order each epoch, by length inside a batch, so that micro-batches pad little.
 
-    The last batch is filled with BLANK up to a whole number of `share`s, one for each rank's
-    micro-batch: left to itself, accelerate would show the first prompts a second time.
+    The last batch is filled with BLANK to a multiple of the ranks' micro-batches: left to itself,
+    accelerate would repeat the first prompts.
     """
 
     def __init__(
-        self, lengths: Sequence[int], prompts_per_batch: int, seed: int, *, share: int
+        self, lengths: Sequence[int], prompts_per_batch: int, seed: int, *, multiple_of: int
     ) -> None:
         self.lengths = lengths
         self.prompts_per_batch = prompts_per_batch
         self.seed = seed
-        self.num_blanks = -len(lengths) % share
+        self.num_blanks = -len(lengths) % multiple_of
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -79,7 +201,7 @@ class SortedWithinBatches(Sampler[int]):
 
 
 class EpochOrder(TrainerCallback):
-    """Tells the sampler which epoch begins, in a resumed run too."""
+    """Sets the sampler's epoch, in a resumed run too."""
 
     def __init__(self, sampler: SortedWithinBatches) -> None:
         self.sampler = sampler
@@ -91,127 +213,5 @@ class EpochOrder(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        """Called by the Trainer."""
+        """Set the epoch that begins."""
         self.sampler.epoch = int(state.epoch or 0.0)
-
-
-class RewardTrainer(AtomicCheckpoints):
-    """Trains a RewardModel on ranked prompts; saves only what moves."""
-
-    def __init__(
-        self,
-        model: RewardModel,
-        args: TrainingArguments,
-        elements: Sequence[RankedPrompt],
-        layout: Layout,
-        weigh: Weigh,
-        report: Report,
-    ) -> None:
-        at_once = args.train_batch_size * args.world_size
-        self.order = SortedWithinBatches(
-            [element.row_tokens for element in elements],
-            at_once * args.gradient_accumulation_steps,
-            args.seed,
-            share=at_once if args.world_size > 1 else 1,
-        )
-        self.layout = layout
-        self.report = report
-        self.right_and_pairs_2 = torch.zeros(2)
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=RankedPrompts(elements),
-            data_collator=lambda batch: layout.collate(batch, weigh),
-            callbacks=[EpochOrder(self.order)],
-        )
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole batch itself
-        let_models_load_whole()
-        self.remove_callback(PrinterCallback)  # stdout belongs to the artefact's path
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """This micro-batch's share of the loss of the whole batch."""
-        assert not return_outputs
-        assert num_items_in_batch is not None
-        reward_BK = self.layout.scores(model, inputs)
-        self._count_right(reward_BK.detach(), inputs["weight_BKK"])
-        # Gradients of ranks are averaged, ours have to be added.
-        ranks = self.accelerator.num_processes
-        loss: Tensor = summed_loss(reward_BK, inputs["weight_BKK"]) * ranks / num_items_in_batch
-        return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Pass the Trainer's numbers on under our names."""
-        if "loss" in logs:
-            right, pairs = self.accelerator.reduce(self.right_and_pairs_2, "sum").tolist()
-            self.right_and_pairs_2.zero_()
-            metrics = {
-                "reward/loss_nats_per_pair": logs["loss"],
-                "reward/pair_accuracy": right / pairs,
-                "reward/gradient_norm": float(logs["grad_norm"]),
-                "reward/learning_rate": logs["learning_rate"],
-            }
-            if self.is_world_process_zero():
-                self.report(Step(self.state.global_step, self.state.max_steps, metrics))
-        super().log(logs, start_time)
-
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:  # noqa: ARG002
-        return self.order
-
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
-        counted = sum(num_elements(batch["weight_BKK"]) for batch in batch_samples)
-        assert isinstance(counted, Tensor)
-        gathered: Tensor = self.accelerator.gather(counted.to(device))
-        return gathered.sum()
-
-    def _count_right(self, reward_BK: Tensor, weight_BKK: Tensor) -> None:
-        gap_BKK = reward_BK[:, :, None] - reward_BK[:, None, :]
-        right_BKK = (gap_BKK > 0) + 0.5 * (gap_BKK == 0)
-        self.right_and_pairs_2 = self.right_and_pairs_2.to(reward_BK.device)
-        self.right_and_pairs_2 += torch.stack([(right_BKK * weight_BKK).sum(), weight_BKK.sum()])
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        """Write what moves; the rest is the base's."""
-        if not self.args.should_save:
-            return
-        assert output_dir is not None
-        assert self.model is not None
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict() if state_dict is None else state_dict
-        moved = {
-            name for name, parameter in self.model.named_parameters() if parameter.requires_grad
-        }
-        save_file({name: state[name].contiguous() for name in sorted(moved)}, folder / TRAINED)
-
-    def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
-        """What `_save` wrote."""
-        return load_file(checkpoint / TRAINED)
-
-    @property
-    def scorer(self) -> RewardModel:
-        """The trained model, for all ranks to score the same batches with, together."""
-        self.reader.train(False)
-        return cast(RewardModel, self.reader)
-
-    def whole(self, fresh: Callable[[], RewardModel]) -> RewardModel | None:
-        """The trained model with whole parameters, on the first rank; every rank calls.
-
-        Where parameters are sharded, it is a `fresh` model of the same kind that gets the weights.
-        """
-        if not self.is_sharded:
-            return cast(RewardModel, self.model)
-        weights = self.trained_weights()
-        if not self.is_world_process_zero():
-            return None
-        model = fresh()
-        _, unexpected = model.load_state_dict(weights, strict=False)
-        assert not unexpected
-        return model

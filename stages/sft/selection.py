@@ -15,17 +15,17 @@ from statistics import fmean
 
 import torch
 
-from reward_models.bases import base_name
+from reward_models.base_names import base_name
+from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
-from reward_models.positions import room_of
 from reward_models.records import Prompt
-from stages.data.prompt_lengths import require_fit
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.generation.score import score_responses
 from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Report, Step, announce
+from stages.prompt_lengths import require_fit
 
 CHECKPOINTS = "checkpoints"
 SELECTION = "selection.json"
@@ -64,7 +64,10 @@ def choose_epoch(
     if reward_model is not None:
         if not selection_prompts:
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
-        rooms = [room_of(epoch_checkpoints(trained / CHECKPOINTS)[0]), room_of(reward_model)]
+        rooms = [
+            context_limit(epoch_checkpoints(trained / CHECKPOINTS)[0]),
+            context_limit(reward_model),
+        ]
         words = load_tokenizer(epoch_checkpoints(trained / CHECKPOINTS)[0])
         require_fit(words, selection_prompts, sampling.max_new_tokens, rooms, "select")
         scorer = RewardModel.load(reward_model).to(device())

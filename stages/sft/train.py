@@ -15,16 +15,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
-from reward_models.positions import Room
+from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
-from stages.data.prompt_lengths import room_for
+from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
-from stages.models import adapt, load_policy, load_tokenizer, tell_of_experts
+from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
 from stages.progress import Report, Step
-from stages.sft.config import SFTConfig
-from stages.sft.pretraining_mix import pretraining_examples
+from stages.prompt_lengths import adapted_context_limit
+from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.sft.trainer import SupervisedTrainer
 from stages.training_arguments import check_fsdp, num_ranks, training_arguments
@@ -61,7 +61,7 @@ def train_sft(
     mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    tell_of_experts(model)
+    log_router_loss(model)
     report(_beginning(model, left_out, len(mixed)))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
     trainer.train_rest(config.epochs)
@@ -80,8 +80,8 @@ def train_sft(
     trainer.accelerator.wait_for_everyone()
 
 
-def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> Room:
-    room = room_for(base, config.adaptation)
+def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> ContextLimit:
+    room = adapted_context_limit(base, config.adaptation)
     if config.pretraining is not None and mixed:
         room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
     return room
@@ -178,7 +178,7 @@ def _fitting(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
     max_tokens: int,
-    room: Room,
+    room: ContextLimit,
 ) -> list[Example]:
     encoded = [encode(tokenizer, demonstration) for demonstration in demonstrations]
     most = room.at_most(max_tokens)
@@ -193,3 +193,21 @@ def _fitting(
             f"the shortest has {shortest}"
         )
     return fitting
+
+
+def pretraining_examples(
+    mix: SupervisedMix,
+    texts: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Example],
+    seed: int,
+) -> list[Example]:
+    """So many that they make up `mix.share` of all; every token but the first carries loss.
+
+    `texts` are JSON lines {"text": ...}; ValueError where they are too short for one block.
+    """
+    count = max(1, round(len(demonstrations) * mix.share / (1.0 - mix.share)))
+    stream = PretrainingStream(texts, tokenizer, mix.tokens_per_example, pack=mix.pack, seed=seed)
+    ids_BL, mask_BL = stream.next(count)
+    rows = zip(ids_BL.tolist(), mask_BL.sum(-1).tolist(), strict=True)
+    return [Example(row[:tokens], response_start=1) for row, tokens in rows]

@@ -27,7 +27,7 @@ from stages.adapters.probe import ProbeLayer
 from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
 from stages.distributed.state import let_models_load_whole
-from stages.models import base_note, load_policy, write_base_note
+from stages.models import base_record, load_policy, write_base_record
 from stages.progress import Report, Step, silent
 from stages.sft.selection import drop_resume_state, epoch_checkpoints
 
@@ -47,7 +47,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
-    base_note: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
+    base_record: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
     order: Sampler[int] | None = None
     report: Report = staticmethod(silent)
 
@@ -66,7 +66,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         order = ShuffledThenBlank(
             len(examples), arguments.seed, share=at_once if arguments.world_size > 1 else 1
         )
-        note = base_note(model) if isinstance(model, PeftModel) else None
+        note = base_record(model) if isinstance(model, PeftModel) else None
         with _probe_taken_for_a_head(model), _coefficient_kept(model):
             trainer = cls(
                 model=model,
@@ -132,7 +132,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
             folder = Path(output_dir)
             is_aside = folder.parent.name == ASIDE
             lies = folder.parent.parent / folder.name if is_aside else folder
-            write_base_note(folder, self.base_note, lies)
+            write_base_record(folder, self.base_note, lies)
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
         return self.order

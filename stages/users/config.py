@@ -4,14 +4,12 @@ from typing import Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from stages.adapters.config import Adaptation, Full, LoRA, dropout_of
-
-# One place to import every stage's settings from.
+from stages.adapters.config import Adaptation, Full, LoRA
 from stages.config import Config
 
 
-class UserSetsConfig(Config):
-    """Sets of many users on one frozen base, trained together."""
+class UserAdaptersConfig(Config):
+    """Adapters of many users on one frozen base, trained together."""
 
     adaptation: Adaptation = LoRA(rank=8, alpha=16.0)
     steps: PositiveInt = 60  # each user's, over its own demonstrations again and again
@@ -21,10 +19,10 @@ class UserSetsConfig(Config):
     max_tokens: PositiveInt = 512  # prompt and response; longer demonstrations are left out
 
     @model_validator(mode="after")
-    def a_set_is_small_and_without_dropout(self) -> Self:
-        """Refuse what cannot be held once a user."""
+    def an_adapter_is_small_and_without_dropout(self) -> Self:
+        """Refuse what cannot be stored once a user."""
         if isinstance(self.adaptation, Full):
-            raise ValueError("adaptation.family is full; users' sets need a family that is small")
-        if dropout := dropout_of(self.adaptation):
-            raise ValueError(f"adaptation.dropout ({dropout}) must be 0 in users' sets")
+            raise ValueError("adaptation.family is full; users' adapters need a small family")
+        if dropout := self.adaptation.adapter_dropout:
+            raise ValueError(f"adaptation.dropout ({dropout}) must be 0 in users' adapters")
         return self

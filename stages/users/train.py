@@ -1,8 +1,8 @@
-"""Many users on one frozen base: answering all of them in one batch, training all of them at once.
+"""Generation and training for many users at once, on one frozen base.
 
-In training a batch holds rows of several users, and the loss is the sum over users of each user's
+In training a batch has rows of several users, and the loss is the sum over users of each user's
 mean over its own response tokens. A user's gradient, its norm's limit and its order of examples
-depend on that user alone, so every set becomes what it would have become by itself (to rounding).
+depend on that user alone, so every adapter is the same as if it were trained alone (to rounding).
 
 Dimension key:  U users of a batch,  B rows,  L tokens,  V vocabulary.
 """
@@ -20,33 +20,32 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.bases import weights_hash
-from reward_models.positions import Room, positions_of
+from reward_models.backbone import weights_hash
+from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
-from stages.adapters.backbone import twin
+from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
-from stages.data.prompt_lengths import soft_prompt
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.generation.config import SamplingConfig
-from stages.generation.generate import Sampled, Users, generate_responses
+from stages.generation.generate import Sampled, UserAdapters, generate_responses
 from stages.models import adapt
 from stages.progress import Report, Step, silent
-from stages.users.adapters import UserSet, UserSets
-from stages.users.config import UserSetsConfig
-from stages.users.store import UserStore, read_set
+from stages.users.adapters import StackedAdapters, UserAdapter
+from stages.users.config import UserAdaptersConfig
+from stages.users.store import UserStore, read_adapter
 
 MAX_NORM = 1.0  # of a user's gradient
 
 
 def open_user_store(folder: Path, model: PreTrainedModel) -> UserStore:
-    """The store of `model`'s users.
+    """Return the store of `model`'s users.
 
-    Raises ValueError where it holds sets of another base, and for a model that is a set itself.
+    Raises ValueError where it holds adapters of another base, and for a model that has one.
     """
     name = str(model.config.name_or_path)
     if isinstance(model, PeftModel):
         raise ValueError(
-            f"this policy is a set on {name}; users' sets need a whole model, which "
+            f"this policy is an adapter on {name}; users' adapters need a whole model, which "
             "rlhf export-model writes"
         )
     return UserStore(folder, base_name=name, base_hash=weights_hash(model))
@@ -63,16 +62,16 @@ def generate_for_users(
     generator: torch.Generator,
     report: Report = silent,
 ) -> list[Sampled]:
-    """One response to each prompt under its user's set, `users[i]` being who asks prompt i.
+    """Return one response to each prompt under the adapter of its user, `users[i]`.
 
-    Rows of different users share a batch. Raises ValueError for a user without a set.
+    Rows of different users share a batch. Raises ValueError for a user without an adapter.
     """
     if len(users) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(users)} users; expected one a prompt")
     names = list(dict.fromkeys(users))
-    place = {name: number for number, name in enumerate(names)}
-    sets = UserSets(store.get_all(names))
-    with sets.on(model):
+    index = {name: number for number, name in enumerate(names)}
+    adapters = StackedAdapters(store.get_all(names))
+    with adapters.on(model):
         return generate_responses(
             model,
             tokenizer,
@@ -80,65 +79,68 @@ def generate_for_users(
             sampling,
             generator=generator,
             report=report,
-            users=Users(sets, [place[name] for name in users]),
+            users=UserAdapters(adapters, [index[name] for name in users]),
         )
 
 
-def train_user_sets(
+def train_user_adapters(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Mapping[str, Sequence[Demonstration]],
-    config: UserSetsConfig,
+    config: UserAdaptersConfig,
     store: UserStore,
     *,
     seed: int,
     report: Report = silent,
 ) -> None:
-    """Train a set for each user who has none yet, `users_per_batch` of them at a time.
+    """Train an adapter for each user who has none yet, `users_per_batch` of them at a time.
 
-    An interrupted training goes on with the users that are still without a set. Raises ValueError
-    for a user none of whose demonstrations fits.
+    An interrupted training resumes with the users who still have none. Raises ValueError for a user
+    none of whose demonstrations fits.
     """
-    free = Room("the model", positions_of(model.config)).without(soft_prompt(config.adaptation))
+    free = ContextLimit("the model", max_positions(model.config)).without(
+        config.adaptation.num_positions
+    )
     max_tokens = free.at_most(config.max_tokens)
-    examples = {name: _fitting(tokenizer, name, demonstrations[name], max_tokens)
-                for name in demonstrations}  # fmt: skip
+    examples = {
+        name: _fitting(tokenizer, name, rows, max_tokens) for name, rows in demonstrations.items()
+    }
     waiting = [name for name in examples if name not in store]
     done = len(examples) - len(waiting)
     total = len(examples) * config.steps
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
-    start = new_set(model, tokenizer, config.adaptation, seed) if waiting else None
+    start = new_adapter(model, tokenizer, config.adaptation, seed) if waiting else None
     for first in range(0, len(waiting), config.users_per_batch):
         group = waiting[first : first + config.users_per_batch]
         assert start is not None
-        sets = UserSets([start] * len(group), trainable=True)
+        adapters = StackedAdapters([start] * len(group), trainable=True)
         batches = [_batches(examples[name], name, config, seed) for name in group]
-        for step, loss in enumerate(_train(model, sets, batches, config, pad), 1):
+        for step, loss in enumerate(_train(model, adapters, batches, config, pad), 1):
             at = done * config.steps + step * len(group)
             report(Step(at, total, {"users/loss_nats_per_token": loss}))
-        for place, name in enumerate(group):
-            store.put(name, sets.user_set(place))
+        for user, name in enumerate(group):
+            store.put(name, adapters.adapter_of(user))
         done += len(group)
 
 
-def new_set(
+def new_adapter(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     adaptation: Full | Restricted,
     seed: int,
-) -> UserSet:
-    """The untrained set of a family on this model: where every user begins. `model` is frozen."""
+) -> UserAdapter:
+    """Return an untrained adapter, which every user begins with; `model` is frozen by it."""
     model.requires_grad_(False)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        adapted = adapt(twin(model), adaptation, tokenizer)
+        adapted = adapt(copy_sharing_frozen(model), adaptation, tokenizer)
         adapted.save_pretrained(folder)
-        return read_set(Path(folder))
+        return read_adapter(Path(folder))
 
 
 def user_losses(logits_BLV: Tensor, labels_BL: Tensor, user_B: Tensor, num_users: int) -> Tensor:
-    """Nats per response token of each user, (U,): the mean over all tokens of the user's rows."""
+    """Return nats per response token of each user, (U,): the mean over the tokens of its rows."""
     labels_BT = labels_BL[:, 1:]
     nats_BT = cross_entropy(
         logits_BLV[:, :-1].flatten(0, 1).float(),
@@ -161,26 +163,26 @@ def limit_norms(gradients: Sequence[Tensor], limit: float) -> None:
 
 def _train(
     model: PreTrainedModel,
-    sets: UserSets,
+    adapters: StackedAdapters,
     batches: Sequence[Iterator[list[Example]]],
-    config: UserSetsConfig,
+    config: UserAdaptersConfig,
     pad: int,
 ) -> Iterator[float]:
     """Yield the mean loss over users after each step."""
     model.requires_grad_(False)
-    stacks = [stack for stack in sets.stacks if stack.requires_grad]
+    stacks = [stack for stack in adapters.stacks if stack.requires_grad]
     optimiser = torch.optim.Adam(stacks, lr=config.learning_rate, betas=(0.9, 0.95))
-    with sets.on(model):
+    with adapters.on(model):
         for step in range(config.steps):
             rows = [next(batch) for batch in batches]
-            user_B = torch.tensor([u for u, mine in enumerate(rows) for _ in mine])
+            user_B = torch.tensor([u for u, batch in enumerate(rows) for _ in batch])
             user_B = user_B.to(model.device)
             batch_inputs = {
                 name: tensor.to(model.device)
                 for name, tensor in collate(list(chain.from_iterable(rows)), pad).items()
             }
             labels_BL = batch_inputs.pop("labels")
-            sets.seat(user_B)
+            adapters.assign(user_B)
             logits_BLV = model(**batch_inputs, use_cache=False).logits
             loss_U = user_losses(logits_BLV, labels_BL, user_B, len(batches))
             optimiser.zero_grad()
@@ -193,14 +195,14 @@ def _train(
 
 
 def _cosine(progress: float) -> float:
-    """From 1 to a tenth, as in stage one."""
+    """Return a factor that falls from 1 to a tenth, as in stage one."""
     return 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _batches(
-    examples: Sequence[Example], name: str, config: UserSetsConfig, seed: int
+    examples: Sequence[Example], name: str, config: UserAdaptersConfig, seed: int
 ) -> Iterator[list[Example]]:
-    """A user's examples in shuffled rounds for ever, so many a step."""
+    """Yield batches of a user's examples in shuffled rounds, without end."""
     rng = random.Random(f"users/{seed}/{name}")
     waiting: list[Example] = []
     while True:

@@ -19,9 +19,9 @@ from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.data.supervised import encode, response_loss
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
@@ -63,7 +63,7 @@ def observe(name: str, folder: Path) -> Observed:
         return Observed(refused=str(error).removeprefix(f"{source}: "))
     sampling = check_sampling(policy, tokenizer)
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     prompts = check_scores(reward)
     rows = check_episodes(source, folder / "reward", tokenizer)
@@ -94,7 +94,7 @@ def check_scores(reward: RewardModel) -> str:
     layout = choose_layout(reward, elements)
     for found, one in zip(score_elements(reward, elements, layout), expected, strict=True):
         assert max(abs(a - b) for a, b in zip(found, one, strict=True)) < NATS * 3
-    assert_causal(transformer(reward.carrier))
+    assert_causal(transformer(reward.backbone))
     return "shared" if isinstance(layout, SharedPrompt) else "separate"
 
 
@@ -122,7 +122,7 @@ def check_episodes(source: Path, reward: Path, tokenizer: PreTrainedTokenizerBas
     for ours, theirs in zip(found, expected, strict=True):
         assert float((ours - theirs).abs().max()) < NATS * scale(theirs)
     assert_causal(transformer(models.policy))
-    assert_causal(transformer(models.reward.carrier))
+    assert_causal(transformer(models.reward.backbone))
     if obstacle is None:
         return "packed"
     return "padded on the right" if models.pads_right else "padded on the left"
@@ -228,7 +228,7 @@ def trained(name: str, folder: Path) -> str:
         if "cannot be fine-tuned" not in str(error):
             raise
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     assert abs(_after_ppo(source, folder)) < NATS
     return ", ".join([*told, "PPO"])

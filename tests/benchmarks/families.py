@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from reward_models.row_files import read_jsonl
-from stages.adapters.config import RATES
+from stages.adapters.config import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
@@ -69,11 +69,11 @@ def main(
     sets: Annotated[list[str] | None, typer.Option("--set", help="As for rlhf run.")] = None,
 ) -> None:
     """Run what is not done yet, and print the table."""
-    for family in only or list(RATES):
+    for family in only or list(FAMILIES):
         run(family, out / family, sets or [])
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
-    for family in RATES:
+    for family in FAMILIES:
         if (out / family / "report").is_dir():
             print("| " + " | ".join(row(family, out / family)) + " |")
 

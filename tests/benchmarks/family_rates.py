@@ -18,7 +18,8 @@ import typer
 
 from pipeline.config.loading import load_config
 from pipeline.steps.data import DataFolder
-from reward_models.records import Ranking, RankingTask, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import silent
 from stages.reward.train import train_reward
 from stages.sft.train import train_sft

@@ -22,7 +22,7 @@ import torch
 import typer
 
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
+from reward_models.ranking_loss import ranking_loss
 from stages.generation.generate import Sampled
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate
@@ -52,9 +52,8 @@ def reward_step(case: RewardCase, folder: Path) -> Step:
     model, layout = RewardModel.from_base(folder / "policy", seed=0), SharedPrompt()
 
     def step() -> None:
-        batch = layout.collate([ranked_prompt(case, seed=0)], pool_pairs)
-        weight_BKK = batch["weight_BKK"]
-        loss = summed_loss(layout.scores(model, batch), weight_BKK) / num_elements(weight_BKK)
+        batch = layout.collate([ranked_prompt(case, seed=0)])
+        loss = ranking_loss(layout.scores(model, batch), batch["rank_BAK"])
         torch.autograd.backward(loss)
         model.zero_grad()
 

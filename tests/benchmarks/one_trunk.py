@@ -67,7 +67,7 @@ def prepare(work: Path, shape: LlamaConfig) -> None:
         ("lora-reward", restricted),
         ("full-reward", RewardModel.from_base(work / "base", 0)),
     ):
-        reward.trained_on(digest, {"simulated"})
+        reward.record_training(digest, {"simulated"})
         reward.save(work / name, load_tokenizer(work / "base"))
 
 
@@ -80,7 +80,7 @@ def measure(work: Path, way: str) -> dict[str, object]:
     libraries = _memory("VmRSS")
     if way == "four-bases":
         vars(models)["share_frozen"] = _share_nothing
-        vars(models)["twin"] = copy.deepcopy
+        vars(models)["copy_sharing_frozen"] = copy.deepcopy
     full = way == "four-full"
     config = tiny_config(
         episodes=8,

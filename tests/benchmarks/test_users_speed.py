@@ -14,8 +14,8 @@ from stages.adapters.config import LoRA
 from stages.data.template import prompt_ids
 from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer
-from stages.users.adapters import UserSet
-from stages.users.train import generate_for_users, new_set, open_user_store
+from stages.users.adapters import UserAdapter
+from stages.users.train import generate_for_users, new_adapter, open_user_store
 
 SMOLLM2 = Path("models/SmolLM2-135M-Instruct")
 USERS = 32
@@ -32,7 +32,7 @@ def test_32_users_in_one_batch_are_five_times_as_fast_as_one_after_another(base,
     model, tokenizer = load_policy(base), load_tokenizer(base)
     store, start = (
         open_user_store(tmp_path, model),
-        new_set(model, tokenizer, LoRA(rank=8, alpha=16.0), 0),
+        new_adapter(model, tokenizer, LoRA(rank=8, alpha=16.0), 0),
     )
     for user in range(USERS):
         generator = torch.Generator().manual_seed(user)
@@ -40,7 +40,7 @@ def test_32_users_in_one_batch_are_five_times_as_fast_as_one_after_another(base,
             name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
             for name, tensor in start.tensors.items()
         }
-        store.put(f"u{user}", UserSet(start.config, moved))
+        store.put(f"u{user}", UserAdapter(start.config, moved))
     names = store.names()
     asked = [prompt_ids(tokenizer, f"Say something about the number {n}.") for n in range(USERS)]
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=tokens, batch_size=USERS)

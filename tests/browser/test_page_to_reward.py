@@ -18,7 +18,8 @@ from labeling_ui.store.store import Store
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import model_scores
 from pipeline.steps.human_labels import STORE
-from reward_models.records import RankingTask, Response, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import RankingTask, Response
 
 ROOT = Path(__file__).parents[2]
 NUM_TASKS = 16

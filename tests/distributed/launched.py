@@ -105,7 +105,7 @@ def ranks_of(run: Path) -> list[int]:
             state = re.sub(r".*\) ", "", (folder / "stat").read_text())[0]
         except OSError:  # it ended meanwhile
             continue
-        if "pipeline.worker" in words and str(run) in words and state not in "ZX":
+        if "pipeline.steps.rank" in words and str(run) in words and state not in "ZX":
             found.append(int(folder.name))
     return sorted(found)
 

@@ -1,13 +1,16 @@
 """Ranks that the command starts end with it, whatever ends it, and the same command goes on."""
 
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.worker import stage_work
+from pipeline.steps.rank import stage_work
 from tests.distributed.launched import (
     begun,
     ended,
@@ -32,6 +35,29 @@ def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:
     assert code == 0, said
     run_ranks(without_a_launcher, out, "sft", sharding=sharding)
     return out / "sft"
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "pipeline.cli"]
+
+
+def two_nodes(verb: str, config: Path, run: Path, *further: str) -> list[subprocess.Popen[str]]:
+    """Two torchruns of one rank each, as on two machines that share a folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [verb, str(config), "--out", str(run), *further]
+    master = ["--master-addr", "127.0.0.1", "--master-port", port]
+    return [
+        begun([*torchrun("--nnodes", "2", "--node-rank", str(node), *master), *words])
+        for node in range(2)
+    ]
+
+
+def both_end_well(nodes: list[subprocess.Popen[str]], artefact: Path) -> None:
+    (code, stdout, stderr), (other, nothing, stderr_1) = (ended(node) for node in nodes)
+    assert (code, stdout) == (0, f"{artefact}\n"), stderr
+    assert (other, nothing) == (0, ""), stderr_1
 
 
 def without_a_launcher(run: Path, stage: str) -> None:
@@ -109,9 +135,9 @@ def test_bad_input_that_only_ranks_see_is_one_line(tmp_path: Path):
 @pytest.mark.slow
 def test_torchrun_starts_the_same_verb(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    verb = ["-m", "pipeline.cli.app", "sft", str(config), "--out", str(run), "--sharding", "zero2"]
-    code, stdout, said = ended(begun([*launcher, "--nproc-per-node", "2", *verb]))
+    verb = ["sft", str(config), "--out", str(run), "--sharding", "zero2"]
+    command = [*torchrun("--standalone", "--nproc-per-node", "2"), *verb]
+    code, stdout, said = ended(begun(command))
     assert (code, stdout) == (0, f"{run}/sft\n"), said
     assert said.count("sft: done in") == 1
     ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
@@ -162,3 +188,49 @@ def test_a_killed_task_of_srun_ends_the_others_with_its_name(tmp_path: Path):
         assert "rank 1 on" in said
         assert "was killed by signal 9" in said
     no_rank_is_left(run)
+
+
+def test_a_killed_node_stops_the_other_and_the_same_commands_end_alike(tmp_path: Path):
+    config, run = experiment(tmp_path), tmp_path / "run"
+    nodes = two_nodes("sft", config, run, "--sharding", "zero2")
+    until(lambda: steps(run / "sft") > 8, nodes[0])
+    nodes[1].kill()  # torchrun itself: its rank ends with it
+    code, stdout, said = ended(nodes[0], timeout_s=40.0)
+    assert (code, stdout) == (1, "")
+    assert "rlhf: sft: rank 0 on" in said
+    assert "lost contact with another rank" in said
+    ended(nodes[1])
+    no_rank_is_left(run)
+    both_end_well(two_nodes("sft", config, run, "--sharding", "zero2"), run / "sft")
+    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+
+
+@pytest.mark.slow
+def test_a_killed_first_node_stops_the_other(tmp_path: Path):
+    config, run = experiment(tmp_path, epochs=60), tmp_path / "run"
+    nodes = two_nodes("sft", config, run, "--sharding", "ddp")
+    until(lambda: steps(run / "sft") > 3, nodes[0])
+    nodes[0].kill()
+    assert ended(nodes[1], timeout_s=40.0)[0] == 1
+    ended(nodes[0])
+    no_rank_is_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
+def test_ppo_goes_over_two_nodes_and_resumes_after_one_died(tmp_path: Path, sharding: str):
+    config, run, alone = experiment(tmp_path), tmp_path / "run", tmp_path / "alone"
+    both_end_well(
+        two_nodes("run", config, run, "--until", "reward", "--sharding", "zero2"), run / "reward"
+    )
+    shutil.copytree(run, alone)
+    code, _, said = ended(rlhf("ppo", config, "--out", alone))
+    assert code == 0, said
+    nodes = two_nodes("ppo", config, run, "--sharding", sharding)
+    until(lambda: steps(run / "ppo") > 2, nodes[0])
+    nodes[1].kill()
+    assert ended(nodes[0], timeout_s=40.0)[0] == 1
+    ended(nodes[1])
+    no_rank_is_left(run)
+    both_end_well(two_nodes("ppo", config, run, "--sharding", sharding), run / "ppo")
+    ended_alike(run / "ppo", alone / "ppo")

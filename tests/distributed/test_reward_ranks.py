@@ -17,8 +17,7 @@ from transformers import TrainingArguments
 from reward_models.model import RewardModel
 from stages.progress import Step
 from stages.reward.config import RewardConfig
-from stages.reward.micro_batches import cut_to_memory
-from stages.reward.train import train_reward
+from stages.reward.train import fit_to_memory, train_reward
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.distributed.truths import Told, curve, folder_of
@@ -134,13 +133,13 @@ def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
     sizes: list[int] = []
 
     def cut(arguments: TrainingArguments, *given: Any) -> None:
-        cut_to_memory(arguments, *given)
+        fit_to_memory(arguments, *given)
         sizes.append(arguments.per_device_train_batch_size)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.reward.micro_batches.cut_to_memory", cut)
+        patched.setattr("stages.reward.train.fit_to_memory", cut)
         if os.environ["RANK"] == "1":
-            patched.setattr("stages.distributed.memory.free_memory", lambda _: 0)
+            patched.setattr("stages.reward.train.free_memory", lambda _: 0)
         return train(base, out, "full", "auto"), sizes[0]
 
 

@@ -147,7 +147,7 @@ def test_a_reward_model_chooses_the_epoch_of_a_sharded_run(tmp_path: Path):
     scorer = tmp_path / "reward"
     tokenizer = load_tokenizer(base())
     model = RewardModel.from_base(base(), seed=3)
-    model.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    model.record_training(tokenizer_hash(tokenizer), {"simulated"})
     model.save(scorer, tokenizer)
     alone, sharded = tmp_path / "alone", tmp_path / "sharded"
     train(base(), alone, "full", BATCH, reward_model=scorer)

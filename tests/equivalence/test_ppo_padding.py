@@ -13,9 +13,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from reward_models.card import RewardCard
 from reward_models.model import RewardModel
-from reward_models.packed_attention import let_read_pieces
+from reward_models.model_card import RewardCard
+from reward_models.packed_attention import enable_packing
 from stages.generation.generate import Sampled
 from stages.ppo.episodes import Episodes, by_length, shuffled
 from stages.ppo.reading import lay_out, response_logits, response_scores, response_values
@@ -42,7 +42,7 @@ def tiny(family: str) -> PreTrainedModel:
             model = Qwen3ForCausalLM(config)
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)  # far from uniform
-    let_read_pieces(model)
+    enable_packing(model)
     return model.eval()
 
 
@@ -98,7 +98,7 @@ def test_values_and_scores_of_a_batch_equal_those_of_each_sequence_alone(
     values, scores = [], []
     for prompt, response in zip(prompts, responses, strict=True):
         ids_BL = torch.tensor([prompt + response.ids])
-        hidden_LD = model.carrier(ids_BL).last_hidden_state[0]
+        hidden_LD = model.backbone(ids_BL).last_hidden_state[0]
         said_L = (hidden_LD @ model.head.weight[0]) + model.bias
         values.append(said_L[len(prompt) - 1 : -1])
         scores.append(said_L[-1])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reward_models.card import RewardCard
 from reward_models.model import RewardModel
+from reward_models.model_card import RewardCard
 from stages.generation.generate import Sampled
 from stages.ppo import objective
 from stages.ppo.episodes import Episodes

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.data.streams import PretrainingStream
 from stages.ppo.learner import Learner
-from stages.ppo.pretraining import PretrainingStream
 from stages.ppo.rollout import Experience
 from stages.ppo.tally import Tally
 from tests.stages.frozen_batch import frozen_batch
@@ -30,7 +30,7 @@ def slow_gradients(
     for b, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         ids_BL = torch.tensor([prompt + response])
         logprob_LV = policy(ids_BL).logits[0].log_softmax(-1)
-        hidden_LD = critic.carrier(ids_BL).last_hidden_state[0]
+        hidden_LD = critic.backbone(ids_BL).last_hidden_state[0]
         value_L = hidden_LD @ critic.head.weight[0] + critic.bias
         first = data.episodes.response_BT.shape[1] - len(response)
         for t, token in enumerate(response):

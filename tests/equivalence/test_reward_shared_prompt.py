@@ -29,10 +29,10 @@ from transformers import (
     Qwen3Model,
 )
 
-from reward_models.backbone import settle
-from reward_models.card import RewardCard
+from reward_models.backbone import without_dropout
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import pool_pairs, summed_loss
+from reward_models.model_card import RewardCard
+from reward_models.ranking_loss import ranking_loss
 from stages.reward.batches import RankedPrompt
 from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt, choose_layout
 
@@ -63,7 +63,7 @@ FAMILIES = {
 
 def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
-    config = settle(config_type(**settings, attn_implementation=attention))
+    config = without_dropout(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = model_type(config)
@@ -99,9 +99,9 @@ def elements(count: int = 5) -> list[RankedPrompt]:
 
 
 def loss_and_gradient(model: RewardModel, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = layout.collate(elements(), pool_pairs)
+    batch = layout.collate(elements())
     model.zero_grad()
-    loss = summed_loss(layout.scores(model, batch), batch["weight_BKK"])
+    loss = ranking_loss(layout.scores(model, batch), batch["rank_BAK"], num_elements=1)
     loss.backward()
     grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return loss.detach(), torch.cat(grads)
@@ -110,7 +110,7 @@ def loss_and_gradient(model: RewardModel, layout: Layout) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_scores_equal_separate_passes(family: str) -> None:
     model = reward_model(trunk(family))
-    batch = SharedPrompt().collate(elements(), pool_pairs)
+    batch = SharedPrompt().collate(elements())
     reward_BK = SharedPrompt().scores(model, batch)
     for row, element in enumerate(elements()):
         for place, response in enumerate(element.responses):
@@ -133,17 +133,17 @@ def test_shared_gradients_equal_separate_gradients(family: str) -> None:
 @pytest.mark.parametrize("layout", [SharedPrompt(), SeparateRows()])
 def test_a_score_does_not_depend_on_the_other_prompts_of_the_batch(layout: Layout) -> None:
     model = reward_model(trunk("llama"))
-    together = layout.scores(model, layout.collate(elements(), pool_pairs))
+    together = layout.scores(model, layout.collate(elements()))
     for row, element in enumerate(elements()):
-        alone = layout.scores(model, layout.collate([element], pool_pairs))[0]
+        alone = layout.scores(model, layout.collate([element]))[0]
         assert torch.allclose(alone, together[row, : len(element.responses)], atol=1e-5)
 
 
 def test_an_empty_unended_response_is_scored_at_the_prompt_s_end_in_both_layouts() -> None:
     model = reward_model(trunk("gpt2"))
     element = RankedPrompt("t", "p", (5, 6, 7), ((8, 1), ()), ("a", "a"), ("x",), ((1, 2),))
-    shared = SharedPrompt().scores(model, SharedPrompt().collate([element], pool_pairs))
-    separate = SeparateRows().scores(model, SeparateRows().collate([element], pool_pairs))
+    shared = SharedPrompt().scores(model, SharedPrompt().collate([element]))
+    separate = SeparateRows().scores(model, SeparateRows().collate([element]))
     assert torch.allclose(shared, separate, atol=1e-5)
 
 
@@ -196,7 +196,7 @@ def test_positions_read_off_the_mask_fall_back_and_say_so(
 
 def test_a_prompt_shared_by_k_responses_is_read_once() -> None:
     [element] = elements(1)
-    shared = SharedPrompt().collate([element], pool_pairs)["ids_1N"].numel()
+    shared = SharedPrompt().collate([element])["ids_1N"].numel()
     assert shared == len(element.prompt) + sum(map(len, element.responses))
 
 
@@ -218,7 +218,7 @@ def test_shared_scores_equal_separate_passes_in_batches_of_any_size(family: str)
     for batch_size in (1, 2, 3, 6):
         for start in range(0, len(everything), batch_size):
             part = everything[start : start + batch_size]
-            batch = SharedPrompt().collate(part, pool_pairs)
+            batch = SharedPrompt().collate(part)
             reward_BK = SharedPrompt().scores(model, batch)
             for row, score_K in enumerate(expected[start : start + batch_size]):
                 found_K = reward_BK[row, : len(score_K)]

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
+from reward_models.ranking_loss import ranking_loss
 from reward_models.records import Ranking, RankingTask
 from stages.reward.batches import RankedPrompt, ranked_prompts
 from stages.reward.shared_prompt import Layout, SeparateRows, SharedPrompt
@@ -58,13 +58,13 @@ def trl_loss_and_gradient(base: Path, model: RewardModel, folder: Path) -> dict[
 
 
 def our_loss_and_gradient(model: RewardModel, layout: Layout) -> dict[str, torch.Tensor]:
-    batch = layout.collate(pairs(), pool_pairs)
+    batch = layout.collate(pairs())
     model.zero_grad()
     scores_BK = layout.scores(model, batch)
-    loss = summed_loss(scores_BK, batch["weight_BKK"]) / num_elements(batch["weight_BKK"])
+    loss = ranking_loss(scores_BK, batch["rank_BAK"])
     loss.backward()
     found = {
-        name.removeprefix("carrier.").replace("head.", "score."): parameter.grad.clone()
+        name.removeprefix("backbone.").replace("head.", "score."): parameter.grad.clone()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }

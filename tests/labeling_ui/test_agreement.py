@@ -73,7 +73,7 @@ def test_agreement_is_what_a_slow_count_says() -> None:
     found = overlaps(rankings)
     rate = agreement(found, RNG)
     assert rate.value == same / strict
-    assert (rate.num_pairs, rate.num_tasks) == (strict, 30)
+    assert (rate.num_pairs, rate.num_prompts) == (strict, 30)
     assert (sum(o.one_tied for o in found), sum(o.both_tied for o in found)) == (
         one_tied,
         both_tied,

@@ -195,5 +195,5 @@ def test_the_owner_sees_how_far_a_reward_model_agrees_with_each_person() -> None
     made = report(tasks, given, gold={}, rng=np.random.default_rng(0), scores=scores)
     rates = {row["name"]: row["model"] for row in made["annotators"]}
     assert (rates["ada"]["value"], rates["ben"]["value"]) == (1.0, 0.0)
-    assert (rates["ada"]["num_pairs"], rates["ada"]["num_tasks"]) == (50, 10)  # c and d are equal
+    assert (rates["ada"]["num_pairs"], rates["ada"]["num_prompts"]) == (50, 10)  # c and d are equal
     assert made["model"]["value"] == 0.5

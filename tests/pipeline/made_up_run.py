@@ -10,7 +10,7 @@ from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
 from pipeline.evaluation.samples.tables import Quantity, Resampling, Table
 from pipeline.runs.manifest import Manifest
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
 

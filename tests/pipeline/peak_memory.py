@@ -62,7 +62,7 @@ def prepare_reward_model(base: str, folder: Path, adaptation: Adaptation) -> Non
             )
         else:
             made = RewardModel.on(adapt(load_policy(base), adaptation), seed=3, base=base)
-        made.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
+        made.record_training(tokenizer_hash(load_tokenizer(base)), {"simulated"})
         made.save(folder)
 
 

@@ -12,7 +12,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.models.speaker import (
     Speaker,
     ask,
@@ -193,7 +193,7 @@ def test_baselines_are_judged_beside_models_and_left_out_of_likelihoods(
     Speaker(str(world[0]), prefix=ids).write(tmp_path / "prompted", {})
     best_of(world, 4).write(tmp_path / "best-of-4", {})
     asked = {"base": world[0], "prompted": tmp_path / "prompted", "sft": world[0]}
-    setting = Setting(
+    setting = Inputs(
         EvaluationConfig(sampling=SAMPLING, resamples=50, sign_flips=50),
         {**asked, "best-of-4": tmp_path / "best-of-4"},
         prompts=PROMPTS,

@@ -16,7 +16,7 @@ from pipeline.config.evaluation import (
 from pipeline.evaluation.evaluate import evaluate, results_from
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import read_results
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.runs.manifest import model_source
 from reward_models.records import Prompt, read_records
 
@@ -65,7 +65,7 @@ def test_all_three_are_in_the_results_and_the_samples_give_them_again(
     config: EvaluationConfig, tmp_path: Path
 ):
     policies: dict[str, str | Path] = {"base": BASE, "sft": BASE}
-    results = evaluate(Setting(config, policies), tmp_path / "out")
+    results = evaluate(Inputs(config, policies), tmp_path / "out")
     entropy = results.cell("sft", "bias:crows-pairs", "entropy_bits", "respectful")
     assert entropy is not None
     assert entropy.n == 2
@@ -83,7 +83,7 @@ def test_all_three_are_in_the_results_and_the_samples_give_them_again(
 def test_a_suite_without_its_data_is_refused_by_name(tmp_path: Path):
     config = EvaluationConfig(suites=["bias"])
     with pytest.raises(ValueError, match=r"suite bias: nothing .* needs evaluation\.bias"):
-        evaluate(Setting(config, {"sft": BASE}), tmp_path)
+        evaluate(Inputs(config, {"sft": BASE}), tmp_path)
 
 
 def test_a_judge_that_does_not_answer_is_refused_before_anything_is_generated(
@@ -92,9 +92,9 @@ def test_a_judge_that_does_not_answer_is_refused_before_anything_is_generated(
     prompts = [Prompt("Who is here?", id="1")]
     silent = EvaluationConfig(judge=EndpointConfig(url="http://127.0.0.1:1/v1", model="judge"))
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1/v1: no answer"):
-        evaluate(Setting(silent, {"sft": BASE}, prompts), tmp_path)
+        evaluate(Inputs(silent, {"sft": BASE}, prompts), tmp_path)
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     keyless = EvaluationConfig(perspective=PerspectiveConfig())
     with pytest.raises(ValueError, match=r"\$PERSPECTIVE_API_KEY is not set"):
-        evaluate(Setting(keyless, {"sft": BASE}, prompts), tmp_path)
+        evaluate(Inputs(keyless, {"sft": BASE}, prompts), tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()

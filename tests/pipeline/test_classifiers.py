@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from pipeline.cli.evaluation_settings import evaluation_config, scorer_settings
 from pipeline.config.evaluation import ClassifierConfig, EntailmentConfig, EvaluationConfig
+from pipeline.evaluation.request import evaluation_config, scorer_settings
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.scorers.classifier import (
     EntailmentScorer,

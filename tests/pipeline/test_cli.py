@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.errors import PeopleNeeded, guarded, one_line
+from pipeline.cli.errors import guarded
 from pipeline.config.loading import load_config
+from pipeline.runs.failures import PeopleNeeded, one_line
 from pipeline.runs.run import Run, Stage, Standing, State
 from pipeline.runs.runner import require_done
 

@@ -10,7 +10,7 @@ from pipeline.evaluation.compare import comparison_table, paired
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, write_results
 from pipeline.evaluation.samples.tables import Resampling
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 
 META = {"judge": {"version": "1", "sha256": "x", "threshold": None}}
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.config.messages import first_error
+from pipeline.config.messages import first_error, require
 from pipeline.steps.plan import plan
 from stages.config import Config
 
@@ -141,3 +141,9 @@ def test_a_key_of_an_earlier_version_is_answered_with_its_name_now():
         Outer.model_validate({"ppo": {"kept": True}})
     line = first_error(error.value, Outer)
     assert line == "ppo.kept is called ppo.cached since version 0.2"
+
+
+def test_an_extra_that_is_missing_is_named_in_one_line():
+    require("benchmarks", "json")
+    with pytest.raises(ValueError, match=r"nothing_of_that_name.*instruct-rlhf\[gguf\]'$"):
+        require("gguf", "json", "nothing_of_that_name")

@@ -20,7 +20,7 @@ from pipeline.evaluation.samples.results import read_results
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.order import SAID, SUITES
 from pipeline.evaluation.suites.pretraining_loss import pretraining_tables, text_losses
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.quickstart.data import Sizes, quickstart_data
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, read_records
@@ -79,7 +79,7 @@ def policies(
 @pytest.fixture(scope="module")
 def reward_model(policies: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = RewardModel.from_base(policies["sft"], seed=0)
-    model.trained_on(tokenizer_hash(load_tokenizer(policies["sft"])), {"simulated"})
+    model.record_training(tokenizer_hash(load_tokenizer(policies["sft"])), {"simulated"})
     path = tmp_path_factory.mktemp("reward") / "model"
     model.save(path)
     return path
@@ -138,7 +138,7 @@ def test_two_prompts_with_one_id_are_refused(policies: dict[str, Path]):
 def test_pretraining_loss_is_the_mean_over_tokens(policies: dict[str, Path]):
     texts = DATA.held_out_texts
     config = CONFIG.model_copy(update={"max_pretraining_tokens": 64})
-    rows = text_losses(Setting(config, {"sft": policies["sft"]}, held_out_texts=texts))
+    rows = text_losses(Inputs(config, {"sft": policies["sft"]}, held_out_texts=texts))
     (table,) = pretraining_tables(rows, ["sft"], config)
     tokenizer = load_tokenizer(policies["sft"])
     model = LlamaForCausalLM.from_pretrained(policies["sft"])
@@ -162,8 +162,8 @@ def evaluated(
     return out, steps
 
 
-def everything(policies: dict[str, Path], reward_model: Path) -> Setting:
-    return Setting(
+def everything(policies: dict[str, Path], reward_model: Path) -> Inputs:
+    return Inputs(
         CONFIG,
         policies,
         prompts=DATA.test_prompts,
@@ -230,7 +230,7 @@ def test_the_same_seed_gives_the_same_files(
 
 def test_what_is_not_given_is_left_out(policies: dict[str, Path], tmp_path: Path):
     prompts = [Prompt(f"What is {i}?", category="open_qa") for i in range(4)]
-    results = evaluate(Setting(CONFIG, policies, prompts=prompts), tmp_path)
+    results = evaluate(Inputs(CONFIG, policies, prompts=prompts), tmp_path)
     assert {cell.quantity.suite for cell in results.cells} == {"responses"}
     assert json.loads((tmp_path / "results.json").read_text())["notes"] == []
 
@@ -238,14 +238,14 @@ def test_what_is_not_given_is_left_out(policies: dict[str, Path], tmp_path: Path
 def test_a_baseline_that_is_no_policy_is_named(policies: dict[str, Path], tmp_path: Path):
     config = CONFIG.model_copy(update={"baseline": "gpt"})
     with pytest.raises(ValueError, match="baseline is 'gpt'; expected one of base, sft, ppo"):
-        evaluate(Setting(config, policies, prompts=DATA.test_prompts), tmp_path)
+        evaluate(Inputs(config, policies, prompts=DATA.test_prompts), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_suite_that_was_named_needs_its_inputs(policies: dict[str, Path], tmp_path: Path):
     config = CONFIG.model_copy(update={"suites": ["toxicity"]})
     with pytest.raises(ValueError, match=r"suite toxicity: .* it needs toxicity prompts"):
-        evaluate(Setting(config, policies, prompts=DATA.test_prompts), tmp_path)
+        evaluate(Inputs(config, policies, prompts=DATA.test_prompts), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -289,7 +289,7 @@ def test_a_word_for_chance_is_the_loss_of_a_uniform_policy(
     with torch.no_grad():
         model.model.norm.weight.zero_()  # all logits are equal
     save_policy(model, tokenizer, tmp_path)
-    rows = text_losses(Setting(CONFIG, {"p": tmp_path}, held_out_texts=DATA.held_out_texts))
+    rows = text_losses(Inputs(CONFIG, {"p": tmp_path}, held_out_texts=DATA.held_out_texts))
     (table,) = pretraining_tables(rows, ["p"], CONFIG)
     assert cells(table, Resampling(10))[0].value == pytest.approx(
         math.log(len(tokenizer)), rel=1e-5

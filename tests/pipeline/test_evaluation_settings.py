@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.errors import guarded
-from pipeline.cli.evaluation_commands import columns_of
-from pipeline.cli.evaluation_settings import Asked, evaluation_config, named_policies, setting_of
+from pipeline.cli.evaluation_settings import inputs_of
 from pipeline.config.evaluation import REAL_TOXICITY_PROMPTS, EvaluationConfig
 from pipeline.evaluation.evaluate import circular_notes
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.request import Request, columns_of, evaluation_config, named_policies
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 
 
@@ -46,21 +46,21 @@ def test_a_policy_lends_its_folders_name_or_has_one_of_its_own(run: Path):
 
 
 def test_what_is_not_given_is_the_runs(run: Path, tmp_path: Path):
-    setting = setting_of(Asked([f"{run}/sft", f"{run}/ppo"]), tmp_path / "out")
+    setting = inputs_of(Request([f"{run}/sft", f"{run}/ppo"]), tmp_path / "out")
     assert [each.prompt for each in setting.prompts] == ["What?", "Why?"]
     assert (setting.config.baseline, setting.reward_model) == ("sft", None)
     own = prompts(tmp_path / "own.jsonl", "Who?")
-    other = setting_of(Asked([f"{run}/ppo"], prompts=str(own)), tmp_path / "out")
+    other = inputs_of(Request([f"{run}/ppo"], prompts=str(own)), tmp_path / "out")
     assert [each.prompt for each in other.prompts] == ["Who?"]
     assert (other.config.baseline, other.config.compare_with) == ("ppo", ["ppo"])
 
 
 def test_suites_scorers_and_settings_come_from_the_command_line(run: Path, tmp_path: Path):
-    asked = Asked(
+    asked = Request(
         [f"{run}/sft"], suites="toxicity,responses", scorers=["classifier:org/toxic"],
         sets=["toxicity_protocol=real_toxicity_prompts", "evaluation.resamples=50"],
     )  # fmt: skip
-    config = setting_of(asked, tmp_path).config
+    config = inputs_of(asked, tmp_path).config
     assert config.suites == ["toxicity", "responses"]
     assert (config.resamples, config.toxicity_scorers[0].kind) == (50, "classifier")
     sampling, k = config.toxicity_sampling
@@ -89,16 +89,16 @@ def test_a_column_map_is_name_and_column(text: str):
 def test_nobody_to_judge_ends_with_exit_code_two(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert guarded(lambda: setting_of(Asked([]), tmp_path) and None, None) == 2
+    assert guarded(lambda: inputs_of(Request([]), tmp_path) and None, None) == 2
     assert capsys.readouterr().err.startswith("rlhf: whom to judge?")
 
 
 def test_a_classifier_that_is_also_the_reward_is_called_so(tmp_path: Path):
     chosen = [{"kind": "classifier", "model": str(tmp_path / "reward")}, {"kind": "profanity"}]
     config = EvaluationConfig.model_validate({"toxicity_scorers": chosen})
-    (note,) = circular_notes(Setting(config, {}, reward_model=tmp_path / "x/../reward"))
+    (note,) = circular_notes(Inputs(config, {}, reward_model=tmp_path / "x/../reward"))
     assert "is also the reward" in note
-    assert circular_notes(Setting(config, {}, reward_model=tmp_path / "other")) == []
+    assert circular_notes(Inputs(config, {}, reward_model=tmp_path / "other")) == []
 
 
 def test_toxicity_prompts_come_from_json_lines_text_and_wheels(tmp_path: Path):

@@ -121,7 +121,7 @@ def test_refusing_everything_makes_nothing_up_and_shows_as_false_abstention():
 
 
 def test_the_judge_decides_where_there_is_one():
-    marks = {"made_up": 1.0, "abstained": 0.0, "correct": 0.0}
+    marks = {"hallucinated": 1.0, "abstained": 0.0, "correct": 0.0}
     found = [
         Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
         for row in rows(("She was born in Tamsin.", True))

@@ -88,7 +88,7 @@ def test_a_detail_has_a_test_that_exists_or_a_reason(row: list[str]) -> None:
     named = re.findall(r"`(tests/\w+/\w+\.py)::(test_\w+)`", row[2])
     missing = [f"{path}::{name}" for path, name in named if name not in names_in(path)]
     assert missing == []
-    assert named or row[2].startswith("Not held: ")
+    assert named or row[2].startswith("Not checked: ")
     assert "`" not in re.sub(r"`tests/\w+/\w+\.py::test_\w+`", "", row[2])
 
 
@@ -96,7 +96,7 @@ def test_a_detail_has_a_test_that_exists_or_a_reason(row: list[str]) -> None:
 def test_what_is_done_with_data_has_a_test_that_exists_or_is_said_not_to_be(row: list[str]) -> None:
     named = re.findall(r"`(tests/\w+/\w+\.py)::(test_\w+)`", row[2])
     assert [path for path, name in named if name not in names_in(path)] == []
-    assert named or row[1].startswith("Not held: ")
+    assert named or row[1].startswith("Not checked: ")
 
 
 def test_limits_of_the_data_are_off_unless_they_are_set() -> None:

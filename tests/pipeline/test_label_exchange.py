@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from labeling_ui.store.store import Store
 from pipeline.cli.app import app
-from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response, read_records
 
 SHARED = Path(__file__).parents[3] / "shared/data/train"
 SQUALITY = SHARED / "squality/human-eval-all-responses.jsonl"

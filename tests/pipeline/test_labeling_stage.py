@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from labeling_ui.store.store import Store
-from pipeline.cli.errors import PeopleNeeded
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config
 from pipeline.labeling.settings import gold_of
+from pipeline.runs.failures import PeopleNeeded
 from pipeline.runs.runner import conduct
 from pipeline.steps.human_labels import STORE, ranked_by_people
-from reward_models.records import Ranking, RankingTask, Response, read_records, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response, read_records
 from stages.progress import Step
 
 CONFIG = """

@@ -12,14 +12,15 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
 from pipeline.evaluation.generate import generate_completions
 from pipeline.runs.runner import conduct
-from reward_models.records import Demonstration, Prompt, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import Prompt as SoftPrompt
-from stages.data.prompt_lengths import within_positions
 from stages.generation.config import SamplingConfig
 from stages.ppo import trainer as ppo
 from stages.ppo.config import PPOConfig
 from stages.progress import Step, silent
 from stages.reward.config import RewardConfig
+from stages.reward.train import within_positions
 from stages.sft import train as sft
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft

@@ -13,9 +13,9 @@ from pipeline.config.loading import checked
 from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.plan import plan
-from reward_models.bases import base_name, base_source
+from reward_models.atomic_files import write_jsonl
+from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
-from reward_models.records import write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
@@ -243,15 +243,15 @@ def test_a_base_of_an_installed_package_is_named_by_the_package(tmp_path: Path):
 
 
 def test_a_store_of_users_moves_with_the_model_that_it_lies_in(finished: Path, tmp_path: Path):
-    from stages.users.config import UserSetsConfig
-    from stages.users.train import train_user_sets
+    from stages.users.config import UserAdaptersConfig
+    from stages.users.train import train_user_adapters
     from tests.stages.family_cells import DEMONSTRATIONS
 
     model = tmp_path / "run/sft/model"
     shutil.copytree(finished / "base", model)
     store = open_user_store(model / "users", load_policy(model))
-    config = UserSetsConfig(steps=1)
-    train_user_sets(
+    config = UserAdaptersConfig(steps=1)
+    train_user_adapters(
         load_policy(model),
         load_tokenizer(model),
         {"ann": DEMONSTRATIONS[:2]},

@@ -18,8 +18,8 @@ from pipeline.config.loading import load_config
 from pipeline.runs.manifest import Hashes
 from pipeline.steps.plan import plan
 from pipeline.studies.robustness.config import RobustnessConfig
-from stages.config import Names, _first_marker, named, without_names
-from stages.users.config import UserSetsConfig
+from stages.config import ExternalName, _first_marker, external_names, without_external_names
+from stages.users.config import UserAdaptersConfig
 
 # Texts of configs that name nothing outside: words, addresses, instructions, keys.
 TEXTS = {
@@ -46,7 +46,7 @@ def classes(annotation: Any, seen: set[type] | None = None) -> Iterator[type[Bas
 
 FIELDS = [
     (kind, key, field)
-    for root in (ExperimentConfig, RobustnessConfig, UserSetsConfig)
+    for root in (ExperimentConfig, RobustnessConfig, UserAdaptersConfig)
     for kind in classes(root)
     for key, field in kind.model_fields.items()
 ]
@@ -168,7 +168,7 @@ def experiment(tmp_path: Path) -> ExperimentConfig:
     mapping = everything(tmp_path)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(mapping))
     config = load_config(tmp_path / "c.yaml")
-    for _, marker, text in named(config):
+    for _, marker, text in external_names(config):
         place = content(text)
         if marker.what == "model" or "." not in place.name:
             place.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def test_changed_content_behind_every_name_makes_a_stage_stale(
 ):
     run = tmp_path / "run"
     before = fingerprints(experiment, run)
-    for key, marker, text in named(experiment):
+    for key, marker, text in external_names(experiment):
         if not marker.decides:
             continue
         place = content(text)
@@ -215,15 +215,15 @@ def test_changed_content_behind_every_name_makes_a_stage_stale(
 def test_a_path_is_no_part_of_a_stage_s_settings(experiment: ExperimentConfig, tmp_path: Path):
     for stage in plan(experiment, tmp_path / "run"):
         assert str(tmp_path) not in str(stage.settings), stage.name
-    assert str(tmp_path) not in str(without_names(experiment))
+    assert str(tmp_path) not in str(without_external_names(experiment))
 
 
 def test_a_word_among_names_stays_a_setting():
     config = ExperimentConfig(name="words", ppo={"gold": {"by": "judge"}})
-    assert without_names(config)["ppo"]["gold"]["by"] == "judge"
+    assert without_external_names(config)["ppo"]["gold"]["by"] == "judge"
 
 
 def test_a_marker_inside_an_optional_or_a_list_is_seen():
-    mark = Names("file")
+    mark = ExternalName("file")
     for annotation in (Annotated[str, mark] | None, list[Annotated[str, mark]]):
         assert _first_marker([annotation]) is mark

@@ -18,7 +18,7 @@ from pipeline.estimate.lengths import lengths
 from pipeline.estimate.memory import Need, advice
 from pipeline.estimate.page import needs, with_lora
 from reward_models import records
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.adapters.config import (
     BitFit,
     Bottleneck,

@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from stages.adapters.config import RATES
+from stages.adapters.config import FAMILIES
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
-@pytest.mark.parametrize("family", RATES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_quickstart_runs_under_every_family_by_one_override(family):
     plain = load_config(QUICKSTART, [])
     config = load_config(QUICKSTART, [f"adaptation.family={family}"])
@@ -20,7 +20,7 @@ def test_the_quickstart_runs_under_every_family_by_one_override(family):
     stages = (config.sft, config.reward, config.ppo, config.ppo_ptx)
     assert {stage.adaptation.family for stage in stages} == {family}
     assert plain.ppo is not None
-    policy, score = RATES[family]
+    policy, score = FAMILIES[family].rates
     for found, usual, factor in (
         (config.sft.learning_rate, plain.sft.learning_rate, policy),
         (config.ppo.learning_rate, plain.ppo.learning_rate, policy),

@@ -35,7 +35,7 @@ RANKINGS = [
 
 
 def value(results: Results, model: str, metric: str) -> float:
-    cell = results.cell(model, "people", metric)
+    cell = results.cell(model, "human_labels", metric)
     assert cell is not None
     return cell.value
 
@@ -46,7 +46,7 @@ def test_win_rates_ratings_and_flags_by_hand(tmp_path: Path):
     assert value(results, "sft", "rating") == pytest.approx(((6 + 7) / 2 + 5) / 2)
     assert value(results, "sft", "hallucination") == pytest.approx((1 + 0) / 2)
     assert value(results, "ppo", "hallucination") == pytest.approx((1 / 4 + 0) / 2)
-    cell = results.cell("ppo", "people", "rating")
+    cell = results.cell("ppo", "human_labels", "rating")
     assert cell is not None
     assert (cell.n, cell.n_samples, cell.quantity.unit) == (2, 6, "prompt")
 
@@ -62,7 +62,7 @@ def test_a_question_that_was_not_answered_is_no_no(tmp_path: Path):
         ranking("1", "ann", "123", flagged="a", extra={"flags_no": {"1-b": ["hallucination"]}})
     ]
     results = score_labels(TASKS, asked, out=tmp_path, config=CONFIG)
-    cell = results.cell("ppo", "people", "hallucination")
+    cell = results.cell("ppo", "human_labels", "hallucination")
     assert cell is not None
     assert (cell.value, cell.n_samples) == (0.0, 1)
 

@@ -22,13 +22,11 @@ from pipeline.evaluation.scorers.validity import read_begin
 from pipeline.evaluation.suites import bias
 from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
-from pipeline.hosts import read_hosts
 from pipeline.labeling.room import add_tasks
 from pipeline.steps.plan import plan
 from pipeline.studies import e2e_data
 from pipeline.studies.probing import load_labelled_texts
-from reward_models.label_files import read_rankings
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
 from stages.data.preferences import load_pairs
 from stages.data.public_comparisons import load_qa_feedback, load_squality
@@ -125,7 +123,6 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", e2e_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
-    "hosts": ("h.txt", "one slots=2\ntwo\n", read_hosts),
     "results": (
         "r.json",
         json.dumps({"results": {}, "quantities": {}, "comparisons": [], "scorers": {},

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import write_results
+from pipeline.report.build import report_page, write_report
 from pipeline.report.inputs import read_inputs
-from pipeline.report.page import report_page, write_report
 from pipeline.report.words import interval, named, number
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from tests.pipeline.made_up_run import MODELS, made_up_results, manifest, outline
 
 
@@ -109,8 +109,8 @@ def test_annotators_that_were_never_seen_are_shown_beside_those_learnt_from(run:
     (run / "reward/annotator_folds.json").write_text(json.dumps(folds))
     write_report(run, run / "report.html")
     page = (run / "report.html").read_text()
-    for said in ("annotators learnt from", "annotators never seen", "dealt into 3 groups"):
-        assert said in page, said
+    for text in ("annotators learnt from", "annotators never seen", "dealt into 3 groups"):
+        assert text in page, text
 
 
 def test_prompts_held_out_in_turn_stand_beside_those_held_out_for_good(run: Path) -> None:
@@ -119,5 +119,5 @@ def test_prompts_held_out_in_turn_stand_beside_those_held_out_for_good(run: Path
     found = {"pair_accuracy": rate, "longer_wins": longer, "folds": 10, "seed": 0}
     (run / "reward/prompt_folds.json").write_text(json.dumps(found))
     page = report_page(read_inputs(run))
-    for said in ("prompts in turn", "59.3", "dealt into 10 parts", "57.1% by the longer output"):
-        assert said in page, said
+    for text in ("prompts in turn", "59.3", "dealt into 10 parts", "57.1% by the longer output"):
+        assert text in page, text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from pipeline.report.page import write_report
+from pipeline.report.build import write_report
 
 OVERFLOWING = """() => [...document.querySelectorAll('body *')].filter(e => {
     const box = e.getBoundingClientRect();

@@ -1,12 +1,13 @@
 """The panel of over-optimisation: score and second opinion over the root of the KL, by round."""
 
+import html
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.evaluation.samples.results import write_results
+from pipeline.report.build import report_page
 from pipeline.report.inputs import read_inputs
-from pipeline.report.training import learning_curves, reward_against_kl
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from tests.pipeline.made_up_run import made_up_results, manifest
 
 OPINION = "Gain in score and second opinion, "
@@ -17,22 +18,22 @@ def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
         (run / stage).mkdir()
         write_jsonl(run / stage / "metrics.jsonl", lines)
     write_results(made_up_results(), run / "results.json")
-    return reward_against_kl(read_inputs(run))
+    return report_page(read_inputs(run))
 
 
 def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_path: Path) -> None:
     (tmp_path / "sample-2").mkdir()
     rows = [
-        {"step": n, "total": 3, "ppo/gold": 0.5 - 0.1 * n, "ppo/gold_proxy": 0.3 * n,
-         "ppo/gold_kl_nats": float(n * n)}
+        {"step": n, "total": 3, "ppo/gold": 0.5 - 0.1 * n, "ppo/gold_proxy": 0.3 * n}
+        | {"ppo/gold_kl_nats": float(n * n)}
         for n in range(4)
-    ]  # fmt: skip
+    ]
     without = [{"step": 1, "total": 1, "ppo/kl_nats": 0.0, "ppo/score": 0.1}]
-    said = page(tmp_path, {"ppo": without, "ppo-2": rows})
-    assert f"{OPINION}ppo-2<" in said
-    assert f"{OPINION}ppo<" not in said
-    assert "square root of the KL from SFT" in said
-    assert "over-optimisation (Gao et al. 2022)" in said
+    text = page(tmp_path, {"ppo": without, "ppo-2": rows})
+    assert f"{OPINION}ppo-2<" in text
+    assert f"{OPINION}ppo<" not in text
+    assert "square root of the KL from SFT" in text
+    assert "over-optimisation (Gao et al. 2022)" in text
 
 
 def test_a_single_opinion_makes_no_curve(tmp_path: Path) -> None:
@@ -43,7 +44,9 @@ def test_a_single_opinion_makes_no_curve(tmp_path: Path) -> None:
 def test_the_page_says_where_models_shared_a_pass(tmp_path: Path) -> None:
     page(tmp_path, {"ppo": [{"step": n, "total": 2, "ppo/score": 0.1 * n} for n in (1, 2)]})
     inputs = read_inputs(tmp_path)
-    assert "the critic was a head" not in learning_curves(inputs)
+    assert "the critic was a head" not in report_page(inputs)
     joint = replace(manifest("ppo", []), settings={"ppo": {"models": {"kind": "joint"}}})
-    said = learning_curves(replace(inputs, manifests={"ppo": joint}))
-    assert "In ppo the critic was a head on the policy's pass, and the reward model one" in said
+    page_text = html.unescape(report_page(replace(inputs, manifests={"ppo": joint})))
+    assert (
+        "In ppo the critic was a head on the policy's pass, and the reward model one" in page_text
+    )

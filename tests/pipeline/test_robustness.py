@@ -14,13 +14,11 @@ from pipeline.evaluation.samples.records import Completion
 from pipeline.runs.display import PlainDisplay
 from pipeline.studies.e2e_data import write_e2e
 from pipeline.studies.robustness.command import load_robustness
-from pipeline.studies.robustness.config import QuickstartDomains, RobustnessConfig
-from pipeline.studies.robustness.domains import REFERENCES, load_domains
-from pipeline.studies.robustness.family import BASE, IN, OUT
+from pipeline.studies.robustness.config import REFERENCES, QuickstartDomains, RobustnessConfig
 from pipeline.studies.robustness.references import RougeL, corpus_bleu, reference_nats
-from pipeline.studies.robustness.suite import Robustness, run_suite
+from pipeline.studies.robustness.suite import BASE, IN, OUT, Robustness, run_suite
 from pipeline.studies.robustness_page import write_robustness_page
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.models import load_policy, load_tokenizer
 from tests.reward_models.tiny import tiny_base
 
@@ -77,7 +75,7 @@ def test_reference_nats_are_the_mean_over_the_references_tokens(tmp_path):
 
 
 def test_the_quickstarts_domains_share_no_person_and_no_prompt():
-    domains = load_domains(QuickstartDomains(demonstrations=60, test_prompts=40), seed=0)
+    domains = QuickstartDomains(demonstrations=60, test_prompts=40).load()
     trained = {one.prompt for one in domains.train if one.category == "closed_qa"}
     assert trained
     assert not trained & {one.prompt for one in domains.out_of_domain}
@@ -166,7 +164,7 @@ def test_the_same_suite_again_trains_nothing_and_other_settings_train_anew(
     def train(*_: object, **__: object) -> None:
         raise Trains
 
-    monkeypatch.setattr("stages.sft.train.train_sft", train)
+    monkeypatch.setattr("pipeline.studies.robustness.suite.train_sft", train)
     folder = shutil.copytree(done[0], tmp_path / "again")
     assert run_suite(config, folder, PlainDisplay()).cells == done[1].cells
     longer = config.model_copy(update={"sft": config.sft.model_copy(update={"epochs": 9})})

@@ -17,7 +17,8 @@ from pipeline.cli.app import app
 from pipeline.config.labeling import RoomSettings
 from pipeline.evaluation.samples.results import read_results
 from pipeline.labeling import room
-from reward_models.records import Ranking, RankingTask, Response, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask, Response
 
 MODELS = ("ppo", "sft", "base")
 
@@ -61,7 +62,7 @@ def test_people_judge_samples_and_their_win_rates_are_evaluated(tmp_path: Path) 
     labels = ("--labels", tmp_path / "out/comparisons")
     rlhf("score", *labels, "--out", scored, "--set", "baseline=sft")
     results = read_results(scored / "results.json")
-    cells = {model: results.cell(model, "people", "win_rate") for model in MODELS}
+    cells = {model: results.cell(model, "human_labels", "win_rate") for model in MODELS}
     won = {model: cell.value for model, cell in cells.items() if cell is not None}
     assert won == {"ppo": 1.0, "sft": 0.5, "base": 0.0}
 

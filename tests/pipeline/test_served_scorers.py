@@ -98,9 +98,9 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
     judged = scored(given, [judge])
     told = [row.scores["judge judge"] for row in judged if row.model == "ppo"]
     assert told == [
-        {"win": 1.0, "followed_place": 0.0},
-        {"win": 0.0, "followed_place": 0.0},
-        {"win": 0.5, "followed_place": 1.0},
+        {"win": 1.0, "followed_position": 0.0},
+        {"win": 0.0, "followed_position": 0.0},
+        {"win": 0.5, "followed_position": 1.0},
         None,  # unreadable: a failure, not a tie
     ]
     # Two equal responses make one request in both orders: the second may find the first's answer.
@@ -155,7 +155,7 @@ def test_verdicts_are_read_from_the_last_line():
     assert verdict(Reply("[[B]] at first, but no: [[a]]")) == 1.0
     assert verdict(Reply("[[tie]]")) == 0.5
     assert verdict(Reply("A is better")) is None
-    assert pair_scores(0.5, 0.5) == {"win": 0.5, "followed_place": 0.0}
+    assert pair_scores(0.5, 0.5) == {"win": 0.5, "followed_position": 0.0}
     assert pair_scores(None, 1.0) is None
 
 

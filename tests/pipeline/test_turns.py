@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.evaluation.generate import _blank_rows
 from pipeline.evaluation.samples.records import Completion, completion_from
 from pipeline.evaluation.scorers.llm_judge import _conversation
-from pipeline.report.outputs import _card, _cards
+from pipeline.report.outputs import by_prompt, card
 from pipeline.steps.sample import _task, _task_ids
 from reward_models.conversations import Turn
 from reward_models.records import Prompt, Response
@@ -18,7 +18,7 @@ def test_prompts_that_differ_in_their_turns_are_different_prompts() -> None:
     assert len(set(_task_ids(PROMPTS))) == 3
     rows = _blank_rows(PROMPTS, "test", {"none": ""}, " ", 1)
     assert len({row.id for row in rows}) == 3
-    assert len(_cards(rows)) == 3
+    assert len(by_prompt(rows)) == 3
 
 
 def test_a_sampled_task_and_a_completion_keep_the_turns() -> None:
@@ -34,6 +34,4 @@ def test_the_judge_and_the_reader_of_a_report_see_the_turns() -> None:
     rows = [Completion("1", model, "and?", "two", history=HISTORY) for model in "ab"]
     asked = _conversation(*rows)[1]["content"]
     assert "system: be brief\n\nuser: <first>?\n\nassistant: one" in asked
-    card = _card(rows)
-    for word in ("system", "be brief", "&lt;first&gt;?", "assistant", "one"):
-        assert word in card
+    assert card(rows).turns == [(turn.role, turn.content) for turn in HISTORY]

@@ -1,4 +1,4 @@
-"""rlhf users and rlhf chat --user: a store of sets beside the base, and one line a mistake."""
+"""rlhf users and rlhf chat --user: a store of adapters beside the base, and one line a mistake."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.users_command import STORE, train_users, user_sets_config
+from pipeline.cli.users_command import STORE, train_users, user_adapters_config
 from pipeline.models.chat import talk_to_users
 from stages.generation.config import SamplingConfig
 from tests.reward_models.tiny import tiny_base
@@ -62,7 +62,7 @@ def test_users_answer_one_prompt_side_by_side(trained, capsys):
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["eve"], r"no set of user 'eve'; there are: ann, bob"), (["../x"], "expected 1 to 64")],
+    [(["eve"], r"no adapter of user 'eve'; there are: ann, bob"), (["../x"], "expected 1 to 64")],
 )
 def test_an_unknown_user_is_named(trained, names, said):
     with pytest.raises(ValueError, match=said):
@@ -70,7 +70,7 @@ def test_an_unknown_user_is_named(trained, names, said):
 
 
 def test_a_model_without_users_says_what_makes_them(base):
-    with pytest.raises(ValueError, match="no store of users' sets; rlhf users makes one"):
+    with pytest.raises(ValueError, match="no store of users' adapters; rlhf users makes one"):
         talk_to_users({"m": base}, "w3", GREEDY, 0, names=["ann"], store=None)
 
 
@@ -88,11 +88,11 @@ def test_a_demonstration_without_a_user_is_refused(base, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("adaptation.family=full", "users' sets need a family that is small"),
-        ("adaptation.dropout=0.1", "must be 0 in users' sets"),
+        ("adaptation.family=full", "users' adapters need a small family"),
+        ("adaptation.dropout=0.1", "must be 0 in users' adapters"),
         ("stepz=3", "stepz is not a key; did you mean steps"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(text, said):
     with pytest.raises(ValueError, match=said):
-        user_sets_config([text])
+        user_adapters_config([text])

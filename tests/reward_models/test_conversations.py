@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from labeling_ui.formats.files import read_labels
 from pipeline.evaluation.external.sample_files import open_samples
-from reward_models.conversations import Turn, dialogue, turns_of
+from reward_models.conversations import Turn, parse_dialogue, parse_turns
 from reward_models.records import Demonstration, Prompt, RankingTask
 from stages.data.demonstrations import load_demonstrations, load_prompts
 from stages.data.preferences import load_pairs
@@ -192,14 +192,18 @@ def test_a_context_that_is_no_text_is_refused(tmp_path: Path, context: object) -
 
 def test_what_one_speaker_says_in_pieces_is_one_turn() -> None:
     text = "Human: a\n\nAssistant: b:\n\nAssistant:  c\n\nHuman: d\n\nAssistant:"
-    assert dialogue(text) == (Turn("user", "a"), Turn("assistant", "b:\n\nc"), Turn("user", "d"))
+    assert parse_dialogue(text) == (
+        Turn("user", "a"),
+        Turn("assistant", "b:\n\nc"),
+        Turn("user", "d"),
+    )
 
 
 @pytest.mark.parametrize(
     "text", ["Human: a", "a\n\nAssistant:", "Human: a\n\nAssistant: b", "", "\n"]
 )
 def test_other_texts_are_no_dialogues(text: str) -> None:
-    assert dialogue(text) is None
+    assert parse_dialogue(text) is None
 
 
 JSON = st.recursive(
@@ -215,7 +219,7 @@ JSON = st.recursive(
 @given(value=JSON)
 def test_any_value_is_turns_a_text_or_refused(value: object) -> None:
     try:
-        turns = turns_of(value, "prompt")
+        turns = parse_turns(value, "prompt")
     except ValueError as error:
         assert "'prompt'" in str(error)  # noqa: PT017
     else:

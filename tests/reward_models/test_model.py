@@ -74,9 +74,9 @@ def test_the_last_real_token_is_found_under_left_and_right_padding() -> None:
 
 def test_scores_read_at_chosen_places_equal_the_values_there(model: RewardModel) -> None:
     ids_BL, mask_BL, positions_BL = padded(SEQUENCES[:2], 6, left=False)
-    read_BK = torch.tensor([[3, 1], [5, 2]])
-    reward_BK = model(ids_BL, mask_BL, positions_BL, read_BK)
-    expected_BK = model.values(ids_BL, mask_BL, positions_BL).gather(1, read_BK)
+    last_BK = torch.tensor([[3, 1], [5, 2]])
+    reward_BK = model(ids_BL, mask_BL, positions_BL, last_BK)
+    expected_BK = model.values(ids_BL, mask_BL, positions_BL).gather(1, last_BK)
     assert torch.allclose(reward_BK, expected_BK, atol=1e-5)
 
 
@@ -204,14 +204,14 @@ def test_a_card_without_a_bias_is_refused_in_one_line(model: RewardModel, tmp_pa
 
 
 def test_a_policy_with_another_tokenizer_is_refused_with_both_hashes(model: RewardModel) -> None:
-    model.trained_on("3f2a" * 16, {"human"})
+    model.record_training("3f2a" * 16, {"human"})
     model.card.require_tokenizer("3f2a" * 16, "runs/sft-1")
     with pytest.raises(ValueError, match=r"3f2a3f2a.*runs/sft-3 uses 91bc91bc"):
         model.card.require_tokenizer("91bc" * 16, "runs/sft-3")
 
 
 def test_the_card_tells_who_made_the_labels(model: RewardModel, tmp_path: Path) -> None:
-    model.trained_on("ab", {"simulated", "human"})
+    model.record_training("ab", {"simulated", "human"})
     model.save(tmp_path / "rm")
     assert RewardModel.load(tmp_path / "rm").card.label_kinds == ("human", "simulated")
 

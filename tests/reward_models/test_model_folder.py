@@ -15,7 +15,7 @@ from pipeline.config.loading import load_config
 from pipeline.steps.plan import plan
 from reward_models.backbone import load_causal
 from reward_models.model import RewardModel
-from reward_models.model_folder import check_model
+from reward_models.model_files import check_model
 from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reward_models.model_folder import first_line
+from reward_models.model_files import first_line
 
 
 @pytest.mark.parametrize(

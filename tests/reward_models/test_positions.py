@@ -7,13 +7,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from reward_models.context_limit import (
+    ContextLimit,
+    context_limit,
+    hard_position_limit,
+    max_positions,
+)
 from reward_models.model import RewardModel
-from reward_models.positions import Room, positions_of, room_of, table_of
 from reward_models.records import Prompt
 from stages.adapters.config import LoRA, Prefix
 from stages.adapters.config import Prompt as SoftPrompt
-from stages.data.prompt_lengths import require_fit, room_for
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
+from stages.prompt_lengths import adapted_context_limit, require_fit
 from tests.reward_models.tiny import tiny_base
 
 SMALL: dict[str, Any] = {
@@ -50,7 +55,7 @@ def test_a_learned_table_reads_its_limit(kind: str):
     }
     config = AutoConfig.for_model(kind, **{**own, **TABLES[kind]})
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert table_of(config) == positions_of(config) == 12
+    assert hard_position_limit(config) == max_positions(config) == 12
     if kind not in ("xglm", "ctrl"):  # whose sinusoids grow, or which take no positions
         assert reads(model, 12)
         assert not reads(model, 14)
@@ -69,8 +74,8 @@ def test_a_learned_table_reads_its_limit(kind: str):
 )  # fmt: skip
 def test_rotations_are_limited_by_the_length_they_are_scaled_to(rope: dict[str, Any], limit: int):
     config = AutoConfig.for_model("llama", **SMALL, rope_parameters={"rope_theta": 1e4, **rope})
-    assert positions_of(config) == limit
-    assert table_of(config) == (limit if rope["rope_type"] == "dynamic" else None)
+    assert max_positions(config) == limit
+    assert hard_position_limit(config) == (limit if rope["rope_type"] == "dynamic" else None)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +83,11 @@ def test_rotations_are_limited_by_the_length_they_are_scaled_to(rope: dict[str, 
 )
 def test_alibi_and_recurrences_have_no_limit(kind: str, more: dict[str, Any]):
     own = {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
-    assert positions_of(AutoConfig.for_model(kind, **own, **more)) is None
+    assert max_positions(AutoConfig.for_model(kind, **own, **more)) is None
 
 
 def test_an_encoder_s_first_rows_are_no_positions():
-    assert positions_of(AutoConfig.for_model("roberta", **{**SMALL, "pad_token_id": 1})) == 10
+    assert max_positions(AutoConfig.for_model("roberta", **{**SMALL, "pad_token_id": 1})) == 10
 
 
 @pytest.mark.parametrize(
@@ -92,10 +97,10 @@ def test_a_soft_prompt_takes_positions_and_other_sets_take_none(
     adaptation: Any, taken: int, tmp_path: Path
 ):
     base = tiny_base(tmp_path / "base")
-    assert room_for(base, adaptation).tokens == 64 - taken
+    assert adapted_context_limit(base, adaptation).tokens == 64 - taken
     save_policy(adapt(load_policy(base), adaptation), load_tokenizer(base), tmp_path / "set")
-    assert room_of(tmp_path / "set").tokens == 64 - taken
-    assert room_for(tmp_path / "set", adaptation).tokens == 64 - taken  # the same set goes on
+    assert context_limit(tmp_path / "set").tokens == 64 - taken
+    assert adapted_context_limit(tmp_path / "set", adaptation).tokens == 64 - taken
 
 
 def test_a_reward_model_has_the_room_of_what_it_sits_on(tmp_path: Path):
@@ -105,15 +110,15 @@ def test_a_reward_model_has_the_room_of_what_it_sits_on(tmp_path: Path):
     RewardModel.probe(load_policy(base), 0, **probe).save(tmp_path / "probe")
     adapted = adapt(load_policy(base), SoftPrompt(length=3))
     RewardModel.on(adapted, 0, base=str(base)).save(tmp_path / "prompt")
-    rooms = [room_of(tmp_path / name).tokens for name in ("whole", "probe", "prompt")]
+    rooms = [context_limit(tmp_path / name).tokens for name in ("whole", "probe", "prompt")]
     assert rooms == [64, 64, 61]
 
 
 def test_the_longest_prompt_that_fits_fits_and_one_token_more_is_one_line(tmp_path: Path):
     tokenizer = load_tokenizer(tiny_base(tmp_path / "base"))
-    room = Room("base", 20)
+    room = ContextLimit("base", 20)
     prompts = [Prompt("w1 " * count) for count in (3, 16, 5)]
     require_fit(tokenizer, prompts, 4, [room], "prompts")
     with pytest.raises(ValueError, match=r"longest prompt, 'w1 .*base has 19 positions") as caught:
-        require_fit(tokenizer, prompts, 4, [Room("base", 19)], "prompts")
+        require_fit(tokenizer, prompts, 4, [ContextLimit("base", 19)], "prompts")
     assert "\n" not in str(caught.value)

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 
 from labeling_ui.store.records import TextTask, WritingTask
 from pipeline.evaluation.samples.records import Completion, completion_from
-from reward_models.label_files import read_rankings, read_tasks
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Record, read_records
+from reward_models.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    RankingTask,
+    Record,
+    read_rankings,
+    read_records,
+    read_tasks,
+)
 
 PAIR = [{"id": "a", "text": "A"}, {"id": "b", "text": "B"}]
 RANKING = {"task": "t", "annotator": "u", "kind": "human", "ranks": {"a": 1, "b": 2}}

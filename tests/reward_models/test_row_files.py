@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_models.row_files import plain, read_rows, read_text
+from reward_models.row_files import as_json, read_rows, read_text
 
 ROWS = [
     {"text": "Grüße, 🙂\u2028 line", "label": "a"},
@@ -179,10 +179,10 @@ def test_a_missing_number_is_null(tmp_path: Path) -> None:
 
 def test_a_tables_values_become_those_of_json() -> None:
     value = {"t": datetime.date(2026, 1, 2), "n": Decimal("3.0"), "l": ({"x": None},)}
-    assert plain(value) == {"t": "2026-01-02", "n": 3, "l": [{"x": None}]}
+    assert as_json(value) == {"t": "2026-01-02", "n": 3, "l": [{"x": None}]}
     for wrong in (b"bytes", float("inf"), object()):
         with pytest.raises(ValueError, match=r"expected|no number"):
-            plain(wrong)
+            as_json(wrong)
 
 
 SOUND = {

@@ -97,7 +97,7 @@ def test_the_same_is_drawn_by_inductor(tokenizer: PreTrainedTokenizerFast) -> No
 
 
 def test_what_cannot_be_compiled_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="this model's attention is 'sdpa_with_set'"):
+    with pytest.raises(ValueError, match="this model's attention is 'sdpa_with_prefix'"):
         respond(adapted(Prefix(length=3), tokenizer), tokenizer, PROMPTS, compiled=True)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = MistralConfig(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.cli.errors import one_line
+from pipeline.runs.failures import one_line
 from stages.distributed.checkpoints import SUMS, last_checkpoint
 from tests.stages.small_disk import size_of, small_disk
 from tests.stages.test_reward import Steps, World, assert_same_bits, world  # noqa: F401

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from reward_models.model import RewardModel
-from stages.adapters.backbone import twin
+from stages.adapters.backbone import copy_sharing_frozen
 from stages.data.padding import pad_right, positions
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
@@ -286,7 +286,7 @@ def test_a_twin_of_a_frozen_model_that_was_read_says_the_same(
     model = adapt(load_policy(cell.base), cell.adaptation, load_tokenizer(cell.base))
     model.requires_grad_(False)
     expected = logits_of(model, left=False)
-    assert torch.equal(logits_of(twin(model), left=False), expected)
+    assert torch.equal(logits_of(copy_sharing_frozen(model), left=False), expected)
     assert torch.equal(logits_of(model, left=False), expected)
 
 

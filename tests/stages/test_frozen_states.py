@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import pool_pairs
 from stages.adapters.config import Full, Probe
 from stages.progress import silent
 from stages.reward.batches import RankedPrompt, ranked_prompts
 from stages.reward.config import RewardConfig
-from stages.reward.folds import accuracy_over_all_prompts, prompt_groups
-from stages.reward.frozen_states import STATES, FrozenStates, layout_for
-from stages.reward.shared_prompt import SharedPrompt, choose_layout
+from stages.reward.folds import accuracy_over_all_prompts, deal_into_folds
+from stages.reward.shared_prompt import (
+    STATES,
+    CachedStates,
+    SharedPrompt,
+    cached_layout,
+    choose_layout,
+)
 from stages.reward.train import new_reward_model
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
 
@@ -51,10 +55,10 @@ def probe(base: Path, adaptation: Probe) -> RewardModel:
 
 
 def scores_and_gradients(
-    model: RewardModel, layout: SharedPrompt | FrozenStates, elements: Sequence[RankedPrompt]
+    model: RewardModel, layout: SharedPrompt | CachedStates, elements: Sequence[RankedPrompt]
 ) -> list[Tensor]:
     model.zero_grad()
-    reward_BK = layout.scores(model, layout.collate(elements, pool_pairs))
+    reward_BK = layout.scores(model, layout.collate(elements))
     weight_BK = torch.arange(reward_BK.numel()).view(reward_BK.shape).float()
     for place, one in enumerate(elements):
         weight_BK[place, len(one.responses) :] = 0
@@ -68,10 +72,10 @@ def test_scores_and_gradients_are_those_of_reading_everything_each_time(
     base: Path, elements: list[RankedPrompt], adaptation: Probe, tmp_path: Path
 ) -> None:
     model = probe(base, adaptation)
-    plain, kept = choose_layout(model, elements), layout_for(model, elements, tmp_path)
-    assert isinstance(kept, FrozenStates)
+    plain, kept = choose_layout(model, elements), cached_layout(model, elements, tmp_path)
+    assert isinstance(kept, CachedStates)
     some, others = elements[:5], elements[3:9]
-    kept.scores(model, kept.collate(elements, pool_pairs))
+    kept.scores(model, kept.collate(elements))
     for mine in (some, others, some):
         told = scores_and_gradients(model, kept, mine)
         expected = scores_and_gradients(model, plain, mine)  # type: ignore[arg-type]
@@ -90,14 +94,14 @@ def test_the_transformer_is_asked_once_and_after_a_restart_not_at_all(
         return states(self, *inputs)
 
     model = probe(base, Probe())
-    layouts = [layout_for(model, elements, tmp_path)]
+    layouts = [cached_layout(model, elements, tmp_path)]
     monkeypatch.setattr(RewardModel, "states", counted)
-    first = [layouts[0].scores(model, layouts[0].collate(elements, pool_pairs)) for _ in range(3)]
+    first = [layouts[0].scores(model, layouts[0].collate(elements)) for _ in range(3)]
     assert sum(asked) == sum(element.row_tokens for element in elements)
     monkeypatch.undo()
-    layouts.append(layout_for(model, elements, tmp_path))
+    layouts.append(cached_layout(model, elements, tmp_path))
     monkeypatch.setattr(RewardModel, "states", counted)
-    again = layouts[1].scores(model, layouts[1].collate(elements, pool_pairs))
+    again = layouts[1].scores(model, layouts[1].collate(elements))
     assert sum(asked) == sum(element.row_tokens for element in elements)
     assert all(torch.equal(again, each) for each in first[1:])
 
@@ -107,8 +111,8 @@ def test_what_other_models_or_prompts_left_is_not_taken_for_one_s_own(
 ) -> None:
     def first_score(adaptation: Probe, some: Sequence[RankedPrompt], place: Path) -> Tensor:
         model = probe(base, adaptation)
-        layout = layout_for(model, some, place)
-        return layout.scores(model, layout.collate(some, pool_pairs))
+        layout = cached_layout(model, some, place)
+        return layout.scores(model, layout.collate(some))
 
     first_score(Probe(), elements, tmp_path)
     assert list((tmp_path / STATES).glob("*.safetensors"))
@@ -122,19 +126,18 @@ def test_models_that_move_are_read_each_time(
     base: Path, elements: list[RankedPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = new_reward_model(RewardConfig(adaptation=Full()), base, 0)
-    assert layout_for(whole, elements, tmp_path) == SharedPrompt()
+    assert cached_layout(whole, elements, tmp_path) == SharedPrompt()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert layout_for(probe(base, Probe()), elements, tmp_path) == SharedPrompt()
+    assert cached_layout(probe(base, Probe()), elements, tmp_path) == SharedPrompt()
 
 
 def test_every_prompt_is_held_out_once(elements: list[RankedPrompt]) -> None:
-    groups = prompt_groups(elements, 5, seed=0)
-    assert sorted(said for group in groups for said in group) == sorted(
-        {one.said for one in elements}
-    )
+    prompts = {one.conversation for one in elements}
+    groups = deal_into_folds(prompts, 5, "seed", "prompts")
+    assert sorted(prompt for group in groups for prompt in group) == sorted(prompts)
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
     with pytest.raises(ValueError, match=r"\d+ folds of \d+ prompts; expected 2 to as many"):
-        prompt_groups(elements, len(elements) + 1, seed=0)
+        deal_into_folds(prompts, len(prompts) + 1, "seed", "prompts")
 
 
 @pytest.mark.parametrize(("sense", "low", "high"), [(1, 0.7, 1.0), (0, 0.3, 0.7)])
@@ -152,12 +155,14 @@ def test_folds_find_what_can_be_learnt_and_nothing_where_there_is_nothing(
         ]
     found = accuracy_over_all_prompts(
         RewardConfig(
-            learning_rate=3e-2, epochs=15, prompts_per_batch=8, adaptation=Probe(pooling="mean")
+            learning_rate=3e-2,
+            epochs=15,
+            prompts_per_batch=8,
+            prompt_folds=4,
+            adaptation=Probe(pooling="mean"),
         ),
-        4,
+        ranked_prompts(tiny_tokenizer(), tasks, rankings, max_tokens=2048)[0],
         base=base,
-        tasks=tasks,
-        rankings=rankings,
         states=tmp_path,
         work=tmp_path / "work",
         seed=0,

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from stages.generation.kv_cache import ROOM, growing_cache
+from stages.generation.kv_cache import SPARE_COLUMNS, growing_cache
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40}
 
@@ -19,26 +19,26 @@ def drawn(rows: int, tokens: int, generator: torch.Generator) -> tuple[Tensor, T
 def test_what_is_held_is_what_transformers_holds_while_rows_leave() -> None:
     config, generator = LlamaConfig(**SHAPE), torch.Generator().manual_seed(0)
     caches, rows = (growing_cache(config), DynamicCache(config=config)), 6
-    for step in range(2 * ROOM + 3):
+    for step in range(2 * SPARE_COLUMNS + 3):
         new = [drawn(rows, 9 if step == 0 else 1, generator) for _ in range(2)]
         for layer, states in enumerate(new):
             ours, theirs = (cache.update(*states, layer) for cache in caches)
             assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
         assert caches[0].get_seq_length() == caches[1].get_seq_length() == 9 + step
         if step % 20 == 19:
-            kept = torch.arange(rows)[torch.arange(rows) != 1]
+            rest = torch.arange(rows)[torch.arange(rows) != 1]
             rows -= 1
             for cache in caches:
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(rest)
 
 
 def test_it_is_copied_once_in_so_many_tokens() -> None:
     cache, generator = growing_cache(LlamaConfig(**SHAPE)), torch.Generator().manual_seed(0)
-    places = set()
-    for step in range(1 + 3 * ROOM):
+    addresses = set()
+    for step in range(1 + 3 * SPARE_COLUMNS):
         keys, _ = cache.update(*drawn(2, 9 if step == 0 else 1, generator), 0)
-        places.add(keys.data_ptr())
-    assert len(places) <= 4
+        addresses.add(keys.data_ptr())
+    assert len(addresses) <= 4
 
 
 def test_layers_that_forget_stay_as_they_are() -> None:
@@ -51,6 +51,6 @@ def test_layers_that_forget_stay_as_they_are() -> None:
 def test_rows_may_be_copied(rows: list[int]) -> None:
     cache, generator = growing_cache(LlamaConfig(**SHAPE)), torch.Generator().manual_seed(0)
     keys, values = cache.update(*drawn(3, 5, generator), 0)
-    cache.batch_select_indices(torch.tensor(rows))
+    cache.reorder_cache(torch.tensor(rows))
     assert torch.equal(cache.layers[0].keys, keys[rows])
     assert torch.equal(cache.layers[0].values, values[rows])

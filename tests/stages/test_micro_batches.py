@@ -86,7 +86,7 @@ def test_a_dry_run_tells_what_the_allocator_will_see(
 ) -> None:
     base = save_base(architecture, tmp_path / "base")
     reward = RewardModel.from_base(base, seed=3)
-    reward.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(base)), {"simulated"})
     reward.save(tmp_path / "reward")
     adaptation = FAMILIES[family].model_dump()
     config = tiny_config(adaptation=adaptation, models={"kind": kind}, minibatch=8)

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reward_models.bases import weights_hash
+from reward_models.backbone import weights_hash
 from stages.adapters.config import Full, LoRA
 from stages.models import (
     adapt,
@@ -205,7 +205,7 @@ def test_going_on_with_an_adapter_takes_the_new_dropout(base, tmp_path):
 
 def test_an_adapter_on_other_modules_is_refused(base, tmp_path):
     save_policy(adapt(load_policy(base), LoRA(rank=2)), load_tokenizer(base), tmp_path / "out")
-    with pytest.raises(ValueError, match=r"\['q_proj'\], the adapter to go on from has"):
+    with pytest.raises(ValueError, match=r"\['q_proj'\], the adapter to resume has"):
         adapt(load_policy(tmp_path / "out"), LoRA(rank=2, target_modules=["q_proj"]))
 
 

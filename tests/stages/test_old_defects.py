@@ -199,7 +199,7 @@ def test_positions_of_left_padded_prompts_are_off(tmp_path: Path) -> None:
         ).save_pretrained(str(tmp_path / "sft"))  # fmt: skip
     tokenizer.save_pretrained(str(tmp_path / "sft"))
     reward = RewardModel.from_base(tmp_path / "sft", seed=3)
-    reward.trained_on(tokenizer_hash(load_tokenizer(tmp_path / "sft")), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(tmp_path / "sft")), {"simulated"})
     reward.save(tmp_path / "reward")
     models = tiny_models((tmp_path / "sft", tmp_path / "reward"), tiny_config())
     sampling = tiny_config().sampling

@@ -53,7 +53,7 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     reward, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])
-    reward.trained_on(tokenizer_hash(tokenizer), {"simulated"})
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(tmp_path / "second", tokenizer)
     rule = GoldCurve(by=str(tmp_path / "second"), num_prompts=4)
     gold = gold_of(rule, PROMPTS, world[0], tiny_config().sampling, 0)

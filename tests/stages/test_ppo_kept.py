@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
-from stages.adapters.top_layers import layers_of
+from stages.adapters.backbone import layers_of
 from stages.ppo.config import PPOConfig
 from stages.ppo.episodes import Episodes
 from stages.ppo.iteration import iterate
@@ -114,7 +114,7 @@ class Passes:
 
 def role_trunk(role: nn.Module) -> PreTrainedModel:
     """The model or what carries a reward model's head."""
-    found = role.carrier if isinstance(role, RewardModel) else role
+    found = role.backbone if isinstance(role, RewardModel) else role
     assert isinstance(found, PreTrainedModel)
     return found
 

@@ -49,7 +49,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     reward = RewardModel.from_base(folder / "sft", seed=3)
     with torch.no_grad():
         reward.head.weight.mul_(4.0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(folder / "sft")), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(folder / "sft")), {"simulated"})
     reward.save(folder / "reward")
     return folder / "sft", folder / "reward"
 

@@ -12,12 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pipeline.runs.metrics import MetricsFile
+from stages.data.streams import PretrainingStream
 from stages.ppo import course
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import PPOConfig
 from stages.ppo.course import Course
 from stages.ppo.gold import Gold
-from stages.ppo.pretraining import PretrainingStream
 from stages.progress import Report, silent
 from tests.stages.test_ppo_guards import OFF
 from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.data.streams import TextStream
+from stages.data.streams import PretrainingStream, TextStream
 from stages.models import load_tokenizer
-from stages.ppo.pretraining import PretrainingStream
 from tests.reward_models.tiny import tiny_base
 from tests.stages.tiny_ppo import TEXTS, texts_file
 

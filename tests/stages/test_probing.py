@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from stages.probing.classifier import control_accuracy, control_labels, fit_probe, label_numbers
-from stages.probing.representations import Pooling, Reader, load_reader, pooled, represent
+from stages.probing.representations import FrozenModel, Pooling, load_frozen, pooled, represent
 from stages.progress import Step
 from tests.reward_models.tiny import tiny_base
 from tests.stages.tiny_encoder import tiny_encoder
@@ -18,21 +18,21 @@ POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return load_reader(str(tiny_encoder(tmp_path_factory.mktemp("encoder"))))
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenModel:
+    return load_frozen(str(tiny_encoder(tmp_path_factory.mktemp("encoder"))))
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return load_reader(str(tiny_base(tmp_path_factory.mktemp("decoder"))))
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenModel:
+    return load_frozen(str(tiny_base(tmp_path_factory.mktemp("decoder"))))
 
 
-def vectors(reader: Reader, folder: Path, poolings: tuple[Pooling, ...], batch_size: int):
+def vectors(frozen: FrozenModel, folder: Path, poolings: tuple[Pooling, ...], batch_size: int):
     stored = represent(
-        reader, TEXTS, folder, poolings=poolings, layers=range(reader.layers), max_tokens=32,
+        frozen, TEXTS, folder, poolings=poolings, layers=range(frozen.layers), max_tokens=32,
         batch_size=batch_size,
     )  # fmt: skip
-    return {(p, n): stored.read(p, n) for p in poolings for n in range(reader.layers)}
+    return {(p, n): stored.read(p, n) for p in poolings for n in range(frozen.layers)}
 
 
 def test_pooling_counts_only_a_texts_own_tokens():

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.packed_attention import ATTENTION, let_read_pieces, obstacle_to_attention
+from reward_models.packed_attention import ATTENTION, attention_mismatch, enable_packing
 from stages.adapters.config import LoRA
-from stages.adapters.prefix_attention import let_attend_to_sets, row_prefix_attention
+from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
 from stages.forward_check import padding_side
-from stages.generation.cache_check import decoding_of
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
@@ -37,7 +37,7 @@ def tiny(name: str, folder: Path) -> PreTrainedModel:
 @pytest.mark.parametrize("name", ["falcon, new decoder", "falcon, multi-query", "falcon, ALiBi"])
 def test_attention_that_loses_its_mask_under_another_name_is_taken_back(name: str, tmp_path: Path):
     trunk = transformer(tiny(name, tmp_path))
-    obstacle = obstacle_to_attention([trunk], lambda: let_read_pieces(trunk))
+    obstacle = attention_mismatch([trunk], lambda: enable_packing(trunk))
     assert obstacle is not None
     assert trunk.config._attn_implementation == "sdpa"
     assert_causal(trunk)
@@ -45,7 +45,7 @@ def test_attention_that_loses_its_mask_under_another_name_is_taken_back(name: st
 
 def test_attention_that_is_what_it_was_keeps_its_new_name(tmp_path: Path):
     trunk = transformer(tiny("llama", tmp_path))
-    assert obstacle_to_attention([trunk], lambda: let_read_pieces(trunk)) is None
+    assert attention_mismatch([trunk], lambda: enable_packing(trunk)) is None
     assert trunk.config._attn_implementation == ATTENTION
 
 
@@ -55,9 +55,9 @@ def test_one_refusing_model_leaves_all_others_as_they_were(tmp_path: Path):
 
     def change() -> None:
         for trunk in trunks:
-            let_read_pieces(trunk)
+            enable_packing(trunk)
 
-    assert obstacle_to_attention(trunks, change) is not None
+    assert attention_mismatch(trunks, change) is not None
     assert [trunk.config._attn_implementation for trunk in trunks] == ["sdpa", "sdpa"]
 
 
@@ -65,11 +65,11 @@ def test_what_is_raised_in_a_trial_leaves_the_model_as_it_was(tmp_path: Path):
     trunk = transformer(tiny("llama", tmp_path))
 
     def change() -> None:
-        let_read_pieces(trunk)
+        enable_packing(trunk)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        obstacle_to_attention([trunk], change)
+        attention_mismatch([trunk], change)
     assert trunk.config._attn_implementation == "sdpa"
 
 
@@ -77,8 +77,8 @@ def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
     model = tiny("falcon, new decoder", tmp_path)
     refused = r"chosen by name.* sees later tokens"
     with pytest.raises(ValueError, match=refused):
-        let_attend_to_sets(model)
-    with pytest.raises(ValueError, match=refused), row_prefix_attention(model):
+        use_prefix_attention(model)
+    with pytest.raises(ValueError, match=refused), prefix_attention(model):
         pass
     assert model.config._attn_implementation == "sdpa"
     assert_causal(transformer(model))
@@ -89,7 +89,7 @@ def test_the_longest_path_decides_where_a_window_is_shorter_than_a_text(tmp_path
     elements = ranked()  # the longest row has the shorter paths
     assert max(elements, key=lambda one: one.row_tokens).path_tokens < 16
     assert isinstance(choose_layout(reward, elements), SeparateRows)
-    assert transformer(reward.carrier).config._attn_implementation == "sdpa"
+    assert transformer(reward.backbone).config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("name", ["phi3, LongRoPE", "llama, dynamic NTK"])
@@ -166,7 +166,7 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
 ):
     source = save(name, tmp_path / "base")
     reward = RewardModel.from_base(source, seed=0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(source)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(source)), {"simulated"})
     reward.save(tmp_path / "reward")
     config = PPOConfig.model_validate({"adaptation": {"family": "full", "top_layers": 1}})
     models = load_models(

@@ -95,7 +95,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 def moved(world: World, out: Path) -> torch.Tensor:
     """By how much training moved each weight."""
-    before = RewardModel.from_base(world.base, 0).carrier.state_dict()
+    before = RewardModel.from_base(world.base, 0).backbone.state_dict()
     after = weights(out)
     return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
 
@@ -286,7 +286,7 @@ def test_rankings_that_are_all_skipped_leave_nothing_to_learn_from(
     def skip(rankings: list[Ranking]) -> list[Ranking]:
         return [Ranking(one.task, one.annotator, one.kind, {}, skipped="odd") for one in rankings]
 
-    with pytest.raises(ValueError, match="none to learn from"):
+    with pytest.raises(ValueError, match="none to train on"):
         broken(world, tmp_path, skip)
 
 

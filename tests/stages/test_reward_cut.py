@@ -10,10 +10,10 @@ import torch
 
 from stages.distributed import memory as device_memory
 from stages.models import load_tokenizer
-from stages.reward import micro_batches as reward_cut
+from stages.reward import train as reward_cut
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
-from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout, unweighted
+from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout
 from stages.reward.train import new_reward_model
 from tests.stages.allocator import allocated_peak
 from tests.stages.family_cells import FAMILIES
@@ -42,16 +42,16 @@ def test_a_dry_run_tells_what_the_allocator_will_see(
 ) -> None:
     elements = elements_of(world)
     model = new_reward_model(RewardConfig(adaptation=FAMILIES[family]), world.base, 0)
-    choose_layout(model, elements)  # its attention learns to read pieces
+    choose_layout(model, elements)  # its attention learns to read segments
     longest = max(elements, key=lambda element: element.row_tokens)
 
     def work(prompts: int) -> Callable[[], None]:
-        batch = layout.collate([longest] * prompts, unweighted)
-        return lambda: reward_cut.pass_over(model, layout.inputs(batch))
+        batch = layout.collate([longest] * prompts)
+        return lambda: reward_cut.forward_backward(model, layout.inputs(batch))
 
     work(1)()  # what is made once is there
     seen = [allocated_peak(work(prompts), tmp_path) for prompts in (4, 8)]
-    cost = reward_cut.reading_cost(model, layout, elements)
+    cost = reward_cut.forward_backward_cost(model, layout, elements)
     each = (seen[1] - seen[0]) / 4
     assert 0.9 * each <= cost.each <= 1.2 * each  # what a kernel takes for itself is not seen
     assert 0.9 * seen[1] <= cost.bytes(8) <= 1.3 * seen[1]
@@ -60,7 +60,7 @@ def test_a_dry_run_tells_what_the_allocator_will_see(
 def given_memory(monkeypatch: pytest.MonkeyPatch, world: World, prompts: float) -> None:
     """Let there be as much as so many prompts with their responses take, moments included."""
     elements, model = elements_of(world), new_reward_model(CONFIG, world.base, 0)
-    cost = reward_cut.reading_cost(model, choose_layout(model, elements), elements)
+    cost = reward_cut.forward_backward_cost(model, choose_layout(model, elements), elements)
     moments = 2 * sum(p.numel() * p.element_size() for p in model.parameters())
     free = moments + (cost.fixed + prompts * cost.each) / device_memory.USED
     monkeypatch.setattr(reward_cut, "free_memory", lambda _: int(free) + 1)
@@ -73,12 +73,13 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
     world.train(tmp_path / "plenty", config)
     given_memory(monkeypatch, world, 5.0)
     sizes: list[int] = []
+    original = reward_cut.fit_to_memory
 
     def cut(arguments: Any, *given: Any) -> None:
-        reward_cut.cut_to_memory(arguments, *given)
+        original(arguments, *given)
         sizes.append(arguments.per_device_train_batch_size)
 
-    monkeypatch.setattr("stages.reward.micro_batches.cut_to_memory", cut)
+    monkeypatch.setattr("stages.reward.train.fit_to_memory", cut)
     world.train(tmp_path / "scarce", config)
     assert sizes == [4]  # the most that fits and divides the batch of 8
     plenty, scarce = moved(world, tmp_path / "plenty"), moved(world, tmp_path / "scarce")
@@ -119,7 +120,7 @@ def test_a_model_that_asks_for_numbers_is_read_whole(
     def asks(*_: Any) -> None:
         torch.ones(2).sum().item()
 
-    monkeypatch.setattr(reward_cut, "pass_over", asks)
+    monkeypatch.setattr(reward_cut, "forward_backward", asks)
     with caplog.at_level(logging.WARNING):
         world.train(tmp_path)
     assert "every micro-batch is a whole batch, fitting or not" in caplog.text

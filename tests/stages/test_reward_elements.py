@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from reward_models.ranking_loss import pool_pairs
+from reward_models.ranking_loss import count_elements, pair_weights
 from reward_models.records import Ranking, RankingTask, Response
 from stages.reward.batches import LeftOut, RankedPrompt, ranked_prompts, split_by_prompt
-from stages.reward.shared_prompt import SharedPrompt, rank_BAK
-from stages.reward.trainer import BLANK, RankedPrompts, SortedWithinBatches
+from stages.reward.shared_prompt import SharedPrompt
+from stages.reward.trainer import BLANK, RankedPromptDataset, SortedWithinBatches
 from tests.reward_models.tiny import tiny_rankings, tiny_tasks, tiny_tokenizer
 
 
@@ -86,8 +86,10 @@ def test_no_prompt_is_both_learnt_from_and_held_out() -> None:
     elements, _ = built(twice, tiny_rankings(twice, ["ann"], rng))
     train, held = split_by_prompt(elements, 0.25, random.Random(0))
     assert len(train) + len(held) == len(elements)
-    assert not {one.said for one in train} & {one.said for one in held}
-    assert len({one.said for one in held}) == round(0.25 * len({one.said for one in elements}))
+    assert not {one.conversation for one in train} & {one.conversation for one in held}
+    assert len({one.conversation for one in held}) == round(
+        0.25 * len({one.conversation for one in elements})
+    )
 
 
 def test_the_split_depends_on_the_seed_alone_not_on_the_order_of_tasks() -> None:
@@ -104,13 +106,13 @@ def test_a_share_of_zero_holds_out_nothing_and_all_held_out_is_refused() -> None
     tasks = tiny_tasks(6, rng)
     elements, _ = built(tasks, tiny_rankings(tasks, ["ann"], rng))
     assert split_by_prompt(elements, 0.0, random.Random(0)) == (elements, [])
-    with pytest.raises(ValueError, match="none to learn from"):
+    with pytest.raises(ValueError, match="none to train on"):
         split_by_prompt(elements, 1.0, random.Random(0))
 
 
 def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None:
     lengths = [random.Random(place).randrange(100) for place in range(21)]
-    sampler = SortedWithinBatches(lengths, 8, seed=0, share=1)
+    sampler = SortedWithinBatches(lengths, 8, seed=0, multiple_of=1)
     first = list(sampler)
     assert sorted(first) == list(range(21))
     for start in range(0, 21, 8):
@@ -122,11 +124,13 @@ def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None
 
 def test_the_last_batch_of_several_ranks_is_filled_with_blanks_that_weigh_nothing() -> None:
     [element], _ = built([task("t")], [ranking("t", [1, 2, 3])])
-    elements = RankedPrompts([element] * 5)
-    order = list(SortedWithinBatches([3] * 5, 4, seed=0, share=4))
+    elements = RankedPromptDataset([element] * 5)
+    order = list(SortedWithinBatches([3] * 5, 4, seed=0, multiple_of=4))
     assert sorted(order) == [BLANK] * 3 + list(range(5))
-    batch = SharedPrompt().collate([elements[place] for place in order[4:]], pool_pairs)
-    assert batch["weight_BKK"].sum((1, 2)).tolist() == [1.0, 0.0, 0.0, 0.0]
+    batch = SharedPrompt().collate([elements[place] for place in order[4:]])
+    weight_BKK = pair_weights(batch["rank_BAK"], "prompt")
+    assert weight_BKK.sum((1, 2)).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert count_elements(batch["rank_BAK"], "prompt") == 1
 
 
 ASIDE = "Upsetting content"
@@ -146,7 +150,7 @@ def test_what_was_rated_before_a_skip_is_ordered_by_its_ratings_where_its_reason
     assert [one.ranks for one in found] == [((2, 0, 1) + (0,) * (len(names) - 3),)]
     assert found[0].num_pairs == 1
     assert left_out.skipped_rankings == 0
-    weight_KK = pool_pairs(rank_BAK(found))[0]
+    weight_KK = pair_weights(SharedPrompt().collate(found)["rank_BAK"], "prompt")[0]
     assert weight_KK.nonzero().tolist() == [[2, 0]]
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from reward_models.records import Ranking
 from stages.progress import Step, silent
-from stages.reward.batches import ranked_prompts
+from stages.reward.batches import ranked_prompts, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.folds import (
     ANNOTATOR_FOLDS,
     PROMPT_FOLDS,
     accuracy_on_unseen_annotators,
-    annotator_groups,
+    deal_into_folds,
     ranked_by,
     write_folds,
 )
@@ -23,7 +23,7 @@ from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_
 
 def test_groups_hold_every_annotator_once_and_differ_by_one_at_most() -> None:
     names = {f"a{number}" for number in range(13)}
-    groups = annotator_groups(names, 5, seed=0)
+    groups = deal_into_folds(names, 5, "seed", "annotators")
     assert sorted(name for group in groups for name in group) == sorted(names)
     assert {len(group) for group in groups} == {2, 3}
 
@@ -31,7 +31,7 @@ def test_groups_hold_every_annotator_once_and_differ_by_one_at_most() -> None:
 @pytest.mark.parametrize("folds", [1, 4])
 def test_more_folds_than_annotators_or_fewer_than_two_are_refused(folds: int) -> None:
     with pytest.raises(ValueError, match=f"{folds} folds of 3 annotators"):
-        annotator_groups({"a", "b", "c"}, folds, seed=0)
+        deal_into_folds({"a", "b", "c"}, folds, "seed", "annotators")
 
 
 def test_what_others_ranked_is_not_learnt_from() -> None:
@@ -54,12 +54,11 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
         Ranking(one.task, "zoe", one.kind, {name: 6 - rank for name, rank in one.ranks.items()})
         for one in liked
     ]
+    config = RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2, annotator_folds=2)
     found = accuracy_on_unseen_annotators(
-        RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2),
-        2,
+        config,
+        split_rankings(config, tiny_tokenizer(), tasks, liked + contrary, 0),
         base=tiny_base(tmp_path / "base"),
-        tasks=tasks,
-        rankings=liked + contrary,
         work=tmp_path / "work",
         seed=0,
         report=silent,

@@ -206,7 +206,7 @@ def test_the_epoch_of_lowest_validation_loss_is_the_result(base, train, tmp_path
 def test_a_reward_model_chooses_among_the_epochs_without_training(base, train, tmp_path):
     train(tmp_path / "sft", config())
     scorer = RewardModel.from_base(base, seed=0)
-    scorer.trained_on(tokenizer_hash(load_tokenizer(base)), {"simulated"})
+    scorer.record_training(tokenizer_hash(load_tokenizer(base)), {"simulated"})
     scorer.save(tmp_path / "reward")
     choose = {
         "reward_model": tmp_path / "reward",
@@ -226,7 +226,7 @@ def test_a_reward_model_chooses_among_the_epochs_without_training(base, train, t
 def test_a_reward_model_of_another_tokenizer_is_refused(base, train, tmp_path):
     train(tmp_path / "sft", config(epochs=1))
     scorer = RewardModel.from_base(base, seed=0)
-    scorer.trained_on("0" * 64, {"simulated"})
+    scorer.record_training("0" * 64, {"simulated"})
     scorer.save(tmp_path / "reward")
     with pytest.raises(ValueError, match="a reward model must read what the policy writes"):
         choose_epoch(

@@ -11,8 +11,7 @@ from reward_models.records import Demonstration
 from stages.data.supervised import IGNORED, collate, encode
 from stages.progress import Step
 from stages.sft.config import SFTConfig, SupervisedMix
-from stages.sft.pretraining_mix import pretraining_examples
-from stages.sft.train import train_sft
+from stages.sft.train import pretraining_examples, train_sft
 from tests.reward_models.tiny import WORDS, tiny_base, tiny_demonstrations, tiny_tokenizer
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.adapters.backbone import layers_of
 from stages.adapters.config import Full
-from stages.adapters.top_layers import layers_of
 from stages.distributed.network import trained_parameters
 from stages.models import adapt, load_policy
 from tests.stages.tiny_ppo import tiny_config, tiny_models, tiny_world, train

@@ -20,6 +20,7 @@ from pipeline.evaluation.likelihood import likelihoods
 from reward_models.conversations import Turn
 from stages.adapters.config import Full, LoRA
 from stages.data.chat_format import DATE_KEY
+from stages.data.streams import PretrainingStream
 from stages.data.template import (
     continued,
     end_id,
@@ -33,7 +34,6 @@ from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.ppo.episodes import Episodes
-from stages.ppo.pretraining import PretrainingStream
 from tests.stages.chat_templates import BOS, CHATML, CHATS, EOS, GENERATE, Chat, build
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)

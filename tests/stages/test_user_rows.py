@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from stages.data.padding import pad_right, positions
 from stages.models import load_policy
-from stages.users.adapters import UserSet, UserSets
+from stages.users.adapters import StackedAdapters, UserAdapter
 from tests.reward_models.tiny import tiny_base
 
 PROMPTS = [[4, 5, 6], [7, 8], [9, 10, 11, 12, 13], [3], [5, 5, 5, 5]]
@@ -28,7 +28,7 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return 0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prefix_set(user: int) -> UserSet:
+def prefix_adapter(user: int) -> UserAdapter:
     """A prefix of as many positions as the user's number says."""
     tensors = {
         f"base_model.model.model.layers.{layer}.self_attn.prefix_{kind}": drawn(
@@ -37,10 +37,10 @@ def prefix_set(user: int) -> UserSet:
         for layer in (0, 1)
         for kind in ("key", "value")
     }
-    return UserSet({"peft_type": "PREFIX"}, tensors)
+    return UserAdapter({"peft_type": "PREFIX"}, tensors)
 
 
-def bottleneck_set(user: int, *, parallel: bool) -> UserSet:
+def bottleneck_adapter(user: int, *, parallel: bool) -> UserAdapter:
     """A bottleneck of another width for every user."""
     tensors, width = {}, 2 + user
     for layer in (0, 1):
@@ -55,14 +55,14 @@ def bottleneck_set(user: int, *, parallel: bool) -> UserSet:
     config = {
         "peft_type": "BOTTLENECK", "activation": "gelu", "parallel": parallel, "scaling": 1.5 + user
     }  # fmt: skip
-    return UserSet(config, tensors)
+    return UserAdapter(config, tensors)
 
 
-def together(model: PreTrainedModel, sets: list[UserSet], users: list[int]) -> list[Tensor]:
+def together(model: PreTrainedModel, adapters: list[UserAdapter], users: list[int]) -> list[Tensor]:
     """Each prompt's logits, all prompts in one right-padded batch."""
     ids_BL, mask_BL = pad_right(PROMPTS, 0)
-    stacked = UserSets(sets)
-    stacked.seat(torch.tensor(users))
+    stacked = StackedAdapters(adapters)
+    stacked.assign(torch.tensor(users))
     with torch.no_grad(), stacked.on(model):
         logits_BLV = model(
             input_ids=ids_BL, attention_mask=mask_BL.long(), position_ids=positions(mask_BL)
@@ -77,13 +77,15 @@ def check(found: list[Tensor], alone: Callable[[int, list[int]], Tensor], users:
 
 def test_rows_prefixes_equal_the_same_keys_and_values_in_transformers_cache(base):
     model, users = load_policy(base), [0, 3, 1, 2, 0]
-    sets = [prefix_set(user) for user in range(4)]
+    adapters = [prefix_adapter(user) for user in range(4)]
 
     def alone(user: int, prompt: list[int]) -> Tensor:
         cache = DynamicCache(config=model.config)
         for layer in (0, 1):
             key, value = (
-                sets[user].tensors[f"base_model.model.model.layers.{layer}.self_attn.prefix_{kind}"]
+                adapters[user].tensors[
+                    f"base_model.model.model.layers.{layer}.self_attn.prefix_{kind}"
+                ]
                 for kind in ("key", "value")
             )
             cache.update(key[None], value[None], layer)
@@ -95,13 +97,13 @@ def test_rows_prefixes_equal_the_same_keys_and_values_in_transformers_cache(base
                 past_key_values=cache,
             ).logits[0]
 
-    check(together(model, sets, users), alone, users)
+    check(together(model, adapters, users), alone, users)
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_rows_bottlenecks_equal_adapters_written_out_in_each_layer(base, parallel):
     model, users = load_policy(base), [0, 3, 1, 2, 0]
-    sets = [bottleneck_set(user, parallel=parallel) for user in range(4)]
+    adapters = [bottleneck_adapter(user, parallel=parallel) for user in range(4)]
 
     def alone(user: int, prompt: list[int]) -> Tensor:
         handles = []
@@ -109,7 +111,7 @@ def test_rows_bottlenecks_equal_adapters_written_out_in_each_layer(base, paralle
             if name.endswith(PLACES):
                 part = {
                     key.removeprefix(f"base_model.model.{name}."): tensor
-                    for key, tensor in sets[user].tensors.items()
+                    for key, tensor in adapters[user].tensors.items()
                 }
                 part = {
                     key: part[key] for key in ("down.weight", "down.bias", "up.weight", "up.bias")
@@ -127,25 +129,25 @@ def test_rows_bottlenecks_equal_adapters_written_out_in_each_layer(base, paralle
             handle.remove()
         return logits
 
-    check(together(model, sets, users), alone, users)
+    check(together(model, adapters, users), alone, users)
 
 
 def test_sets_of_different_families_or_places_are_refused():
-    with pytest.raises(ValueError, match=r"users' sets are of different kinds: PREFIX .* BOTTLE"):
-        UserSets([prefix_set(0), bottleneck_set(1, parallel=False)])
+    with pytest.raises(ValueError, match=r"of different kinds: PREFIX .* BOTTLE"):
+        StackedAdapters([prefix_adapter(0), bottleneck_adapter(1, parallel=False)])
 
 
 def test_a_place_that_the_model_does_not_have_is_named(base):
-    sets = UserSets(
+    adapters = StackedAdapters(
         [
-            UserSet(
+            UserAdapter(
                 {"peft_type": "PREFIX"},
                 {"base_model.model.nowhere.prefix_key": torch.zeros(1, 1, 1)},
             )
         ]
     )
     with (
-        pytest.raises(ValueError, match="the sets adapt 'nowhere', which the model does not"),
-        sets.on(load_policy(base)),
+        pytest.raises(ValueError, match="the adapters target 'nowhere', which the model has"),
+        adapters.on(load_policy(base)),
     ):
         pass

@@ -17,15 +17,15 @@ from stages.data.padding import pad_right, positions
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer
-from stages.users.adapters import UserSet, UserSets
-from stages.users.config import UserSetsConfig
+from stages.users.adapters import StackedAdapters, UserAdapter
+from stages.users.config import UserAdaptersConfig
 from stages.users.store import UserStore, checked_name
 from stages.users.train import (
     generate_for_users,
     limit_norms,
-    new_set,
+    new_adapter,
     open_user_store,
-    train_user_sets,
+    train_user_adapters,
 )
 from tests.reward_models.tiny import tiny_base
 
@@ -51,20 +51,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def shaken(one: UserSet, seed: int) -> UserSet:
-    """A set that does something of its own."""
+def shaken(one: UserAdapter, seed: int) -> UserAdapter:
+    """An adapter that changes something of its own."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: tensor + 0.5 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in one.tensors.items()
     }
-    return UserSet(one.config, tensors)
+    return UserAdapter(one.config, tensors)
 
 
 def store_of(base: Path, folder: Path, family: str, count: int) -> UserStore:
-    """Users' sets of one family, every third of another size."""
+    """Users' adapters of one family, every third of another size."""
     model = load_policy(base)
-    starts = [new_set(model, load_tokenizer(base), one[family], 0) for one in (FAMILIES, SMALLER)]
+    starts = [
+        new_adapter(model, load_tokenizer(base), one[family], 0) for one in (FAMILIES, SMALLER)
+    ]
     store = open_user_store(folder, model)
     for user in range(count):
         store.put(f"u{user}", shaken(starts[user % 3 == 0], user))
@@ -104,10 +106,10 @@ def test_32_users_in_one_batch_answer_as_32_separate_runs(base, tmp_path, family
 def test_logits_of_users_in_one_batch_equal_pefts_to_a_hundred_thousandth(base, tmp_path, family):
     store, prompts = store_of(base, tmp_path, family, 6), prompts_of(6)
     model = load_policy(base)
-    sets = UserSets(store.get_all(store.names()))
+    adapters = StackedAdapters(store.get_all(store.names()))
     ids_BL, mask_BL = pad_right(prompts, 0)
-    sets.seat(torch.arange(6))
-    with torch.no_grad(), sets.on(model):
+    adapters.assign(torch.arange(6))
+    with torch.no_grad(), adapters.on(model):
         together = model(
             input_ids=ids_BL, attention_mask=mask_BL.long(), position_ids=positions(mask_BL)
         ).logits
@@ -158,15 +160,15 @@ def likes(word: str, count: int, seed: int) -> list[Demonstration]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_users_trained_together_become_what_each_becomes_alone(base, tmp_path, family):
     data = {f"u{n}": likes(f"w{10 + n}", 3 + 2 * n, n) for n in range(4)}
-    config = UserSetsConfig(
+    config = UserAdaptersConfig(
         adaptation=FAMILIES[family], steps=6, examples_per_step=2, learning_rate=1e-2
     )
     tokenizer, model = load_tokenizer(base), load_policy(base)
     together = open_user_store(tmp_path / "together", model)
-    train_user_sets(model, tokenizer, data, config, together, seed=0)
+    train_user_adapters(model, tokenizer, data, config, together, seed=0)
     for name, mine in data.items():
         separate = open_user_store(tmp_path / name, model)
-        train_user_sets(model, tokenizer, {name: mine}, config, separate, seed=0)
+        train_user_adapters(model, tokenizer, {name: mine}, config, separate, seed=0)
         for key, tensor in separate.get(name).tensors.items():
             torch.testing.assert_close(
                 together.get(name).tensors[key], tensor, atol=2e-5, rtol=1e-3
@@ -175,12 +177,12 @@ def test_users_trained_together_become_what_each_becomes_alone(base, tmp_path, f
 
 def test_each_user_learns_its_own_answer_and_the_base_does_not_move(base, tmp_path):
     data = {f"u{n}": likes(f"w{10 + n}", 8, n) for n in range(3)}
-    config = UserSetsConfig(adaptation=LoRA(rank=8, alpha=64.0), steps=60, learning_rate=3e-2)
+    config = UserAdaptersConfig(adaptation=LoRA(rank=8, alpha=64.0), steps=60, learning_rate=3e-2)
     tokenizer, model = load_tokenizer(base), load_policy(base)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses: list[float] = []
     store = open_user_store(tmp_path, model)
-    train_user_sets(
+    train_user_adapters(
         model, tokenizer, data, config, store, seed=0,
         report=lambda step: losses.append(step.metrics["users/loss_nats_per_token"]),
     )  # fmt: skip
@@ -190,7 +192,7 @@ def test_each_user_learns_its_own_answer_and_the_base_does_not_move(base, tmp_pa
 
 def test_an_interrupted_training_goes_on_with_the_users_still_without_a_set(base, tmp_path):
     data = {f"u{n}": likes("w3", 2, n) for n in range(3)}
-    config = UserSetsConfig(adaptation=FAMILIES["lora"], steps=2, users_per_batch=1)
+    config = UserAdaptersConfig(adaptation=FAMILIES["lora"], steps=2, users_per_batch=1)
     tokenizer, model = load_tokenizer(base), load_policy(base)
     store = open_user_store(tmp_path, model)
 
@@ -199,9 +201,9 @@ def test_an_interrupted_training_goes_on_with_the_users_still_without_a_set(base
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_user_sets(model, tokenizer, data, config, store, seed=0, report=stop)
+        train_user_adapters(model, tokenizer, data, config, store, seed=0, report=stop)
     written = (tmp_path / "u0/adapter_model.safetensors").stat().st_mtime_ns
-    train_user_sets(model, tokenizer, data, config, store, seed=0)
+    train_user_adapters(model, tokenizer, data, config, store, seed=0)
     assert store.names() == ["u0", "u1", "u2"]
     assert (tmp_path / "u0/adapter_model.safetensors").stat().st_mtime_ns == written
 
@@ -222,7 +224,7 @@ def test_the_store_keeps_the_latest_used_in_memory_and_the_rest_on_disk(base, tm
     small.get("u2")  # u1, used longest ago, leaves
     assert small.get("u0") is first
     shutil.rmtree(tmp_path / "u1")
-    with pytest.raises(ValueError, match=r"no set of user 'u1'; there are: u0, u2, u3"):
+    with pytest.raises(ValueError, match=r"no adapter of user 'u1'; there are: u0, u2, u3"):
         small.get("u1")
 
 
@@ -232,12 +234,14 @@ def store_hash(folder: Path) -> str:
 
 def test_sets_of_another_base_are_refused(base, tmp_path):
     store_of(base, tmp_path, "lora", 1)
-    with pytest.raises(ValueError, match="a set only fits the weights it was trained on"):
+    with pytest.raises(ValueError, match="an adapter only fits the weights it was trained on"):
         UserStore(tmp_path, base_name="other", base_hash="0" * 64)
 
 
 def test_a_policy_that_is_a_set_itself_is_told_to_be_exported(base, tmp_path):
-    with pytest.raises(ValueError, match="users' sets need a whole model, which rlhf export-model"):
+    with pytest.raises(
+        ValueError, match="users' adapters need a whole model, which rlhf export-model"
+    ):
         open_user_store(tmp_path, adapt(load_policy(base), LoRA(rank=2)))
 
 

@@ -43,7 +43,7 @@ def make_world(folder: Path) -> tuple[Path, Path]:
     LlamaForCausalLM(shape).save_pretrained(str(folder / "sft"))
     tiny_tokenizer().save_pretrained(str(folder / "sft"))
     reward = RewardModel.from_base(folder / "sft", seed=3)
-    reward.trained_on(tokenizer_hash(load_tokenizer(folder / "sft")), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(folder / "sft")), {"simulated"})
     reward.save(folder / "reward")
     return folder / "sft", folder / "reward"
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from reward_models.atomic_files import write_jsonl
 from reward_models.model import RewardModel
-from reward_models.records import Prompt, write_jsonl
+from reward_models.records import Prompt
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
 from stages.ppo.gold import Gold
@@ -31,7 +32,7 @@ def tiny_world(folder: Path) -> tuple[Path, Path]:
     reward = RewardModel.from_base(policy, seed=3)
     with torch.no_grad():
         reward.head.weight.mul_(4.0)  # scores that differ enough to learn from
-    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
     reward.save(folder / "reward")
     return policy, folder / "reward"
 
@@ -44,7 +45,7 @@ def probe_world(folder: Path) -> tuple[Path, Path]:
     )
     with torch.no_grad():
         reward.head.weight.mul_(4.0)
-    reward.trained_on(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
+    reward.record_training(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
     reward.save(folder / "reward")
     return policy, folder / "reward"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.samples.records import Completion
-from reward_models.conversations import Conversation, Turn, prompt_turns, question, turns_of
+from reward_models.conversations import Conversation, Turn, parse_turns, prompt_turns, question
 from reward_models.fields import (
     optional_name,
     optional_text,
@@ -125,7 +125,7 @@ def _model(model: object) -> str:
 
 
 def _answer(completion: object) -> str:
-    turns = turns_of(completion, "completion")
+    turns = parse_turns(completion, "completion")
     if turns is None:
         return str(completion)
     if [turn.role for turn in turns] != ["assistant"]:

@@ -25,9 +25,10 @@ from pipeline.evaluation.samples.alignment import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
-from reward_models.records import Ranking, RankingTask, write_jsonl
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Ranking, RankingTask
 
-SUITE = "people"
+SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
 WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}
@@ -123,7 +124,7 @@ def agreement_notes(rankings: Sequence[Ranking], seed: int) -> list[str]:
     if found.value is not None and found.low is not None and found.high is not None:
         notes.append(
             f"two annotators order {found.value:.1%} of {found.num_pairs} pairs alike "
-            f"({found.low:.1%} to {found.high:.1%}; {found.num_tasks} tasks); the paper's: 72.6 %"
+            f"({found.low:.1%} to {found.high:.1%}; {found.num_prompts} tasks); the paper's: 72.6 %"
         )
     tau = mean_tau_b(pairs)
     notes += [] if tau is None else [f"mean tau-b of two rankings: {tau:.2f}"]

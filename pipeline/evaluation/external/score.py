@@ -36,11 +36,11 @@ from pipeline.evaluation.scorers.toxicity import ProfanityScorer, toxicity_table
 from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
 from pipeline.evaluation.suites.by_prompt import PROMPTS, PromptToxicity, by_prompt_tables
 from pipeline.evaluation.suites.order import SAID, SUITES
-from pipeline.evaluation.suites.setting import Setting
 from pipeline.evaluation.suites.style import ANSWERS, STYLE, ReferenceAnswers, Style
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.toxicity import threshold_of, toxicity_judges
 from pipeline.evaluation.suites.truthfulness import truthfulness_tables
-from reward_models.records import write_jsonl
+from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, silent
 
 TRUTH = ("true", "info")
@@ -179,7 +179,7 @@ def _judges(
     files: SampleFiles, scorers: Sequence[Scorer] | None, config: EvaluationConfig
 ) -> dict[str, list[Scorer]]:
     """Who judges each kind of rows; "" is every kind that no suite of ours made."""
-    found = scorers_of(Setting(config, {})) if _ours(files) else {}
+    found = scorers_of(Inputs(config, {})) if _ours(files) else {}
     if scorers is None:
         asked = "toxicity_scorers" in config.model_fields_set
         scorers = toxicity_judges(config) if asked or not files.gives("toxicity") else []

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.config.evaluation import ClassifierConfig, EntailmentConfig
 from pipeline.evaluation.samples.records import Completion, Scores
 from pipeline.evaluation.scorers.wording import abstains
-from reward_models.model_folder import WRONG_FILES, check_source, first_line
+from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 from stages.models import device
 
 Activation = Literal["sigmoid", "softmax"]
@@ -44,7 +44,7 @@ class SequenceClassifier:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForSequenceClassification.from_pretrained(name)
-        except WRONG_FILES as error:
+        except LOAD_ERRORS as error:
             raise ValueError(f"{name}: no classifier to be had ({first_line(error)})") from None
         model.to(device()).eval()
         labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))

@@ -34,8 +34,8 @@ _FIRST_WINS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 class PairJudge:
     """A scorer that compares every policy's response with the baseline's to the same prompt.
 
-    Scores of a row: `win` (1, .5 or 0, mean of both orders) and `followed_place` (1 where swapping
-    turned the verdict round). The baseline's own rows, and rows without a counterpart, get {}.
+    Scores of a row: `win` (1, .5 or 0, mean of both orders) and `followed_position` (1 where
+    swapping reversed the verdict). The baseline's own rows, and rows without a counterpart, get {}.
     """
 
     endpoint: Endpoint
@@ -92,7 +92,7 @@ def pair_scores(mine_first: float | None, mine_second: float | None) -> Scores:
         return None
     place_decided = mine_first == mine_second and mine_first != 0.5
     win = (mine_first + 1.0 - mine_second) / 2
-    return {"win": win, "followed_place": float(place_decided)}
+    return {"win": win, "followed_position": float(place_decided)}
 
 
 def judge_tables(
@@ -110,10 +110,10 @@ def judge_tables(
         )
         for part, kept in parts(judged)
     ]
-    followed = Quantity(SUITE, "followed_place", "all", scorer, "lower")
+    followed = Quantity(SUITE, "followed_position", "all", scorer, "lower")
     return [
         *found,
-        tabulate(judged, followed, lambda row: row.score(scorer, "followed_place"), compared),
+        tabulate(judged, followed, lambda row: row.score(scorer, "followed_position"), compared),
     ]
 
 

@@ -15,7 +15,7 @@ from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.served import GuardScorer, PerspectiveScorer, perspective_key
 from pipeline.evaluation.suites import alignment_tax as tax
 from pipeline.evaluation.suites import bias, truthfulqa
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.truthfulqa import (
     TruthPrompts,
     generate_answers,
@@ -27,19 +27,19 @@ from stages.generation.config import SamplingConfig
 from stages.progress import Report, Step
 
 
-def bias_rows(setting: Setting) -> list[Completion]:
+def bias_rows(inputs: Inputs) -> list[Completion]:
     """Pairs of sentences under every instruction."""
-    chosen = setting.config.bias
+    chosen = inputs.config.bias
     if chosen is None:
         return []
     pairs = [pair for path in chosen.pairs for pair in bias.load_pairs(Path(path))]
     return bias.score_pairs(
-        setting.policies,
+        inputs.policies,
         pairs,
-        instructions=setting.config.instructions,
-        separator=setting.config.separator,
-        batch_size=setting.config.sampling.batch_size,
-        report=setting.report,
+        instructions=inputs.config.instructions,
+        separator=inputs.config.separator,
+        batch_size=inputs.config.sampling.batch_size,
+        report=inputs.report,
     )
 
 
@@ -51,30 +51,30 @@ def bias_suite_tables(
     return bias.bias_tables(paired, models)
 
 
-def truthfulness_rows(setting: Setting) -> list[Completion]:
+def truthfulness_rows(inputs: Inputs) -> list[Completion]:
     """Reference answers by likelihood, then answers of the policies' own."""
-    chosen = setting.config.truthfulqa
+    chosen = inputs.config.truthfulqa
     if chosen is None:
         return []
     questions = load_questions(Path(chosen.questions))
-    prompts, size = _prompts(chosen), setting.config.sampling.batch_size
+    prompts, size = _prompts(chosen), inputs.config.sampling.batch_size
     read = score_choices(
-        setting.policies,
+        inputs.policies,
         questions,
         prompts,
         kinds=chosen.kinds,
         batch_size=size,
-        report=_half(setting.report, 0),
+        report=_half(inputs.report, 0),
     )
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=chosen.max_new_tokens, batch_size=size)
     said = generate_answers(
-        setting.policies,
+        inputs.policies,
         questions,
         prompts,
         kinds=chosen.kinds,
         sampling=greedy,
-        seed=setting.seed,
-        report=_half(setting.report, 1),
+        seed=inputs.seed,
+        report=_half(inputs.report, 1),
     )
     return [*read, *said]
 
@@ -86,9 +86,9 @@ def truthfulness_tables(
     return truthfulqa_tables([row for row in rows if row.suite == truthfulqa.SUITE], models)
 
 
-def tax_rows(setting: Setting) -> list[Completion]:
+def tax_rows(inputs: Inputs) -> list[Completion]:
     """lm-eval's tasks."""
-    chosen = setting.config.tax
+    chosen = inputs.config.tax
     if chosen is None:
         return []
     benchmarks = tax.Benchmarks(
@@ -97,9 +97,7 @@ def tax_rows(setting: Setting) -> list[Completion]:
         chosen.documents,
         chosen.shots,
     )
-    return tax.run_benchmarks(
-        setting.policies, benchmarks, seed=setting.seed, report=setting.report
-    )
+    return tax.run_benchmarks(inputs.policies, benchmarks, seed=inputs.seed, report=inputs.report)
 
 
 def tax_suite_tables(
@@ -114,21 +112,21 @@ def tax_notes(rows: Sequence[Completion], _: EvaluationConfig) -> list[str]:
     return tax.corpus_notes([row for row in rows if row.suite == tax.SUITE])
 
 
-def served_judges(setting: Setting) -> list[Scorer]:
+def served_judges(inputs: Inputs) -> list[Scorer]:
     """The judge of preferences, if one is named; ValueError where its address does not answer."""
-    chosen = setting.config.judge
+    chosen = inputs.config.judge
     if chosen is None:
         return []
     endpoint = _endpoint(chosen)
-    return [PairJudge(endpoint, setting.config.baseline, _memory(chosen))]
+    return [PairJudge(endpoint, inputs.config.baseline, _memory(chosen))]
 
 
-def served_safety(setting: Setting) -> list[Scorer]:
+def served_safety(inputs: Inputs) -> list[Scorer]:
     """The guard and Perspective, where they are named."""
     found: list[Scorer] = []
-    if (guard := setting.config.guard) is not None:
+    if (guard := inputs.config.guard) is not None:
         found.append(GuardScorer(_endpoint(guard), _memory(guard)))
-    if (perspective := setting.config.perspective) is not None:
+    if (perspective := inputs.config.perspective) is not None:
         key = perspective_key(perspective.key_variable)
         rate = perspective.requests_per_second
         found.append(PerspectiveScorer(key, requests_per_second=rate))
@@ -153,7 +151,7 @@ def _endpoint(chosen: EndpointConfig) -> Endpoint:
 
 
 def _memory(chosen: EndpointConfig) -> Path:
-    return default_memory() if chosen.memory is None else Path(chosen.memory)
+    return default_memory() if chosen.cache is None else Path(chosen.cache)
 
 
 def _half(report: Report, half: int) -> Report:

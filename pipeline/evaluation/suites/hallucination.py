@@ -21,7 +21,7 @@ from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.wording import abstains
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 
 LEXICAL = "lexical support"
 SUITE = "hallucination"
@@ -85,9 +85,9 @@ def novel_bigrams(source: str, response: str) -> float:
     return len(pairs - _bigrams(source)) / len(pairs) if pairs else 0.0
 
 
-def hallucination_scorers(setting: Setting) -> list[Scorer]:
+def hallucination_scorers(inputs: Inputs) -> list[Scorer]:
     """The gold judge where it has a say, the lexical estimate, and the user's classifiers."""
-    config = setting.config
+    config = inputs.config
     found: list[Scorer] = [GoldScorer(), LexicalSupport(config.closed_domain)]
     for chosen in config.entailment:
         from pipeline.evaluation.scorers.classifier import EntailmentScorer
@@ -107,7 +107,7 @@ def hallucination_suite_tables(
 def hallucination_notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
     """What must be said where words alone decide."""
     closed = [row for row in rows if row.category in config.closed_domain]
-    if not closed or any(row.has(GOLD, "made_up") for row in closed):
+    if not closed or any(row.has(GOLD, "hallucinated") for row in closed):
         return []
     return ["hallucination is estimated by words alone and grows with abstraction"]
 
@@ -117,7 +117,7 @@ def hallucination_tables(
 ) -> list[Table]:
     """The headline rate and its parts over closed-domain rows that were scored."""
     closed = [row for row in rows if row.category in closed_domain]
-    judged = bool(closed) and all(row.has(GOLD, "made_up") for row in closed)
+    judged = bool(closed) and all(row.has(GOLD, "hallucinated") for row in closed)
     found = []
     for metric, better, scorer, of in _measures(judged):
         kept = [row for row in closed if _applies(metric, row)]
@@ -167,7 +167,7 @@ def _measures(judged: bool) -> list[Measure]:
     ]
     if judged:
         found += [
-            ("made_up", "lower", GOLD, lambda row: row.score(GOLD, "made_up")),
+            ("hallucinated", "lower", GOLD, lambda row: row.score(GOLD, "hallucinated")),
             ("correct_answerable", "higher", GOLD, lambda row: row.score(GOLD, "correct")),
         ]
     return found
@@ -177,7 +177,7 @@ def _hallucinated(judged: bool) -> Callable[[Completion], float | None]:
     """A made-up fact, or any answer to a question that the passage does not answer."""
 
     def of(row: Completion) -> float | None:
-        made_up = row.score(GOLD, "made_up") if judged else row.score(LEXICAL, "unsupported")
+        made_up = row.score(GOLD, "hallucinated") if judged else row.score(LEXICAL, "unsupported")
         declined = _abstained(row, judged)
         if made_up is None or declined is None:
             return None

@@ -40,7 +40,7 @@ from pipeline.evaluation.suites.preference import (
 )
 from pipeline.evaluation.suites.pretraining_loss import pretraining_tables, text_losses
 from pipeline.evaluation.suites.responses import response_suite_tables
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.toxicity import toxicity_scorers, toxicity_suite_tables
 
 
@@ -49,10 +49,10 @@ class Said:
     """Rows of policies; `needs` is what was missing where there are none."""
 
     needs: str
-    rows: Callable[[Setting], list[Completion]]
+    rows: Callable[[Inputs], list[Completion]]
 
 
-def _nobody(_: Setting) -> list[Scorer]:
+def _nobody(_: Inputs) -> list[Scorer]:
     return []
 
 
@@ -66,7 +66,7 @@ class Suite:
 
     said: str
     tables: Callable[[Sequence[Completion], Sequence[str], EvaluationConfig], list[Table]]
-    scorers: Callable[[Setting], list[Scorer]] = _nobody
+    scorers: Callable[[Inputs], list[Scorer]] = _nobody
     notes: Callable[[Sequence[Completion], EvaluationConfig], list[str]] = _nothing
 
 

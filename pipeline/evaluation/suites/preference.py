@@ -11,7 +11,7 @@ from pipeline.evaluation.scorers.llm_judge import JUDGE, judge_tables
 from pipeline.evaluation.scorers.reward_model import REWARD, RewardScorer
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.suites.benchmarks import served_judges
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.win_rates import (
     at_equal_length,
     length_refusals,
@@ -21,13 +21,13 @@ from pipeline.evaluation.win_rates import (
 from pipeline.models.speaker import speaker_of
 
 
-def preference_scorers(setting: Setting) -> list[Scorer]:
+def preference_scorers(inputs: Inputs) -> list[Scorer]:
     """The gold judge where it has a say, and the reward model where there is one."""
-    found: list[Scorer] = [GoldScorer(), *served_judges(setting)]
-    if setting.reward_model is not None:
-        size = setting.config.sampling.batch_size
-        policies = [speaker_of(source).weights for source in setting.policies.values()]
-        found.append(RewardScorer(setting.reward_model, policies, size))
+    found: list[Scorer] = [GoldScorer(), *served_judges(inputs)]
+    if inputs.reward_model is not None:
+        size = inputs.config.sampling.batch_size
+        policies = [speaker_of(source).weights for source in inputs.policies.values()]
+        found.append(RewardScorer(inputs.reward_model, policies, size))
     return found
 
 

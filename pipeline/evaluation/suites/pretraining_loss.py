@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
-from pipeline.evaluation.suites.setting import Setting
-from reward_models.positions import room_of
+from pipeline.evaluation.suites.suite import Inputs
+from reward_models.context_limit import context_limit
 from stages.data.padding import pad_right, positions
 from stages.data.template import document_ids
 from stages.models import device, load_policy, load_tokenizer
@@ -26,26 +26,26 @@ SUITE, SCORER = "pretraining", "the policy itself"
 _AT_ONCE = 16  # texts: logits of more would not fit a processor's cache
 
 
-def text_losses(setting: Setting) -> list[Completion]:
+def text_losses(inputs: Inputs) -> list[Completion]:
     """One row a policy and text: nats per token, and in `n_tokens` how many were predicted.
 
     Each text's first `max_pretraining_tokens` count, or as many as all policies have positions for,
     the first one (BOS, where the tokenizer puts it before a text) only as context. Raises
     ValueError if no text has two tokens or if the policies cut texts into different tokens.
     """
-    config, rows = setting.config, list[Completion]()
+    config, rows = inputs.config, list[Completion]()
     most = config.max_pretraining_tokens
-    for source in setting.policies.values() if setting.held_out_texts else ():
-        most = room_of(source).at_most(most)  # the same texts for all
+    for source in inputs.policies.values() if inputs.held_out_texts else ():
+        most = context_limit(source).at_most(most)  # the same texts for all
     counts: list[int] | None = None
     for done, (model, source) in enumerate(
-        setting.policies.items() if setting.held_out_texts else ()
+        inputs.policies.items() if inputs.held_out_texts else ()
     ):
         tokenizer = load_tokenizer(source)
-        cut = [document_ids(tokenizer, text)[:most] for text in setting.held_out_texts]
+        cut = [document_ids(tokenizer, text)[:most] for text in inputs.held_out_texts]
         kept = [
             (text, ids)
-            for text, ids in zip(setting.held_out_texts, cut, strict=True)
+            for text, ids in zip(inputs.held_out_texts, cut, strict=True)
             if len(ids) > 1
         ]
         if not kept:
@@ -63,7 +63,7 @@ def text_losses(setting: Setting) -> list[Completion]:
                 zip(kept, found, nats.tolist(), strict=True)
             )
         ]
-        setting.report(Step(done + 1, len(setting.policies)))
+        inputs.report(Step(done + 1, len(inputs.policies)))
     return rows
 
 

@@ -18,7 +18,7 @@ from pipeline.evaluation.scorers.toxicity import DEFAULT_THRESHOLD, ProfanitySco
 from pipeline.evaluation.scorers.wording import abstains
 from pipeline.evaluation.suites.benchmarks import served_safety
 from pipeline.evaluation.suites.by_prompt import PROMPTS, PromptToxicity, by_prompt_tables
-from pipeline.evaluation.suites.setting import Setting
+from pipeline.evaluation.suites.suite import Inputs
 
 
 def toxicity_judges(config: EvaluationConfig) -> list[Scorer]:
@@ -36,10 +36,10 @@ def _judge(chosen: ToxicityScorerConfig) -> Scorer:
             return ToxicityClassifier(chosen)
 
 
-def toxicity_scorers(setting: Setting) -> list[Scorer]:
+def toxicity_scorers(inputs: Inputs) -> list[Scorer]:
     """The chosen classifiers, the gold judge's own word list, and what is served."""
-    judges = toxicity_judges(setting.config)
-    served = served_safety(setting)
+    judges = toxicity_judges(inputs.config)
+    served = served_safety(inputs)
     return [GoldScorer(), *judges, *served, *(PromptToxicity(first) for first in judges[:1])]
 
 

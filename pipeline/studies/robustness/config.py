@@ -1,15 +1,30 @@
-"""What the robustness suite may be told: one domain to train on, another to test on, families."""
+"""The robustness suite's config: one domain to train on, another to test on, families."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from pipeline.quickstart.data import Sizes, quickstart_data
+from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import Adaptation, Full, rates_of
 from stages.config import Config, DataSource, ModelName
 from stages.generation.config import SamplingConfig
 from stages.sft.config import SFTConfig
 
 FULL = "full"  # the family that the others are compared with
+REFERENCES = "references"  # key of a test prompt's extra fields: texts that an answer may equal
+
+
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """Training and validation demonstrations of one domain; test prompts of it and of another."""
+
+    train: Sequence[Demonstration]
+    validation: Sequence[Demonstration]
+    in_domain: Sequence[Prompt]
+    out_of_domain: Sequence[Prompt]
 
 
 class QuickstartDomains(Config):
@@ -19,9 +34,29 @@ class QuickstartDomains(Config):
     demonstrations: PositiveInt = 400
     test_prompts: PositiveInt = 300  # of each domain
 
+    def load(self) -> Domains:
+        """Make both domains; the world's own answers are the references."""
+        sizes = Sizes(
+            demonstrations=self.demonstrations,
+            ranking_prompts=0,
+            ppo_prompts=0,
+            validation_prompts=self.test_prompts,
+            test_prompts=self.test_prompts,
+            toxicity_prompts=0,
+            pretraining_texts=0,
+            held_out_texts=0,
+        )
+        data = quickstart_data(sizes, 0)
+        return Domains(
+            data.demonstrations,
+            data.validation,
+            [_with_reference(prompt) for prompt in data.validation_prompts],
+            [_with_reference(prompt) for prompt in data.test_prompts],
+        )
+
 
 class FileDomains(Config):
-    """Demonstrations of your own; those of the two test sets hold the texts to come near to.
+    """Demonstrations of your own; those of the two test sets hold the references.
 
     A demonstration may list several under `references`; otherwise its response is the only one.
     """
@@ -31,6 +66,17 @@ class FileDomains(Config):
     validation: DataSource
     in_domain: DataSource
     out_of_domain: DataSource
+
+    def load(self) -> Domains:
+        """Load both domains; ValueError `file:line: ...` for a row that is no demonstration."""
+        from stages.data.demonstrations import load_demonstrations
+
+        return Domains(
+            load_demonstrations(self.train),
+            load_demonstrations(self.validation),
+            _test_prompts(load_demonstrations(self.in_domain), "in"),
+            _test_prompts(load_demonstrations(self.out_of_domain), "out"),
+        )
 
 
 class FamilyRun(Config):
@@ -56,7 +102,7 @@ class RobustnessConfig(Config):
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
-    keep_models: bool = False  # what was trained is not needed once it has answered
+    keep_models: bool = False  # trained models are not needed once they have answered
 
     @model_validator(mode="after")
     def full_fine_tuning_is_among_the_families(self) -> Self:
@@ -69,12 +115,30 @@ class RobustnessConfig(Config):
         return self
 
     def stage(self, name: str) -> SFTConfig:
-        """Stage one's settings for the family of that name."""
+        """Return stage one's settings for the family of that name."""
         run = self.families[name]
         rate = self.sft.learning_rate * rates_of(run.adaptation.model_dump()).policy
-        told = {
+        changes = {
             "learning_rate": run.learning_rate or rate,
             "epochs": run.epochs or self.sft.epochs,
             "adaptation": run.adaptation,
         }
-        return self.sft.model_copy(update=told)
+        return self.sft.model_copy(update=changes)
+
+
+def _with_reference(prompt: Prompt) -> Prompt:
+    return replace(prompt, extra={**prompt.extra, REFERENCES: [prompt.extra["world"]["reference"]]})
+
+
+def _test_prompts(demonstrations: Sequence[Demonstration], name: str) -> list[Prompt]:
+    return [
+        Prompt(
+            one.prompt,
+            id=one.id or f"{name}-{number}",
+            context=one.context,
+            category=one.category,
+            history=one.history,
+            extra={**one.extra, REFERENCES: list(one.extra.get(REFERENCES, [one.response]))},
+        )
+        for number, one in enumerate(demonstrations)
+    ]

@@ -4,30 +4,49 @@ robustness.json   a row a family: share of parameters, every measure in both dom
                   paired differences from full fine-tuning, and what leaving the domain cost
 robustness.html   the same as a figure and a table
 
+FAMILY/seed-S/samples.jsonl   answers to the prompts of both domains with their scores; k is S
+FAMILY/seed-S/about.json      trained parameters, parameters in all, seconds
+FAMILY/seed-S/settings.json   everything they depend on; under other settings they are made anew
+
 A prompt's answers under several seeds are averaged first; prompts are resampled.
 """
 
 import json
+import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling, cells, tabulate
-from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
+from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.runs.display import Display
-from pipeline.runs.manifest import model_source
-from pipeline.studies.robustness.config import FULL, RobustnessConfig
-from pipeline.studies.robustness.domains import load_domains
-from pipeline.studies.robustness.family import BASE, IN, OUT, Trained, family_rows
-from pipeline.studies.robustness.references import LIKELIHOOD, ROUGE, corpus_bleu
-from stages.progress import Step
+from pipeline.runs.manifest import content_hash, model_source, named_inputs
+from pipeline.studies.robustness.config import FULL, Domains, RobustnessConfig
+from pipeline.studies.robustness.references import (
+    LIKELIHOOD,
+    ROUGE,
+    RougeL,
+    corpus_bleu,
+    reference_nats,
+)
+from reward_models.atomic_files import write_json, write_jsonl
+from reward_models.records import read_records
+from stages.config import without_external_names
+from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
+from stages.progress import Report, Step
+from stages.sft.train import train_sft
 
+BASE = "base"  # the model before any training, for comparison
+IN, OUT = "in domain", "out of domain"
+SAMPLES, ABOUT, SETTINGS = "samples.jsonl", "about.json", "settings.json"
 MEASURES = (
     Quantity(GOLD, "correct", scorer=GOLD, better="higher"),
     Quantity(ROUGE, "rouge_l", scorer=ROUGE, better="higher"),
@@ -37,8 +56,24 @@ BLEU_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """The cost of one family."""
+
+    family: str
+    seed: int
+    trainable: int  # parameters
+    parameters: int  # of the base
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """The share of the base's parameters that is trained."""
+        return self.trainable / self.parameters
+
+
+@dataclass(frozen=True, slots=True)
 class Robustness:
-    """What the suite found; `cells` and `differences` name a domain by their quantity's suite."""
+    """The suite's results; `cells` and `differences` name a domain by their quantity's suite."""
 
     trained: Sequence[Trained]
     cells: Sequence[Cell]
@@ -46,68 +81,55 @@ class Robustness:
     bleu: dict[str, dict[str, tuple[float, tuple[float, float]]]]  # by family and domain
 
     def cell(self, family: str, domain: str, metric: str) -> Cell | None:
-        """The one of that name, or None."""
+        """Return the cell of that name, or None."""
         for cell in self.cells:
             if (cell.model, cell.quantity.suite, cell.quantity.metric) == (family, domain, metric):
                 return cell
         return None
 
     def share(self, family: str) -> float:
-        """The share of the base's parameters that the family moves."""
+        """Return the share of the base's parameters that the family trains."""
         return next(one.share for one in self.trained if one.family == family)
 
 
-def run_suite(config: RobustnessConfig, out: Path, shown: Display) -> Robustness:
-    """Train, answer, judge; write out/robustness.json. Goes on where it was interrupted."""
+def run_suite(config: RobustnessConfig, out: Path, display: Display) -> Robustness:
+    """Train, answer, score; write out/robustness.json. Resumes where it was interrupted."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    domains = load_domains(config.data, 0)
-    base = model_source(config.model)
-    names = [BASE, *config.families]
+    domains = config.data.load()
     jobs = [(BASE, config.seeds[0]), *((n, s) for n in config.families for s in config.seeds)]
     trained, rows = [], []
-    for place, (name, seed) in enumerate(jobs):
-        shown.begin(name, f"seed {seed}, {place + 1} of {len(jobs)}")
-        cost, found = family_rows(
-            config, name, seed, base=base, domains=domains, out=out / name / f"seed-{seed}",
-            report=shown.step,
-        )  # fmt: skip
-        shown.step(Step(place + 1, len(jobs)))
-        shown.finish(f"{cost.share:.2%} of the parameters")
+    for number, (name, seed) in enumerate(jobs, 1):
+        display.begin(name, f"seed {seed}, {number} of {len(jobs)}")
+        folder = out / name / f"seed-{seed}"
+        cost, answers = _family(config, name, seed, domains, folder, display.step)
+        display.step(Step(number, len(jobs)))
+        display.finish(f"{cost.share:.2%} of the parameters")
         trained.append(cost)
-        rows += found
-    result = judged(config, names, trained, rows)
+        rows += answers
+    result = compared(config, trained, rows)
     _write(out / "robustness.json", config, result)
     return result
 
 
-def judged(
-    config: RobustnessConfig,
-    names: Sequence[str],
-    trained: Sequence[Trained],
-    rows: Sequence[Completion],
+def compared(
+    config: RobustnessConfig, trained: Sequence[Trained], rows: Sequence[Completion]
 ) -> Robustness:
-    """Cells, differences and BLEU of scored rows."""
+    """Return cells, differences and BLEU of scored rows."""
+    names = [BASE, *config.families]
     resampling = Resampling(config.resamples, config.sign_flips, 0)
     pairs = [(name, FULL) for name in names if name != FULL]
-    found, compared = list[Cell](), list[Comparison]()
+    in_table, differences = list[Cell](), list[Comparison]()
     for measure in MEASURES:
+        scorer, metric = measure.scorer, measure.metric
         for domain in (IN, OUT):
-            mine = [
-                row
-                for row in rows
-                if row.suite == domain and row.has(measure.scorer, measure.metric)
-            ]
-            if not mine:
+            of_domain = [row for row in rows if row.suite == domain and row.has(scorer, metric)]
+            if not of_domain:
                 continue
-            table = tabulate(
-                mine,
-                Quantity(domain, measure.metric, "all", measure.scorer, measure.better),
-                partial(_score, measure),
-                names,
-            )
-            found += cells(table, resampling)
-            compared += comparisons(table, pairs, resampling)
+            quantity = Quantity(domain, metric, "all", scorer, measure.better)
+            table = tabulate(of_domain, quantity, partial(_score, measure), names)
+            in_table += cells(table, resampling)
+            differences += comparisons(table, pairs, resampling)
     bleu = {
         name: {
             domain: corpus_bleu(
@@ -119,44 +141,118 @@ def judged(
         }
         for name in names
     }
-    return Robustness(list(trained), found, corrected(compared), bleu)
+    return Robustness(list(trained), in_table, corrected(differences), bleu)
 
 
 def _score(measure: Quantity, row: Completion) -> float | None:
     return row.score(measure.scorer, measure.metric)
 
 
-def _write(path: Path, config: RobustnessConfig, found: Robustness) -> None:
-    written: dict[str, Any] = {
+def _family(
+    config: RobustnessConfig, name: str, seed: int, domains: Domains, out: Path, report: Report
+) -> tuple[Trained, list[Completion]]:
+    """Train one family with one seed and let it answer; what is in the folder is not done again."""
+    _empty_if_changed(out, _settings(config, name, seed))
+    if (out / SAMPLES).is_file():
+        cost = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        return Trained(**cost), read_records(out / SAMPLES, Completion)
+    began = time.monotonic()
+    source = base = model_source(config.model)
+    trainable = 0
+    if name != BASE:
+        source = out / "model"
+        with torch.random.fork_rng():
+            adapted = adapt(load_policy(base), config.families[name].adaptation)
+            trainable = trainable_parameters(adapted)
+        train_sft(
+            config.stage(name),
+            base=base,
+            demonstrations=domains.train,
+            validation=domains.validation,
+            reward_model=None,
+            selection_prompts=(),
+            out=out,
+            seed=seed,
+            report=report,
+        )
+    seconds = time.monotonic() - began
+    size = sum(parameter.numel() for parameter in load_policy(base).parameters())
+    trained = Trained(name, seed, trainable, size, seconds)
+    rows = _answers(config, name, seed, source, domains)
+    write_json(out / ABOUT, asdict(trained))
+    write_jsonl(out / SAMPLES, (row.to_json() for row in rows))
+    if not config.keep_models:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        shutil.rmtree(out / "model", ignore_errors=True)
+    return trained, rows
+
+
+def _settings(config: RobustnessConfig, name: str, seed: int) -> str:
+    """Return everything on which the answers depend, as text."""
+    settings = {part: without_external_names(config)[part] for part in ("data", "sampling")}
+    settings["sft"] = None if name == BASE else config.stage(name).model_dump(mode="json")
+    settings["seed"] = seed
+    settings["inputs"] = {key: content_hash(one) for key, one in named_inputs(config).items()}
+    return json.dumps(settings, indent=1) + "\n"
+
+
+def _empty_if_changed(out: Path, settings: str) -> None:
+    """Make the folder, without what other settings left in it."""
+    path = out / SETTINGS
+    if not path.is_file() or path.read_text(encoding="utf-8") != settings:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        path.write_text(settings, encoding="utf-8")
+
+
+def _answers(
+    config: RobustnessConfig, name: str, seed: int, source: str | Path, domains: Domains
+) -> list[Completion]:
+    rows = []
+    for domain, prompts in ((IN, domains.in_domain), (OUT, domains.out_of_domain)):
+        rows += generate_completions(
+            {name: source}, prompts, suite=domain, sampling=config.sampling, seed=seed
+        )
+    scorers: list[Scorer] = [GoldScorer(), RougeL()]
+    rows = scored([replace(row, k=seed) for row in rows], scorers)
+    nats = reference_nats(load_policy(source), load_tokenizer(source), rows)
+    return [
+        replace(row, scores={**row.scores, LIKELIHOOD: scores})
+        for row, scores in zip(rows, nats, strict=True)
+    ]
+
+
+def _write(path: Path, config: RobustnessConfig, result: Robustness) -> None:
+    cells = [
+        {
+            "family": cell.model,
+            "domain": cell.quantity.suite,
+            "metric": cell.quantity.metric,
+            "value": cell.value,
+            "ci95": list(cell.ci95),
+            "n": cell.n,
+        }
+        for cell in result.cells
+    ]
+    differences = [
+        {
+            "family": one.a,
+            "domain": one.quantity.suite,
+            "metric": one.quantity.metric,
+            "difference": one.diff,
+            "ci95": list(one.ci95),
+            "p_holm": one.p_holm,
+            "n": one.n,
+        }
+        for one in result.differences
+    ]
+    content = {
         "model": config.model,
         "seeds": config.seeds,
-        "trained": [asdict(one) | {"share": one.share} for one in found.trained],
-        "cells": [
-            {
-                "family": cell.model,
-                "domain": cell.quantity.suite,
-                "metric": cell.quantity.metric,
-                "value": cell.value,
-                "ci95": list(cell.ci95),
-                "n": cell.n,
-            }
-            for cell in found.cells
-        ],
-        "differences_from_full": [
-            {
-                "family": one.a,
-                "domain": one.quantity.suite,
-                "metric": one.quantity.metric,
-                "difference": one.diff,
-                "ci95": list(one.ci95),
-                "p_holm": one.p_holm,
-                "n": one.n,
-            }
-            for one in found.differences
-        ],
-        "bleu": found.bleu,
+        "trained": [asdict(one) | {"share": one.share} for one in result.trained],
+        "cells": cells,
+        "differences_from_full": differences,
+        "bleu": result.bleu,
         "config": config.model_dump(mode="json"),
     }
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(path, content)

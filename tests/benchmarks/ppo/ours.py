@@ -62,7 +62,7 @@ def reward_model(folder: Path, case: Case) -> Path:
             made = RewardModel.probe(
                 load_policy(base), 0, base=str(base), pooling="last", inner_width=0
             )
-        made.trained_on(tokenizer_hash(load_tokenizer(folder / "policy")), {"simulated"})
+        made.record_training(tokenizer_hash(load_tokenizer(folder / "policy")), {"simulated"})
         made.save(path)
     return path
 

@@ -29,7 +29,7 @@ def ranked_prompt(case: RewardCase, *, seed: int) -> RankedPrompt:
     responses = tuple(text(case.response) for _ in range(case.responses))
     return RankedPrompt(
         task=str(seed),
-        said=str(seed),
+        conversation=str(seed),
         prompt=text(case.prompt),
         responses=responses,
         models=("random",) * case.responses,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from reward_models.model import RewardModel
-from reward_models.ranking_loss import num_elements, pool_pairs, summed_loss
+from reward_models.ranking_loss import ranking_loss
 from stages.reward.shared_prompt import SeparateRows, SharedPrompt
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 from tests.benchmarks.worker import Meter, told_steps
@@ -27,10 +27,9 @@ def main(folder: Path, name: str) -> None:
     tell({"ready": True})
     turn = 0
     while asked():
-        batch = layout.collate([ranked_prompt(case, seed=turn)], pool_pairs)
+        batch = layout.collate([ranked_prompt(case, seed=turn)])
         meter = Meter()
-        weight_BKK = batch["weight_BKK"]
-        loss = summed_loss(layout.scores(model, batch), weight_BKK) / num_elements(weight_BKK)
+        loss = ranking_loss(layout.scores(model, batch), batch["rank_BAK"])
         torch.autograd.backward(loss)
         took = meter.read()
         norm = torch.nn.utils.get_total_norm(

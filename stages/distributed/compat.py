@@ -1,0 +1,46 @@
+"""Every touch of a private part of torch, transformers, TRL, PEFT, accelerate and DeepSpeed.
+
+Each says in which version it was seen; tests/stages/distributed/test_compat.py fails where a new
+version differs.
+"""
+
+from pathlib import Path
+
+ACCELERATE_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "CUDA_VISIBLE_DEVICES")
+
+
+def accelerate_environment(config: Path) -> dict[str, str]:
+    """Return the variables that `accelerate launch --config_file CONFIG` gives its processes.
+
+    accelerate 1.15: `_validate_launch_command` merges a config file into the arguments, and no
+    public function does. ValueError where accelerate refuses the file.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
+    )
+
+    line = ["--config_file", str(config), "--main_process_port", "0", "script"]
+    try:
+        arguments, settings, has_precision = _validate_launch_command(
+            launch_command_parser().parse_args(line)
+        )
+        if arguments.use_deepspeed:
+            fields = [*settings.deepspeed_config, *(["mixed_precision"] if has_precision else [])]
+            arguments.deepspeed_fields_from_accelerate_config = ",".join(fields)
+            _, environment = prepare_deepspeed_cmd_env(arguments)
+        elif arguments.use_fsdp or arguments.multi_gpu:
+            environment = prepare_multi_gpu_env(arguments)
+        else:
+            _, environment = prepare_simple_launcher_cmd_env(arguments)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{config}: accelerate does not take it ({error})") from None
+    variables = {
+        name: value for name, value in environment.items() if name.startswith(ACCELERATE_VARIABLES)
+    }
+    deepspeed = variables.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if deepspeed is not None and not Path(deepspeed).is_absolute():
+        variables["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(config.parent / deepspeed)
+    return variables
