@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.loading import load_config
 from pipeline.evaluation.request import Request, Source, check_files, named_policies
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.suites.suite import Inputs

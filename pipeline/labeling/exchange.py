@@ -11,7 +11,7 @@ import numpy as np
 from labeling_ui.formats.files import Format, Source, read_labels, write_export
 from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
-from pipeline.steps.human_labels import STORE
+from pipeline.labeling.settings import STORE
 from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask, read_rankings, read_records
 from reward_models.row_files import ENDINGS, ending

@@ -110,13 +110,13 @@ class PretrainingStream:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, for a checkpoint."""
-        rest = torch.tensor(self._begun[self._used :], dtype=torch.long)
+        rest = self._begun[self._used :]
         return {"texts": self.texts.state(), "rest": rest, "num_drawn": self.num_drawn}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on at the same token of the same document."""
         self.texts.restore(state["texts"])
-        self._begun, self._used = state["rest"].tolist(), 0
+        self._begun, self._used = list(state["rest"]), 0
         self.num_drawn = state["num_drawn"]
 
     def _document(self) -> list[int]:

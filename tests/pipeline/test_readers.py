@@ -23,7 +23,7 @@ from pipeline.evaluation.suites import bias
 from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
 from pipeline.labeling.room import add_tasks
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from pipeline.studies import e2e_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
@@ -271,7 +271,7 @@ def experiment(folder: Path, labeling: str) -> Path:
 def test_imported_pairs_are_read_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(lines([{"prompt": "p", "chosen": "c", "rejected": None}]))
     path = experiment(tmp_path, f"{{kind: imported, rankings: {tmp_path}/p.jsonl}}")
-    names = [stage.name for stage in plan(load_config(path), tmp_path / "run")]
+    names = [stage.name for stage in experiment_stages(load_config(path), tmp_path / "run")]
     assert names[:2] == ["data", "label"]
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2

@@ -29,7 +29,7 @@ from stages.adapters.config import (
     Restricted,
 )
 from stages.adapters.config import Prompt as SoftPrompt
-from stages.ppo.trainer import train_ppo
+from stages.ppo.train import train_ppo
 from stages.progress import Report, Step
 from stages.reward.config import RewardConfig
 from stages.reward.train import train_reward
