@@ -9,7 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Pre
 
 from stages.adapters.config import Adaptation, Bottleneck, LoRA, Prefix
 from stages.adapters.lora import merged_lora
-from stages.generation.generate import compiled as compiled_rows
+from stages.generation import compiled as compiled_rows
 from stages.models import adapt
 from tests.stages.generation.test_generation import (
     VOCABULARY,
