@@ -82,7 +82,7 @@ class Ppo(Stage):
     def run(self, out: Path, report: Report) -> None:
         from pipeline.steps.gold_reward import gold_of
         from stages.models import load_tokenizer
-        from stages.ppo.trainer import train_ppo
+        from stages.ppo.train import train_ppo
         from stages.reward.held_out import held_out_prompts
         from stages.reward.train import within_positions
 

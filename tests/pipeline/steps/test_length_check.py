@@ -16,7 +16,7 @@ from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import Prompt as SoftPrompt
 from stages.generation.config import SamplingConfig
-from stages.ppo import trainer as ppo
+from stages.ppo import train as ppo
 from stages.ppo.config import PPOConfig
 from stages.progress import Step, silent
 from stages.reward.config import RewardConfig
