@@ -117,7 +117,6 @@ PACKAGES = ("pipeline", "stages", "reward_models", "labeling_ui")
 OWN = (*PACKAGES, "__future__", "_thread")  # interrupt_main has no other name
 ALLOWED = {
     "_exit",  # os's name for it
-    "_foreach_sub",  # torch's, in PPO
     "_queue",  # gradio's, in the one file that imports it
 }
 
