@@ -1,4 +1,4 @@
-// The task on the page, the work on it, and what can be read off them. Outputs are numbers, 0 first shown.
+// The task on the page, the work on it, and what follows from them. Outputs are numbers, 0 first shown.
 let forms = null;  // the questions about each kind of task
 let form = null;   // those about this one
 let me = null;     // {name, role, progress}
@@ -6,14 +6,14 @@ let task = null;   // what the server gave
 let work = null;   // what the annotator did; this is the draft
 let past = [];     // earlier states of `work`, for undo
 
-const tab = Math.random().toString(36).slice(2); // tells this tab's drafts from another's
+const tab = Math.random().toString(36).slice(2); // names this tab as the writer of its drafts
 const STEPS = { comparison: ["compare"], rating: ["rate"], demonstration: ["write"], prompt: ["write"], adjudication: ["rank"] };
 const outputs = () => task.outputs.map((_, i) => i);
 const numOutputs = () => task.outputs.length;
 
-// The steps of this task, in order. Where nothing is asked about single outputs, they are only ranked.
+// The steps of this task, in order. Where nothing is message about single outputs, they are only ranked.
 function stepsOf() {
-  const asks = form.quality || form.flags.length || form.scales.length || asksAboutPrompt();
+  const asks = form.quality || form.flags.length || form.scales.length || hasPromptQuestions();
   return STEPS[task.kind] || (asks ? ["rate", "rank"] : ["rank"]);
 }
 
@@ -25,7 +25,7 @@ const freshJudging = () => ({
   prompt_flags: {}, prompt_scales: {}, seeded: false,
 });
 
-// The draft as it was kept, completed by what a fresh one has; rows of the board up to one an output.
+// The draft as it was saved, completed by what a fresh one has; rows of the board up to one an output.
 function workFrom(draft) {
   const restored = { ...freshWork(), ...(draft || {}) };
   if (!isWriting()) restored.tiers = task.outputs.map((_, i) => restored.tiers[i] || []);
@@ -36,11 +36,11 @@ const rankOf = (i) => work.tiers.findIndex((tier) => tier.includes(i));
 const unranked = () => outputs().filter((i) => rankOf(i) < 0);
 const filled = () => work.tiers.filter((tier) => tier.length);
 const isRated = (i) => (!form.quality || work.ratings[i] != null)
-  && askedScales().every((scale) => (work.scales[i] || {})[scale.id] != null);
-const askedScales = () => form.scales.filter((scale) => !scale.relative || task.prompt);
+  && activeScales().every((scale) => (work.scales[i] || {})[scale.id] != null);
+const activeScales = () => form.scales.filter((scale) => !scale.relative || task.prompt);
 const isPromptRated = () => form.prompt_scales.every((scale) => work.prompt_scales[scale.id] != null);
 const firstUnrated = () => (isPromptRated() ? outputs().findIndex((i) => !isRated(i)) : -2);
-const asksAboutPrompt = () => form.prompt_flags.length + form.prompt_scales.length > 0;
+const hasPromptQuestions = () => form.prompt_flags.length + form.prompt_scales.length > 0;
 
 function orderInWords() {
   return filled().map((tier) => tier.map(letter).join(" = ")).join(" > ");
@@ -54,20 +54,20 @@ function countPairs() {
 
 // Pairs whose order contradicts their quality by two points or more.
 function contradictions() {
-  const found = [];
+  const pairs = [];
   for (const a of outputs()) for (const b of outputs()) {
     const both = rankOf(a) >= 0 && rankOf(b) >= 0;
-    if (both && work.ratings[a] >= work.ratings[b] + 2 && rankOf(a) > rankOf(b)) found.push([a, b]);
+    if (both && work.ratings[a] >= work.ratings[b] + 2 && rankOf(a) > rankOf(b)) pairs.push([a, b]);
   }
-  return found;
+  return pairs;
 }
 
-// Every change goes through here: it can be undone, is kept, and is shown.
+// Every change goes through here: it can be undone, is saved, and is drawn.
 function change(how) {
   past.push(JSON.stringify(work));
   if (past.length > 300) past.shift();
   how();
-  keep();
+  saveSoon();
   paint();
 }
 
@@ -75,25 +75,25 @@ function undo() {
   if (!past.length) return;
   const seconds = work.seconds;
   work = { ...JSON.parse(past.pop()), seconds };
-  keep();
+  saveSoon();
   draw();
-  say(t("undone"));
+  announce(t("undone"));
 }
 
-function place(i, tier) {
+function moveToTier(i, tier) {
   change(() => {
     work.tiers = work.tiers.map((row) => row.filter((other) => other !== i));
     if (tier >= 0) work.tiers[tier].push(i);
   });
-  if (tier < 0) return say(t("taken", letter(i)));
+  if (tier < 0) return announce(t("taken", letter(i)));
   const others = work.tiers[tier].filter((other) => other !== i).map(letter).join(", ");
-  say(t("placed", letter(i), tier + 1, numOutputs()) + (others ? t("tied", others) : ""));
+  announce(t("placed", letter(i), tier + 1, numOutputs()) + (others ? t("tied", others) : ""));
 }
 
 // Place the selected output, and select the next one that has no rank.
-function placeSelected(tier) {
+function rankSelected(tier) {
   if (tier >= numOutputs()) return;
-  place(work.selected, tier);
+  moveToTier(work.selected, tier);
   const left = unranked();
   if (left.length) select(left.find((i) => i > work.selected) ?? left[0]);
 }
@@ -105,7 +105,7 @@ function seedFromQuality() {
     work.tiers = outputs().map((row) => outputs().filter((i) => work.ratings[i] === levels[row]));
     work.seeded = true;
   });
-  say(t("seeded"));
+  announce(t("seeded"));
 }
 
 function answersToSend() {

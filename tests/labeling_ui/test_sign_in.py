@@ -1,19 +1,21 @@
-"""Who comes in, who does not, and what stands around every reply."""
+"""Sign-in, what it lets through, and what stands around every reply."""
 
 import contextlib
+import hashlib
 import threading
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.middleware.authentication import AuthenticationMiddleware
 
-from labeling_ui.store import passwords
-from labeling_ui.store.accounts import Accounts, clean_name
-from labeling_ui.store.passwords import TooManyTriesError
+from labeling_ui.store import accounts as accounts_module
+from labeling_ui.store.accounts import Accounts, TooManyTriesError, clean_name
+from labeling_ui.store.database import run
 from labeling_ui.store.store import Store
-from labeling_ui.web.middleware import Gate, add_doors
-from labeling_ui.web.sign_in import COOKIE, Access, Proxy, signed_in
+from labeling_ui.web.middleware import AccessMiddleware
+from labeling_ui.web.sign_in import COOKIE, Access, Proxy, SignedIn, SignInPages
 
 PASSWORD = "correct horse"
 
@@ -23,12 +25,13 @@ def accounts(store: Store) -> Accounts:
     return Accounts(store)
 
 
-def door(
+def site(
     accounts: Accounts, access: Access = "password", *, secure: bool = False, sender: str = "host"
 ) -> TestClient:
     app = FastAPI()
-    add_doors(app, accounts, access, secure=secure)
-    app.add_middleware(Gate, who=signed_in(accounts, access))
+    app.router.routes += SignInPages(accounts, access, secure=secure).routes()
+    app.add_middleware(AccessMiddleware)
+    app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
 
     @app.get("/")
     def page() -> str:
@@ -52,7 +55,7 @@ def door(
 @pytest.fixture
 def client(accounts: Accounts) -> TestClient:
     accounts.add("ada", "annotator", PASSWORD)
-    return door(accounts)
+    return site(accounts)
 
 
 def enter(client: TestClient, name: str, password: str) -> int:
@@ -150,7 +153,7 @@ def test_by_name_alone_one_enters_but_not_as_somebody_with_a_password(
     accounts: Accounts,
 ) -> None:
     accounts.add("olga", "owner", PASSWORD)
-    client = door(accounts, "name")
+    client = site(accounts, "name")
     assert enter(client, "ben", "") == 303
     assert enter(client, "ben", "") == 303
     assert enter(client, "olga", "") == 401
@@ -166,7 +169,7 @@ def test_an_invitation_works_once(client: TestClient, accounts: Accounts) -> Non
     assert client.post("/invitation", data=given).status_code == 303
     again = client.post("/invitation", data={**given, "name": "eve"})
     assert (again.status_code, "used already" in again.text) == (400, True)
-    assert [(a.name, a.role) for a in accounts.names()] == [
+    assert [(a.name, a.role) for a in accounts.active()] == [
         ("ada", "annotator"),
         ("rob", "reviewer"),
     ]
@@ -185,17 +188,35 @@ def test_the_owners_password_is_made_once_and_stored_only_as_a_hash(
     assert password.encode() not in Path(store.where).read_bytes()
 
 
+def test_a_scrypt_hash_of_version_0_1_still_signs_in_and_is_replaced(
+    accounts: Accounts, store: Store
+) -> None:
+    salt = bytes(range(16))
+    scrypt = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=2**14, r=8, p=1)
+    accounts.add("old", "annotator")
+    with store.database.write() as connection:
+        old = f"scrypt${salt.hex()}${scrypt.hex()}"
+        run(connection, "UPDATE accounts SET password = :old", old=old)
+    assert accounts.sign_in("old", "wrong") is None
+    assert accounts.sign_in("old", PASSWORD) is not None
+    with store.database.read() as connection:
+        stored = run(connection, "SELECT password FROM accounts").scalar()
+    assert str(stored).startswith("$argon2id$")
+    assert accounts.sign_in("old", PASSWORD) is not None
+    assert accounts.sign_in("old", "wrong") is None
+
+
 def test_a_cookie_of_a_room_behind_tls_never_travels_in_the_clear(accounts: Accounts) -> None:
-    reply = door(accounts, "name", secure=True).post("/login", data={"name": "ada"})
+    reply = site(accounts, "name", secure=True).post("/login", data={"name": "ada"})
     assert "secure" in reply.headers["set-cookie"].lower()
 
 
 def test_many_wrong_passwords_for_any_names_block_their_address(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "FROM_AN_ADDRESS", 6)  # of 50: hashing takes its time
+    monkeypatch.setattr(accounts_module, "FROM_AN_ADDRESS", 6)  # of 50: hashing takes its time
     accounts.add("ada", "annotator", PASSWORD)
-    mallory, other = (door(accounts, sender=host) for host in ("192.0.2.7", "192.0.2.8"))
+    mallory, other = (site(accounts, sender=host) for host in ("192.0.2.7", "192.0.2.8"))
     assert {enter(mallory, f"guess-{i}", "wrong") for i in range(6)} == {401}
     assert enter(mallory, "ada", PASSWORD) == 429
     assert enter(other, "ada", PASSWORD) == 303
@@ -209,13 +230,13 @@ PROXY = Proxy("X-User", ("10.1.0.0/16",), owners=("olga",))
 
 
 def test_whom_a_trusted_proxy_names_is_in(accounts: Accounts) -> None:
-    client = door(accounts, PROXY, sender="10.1.2.3")
+    client = site(accounts, PROXY, sender="10.1.2.3")
     assert client.get("/", headers={"X-User": "ada"}).json() == "the room"
     assert client.get("/owner/", headers={"X-User": "ada"}).headers["location"] == "/"
     assert client.get("/owner/", headers={"X-User": "olga"}).json() == "the owner's page"
     name = "Zoë 🙂".encode()
     assert client.get("/", headers={b"X-User": name}).json() == "the room"
-    assert [(a.name, a.role) for a in accounts.names()] == [
+    assert [(a.name, a.role) for a in accounts.active()] == [
         ("Zoë 🙂", "annotator"),
         ("ada", "annotator"),
         ("olga", "owner"),
@@ -224,25 +245,25 @@ def test_whom_a_trusted_proxy_names_is_in(accounts: Accounts) -> None:
 
 @pytest.mark.parametrize("sender", ["10.2.0.1", "127.0.0.1", "::1", "testclient", "192.0.2.7"])
 def test_a_header_from_anywhere_else_opens_nothing(accounts: Accounts, sender: str) -> None:
-    client = door(accounts, PROXY, sender=sender)
+    client = site(accounts, PROXY, sender=sender)
     forged = {"X-User": "olga", "X-Forwarded-For": "10.1.2.3", "X-Real-IP": "10.1.2.3"}
     assert client.get("/", headers=forged).headers["location"] == "/login"
     assert client.post("/gradio_api/component_server", headers=forged).status_code == 401
-    assert accounts.names() == []
+    assert accounts.active() == []
 
 
 @pytest.mark.parametrize("headers", [[], [("X-User", " ")], [("X-User", "a"), ("X-User", "b")]])
 def test_a_proxy_that_names_nobody_or_two_lets_nobody_in(
     accounts: Accounts, headers: list[tuple[str, str]]
 ) -> None:
-    client = door(accounts, PROXY, sender="10.1.2.3")
+    client = site(accounts, PROXY, sender="10.1.2.3")
     assert client.get("/", headers=headers).headers["location"] == "/login"
 
 
 def test_behind_a_proxy_there_is_no_other_way_in(accounts: Accounts) -> None:
     accounts.add("ada", "annotator", PASSWORD)
     session = accounts.sign_in("ada", PASSWORD)
-    client = door(accounts, PROXY, sender="10.1.2.3")
+    client = site(accounts, PROXY, sender="10.1.2.3")
     assert client.post("/login", data={"name": "ada", "password": PASSWORD}).status_code == 405
     assert client.get("/login").status_code == 401
     client.cookies.set(COOKIE, session or "")
@@ -270,7 +291,7 @@ def test_of_two_who_accept_one_invitation_at_once_one_is_late(
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == len(accounts.names()) == 1
+    assert len(taken) == len(accounts.active()) == 1
 
 
 def test_the_log_says_who_changed_whose_account(accounts: Accounts, store: Store) -> None:

@@ -1,10 +1,10 @@
-// What is read: the prompt, the given text beside the outputs, and the outputs.
+// The layout of a task: the prompt, the given text and the panels of its step.
 let isRaw = localStorage.getItem("labeling/raw") === "yes";
 let isContextOpen = true;
 
-function text(shown, more) {
-  if (isRaw) return h("pre", { class: "text raw", tabindex: "0", dir: "auto", html: shown.plain, ...more });
-  const made = h("div", { class: "text", dir: "auto", html: shown.html, ...more });
+function text(content, more) {
+  if (isRaw) return h("pre", { class: "text raw", tabindex: "0", dir: "auto", html: content.plain, ...more });
+  const made = h("div", { class: "text", dir: "auto", html: content.html, ...more });
   for (const block of made.querySelectorAll("pre, table")) {
     const around = h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "text" });
     block.replaceWith(around);
@@ -63,8 +63,8 @@ function draw() {
   find(".steps").replaceChildren(...(steps.length > 1 ? steps : []).map((step, i) => h("button", {
     type: "button", class: "step", "aria-current": work.step === step ? "step" : null, onclick: () => goToStep(step),
   }, h("span", { class: "number" }, String(i + 1)), " ", t(step))));
-  const asked = find(".prompt .scroll");
-  if (asked && task.history.length) asked.scrollTop = asked.scrollHeight;
+  const promptPane = find(".prompt .scroll");
+  if (promptPane && task.history.length) promptPane.scrollTop = promptPane.scrollHeight;
   const pane = find(".cards, .read .scroll");
   if (pane) pane.scrollTop = scrolled;
   paint();
@@ -82,26 +82,26 @@ function paint() {
 function goToStep(step) {
   if (step === work.step) return;
   const missing = step === "rank" ? firstUnrated() : -1;
-  if (missing !== -1) return tellMissing(missing);
+  if (missing !== -1) return showMissing(missing);
   work.step = step;
   if (step === "rank") work.selected = unranked()[0] ?? 0;
-  keep();
+  saveSoon();
   draw();
   toTop();
-  say(t(step));
+  announce(t(step));
 }
 
-function tellMissing(i) {
+function showMissing(i) {
   const where = i === -2 ? t("about_prompt") : t("rate_first", letter(i));
   goTo(i === -2 ? -1 : i);
   status(where);
-  say(where);
+  announce(where);
 }
 
-// Send what is done, or say what is not.
+// Submit, or show the first thing that is missing.
 function finish() {
   if (work.step === "write") return stillMissing() ? find('[data-part="missing"]').scrollIntoView() : submit(null);
   if (work.step === "compare") return chosenSide() < 0 ? undefined : submit(null);
-  if (work.step === "rate") return firstUnrated() === -1 ? submit(null) : tellMissing(firstUnrated());
+  if (work.step === "rate") return firstUnrated() === -1 ? submit(null) : showMissing(firstUnrated());
   return unranked().length ? undefined : submit(null);
 }

@@ -18,7 +18,7 @@ const chosenSide = () => SIDES.findIndex((side) => JSON.stringify(side) === JSON
 
 function judge(side) {
   change(() => { work.tiers = SIDES[side]; });
-  say(t(["a_better", "equal", "b_better"][side]));
+  announce(t(["a_better", "equal", "b_better"][side]));
 }
 
 function paintCompare() {

@@ -1,25 +1,25 @@
-// Work is kept in this browser at once and on the server soon after; what is submitted is sent until it is taken.
+// Drafts are saved in this browser at once and on the server soon after; a submit is sent until the server has it.
 const draftKey = () => "labeling/draft/" + me.name + "/" + task.token;
 const sendingKey = () => "labeling/sending/" + me.name;
 const pause = (ms) => new Promise((go) => setTimeout(go, ms));
 class Offline extends Error {}
-class Trouble extends Error {}
+class ServerProblem extends Error {}
 class SignedOut extends Error {}
 
-// A function of the server that fails resolves to undefined: ask at the door what is the matter.
-async function call(name, asked) {
+// A function of the server that fails resolves to undefined: ask /alive for the reason.
+async function call(name, message) {
   let reply;
-  try { reply = await server[name](asked || {}); } catch { reply = undefined; }
-  if (reply && reply.error !== "signed out") return reply.error ? { ...reply, error: refusal(reply.error) } : reply;
-  let door;
-  try { door = await (await fetch("/alive", { cache: "no-store" })).json(); } catch { throw new Offline(); }
-  throw door.signed_in ? new Trouble() : new SignedOut();
+  try { reply = await server[name](message || {}); } catch { reply = undefined; }
+  if (reply && reply.error !== "signed out") return reply.error ? { ...reply, error: errorText(reply.error) } : reply;
+  let session;
+  try { session = await (await fetch("/alive", { cache: "no-store" })).json(); } catch { throw new Offline(); }
+  throw session.signed_in ? new ServerProblem() : new SignedOut();
 }
 
-function tellWhyNot(error) {
+function showError(error) {
   if (error instanceof SignedOut) {
     notice(t("signed_out"), h("a", { class: "button", href: "/login" }, t("sign_in")));
-  } else if (error instanceof Offline || error instanceof Trouble) {
+  } else if (error instanceof Offline || error instanceof ServerProblem) {
     notice(t(error instanceof Offline ? "offline" : "trouble"));
     isNoticeAboutSaving = true;
     status(t("kept"));
@@ -28,7 +28,7 @@ function tellWhyNot(error) {
 
 let isDirty = false, isSaving = false, saveTimer = null;
 
-function keep() {
+function saveSoon() {
   task.revision += 1;
   isDirty = true;
   localStorage.setItem(draftKey(), JSON.stringify({ revision: task.revision, work }));
@@ -43,12 +43,12 @@ async function save() {
   isDirty = false;
   const saved = task;
   try {
-    const asked = { token: task.token, revision: task.revision, writer: tab, body: work };
-    const reply = await call("save_draft", asked);
+    const message = { token: task.token, revision: task.revision, writer: tab, body: work };
+    const reply = await call("save_draft", message);
     if (saved === task) showSaved(reply);
   } catch (error) {
     if (saved === task) {
-      tellWhyNot(error);
+      showError(error);
       isDirty = true;
     }
   }
@@ -86,13 +86,13 @@ async function submit(skipped) {
   const body = skipped ? { ...answersToSend(), tiers: [], skipped } : answersToSend();
   const sent = { token: task.token, form: Math.random().toString(36).slice(2), body };
   localStorage.setItem(sendingKey(), JSON.stringify(sent));
-  await sendWhatIsLeft();
+  await sendPending();
 }
 
-async function sendWhatIsLeft() {
-  const kept = localStorage.getItem(sendingKey());
-  if (!kept || isSending) return false;
-  const sent = JSON.parse(kept);
+async function sendPending() {
+  const pending = localStorage.getItem(sendingKey());
+  if (!pending || isSending) return false;
+  const sent = JSON.parse(pending);
   isSending = true;
   clearTimeout(saveTimer);
   isDirty = false;
@@ -110,11 +110,11 @@ async function sendWhatIsLeft() {
       localStorage.removeItem("labeling/draft/" + me.name + "/" + sent.token);
       notice("");
       receive(reply);
-      const told = sent.body.skipped ? "skipped" : reply.outcome === "surplus" ? "surplus" : "stored";
-      toast(t(told), button(t("amend"), () => reopen(sent.token)));
+      const outcome = sent.body.skipped ? "skipped" : reply.outcome === "surplus" ? "surplus" : "stored";
+      toast(t(outcome), button(t("amend"), () => reopen(sent.token)));
       return true;
     } catch (error) {
-      tellWhyNot(error);
+      showError(error);
       if (error instanceof SignedOut) {
         isSending = false;
         return false;

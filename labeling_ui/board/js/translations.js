@@ -1,6 +1,6 @@
-// Every word the page says, by language. {0}, {1} are filled in.
+// All texts of the pages, by language. {0}, {1} are filled in.
 "use strict";
-const TEXTS = {
+const TRANSLATIONS = {
   en: {
     rate: "Rate each", rank: "Rank all", done_count: "{0} done · {1} today · {2} open",
     prompt: "Prompt", role_system: "System", role_user: "User", role_assistant: "Assistant", context: "Given text", show_context: "Show the given text", output: "Output {0}",
@@ -93,7 +93,42 @@ const TEXTS = {
   },
 };
 const language = localStorage.getItem("labeling/language") || (navigator.language.startsWith("de") ? "de" : "en");
-const t = (key, ...given) => TEXTS[language][key].replace(/[{](\d)[}]/g, (_, i) => String(given[i]));
-// What a form says in this language, or in its first; and the name it goes by in what is stored.
-const named = (said) => (typeof said === "string" ? said : Object.values(said)[0]);
-const words = (said) => (typeof said === "string" ? said : said[language] ?? named(said));
+const t = (key, ...given) => TRANSLATIONS[language][key].replace(/[{](\d)[}]/g, (_, i) => String(given[i]));
+// A text of a form in this language, or in its first; and the name it has in stored answers.
+const named = (phrase) => (typeof phrase === "string" ? phrase : Object.values(phrase)[0]);
+const words = (phrase) => (typeof phrase === "string" ? phrase : phrase[language] ?? named(phrase));
+// Error messages of the server in other languages: its English sentences as patterns, what varies as {1}, {2}.
+const ERROR_TEXTS = {
+  de: [
+    [/^(\d+) of (\d+) outputs are ranked$/, "{1} von {2} Ausgaben sind gereiht"],
+    [/^every output needs a quality from 1 to 7$/, "jede Ausgabe braucht eine Güte von 1 bis 7"],
+    [/^'(.*)' is (.*), expected (\d+) to (\d+)$/, "„{1}“ ist {2}, erwartet wird {3} bis {4}"],
+    [/^flags (.*) are not asked for$/, "nach {1} wird nicht gefragt"],
+    [/^the prompt is missing$/, "die Aufgabe fehlt"],
+    [/^the response is missing$/, "die Antwort fehlt"],
+    [/^a few-shot prompt needs (\d+) or more whole pairs$/, "es braucht mindestens {1} ganze Paare"],
+    [/^the instruction is missing$/, "die Anweisung fehlt"],
+    [/^this task is not one of yours$/, "diese Aufgabe ist nicht Ihre"],
+    [/^others have taken this task meanwhile$/, "andere haben diese Aufgabe inzwischen übernommen"],
+    [/^there is no such task$/, "diese Aufgabe gibt es nicht"],
+    [/^the prompt is empty$/, "die Aufgabe ist leer"],
+    [/^the prompt is longer than (\d+) characters$/, "die Aufgabe hat mehr als {1} Zeichen"],
+    [/^the policy is busy with others' prompts; try again$/, "das Modell ist mit anderen Aufgaben beschäftigt; bitte noch einmal"],
+    [/^this is for the owner of the room$/, "das steht nur dem Inhaber des Raums zu"],
+    [/^an invitation is for an annotator or a reviewer$/, "eingeladen wird zum Bewerten oder zum Prüfen"],
+    [/^this is your own account$/, "das ist Ihr eigenes Konto"],
+    [/^the daily limit is (.*), expected a whole number from 1$/, "die Tagesgrenze ist {1}, erwartet wird eine ganze Zahl ab 1"],
+    [/^there is no account '(.*)'$/, "es gibt kein Konto „{1}“"],
+    [/^this is for reviewers$/, "das steht nur Prüfern zu"],
+    [/^this draft is too long to be stored$/, "dieser Entwurf ist zu lang, um behalten zu werden"],
+    [/^this room has no policy to ask$/, "dieser Raum hat kein Modell, das man fragen kann"],
+  ],
+};
+// A sentence that is not known, such as one about a request that no page sends, stays as it is.
+function errorText(message) {
+  for (const [pattern, text] of ERROR_TEXTS[language] || []) {
+    const match = message.match(pattern);
+    if (match) return text.replace(/[{](\d)[}]/g, (_, i) => match[i]);
+  }
+  return message;
+}

@@ -1,4 +1,4 @@
-// Elements, words for screen readers, and the three lines that tell how things stand.
+// Elements, dialogs, announcements for screen readers, and the lines for status, notices and toasts.
 const root = element.querySelector(".room");
 const find = (selector) => root.querySelector(selector);
 const letter = (i) => String.fromCharCode(65 + i);
@@ -20,10 +20,10 @@ function h(tag, attributes, ...children) {
 const button = (text, onclick, more) => h("button", { type: "button", class: "button", onclick, ...more }, text);
 const kbd = (text) => h("kbd", { "aria-hidden": "true" }, text);
 
-function say(text) {
-  const heard = find(".heard");
-  heard.textContent = "";
-  setTimeout(() => { heard.textContent = text; }, 20);
+function announce(text) {
+  const region = find(".announcements");
+  region.textContent = "";
+  setTimeout(() => { region.textContent = text; }, 20);
 }
 
 function status(text) { find(".saved").textContent = text; }
@@ -58,3 +58,15 @@ function setTheme(theme) {
 }
 const wantsDark = matchMedia("(prefers-color-scheme: dark)").matches;
 root.dataset.theme = localStorage.getItem("labeling/theme") || (wantsDark ? "dark" : "light");
+function openDialog(title, ...content) {
+  const opened = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
+  opened.addEventListener("close", () => opened.remove());
+  opened.addEventListener("click", (event) => { if (event.target === opened) opened.close(); });
+  find(".dialogs").replaceChildren(opened);
+  opened.showModal();
+  return opened;
+}
+
+const closeDialog = () => find("dialog")?.close();
+const closing = () => h("div", { class: "walk" }, h("span", { class: "gap" }), button(t("close"), closeDialog, { class: "button primary" }));
+

@@ -1,13 +1,13 @@
 // Step 1: each output by itself. `work.at` is the output being rated, -1 the prompt.
 function ratePanels() {
-  const tabs = asksAboutPrompt() ? [-1, ...outputs()] : outputs();
+  const tabs = hasPromptQuestions() ? [-1, ...outputs()] : outputs();
   const list = tabs.length > 1 && h("div", { class: "tabs", role: "group", "aria-label": t("rate") }, tabs.map((i) => h("button", {
     type: "button", class: "tab", "data-tab": String(i), onclick: () => goTo(i),
   })));
-  const shown = work.at < 0 ? task.prompt : task.outputs[work.at];
+  const content = work.at < 0 ? task.prompt : task.outputs[work.at];
   const name = work.at < 0 ? t("prompt") : nameOf(work.at);
   const read = h("section", { class: "read panel", "aria-label": name }, list,
-    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": name }, text(shown)));
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": name }, text(content)));
   return [read, work.at < 0 ? promptForm() : outputForm(work.at)];
 }
 
@@ -16,7 +16,7 @@ const nameOf = (i) => (numOutputs() > 1 ? t("output", letter(i)) : t("text"));
 
 function outputForm(i) {
   const qualityScale = form.quality ? [scaleQuestion(form.quality, "quality")] : [];
-  const others = askedScales().map((scale) => scaleQuestion(scale, "scale"));
+  const others = activeScales().map((scale) => scaleQuestion(scale, "scale"));
   const note = noteField("note", t("note"), work.notes[i] || "", (value) => { work.notes[i] = value; });
   return h("section", { class: "form panel", "aria-label": t("of_output", letter(i)) },
     h("div", { class: "scroll", tabindex: "-1" }, h("h2", {}, nameOf(i)), ...qualityScale, ...others,
@@ -33,7 +33,7 @@ function promptForm() {
 }
 
 function walk() {
-  if (numOutputs() === 1 && !asksAboutPrompt()) {
+  if (numOutputs() === 1 && !hasPromptQuestions()) {
     return h("div", { class: "walk" }, h("span", { class: "gap" }), button("", next, { class: "button primary", "data-part": "next" }));
   }
   return h("div", { class: "walk" }, button(t("previous"), () => goTo(work.at - 1), { "data-part": "previous" }),
@@ -62,14 +62,14 @@ function answerScale(scale, kind, value) {
     else if (kind === "scale") work.scales[work.at] = { ...work.scales[work.at], [scale.id]: value };
     else work.prompt_scales[scale.id] = value;
   });
-  say(words(scale.text) + ": " + value);
+  announce(words(scale.text) + ": " + value);
 }
 
 // A digit answers the quality; without one, the first scale that is unanswered: by its own number where it
 // starts at 0 or 1, else by position.
 function scaleAtHand() {
   const kind = work.at < 0 ? "prompt_scale" : form.quality ? "quality" : "scale";
-  const scales = kind === "quality" ? [form.quality] : kind === "scale" ? askedScales() : form.prompt_scales;
+  const scales = kind === "quality" ? [form.quality] : kind === "scale" ? activeScales() : form.prompt_scales;
   const focused = document.activeElement.closest?.("fieldset.scale")?.dataset.scale;
   const scale = scales.find((one) => one.id === focused) || scales.find((one) => scaleAnswers(kind)[one.id] == null) || scales.at(-1);
   return [scale, kind];
@@ -84,7 +84,7 @@ function answerByDigit(digit) {
 }
 
 const flagAnswers = () => (work.at < 0 ? work.prompt_flags : work.flags[work.at]) || {};
-const askedFlags = () => (work.at < 0 ? form.prompt_flags : form.flags);
+const activeFlags = () => (work.at < 0 ? form.prompt_flags : form.flags);
 
 function flagQuestions(flags) {
   if (!flags.length) return null;
@@ -94,7 +94,7 @@ function flagQuestions(flags) {
       onclick: () => answerFlag(flag, flagAnswers()[flag.id] === value ? null : value),
     }, t(word));
     return h("div", { class: "flag" + (flag.good ? " good" : ""), "data-flag": flag.id }, flag.key ? kbd(flag.key.toUpperCase()) : h("span"),
-      h("span", { class: "asked" }, words(flag.text)), answer(true, "yes"), answer(false, "no"));
+      h("span", { class: "question-text" }, words(flag.text)), answer(true, "yes"), answer(false, "no"));
   };
   return h("div", { class: "flags" }, flags.map(row), h("div", { class: "rest" }, h("span", { class: "soft", "data-part": "open" }),
     button([t("rest_no"), kbd("0")], answerRestNo, { class: "quiet" })));
@@ -106,24 +106,24 @@ function answerFlag(flag, value) {
     if (about < 0) work.prompt_flags = { ...work.prompt_flags, [flag.id]: value };
     else work.flags[about] = { ...work.flags[about], [flag.id]: value };
   });
-  say(words(flag.text) + ": " + (value === null ? t("unanswered", 1) : t(value ? "yes" : "no")));
+  announce(words(flag.text) + ": " + (value === null ? t("unanswered", 1) : t(value ? "yes" : "no")));
 }
 
 function nextAnswer(value) { return value == null ? true : value ? false : null; }
 
 function answerRestNo() {
   const answers = { ...flagAnswers() };
-  for (const flag of askedFlags()) answers[flag.id] ??= false;
+  for (const flag of activeFlags()) answers[flag.id] ??= false;
   change(() => {
     if (work.at < 0) work.prompt_flags = answers;
     else work.flags[work.at] = answers;
   });
-  say(t("rest_no"));
+  announce(t("rest_no"));
 }
 
 function noteField(part, label, value, write) {
   const field = h("textarea", { rows: "2", id: "labeling-" + part, maxlength: "20000", "data-part": "note", dir: "auto",
-    oninput: (event) => { write(event.target.value); keep(); } });
+    oninput: (event) => { write(event.target.value); saveSoon(); } });
   field.value = value;
   return h("div", { class: "note" }, h("label", { for: "labeling-" + part }, label, " ", kbd("N")), field);
 }
@@ -147,27 +147,27 @@ function paintRate() {
     for (const one of row.querySelectorAll(".answer")) one.setAttribute("aria-pressed", String(String(given) === one.dataset.value));
   }
   const part = (name) => find('[data-part="' + name + '"]');
-  if (part("open")) part("open").textContent = t("unanswered", askedFlags().filter((flag) => answers[flag.id] == null).length);
+  if (part("open")) part("open").textContent = t("unanswered", activeFlags().filter((flag) => answers[flag.id] == null).length);
   if (part("previous")) {
     part("rated").textContent = t("rated", outputs().filter(isRated).length, numOutputs());
-    part("previous").disabled = work.at <= (asksAboutPrompt() ? -1 : 0);
+    part("previous").disabled = work.at <= (hasPromptQuestions() ? -1 : 0);
   }
   const after = work.at < numOutputs() - 1 ? "next" : stepsOf().at(-1) === "rate" ? "submit" : "to_rank";
   part("next").replaceChildren(t(after), kbd("⏎"));
 }
 
 function goTo(i) {
-  if (i < (asksAboutPrompt() ? -1 : 0) || i >= numOutputs()) return;
+  if (i < (hasPromptQuestions() ? -1 : 0) || i >= numOutputs()) return;
   work.at = i;
   draw();
   find(".read .scroll").scrollTop = 0;
   toTop();
-  say(i < 0 ? t("prompt") : t("output", letter(i)));
+  announce(i < 0 ? t("prompt") : t("output", letter(i)));
 }
 
 function next() {
-  if (work.at >= 0 && !isRated(work.at)) return tellMissing(work.at);
-  if (work.at < 0 && !isPromptRated()) return tellMissing(-2);
+  if (work.at >= 0 && !isRated(work.at)) return showMissing(work.at);
+  if (work.at < 0 && !isPromptRated()) return showMissing(-2);
   if (work.at < numOutputs() - 1) return goTo(work.at + 1);
   if (stepsOf().at(-1) === "rate") return finish();
   goToStep("rank");

@@ -44,7 +44,7 @@ function writeField(name, label, rows, value, write) {
   const count = h("small", { class: "soft" });
   const field = h("textarea", { rows: String(rows), id: "labeling-" + name, maxlength: "50000", dir: "auto", "data-field": name, oninput: (event) => {
     write(event.target.value);
-    keep();
+    saveSoon();
     show();
     paint();
   } });

@@ -12,7 +12,7 @@ function rankPanels() {
   ];
 }
 
-// What those said whose disagreement is settled here.
+// The ranks of the annotators whose disagreement is settled here.
 function givenRanks(i) {
   return task.given ? h("p", { class: "given" }, t("given"), task.given.map((ranks) => h("kbd", {}, String(ranks[i])))) : null;
 }
@@ -35,7 +35,7 @@ function chip(i) {
 function tray(left) {
   const seed = form.quality && form.seed_from_quality && left.length
     ? button([t("seed"), kbd("Q")], seedFromQuality, { class: "quiet" }) : null;
-  return h("div", { class: "row tray", "data-tier": "-1", onclick: (event) => { if (!event.target.closest("button")) place(work.selected, -1); } },
+  return h("div", { class: "row tray", "data-tier": "-1", onclick: (event) => { if (!event.target.closest("button")) moveToTier(work.selected, -1); } },
     h("div", { class: "label" }, left.length ? t("tray") : t("all_ranked"), h("span", { class: "gap" }), seed),
     left.length ? h("div", { class: "slots" }, left.map(chip)) : null);
 }
@@ -46,7 +46,7 @@ function row(tier, chips, hint) {
   const end = tier === 0 ? t("best") : tier === last ? t("worst") : "";
   return h("div", {
     class: "row" + (chips.length > 1 ? " many" : ""), "data-tier": String(tier), style: "--depth:" + tier / Math.max(1, last),
-    onclick: (event) => { if (!event.target.closest(".chip")) placeSelected(tier); },
+    onclick: (event) => { if (!event.target.closest(".chip")) rankSelected(tier); },
   }, h("div", { class: "label" }, h("kbd", {}, String(tier + 1)), h("span", {}, end)),
   h("div", { class: "slots" }, chips.length ? chips : h("span", { class: "soft hint" }, hint)));
 }
@@ -80,12 +80,73 @@ function select(i) {
   paintSelected();
   const card = find('.card[data-output="' + work.selected + '"]');
   if (innerWidth > 900) card.scrollIntoView({ block: "nearest" });
-  say(t("selected", letter(work.selected), rankOf(work.selected) < 0 ? t("unranked") : t("tier", rankOf(work.selected) + 1)));
+  announce(t("selected", letter(work.selected), rankOf(work.selected) < 0 ? t("unranked") : t("tier", rankOf(work.selected) + 1)));
 }
 
 // One rank up (-1) or down (+1); an unranked output enters from the end it comes from.
 function move(by) {
   const i = work.selected, from = rankOf(i), last = numOutputs() - 1;
   const to = from < 0 ? (by > 0 ? 0 : last) : Math.min(last, Math.max(0, from + by));
-  if (to !== from) place(i, to);
+  if (to !== from) moveToTier(i, to);
+}
+
+// Drag and drop by pointer events: mouse, pen and finger take one path. A short press is a click.
+function startDrag(press, i) {
+  if (press.button) return;
+  const held = press.currentTarget;
+  let ghost = null, over = null, scroll = 0;
+  const isSame = (event) => event.pointerId === press.pointerId;
+  const rowAt = (x, y) => document.elementFromPoint(x, y)?.closest?.(".room [data-tier]");
+
+  function lift() {
+    ghost = held.cloneNode(true);
+    ghost.classList.add("ghost");
+    ghost.style.width = held.offsetWidth + "px";
+    root.append(ghost);
+    held.classList.add("lifted");
+    root.classList.add("dragging");
+  }
+
+  function moved(event) {
+    if (!isSame(event)) return;
+    if (!ghost && Math.hypot(event.clientX - press.clientX, event.clientY - press.clientY) < 6) return;
+    if (!ghost) lift();
+    event.preventDefault();
+    ghost.style.transform = "translate(" + (event.clientX - 18) + "px," + (event.clientY - 18) + "px)";
+    const row = rowAt(event.clientX, event.clientY);
+    if (row !== over) {
+      over?.classList.remove("over");
+      row?.classList.add("over");
+      over = row;
+    }
+    scroll = event.clientY > innerHeight - 50 ? 10 : event.clientY < 60 ? -10 : 0;
+  }
+
+  const scroller = setInterval(() => {
+    if (scroll) (innerWidth > 900 ? find(".rows") : document.scrollingElement).scrollBy(0, scroll);
+  }, 16);
+
+  function dropped(event) {
+    if (!isSame(event)) return;
+    clearInterval(scroller);
+    removeEventListener("pointermove", moved);
+    removeEventListener("pointerup", dropped);
+    removeEventListener("pointercancel", dropped);
+    ghost?.remove();
+    held.classList.remove("lifted");
+    root.classList.remove("dragging");
+    over?.classList.remove("over");
+    if (event.type !== "pointerup") return;
+    if (!ghost) return select(i);
+    const swallow = (click) => click.stopPropagation(); // a mouse clicks after a drag, a finger does not
+    addEventListener("click", swallow, { capture: true });
+    setTimeout(() => {
+      removeEventListener("click", swallow, { capture: true });
+      if (over) { work.selected = i; moveToTier(i, Number(over.dataset.tier)); }
+    }, 0);
+  }
+
+  addEventListener("pointermove", moved, { passive: false });
+  addEventListener("pointerup", dropped);
+  addEventListener("pointercancel", dropped);
 }

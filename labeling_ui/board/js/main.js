@@ -6,23 +6,23 @@ function receive(reply) {
   form = task ? forms[task.kind] : null;
   past = [];
   isDirty = false;
-  if (!task) return showNothing(reply.why);
+  if (!task) return showNoTask(reply.why);
   work = null;
   const draft = newestDraft();
   work = workFrom(draft);
   status(draft && !task.amends ? t("restored") : "");
   draw();
   if (innerWidth <= 900) scrollTo(0, 0);
-  say(isWriting() ? t("write_" + task.kind) : t("task_ready", numOutputs()));
+  announce(isWriting() ? t("write_" + task.kind) : t("task_ready", numOutputs()));
 }
 
-function showNothing(why) {
+function showNoTask(why) {
   work = null;
   status("");
   find(".steps").replaceChildren();
   find(".stage").replaceChildren(h("div", { class: "wait" }, h("p", {}, t(why === "done" ? "none_left" : why)),
     button(t("look_again"), () => load("next_task"))));
-  say(t(why === "done" ? "none_left" : why));
+  announce(t(why === "done" ? "none_left" : why));
 }
 
 async function load(name) {
@@ -34,16 +34,16 @@ async function load(name) {
       if (reply.forms) ({ forms, guidelines, live: isLive } = reply);
       me = { name: reply.name, role: reply.role };
       drawTools();
-      if (await sendWhatIsLeft()) return undefined;
+      if (await sendPending()) return undefined;
       receive(reply);
       const settle = new URLSearchParams(location.search).get("settle");
       if (settle && name === "start") {
         history.replaceState(null, "", location.pathname);
-        await askFor("adjudicate", { task: settle });
+        await requestTask("adjudicate", { task: settle });
       }
       return undefined;
     } catch (error) {
-      tellWhyNot(error);
+      showError(error);
       if (error instanceof SignedOut) return undefined;
       await pause(2000);
     }

@@ -30,24 +30,24 @@ function handle(event, hasCtrl) {
   return true;
 }
 
-// Digits by place on the keyboard as well: some layouts need Shift for them.
+// Digits by key position as well: some layouts need Shift for them.
 function digitOf(event) {
-  const found = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
+  const match = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
   if (/^\d$/.test(event.key)) return Number(event.key);
-  return found && !event.shiftKey ? Number(found[1]) : null;
+  return match && !event.shiftKey ? Number(match[1]) : null;
 }
 
 function rateKey(event, key) {
   const onControl = event.target.matches("button, a, summary, input");
   const digit = digitOf(event);
-  const flag = askedFlags().find((one) => one.key === key);
+  const flag = activeFlags().find((one) => one.key === key);
   if (digit === 0 && scaleAtHand()[0]?.lowest !== 0) answerRestNo();
   else if (digit !== null) answerByDigit(digit);
   else if (key === "enter" && !event.target.matches("button, a, summary")) next();
   else if (key === "arrowright" && !(onControl && event.target.type === "radio")) goTo(work.at + 1);
   else if (key === "arrowleft" && !(onControl && event.target.type === "radio")) goTo(work.at - 1);
   else if (key === "n") find("[data-part=note]").focus();
-  else if (key === "p" && asksAboutPrompt()) goTo(work.at < 0 ? 0 : -1);
+  else if (key === "p" && hasPromptQuestions()) goTo(work.at < 0 ? 0 : -1);
   else if (flag) answerFlag(flag, nextAnswer(flagAnswers()[flag.id]));
   else return false;
   return true;
@@ -56,8 +56,8 @@ function rateKey(event, key) {
 function rankKey(event, key) {
   const digit = digitOf(event);
   const output = key.length === 1 ? key.charCodeAt(0) - 97 : -1;
-  if (digit === 0 || key === "backspace") place(work.selected, -1);
-  else if (digit !== null) placeSelected(digit - 1);
+  if (digit === 0 || key === "backspace") moveToTier(work.selected, -1);
+  else if (digit !== null) rankSelected(digit - 1);
   else if (key === "arrowdown") move(1);
   else if (key === "arrowup") move(-1);
   else if (key === "arrowright") select(work.selected + 1);
