@@ -23,8 +23,8 @@ from labeling_ui.store.rows import dumps
 from labeling_ui.store.store import Store, kinds_and_records
 from labeling_ui.store.tables import answers, tasks
 from reward_models.conversations import Turn
-from reward_models.fields import optional_text, required_name, required_text
 from reward_models.records import RankingTask, Record, assign, assign_names
+from reward_models.row_files import optional_text, required_name, required_text
 
 Shape = Literal["plain", "few-shot", "user-based"]
 

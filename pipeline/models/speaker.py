@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.base_names import base_name, resolve_base_name
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name, resolve_base_name
 from reward_models.records import Prompt
 from stages.data.template import (
     continued,

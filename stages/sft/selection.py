@@ -15,9 +15,9 @@ from statistics import fmean
 import torch
 
 from reward_models.atomic_files import write_json, written_aside
-from reward_models.base_names import base_name
 from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name
 from reward_models.records import Prompt
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
