@@ -16,7 +16,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 TORCH_FREE = (
     "pipeline.cli.app",
     "pipeline.config.loading",
-    "pipeline.steps.plan",
+    "pipeline.steps.order",
     "pipeline.launch.options",
     "stages.config",
     "stages.progress",

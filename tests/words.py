@@ -39,7 +39,7 @@ OTHERS = {
     "told": "the value's name",
     "asked": "the value's name",
     "demands": "estimate",
-    "tally": "metrics",
+    "means": "metrics",
     "whereabouts": "path",
     "door": "sign-in",
     "doors": "sign-in",

@@ -13,8 +13,8 @@ from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config, overridden
 from pipeline.launch.options import Launch
 from pipeline.runs.manifest import label_kinds
-from pipeline.runs.runner import conduct
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
+from pipeline.steps.order import run_experiment
 
 
 def run(
@@ -62,7 +62,7 @@ def label(
         raise ValueError(
             f"--host and --port serve people, but labeling.kind is '{config.labeling.kind}'"
         )
-    return conduct(config, _folder(config, out), only="label")
+    return run_experiment(config, _folder(config, out), only="label")
 
 
 def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Path:
@@ -71,7 +71,7 @@ def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Pat
     if not isinstance(config.labeling, HumanAnnotators):
         raise ValueError(f"labeling.kind is '{config.labeling.kind}': no people's store to copy")
     from pipeline.labeling.exchange import backup as copied
-    from pipeline.steps.human_labels import store_of
+    from pipeline.steps.label import store_of
 
     return copied(store_of(config.labeling, _folder(config, out)), copy)
 
@@ -176,16 +176,16 @@ def _spread(
 ) -> Path | None:
     """Run the experiment; None on a rank that another launcher started and that is not rank 0."""
     if launch is None:
-        return conduct(config, folder, until=until, only=only)
+        return run_experiment(config, folder, until=until, only=only)
     from pipeline.launch.elastic import JoinedRanks, LocalRanks
 
     if launch.rank is None:
-        return conduct(config, folder, until=until, only=only, ranks=LocalRanks(launch))
+        return run_experiment(config, folder, until=until, only=only, ranks=LocalRanks(launch))
     ranks = JoinedRanks(launch)
     if launch.rank:
         ranks.follow(folder)
         return None
-    made = conduct(config, folder, until=until, only=only, ranks=ranks)
+    made = run_experiment(config, folder, until=until, only=only, ranks=ranks)
     ranks.finish()
     return made
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -49,11 +49,8 @@ OwnRankings = Annotated[
     ),
 ]
 OwnFamily = Annotated[
-    Literal["full", "lora", "prefix", "prompt", "ptuning-v2", "bottleneck", "bitfit", "probe"]
-    | None,
-    typer.Option(
-        "--adaptation", help="The parameters that train. Default: lora for your own data."
-    ),
+    str | None,
+    typer.Option("--adaptation", metavar="FAMILY", help="The parameters that train, such as lora."),
 ]
 MaybeConfig = Annotated[
     Path | None,

@@ -12,8 +12,8 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.estimate.anatomy import Anatomy, activation_bytes, anatomy
 from pipeline.estimate.lengths import Lengths
 from pipeline.estimate.memory import FLOAT, LOGIT_COPIES, Need, trained
-from pipeline.runs.run import Source
-from pipeline.steps.plan import checked_source
+from pipeline.runs.manifest import checked_source
+from pipeline.runs.stage import Source
 from stages.adapters.config import Adaptation, Probe
 from stages.models import device
 from stages.ppo.config import Joint, OwnRollouts, PPOConfig, Separate

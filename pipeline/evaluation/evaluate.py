@@ -28,7 +28,7 @@ from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
 from pipeline.evaluation.suites.order import SAID, SUITES
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.models.speaker import notes_of, own_weights
+from pipeline.models.prompting import own_weights, prompting_notes
 from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, Step
 
@@ -54,7 +54,7 @@ def evaluate(inputs: Inputs, out: Path) -> Results:
     everyone = {each.name: each for several in scorers.values() for each in several}
     measured = measured_validity(rows, list(everyone.values()), config)
     results = results_from(rows, config, inputs.seed, measured)
-    said = [*circular_notes(inputs), *notes_of(inputs.policies)]
+    said = [*circular_notes(inputs), *prompting_notes(inputs.policies)]
     results = replace(results, notes=[*results.notes, *said])
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)

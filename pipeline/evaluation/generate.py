@@ -10,7 +10,7 @@ import torch
 
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.models.speaker import ask, speaker_of
+from pipeline.models.prompting import generate_answers, prompted_policy
 from reward_models.context_limit import context_limit
 from reward_models.records import Prompt
 from stages.data.template import response_text
@@ -59,7 +59,7 @@ def _require_fit(
     """Refuse prompts that do not fit a policy, before any is loaded."""
     prompts = [Prompt(row.prompt, context=row.context) for row in rows]
     for name, source in policies.items():
-        speaker = speaker_of(source)
+        speaker = prompted_policy(source)
         room = context_limit(speaker.weights).without(len(speaker.prefix))
         tokenizer = load_tokenizer(speaker.weights)
         require_fit(tokenizer, prompts, new_tokens, [room], f"{suite} prompts, {name}")
@@ -119,10 +119,10 @@ def _answers(
     suite: str,
     report: Report,
 ) -> list[Completion]:
-    speaker = speaker_of(source)
+    speaker = prompted_policy(source)
     tokenizer, policy = load_tokenizer(speaker.weights), load_policy(speaker.weights)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    drawn = ask(
+    drawn = generate_answers(
         speaker,
         policy,
         tokenizer,

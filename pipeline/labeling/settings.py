@@ -15,6 +15,7 @@ from pipeline.config.labeling import RoomSettings
 from pipeline.config.shipped import find_config
 from reward_models.records import Prompt, Ranking, RankingTask
 
+STORE = "rankings.sqlite"  # of a run, in its folder
 Flags = Mapping[str, Mapping[str, bool]]
 
 
@@ -114,7 +115,7 @@ def serve_store(
         behind_tls=room.behind_tls,
         scores=model_scores(room, tasks),
         live=live,
-        say=say,
+        log=say,
         until=until,
     )
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.steps.order import last_round, named
+from pipeline.runs.rounds import in_round, last_round
 
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
 
@@ -14,7 +14,7 @@ def policy_folder(place: Path) -> Path:
     if (place / "model").is_dir():
         return place / "model"
     again = [
-        named(name, n)
+        in_round(name, n)
         for n in range(last_round(place, "sample"), 1, -1)
         for name in ("ppo-ptx", "ppo")
     ]

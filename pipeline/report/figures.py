@@ -48,44 +48,31 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class IntervalRow:
-    """A model's estimate; `x` is None where there is none."""
-
-    model: str
-    value: str
-    interval: str
-    x: float | None
-    low: float
-    high: float
-    is_focus: bool
-
-
-@dataclass(frozen=True, slots=True)
 class IntervalPanel(Figure):
-    """A row a model: a dot at the estimate, a line over its 95 % interval."""
+    """A row a cell: a dot at the estimate, a line over its 95 % interval."""
 
     kind: ClassVar[str] = "intervals"
     about: str
-    rows: Sequence[IntervalRow]
+    cells: Sequence[Cell]
+    scale: Scale
     ticks: Sequence[tuple[float, str, str]]  # position, label, style
+    focus: str
     reference: float | None
     hollow: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar with its interval and the text that a pointer over it shows."""
+    """A cell's bar, and the vertical line over its interval."""
 
+    cell: Cell
     left: float
-    top: float
     width: float
-    height: float
+    top: float
     middle: float
     low: float
     high: float
     shade: float
-    tip: str
-    is_focus: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +83,9 @@ class BarPanel(Figure):
     about: str
     grid: Sequence[tuple[float, str]]
     bars: Sequence[Bar]
-    legend: Sequence[tuple[str, float, bool]]  # model, shade, whether it is the focus
+    legend: Sequence[tuple[str, float]]  # model and shade
     groups: Sequence[str]
+    focus: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,21 +168,16 @@ def interval_panel(
         title=capital(title),
         about=f"{about}, {note}" if about else note,
         description=f"{title}: {numbers}",
-        rows=[_interval_row(cell, name, scale, focus) for cell in cells],
+        cells=cells,
+        scale=scale,
         ticks=[
             (scale.x(tick), number(tick, coarse), _tick_style(index, len(scale.ticks)))
             for index, tick in enumerate(scale.ticks)
         ],
+        focus=focus,
         reference=None if reference is None else scale.x(reference),
         hollow=hollow,
     )
-
-
-def _interval_row(cell: Cell, name: Name, scale: Scale, focus: str) -> IntervalRow:
-    low, high = (scale.x(end) for end in cell.ci95)
-    x = scale.x(cell.value) if math.isfinite(cell.value) else None
-    value, ends = number(cell.value, name), interval(*cell.ci95, name)
-    return IntervalRow(cell.model, value, ends, x, low, high, cell.model == focus)
 
 
 def _tick_style(index: int, ticks: int) -> str:
@@ -230,32 +213,23 @@ def grouped_bars(
         description=f"{title}: {numbers}",
         grid=[(100 - scale.x(tick), number(tick, coarse)) for tick in scale.ticks],
         bars=[
-            _bar(cell, models, index, len(groups), scale, focus)
+            _bar(cell, models, index, len(groups), scale)
             for index, group in enumerate(groups.values())
             for cell in group
             if math.isfinite(cell.value)
         ],
-        legend=[
-            (model, _shade(index, len(models)), model == focus)
-            for index, model in enumerate(models)
-        ],
+        legend=[(model, _shade(index, len(models))) for index, model in enumerate(models)],
         groups=list(groups),
+        focus=focus,
     )
 
 
-def _bar(
-    cell: Cell, models: Sequence[str], group: int, groups: int, scale: Scale, focus: str
-) -> Bar:
-    name = named(cell.quantity.metric)
+def _bar(cell: Cell, models: Sequence[str], group: int, groups: int, scale: Scale) -> Bar:
     index, share = models.index(cell.model), (1 - BAR_GAP) / len(models)
     left, width = 100 * (group + BAR_GAP / 2 + index * share) / groups, 100 * share / groups
-    top = 100 - scale.x(cell.value)
-    low, high = (100 - scale.x(end) for end in cell.ci95)
-    tip = f"{cell.model}: {number(cell.value, name)} ({interval(*cell.ci95, name)})"
+    top, low, high = (100 - scale.x(value) for value in (cell.value, *cell.ci95))
     middle = left + width / 2 - width * 0.07
-    shade = _shade(index, len(models))
-    is_focus = cell.model == focus
-    return Bar(left, top, width * 0.86, 100 - top, middle, low, high, shade, tip, is_focus)
+    return Bar(cell, left, width * 0.86, top, middle, low, high, _shade(index, len(models)))
 
 
 def _shade(index: int, models: int) -> float:

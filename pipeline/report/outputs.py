@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pipeline.evaluation.external.columns import FILE_SCORER
 from pipeline.evaluation.samples.records import Completion
@@ -9,7 +10,6 @@ from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.evaluation.scorers.toxicity import DEFAULT_THRESHOLD, PROFANITY
 from pipeline.evaluation.scorers.wording import abstains
 from pipeline.report.inputs import ReportInputs
-from pipeline.report.layout import Answer, Card, Cards, Section, section
 from pipeline.report.words import MINUS, filter_title
 from reward_models.conversations import Turn
 
@@ -18,21 +18,44 @@ NOT_SAMPLED = {"bias", "pretraining", "tax"}  # rows of texts that no policy wro
 TRUTH = "truthfulness"  # of which the reference answers are not sampled either
 
 
-def outputs(inputs: ReportInputs) -> Section | None:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One policy's output on a card."""
+
+    model: str
+    text: str
+    scores: Sequence[str]
+    is_toxic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A prompt with the output of every policy. `marks` and `group` are for the page's filters."""
+
+    first: Completion
+    group: str
+    label: str
+    answers: Sequence[Answer]
+    marks: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The cards on the page, of how many prompts, and the values of the filters."""
+
+    cards: Sequence[Card]
+    num_prompts: int
+    groups: Sequence[tuple[str, str]]  # value and label
+    marks: Sequence[str]
+
+
+def outputs(inputs: ReportInputs) -> Outputs:
     """Return prompts spread evenly over use cases and instructions, with every answer."""
     prompts = by_prompt(inputs.samples)
     wanted = int(inputs.results.about.get("shown_samples", MOST_CARDS))
     cards = [card(rows) for rows in _spread(prompts, wanted)]
-    if not cards:
-        return None
-    about = (
-        f"{len(cards)} of {len(prompts)} different prompts, the first of each kind in the order "
-        "of the evaluation: not picked by hand. One completion a policy. Toxic ones are folded."
-    )
     groups = sorted({(one.group, one.label) for one in cards})
-    marks = sorted({mark for one in cards for mark in one.marks})
-    part = Cards(cards, groups, marks)
-    return section("outputs", "Sampled outputs", about, part, link="Outputs")
+    return Outputs(cards, len(prompts), groups, sorted({m for one in cards for m in one.marks}))
 
 
 def by_prompt(rows: Iterable[Completion]) -> list[list[Completion]]:
@@ -75,11 +98,9 @@ def card(rows: Sequence[Completion]) -> Card:
     suite, _, part = _group(first).partition("/")
     part = filter_title(part)
     return Card(
+        first=first,
         group=_group(first),
         label=part if suite in {"test", "samples"} else f"{suite}, {part}",
-        turns=[(turn.role, turn.content) for turn in first.history],
-        passage=first.context or "",
-        prompt=first.prompt,
         answers=[Answer(row.model, row.completion, _scores(row), _is_toxic(row)) for row in rows],
         marks=sorted({mark for row in rows for mark in _marks(row)}),
     )

@@ -6,15 +6,14 @@ from typing import Any
 from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, line_panel
 from pipeline.report.inputs import ReportInputs
-from pipeline.report.layout import Paragraph, Section, grid, section
-from pipeline.report.words import MINUS
-from pipeline.steps.order import is_ppo
+from pipeline.report.render import Group, group
+from pipeline.runs.rounds import is_ppo
 
 PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
-    ("ppo/gold", "second opinion"),
-    ("ppo/win_rate", "win rate against the start, by the second opinion"),
+    ("ppo/gold", "gold reward"),
+    ("ppo/win_rate", "win rate against the start, by the gold reward"),
     ("ppo/toxicity", "toxicity of validation answers"),
     ("ppo/kl_nats", "KL from SFT, nats"),
     ("ppo/entropy_nats_per_token", "entropy, nats per token"),
@@ -34,7 +33,7 @@ OTHER_CURVES = (
 )
 
 
-def reward_against_kl(inputs: ReportInputs) -> Section | None:
+def reward_against_kl(inputs: ReportInputs) -> Group:
     """Return each policy's score against its KL, with the gold score where it was measured."""
     stages = _policies_trained(inputs)
     panels = []
@@ -47,23 +46,17 @@ def reward_against_kl(inputs: ReportInputs) -> Section | None:
             line_panel(curves, title=title, x_title="KL from SFT, nats a response", tall=True)
         )
     panels += [_proxy_and_gold(inputs, stage) for stage in stages]
-    about = (
-        "Each dot is one iteration: the mean reward model score against how far the policy has "
-        "moved from SFT. Where a second opinion was asked (the judge, or a reward model that PPO "
-        "does not see), both have marked the same answers: a score that rises while the second "
-        "opinion falls is over-optimisation (Gao et al. 2022)."
-    )
-    return section("reward-kl", "Reward against KL", about, grid(*panels), link="Reward and KL")
+    return group(*panels)
 
 
 def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
-    """Return the gains in score and in second opinion against the square root of the KL.
+    """Return the gains in score and in gold reward against the square root of the KL.
 
     Gains are over the first measurement, because the zeros of the two are unrelated.
     """
     rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold") is not None]
     curves = []
-    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "second opinion")):
+    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "gold reward")):
         points = [
             (max(row["ppo/gold_kl_nats"] or 0.0, 0.0) ** 0.5, (row[name] or 0.0)) for row in rows
         ]
@@ -71,13 +64,13 @@ def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
         curves.append(Curve(title, gains, accent=name == "ppo/gold", dots=True))
     return line_panel(
         curves if len(rows) > 1 else [],
-        title=f"gain in score and second opinion, {stage}",
+        title=f"gain in score and gold reward, {stage}",
         x_title="square root of the KL from SFT",
         tall=True,
     )
 
 
-def learning_curves(inputs: ReportInputs) -> Section | None:
+def learning_curves(inputs: ReportInputs) -> Group:
     """Return the curves that show that the training was healthy."""
     panels = [
         line_panel([_curve(inputs, stage, "step", name)], title=title, x_title="step")
@@ -88,32 +81,24 @@ def learning_curves(inputs: ReportInputs) -> Section | None:
     for name, title in PPO_CURVES:
         curves = [_curve(inputs, stage, "step", name) for stage in stages]
         panels.append(line_panel(curves, title=title, x_title="iteration"))
-    about = " ".join(_passes_sentence(inputs, stage) for stage in stages).strip()
-    figures = grid(*panels, columns="three")
-    return section("curves", "Learning curves", about, figures, link="Curves")
+    return group(*panels, columns="three")
 
 
-def _passes_sentence(inputs: ReportInputs, stage: str) -> str:
-    """Return the sentence about models that shared a forward pass, where there were not four."""
-    manifest = inputs.manifests.get(stage)
-    models = {} if manifest is None else manifest.settings.get("ppo", {}).get("models", {})
-    match models.get("kind"):
-        case "shared-critic":
-            return f"In {stage} the critic was a head on the policy's pass (shared-critic)."
-        case "joint":
-            return (
-                f"In {stage} the critic was a head on the policy's pass, and the reward model one "
-                "on the reference's (joint)."
-            )
-        case _:
-            return ""
+def shared_passes(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """Return the PPO stages whose models shared forward passes, and in what way."""
+    kinds = [
+        (stage, inputs.manifests[stage].settings.get("ppo", {}).get("models", {}).get("kind"))
+        for stage in _policies_trained(inputs)
+        if stage in inputs.manifests
+    ]
+    return [(stage, kind) for stage, kind in kinds if kind in {"shared-critic", "joint"}]
 
 
-def reward_model(inputs: ReportInputs) -> Section | None:
+def reward_model(inputs: ReportInputs) -> Group:
     """Return the accuracy on held-out rankings, beside what the annotators' noise allows."""
     held = inputs.held_out
     if held is None:
-        return None
+        return group()
     rows = [
         ("all pairs", {**held, "value": held.get("pair_accuracy")}),
         ("same policy", held.get("within_model")),
@@ -132,21 +117,7 @@ def reward_model(inputs: ReportInputs) -> Section | None:
         scale=scale,
         reference=0.5,
     )
-    about = (
-        "The share of ranked pairs that the reward model orders as the annotator did. The ceiling "
-        "is what the true order itself would reach against one annotator, estimated from how often "
-        "annotators agree. Pairs of one and the same policy are the hard ones, and those PPO needs."
-    )
-    return section(
-        "reward-model",
-        "Reward model",
-        about,
-        grid(accuracy, _calibration(held)),
-        _prompt_folds(inputs.prompt_folds),
-        _annotator_folds(inputs.folds),
-        _length_correlation(held.get("length_correlation")),
-        link="Reward model",
-    )
+    return group(accuracy, _calibration(held))
 
 
 def _calibration(held: Any) -> LinePanel | None:
@@ -165,38 +136,6 @@ def _calibration(held: Any) -> LinePanel | None:
         title="accuracy by the model's own confidence",
         x_title="predicted chance of the higher score winning",
     )
-
-
-def _prompt_folds(folds: Any) -> Paragraph | None:
-    if not folds:
-        return None
-    longer = folds["longer_wins"]["value"]
-    beside = "" if longer is None else f", beside {longer:.1%} by the longer output"
-    return Paragraph(
-        f"Prompts in turn: dealt into {folds['folds']} parts, each ordered by a model that "
-        f"learned from all the others, so that every prompt is held out once{beside}."
-    )
-
-
-def _annotator_folds(folds: Any) -> Paragraph | None:
-    if not folds:
-        return None
-    return Paragraph(
-        f"Annotators were dealt into {len(folds['groups'])} groups, and a model was trained "
-        "without each: it orders held-out prompts as those it learnt from ranked them, and as the "
-        "group it never saw did. The paper's five groups gave 72.4 % and 69.6 %."
-    )
-
-
-def _length_correlation(correlation: Any) -> Paragraph | None:
-    if not correlation or correlation.get("within_prompt") is None:
-        return None
-    low, high = correlation.get("ci95") or (math.nan, math.nan)
-    text = (
-        f"Correlation of score and length within a prompt: {correlation['within_prompt']:.2f} "
-        f"({low:.2f} to {high:.2f})."
-    )
-    return Paragraph(text.replace("-", MINUS))
 
 
 def _rate_cell(name: str, rate: Any) -> Cell | None:

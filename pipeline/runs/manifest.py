@@ -1,35 +1,47 @@
-"""Where an artefact comes from: hashes by content, versions, and the manifest that names them all.
+"""Provenance: hashes by content, versions, and the manifest that names them all.
 
 A stage's folder holds `manifest.json` once the stage is finished; it is written last. Two runs of a
 stage with the same fingerprint (its settings, its seed and the content of its inputs) are the same.
 """
 
+import functools
 import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.steps.order import latest
+from pipeline.runs.rounds import latest
+from pipeline.runs.stage import Source
+from reward_models.model_files import check_model
 from stages.config import HUB, external_names, key_path
 from stages.data.hub_data import HubData, commit_of, commit_of_model
 
 DISTRIBUTION = "instruct-rlhf"
-LIBRARIES = ("accelerate", "datasets", "deepspeed", "numpy", "peft", "tokenizers", "torch",
-             "transformers", "trl")  # fmt: skip
+LIBRARIES = [
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "numpy",
+    "peft",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trl",
+]
+SCHEMA = 2  # of started.json and manifest.json; 1 was before version 0.2
 LEFT_OUT = ("checkpoints",)  # folders that are not part of an artefact; nor are databases
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One thing a stage read: where it lay, and the hash of what it held."""
+    """One input of a stage: its path or name, and the hash of its content."""
 
     path: str
     sha256: str
@@ -37,7 +49,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known about one finished stage. Times are seconds, memory is bytes."""
+    """The provenance of one finished stage. Times are seconds, memory is bytes."""
 
     stage: str
     fingerprint: str
@@ -52,8 +64,9 @@ class Manifest:
     wall_s: float
     cpu_s: float
     peak_rss_bytes: int
-    attempts: int = 1  # above 1: it was interrupted and went on
+    attempts: int = 1  # above 1: it was interrupted and resumed
     launched: Mapping[str, Any] = field(default_factory=dict)  # sharding and processes, if any
+    schema: int = SCHEMA
 
     def write(self, path: Path) -> None:
         """Write beside `path` and rename, so that a manifest is whole or not there."""
@@ -61,21 +74,32 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
-        """The manifest, or None where the stage has not finished."""
+        """Return the manifest, or None where the stage has not finished."""
         if not path.is_file():
             return None
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            row["inputs"] = {name: Input(**found) for name, found in row["inputs"].items()}
+            require_schema(row, path)
+            row["inputs"] = {name: Input(**each) for name, each in row["inputs"].items()}
             return cls(**row)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: not a manifest of this version ({error})") from None
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: not a manifest ({error})") from None
+
+
+def require_schema(row: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError for a manifest.json or started.json of another version."""
+    if row.get("schema", 1) != SCHEMA:
+        version = str(row.get("code_version", "0.1")).partition("+")[0]
+        raise ValueError(
+            f"{path.parent.parent} was begun by version {version}: finish it with that version, or "
+            "start a new run with --out (its models can be used as they are)"
+        )
 
 
 def label_kinds(run: Path) -> list[str]:
-    """The kinds of annotators behind a run's reward model, as its manifests have them."""
-    made = Manifest.read(latest(run) / "manifest.json")
-    return list(made.labels) if made is not None else []
+    """Return the kinds of annotators behind a run's reward model, from its manifests."""
+    manifest = Manifest.read(latest(run) / "manifest.json")
+    return list(manifest.labels) if manifest is not None else []
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -85,27 +109,28 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     aside.replace(path)
 
 
-def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """One hash of what decides a stage's result: its settings (seed included) and its inputs."""
-    said = json.dumps([stage, settings, inputs], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(said.encode()).hexdigest()
+def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:
+    """Return one hash of everything that decides a stage's result: settings, seed and inputs."""
+    hashes = {name: each.sha256 for name, each in inputs.items()}
+    text = json.dumps([stage, settings, hashes], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Hashes:
-    """Content hashes, remembered by size and time of change so that big files are read once.
+    """Content hashes, cached by size and time of change so that big files are read once.
 
-    Files beside the memory are remembered by their path from there, so that both can be moved.
+    Files beside the cache are listed by their path from there, so that both can be moved.
     """
 
-    def __init__(self, memory: Path) -> None:
-        self.memory = memory
-        self.home = memory.parent.absolute()
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.home = cache.parent.absolute()
         self.known: dict[str, list[Any]] = {}
-        if memory.is_file():
-            self.known = json.loads(memory.read_text(encoding="utf-8"))
+        if cache.is_file():
+            self.known = json.loads(cache.read_text(encoding="utf-8"))
 
     def of(self, source: Path | str) -> str:
-        """The hash of a file or of a folder (names and contents); of the hub, name and commit."""
+        """Return the hash of a file or folder (names and contents), or hub name and commit."""
         if isinstance(source, str) and source.startswith(HUB):
             return self._of_data(HubData.parse(source))
         path = Path(source)
@@ -118,14 +143,17 @@ class Hashes:
         return f"{source}@{commit_of_model(source)}"
 
     def files(self, folder: Path) -> dict[str, str]:
-        """Every file of an artefact by its path inside the folder, with the hash of its content."""
+        """Return every file of an artefact, by its path inside, with the hash of its content."""
         paths = _visible(folder)
-        return {str(path.relative_to(folder)): self._of_file(path) for path in paths
-                if not _is_left_out(path.relative_to(folder))}  # fmt: skip
+        return {
+            str(path.relative_to(folder)): self._of_file(path)
+            for path in paths
+            if not _is_left_out(path.relative_to(folder))
+        }
 
     def save(self) -> None:
-        """Keep what was computed for the next command."""
-        write_json(self.memory, self.known)
+        """Write the cache for the next command."""
+        write_json(self.cache, self.known)
 
     def _of_data(self, data: HubData) -> str:
         """Return the content hash of an `hf:` folder, or the commit of a data set of the hub."""
@@ -141,25 +169,25 @@ class Hashes:
 
     def _of_file(self, path: Path) -> str:
         stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         whole = path.absolute()
         inside = whole.is_relative_to(self.home)
         key = str(whole.relative_to(self.home) if inside else whole)
-        if self.known.get(key, [])[:3] != seen:
+        if self.known.get(key, [])[:3] != state:
             with path.open("rb") as content:
-                self.known[key] = [*seen, hashlib.file_digest(content, "sha256").hexdigest()]
+                self.known[key] = [*state, hashlib.file_digest(content, "sha256").hexdigest()]
         return str(self.known[key][3])
 
 
 def content_hash(source: Path | str) -> str:
-    """The hash of one input, for what keeps no memory of hashes."""
+    """Return the hash of one input, without a cache."""
     return Hashes(Path(".hashes.json")).of(source)
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Its files in order, without hidden and half-written ones, and without stores of users.
+    """Yield its files in order, but hidden and half-written ones, and stores of users.
 
-    Those come to lie in a model's folder once it is finished.
+    Those are written into a model's folder after it is finished.
     """
     stores = {store.parent for store in folder.rglob("users/base.json")}
     for path in sorted(folder.rglob("*")):
@@ -174,14 +202,14 @@ def _is_left_out(inside: Path) -> bool:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers."""
+    """Return the versions of Python and of the libraries that decide numbers."""
     installed = {name: version for name in LIBRARIES if (version := _version(name))}
     return {"python": platform.python_version(), **installed}
 
 
-@cache
+@functools.cache
 def code_version() -> str:
-    """`git describe` of this checkout, or the version of the installed package."""
+    """Return `git describe` of this checkout, or the version of the installed package."""
     here = Path(__file__).resolve().parents[2]
     if (here / ".git").exists():
         command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
@@ -198,12 +226,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-Source = Path | str
 QUICKSTART = Path(__file__).parents[1] / "quickstart"
 
 
 def model_source(name: str) -> Source:
-    """A folder as a Path, the shipped base for `quickstart`, else a model's name on the hub."""
+    """Return a folder as a Path, the shipped base for `quickstart`, else a model's hub name."""
     if name == "quickstart" or name.startswith("quickstart/"):
         return QUICKSTART / (name.partition("/")[2] or "base")
     path = Path(name).expanduser()
@@ -211,13 +238,21 @@ def model_source(name: str) -> Source:
     return path if path.exists() or looks_like_a_path else name
 
 
+def checked_source(name: str) -> Source:
+    """Return `model_source`; ValueError where that is a model's folder that is not whole."""
+    source = model_source(name)
+    if isinstance(source, Path) and source.exists():
+        check_model(source)
+    return source
+
+
 def data_source(name: str) -> Source:
-    """A file or folder as a Path; a data set that begins with `hf:` as it is written."""
+    """Return a file or folder as a Path; a data set that begins with `hf:` as it is written."""
     return name if name.startswith(HUB) else Path(name)
 
 
 def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
-    """Everything that a part of a config names and whose content decides a result, by its key."""
+    """Return everything a part of a config names and whose content decides a result, by key."""
     return dict(_sources(config, above))
 
 

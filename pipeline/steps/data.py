@@ -6,9 +6,12 @@ hash what it was fed.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig, FileSource, Labeling, QuickstartSource
+from pipeline.runs.manifest import Manifest, named_inputs
 from pipeline.runs.splits import (
     OVERLAP,
     Row,
@@ -20,16 +23,44 @@ from pipeline.runs.splits import (
     validation_prompts,
     write_overlaps,
 )
+from pipeline.runs.stage import Source, Stage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt, RankingTask, read_records
 from reward_models.row_files import read_jsonl
-from stages.config import external_names
+from stages.config import external_names, without_external_names
+from stages.progress import Report
 
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data(Stage):
+    """Write every data set of the experiment."""
+
+    config: ExperimentConfig
+    folder: Path
+    name = "data"
+    about = "data sets"
+    work = "copying"
+
+    def inputs(self) -> Mapping[str, Source]:
+        inputs = named_inputs(self.config.data)
+        if isinstance(self.config.data, FileSource):  # prompts ranked already do not validate
+            ranked = named_inputs(self.config.labeling, "labeling")
+            manifest = Manifest.read(self.folder / "data/manifest.json")
+            before = {} if manifest is None else manifest.inputs
+            inputs |= {k: path for k, path in ranked.items() if k in before or Path(path).exists()}
+        return inputs
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"seed": self.config.seed, "data": without_external_names(self.config.data)}
+
+    def run(self, out: Path, report: Report) -> None:  # noqa: ARG002 - it is done in moments
+        make_data(self.config, out)
 
 
 class DataFolder:

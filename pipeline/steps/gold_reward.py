@@ -14,7 +14,7 @@ from stages.generation.config import SamplingConfig
 from stages.generation.score import score_responses
 from stages.models import device, load_tokenizer
 from stages.ppo.config import GoldCurve
-from stages.ppo.gold import Gold, Judge
+from stages.ppo.overoptimization import GoldReward, Judge
 
 
 def gold_of(
@@ -23,7 +23,7 @@ def gold_of(
     start: Path,
     sampling: SamplingConfig,
     seed: int,
-) -> Gold | None:
+) -> GoldReward | None:
     """The second opinion that `rule` asks for, on the first of `prompts`; None where none is.
 
     Beside it the toxicity of the answers, and how often they beat those of the policy at `start`.
@@ -33,7 +33,7 @@ def gold_of(
     chosen = prompts[: rule.num_prompts]
     marks = _judge if rule.by == "judge" else _model(rule.by)
     wins = WinRate(marks, chosen, start, sampling, seed)
-    return Gold(marks, chosen, {"toxicity": toxicity, "win_rate": wins})
+    return GoldReward(marks, chosen, {"toxicity": toxicity, "win_rate": wins})
 
 
 class WinRate:

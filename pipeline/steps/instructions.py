@@ -17,11 +17,11 @@ import torch
 from pipeline.config.baselines import InstructionTuned, TaskSource
 from pipeline.evaluation.scorers.wording import normalised
 from pipeline.evaluation.statistics import wilson_interval
-from pipeline.models.speaker import Speaker, ask
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import source_rows
-from stages.data.template import response_text
+from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report
 from stages.sft.config import SFTConfig
@@ -80,7 +80,7 @@ def tune(
     )
     greedy = sampling.model_copy(update={"temperature": 0.0})
     rows = {
-        name: _asked(source, sets.held_out, greedy, seed)
+        name: _exact_matches(source, sets.held_out, greedy, seed)
         for name, source in (("base", base), ("instructed", out / "model"))
     }
     found = {
@@ -145,19 +145,24 @@ def _example(task: TaskSource, template: str, where: str, row: Mapping[str, Any]
         raise ValueError(f"{where}: task '{task.name}': {error}") from None
 
 
-def _asked(
+def _exact_matches(
     source: str | Path, examples: Sequence[Demonstration], sampling: SamplingConfig, seed: int
 ) -> list[bool]:
-    """Whether each greedy answer is the example's, but for case and punctuation."""
+    """Return true for each answer that is the example's, but for case and punctuation."""
     if not examples:
         return []
     tokenizer, policy = load_tokenizer(source), load_policy(source)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     prompts = [Prompt(one.prompt, context=one.context, history=one.history) for one in examples]
-    generator = torch.Generator().manual_seed(seed)
-    drawn = ask(Speaker(str(source)), policy, tokenizer, prompts, sampling, generator)
-    said = [normalised(response_text(tokenizer, one.ids)) for one in drawn]
-    return [text == normalised(one.response) for text, one in zip(said, examples, strict=True)]
+    answers = generate_responses(
+        policy,
+        tokenizer,
+        [conversation_ids(tokenizer, prompt) for prompt in prompts],
+        sampling,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    texts = [normalised(response_text(tokenizer, answer.ids)) for answer in answers]
+    return [text == normalised(one.response) for text, one in zip(texts, examples, strict=True)]
 
 
 def _rates(examples: Sequence[Demonstration], right: Sequence[bool]) -> dict[str, Any]:

@@ -1,16 +1,20 @@
-"""The stage between sampling and the reward model: rankings, from programs, people or a file.
+"""Rankings of the sampled outputs: from simulated annotators, people, or a file.
 
 All three leave `tasks.jsonl` and `rankings.jsonl`; simulated annotators and people write through
-the same store.
+the same store. People rank in the browser while the run waits for them.
 """
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from labeling_ui.store.store import Store
+from labeling_ui.tasks.adjudication import settled_rankings
 from pipeline.config.experiment import (
     ExperimentConfig,
     ImportedRankings,
@@ -18,9 +22,11 @@ from pipeline.config.experiment import (
     SimulatedAnnotators,
 )
 from pipeline.config.labeling import HumanAnnotators
+from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
+from pipeline.runs.failures import PeopleNeeded
+from pipeline.runs.rounds import in_round, latest
+from pipeline.runs.stage import Source, Stage, Work
 from pipeline.steps.data import DataFolder
-from pipeline.steps.human_labels import STORE, ranked_by_people
-from pipeline.steps.order import latest, named
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import (
     Prompt,
@@ -30,14 +36,97 @@ from reward_models.records import (
     read_records,
     read_tasks,
 )
+from stages.config import without_external_names
 from stages.data.preferences import load_pairs
 from stages.progress import Report, Step
 
-AT_ONCE = 100  # rankings of one transaction
+TRANSACTION = 100  # rankings of simulated annotators
+
+
+@dataclass(frozen=True)
+class Label(Stage):
+    """Collect rankings of a round's tasks from whoever the config names."""
+
+    config: ExperimentConfig
+    folder: Path
+    round: int = 1
+
+    @property
+    def name(self) -> str:
+        return in_round("label", self.round)
+
+    @property
+    def about(self) -> str:
+        about = f"rankings: {self.config.labeling.kind}"
+        return about if self.round == 1 else f"round {self.round}: {about}"
+
+    @property
+    def work(self) -> Work:
+        kinds: dict[str, Work] = {"human": "people", "imported": "copying"}
+        return kinds.get(self.config.labeling.kind, "computing")
+
+    @property
+    def tasks(self) -> Path:
+        """The tasks to be ranked: the config's own, or the outputs that the run sampled."""
+        sampled = self.folder / in_round("sample", self.round) / "tasks.jsonl"
+        return tasks_file(self.config.labeling) or sampled
+
+    def inputs(self) -> Mapping[str, Source]:
+        match self.config.labeling:
+            case ImportedRankings(tasks=None, rankings=rankings):
+                return {"rankings": Path(rankings)}
+            case ImportedRankings(rankings=rankings):
+                return {"tasks": self.tasks, "rankings": Path(rankings)}
+            case HumanAnnotators():
+                return {"tasks": self.tasks}
+            case SimulatedAnnotators():
+                prompts = self.folder / "data/ranking_prompts.jsonl"
+                return {"tasks": self.tasks, "prompts": prompts}
+
+    def settings(self) -> Mapping[str, Any]:
+        labeling, seed = self.config.labeling, self.config.seed
+        if not isinstance(labeling, HumanAnnotators):
+            return {"seed": seed, "labeling": without_external_names(labeling)}
+        # How the page is served decides nothing; with more answers the reward model is trained
+        # again.
+        decisive = labeling.model_dump(mode="json", include={"kind", "per_task", "enough"})
+        answers = _answers_so_far(labeling, self.folder, self.folder / self.name / "tasks.jsonl")
+        return {"seed": seed, "labeling": decisive, "answers": answers}
+
+    def final_settings(self, out: Path) -> Mapping[str, Any]:
+        if not isinstance(self.config.labeling, HumanAnnotators):
+            return {}
+        return {"answers": _digest(read_records(out / "rankings.jsonl", Ranking))}
+
+    def check_settings(self) -> None:
+        if isinstance(self.config.labeling, HumanAnnotators):
+            check_room(self.config.labeling)
+
+    def labels(self, out: Path) -> set[str]:
+        return {ranking.kind for ranking in read_records(out / "rankings.jsonl", Ranking)}
+
+    def run(self, out: Path, report: Report) -> None:
+        """Write tasks and rankings; raise PeopleNeeded while too few are ranked."""
+        labeling = self.config.labeling
+        if isinstance(labeling, ImportedRankings) and labeling.tasks is None:
+            tasks, rankings = load_pairs(Path(labeling.rankings))
+        else:
+            tasks = read_tasks(self.tasks)
+            match labeling:
+                case SimulatedAnnotators():
+                    prompts = DataFolder(self.folder / "data").prompts("ranking")
+                    seed = in_round(str(self.config.seed), self.round)
+                    rankings = _simulated(labeling, tasks, prompts, seed, out, report)
+                case HumanAnnotators():
+                    rankings = ranked_by_people(labeling, tasks, self.folder, report)
+                case ImportedRankings():
+                    rankings = read_rankings(Path(labeling.rankings), tasks)
+        write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
+        write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
 
 
 def tasks_file(labeling: Labeling) -> Path | None:
-    """The file of tasks that the config names; None where the run samples outputs to be ranked."""
+    """Return the file of tasks that the config names; None where the run samples outputs."""
     match labeling:
         case ImportedRankings() | HumanAnnotators():
             return None if labeling.tasks is None else Path(labeling.tasks)
@@ -45,47 +134,30 @@ def tasks_file(labeling: Labeling) -> Path | None:
             return None
 
 
-def collect(
-    config: ExperimentConfig, run: Path, out: Path, report: Report, number: int = 1
-) -> None:
-    """Write a round's tasks and their rankings to `out`; PeopleNeeded while too few are ranked."""
-    labeling = config.labeling
-    if isinstance(labeling, ImportedRankings) and labeling.tasks is None:
-        _write(*load_pairs(Path(labeling.rankings)), out)
-        return
-    tasks = read_tasks(tasks_file(labeling) or run / named("sample", number) / "tasks.jsonl")
-    match labeling:
-        case SimulatedAnnotators():
-            prompts = DataFolder(run / "data").prompts("ranking")
-            seed = named(str(config.seed), number)
-            rankings = _simulated(labeling, tasks, prompts, seed, out, report)
-        case HumanAnnotators():
-            rankings = ranked_by_people(labeling, tasks, run, report)
-        case ImportedRankings():
-            rankings = read_rankings(Path(labeling.rankings), tasks)
-    _write(tasks, rankings, out)
+def labels_until(run: Path, number: int) -> list[Path]:
+    """Return the folders of the rankings that the reward model of a round learns from."""
+    return [run / in_round("label", each) for each in range(1, number + 1)]
 
 
-def _write(tasks: Sequence[RankingTask], rankings: Sequence[Ranking], out: Path) -> None:
-    write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
-    write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
-
-
-def kinds(out: Path) -> set[str]:
-    """The kinds of annotators behind a finished labeling stage."""
-    return {ranking.kind for ranking in read_records(out / "rankings.jsonl", Ranking)}
+def read_labels(folders: Sequence[Path]) -> tuple[list[RankingTask], list[Ranking]]:
+    """Return the tasks and rankings of all these folders together."""
+    tasks = [task for each in folders for task in read_records(each / "tasks.jsonl", RankingTask)]
+    rankings = [row for each in folders for row in read_records(each / "rankings.jsonl", Ranking)]
+    return tasks, rankings
 
 
 def judge_agreement_of(run: Path) -> float | None:
-    """How often the judge orders the pairs of a run's simulated rankings so; None of other ones."""
+    """Return the share of pairs that the judge orders as a run's simulated annotators did."""
     from pipeline.quickstart.annotators import judge_agreement
 
-    labelled = latest(run, "label")
-    if not (labelled / "rankings.jsonl").is_file() or kinds(labelled) != {"simulated"}:
+    folder = latest(run, "label")
+    if not (folder / "rankings.jsonl").is_file():
         return None
-    tasks = read_records(labelled / "tasks.jsonl", RankingTask)
+    tasks, rankings = read_labels([folder])
+    if {ranking.kind for ranking in rankings} != {"simulated"}:
+        return None
     worlds = _worlds(tasks, DataFolder(run / "data").prompts("ranking"))
-    return judge_agreement(tasks, worlds, read_records(labelled / "rankings.jsonl", Ranking))
+    return judge_agreement(tasks, worlds, rankings)
 
 
 def _simulated(
@@ -99,15 +171,15 @@ def _simulated(
     """Let the pool rank everything, through the store that people's rankings go through."""
     from pipeline.quickstart.annotators import simulate
 
-    by_task = _worlds(tasks, prompts)
-    rankings = simulate(tasks, by_task, seed, labeling.taste, labeling.overlap)
+    worlds = _worlds(tasks, prompts)
+    rankings = simulate(tasks, worlds, seed, labeling.taste, labeling.overlap)
     for leftover in out.glob(f"{STORE}*"):
         leftover.unlink()
     with closing(Store(out / STORE)) as store:
         store.add_tasks(tasks, overlap=max(Counter(ranking.task for ranking in rankings).values()))
-        for begin in range(0, len(rankings), AT_ONCE):
-            store.submit_all(rankings[begin : begin + AT_ONCE])
-            report(Step(min(begin + AT_ONCE, len(rankings)), len(rankings)))
+        for begin in range(0, len(rankings), TRANSACTION):
+            store.submit_all(rankings[begin : begin + TRANSACTION])
+            report(Step(min(begin + TRANSACTION, len(rankings)), len(rankings)))
         # a program has no time of day, and two runs with one seed write one file
         return [replace(ranking, time=None) for ranking in store.rankings()]
 
@@ -115,6 +187,63 @@ def _simulated(
 def _worlds(
     tasks: Sequence[RankingTask], prompts: Sequence[Prompt]
 ) -> dict[str, Mapping[str, object]]:
-    """What the judge reads, by task."""
+    """Return the facts that the judge goes by, by task."""
     worlds = {(p.history, p.context, p.prompt): p.extra["world"] for p in prompts}
     return {task.id: worlds[task.history, task.context, task.prompt] for task in tasks}
+
+
+def store_of(labeling: HumanAnnotators, run: Path) -> str:
+    """Return the store of people's rankings: beside the stages, so that no restart touches it."""
+    return labeling.store if labeling.store is not None else str(run / STORE)
+
+
+def ranked_by_people(
+    labeling: HumanAnnotators, tasks: Sequence[RankingTask], run: Path, report: Report
+) -> list[Ranking]:
+    """Serve the page until enough is ranked, if the config says so; return people's rankings.
+
+    Raise PeopleNeeded while too few are ranked.
+    """
+    ids = {task.id for task in tasks}
+    allowed = int(len(tasks) * (1 - labeling.enough))
+    with closing(Store(store_of(labeling, run))) as store:
+        store.add_tasks(tasks, overlap=labeling.per_task)
+        gold = gold_of(labeling)
+        if gold is not None:
+            gold.add_to(store)
+
+        def is_enough() -> bool:
+            left = _num_open(labeling, tasks, store)
+            report(Step(len(tasks) - left, len(tasks) - allowed))
+            return left <= allowed
+
+        if labeling.wait and not is_enough():
+            serve_store(labeling, store, tasks, until=is_enough)
+        left = _num_open(labeling, tasks, store)
+        if left > allowed:
+            raise PeopleNeeded(
+                f"{len(tasks) - left} of {len(tasks)} tasks are ranked and "
+                f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
+            )
+        return [ranking for ranking in settled_rankings(store) if ranking.task in ids]
+
+
+def _num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
+    """Return the number of tasks that still need an answer (a ranking or a skip)."""
+    answers = Counter(ranking.task for ranking in store.rankings(skipped=True))
+    return sum(answers[task.id] < labeling.per_task for task in tasks)
+
+
+def _answers_so_far(labeling: HumanAnnotators, run: Path, tasks: Path) -> str:
+    """Return a hash of people's rankings by now."""
+    store_path = store_of(labeling, run)
+    if not tasks.is_file() or ("://" not in store_path and not Path(store_path).exists()):
+        return "none yet"
+    ids = {task.id for task in read_records(tasks, RankingTask)}
+    with closing(Store(store_path)) as store:
+        return _digest(ranking for ranking in settled_rankings(store) if ranking.task in ids)
+
+
+def _digest(rankings: Iterable[Ranking]) -> str:
+    rows = [json.dumps(ranking.to_json(), sort_keys=True) for ranking in rankings]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from pipeline.config.loading import load_config
 from pipeline.launch.worker import run_rank
-from pipeline.steps.plan import plan
+from pipeline.steps.order import stage_named
 from stages.progress import Report
 
 
 def stage_work(run: Path, name: str, report: Report) -> None:
     """Do a stage's work by the config in a run's folder, in a process that knows its rank."""
-    stages = plan(load_config(run / "config.yaml"), run)
-    stage = next(stage for stage in stages if stage.name == name)
-    stage.work(run / name, report)
+    stage_named(load_config(run / "config.yaml"), run, name).run(run / name, report)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import ClassVar
 from pipeline.evaluation.samples.tables import Cell
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.report.figures import Axis, Figure, Strokes, round_ticks
-from pipeline.report.layout import Page, Row, Table, grid, section, write_page
-from pipeline.report.words import MISSING, Name, capital, interval, number, p_text
+from pipeline.report.render import group, write_page
+from pipeline.report.words import Name, capital
 from pipeline.studies.robustness.config import FULL, QuickstartDomains, RobustnessConfig
 from pipeline.studies.robustness.references import LIKELIHOOD, ROUGE
 from pipeline.studies.robustness.suite import BASE, IN, OUT, Robustness
@@ -23,38 +23,25 @@ METRICS = {
     ),
 }
 NAME_WIDTH, NAME_HEIGHT = 14.0, 6.0  # in percent of the panel
-ABOUT = (
-    "Every family was trained on demonstrations of one domain alone. Coloured dots are its answers "
-    "to new prompts of that domain, grey ones those to prompts of another; strokes are 95 % "
-    "intervals over prompts."
-)
-QUICKSTART = (
-    "Synthetic data: people, places and phrasings of the invented world's training side, against "
-    "those of its test side."
-)
-NUMBERS = (
-    "Differences are from full fine-tuning on the same prompts; p is a sign-flip test's, corrected "
-    "by Holm over all families of a measure and domain."
-)
-BLEU = "BLEU is the whole set's, 0 to 100, its interval over resampled prompts."
 
 
 def write_robustness_page(path: Path, config: RobustnessConfig, results: Robustness) -> None:
     """Write the page."""
-    families = [BASE, *config.families]
-    seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
-    synthetic = QUICKSTART if isinstance(config.data, QuickstartDomains) else ""
-    under = f"{config.model}, {len(config.families)} families, {seeds}. {synthetic}"
     metrics = [metric for metric in METRICS if results.cell(FULL, IN, metric)]
-    panels = [_panel(config, results, metric) for metric in metrics]
-    tables = [_table(results, families, metric) for metric in metrics]
-    sections = (
-        section("figure", "In and out of the domain", ABOUT, grid(*panels)),
-        section("numbers", "Numbers", NUMBERS, *tables),
-        section("bleu", "BLEU and cost", BLEU, _costs(results, families)),
+    write_page(
+        path,
+        "robustness.html.j2",
+        name="Robustness out of domain",
+        config=config,
+        results=results,
+        is_synthetic=isinstance(config.data, QuickstartDomains),
+        families=[BASE, *config.families],
+        inside=IN,
+        outside=OUT,
+        names=METRICS,
+        metrics=metrics,
+        figures=group(*(_panel(config, results, metric) for metric in metrics)),
     )
-    title, kicker = "Robustness out of domain", "What each family learns beyond its data"
-    write_page(Page(title, title, kicker, under, [one for one in sections if one]), path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +64,15 @@ class SharePanel(Figure):
     strokes: Sequence[Strokes]
     names: Sequence[tuple[str, float, float]]  # name, left, top
     powers: Sequence[tuple[float, str]]
+
+
+def _panel(config: RobustnessConfig, results: Robustness, metric: str) -> SharePanel | None:
+    spots = []
+    for family in config.families:
+        inside, outside = results.cell(family, IN, metric), results.cell(family, OUT, metric)
+        if inside is not None and outside is not None:
+            spots.append(Spot(family, results.share(family), inside, outside))
+    return share_panel(spots, title=METRICS[metric].title, about=METRICS[metric].meaning)
 
 
 def share_panel(spots: Sequence[Spot], *, title: str, about: str) -> SharePanel | None:
@@ -140,56 +136,3 @@ def _family_names(
             y -= NAME_HEIGHT
         names.append((spot.name, x, y))
     return names
-
-
-def _panel(config: RobustnessConfig, results: Robustness, metric: str) -> SharePanel | None:
-    spots = []
-    for family in config.families:
-        inside, outside = results.cell(family, IN, metric), results.cell(family, OUT, metric)
-        if inside is not None and outside is not None:
-            spots.append(Spot(family, results.share(family), inside, outside))
-    return share_panel(spots, title=METRICS[metric].title, about=METRICS[metric].meaning)
-
-
-def _table(results: Robustness, families: Sequence[str], metric: str) -> Table:
-    title = METRICS[metric].title
-    changes = [f"minus full, {domain}" for domain in (IN, OUT)]
-    heads = ("family", "share trained", f"{title}, {IN}", OUT, *changes)
-    rows: list[Row] = [
-        [
-            family,
-            f"{100 * share:.3g} %" if (share := results.share(family)) else MISSING,
-            *(_value(results.cell(family, domain, metric)) for domain in (IN, OUT)),
-            *(_difference(results, family, domain, metric) for domain in (IN, OUT)),
-        ]
-        for family in families
-    ]
-    return Table(heads, rows)
-
-
-def _value(cell: Cell | None) -> str:
-    if cell is None:
-        return MISSING
-    name = METRICS[cell.quantity.metric]
-    return f"{number(cell.value, name)} ({interval(*cell.ci95, name)})"
-
-
-def _difference(results: Robustness, family: str, domain: str, metric: str) -> str:
-    name = METRICS[metric]
-    for one in results.differences:
-        if (one.a, one.quantity.suite, one.quantity.metric) == (family, domain, metric):
-            difference = f"{number(one.diff, name, unit=False)} ({interval(*one.ci95, name)})"
-            return f"{difference}, p {p_text(one.p_holm)}"
-    return MISSING
-
-
-def _costs(results: Robustness, families: Sequence[str]) -> Table:
-    rows: list[Row] = []
-    for family in families:
-        trained = [one for one in results.trained if one.family == family]
-        minutes = sum(one.seconds for one in trained) / len(trained) / 60
-        bleu = [results.bleu[family][domain] for domain in (IN, OUT)]
-        scores = [f"{value:.1f} ({low:.1f} to {high:.1f})" for value, (low, high) in bleu]
-        rows.append([family, f"{trained[0].trainable:,}", *scores, f"{minutes:.1f}"])
-    heads = ("family", "parameters trained", f"BLEU, {IN}", f"BLEU, {OUT}", "minutes to train")
-    return Table(heads, rows)

@@ -5,8 +5,8 @@
 gradients are added up over ranks, never averaged.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -169,3 +169,31 @@ def copy_weights(target: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     """Set every tensor of `target` to the weight of its name."""
     for name, x in target.items():
         x.copy_(weights[name])
+
+
+class MovingAverage:
+    """An exponential moving average of trained weights in float32 (appendix C.4: decay 0.992).
+
+    The paper does not say per what; here it is per optimiser step, as in other implementations.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: x.float().clone() for name, x in weights.items()}
+
+    def step(self, weights: Mapping[str, Tensor]) -> None:
+        """Move by a share 1 - decay towards the current weights."""
+        with torch.no_grad():
+            for name, mean in self.weights.items():
+                mean.lerp_(weights[name].float(), 1.0 - self.decay)
+
+
+@contextmanager
+def swapped(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the tensors of a model hold `weights` for a while."""
+    own = {name: x.clone() for name, x in tensors.items()}
+    copy_weights(tensors, weights)
+    try:
+        yield
+    finally:
+        copy_weights(tensors, own)

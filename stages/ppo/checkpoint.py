@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 STATE, NOTE = "state.pt", "checkpoint.json"
 _KEPT = 2
@@ -31,8 +34,19 @@ class Checkpoints:
         self.folder = folder
         self.identity = json.loads(json.dumps(identity))
 
-    def save(self, iteration: int, state: Mapping[str, Any]) -> None:
-        """Write the state after `iteration` iterations; all but the last two are removed."""
+    def save(
+        self, iteration: int, state: Mapping[str, Any], accelerator: Accelerator | None = None
+    ) -> None:
+        """Write the state after `iteration` iterations; all but the last two are removed.
+
+        With an accelerator, the main rank writes and all wait for it.
+        """
+        if accelerator is None or accelerator.is_main_process:
+            self._write(iteration, state)
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+
+    def _write(self, iteration: int, state: Mapping[str, Any]) -> None:
         final = self._folder_of(iteration)
         aside = final.with_name(final.name + ".part")
         try:
@@ -60,8 +74,22 @@ class Checkpoints:
         for old in self._complete()[:-_KEPT]:
             shutil.rmtree(old)
 
-    def latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None. Raises ValueError where it is another run's."""
+    def latest(self, accelerator: Accelerator | None = None) -> dict[str, Any] | None:
+        """The newest complete state, or None. Raises ValueError where it is another run's.
+
+        With an accelerator, the main rank reads it, and the others get it without its tensors.
+        """
+        if accelerator is None:
+            return self._newest()
+        state = None
+        if accelerator.is_main_process:
+            self.remove_cut_off()
+            state = self._newest()
+        shared = [_without_tensors(state)]
+        broadcast_object_list(shared)
+        return state if accelerator.is_main_process else shared[0]
+
+    def _newest(self) -> dict[str, Any] | None:
         damaged: list[Path] = []
         for path in reversed(self._complete()):
             try:
@@ -79,11 +107,12 @@ class Checkpoints:
         _tell(damaged, "there is none before it, so training begins anew")
         return None
 
-    def pass_over(self, iteration: int) -> None:
+    def drop(self, iteration: int, accelerator: Accelerator) -> None:
         """Remove the checkpoint after this iteration, if there is an earlier one to return to."""
-        newest = self._complete()[-1:]
-        if newest == [self._folder_of(iteration)] and len(self._complete()) > 1:
-            shutil.rmtree(newest[0])
+        complete = self._complete()
+        is_newest = complete[-1:] == [self._folder_of(iteration)]
+        if accelerator.is_main_process and is_newest and len(complete) > 1:
+            shutil.rmtree(complete[-1])
 
     def remove_cut_off(self) -> None:
         """Remove what an earlier run was writing when it died."""
@@ -104,6 +133,13 @@ class Checkpoints:
                     f"{path} was made with {key} {found.get(key)}, this run has {mine}; remove the "
                     "checkpoints to start anew, or run with the same settings"
                 )
+
+
+def _without_tensors(state: Any) -> Any:
+    """The same without the tensors in its mappings."""
+    if not isinstance(state, Mapping):
+        return state
+    return {k: _without_tensors(v) for k, v in state.items() if not isinstance(v, Tensor)}
 
 
 def _tell(damaged: list[Path], consequence: str) -> None:

@@ -1,4 +1,7 @@
-"""The models of stage three, loaded so that they belong together."""
+"""The four models of stage three, loaded so that they belong together.
+
+Dimension key:  N response tokens,  L tokens of an example,  D hidden size.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,6 +9,8 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import hidden_size, transformer
@@ -15,25 +20,55 @@ from reward_models.records import Prompt
 from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
+from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
-from stages.ppo.joint import require_one_pass
-from stages.ppo.lower_states import LowerStates
-from stages.ppo.value_head import ValueHead
 from stages.prompt_lengths import adapted_context_limit, require_fit
 
 SEPARATE = Separate()
-UNFELT = (LoRA, Bottleneck, Probe)  # a new set adds exact zeros to what the base says
+IDENTITY_AT_START = (LoRA, Bottleneck, Probe)  # a new adapter adds exact zeros to the base
+VALUE_HEAD = "value_head.safetensors"
+TOLERANCE = 1e-5  # of a hidden state, relative to the largest
+
+
+class ValueHead(nn.Module):
+    """A critic without a transformer: value_t = head . h_t + bias.
+
+    h_t is the policy's last hidden state before token t, so one forward pass of the policy gives
+    logits and values. The head starts at 0: a reward model's head was trained on the last token
+    alone, and values read off it explained less of the returns than a constant for many iterations
+    (docs/ppo.md).
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
+        nn.init.zeros_(self.head.weight)
+        # Of one dimension, because DeepSpeed does not shard a scalar.
+        self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+
+    def forward(self, state_ND: Tensor) -> Tensor:
+        """value_N as float32."""
+        value_N: Tensor = self.head(state_ND.to(self.head.weight.dtype)).squeeze(-1) + self.bias
+        return value_N
+
+    def save(self, folder: Path) -> None:
+        """Write the head beside `folder` and rename."""
+        aside = folder.with_name(folder.name + ".part")
+        aside.mkdir(parents=True, exist_ok=True)
+        tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
+        save_file(tensors, aside / VALUE_HEAD)
+        folder.mkdir(exist_ok=True)
+        (aside / VALUE_HEAD).replace(folder / VALUE_HEAD)
+        aside.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
     """Policy and critic are trained; the reference and the reward model stay as they are.
 
-    A critic that is a `ValueHead` reads the policy's pass; where `joint`, the reward model's head
-    reads the reference's. All are in eval mode for good: what is off while sampling must be off in
-    training. Where `packed`, all can read episodes in one row (`reading.lay_out`), else in rows
-    that are padded on the left or, where `pads_right`, on the right. `lower` are states that their
-    passes need not compute again.
+    All are in eval mode for good: what is off while sampling must be off in training. A critic that
+    is a `ValueHead` takes the policy's states; where `joint`, the reward model's head takes the
+    reference's. `packed`, `pads_right` and `lower` tell `stages.ppo.forward` how to compute.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -44,7 +79,7 @@ class Models:
     joint: bool = False
     packed: bool = False
     pads_right: bool = False
-    lower: LowerStates = field(default_factory=LowerStates)
+    lower: CachedLayers = field(default_factory=CachedLayers)
 
 
 def load_models(
@@ -58,13 +93,13 @@ def load_models(
 ) -> Models:
     """Load all four. Raises ValueError where the reward model was trained with another tokenizer.
 
-    The reference is a snapshot of the policy as PPO finds it, sets included: a set switched off
-    would be the base before fine-tuning. A set that is new and changes nothing yet is left out of
-    it, which saves its arithmetic. The critic starts from the reward model (appendix C.4), as
-    a set of the same family; one that is a head alone starts at 0. What is frozen in several of the
-    four is in memory once: a reward model that belongs on the policy's base takes that one over and
-    never loads another. ValueError too where `sharing` is joint and the score cannot be read off
-    the reference's pass.
+    The reference is a snapshot of the policy as PPO begins, adapters included: with an adapter
+    switched off it would be the base before fine-tuning. A new adapter that changes nothing yet is
+    left out of it, which saves its arithmetic. The critic starts from the reward model (appendix
+    C.4), as an adapter of the same family; one that is a head alone starts at 0. Weights that are
+    frozen in several of the four are in memory once: a reward model on the policy's base uses that
+    one and never loads another. Raises ValueError too where `sharing` is joint and the score cannot
+    be computed from the reference's states.
     """
     tokenizer = load_tokenizer(policy)
     base = load_base(policy)
@@ -76,45 +111,33 @@ def load_models(
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        found = with_saved_adapter(base, policy)
-        trained = adapt(found, adaptation, tokenizer)
-    own_critic = isinstance(sharing, Separate)
-    if not own_critic:
+        start = with_saved_adapter(base, policy)
+        trained = adapt(start, adaptation, tokenizer)
+    separate_critic = isinstance(sharing, Separate)
+    if not separate_critic:
         reward.requires_grad_(False)
     elif isinstance(adaptation, Full) and is_whole(reward):
         train_layers(transformer(reward.backbone), adaptation.top_layers)
     share_frozen(trained, reward)
-    reward.bias.requires_grad_(own_critic)  # the critic trains a bias of its own
-    critic = _own_critic(reward) if own_critic else ValueHead(hidden_size(transformer(trained)))
-    unfelt = isinstance(adaptation, UNFELT) and not isinstance(found, PeftModel)
-    reference = bare if bare is not None and unfelt else copy_sharing_frozen(trained)
+    reward.bias.requires_grad_(separate_critic)  # the critic trains a bias of its own
+    hidden = hidden_size(transformer(trained))
+    critic = _critic_of(reward) if separate_critic else ValueHead(hidden)
+    is_identity = isinstance(adaptation, IDENTITY_AT_START) and not isinstance(start, PeftModel)
+    reference = bare if bare is not None and is_identity else copy_sharing_frozen(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
     if isinstance(sharing, Joint):
-        require_one_pass(reference, reward, str(policy))
+        _require_same_states(reference, reward, str(policy))
         share_frozen(reference, reward)
-    everything: list[torch.nn.Module] = [trained, reference, critic, reward]
-    for model in everything:
+    roles: list[nn.Module] = [trained, reference, critic, reward]
+    for model in roles:
         model.to(device)
         model.train(False)
     return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, Joint))
 
 
-def _own_critic(reward: RewardModel) -> RewardModel:
-    """The reward model again; where nothing but a head can move, that starts at 0.
-
-    A reward model's head was trained to read the last token alone. Where the layers below cannot
-    come to meet it, its values stayed worse than a constant for a whole run (docs/ppo.md).
-    """
-    critic = copy_sharing_frozen(reward)
-    if critic.card.head_only:
-        torch.nn.init.zeros_(critic.head.weight)
-        torch.nn.init.zeros_(critic.bias)
-    return critic
-
-
 def is_whole(reward: RewardModel) -> bool:
-    """Whether it has a transformer of its own, rather than a set or a head on a base."""
+    """Return true for a transformer of its own, rather than an adapter or a head on a base."""
     return not isinstance(reward.backbone, PeftModel) and not reward.card.head_only
 
 
@@ -129,3 +152,70 @@ def require_ppo_fits(
     require_fit(load_tokenizer(policy), prompts, config.sampling.max_new_tokens, limits, "PPO")
     if config.pretraining is not None:
         limits[0].require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
+
+
+def unembedding(model: PreTrainedModel) -> nn.Module:
+    """The module that turns last hidden states into logits."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    assert isinstance(head, nn.Module)
+    return head
+
+
+def _critic_of(reward: RewardModel) -> RewardModel:
+    """A copy of the reward model; where only its head is trained, that starts at 0.
+
+    A reward model's head was trained on the last token alone. Where the layers below cannot adapt
+    to it, its values stayed worse than a constant for a whole run (docs/ppo.md).
+    """
+    critic = copy_sharing_frozen(reward)
+    if critic.card.head_only:
+        nn.init.zeros_(critic.head.weight)
+        nn.init.zeros_(critic.bias)
+    return critic
+
+
+def _require_same_states(reference: PreTrainedModel, reward: RewardModel, policy: str) -> None:
+    """Raise ValueError unless the reward model is a head on the reference's last hidden states.
+
+    That is a probe on the very model that PPO starts from. An adapter that changes nothing yet,
+    such as a new LoRA, does not matter; a fine-tuned one does, because the probe was trained
+    without it. To be called before models are moved or sharded.
+    """
+    expected = (
+        "expected a probe on the model that PPO starts from (reward_base: sft, sft_choice: loss, "
+        "reward.adaptation: {family: probe}), or models.kind shared-critic"
+    )
+    if not reward.card.head_only:
+        raise ValueError(
+            "models.kind is joint, but the reward model trained more than its head; " + expected
+        )
+    if reward.card.pooling != "last":
+        raise ValueError(
+            f"models.kind is joint, but the reward model pools by {reward.card.pooling}; expected "
+            "reward.adaptation.pooling last: a forward pass keeps the states of the response alone"
+        )
+    gap = _state_gap(reference, reward)
+    if not gap <= TOLERANCE:
+        raise ValueError(
+            f"models.kind is joint, but the reward model is a head on {reward.card.base}, whose "
+            f"hidden states are not those of {policy} (they differ by {gap:.1g}); {expected}"
+        )
+
+
+@torch.no_grad()
+def _state_gap(reference: PreTrainedModel, reward: RewardModel) -> float:
+    """The largest relative difference of the two on an example; infinite for other shapes."""
+    rows = reference.get_input_embeddings().get_parameter("weight").shape[0]
+    ids_BL = torch.linspace(0, rows - 1, 16).long()[None]
+    position_BL = torch.arange(ids_BL.shape[1])[None]
+    states: list[Tensor] = []
+    handle = unembedding(reference).register_forward_pre_hook(lambda _, x: states.append(x[0][0]))
+    try:
+        mask_BL = torch.ones_like(ids_BL)
+        reference(ids_BL, attention_mask=mask_BL, position_ids=position_BL, use_cache=False)
+    finally:
+        handle.remove()
+    state_LD: Tensor = reward.states(ids_BL, mask_BL.bool(), position_BL, position_BL)[0]
+    if state_LD.shape != states[0].shape:
+        return float("inf")
+    return float((state_LD - states[0]).abs().max() / state_LD.abs().max())

@@ -1,32 +1,112 @@
-"""A rollout: responses to a batch of prompts, scored by the reward model and read by all models."""
+"""Rollouts: responses to a batch of prompts as padded tensors, on one rank or on all.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+Rows are padded on the left, so every response ends in the last column: the response tokens of any
+subset of rows are the last T columns, T being the longest response among them. Masks come from
+lengths, never from ids.
+
+Every rank samples and evaluates a part of the prompts, and then gets the episodes of all: they are
+small beside the models, and advantages, minibatches and metrics are what one process would compute.
+
+Dimension key:  B episodes,  L prompt and response,  T response tokens,  G groups of K
+episodes that share a prompt.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Self
+from typing import Protocol, Self
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import pad
 
-from stages.data.template import end_id
+from stages.adapters.lora import merged_lora
+from stages.distributed.network import Network
+from stages.distributed.sharding import autocast
 from stages.generation.config import SamplingConfig
-from stages.generation.generate import generate_responses
-from stages.ppo import objective
-from stages.ppo.config import PPOConfig
-from stages.ppo.episodes import Episodes, by_length
+from stages.generation.generate import Sampled, generate_responses
+from stages.ppo.config import OwnRollouts
 from stages.ppo.models import Models
-from stages.ppo.reading import lay_out
-from stages.ppo.shared_passes import Pass, policy_logits, reference_and_scores, values
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Prompts with their responses, right-aligned.
+
+    `mask_BL` is true at every token, `response_BT` at the response's, in the last T columns. Every
+    `sharing` neighbours have the same prompt, which is computed once where episodes are packed.
+    """
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    response_BT: Tensor
+    ended_B: Tensor
+    sharing: int = 1
+
+    @classmethod
+    def build(
+        cls,
+        prompts: Sequence[list[int]],
+        responses: Sequence[Sampled],
+        device: torch.device,
+        *,
+        sharing: int = 1,
+    ) -> Self:
+        """Right-align each prompt with its response; responses have at least one token."""
+        rows = [prompt + r.ids for prompt, r in zip(prompts, responses, strict=True)]
+        width = max(map(len, rows))
+        longest = max(len(r.ids) for r in responses)
+        padded = [[0] * (width - len(row)) + row for row in rows]
+        return cls(
+            ids_BL=torch.tensor(padded, device=device),
+            mask_BL=_last([len(row) for row in rows], width).to(device),
+            response_BT=_last([len(r.ids) for r in responses], longest).to(device),
+            ended_B=torch.tensor([r.ended for r in responses], device=device),
+            sharing=sharing,
+        )
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the episodes, without the columns that none of them uses.
+
+        Those that share a prompt are taken together, in their order.
+        """
+        width = int(self.mask_BL[rows].sum(-1).max())
+        longest = int(self.response_BT[rows].sum(-1).max())
+        return type(self)(
+            self.ids_BL[rows, -width:],
+            self.mask_BL[rows, -width:],
+            self.response_BT[rows, -longest:],
+            self.ended_B[rows],
+            self.sharing,
+        )
+
+    def ended_with(self, end: int) -> Self:
+        """The same, with `end` instead of whichever id ended a response."""
+        ids_BL = self.ids_BL.clone()
+        ids_BL[self.ended_B, -1] = end
+        return replace(self, ids_BL=ids_BL)
+
+    def response_tokens(self) -> Tensor:
+        """token_BT of the responses; meaningless outside `response_BT`."""
+        return self.ids_BL[:, -self.response_BT.shape[1] :]
+
+    def responses(self) -> list[list[int]]:
+        """The token ids of each response, without padding."""
+        counts = self.response_BT.sum(-1).tolist()
+        rows = self.response_tokens().tolist()
+        return [row[len(row) - n :] for row, n in zip(rows, counts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Episodes and what the models say of them before the update. `score_B` is before any rule.
+    """Episodes with the outputs of all four models before the update, 0 outside the response.
 
-    `old_BT` are the policy's log-probabilities from the path that training uses; `sampler_BT` the
-    sampler's own where it is another program, else 0; `value_BT` the critic's values before each
-    token. All are 0 outside the response. `passes` are those of policy and critic that said so,
-    with their graphs, where those are kept for the first minibatch.
+    `score_B` is the reward model's, before any rule; `old_BT` the policy's log-probabilities, from
+    the code path that training uses; `value_BT` the critic's before each token. `sampler_BT` are
+    the log-probabilities of a sampler that is another program, else 0.
     """
 
     episodes: Episodes
@@ -36,127 +116,159 @@ class Rollout:
     value_BT: Tensor
     entropy_BT: Tensor
     sampler_BT: Tensor
-    passes: tuple[Pass, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What the update reads: old log-probabilities and values, advantages and returns.
-
-    `passes` are a `Rollout`'s.
-    """
+    """The tensors of an update: old log-probabilities and values, advantages and returns."""
 
     episodes: Episodes
     old_BT: Tensor
     value_BT: Tensor
     advantage_BT: Tensor
     return_BT: Tensor
-    passes: tuple[Pass, ...] = field(default=(), kw_only=True)
 
     def take(self, rows: Tensor) -> Self:
         """Some of the episodes, without the columns that none of them uses."""
         episodes = self.episodes.take(rows)
         longest = episodes.response_BT.shape[1]
-        read = (self.old_BT, self.value_BT, self.advantage_BT, self.return_BT)
-        return type(self)(episodes, *(x_BT[rows, -longest:] for x_BT in read))
+        tables = (self.old_BT, self.value_BT, self.advantage_BT, self.return_BT)
+        return type(self)(episodes, *(x_BT[rows, -longest:] for x_BT in tables))
 
 
-def roll_out(
-    models: Models,
+class Sampler(Protocol):
+    """The program that samples from the current policy."""
+
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        rows: Sequence[int],
+        sampling: SamplingConfig,
+        generator: torch.Generator,
+    ) -> tuple[list[Sampled], list[list[float]]]:
+        """Responses to the prompts at `rows`, and its log-probabilities if it is another program.
+
+        The random numbers are drawn for all prompts, so that ranks do not change them.
+        """
+
+
+class LocalSampler:
+    """Samples in this process, from the policy's full weights."""
+
+    def __init__(
+        self, models: Models, policy: Network, rollouts: OwnRollouts, accelerator: Accelerator
+    ) -> None:
+        self.models, self.policy, self.accelerator = models, policy, accelerator
+        self.merged = rollouts.merged
+
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        rows: Sequence[int],
+        sampling: SamplingConfig,
+        generator: torch.Generator,
+    ) -> tuple[list[Sampled], list[list[float]]]:
+        """See `Sampler`."""
+        model, tokenizer = self.models.policy, self.models.tokenizer
+        with autocast(self.accelerator), self.policy.gathered(), self._merged():
+            responses = generate_responses(
+                model, tokenizer, prompts, sampling, generator=generator, rows=rows
+            )
+        return responses, []
+
+    def _merged(self) -> AbstractContextManager[None]:
+        return merged_lora(self.models.policy) if self.merged else nullcontext()
+
+
+def collect(
+    sampler: Sampler,
     prompts: Sequence[list[int]],
+    rows: Sequence[int],
     sampling: SamplingConfig,
     generator: torch.Generator,
     *,
-    rows: Sequence[int] | None = None,
+    device: torch.device,
     sharing: int = 1,
-) -> Episodes:
-    """One response to each prompt, or to those at `rows`, from the policy as it is.
+) -> tuple[Episodes, list[list[float]]]:
+    """One response to each prompt at `rows` from the current policy; `sharing` neighbours share.
 
-    `sharing` neighbours have one prompt.
+    Returns the sampler's log-probabilities too, if it is another program.
     """
-    rows = range(len(prompts)) if rows is None else rows
-    responses = generate_responses(
-        models.policy, models.tokenizer, prompts, sampling, generator=generator, rows=rows
-    )
-    asked = [prompts[row] for row in rows]
-    return Episodes.build(asked, responses, models.policy.device, sharing=sharing)
+    responses, logprobs = sampler.sample(prompts, rows, sampling, generator)
+    chosen = [prompts[row] for row in rows]
+    return Episodes.build(chosen, responses, device, sharing=sharing), logprobs
 
 
-def read_episodes(
-    models: Models,
-    episodes: Episodes,
-    *,
-    temperature: float,
-    batch_size: int | None,
-    minibatches: Sequence[Tensor] | None = None,
-    keep: bool = False,
-) -> Rollout:
-    """Score the episodes and read them with all four models, in batches `by_length`.
+def gather(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> Rollout:
+    """The rollouts of all ranks as one, in the order of the prompts; `rows` are this rank's."""
+    if accelerator.num_processes == 1:
+        return rollout
+    tables = [table.cpu() for table in _tables(rollout)]
+    ranks: list[tuple[Sequence[int], list[Tensor]]] = gather_object([(rows, tables)])
+    index: dict[int, int] = {}  # of each prompt in the tables of all ranks, one after another
+    for position, row in enumerate(chain.from_iterable(rows for rows, _ in ranks)):
+        index.setdefault(row, position)
+    order = torch.tensor([index[row] for row in sorted(index)])
+    columns = zip(*(tables for _, tables in ranks), strict=True)
+    device = rollout.score_B.device
+    whole = [_right_aligned(column)[order].to(device) for column in columns]
+    ids_BL, mask_BL, response_BT, ended_B, *outputs = whole
+    sharing = rollout.episodes.sharing
+    return Rollout(Episodes(ids_BL, mask_BL, response_BT, ended_B, sharing), *outputs)
 
-    `minibatches` are the rows in which an update will read them; None: all at once. Without
-    gradients; with `keep`, policy's and critic's passes keep their graphs. The reward model reads
-    every response that ended with the end of turn it was trained with.
+
+def even_rows(accelerator: Accelerator, prompts: int) -> list[int]:
+    """This rank's rows of so many prompts.
+
+    All ranks get equally many, because sharded models need the same forward passes on all: where
+    the number is not a multiple, some prompts are answered twice.
     """
-    read = Rollout(
-        episodes,
-        torch.zeros(len(episodes.ended_B), device=episodes.ids_BL.device),
-        *(torch.zeros_like(episodes.response_BT, dtype=torch.float32) for _ in range(5)),
-    )
-    if minibatches is None:
-        minibatches = [torch.arange(len(episodes.ended_B), device=episodes.ids_BL.device)]
-    parts = (by_length(episodes, rows, batch_size) for rows in minibatches)
-    passes, end = [], end_id(models.tokenizer)
-    with torch.no_grad():
-        for rows in chain.from_iterable(parts):
-            batch = episodes.take(rows)
-            token_N = batch.response_tokens()[batch.response_BT]
-            ended = batch.ended_with(end)  # for the scores alone
-            layout = lay_out(ended, packed=models.packed, right=models.pads_right)
-            with torch.set_grad_enabled(keep):
-                logits_NV, state_ND = policy_logits(models, layout, models.policy)
-                old_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
-                value_N = values(models, layout, state_ND)
-            if keep:
-                own_N = value_N if state_ND is None else None
-                passes.append(Pass(rows, layout, old_N, state_ND, own_N))
-            entropy_N = objective.entropy(logits_NV, temperature)
-            logits_NV, score_E = reference_and_scores(models, layout)
-            reference_N = objective.chosen_logprobs(logits_NV, token_N, temperature)
-            _place(read.old_BT, rows, batch, old_N)
-            _place(read.entropy_BT, rows, batch, entropy_N)
-            _place(read.reference_BT, rows, batch, reference_N)
-            _place(read.value_BT, rows, batch, value_N)
-            read.score_B[rows] = score_E
-    return replace(read, passes=tuple(passes))
+    ranks = accelerator.num_processes
+    rows = range(accelerator.process_index, -(-prompts // ranks) * ranks, ranks)
+    return [row % prompts for row in rows]
 
 
-def experience(
-    rollout: Rollout, config: PPOConfig, kl_coefficient: float
-) -> tuple[Experience, Tensor]:
-    """Advantages and returns, and the rewards they come from."""
-    mask_BT = rollout.episodes.response_BT
-    score_B = objective.final_scores(
-        rollout.score_B,
-        rollout.episodes.ended_B,
-        clip=config.score_clip,
-        missing_eos=config.missing_eos_score,
-    )
-    reward_BT = objective.shaped_rewards(
-        score_B, rollout.old_BT, rollout.reference_BT, mask_BT, kl_coefficient
-    )
-    advantage_BT = objective.advantages(
-        reward_BT, rollout.value_BT, mask_BT, gamma=config.gamma, lam=config.lam
-    )
-    return_BT = advantage_BT + rollout.value_BT
-    if config.whiten_advantages:
-        moments_3 = objective.moments(advantage_BT[mask_BT])
-        advantage_BT = objective.standardise(advantage_BT, mask_BT, moments_3)
-    read = (rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
-    return Experience(rollout.episodes, *read, passes=rollout.passes), reward_BT
+def by_length(episodes: Episodes, rows: Tensor, size: int | None) -> Iterator[Tensor]:
+    """`rows` in batches of at most `size` of similar length, so that little is padded.
+
+    Responses to one prompt stay together; a batch holds at least one such group.
+    """
+    group_GK = rows.view(-1, episodes.sharing)
+    order_G = episodes.mask_BL[group_GK].sum((1, 2)).argsort(stable=True)
+    most = len(group_GK) if size is None else max(1, size // episodes.sharing)
+    for part_GK in torch.split(group_GK[order_G], most):
+        yield part_GK.flatten()
 
 
-def _place(target_BT: Tensor, rows: Tensor, batch: Episodes, x_N: Tensor) -> None:
-    """Write a batch's response tokens into the rollout's right-aligned table."""
-    x_BT = torch.zeros_like(batch.response_BT, dtype=target_BT.dtype)
-    x_BT[batch.response_BT] = x_N.to(target_BT.dtype)
-    target_BT[rows, -x_BT.shape[1] :] = x_BT
+def shuffled(count: int, sharing: int, generator: torch.Generator) -> Tensor:
+    """So many rows in a random order that keeps together the `sharing` neighbours of a prompt."""
+    group_GK = torch.arange(count).view(-1, sharing)
+    return group_GK[torch.randperm(len(group_GK), generator=generator)].flatten()
+
+
+def right_aligned(lists: Sequence[Sequence[float]], like_BT: Tensor) -> Tensor:
+    """x_BT with each row's numbers in its last columns, 0 elsewhere."""
+    x_BT = torch.zeros_like(like_BT)
+    for row, values in enumerate(lists):
+        x_BT[row, -len(values) :] = torch.tensor(values, device=x_BT.device)
+    return x_BT
+
+
+def _tables(rollout: Rollout) -> list[Tensor]:
+    episodes = rollout.episodes
+    texts = [episodes.ids_BL, episodes.mask_BL, episodes.response_BT, episodes.ended_B]
+    outputs = [rollout.old_BT, rollout.reference_BT, rollout.value_BT, rollout.entropy_BT]
+    return [*texts, rollout.score_B, *outputs, rollout.sampler_BT]
+
+
+def _right_aligned(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts; narrower ones get empty columns in front."""
+    if parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (width - part.shape[1], 0)) for part in parts])
+
+
+def _last(counts: Sequence[int], width: int) -> Tensor:
+    """A mask that is true in the last `counts[b]` of `width` columns."""
+    return torch.arange(width) >= width - torch.tensor(counts)[:, None]

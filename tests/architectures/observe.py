@@ -25,11 +25,10 @@ from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
-from stages.ppo.episodes import Episodes
+from stages.ppo.forward_checks import obstacle_to_packing, pads_right
 from stages.ppo.models import Models, load_models
-from stages.ppo.packing import obstacle_to_packing, pads_right
-from stages.ppo.rollout import read_episodes
-from stages.ppo.trainer import train_ppo
+from stages.ppo.rollout import Episodes
+from stages.ppo.train import train_ppo
 from stages.progress import Step
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import score_elements
@@ -37,6 +36,7 @@ from stages.reward.shared_prompt import SharedPrompt, choose_layout
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
 from tests.architectures.tiny import ARCHITECTURES, save
+from tests.stages.tiny_ppo import outputs
 
 PROMPT_TOKENS = (1, 2, 8, 8, 20)
 NEW_TOKENS = 12
@@ -133,7 +133,7 @@ def read(
 ) -> tuple[Tensor, Tensor]:
     """logprob_N of all response tokens and score_B."""
     episodes = Episodes.build(asked, responses, models.policy.device)
-    rollout = read_episodes(models, episodes, temperature=1.0, batch_size=None)
+    rollout = outputs(models, episodes)
     return rollout.old_BT[episodes.response_BT], rollout.score_B
 
 

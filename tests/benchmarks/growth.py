@@ -24,13 +24,13 @@ import typer
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import ranking_loss
 from stages.generation.generate import Sampled
-from stages.ppo.episodes import Episodes
-from stages.ppo.iteration import iterate
-from stages.ppo.rollout import read_episodes
+from stages.ppo.forward import evaluate
+from stages.ppo.ppo import iterate
+from stages.ppo.rollout import Episodes
 from stages.reward.shared_prompt import SharedPrompt
 from tests.benchmarks.cases import SMALL, Case, make_policy, prompts
 from tests.benchmarks.flops import forward
-from tests.benchmarks.ppo.ours import new_learner
+from tests.benchmarks.ppo.ours import new_run
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 
 Step = Callable[[], object]
@@ -42,9 +42,9 @@ SCORED = (64, 128, 256, 512)  # episodes of which the memory is measured
 
 def ppo_step(case: Case, folder: Path) -> Step:
     """One iteration after the other of this case."""
-    learner = new_learner(case, folder)
+    run = new_run(case, folder)
     given, done = prompts(case, case.episodes), iter(range(10**6))
-    return lambda: iterate(learner, given, None, next(done), 0.05)
+    return lambda: iterate(run, given, next(done))
 
 
 def reward_step(case: RewardCase, folder: Path) -> Step:
@@ -108,7 +108,7 @@ def measure(steps: Mapping[str, Mapping[int, Step]], rounds: int) -> dict[str, d
 
 def scoring_memory(folder: Path) -> dict[int, float]:
     """MiB that scoring so many episodes adds at its peak, smallest first."""
-    learner, found = new_learner(PPO, folder), {}
+    run, found = new_run(PPO, folder), {}
     for count in (SCORED[0], *SCORED):  # once to warm up
         asked = prompts(PPO, count)
         said = [Sampled([5] * PPO.response_limit, ended=False) for _ in asked]
@@ -116,7 +116,7 @@ def scoring_memory(folder: Path) -> dict[int, float]:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that all begin alike
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
         before = _held("VmRSS")
-        read_episodes(learner.models, episodes, temperature=1.0, batch_size=PPO.micro)
+        evaluate(run.models, episodes, temperature=1.0, batch_size=PPO.micro)
         found[count] = (_held("VmHWM") - before) / 1024
     return found
 

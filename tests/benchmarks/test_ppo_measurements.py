@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.config.loading import load_config
 from pipeline.evaluation.samples.results import read_results
-from pipeline.runs.runner import conduct
+from pipeline.steps.order import run_experiment
 
 ROOT = Path(__file__).parents[2]
 SEED = 0
@@ -50,7 +50,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(out: Path, sets: Sequence[str], until: str | None = None) -> Path:
-    conduct(
+    run_experiment(
         load_config(ROOT / "configs/quickstart.yaml", [f"seed={SEED}", *sets]), out, until=until
     )
     return out

@@ -16,8 +16,7 @@ import numpy as np
 from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
 from pipeline.config.labeling import HumanAnnotators
-from pipeline.labeling.settings import model_scores
-from pipeline.steps.human_labels import STORE
+from pipeline.labeling.settings import STORE, model_scores
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import RankingTask, Response
 

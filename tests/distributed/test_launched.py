@@ -82,7 +82,7 @@ def test_killed_with_9_the_command_leaves_no_rank_and_the_same_command_ends_alik
     no_rank_is_left(run)
     code, stdout, said = ended(rlhf(*command))
     assert (code, stdout) == (0, f"{run}/sft\n"), said
-    assert "goes on where it was interrupted" in said
+    assert "resumes" in said
     ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
 
 

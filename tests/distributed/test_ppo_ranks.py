@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from pipeline.steps.gold_reward import WinRate
 from reward_models.records import Prompt
 from stages.ppo import micro_batches
-from stages.ppo.gold import Gold
 from stages.ppo.micro_batches import MicroBatch
+from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
@@ -200,7 +200,7 @@ def with_little_on_one(
 
     little = os.environ.get("RANK") == "1"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.ppo.micro_batches.fitting", fitting)
+        patched.setattr("stages.ppo.train.fitting", fitting)
         if little:
             patched.setattr(micro_batches, "free_memory", lambda _: 0)
         return trained(world, out, settings), found
@@ -230,7 +230,7 @@ def watched(world: World, out: Path) -> list[dict[str, float]]:
     config = tiny_config(gold={"by": "judge", "every": 2, "num_prompts": 5}, episodes=16)
     judge = WinRate(length, PROMPTS[:5], world[0], config.sampling, 0)
     steps: list[Step] = []
-    train(world, out, config, steps.append, gold=Gold(judge, PROMPTS[:5]))
+    train(world, out, config, steps.append, gold=GoldReward(judge, PROMPTS[:5]))
     return [dict(step.metrics) for step in steps if "ppo/gold" in step.metrics]
 
 

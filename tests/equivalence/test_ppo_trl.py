@@ -15,10 +15,9 @@ from torch import Tensor
 from reward_models.model import RewardModel
 from reward_models.model_card import RewardCard
 from stages.generation.generate import Sampled
-from stages.ppo import objective
-from stages.ppo.episodes import Episodes
+from stages.ppo import losses
 from stages.ppo.models import Models
-from stages.ppo.rollout import Rollout, read_episodes
+from stages.ppo.rollout import Episodes, Rollout
 from tests.equivalence.trl_ppo_models import (
     END,
     KINDS,
@@ -30,6 +29,7 @@ from tests.equivalence.trl_ppo_models import (
     language_model,
 )
 from tests.reward_models.tiny import tiny_tokenizer
+from tests.stages.tiny_ppo import outputs
 
 RECORDED = json.loads(Path(__file__).with_name("trl_ppo_reference.json").read_text())
 TOLERANCE = 1e-6  # the models are float64; each side takes its log-softmax and its sums in float32
@@ -56,7 +56,7 @@ def read(kind: str, case: str) -> Rollout:
     episodes = Episodes.build(_prompts(case), said, torch.device("cpu"))
     policy, reference = language_model(kind, 1), language_model(kind, 2)
     models = Models(tiny_tokenizer(), policy, reference, scorer(kind, 3), scorer(kind, 4))
-    return read_episodes(models, episodes, temperature=1.0, batch_size=None)
+    return outputs(models, episodes)
 
 
 def _prompts(case: str) -> list[list[int]]:
@@ -86,7 +86,7 @@ def equal(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
 
 
 def generalised_advantages(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    return objective.advantages(
+    return losses.advantages(
         reward_BT, value_BT, mask_BT, gamma=SETTINGS["gamma"], lam=SETTINGS["lam"]
     )
 
@@ -102,7 +102,7 @@ def test_log_probabilities_values_kl_and_scores_agree(kind: str, lengths: str):
         (rollout.old_BT, "logprobs"),
         (rollout.reference_BT, "ref_logprobs"),
         (rollout.value_BT, "values"),
-        (objective.kl_k1(rollout.old_BT, rollout.reference_BT), "kl"),
+        (losses.kl_k1(rollout.old_BT, rollout.reference_BT), "kl"),
     ):
         equal(left_aligned(ours_BT, mask_BT), told(case, name) * real_BT)
     equal(rollout.score_B, told(case, "scores"))
@@ -113,15 +113,13 @@ def test_rewards_returns_and_advantages_agree_on_responses_of_full_length(kind: 
     case = f"{kind}, full length"
     rollout = read(kind, case)
     mask_BT = rollout.episodes.response_BT
-    reward_BT = objective.shaped_rewards(
+    reward_BT = losses.shaped_rewards(
         rollout.score_B, rollout.old_BT, rollout.reference_BT, mask_BT, SETTINGS["kl_coef"]
     )
     equal(reward_BT, told(case, "rewards"))
     advantage_BT = generalised_advantages(reward_BT, rollout.value_BT, mask_BT)
     equal(advantage_BT + rollout.value_BT, told(case, "returns"))
-    whitened_BT = objective.standardise(
-        advantage_BT, mask_BT, objective.moments(advantage_BT[mask_BT])
-    )
+    whitened_BT = losses.whiten(advantage_BT, mask_BT)
     # TRL divides the variance by n - 1; this project, as Ziegler et al.'s code does, by n.
     count = int(mask_BT.sum())
     ours_BT = whitened_BT * ((count - 1) / count) ** 0.5
@@ -137,8 +135,8 @@ def test_the_policy_loss_agrees_after_an_update(kind: str, lengths: str):
     new_N, old_N, advantage_N = (
         told(case, name)[real_BT] for name in ("second_logprobs", "logprobs", "advantages")
     )
-    assert objective.clipped(new_N, old_N, advantage_N, SETTINGS["cliprange"]).any()
-    loss = objective.policy_loss(
+    assert losses.policy_clipped(new_N, old_N, advantage_N, SETTINGS["cliprange"]).any()
+    loss = losses.policy_loss(
         new_N, old_N, advantage_N, clip=SETTINGS["cliprange"], count=len(new_N)
     )
     equal(loss, told(case, "pg_loss_stats")[1, 0, 0])
@@ -154,7 +152,7 @@ def test_the_value_loss_agrees_after_an_update(kind: str, lengths: str):
         told(case, name)[kept_BT] for name in ("second_values", "values", "returns")
     )
     clip = SETTINGS["cliprange_value"]
-    loss = objective.value_loss(new_N, old_N, return_N, clip=clip, count=len(new_N))
+    loss = losses.value_loss(new_N, old_N, return_N, clip=clip, count=len(new_N))
     equal(loss, told(case, "vf_loss_stats")[1, 0, 0])
 
 
@@ -169,7 +167,7 @@ def test_a_score_one_token_after_the_end_token_gives_trl_s_rewards_and_returns(k
     # Where a response ends early, TRL pays the score at the pad after it, and has a value there.
     longer_BT = ~told(case, "padding_mask_p1")
     penalty_BT = -SETTINGS["kl_coef"] * left_aligned(
-        objective.kl_k1(rollout.old_BT, rollout.reference_BT), mask_BT
+        losses.kl_k1(rollout.old_BT, rollout.reference_BT), mask_BT
     )
     last_BT = longer_BT & ~torch.nn.functional.pad(longer_BT[:, 1:], (0, 1))
     theirs_BT = told(case, "rewards") * longer_BT
@@ -178,7 +176,7 @@ def test_a_score_one_token_after_the_end_token_gives_trl_s_rewards_and_returns(k
     advantage_BT = generalised_advantages(theirs_BT, told(case, "values"), longer_BT)
     equal(advantage_BT + told(case, "values"), told(case, "returns") * longer_BT)
     # Ours pays at the end token itself, so no token outside the response takes part.
-    ours_BT = objective.shaped_rewards(
+    ours_BT = losses.shaped_rewards(
         rollout.score_B, rollout.old_BT, rollout.reference_BT, mask_BT, SETTINGS["kl_coef"]
     )
     aligned_BT = left_aligned(ours_BT, mask_BT)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from stages.data.streams import PretrainingStream
-from stages.ppo.learner import Learner
+from stages.ppo.health import Means
+from stages.ppo.ppo import add_ppo_gradients, add_pretraining_gradients
 from stages.ppo.rollout import Experience
-from stages.ppo.tally import Tally
+from stages.ppo.run import PPORun
 from tests.stages.frozen_batch import frozen_batch
-from tests.stages.tiny_ppo import texts_file, tiny_config, tiny_learner, tiny_world
+from tests.stages.tiny_ppo import texts_file, tiny_config, tiny_run, tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def slow_gradients(
-    learner: Learner, prompts: list[list[int]], responses: list[list[int]], data: Experience
+    run: PPORun, prompts: list[list[int]], responses: list[list[int]], data: Experience
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Equation by equation, one token at a time, in float64."""
-    policy = copy.deepcopy(learner.models.policy).double()
-    critic = copy.deepcopy(learner.models.critic).double()
+    policy = copy.deepcopy(run.models.policy).double()
+    critic = copy.deepcopy(run.models.critic).double()
     count, loss = sum(map(len, responses)), torch.zeros((), dtype=torch.float64)
     for b, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         ids_BL = torch.tensor([prompt + response])
@@ -61,12 +62,12 @@ def assert_close(found: dict[str, torch.nn.Parameter], expected: dict[str, Tenso
 def test_ppo_gradients_equal_a_slow_loop_whatever_the_micro_batch(
     world: tuple[Path, Path], micro_batch_size: int | str
 ) -> None:
-    learner = tiny_learner(world, tiny_config(micro_batch_size=micro_batch_size))
+    run = tiny_run(world, tiny_config(micro_batch_size=micro_batch_size))
     prompts, responses, data = frozen_batch()
-    expected_policy, expected_critic = slow_gradients(learner, prompts, responses, data)
-    learner._ppo_gradients(data, torch.tensor([2, 0, 3, 1]), Tally(), first=False)
-    assert_close(learner.policy.parameters, expected_policy)
-    assert_close(learner.critic.parameters, expected_critic)
+    expected_policy, expected_critic = slow_gradients(run, prompts, responses, data)
+    add_ppo_gradients(run, data, torch.tensor([2, 0, 3, 1]), Means(), first=False)
+    assert_close(run.policy.parameters, expected_policy)
+    assert_close(run.critic.parameters, expected_critic)
 
 
 @pytest.mark.parametrize("normaliser", ["token", "sequence"])
@@ -79,22 +80,23 @@ def test_pretraining_gradients_are_added_with_their_coefficient_and_divisor(
         "tokens_per_example": 8,
         "normaliser": normaliser,
     }
-    learner = tiny_learner(world, tiny_config(pretraining=mix, micro_batch_size=3))
-    path, tokenizer = texts_file(world[0].parent), learner.models.tokenizer
+    run = tiny_run(world, tiny_config(pretraining=mix, micro_batch_size=3))
+    path, tokenizer = texts_file(world[0].parent), run.models.tokenizer
     blocks, same = (PretrainingStream(path, tokenizer, 8, pack=True, seed=0) for _ in range(2))
     prompts, responses, data = frozen_batch()
-    expected, _ = slow_gradients(learner, prompts, responses, data)
-    policy = copy.deepcopy(learner.models.policy).double()
+    expected, _ = slow_gradients(run, prompts, responses, data)
+    policy = copy.deepcopy(run.models.policy).double()
     ids_BL, _ = same.next(8)  # two examples for each of the minibatch's four episodes
     logprob_BLV = policy(ids_BL).logits[:, :-1].log_softmax(-1)
     nll = -logprob_BLV.gather(-1, ids_BL[:, 1:, None]).sum()
     (3.0 * nll / (8 * 7 if normaliser == "token" else 8)).backward()
-    learner._ppo_gradients(data, torch.arange(4), Tally(), first=False)
-    tally = Tally()
-    learner._pretraining_gradients(blocks, tally, compared=True)
+    add_ppo_gradients(run, data, torch.arange(4), Means(), first=False)
+    means = Means()
+    run.stream = blocks
+    add_pretraining_gradients(run, means, measure=True)
     added = {name: p.grad for name, p in policy.named_parameters()}
-    assert_close(learner.policy.parameters, {name: expected[name] + added[name] for name in added})
-    said = tally.means(lambda x: x)
+    assert_close(run.policy.parameters, {name: expected[name] + added[name] for name in added})
+    said = means.over(lambda x: x)
     assert said["ppo/pretraining_loss_nats_per_token"] == pytest.approx(nll.item() / 56, rel=1e-5)
     ratio = torch.stack([g.norm() for g in added.values()]).norm() / (
         torch.stack([g.norm() for g in expected.values()]).norm()

@@ -16,7 +16,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.adapters.config import Adaptation, Probe
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.trainer import train_ppo
+from stages.ppo.train import train_ppo
 from stages.progress import silent
 from stages.reward.train import train_reward
 from stages.sft.train import train_sft

@@ -7,7 +7,7 @@ import yaml
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 
 ROOT = Path(__file__).parent.parent.parent
 SIZES = ("1.3b", "6b", "175b")
@@ -117,8 +117,8 @@ def test_every_setting_of_a_training_stage_is_written_out(size: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_ppo_starts_at_and_is_held_to_its_own_fine_tuning(size: str) -> None:
-    stages = {stage.name: stage for stage in plan(preset(size), Path("runs/x"))}
-    assert stages["ppo"].inputs["policy"] == Path("runs/x/ppo-init/model")
-    assert stages["evaluate"].inputs["sft"] == Path("runs/x/select/model")
-    assert stages["ppo-init"].inputs["texts"] == Path("runs/x/data/pretraining_texts.jsonl")
+    stages = {stage.name: stage for stage in experiment_stages(preset(size), Path("runs/x"))}
+    assert stages["ppo"].inputs()["policy"] == Path("runs/x/ppo-init/model")
+    assert stages["evaluate"].inputs()["sft"] == Path("runs/x/select/model")
+    assert stages["ppo-init"].inputs()["texts"] == Path("runs/x/data/pretraining_texts.jsonl")
     assert "texts" not in stages["sft"].inputs

@@ -23,11 +23,11 @@ from pipeline.evaluation.suites import bias
 from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
 from pipeline.labeling.room import add_tasks
-from pipeline.steps.plan import plan
+from pipeline.steps.order import experiment_stages
 from pipeline.studies import e2e_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
-from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
+from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
 from stages.data.preferences import load_pairs
 from stages.data.public_comparisons import load_qa_feedback, load_squality
 
@@ -75,8 +75,8 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     ),
     "prompts": ("p.json", json.dumps([{"prompt": "p", "id": 1}, {"prompt": [U]}]),
                 lambda path: load_prompts(str(path))),
-    "texts": ("t.txt", "one\n\ntwo\n", lambda path: load_pretraining_texts(str(path))),
-    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: load_pretraining_texts(str(path))),
+    "texts": ("t.txt", "one\n\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
+    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
     "pairs": (
         "p.jsonl",
         lines([{"prompt": "p", "chosen": "c", "rejected": "r"},
@@ -271,7 +271,7 @@ def experiment(folder: Path, labeling: str) -> Path:
 def test_imported_pairs_are_read_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(lines([{"prompt": "p", "chosen": "c", "rejected": None}]))
     path = experiment(tmp_path, f"{{kind: imported, rankings: {tmp_path}/p.jsonl}}")
-    names = [stage.name for stage in plan(load_config(path), tmp_path / "run")]
+    names = [stage.name for stage in experiment_stages(load_config(path), tmp_path / "run")]
     assert names[:2] == ["data", "label"]
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2

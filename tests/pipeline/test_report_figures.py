@@ -82,8 +82,8 @@ def test_bars_stand_on_zero_and_reach_their_values():
         ]
     panel = grouped_bars(groups, title="toxicity", focus="b")
     assert panel is not None
-    assert [bar.height for bar in panel.bars] == pytest.approx([50.0, 50.0, 100.0, 100.0])
-    assert [bar.is_focus for bar in panel.bars] == [False, True, False, True]
+    assert [bar.top for bar in panel.bars] == pytest.approx([50.0, 50.0, 0.0, 0.0])
+    assert [bar.cell.model for bar in panel.bars] == ["a", "b", "a", "b"]
     assert "b, biased: 0.400 (0.200" in panel.description
 
 

@@ -1,4 +1,4 @@
-"""The panel of over-optimisation: score and second opinion over the root of the KL, by round."""
+"""The panel of over-optimisation: score and gold reward over the root of the KL, by round."""
 
 import html
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pipeline.report.inputs import read_inputs
 from reward_models.atomic_files import write_jsonl
 from tests.pipeline.made_up_run import made_up_results, manifest
 
-OPINION = "Gain in score and second opinion, "
+GOLD_PANEL = "Gain in score and gold reward, "
 
 
 def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
@@ -21,7 +21,7 @@ def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
     return report_page(read_inputs(run))
 
 
-def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_path: Path) -> None:
+def test_every_rounds_policy_has_its_panel_where_a_gold_reward_was_measured(tmp_path: Path) -> None:
     (tmp_path / "sample-2").mkdir()
     rows = [
         {"step": n, "total": 3, "ppo/gold": 0.5 - 0.1 * n, "ppo/gold_proxy": 0.3 * n}
@@ -30,15 +30,15 @@ def test_every_rounds_policy_has_its_panel_where_a_second_opinion_was_asked(tmp_
     ]
     without = [{"step": 1, "total": 1, "ppo/kl_nats": 0.0, "ppo/score": 0.1}]
     text = page(tmp_path, {"ppo": without, "ppo-2": rows})
-    assert f"{OPINION}ppo-2<" in text
-    assert f"{OPINION}ppo<" not in text
+    assert f"{GOLD_PANEL}ppo-2<" in text
+    assert f"{GOLD_PANEL}ppo<" not in text
     assert "square root of the KL from SFT" in text
     assert "over-optimisation (Gao et al. 2022)" in text
 
 
-def test_a_single_opinion_makes_no_curve(tmp_path: Path) -> None:
+def test_a_single_measurement_makes_no_curve(tmp_path: Path) -> None:
     rows = [{"step": 0, "total": 1, "ppo/gold": 0.5, "ppo/gold_proxy": 0.1, "ppo/gold_kl_nats": 0}]
-    assert OPINION not in page(tmp_path, {"ppo": rows})
+    assert GOLD_PANEL not in page(tmp_path, {"ppo": rows})
 
 
 def test_the_page_says_where_models_shared_a_pass(tmp_path: Path) -> None:

@@ -34,4 +34,4 @@ def test_the_judge_and_the_reader_of_a_report_see_the_turns() -> None:
     rows = [Completion("1", model, "and?", "two", history=HISTORY) for model in "ab"]
     asked = _conversation(*rows)[1]["content"]
     assert "system: be brief\n\nuser: <first>?\n\nassistant: one" in asked
-    assert card(rows).turns == [(turn.role, turn.content) for turn in HISTORY]
+    assert card(rows).first.history == HISTORY

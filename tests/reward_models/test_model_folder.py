@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.config.loading import load_config
-from pipeline.steps.plan import plan
+from pipeline.steps.order import run_experiment
 from reward_models.backbone import load_causal_lm
 from reward_models.model import RewardModel
 from reward_models.model_files import check_model
@@ -166,7 +166,7 @@ def test_a_run_is_refused_before_anything_is_made(whole: Path, tmp_path: Path):
     path = Path(__file__).parents[2] / "configs/quickstart.yaml"
     config = load_config(path, [f"model={folder}"])
     with pytest.raises(ValueError, match="it is cut"):
-        plan(config, tmp_path / "run")
+        run_experiment(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

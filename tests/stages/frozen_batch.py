@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from stages.generation.generate import Sampled
-from stages.ppo.episodes import Episodes
-from stages.ppo.rollout import Experience
+from stages.ppo.rollout import Episodes, Experience
 
 PROMPT_TOKENS, RESPONSE_TOKENS = (1, 9, 4, 12), (8, 1, 3, 6)
 

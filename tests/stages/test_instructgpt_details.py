@@ -14,12 +14,12 @@ import torch
 from reward_models.model import RewardModel
 from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
-from stages.ppo import objective
+from stages.ppo import losses
 from stages.ppo.config import PPOConfig
-from stages.ppo.diagnostics import preflight
-from stages.ppo.learner import Learner
-from stages.ppo.rollout import Experience, experience, read_episodes, roll_out
-from stages.ppo.tally import Tally
+from stages.ppo.health import Means, preflight
+from stages.ppo.ppo import add_ppo_gradients, experience, update
+from stages.ppo.rollout import Experience
+from stages.ppo.run import PPORun
 from stages.progress import Step
 from stages.reward.config import RewardConfig
 from stages.reward.train import train_reward
@@ -27,7 +27,7 @@ from stages.seeding import generator_for
 from stages.sft.config import SFTConfig
 from stages.sft.train import _arguments as sft_arguments
 from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
-from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_models, tiny_world
+from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def rolled_out(
-    learner: Learner, prompts: list[list[int]], kl: float = 0.02
+    run: PPORun, prompts: list[list[int]], kl: float = 0.02
 ) -> tuple[Experience, torch.Tensor]:
-    """Experience and rewards of one rollout of the learner's policy."""
-    config = learner.config
-    episodes = roll_out(learner.models, prompts, config.sampling, generator_for(0, "details"))
-    read = read_episodes(
-        learner.models, episodes, temperature=config.sampling.temperature, batch_size=None
-    )
+    """Experience and rewards of one rollout of the run's policy."""
+    config = run.config
+    episodes = roll_out(run.models, prompts, config.sampling, generator_for(0, "details"))
+    read = outputs(run.models, episodes, temperature=config.sampling.temperature)
     return experience(read, config, kl)
 
 
@@ -135,17 +133,17 @@ def test_detail_08_rollout_and_update_read_the_same_log_probabilities(
     world: tuple[Path, Path],
 ) -> None:
     """Dropout is off in both, whatever mode the modules are in: the first ratio is 1."""
-    learner = tiny_learner(world, tiny_config())
-    data, _ = rolled_out(learner, PROMPTS)
-    tally = Tally()
-    learner._ppo_gradients(data, torch.arange(4), tally, first=True)
-    assert tally.means(learner.total)["ppo/first_ratio_error"] <= 1e-5
+    run = tiny_run(world, tiny_config())
+    data, _ = rolled_out(run, PROMPTS)
+    means = Means()
+    add_ppo_gradients(run, data, torch.arange(4), means, first=True)
+    assert means.over(run.sum_over_ranks)["ppo/first_ratio_error"] <= 1e-5
 
 
 def test_detail_09_adam_s_epsilon_is_that_of_the_code_behind_each_stage(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    optimizer = tiny_learner(world, tiny_config()).policy.optimizer
+    optimizer = tiny_run(world, tiny_config()).policy.optimizer
     assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
     chosen = sft_arguments(SFTConfig(micro_batch_size=1), tmp_path, 0, validated=False)
@@ -156,18 +154,18 @@ def test_detail_09_adam_s_epsilon_is_that_of_the_code_behind_each_stage(
 def test_detail_13_policy_and_reference_are_both_read_at_the_temperature(
     world: tuple[Path, Path], temperature: float
 ) -> None:
-    learner = tiny_learner(world, tiny_config(sampling={"temperature": temperature}))
+    run = tiny_run(world, tiny_config(sampling={"temperature": temperature}))
     with torch.no_grad():  # a reference of its own
-        learner.models.reference.get_input_embeddings().get_parameter("weight").mul_(1.5)
-    sampling = learner.config.sampling
-    episodes = roll_out(learner.models, PROMPTS, sampling, generator_for(0, "details"))
-    read = read_episodes(learner.models, episodes, temperature=temperature, batch_size=None)
+        run.models.reference.get_input_embeddings().get_parameter("weight").mul_(1.5)
+    sampling = run.config.sampling
+    episodes = roll_out(run.models, PROMPTS, sampling, generator_for(0, "details"))
+    read = outputs(run.models, episodes, temperature=temperature)
     row, mask_T = 2, episodes.response_BT[2]
     ids_L = episodes.ids_BL[row, episodes.mask_BL[row]]
     said = int(mask_T.sum())
     for model, found_BT in (
-        (learner.models.policy, read.old_BT),
-        (learner.models.reference, read.reference_BT),
+        (run.models.policy, read.old_BT),
+        (run.models.reference, read.reference_BT),
     ):
         with torch.no_grad():
             log_p_LV = (model(ids_L[None]).logits[0] / temperature).log_softmax(-1)
@@ -183,17 +181,17 @@ def test_detail_16_inner_epochs_and_minibatches_are_settings(
 ) -> None:
     """One epoch of eight minibatches, as in the paper, or four of one, as in Ziegler et al."""
     config = tiny_config(inner_epochs=inner_epochs, minibatch=minibatch, micro_batch_size=1)
-    learner = tiny_learner(world, config)
-    data, _ = rolled_out(learner, PROMPTS)
-    learner.update(data, None, 0, Tally())
-    [first, *_] = learner.policy.parameters.values()
-    assert int(learner.policy.optimizer.state[first]["step"]) == steps
+    run = tiny_run(world, config)
+    data, _ = rolled_out(run, PROMPTS)
+    update(run, data, 0, Means())
+    [first, *_] = run.policy.parameters.values()
+    assert int(run.policy.optimizer.state[first]["step"]) == steps
 
 
 def test_detail_17_the_score_is_earned_by_the_last_token_alone(world: tuple[Path, Path]) -> None:
     """Policy and reference are equal at first, so all there is to earn is the score."""
-    learner = tiny_learner(world, tiny_config())
-    data, reward_BT = rolled_out(learner, PROMPTS, kl=5.0)
+    run = tiny_run(world, tiny_config())
+    data, reward_BT = rolled_out(run, PROMPTS, kl=5.0)
     assert (reward_BT[:, :-1] == 0).all()
     assert (reward_BT[:, -1] != 0).any()
     assert data.episodes.response_BT[:, -1].all()
@@ -202,8 +200,8 @@ def test_detail_17_the_score_is_earned_by_the_last_token_alone(world: tuple[Path
 def test_detail_18_advantages_are_whitened_over_the_whole_rollout_not_a_micro_batch(
     world: tuple[Path, Path],
 ) -> None:
-    learner = tiny_learner(world, tiny_config())
-    data, _ = rolled_out(learner, PROMPTS)
+    run = tiny_run(world, tiny_config())
+    data, _ = rolled_out(run, PROMPTS)
     mask_BT = data.episodes.response_BT
     valid_N = data.advantage_BT[mask_BT].double()
     assert valid_N.mean().item() == pytest.approx(0.0, abs=1e-6)
@@ -214,9 +212,9 @@ def test_detail_18_advantages_are_whitened_over_the_whole_rollout_not_a_micro_ba
 
 @pytest.mark.parametrize("whiten", [True, False])
 def test_detail_18_returns_are_not_whitened(world: tuple[Path, Path], whiten: bool) -> None:
-    learner = tiny_learner(world, tiny_config(whiten_advantages=whiten))
-    data, reward_BT = rolled_out(learner, PROMPTS)
-    plain_BT = objective.advantages(
+    run = tiny_run(world, tiny_config(whiten_advantages=whiten))
+    data, reward_BT = rolled_out(run, PROMPTS)
+    plain_BT = losses.advantages(
         reward_BT, data.value_BT, data.episodes.response_BT, gamma=1.0, lam=0.95
     )
     assert torch.allclose(data.return_BT, plain_BT + data.value_BT, atol=1e-6)
@@ -227,7 +225,7 @@ def test_detail_23_the_value_after_the_last_token_is_zero() -> None:
     value_BT = torch.tensor([[1.0, 2.0, 99.0]])
     mask_BT = torch.tensor([[True, True, False]])
     reward_BT = torch.tensor([[0.0, 5.0, 0.0]])
-    advantage_BT = objective.advantages(reward_BT, value_BT, mask_BT, gamma=1.0, lam=0.95)
+    advantage_BT = losses.advantages(reward_BT, value_BT, mask_BT, gamma=1.0, lam=0.95)
     assert advantage_BT[0, 1].item() == pytest.approx(5.0 - 2.0)
     assert advantage_BT[0, 0].item() == pytest.approx((2.0 - 1.0) + 0.95 * 3.0)
     assert advantage_BT[0, 2].item() == 0.0

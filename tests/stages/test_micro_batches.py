@@ -18,20 +18,19 @@ from reward_models.model import RewardModel
 from stages.data.template import prompt_ids
 from stages.distributed import memory as device_memory
 from stages.distributed.memory import Cost, cost_of, peak_bytes
-from stages.distributed.sharding import autocast
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
-from stages.ppo.micro_batches import MicroBatch, bytes_to_come, update_cost
-from stages.ppo.packing import obstacle_to_packing
+from stages.ppo.forward_checks import obstacle_to_packing
+from stages.ppo.micro_batches import MicroBatch, reserved_bytes, update_cost
+from tests.stages.adapters.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.allocator import allocated_peak
-from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.test_ppo_resume import PowerCutError, assert_same_result, cut_at
 from tests.stages.tiny_ppo import (
     PROMPTS,
     metrics_of,
     tiny_config,
-    tiny_learner,
     tiny_models,
+    tiny_run,
     tiny_world,
     train,
 )
@@ -120,12 +119,14 @@ def given_memory(
     monkeypatch: pytest.MonkeyPatch, world: World, config: Any, episodes: float
 ) -> None:
     """Let there be as much as so many episodes of an update take, moments included."""
-    learner = tiny_learner(world, config)
-    prompts = [prompt_ids(learner.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
-    cost = update_cost(learner.models, config, prompts, autocast(learner.accelerator)).episodes
+    run = tiny_run(world, config)
+    prompts = [prompt_ids(run.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
+    cost = update_cost(run.models, config, prompts, run.accelerator)
+    assert cost is not None
+    cost = cost.episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
-    networks, tokens = (learner.policy, learner.critic), config.episodes_per_rollout * longest
-    to_come = bytes_to_come(networks, learner.models.lower, tokens)
+    networks, tokens = (run.policy, run.critic), config.episodes_per_rollout * longest
+    to_come = reserved_bytes(networks, run.models.lower, tokens)
     free = to_come + (cost.fixed + episodes * cost.each) / device_memory.USED
     monkeypatch.setattr(micro_batches, "free_memory", lambda _: int(free) + 1)
 
@@ -142,7 +143,7 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
         found.append(micro_batches.fitting(*given))
         return found[-1]
 
-    monkeypatch.setattr("stages.ppo.micro_batches.fitting", fitting)
+    monkeypatch.setattr("stages.ppo.train.fitting", fitting)
     scarce = metrics_of(world, tmp_path / "scarce", config)
     assert [one.episodes for one in found] == [4]  # a prompt's two responses stay together
     for step, other in zip(scarce, plenty, strict=True):
@@ -151,8 +152,8 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
 
 
 def test_where_all_fits_a_minibatch_is_read_at_once(world: World) -> None:
-    learner = tiny_learner(world, tiny_config(**AUTO))
-    assert learner.micro == MicroBatch(8, 8)
+    run = tiny_run(world, tiny_config(**AUTO))
+    assert run.micro == MicroBatch(8, 8)
 
 
 def test_a_run_that_goes_on_with_more_memory_ends_with_the_same_bits(
@@ -181,10 +182,10 @@ def test_too_little_memory_is_told_and_tried(
 
 
 def test_first_passes_are_kept_only_where_all_of_them_fit(world: World) -> None:
-    learner = tiny_learner(world, tiny_config(**AUTO, kept={"first_pass": True}))
-    assert learner.keeps_first_pass
-    learner.micro = MicroBatch(4, 8)
-    assert not learner.keeps_first_pass
+    run = tiny_run(world, tiny_config(**AUTO, kept={"first_pass": True}))
+    assert run.keeps_first_forward
+    run.micro = MicroBatch(4, 8)
+    assert not run.keeps_first_forward
 
 
 @pytest.mark.parametrize(("size", "survives"), [(256, False), ("auto", True)])

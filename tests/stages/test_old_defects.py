@@ -21,7 +21,6 @@ from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.data.template import prompt_ids
 from stages.generation.score import score_responses
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.rollout import read_episodes, roll_out
 from stages.progress import Step, silent
 from stages.reward.batches import ranked_prompts
 from stages.reward.config import RewardConfig
@@ -38,9 +37,11 @@ from tests.reward_models.tiny import (
 )
 from tests.stages.tiny_ppo import (
     metrics_of,
+    outputs,
+    roll_out,
     tiny_config,
-    tiny_learner,
     tiny_models,
+    tiny_run,
     tiny_world,
     train,
 )
@@ -144,7 +145,7 @@ def test_the_critic_is_never_saved(world: tuple[Path, Path], tmp_path: Path) -> 
 
 
 def test_the_loaded_model_is_the_untrained_one(world: tuple[Path, Path], tmp_path: Path) -> None:
-    """trl 1327. The saved policy is the learner's average, to the bit."""
+    """trl 1327. The saved policy is the run's average, to the bit."""
     config = tiny_config(episodes=8)
     train(world, tmp_path, config)
     start, saved = (load_file(p / "model.safetensors") for p in (world[0], tmp_path / "model"))
@@ -152,7 +153,7 @@ def test_the_loaded_model_is_the_untrained_one(world: tuple[Path, Path], tmp_pat
     newest = max((tmp_path / "checkpoints").rglob("*.pt"), key=lambda path: path.stat().st_mtime)
     state = torch.load(newest, weights_only=False)
     state = state.get("state", state)
-    average = state["learner"]["average"]
+    average = state["average"]
     assert all(torch.equal(average[name], saved[name]) for name in average if name in saved)
 
 
@@ -204,7 +205,7 @@ def test_positions_of_left_padded_prompts_are_off(tmp_path: Path) -> None:
     models = tiny_models((tmp_path / "sft", tmp_path / "reward"), tiny_config())
     sampling = tiny_config().sampling
     together = roll_out(models, PROMPTS, sampling, generator_for(0, "a"))
-    read = read_episodes(models, together, temperature=1.0, batch_size=None)
+    read = outputs(models, together)
     for row in range(len(PROMPTS)):
         said_T = together.response_BT[row]
         ids_L = together.ids_BL[row, together.mask_BL[row]]
@@ -284,10 +285,10 @@ def test_the_kl_is_negative(world: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_the_score_is_read_one_token_off(world: tuple[Path, Path]) -> None:
     """trl 3750 and 1893: the score read at the first pad, or a reward placed after EOS."""
-    learner = tiny_learner(world, tiny_config())
-    models = learner.models
-    episodes = roll_out(models, PROMPTS, learner.config.sampling, generator_for(0, "off"))
-    read = read_episodes(models, episodes, temperature=1.0, batch_size=None)
+    run = tiny_run(world, tiny_config())
+    models = run.models
+    episodes = roll_out(models, PROMPTS, run.config.sampling, generator_for(0, "off"))
+    read = outputs(models, episodes)
     for row, prompt in enumerate(PROMPTS):
         ids_L = episodes.ids_BL[row, episodes.mask_BL[row]].tolist()
         assert ids_L[: len(prompt)] == prompt
@@ -336,7 +337,7 @@ def test_scores_depend_on_the_batch_size(world: tuple[Path, Path], batch_size: i
 def test_a_resumed_run_begins_with_fresh_optimizers(world: tuple[Path, Path]) -> None:
     """NeMo-RL 3171: moments at 0 and a step count of 1 after every resume, without a word."""
     config = tiny_config()
-    one, other = tiny_learner(world, config), tiny_learner(world, config)
+    one, other = tiny_run(world, config), tiny_run(world, config)
     for network in (one.policy, one.critic):
         for parameter in network.parameters.values():
             parameter.grad = torch.ones_like(parameter)

@@ -3,8 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,9 +13,8 @@ from stages.data.demonstrations import load_demonstrations, load_prompts
 from stages.data.preferences import load_pairs
 from stages.data.supervised import encode
 from stages.data.template import conversation_ids
-from stages.ppo.trainer import _tokens
 from stages.reward.batches import ranked_prompts
-from tests.stages.chat_templates import CHATS, build
+from tests.stages.data.chat_templates import CHATS, build
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -45,11 +43,10 @@ def test_every_stage_reads_a_conversation_of_any_file_as_the_same_tokens(
     (pair,), _ = ranked_prompts(tokenizer, tasks, rankings, max_tokens=999)
     (row,) = _blank_rows([prompt], "test", {"none": ""}, " ", 1)
     example = encode(tokenizer, demonstration)
-    models = cast(Any, SimpleNamespace(tokenizer=tokenizer))
     asked = {
         "fine-tuning": example.ids[: example.response_start],
         "reward model": list(pair.prompt),
-        "PPO": _tokens(models, [prompt])[0],
+        "PPO": conversation_ids(tokenizer, prompt),
         "evaluation": conversation_ids(tokenizer, Prompt(row.prompt, history=row.history)),
     }
     assert len(set(map(tuple, asked.values()))) == 1, asked

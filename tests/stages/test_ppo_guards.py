@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from reward_models.model import RewardModel
-from stages.ppo import iteration, rollout
+from stages.ppo import ppo, rollout
 from stages.ppo.config import PPOConfig
-from stages.ppo.diagnostics import UnhealthyRunError
+from stages.ppo.health import UnhealthyRunError
 from stages.progress import Step
 from tests.stages.test_ppo_resume import PowerCutError, assert_same_result
 from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
@@ -98,12 +98,12 @@ def test_sampling_another_distribution_than_the_trained_one_is_found_by_its_nega
 def test_a_policy_that_is_read_otherwise_in_training_is_stopped_at_the_first_minibatch(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = iteration.experience
+    honest = ppo.experience
 
     def drifting(read: rollout.Rollout, *args: Any) -> Any:
         return honest(replace(read, old_BT=read.old_BT - 0.001 * read.episodes.response_BT), *args)
 
-    monkeypatch.setattr(iteration, "experience", drifting)
+    monkeypatch.setattr(ppo, "experience", drifting)
     back = tiny_config(guards={"action": "rollback"})
     with pytest.raises(UnhealthyRunError, match=r"iteration 1: at the first .* is off 1 by 0.001"):
         train(world, tmp_path, back)  # no smaller step would mend it, so nothing is taken back

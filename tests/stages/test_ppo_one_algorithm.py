@@ -87,6 +87,6 @@ def test_a_model_that_cannot_be_packed_takes_the_same_minibatches(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = trained(world, tmp_path / "packed", 4, {})
-    monkeypatch.setattr("stages.ppo.packing.obstacle_to_packing", lambda *_: "it is told so")
+    monkeypatch.setattr("stages.ppo.forward_checks.obstacle_to_packing", lambda *_: "it is told so")
     padded = trained(world, tmp_path / "padded", 4, {})
     torch.testing.assert_close(packed, padded, rtol=0, atol=1e-6)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.ppo.iteration import iterate
-from tests.stages.tiny_ppo import tiny_config, tiny_learner, tiny_world
+from stages.ppo.ppo import iterate
+from tests.stages.tiny_ppo import tiny_config, tiny_run, tiny_world
 
 FAMILIES = {
     "full": {"family": "full"},
@@ -33,13 +33,13 @@ def test_an_iteration_is_the_same_packed_and_padded(
             responses_per_prompt=sharing,
             adaptation=FAMILIES[family],
         )
-        learner = tiny_learner(world, config)
-        assert learner.models.packed == packed
+        run = tiny_run(world, config)
+        assert run.models.packed == packed
         prompts = [[5, 6, 7 + n // sharing] * (1 + n // sharing) for n in range(8)]
-        said = iterate(learner, prompts, None, 0, 0.05)
+        said = iterate(run, prompts, 0)
         assert said["ppo/kl_nats"] == 0.0
         found.append({k: v for k, v in said.items() if not k.startswith("time/")})
-        moved = [p for p in learner.models.policy.parameters() if p.requires_grad]
+        moved = [p for p in run.models.policy.parameters() if p.requires_grad]
         weights.append(torch.cat([p.detach().flatten() for p in moved]))
     assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-5)
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-4)

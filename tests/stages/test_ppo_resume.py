@@ -163,12 +163,12 @@ def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: s
         from pathlib import Path
         import torch
         torch.set_num_threads(1)
-        from stages.config import PPOConfig
+        from stages.ppo.config import PPOConfig
         from tests.stages.tiny_ppo import train
         config = PPOConfig.model_validate_json({config.model_dump_json()!r})
         world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
         {before}
-        train(world, Path({str(out)!r}), config, lambda step: print(step.done))
+        train(world, Path({str(out)!r}), config, lambda step: step.done and print(step.done))
     """)
 
 

@@ -13,17 +13,19 @@ from torch.optim import Optimizer
 
 from pipeline.runs.metrics import MetricsFile
 from stages.data.streams import PretrainingStream
-from stages.ppo import course
+from stages.ppo import health, ppo
+from stages.ppo import train as ppo_train
 from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import PPOConfig
-from stages.ppo.course import Course
-from stages.ppo.gold import Gold
+from stages.ppo.overoptimization import GoldReward
+from stages.ppo.run import PPORun, RunState
 from stages.progress import Report, silent
 from tests.stages.test_ppo_guards import OFF
 from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
 
 World = tuple[Path, Path]
-DECLARED = ("kl_coefficient", "learner.rate_scale", "rollbacks")  # what a rollback changes
+# What a rollback changes.
+DECLARED = ("state.kl_coefficient", "state.learning_rate_scale", "state.rollbacks")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def everything(x: Any, path: str = "", seen: frozenset[int] = frozenset()) -> It
                 yield from everything(getattr(x, name), f"{path}.{name}", seen)
 
 
-def state_of(run: Course) -> dict[str, Any]:
+def state_of(run: PPORun) -> dict[str, Any]:
     found = {path.removeprefix("."): value for path, value in everything(run)}
     return {
         path: value.detach().clone() if isinstance(value, torch.Tensor) else value
@@ -84,41 +86,41 @@ class StopError(Exception):
 
 def restored(world: World, out: Path, config: PPOConfig, **named: Any) -> dict[str, Any]:
     """The state of a new process's run once it was restored from the checkpoints in `out`."""
-    found: list[dict[str, Any]] = []
+    states: list[dict[str, Any]] = []
 
-    def only_restore(run: Course, checkpoints: Checkpoints, _: Report) -> None:
-        state = run._latest(checkpoints)
-        if state is not None:
-            run._restore(state)
-        found.append(state_of(run))
+    def only_restore(run: PPORun, _: Any, checkpoints: Checkpoints, *__: Any, **___: Any) -> None:
+        saved = checkpoints.latest(run.accelerator)
+        if saved is not None:
+            run.load_state_dict(saved)
+        states.append(state_of(run))
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Course, "run", only_restore)
+        patch.setattr(ppo_train, "train", only_restore)
         with pytest.raises(StopError):
             train(world, out, config, **named)
-    return found[0]
+    return states[0]
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, out: Path) -> list[dict[str, Any]]:
     """The state right after each rollback; the checkpoint it came from is copied aside."""
-    found: list[dict[str, Any]] = []
-    go_back, restore = Course._go_back, Course._restore
+    states: list[dict[str, Any]] = []
+    roll_back, load = PPORun.roll_back, PPORun.load_state_dict
 
-    def spy(run: Course, checkpoints: Checkpoints, why: str) -> None:
-        copy = out.with_name(f"{out.name}-{len(found)}")
+    def spy(run: PPORun, error: health.UnhealthyRunError, checkpoints: Checkpoints) -> None:
+        copy = out.with_name(f"{out.name}-{len(states)}")
         shutil.copytree(out / "checkpoints", copy / "checkpoints")
 
-        def noted(self: Course, state: dict[str, Any]) -> None:
-            restore(self, state)
-            found.append(state_of(self))
+        def noted(self: PPORun, saved: dict[str, Any]) -> None:
+            load(self, saved)
+            states.append(state_of(self))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Course, "_restore", noted)
-            go_back(run, checkpoints, why)
+            patch.setattr(PPORun, "load_state_dict", noted)
+            roll_back(run, error, checkpoints)
 
-    monkeypatch.setattr(Course, "_go_back", spy)
-    return found
+    monkeypatch.setattr(PPORun, "roll_back", spy)
+    return states
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -137,11 +139,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def judged(config: PPOConfig) -> Gold | None:
+def judged(config: PPOConfig) -> GoldReward | None:
     def lengths(_: Any, responses: Any, __: Any) -> list[float]:
         return [float(len(response)) for response in responses]
 
-    return Gold(lengths, PROMPTS[:3]) if config.gold is not None else None
+    return GoldReward(lengths, PROMPTS[:3]) if config.gold is not None else None
 
 
 def wild(**changes: Any) -> PPOConfig:
@@ -168,7 +170,7 @@ def test_after_a_rollback_every_state_is_that_of_a_run_restored_from_the_checkpo
 ) -> None:
     config = wild(**KINDS[kind], episodes=8 * 9, guards={"action": "rollback"})
     iterations = iter(range(100))
-    monkeypatch.setattr(course, "alarms", lambda *_: ["alarm"] * (next(iterations) == 7))
+    monkeypatch.setattr(health, "alarms", lambda *_: ["alarm"] * (next(iterations) == 7))
     states = watched(monkeypatch, tmp_path / "run")
     train(world, tmp_path / "run", config, gold=judged(config))
     assert len(states) == 1
@@ -183,14 +185,14 @@ def test_a_run_that_was_killed_is_restored_to_the_state_it_saved(
 ) -> None:
     config = wild(**KINDS[kind], guards={"action": "warn"})
     saved: list[dict[str, Any]] = []
-    save = Course._save
+    save = PPORun.save
 
-    def noted(run: Course, checkpoints: Checkpoints) -> None:
+    def noted(run: PPORun, checkpoints: Checkpoints) -> None:
         save(run, checkpoints)
-        run.learner.models.lower.forget()  # states of a rollout that is over
+        run.models.lower.forget()  # states of a rollout that is over
         saved.append(state_of(run))
 
-    monkeypatch.setattr(Course, "_save", noted)
+    monkeypatch.setattr(PPORun, "save", noted)
     train(world, tmp_path / "run", config, gold=judged(config))
     assert_same(saved[-1], restored(world, tmp_path / "run", config, gold=judged(config)))
 
@@ -198,38 +200,37 @@ def test_a_run_that_was_killed_is_restored_to_the_state_it_saved(
 def test_a_gradient_that_was_not_finite_is_gone_after_the_rollback(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, spoilt = course.iterate, []
+    honest, spoilt = ppo.iterate, []
 
-    def once(learner: Any, *args: Any) -> Any:
-        if args[2] == 2 and not spoilt:
+    def once(run: PPORun, prompts: Any, iteration: int, *args: Any) -> Any:
+        if iteration == 2 and not spoilt:
             spoilt.append(True)
-            for network in (learner.policy, learner.critic):
+            for network in (run.policy, run.critic):
                 for parameter in network.parameters.values():
                     parameter.grad = torch.full_like(parameter, float("nan"))
-        return honest(learner, *args)
+        return honest(run, prompts, iteration, *args)
 
-    monkeypatch.setattr(course, "iterate", once)
+    monkeypatch.setattr(ppo, "iterate", once)
     guards = {**OFF, "action": "rollback"}
     steps = metrics_of(world, tmp_path, tiny_config(guards=guards, episodes=40))
     assert [step["ppo/rollbacks"] for step in steps] == [0, 0, 1, 1, 1]
 
 
-def end_of(world: World, out: Path, config: PPOConfig, report: Report = silent) -> Course:
-    """The run as it ended, before its result was written."""
-    ends: list[Course] = []
-    run = Course.run
+def end_of(world: World, out: Path, config: PPOConfig, report: Report = silent) -> RunState:
+    """The state of a run as it ended, before its result was written."""
+    ends: list[RunState] = []
 
-    def noted(self: Course, checkpoints: Checkpoints, report: Report) -> None:
-        run(self, checkpoints, report)
-        ends.append(self)
+    def noted(run: PPORun, *args: Any, **named: Any) -> None:
+        ppo.train(run, *args, **named)
+        ends.append(run.state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Course, "run", noted)
+        patch.setattr(ppo_train, "train", noted)
         train(world, out, config, report)
     return ends[0]
 
 
-def rows_of(world: World, folder: Path, config: PPOConfig) -> tuple[Course, list[dict[str, Any]]]:
+def rows_of(world: World, folder: Path, config: PPOConfig) -> tuple[RunState, list[dict[str, Any]]]:
     metrics = MetricsFile(folder / "metrics.jsonl")
     end = end_of(world, folder, config, metrics.add)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -282,9 +283,11 @@ def test_a_kl_budget_holds_from_the_first_validation_on(
     config = tiny_config(validation=rule, learning_rate=0.02, ema_decay=None, episodes=48)
     end, rows = rows_of(world, tmp_path, config)
     validated = [row for row in rows if "ppo/validation_kl_nats" in row]
-    assert [row["ppo/validation_kl_nats"] > 1e-6 for row in validated][-1] is end.over is True
+    assert (
+        [row["ppo/validation_kl_nats"] > 1e-6 for row in validated][-1] is end.over_budget is True
+    )
     assert end.best is not None
-    assert end.best.iteration == rows[-1]["ppo/best_iteration"] < end.done
+    assert end.best.iteration == rows[-1]["ppo/best_iteration"] < end.iteration
     assert "above validation.kl_budget_nats (1e-06): training ends here" in caplog.text
     if end.best.iteration == 0:
         assert "the result is the starting policy" in caplog.text

@@ -12,9 +12,9 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from reward_models.model import RewardModel
 from stages.models import load_policy, load_tokenizer
-from stages.ppo.diagnostics import UnhealthyRunError
-from stages.ppo.packing import obstacle_to_packing
-from stages.ppo.trainer import train_ppo
+from stages.ppo.forward_checks import obstacle_to_packing
+from stages.ppo.health import UnhealthyRunError
+from stages.ppo.train import train_ppo
 from stages.progress import silent
 from tests.stages.tiny_ppo import (
     PROMPTS,
@@ -29,7 +29,9 @@ from tests.stages.tiny_ppo import (
 
 PTX = {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8}
 SHOWN = {
-    "clip_fraction",
+    "advantage_mean",
+    "advantage_variance",
+    "approx_kl",
     "critic_gradient_norm",
     "distinct_responses",
     "entropy_nats_per_token",
@@ -41,11 +43,18 @@ SHOWN = {
     "kl_nats",
     "kl_nats_per_token",
     "learning_rate",
+    "policy_clip_fraction",
+    "policy_loss",
+    "ratio",
     "repetition",
     "response_tokens",
     "reward",
     "score",
+    "return_mean",
+    "return_variance",
+    "value_clip_fraction",
     "value_loss",
+    "value_mean",
 }
 
 
@@ -130,9 +139,11 @@ def test_reading_a_prompt_once_for_its_responses_changes_nothing(
     steps = metrics_of(world, tmp_path / "together", config)
     assert steps[0]["ppo/kl_nats"] == 0.0
     assert max(step["ppo/first_ratio_error"] for step in steps) == 0.0
-    monkeypatch.setattr("stages.ppo.packing.obstacle_to_packing", lambda *_: "a test says so")
+    monkeypatch.setattr(
+        "stages.ppo.forward_checks.obstacle_to_packing", lambda *_: "a test says so"
+    )
     train(world, tmp_path / "apart", config)
-    assert "in a padded row of its own: a test says so" in caplog.text
+    assert "computed in a padded row of its own: a test says so" in caplog.text
     assert furthest(weights(tmp_path / "together"), weights(tmp_path / "apart")) < 2e-5
 
 

@@ -21,10 +21,10 @@ from stages.generation.generate import Sampled, generate_responses
 from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
-from stages.ppo.lower_states import LowerStates
+from stages.ppo.forward_checks import policy_reader, without_wrong_states
 from stages.ppo.models import load_models
-from stages.ppo.packing import policy_reader, without_wrong_states
 from stages.reward.shared_prompt import SeparateRows, choose_layout
 from tests.architectures.observe import alone, assert_causal, prompts, ranked, read
 from tests.architectures.tiny import save
@@ -175,11 +175,11 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
         device=torch.device("cpu"),
     )
     roles = (models.policy, models.critic, models.reference, models.reward)
-    models = without_wrong_states(replace(models, lower=LowerStates(roles)), prompts()[-1])
+    models = without_wrong_states(replace(models, lower=CachedLayers(roles)), prompts()[-1])
     asked = prompts()
     responses = [Sampled([*prompt[:3], 9], ended=False) for prompt in asked]
-    expected = read(replace(models, lower=LowerStates()), asked, responses)
+    expected = read(replace(models, lower=CachedLayers()), asked, responses)
     for _ in range(2):  # the second time from states, where they are kept
         found = read(models, asked, responses)
         assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-4
-    assert (models.lower.held_bytes > 0) == (name != "gemma3n_text")
+    assert (models.lower.num_bytes > 0) == (name != "gemma3n_text")

@@ -15,8 +15,8 @@ from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout
 from stages.reward.train import new_reward_model
+from tests.stages.adapters.family_cells import FAMILIES
 from tests.stages.allocator import allocated_peak
-from tests.stages.family_cells import FAMILIES
 from tests.stages.test_reward import CONFIG, Steps, World, assert_same_bits, moved, ranked_world
 
 SLOW = pytest.mark.slow

@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_models.model import RewardModel
 from stages.models import load_tokenizer, tokenizer_hash
-from stages.ppo import micro_batches, trainer
+from stages.ppo import micro_batches
+from stages.ppo import train as ppo_train
 from stages.ppo.config import PPOConfig
 from stages.ppo.micro_batches import MicroBatch
 from tests.reward_models.tiny import tiny_tokenizer
@@ -69,7 +70,7 @@ def main(folder: Path, size: int | str) -> None:
         found.append(micro_batches.fitting(*given))
         return found[-1]
 
-    vars(trainer)["fitting"] = fitting
+    vars(ppo_train)["fitting"] = fitting
     limit = psutil.Process().memory_info().vms + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     train(world, folder / "out", settings(size))

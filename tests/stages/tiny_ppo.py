@@ -11,13 +11,17 @@ from accelerate import Accelerator
 from reward_models.atomic_files import write_jsonl
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
+from stages.generation.config import SamplingConfig
+from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import PPOConfig
-from stages.ppo.gold import Gold
-from stages.ppo.learner import Learner
+from stages.ppo.forward import evaluate
+from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import Models, load_models
-from stages.ppo.packing import obstacle_to_packing
-from stages.ppo.trainer import train_ppo
+from stages.ppo.overoptimization import GoldReward
+from stages.ppo.rollout import Episodes, Rollout
+from stages.ppo.run import PPORun
+from stages.ppo.train import train_ppo
 from stages.progress import Report, Step, silent
 from stages.reward.batches import RankedPrompt
 from tests.reward_models.tiny import WORDS, tiny_base
@@ -71,10 +75,30 @@ def tiny_models(world: tuple[Path, Path], config: PPOConfig) -> Models:
     return load_models(*world, config.adaptation, config.models, seed=0, device=device)
 
 
-def tiny_learner(world: tuple[Path, Path], config: PPOConfig) -> Learner:
+def tiny_run(world: tuple[Path, Path], config: PPOConfig) -> PPORun:
     models = tiny_models(world, config)
     packed = config.packed and obstacle_to_packing(models, [5, 6, 7], 4, 2) is None
-    return Learner(replace(models, packed=packed), config, Accelerator(), seed=0)
+    out = world[0].parent / "out"
+    return PPORun(replace(models, packed=packed), config, Accelerator(), seed=0, out=out)
+
+
+def roll_out(
+    models: Models,
+    prompts: Sequence[list[int]],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    sharing: int = 1,
+) -> Episodes:
+    """A response to each prompt from the models' policy."""
+    responses = generate_responses(
+        models.policy, models.tokenizer, prompts, sampling, generator=generator
+    )
+    return Episodes.build(prompts, responses, torch.device("cpu"), sharing=sharing)
+
+
+def outputs(models: Models, episodes: Episodes, temperature: float = 1.0) -> Rollout:
+    """The outputs of all four models, with all episodes in one batch."""
+    return evaluate(models, episodes, temperature=temperature, batch_size=None)[0]
 
 
 def texts_file(folder: Path, texts: Sequence[str] = TEXTS) -> Path:
@@ -96,7 +120,7 @@ def train(
     report: Report = silent,
     seed: int = 0,
     held_out: Sequence[RankedPrompt] = (),
-    gold: Gold | None = None,
+    gold: GoldReward | None = None,
 ) -> None:
     train_ppo(
         config,

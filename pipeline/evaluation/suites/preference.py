@@ -18,7 +18,7 @@ from pipeline.evaluation.win_rates import (
     mean_tables,
     win_rate_tables,
 )
-from pipeline.models.speaker import speaker_of
+from pipeline.models.prompting import prompted_policy
 
 
 def preference_scorers(inputs: Inputs) -> list[Scorer]:
@@ -26,7 +26,7 @@ def preference_scorers(inputs: Inputs) -> list[Scorer]:
     found: list[Scorer] = [GoldScorer(), *served_judges(inputs)]
     if inputs.reward_model is not None:
         size = inputs.config.sampling.batch_size
-        policies = [speaker_of(source).weights for source in inputs.policies.values()]
+        policies = [prompted_policy(source).weights for source in inputs.policies.values()]
         found.append(RewardScorer(inputs.reward_model, policies, size))
     return found
 

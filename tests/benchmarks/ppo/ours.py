@@ -12,10 +12,10 @@ from stages.adapters.config import Full, LoRA
 from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.config import FixedKL, Joint, Kept, OwnRollouts, PPOConfig, Separate
-from stages.ppo.iteration import iterate
-from stages.ppo.learner import Learner
+from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import load_models
-from stages.ppo.packing import obstacle_to_packing
+from stages.ppo.ppo import iterate
+from stages.ppo.run import PPORun
 from stages.reward.config import RewardConfig
 from stages.reward.train import new_reward_model
 from tests.benchmarks.cases import Case, prompts
@@ -67,7 +67,7 @@ def reward_model(folder: Path, case: Case) -> Path:
     return path
 
 
-def new_learner(case: Case, folder: Path) -> Learner:
+def new_run(case: Case, folder: Path) -> PPORun:
     """What learns, of the policy in `folder` and a reward model on it."""
     config, on_cpu = settings(case), case.device == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
@@ -82,7 +82,7 @@ def new_learner(case: Case, folder: Path) -> Learner:
     longest = max(prompts(case, 64 * case.episodes), key=len)
     obstacle = obstacle_to_packing(models, longest, case.response_limit, 1)
     assert obstacle is None, obstacle
-    return Learner(replace(models, packed=case.packed), config, accelerator, 0)
+    return PPORun(replace(models, packed=case.packed), config, accelerator, seed=0, out=folder)
 
 
 def main(folder: Path) -> None:
@@ -90,12 +90,12 @@ def main(folder: Path) -> None:
     tell, asked = told_steps()
     torch.set_num_threads(1)
     case = Case.read(folder / "case.json")
-    learner, given = new_learner(case, folder), prompts(case, 64 * case.episodes)
+    run, given = new_run(case, folder), prompts(case, 64 * case.episodes)
     tell({"ready": True})
     done = 0
     while asked():
         meter = Meter()
-        found = iterate(learner, given, None, done, 0.05)
+        found = iterate(run, given, done)
         done += 1
         took = meter.read()
         phases = {name: value for name, value in found.items() if name.startswith("time/")}

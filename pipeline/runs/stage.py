@@ -1,0 +1,89 @@
+"""The interface of a stage, and of the ranks that train one."""
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from stages.progress import Report
+
+Source = Path | str  # a file or folder, or the name of a model or of a data set of the hub
+Work = Literal["copying", "computing", "training", "people"]
+
+
+class Stage(Protocol):
+    """One stage of an experiment: its inputs, the settings that decide its result, and its work."""
+
+    @property
+    def name(self) -> str:
+        """The name of the stage and of its folder in the run."""
+
+    @property
+    def about(self) -> str:
+        """A few words for the display."""
+
+    @property
+    def work(self) -> Work:
+        """The kind of work: only training is spread over ranks.
+
+        A later stage's command runs this one where it is missing, unless that trains or waits for
+        people; a stage that copies is run whenever its sources have changed.
+        """
+        return "computing"
+
+    def inputs(self) -> Mapping[str, Source]:
+        """Return everything whose content decides the result, by name."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings that decide the result, the seed among them."""
+
+    def check_settings(self) -> None:
+        """Raise ValueError for settings that cannot work, before anything is written."""
+        return
+
+    def check_data(self) -> None:
+        """Raise ValueError for data sets that do not fit, before anything is trained on them."""
+        return
+
+    def run(self, out: Path, report: Report) -> None:
+        """Write the artefact to `out`, or resume from what an interrupted run left there."""
+
+    def labels(self, out: Path) -> set[str]:  # noqa: ARG002 - for stages that add rankings
+        """Return the kinds of annotators whose rankings the finished stage adds."""
+        return set()
+
+    def final_settings(self, out: Path) -> Mapping[str, Any]:  # noqa: ARG002 - likewise
+        """Return settings that are known only when the stage is done, such as people's answers."""
+        return {}
+
+
+class Ranks(Protocol):
+    """The processes that train a stage, where there are several; see `pipeline/launch`."""
+
+    def train(self, run: Path, stage: str, report: Report) -> None:
+        """Run a stage on all ranks; raise RankFailed, or ValueError for bad input."""
+
+    def manifest(self) -> Mapping[str, Any]:
+        """Return what an artefact's manifest records of them."""
+
+
+def seed_process(seed: int, threads: int | None) -> None:
+    """Seed every global generator and bound the threads, before a stage computes.
+
+    Without a GPU the process also keeps the memory that a forward pass frees.
+    """
+    import numpy
+    import torch
+
+    from stages.distributed.memory import keep_freed_memory
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    if threads is not None:
+        # Ranks that share a machine share its threads: more than cores wait for each other.
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by every launcher
+        torch.set_num_threads(max(1, threads // ranks))
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)

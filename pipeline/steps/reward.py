@@ -1,0 +1,79 @@
+"""Stage two: the reward model, trained on the rankings of all rounds so far."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.runs.manifest import model_source
+from pipeline.runs.rounds import in_round
+from pipeline.runs.stage import Source, Stage, seed_process
+from pipeline.steps.data import DataFolder
+from pipeline.steps.label import labels_until, read_labels
+from stages.config import without_external_names
+from stages.progress import Report
+
+
+@dataclass(frozen=True)
+class Reward(Stage):
+    """Train the reward model; with folds also others that never saw a part of the rankings."""
+
+    config: ExperimentConfig
+    folder: Path
+    round: int = 1
+    work = "training"
+
+    @property
+    def name(self) -> str:
+        return in_round("reward", self.round)
+
+    @property
+    def about(self) -> str:
+        return "reward model" if self.round == 1 else f"round {self.round}: reward model"
+
+    def inputs(self) -> Mapping[str, Source]:
+        base = self.config.reward_base
+        inputs = {"base": self.folder / "sft/model" if base == "sft" else self._named(base)}
+        for number, labels in enumerate(labels_until(self.folder, self.round), 1):
+            inputs[in_round("tasks", number)] = labels / "tasks.jsonl"
+            inputs[in_round("rankings", number)] = labels / "rankings.jsonl"
+        inputs["demonstrations"] = self.folder / "data/demonstrations.jsonl"
+        return inputs
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "seed": self.config.seed,
+            "threads": self.config.threads,
+            "reward": without_external_names(self.config.reward),
+        }
+
+    def run(self, out: Path, report: Report) -> None:
+        from stages.reward.folds import write_folds
+        from stages.reward.train import train_reward, within_positions
+
+        seed_process(self.config.seed, self.config.threads)
+        base, seed = self.inputs()["base"], self.config.seed
+        tasks, rankings = read_labels(labels_until(self.folder, self.round))
+        train_reward(
+            self.config.reward,
+            base=base,
+            tasks=tasks,
+            rankings=rankings,
+            demonstrations=DataFolder(self.folder / "data").demonstrations(),
+            out=out,
+            seed=seed,
+            report=report,
+        )
+        write_folds(
+            within_positions(self.config.reward, base),
+            base=base,
+            tasks=tasks,
+            rankings=rankings,
+            out=out,
+            seed=seed,
+            report=report,
+        )
+
+    def _named(self, base: str) -> Source:
+        return model_source(self.config.model if base == "base" else base)

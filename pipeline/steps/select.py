@@ -1,0 +1,60 @@
+"""SFT's epoch, chosen again: by the reward model's score on validation prompts (appendix C.1).
+
+SFT first chooses by validation loss, because no reward model exists yet. This stage trains nothing;
+its model is the "SFT" that PPO starts from, is held to, and is compared with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.runs.stage import Source, Stage, seed_process
+from pipeline.steps.data import DataFolder
+from pipeline.steps.policies import require_prompts_fit
+from stages.config import without_external_names
+from stages.progress import Report
+
+
+@dataclass(frozen=True)
+class Select(Stage):
+    """Choose among the epochs of SFT by the reward model."""
+
+    config: ExperimentConfig
+    folder: Path
+    name = "select"
+    about = "SFT's epoch by reward"
+
+    def inputs(self) -> Mapping[str, Source]:
+        return {
+            "sft": self.folder / "sft/model",
+            "reward": self.folder / "reward/model",
+            "prompts": self.folder / "data/validation_prompts.jsonl",
+        }
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "seed": self.config.seed,
+            "threads": self.config.threads,
+            "selection": without_external_names(self.config.sft.selection),
+        }
+
+    def check_data(self) -> None:
+        sft = self.config.sft
+        new_tokens = sft.selection.max_new_tokens
+        require_prompts_fit(self.config, self.folder, "validation", new_tokens, [sft.adaptation])
+
+    def run(self, out: Path, report: Report) -> None:
+        from stages.sft.selection import choose_epoch
+
+        seed_process(self.config.seed, self.config.threads)
+        choose_epoch(
+            self.folder / "sft",
+            reward_model=self.folder / "reward/model",
+            selection_prompts=DataFolder(self.folder / "data").prompts("validation"),
+            sampling=self.config.sft.selection,
+            out=out,
+            seed=self.config.seed,
+            report=report,
+        )

@@ -1,0 +1,211 @@
+"""A PPO stage from its inputs to its result: load, check, train (`stages.ppo.ppo`), save."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from reward_models.atomic_files import write_jsonl
+from reward_models.records import Prompt
+from stages.adapters.backbone import trained_share
+from stages.config import without_external_names
+from stages.data.streams import PretrainingStream
+from stages.data.template import conversation_ids
+from stages.distributed.network import copy_weights, trained_parameters
+from stages.distributed.ranks import limit_waits
+from stages.distributed.sharding import load_models_whole, require_trainable_precision
+from stages.models import save_policy, tokenizer_hash
+from stages.ppo.checkpoint import Checkpoints
+from stages.ppo.config import OwnRollouts, PPOConfig
+from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
+from stages.ppo.health import preflight
+from stages.ppo.micro_batches import UpdateCost, fitting, reserved_bytes, update_cost
+from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
+from stages.ppo.overoptimization import GoldReward
+from stages.ppo.ppo import train
+from stages.ppo.run import PPORun
+from stages.progress import Report, Step, announce, counted
+from stages.reward.batches import RankedPrompt
+from stages.reward.held_out import check_reward_model
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 5
+MAY_CHANGE = {"episodes", "checkpoint_every", "rollouts"}  # settings, when a run is resumed
+
+
+def train_ppo(
+    config: PPOConfig,
+    *,
+    policy: str | Path,
+    reward_model: Path,
+    prompts: Sequence[Prompt],
+    pretraining: Path | None,
+    out: Path,
+    seed: int,
+    report: Report,
+    validation: Sequence[Prompt] = (),
+    gold: GoldReward | None = None,
+    held_out: Sequence[RankedPrompt] = (),
+) -> None:
+    """Train the policy and write `out`/model, `out`/critic and `out`/checkpoints.
+
+    `pretraining` is the file of the ptx term's texts, given if and only if `config.pretraining` is
+    set; so are `validation`, the prompts of `config.validation`, and `gold`. On `held_out`, which
+    the reward model was not trained on, it is checked before anything else. An interrupted run
+    resumes from its last checkpoint and ends with the same numbers. Raises ValueError for input
+    that does not fit together, UnhealthyRunError (a ValueError) where a health check stops the run.
+    """
+    accelerator = Accelerator()
+    require_trainable_precision(accelerator)
+    inputs = {"pretraining": pretraining, "validation": validation, "gold": gold}
+    _check_inputs(config, {name for name, value in inputs.items() if value})
+    _check_batches(config, len(prompts), accelerator.num_processes)
+    gold_prompts = () if gold is None else gold.prompts
+    require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *gold_prompts])
+    announce(report, "loading policy, reference, critic and reward model")
+    load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
+    load_models_whole(accelerator)
+    models = load(device=accelerator.device)
+    prompt_ids, validation_ids, gold_ids = (
+        [conversation_ids(models.tokenizer, prompt) for prompt in group]
+        for group in (prompts, validation, gold_prompts)
+    )
+    preflight(models, config, prompt_ids + validation_ids + gold_ids)
+    models = with_supported_layout(models, prompt_ids, config, report)
+    announce(report, "measuring how many episodes fit into memory")
+    # Before the models are sharded.
+    cost, metrics = update_cost(models, config, prompt_ids, accelerator), _trained_shares(models)
+    stream = _stream(config, models, pretraining, seed)
+    run = PPORun(models, config, accelerator, seed=seed, out=out, stream=stream)
+    _fit_to_memory(run, cost, prompt_ids)
+    if accelerator.is_main_process:
+        report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
+    _check_supported(run)
+    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+    limit_waits()  # of all process groups: there are no more to come
+    train(
+        run,
+        prompt_ids,
+        Checkpoints(out / "checkpoints", _identity(run)),
+        report,
+        validation=validation_ids,
+        gold=gold,
+        gold_prompts=gold_ids,
+    )
+    _save(run, out, load)
+
+
+def _trained_shares(models: Models) -> dict[str, float]:
+    critic = trained_share(models.critic, "ppo/critic_")
+    if isinstance(models.critic, ValueHead):
+        del critic["ppo/critic_trained_share"]  # it has no base of its own
+    return trained_share(models.policy, "ppo/") | critic
+
+
+def _stream(
+    config: PPOConfig, models: Models, texts: Path | None, seed: int
+) -> PretrainingStream | None:
+    if config.pretraining is None or texts is None:
+        return None
+    mix, tokenizer = config.pretraining, models.tokenizer
+    return PretrainingStream(texts, tokenizer, mix.tokens_per_example, pack=mix.pack, seed=seed)
+
+
+def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[int]]) -> None:
+    """Drop cached layers that would change outputs, and cut micro-batches to the free memory."""
+    config, accelerator = run.config, run.accelerator
+    run.models = without_wrong_states(run.models, prompts[0])
+    if cost is not None:
+        longest = max(map(len, prompts)) + config.sampling.max_new_tokens
+        tokens = config.episodes_per_rollout // accelerator.num_processes * longest
+        networks = (run.policy, run.critic)
+        reserved = reserved_bytes(networks, run.models.lower, tokens)
+        run.micro = run.micro.at_most(fitting(cost, config, accelerator, reserved))
+
+
+def _check_supported(run: PPORun) -> None:
+    """Refuse settings that need the full weights where these are sharded."""
+    config = run.config
+    merged = isinstance(config.rollouts, OwnRollouts) and config.rollouts.merged
+    for setting, is_set in (
+        ("rollouts.merged is true", merged),
+        (f"models.kind is {config.models.kind}", config.models.kind != "separate"),
+    ):
+        if is_set and run.policy.shards_weights:
+            raise ValueError(
+                f"{setting}, but weights are sharded (zero3, fsdp2); expected ddp, zero1 or zero2"
+            )
+    if config.kept.first_pass and not run.keeps_first_forward:
+        log.warning(
+            "kept.first_pass has no effect: it takes one minibatch a rollout (minibatch is %d of "
+            "%d episodes), and one process or ddp",
+            config.minibatch,
+            config.episodes_per_rollout,
+        )
+
+
+def _identity(run: PPORun) -> dict[str, object]:
+    """The settings that a resumed run must share with its checkpoints."""
+    settings = without_external_names(run.config)
+    return {
+        "config": {name: value for name, value in settings.items() if name not in MAY_CHANGE},
+        "seed": run.seed,
+        "tokenizer": tokenizer_hash(run.models.tokenizer),
+        "format": CHECKPOINT_FORMAT,
+    }
+
+
+def _save(run: PPORun, out: Path, load: Callable[..., Models]) -> None:
+    """Save the policy that was chosen, the critic, and the rollbacks, if any.
+
+    Where weights are sharded, the main rank loads the models again and fills in the weights.
+    """
+    policy, critic, best = run.policy, run.critic, run.state.best
+    with run.result_weights(None if best is None else best.weights):
+        policy_weights, critic_weights = (x.full(x.shards()) for x in (policy, critic))
+        if run.accelerator.is_main_process:
+            models = run.models
+            if policy.shards_weights:
+                models = load(device=torch.device("cpu"))
+                copy_weights(trained_parameters(models.policy), policy_weights)
+                copy_weights(trained_parameters(models.critic), critic_weights)
+            save_policy(models.policy, models.tokenizer, out / "model")
+            models.critic.save(out / "critic")
+            if best is not None and best.iteration == 0:
+                log.warning(
+                    "the result is the starting policy: none was within the KL budget and without "
+                    "an alarm"
+                )
+            if run.state.rollbacks:
+                write_jsonl(out / "rollbacks.jsonl", run.state.rollbacks)
+    run.accelerator.wait_for_everyone()
+
+
+def _check_inputs(config: PPOConfig, given: set[str]) -> None:
+    """Raise ValueError unless an input is given exactly where its setting is."""
+    settings = {
+        "pretraining": config.pretraining,
+        "validation": config.validation,
+        "gold": config.gold,
+    }
+    for name, setting in settings.items():
+        if setting is not None and name not in given:
+            raise ValueError(f"{name} is set, but there is no {name} set to read")
+        if setting is None and name in given:
+            raise ValueError(
+                f"a {name} set is given, but {name} is not set, so it would have no effect"
+            )
+
+
+def _check_batches(config: PPOConfig, num_prompts: int, processes: int) -> None:
+    if num_prompts == 0:
+        raise ValueError("there is no prompt to train on")
+    if config.minibatch % (processes * config.responses_per_prompt):
+        raise ValueError(
+            f"minibatch ({config.minibatch}) must be a multiple of the processes ({processes}) "
+            f"times responses_per_prompt ({config.responses_per_prompt})"
+        )

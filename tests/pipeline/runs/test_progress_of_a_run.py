@@ -1,0 +1,85 @@
+"""Reports of the stages of a whole small run: counts that only rise, work in words."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.loading import load_config
+from pipeline.steps.order import run_experiment
+from stages.progress import Step
+
+ROOT = Path(__file__).parents[3]
+SMALL = [
+    "threads=1",
+    "sft.epochs=2",
+    "reward.annotator_folds=2",
+    "reward.prompt_folds=2",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("ppo", "ppo_ptx")
+        for setting in ("episodes=32", "episodes_per_rollout=16", "minibatch=8")
+    ),
+    "ppo.validation={every: 1}",
+    "ppo.gold.num_prompts=4",
+    "baselines=[{kind: prompted, candidates: 2, prompts: 4}, {kind: best_of_n, n: 2}]",
+    "evaluation.resamples=100",
+    "evaluation.sign_flips=100",
+    "data.sizes.demonstrations=16",
+    "data.sizes.ranking_prompts=30",
+    "data.sizes.ppo_prompts=32",
+    "data.sizes.validation_prompts=8",
+    "data.sizes.test_prompts=24",
+    "data.sizes.toxicity_prompts=8",
+    "data.sizes.pretraining_texts=40",
+    "data.sizes.held_out_texts=8",
+]
+
+
+class Recorder:
+    """A display that keeps every step of every stage."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[Step]] = {}
+        self.stage = ""
+
+    def begin(self, stage: str, _: str) -> None:
+        self.stage = stage
+        self.steps[stage] = []
+
+    def step(self, step: Step) -> None:
+        self.steps[self.stage].append(step)
+
+    def finish(self, _: str) -> None:
+        pass
+
+    def skip(self, _: str, __: str) -> None:
+        pass
+
+    def say(self, _: str) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_in_no_stage_of_a_run_does_the_count_fall_or_the_total_shrink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+
+    @contextmanager
+    def display(_: Sequence[str]) -> Iterator[Recorder]:
+        yield recorder
+
+    monkeypatch.setattr("pipeline.runs.runner.display", display)
+    run_experiment(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
+    for stage, steps in recorder.steps.items():
+        counted = [step for step in steps if step.total]
+        for before, after in pairwise(counted):
+            assert before.done <= after.done <= after.total, stage
+            assert before.total <= after.total, stage
+        assert all(step.done == 0 for step in steps if not step.total), stage
+    words = {step.doing.partition(",")[0] for steps in recorder.steps.values() for step in steps}
+    assert {"scoring demonstrations", "sampling responses", "validating"} <= words
