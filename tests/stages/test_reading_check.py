@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.packed_attention import ATTENTION, attention_mismatch, enable_packing
+from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
@@ -21,7 +22,6 @@ from stages.generation.generate import Sampled, generate_responses
 from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward_checks import policy_reader, without_wrong_states
 from stages.ppo.models import load_models
