@@ -19,7 +19,7 @@ from stages.adapters.backbone import copy_sharing_frozen
 from stages.data.padding import pad_right, positions
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
-from tests.stages.family_cells import (
+from tests.stages.adapters.family_cells import (
     ARCHITECTURES,
     FAMILIES,
     VARIANTS,
@@ -31,10 +31,10 @@ from tests.stages.family_cells import (
 
 Stage = Callable[..., None]
 SEQUENCES = [[5, 6, 7], [8, 3, 9, 10, 11, 4], [4]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOOK = """
 import sys, torch
-from tests.stages.test_family_grid import policy_logits, reward_scores
+from tests.stages.adapters.test_family_grid import policy_logits, reward_scores
 from pathlib import Path
 folders = [Path(line.strip()) for line in sys.stdin]
 torch.set_num_threads(1)
@@ -151,7 +151,7 @@ def test_a_restricted_run_leaves_the_set_alone_on_disk_and_the_base_as_it_was(ce
         saved = load_file(folder / "adapter_model.safetensors")
         moved = sum(tensor.numel() for tensor in saved.values())
         assert moved == trainable_parameters(adapted)
-        assert json.loads((folder / "base.json").read_text())["set_parameters"] == moved
+        assert json.loads((folder / "base.json").read_text())["adapter_parameters"] == moved
     assert not (cell.trained_reward / "model" / "model.safetensors").exists()
     card = json.loads((cell.trained_reward / "model" / "reward.json").read_text())
     assert card["base"] == str(cell.base.resolve())
@@ -267,7 +267,7 @@ def test_restricted_roles_hold_one_base_in_memory_and_load_it_once(
         pytest.skip("separate copies")
     trained = (cell.trained_sft / "model", cell.trained_reward / "model")
     monkeypatch.delattr(
-        "reward_models.backbone.load_causal"
+        "reward_models.backbone.load_causal_lm"
     )  # it would load the reward model's base
     models = load_models(*trained, cell.adaptation, seed=0, device=torch.device("cpu"))
     roles: list[torch.nn.Module] = [models.policy, models.reference, models.critic, models.reward]
