@@ -56,6 +56,30 @@ Sets = Annotated[
         help="Override a key, such as evaluation.resamples=1000. May be repeated.",
     ),
 ]
+Samples = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        parser=o.path, help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        parser=o.name,
+        metavar="PLACE",
+        help="Instead of samples, annotators' labels: a run, a store, or its URL.",
+    ),
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Pairs to compare: `A:B`, `*:sft`, `ppo-*:gpt-*`. Repeat it. Default: all pairs."
+    ),
+]
+Missing = Annotated[
+    Literal["error", "intersect"],
+    typer.Option(help="Where a model lacks prompts: refuse, or compare on what all answered."),
+]
 
 
 @verb
@@ -139,33 +163,13 @@ def generate(
 @verb
 def score(
     out: o.Tables,
-    samples: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            parser=o.path, help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."
-        ),
-    ] = None,
+    samples: Samples = None,
     columns: Annotated[
         str, typer.Option(help="How columns are called: model=model_type,completion=sample.")
     ] = "",
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            parser=o.name,
-            metavar="PLACE",
-            help="Instead of samples, annotators' labels: a run, a store, or its URL.",
-        ),
-    ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Pairs to compare: `A:B`, `*:sft`, `ppo-*:gpt-*`. Repeat it. Default: all pairs."
-        ),
-    ] = None,
-    missing: Annotated[
-        Literal["error", "intersect"],
-        typer.Option(help="Where a model lacks prompts: refuse, or compare on what all answered."),
-    ] = "error",
+    labels: Labels = None,
+    against: Against = None,
+    missing: Missing = "error",
     scorer: Scorers = None,
     sets: Sets = None,
     seed: o.Seed = 0,
