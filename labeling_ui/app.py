@@ -1,6 +1,6 @@
-"""The labeling room as a web server: Gradio pages behind our own door.
+"""The labeling room as a web server: Gradio pages behind our own sign-in.
 
-Each page is one `gr.HTML` with a fixed shell, a script from `board/`, and functions on the server
+Each page is one `gr.HTML` with a fixed shell, a script from `board/js`, and functions on the server
 that the script calls with one object and that answer with one. No text of a task goes through
 Gradio's templates: those evaluate what they are given.
 """
@@ -19,8 +19,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.middleware.gzip import GZipMiddleware
+from fastapi import FastAPI
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
 
 from labeling_ui.forms import Form, forms_with
 from labeling_ui.reports.quality import Scores
@@ -30,39 +32,16 @@ from labeling_ui.store.store import Store
 from labeling_ui.tasks.assignment import Assignment
 from labeling_ui.tasks.live import Live
 from labeling_ui.tasks.queue import Mixing
-from labeling_ui.web.middleware import BOARD, Gate, add_doors, add_exports
-from labeling_ui.web.owner import Owner
+from labeling_ui.web.middleware import AccessMiddleware, account_of
+from labeling_ui.web.owner import Owner, export_route
 from labeling_ui.web.room import Reply, Room, reply_to
-from labeling_ui.web.sign_in import Access, Proxy, signed_in
+from labeling_ui.web.sign_in import Access, Proxy, SignedIn, SignInPages
+from labeling_ui.web.translations import BOARD, templates
 
-SCRIPTS = (
-    "texts.js",
-    "refusals.js",
-    "elements.js",
-    "task.js",
-    "saving.js",
-    "reading.js",
-    "rate.js",
-    "rank.js",
-    "dragging.js",
-    "compare.js",
-    "write.js",
-    "windows.js",
-    "dialogs.js",
-    "asking.js",
-    "keys.js",
-    "start.js",
-)
-STYLES = ("room.css", "steps.css", "kinds.css", "owner.css")
-OWNER_SCRIPTS = (
-    "texts.js",
-    "refusals.js",
-    "elements.js",
-    "windows.js",
-    "saving.js",
-    "figures.js",
-    "owner.js",
-)
+SHARED_SCRIPTS = ("translations", "dom", "saving")
+TASK_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write")
+ROOM_SCRIPTS = (*TASK_SCRIPTS, "dialogs", "keyboard", "main")
+STYLES = ("room", "steps", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -78,24 +57,24 @@ def build(
     scores: Scores | None = None,
     live: Live | None = None,
 ) -> FastAPI:
-    """The whole application on one store. `secure` is for service behind TLS."""
-    accounts = Accounts(store)
+    """Return the whole application on one store. `secure` is for service behind TLS."""
+    accounts, progress = Accounts(store), Progress(store)
     assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
-    progress = Progress(store)
     room = Room(store, forms_with(form), assignment, progress, live)
     owner = Owner(store, accounts, progress, scores)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_doors(app, accounts, access, secure=secure)
-    who = signed_in(accounts, access)
-    add_exports(app, store, who)
-    app.add_middleware(Gate, who=who)
+    app.router.routes += SignInPages(accounts, access, secure=secure).routes()
+    app.router.routes.append(export_route(store))
+    # The last middleware is the outermost.
+    app.add_middleware(AccessMiddleware)
+    app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    ours = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    requested = (room.disputes, room.adjudicate, room.ask_policy)
     people = (owner.invite, owner.change_account, owner.admit)
-    owners = (owner.overview, owner.compare, owner.pause, *people)
-    _mount(app, "/owner", "owner.html", OWNER_SCRIPTS, owners, who)
-    _mount(app, "/", "room.html", SCRIPTS, ours, who)
+    overview = (owner.overview, owner.compare, owner.pause)
+    _mount(app, "owner", "/owner", ("owner",), (*overview, *people))
+    _mount(app, "room", "/", ROOM_SCRIPTS, (*tasks, *requested))
     return app
 
 
@@ -112,35 +91,34 @@ def serve(
     behind_tls: bool = False,
     scores: Scores | None = None,
     live: Live | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     until: Callable[[], bool] | None = None,
 ) -> None:
-    """Serve the room until it is interrupted, or `until` says so; tell its address through `say`.
+    """Serve the room until it is interrupted, or `until` returns true; `log` gets its address.
 
     On this machine alone (127.0.0.1) a name is enough to sign in; elsewhere passwords are needed.
     `scores` of a reward model let the owner see how far it agrees with each person. `tls` is the
-    certificate and its key; `behind_tls` says that a proxy in front has them. An
-    owner's account is made at the first start, unless a proxy says who is who.
+    certificate and its key; `behind_tls` means that a proxy in front has them. An owner's account
+    is made at the first start, unless a proxy signs people in.
     """
     is_local = host in ("127.0.0.1", "localhost", "::1")
     access = access or ("name" if is_local else "password")
     password = None if isinstance(access, Proxy) else Accounts(store).ensure_owner()
-    secure = tls is not None or behind_tls
     app = build(
         store,
         form=form,
         access=access,
         lease_s=lease_s,
         mixing=mixing,
-        secure=secure,
+        secure=tls is not None or behind_tls,
         scores=scores,
         live=live,
     )
     port = _free_port(host, port)
     server = _server(app, host, port, tls)
-    say(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
+    log(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
     if password is not None:
-        say(f"Owner's account: name 'owner', password '{password}' (shown this once)")
+        log(f"Owner's account: name 'owner', password '{password}' (shown this once)")
     asyncio.run(_serve_until(server, until))
 
 
@@ -162,14 +140,14 @@ def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0; ValueError if somebody else listens there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Return the port, or any free one for 0; ValueError if another program listens there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind((host, port))
+            trial.bind((host, port))
         except OSError as error:
             raise ValueError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
-        return int(tried.getsockname()[1])
+        return int(trial.getsockname()[1])
 
 
 async def _serve_until(server: uvicorn.Server, until: Callable[[], bool] | None) -> None:
@@ -182,21 +160,17 @@ async def _serve_until(server: uvicorn.Server, until: Callable[[], bool] | None)
 
 
 def _mount(
-    app: FastAPI,
-    path: str,
-    shell: str,
-    scripts: tuple[str, ...],
-    actions: tuple[Action, ...],
-    who: Callable[[Request], Account | None],
+    app: FastAPI, name: str, path: str, scripts: tuple[str, ...], actions: tuple[Action, ...]
 ) -> None:
-    """Put one page at a path: a Gradio application of its own, with one component."""
+    """Put a page at a path: a Gradio application of its own, with one component."""
+    js = [BOARD / "js" / f"{script}.js" for script in (*SHARED_SCRIPTS, *scripts)]
     with gr.Blocks(title="Labeling room", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             value="",
-            html_template=(BOARD / shell).read_text(encoding="utf-8"),
-            js_on_load=_joined(scripts),
+            html_template=templates.get_template("room.html").render(page=name),
+            js_on_load=_joined(js),
             apply_default_css=False,
-            server_functions=[_server_function(action, who) for action in actions],
+            server_functions=[_server_function(action) for action in actions],
             container=False,
             padding=False,
         )
@@ -204,7 +178,7 @@ def _mount(
         app,
         page,
         path=path,
-        css=_joined(STYLES),
+        css=_joined([BOARD / "css" / f"{style}.css" for style in STYLES]),
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
         footer_links=[],
         run_history=False,
@@ -214,22 +188,22 @@ def _mount(
         pwa=False,
         mcp_server=False,
     )
-    page._queue.sleep_when_free = 1.0  # it looks for work 1000 times a second; none comes that way
+    # The only private part of Gradio that is touched (seen in 6.31): its queue, through which no
+    # call comes, looks for work 1000 times a second.
+    page._queue.sleep_when_free = 1.0
 
 
-def _server_function(
-    action: Action, who: Callable[[Request], Account | None]
-) -> Callable[..., Reply]:
-    """The action under its own name, as Gradio calls it: one object from the page, one back."""
+def _server_function(action: Action) -> Callable[..., Reply]:
+    """Return the action under its own name, as Gradio calls it: one object in, one out."""
 
-    def function(asked: object, request: gr.Request) -> Reply:
+    def function(message: object, request: gr.Request) -> Reply:
         # Gradio knows by the annotation what to pass, and passes Starlette's own request.
-        return reply_to(action, who(cast("Request", request)), asked)
+        return reply_to(action, account_of(cast("Request", request)), message)
 
     function.__name__ = action.__name__
     return function
 
 
-def _joined(names: tuple[str, ...]) -> str:
-    """Files of the board one after the other; the scripts share one scope."""
-    return "\n".join((BOARD / name).read_text(encoding="utf-8") for name in names)
+def _joined(paths: list[Path]) -> str:
+    """Return the files one after the other; the scripts of a page share one scope."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)

@@ -1,4 +1,4 @@
-"""Which questions annotators are asked about tasks of one kind: a YAML file, checked.
+"""The questions that annotators get about tasks of one kind: a YAML file, checked.
 
 The default for rankings is the form of Ouyang et al. 2022 (section 3.4, tables 3 and 7, figure 12).
 Whatever people read may be one text, or one for each language: `{en: Ambiguous, de: Mehrdeutig}`.
@@ -28,7 +28,7 @@ TaskKind = Literal["ranking", "comparison", "rating", "demonstration", "prompt",
 
 
 class FormPart(BaseModel):
-    """What all parts share: they are frozen and know all their keys."""
+    """A frozen model that forbids unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,28 +107,27 @@ def load_form(path: Path) -> Form:
 
 
 def default_form(kind: TaskKind = "ranking") -> Form:
-    """The form of a kind of task, from the configs beside the package or installed with it."""
+    """Return the shipped form of a kind of task."""
     root = Path(__file__).parents[1]
-    places = (root / "configs", root / "pipeline" / "shipped_configs")
-    found = [place for place in places if place.is_dir()]
-    name = "instructgpt" if kind == "ranking" else kind
-    return load_form((found or places)[0] / "labeling" / f"{name}.yaml")
+    beside, installed = root / "configs", root / "pipeline" / "shipped_configs"
+    folder = (beside if beside.is_dir() else installed) / "labeling"
+    return load_form(folder / f"{'instructgpt' if kind == 'ranking' else kind}.yaml")
 
 
 def forms_with(form: Form | None) -> dict[TaskKind, Form]:
-    """The form of every kind of task: the default ones, and in place of one of them `form`."""
+    """Return the form of every kind of task: the default ones, and `form` in place of one."""
     own = {} if form is None else {form.kind: form}
     kinds: tuple[TaskKind, ...] = get_args(TaskKind)
     return {kind: own[kind] if kind in own else default_form(kind) for kind in kinds}
 
 
-def said(words: Words) -> str:
-    """The text, where there are several the first; answers name questions by it."""
+def first_language(words: Words) -> str:
+    """Return the text, of several languages the first; answers name questions by it."""
     return words if isinstance(words, str) else next(iter(words.values()))
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, as one line."""
+    """Return the first thing that is wrong, as one line."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "form"
     return f"{where}: {problem['msg']}"

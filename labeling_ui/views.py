@@ -1,4 +1,4 @@
-"""What the page is shown of a task, and its own earlier answers, in the page's own form.
+"""Views: tasks, forms and earlier answers as the page gets them.
 
 Outputs are numbers in the order shown: neither ids nor names of models leave the server.
 """
@@ -12,85 +12,80 @@ from labeling_ui.store.records import RoomTask, TextTask, WritingTask
 from labeling_ui.tasks.assignment import Lease
 from reward_models.records import Ranking, RankingTask
 
-Shown = dict[str, Any]
+View = dict[str, Any]
 
 
-def shown_forms(forms: Mapping[TaskKind, Form]) -> Shown:
-    """The questions of each kind of task, and their guidelines as HTML by language."""
+def forms_view(forms: Mapping[TaskKind, Form]) -> View:
+    """Return the questions of each kind of task, and their guidelines as HTML by language."""
     return {
         "forms": {kind: form.model_dump(exclude={"guideline"}) for kind, form in forms.items()},
         "guidelines": {kind: _guideline(form) for kind, form in forms.items()},
     }
 
 
-def shown_task(lease: Lease, task: RoomTask) -> Shown:
-    """A task as the page sees it."""
+def task_view(lease: Lease, task: RoomTask) -> View:
+    """Return a task with the draft of its lease."""
     outputs: list[str] = []
-    more: Shown = {}
+    more: View = {}
     match task:
         case RankingTask():
             by_id = {response.id: response.text for response in task.responses}
-            outputs = [by_id[name] for name in lease.shown]
+            outputs = [by_id[name] for name in lease.shown_order]
         case TextTask():
             outputs = [task.text]
         case WritingTask():
-            more = {"shape": task.shape, "use_case": _both(task.use_case)}
+            more = {"shape": task.shape, "use_case": _optional_text(task.use_case)}
     return {
         "token": lease.token,
         "kind": lease.kind,
         "amends": lease.state == "done",
-        "history": [{"role": turn.role, **both(turn.content)} for turn in task.history],
-        "prompt": _both(task.prompt),
-        "context": _both(task.context),
-        "outputs": [{**both(text), "snippet": snippet(text)} for text in outputs],
+        "history": [{"role": turn.role, **_text(turn.content)} for turn in task.history],
+        "prompt": _optional_text(task.prompt),
+        "context": _optional_text(task.context),
+        "outputs": [{**_text(text), "snippet": snippet(text)} for text in outputs],
         "draft": lease.draft,
         "revision": lease.revision,
         **more,
     }
 
 
-def shown_ranks(rankings: Iterable[Ranking], shown: tuple[str, ...]) -> list[list[int]]:
-    """Each annotator's ranks in the order shown, without their names: for who settles a dispute."""
-    return [[ranking.ranks[name] for name in shown] for ranking in rankings]
+def ranks_view(rankings: Iterable[Ranking], order: tuple[str, ...]) -> list[list[int]]:
+    """Return each annotator's ranks in the order shown, without names, for adjudication."""
+    return [[ranking.ranks[name] for name in order] for ranking in rankings]
 
 
-def both(text: str) -> Shown:
-    """A text formatted, and as it is."""
-    return {"html": safe_html(text), "plain": plain_html(text)}
-
-
-def as_body(kind: str, record: Mapping[str, Any], shown: tuple[str, ...]) -> Shown:
-    """A stored answer as the page's own form, so that it can be amended."""
+def answer_view(kind: str, record: Mapping[str, Any], order: tuple[str, ...]) -> View:
+    """Return a stored answer as the page's own form, so that it can be amended."""
     match kind:
         case "demonstration" | "prompt":
             names = ("prompt", "response", "instruction", "pairs", "note")
             return {name: record[name] for name in names if name in record}
         case "rating":
-            return _rating_body(record)
+            return _rating_view(record)
         case _:
-            return _ranking_body(record, shown)
+            return _ranking_view(record, order)
 
 
-def _ranking_body(record: Mapping[str, Any], shown: tuple[str, ...]) -> Shown:
-    place = {name: str(i) for i, name in enumerate(shown)}
+def _ranking_view(record: Mapping[str, Any], order: tuple[str, ...]) -> View:
     num_tiers = max(record["ranks"].values(), default=0)
     tiers: list[list[int]] = [[] for _ in range(num_tiers)]
     for name, rank in record["ranks"].items():
-        tiers[rank - 1].append(shown.index(name))
+        tiers[rank - 1].append(order.index(name))
+    index = {name: str(i) for i, name in enumerate(order)}
     flags: dict[str, dict[str, bool]] = {}
     for key, value in (("flags", True), ("flags_no", False)):
         for name, chosen in record.get(key, {}).items():
-            flags.setdefault(place[name], {}).update(dict.fromkeys(chosen, value))
+            flags.setdefault(index[name], {}).update(dict.fromkeys(chosen, value))
 
-    def by_place(key: str) -> Shown:
-        return {place[name]: value for name, value in record.get(key, {}).items()}
+    def by_index(key: str) -> View:
+        return {index[name]: value for name, value in record.get(key, {}).items()}
 
     return {
         "tiers": tiers,
         "flags": flags,
-        "ratings": by_place("ratings"),
-        "scales": by_place("scales"),
-        "notes": by_place("output_notes"),
+        "ratings": by_index("ratings"),
+        "scales": by_index("scales"),
+        "notes": by_index("output_notes"),
         "prompt_flags": record.get("prompt_flags", {}),
         "prompt_scales": record.get("prompt_scales", {}),
         "note": record.get("notes", ""),
@@ -98,7 +93,7 @@ def _ranking_body(record: Mapping[str, Any], shown: tuple[str, ...]) -> Shown:
     }
 
 
-def _rating_body(record: Mapping[str, Any]) -> Shown:
+def _rating_view(record: Mapping[str, Any]) -> View:
     yes = dict.fromkeys(record.get("flags", []), True)
     no = dict.fromkeys(record.get("flags_no", []), False)
     return {
@@ -111,10 +106,15 @@ def _rating_body(record: Mapping[str, Any]) -> Shown:
     }
 
 
-def _both(text: str | None) -> Shown | None:
-    return None if text is None else both(text)
+def _text(text: str) -> View:
+    """Return a text formatted and as it is."""
+    return {"html": safe_html(text), "plain": plain_html(text)}
 
 
-def _guideline(form: Form) -> Shown:
+def _optional_text(text: str | None) -> View | None:
+    return None if text is None else _text(text)
+
+
+def _guideline(form: Form) -> View:
     words = form.guideline if isinstance(form.guideline, Mapping) else {"en": form.guideline}
     return {language: safe_html(text) for language, text in words.items()}

@@ -21,6 +21,7 @@ NOT_IMPORTED_BY_US = {
     "wandb": "accelerate's tracker",
     "gguf": "transformers, for a .gguf file",
     "psycopg": "sqlalchemy, for a postgresql:// URL",
+    "python-multipart": "starlette, for a form",
     "detoxify": "a scorer named in a config",
     "vllm": "a server of its own",
     "hatchling": "builds the wheel",

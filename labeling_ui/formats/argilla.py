@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from labeling_ui.formats.round_trip import as_it_is, by_task, one_each, user_id
+from labeling_ui.formats.round_trip import by_task, one_each, updated_row, user_id
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask
 
@@ -17,13 +17,13 @@ _UNFINISHED = ("draft", "pending")
 
 
 def to_argilla(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
-    """Argilla records with one ranking question; ties share a rank, skips are discarded.
+    """Return Argilla records with one ranking question; ties share a rank, skips are discarded.
 
     Prompts are chat fields where any of them has earlier turns.
     """
-    found = by_task(rankings)
+    grouped = by_task(rankings)
     is_chat = any(task.history for task in tasks)
-    return [_argilla_record(task, found.get(task.id, []), is_chat=is_chat) for task in tasks]
+    return [_argilla_record(task, grouped.get(task.id, []), is_chat=is_chat) for task in tasks]
 
 
 def _argilla_record(task: RankingTask, rankings: Sequence[Ranking], *, is_chat: bool) -> Row:
@@ -50,7 +50,7 @@ def _argilla_record(task: RankingTask, rankings: Sequence[Ranking], *, is_chat: 
 
 
 def from_argilla(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTask], list[Ranking]]:
-    """Tasks and rankings of Argilla records; those not made here become `imported`.
+    """Return the tasks and rankings of Argilla records; those not made here become `imported`.
 
     Responses are matched with annotators by user id. Drafts are no answers; discarded ones are
     skips.
@@ -73,12 +73,12 @@ def from_argilla(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTask], 
         tasks.append(task)
         names = dict(zip(slots, (response.id for response in task.responses), strict=True))
         ours = {user_id(one["annotator"]): one for one in metadata.get("rankings") or []}
-        given = [
+        made = [
             _from_argilla(task, names, response, ours.get(response["user_id"]))
             for response in (row.get("responses") or {}).get("ranking") or []
             if response["status"] not in _UNFINISHED
         ]
-        rankings += one_each(given)
+        rankings += one_each(made)
     return tasks, rankings
 
 
@@ -89,13 +89,13 @@ def _from_argilla(
         raise ValueError(f"status is {response['status']!r}, expected submitted or discarded")
     skipped = response["status"] == "discarded"
     value = [] if skipped and ours is None else response.get("value") or []
-    given = {names[item["value"]]: item["rank"] for item in value}
-    if len(given) != len(value):
+    order = {names[item["value"]]: item["rank"] for item in value}
+    if len(order) != len(value):
         raise ValueError(f"a response is ranked twice by '{response['user_id']}'")
-    order = sorted(set(given.values()))
-    ranks = {name: order.index(rank) + 1 for name, rank in given.items()}
+    levels = sorted(set(order.values()))
+    ranks = {name: levels.index(rank) + 1 for name, rank in order.items()}
     head = {"task": task.id, "annotator": response["user_id"], "kind": "imported"}
     reason = "discarded" if skipped else None
-    ranking = Ranking.from_json(as_it_is(ours or head, ranks, reason))
+    ranking = Ranking.from_json(updated_row(ours or head, ranks, reason))
     ranking.check_against(task)
     return ranking

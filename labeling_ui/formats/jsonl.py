@@ -1,68 +1,143 @@
-"""What the room's other tasks come to, as files that the pipeline reads as they are.
+"""JSON lines: tasks, rankings and all other answers, in files that the pipeline reads as they are.
 
-demonstrations.jsonl  stage one's data
-prompts.jsonl         prompts to sample from
-ratings.jsonl         samples with people's ratings as columns; `rlhf score` reads them
-verdicts.jsonl        samples with `preferred`: 1 won, .5 tied, 0 lost, a mean over annotators
-adjudications.jsonl   rankings that settle a disagreement
+tasks.jsonl, rankings.jsonl   ranking tasks and everybody's latest ranking
+demonstrations.jsonl          stage one's data
+prompts.jsonl                 prompts to sample from
+ratings.jsonl                 samples with people's ratings as columns; `rlhf score` reads them
+comparisons/                  pairs of two policies' outputs, and who preferred which
+adjudications.jsonl           rankings that settle a disagreement
+
+Of a few-shot prompt with N pairs come N demonstrations, each asking for one pair's response with
+the others before it (Ouyang et al. 2022, appendix A.2).
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.store.records import TextTask, answers_of
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.records import TextTask, WritingTask
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import adjudications
-from labeling_ui.tasks.writing import demonstrations, prompts
 from reward_models.atomic_files import write_jsonl
-from reward_models.records import Prompt, Ranking, RankingTask
+from reward_models.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    RankingTask,
+    read_rankings,
+    read_tasks,
+)
 
+SOURCE = "labeling room"
 Row = dict[str, Any]
 
 
-def write_outcomes(store: Store, out: Path) -> list[Path]:
-    """Write a file for each kind of task that has an answer; return the files."""
-    compared, judged = comparisons(store)
+def write_jsonl_files(store: Store, out: Path) -> list[Path]:
+    """Write tasks and rankings, and a file for each other kind of answer; return the files."""
+    compared, preferred = comparisons(store)
     files = {
+        "tasks.jsonl": [task.to_json() for task in store.tasks()],
+        "rankings.jsonl": [ranking.to_json() for ranking in store.rankings(skipped=True)],
+    }
+    others = {
         "demonstrations.jsonl": [one.to_json() for one in demonstrations(store)],
         "prompts.jsonl": [one.to_json() for one in prompts(store)],
         "ratings.jsonl": ratings(store),
         "comparisons/tasks.jsonl": [one.to_json() for one in compared],
-        "comparisons/rankings.jsonl": [one.to_json() for one in judged],
+        "comparisons/rankings.jsonl": [one.to_json() for one in preferred],
         "adjudications.jsonl": [one.to_json() for one in adjudications(store)],
     }
-    there = {out / name: rows for name, rows in files.items() if rows}
-    for path, rows in there.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(path, rows)
-    return list(there)
+    files |= {name: rows for name, rows in others.items() if rows}
+    for name, rows in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(out / name, rows)
+    return [out / name for name in files]
+
+
+def read_jsonl_files(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
+    """Read a file of tasks, or a folder with tasks.jsonl and perhaps rankings.jsonl."""
+    if path.is_file():
+        return read_tasks(path), []
+    tasks = read_tasks(path / "tasks.jsonl")
+    rankings = path / "rankings.jsonl"
+    return tasks, read_rankings(rankings, tasks) if rankings.is_file() else []
+
+
+def demonstrations(store: Store) -> list[Demonstration]:
+    """Return all demonstrations written in the room, as stage one reads them."""
+    return [
+        Demonstration(
+            prompt,
+            response,
+            id=name,
+            user=annotator,
+            source=SOURCE,
+            context=task.context,
+            category=task.category,
+            history=task.history,
+            extra={"shape": task.shape},
+        )
+        for task, annotator, name, prompt, response in _written(store, "demonstration")
+    ]
+
+
+def prompts(store: Store) -> list[Prompt]:
+    """Return all prompts written in the room, alone or with demonstrations."""
+    return [
+        Prompt(prompt, name, annotator, task.context, task.category, history=task.history)
+        for kind in ("prompt", "demonstration")
+        for task, annotator, name, prompt, _ in _written(store, kind)
+    ]
+
+
+def _written(store: Store, kind: TaskKind) -> Iterator[tuple[WritingTask, str, str, str, str]]:
+    """Yield task, annotator, id, prompt and response of everything written of a kind."""
+    for task, row in store.answers(kind):
+        assert isinstance(task, WritingTask)
+        for i, (prompt, response) in enumerate(_prompts_of(task, row)):
+            yield task, row["annotator"], f"{task.id}/{row['annotator']}/{i}", prompt, response
+
+
+def _prompts_of(task: WritingTask, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the prompts that one answer makes, each with its response."""
+    if task.shape != "few-shot":
+        yield task.prompt or row["prompt"], row.get("response", "")
+        return
+    pairs = row["pairs"]
+    for i, pair in enumerate(pairs):
+        examples = [
+            f"Input: {one['query']}\nOutput: {one['response']}"
+            for j, one in enumerate(pairs)
+            if j != i
+        ]
+        parts = [row["instruction"], *examples, f"Input: {pair['query']}\nOutput:"]
+        yield "\n\n".join(parts), pair["response"]
 
 
 def ratings(store: Store) -> list[Row]:
-    """One row for each text and annotator, with every scale under its own name."""
+    """Return one row for each text and annotator, with every scale under its own name."""
     rows = []
-    for task, row in answers_of(store, "rating"):
+    for task, row in store.answers("rating"):
         assert isinstance(task, TextTask)
-        said = {"quality": row.get("rating"), **row.get("scales", {})}
-        flags = {
-            **dict.fromkeys(row.get("flags", []), 1),
-            **dict.fromkeys(row.get("flags_no", []), 0),
-        }
-        head = (
-            Prompt(task.prompt, history=task.history).to_json() if task.prompt else {"prompt": ""}
+        prompt = Prompt(task.prompt, history=task.history).to_json() if task.prompt else None
+        head = {"id": task.id, **(prompt or {"prompt": ""}), "model": task.model or "unknown"}
+        scales = {"quality": row.get("rating"), **row.get("scales", {})}
+        yes = dict.fromkeys(row.get("flags", []), 1)
+        no = dict.fromkeys(row.get("flags_no", []), 0)
+        values = {name: value for name, value in scales.items() if value is not None}
+        rows.append(
+            {**head, "completion": task.text, **values, **yes, **no, "annotator": row["annotator"]}
         )
-        head = {"id": task.id, **head, "model": task.model or "unknown", "completion": task.text}
-        given = {name: value for name, value in {**said, **flags}.items() if value is not None}
-        rows.append({**head, **given, "annotator": row["annotator"]})
     return rows
 
 
 def comparisons(store: Store) -> tuple[list[RankingTask], list[Ranking]]:
-    """The pairs that were judged and who judged them how, apart from rankings to train on."""
+    """Return the pairs that were compared and everybody's preference, apart from training data."""
     tasks: dict[str, RankingTask] = {}
-    judged = []
-    for task, row in answers_of(store, "comparison"):
+    rankings = []
+    for task, row in store.answers("comparison"):
         assert isinstance(task, RankingTask)
         tasks[task.id] = task
-        judged.append(Ranking.from_json(row))
-    return list(tasks.values()), judged
+        rankings.append(Ranking.from_json(row))
+    return list(tasks.values()), rankings

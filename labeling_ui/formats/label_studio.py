@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labeling_ui.formats.round_trip import NAMES, as_it_is, by_task, one_each
-from reward_models.fields import required_name
+from labeling_ui.formats.round_trip import NAMES, by_task, one_each, updated_row
 from reward_models.records import Ranking, RankingTask
+from reward_models.row_files import required_name
 
 Row = dict[str, Any]
 INTERFACE = """<View>
@@ -28,25 +28,25 @@ INTERFACE = """<View>
 
 
 def write_label_studio(out: Path, rows: list[Row]) -> list[Path]:
-    """One JSON list, as Label Studio imports it, and the labeling interface that fits it."""
-    made = {"label_studio.json": json.dumps(rows, ensure_ascii=False), "interface.xml": INTERFACE}
-    for name, text in made.items():
+    """Write one JSON list, as Label Studio imports it, and the labeling interface that fits it."""
+    files = {"label_studio.json": json.dumps(rows, ensure_ascii=False), "interface.xml": INTERFACE}
+    for name, text in files.items():
         aside = out / f"{name}.part"
         aside.write_text(text, encoding="utf-8")
         aside.replace(out / name)
-    return [out / name for name in made]
+    return [out / name for name in files]
 
 
 def to_label_studio(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
-    """Label Studio tasks for `<List>` with a bucket `<Ranker>`: buckets are ranks, so ties stay."""
-    found = by_task(rankings)
-    people = sorted({r.annotator for given in found.values() for r in given})
-    numbers = {name: number for number, name in enumerate(people, 1)}
+    """Return tasks for `<List>` with a bucket `<Ranker>`: buckets are ranks, so ties stay."""
+    grouped = by_task(rankings)
+    annotators = sorted({r.annotator for given in grouped.values() for r in given})
+    numbers = {name: number for number, name in enumerate(annotators, 1)}
     rows = []
     for number, task in enumerate(tasks, 1):
         record = task.to_json()
         items = [{"id": r.id, "title": "", "body": r.text} for r in task.responses]
-        annotations = [_annotation(r, numbers[r.annotator]) for r in found.get(task.id, [])]
+        annotations = [_annotation(r, numbers[r.annotator]) for r in grouped.get(task.id, [])]
         history = [turn.to_json() for turn in task.history]
         data = {"history": history, "prompt": task.prompt, "context": task.context or ""}
         data["items"] = items
@@ -54,7 +54,7 @@ def to_label_studio(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -
     return rows
 
 
-def _annotation(ranking: Ranking, who: int) -> Row:
+def _annotation(ranking: Ranking, user: int) -> Row:
     result = {
         "id": str(uuid.uuid5(NAMES, f"{ranking.task}/{ranking.annotator}"))[:10],
         "from_name": "rank",
@@ -64,7 +64,7 @@ def _annotation(ranking: Ranking, who: int) -> Row:
         "meta": {"ranking": ranking.to_json()},
     }
     return {
-        "completed_by": who,
+        "completed_by": user,
         "lead_time": ranking.seconds,
         "was_cancelled": ranking.skipped is not None,
         "created_at": ranking.time,
@@ -80,7 +80,7 @@ def _buckets(ranking: Ranking) -> dict[str, list[str]]:
 
 
 def from_label_studio(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTask], list[Ranking]]:
-    """Tasks and rankings of a Label Studio export; those not made here become `imported`.
+    """Return tasks and rankings of a Label Studio export; those not made here become `imported`.
 
     Cancelled annotations are skips.
     """
@@ -89,19 +89,19 @@ def from_label_studio(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTa
         data = row["data"]
         record = data.get("record") or {
             "id": row["id"],
-            **_asked(data),
+            **_prompt(data),
             "context": data.get("context"),
             "responses": [{"id": item["id"], "text": item["body"]} for item in data["items"]],
         }
         task = RankingTask.from_json(record)
         tasks.append(task)
-        given = [_from_annotation(task, one) for one in row.get("annotations") or []]
-        rankings += one_each(given)
+        made = [_from_annotation(task, one) for one in row.get("annotations") or []]
+        rankings += one_each(made)
     return tasks, rankings
 
 
-def _asked(data: Mapping[str, Any]) -> Row:
-    """The prompt, or the conversation that it ends."""
+def _prompt(data: Mapping[str, Any]) -> Row:
+    """Return the prompt, or the conversation that it ends."""
     if not data.get("history"):
         return {"prompt": data["prompt"]}
     return {"messages": [*data["history"], {"role": "user", "content": data["prompt"]}]}
@@ -115,31 +115,32 @@ def _from_annotation(task: RankingTask, annotation: Mapping[str, Any]) -> Rankin
     is_cancelled = bool(annotation.get("was_cancelled"))
     head = {
         "task": task.id,
-        "annotator": None if ours else _who(annotation["completed_by"]),
+        "annotator": None if ours else _annotator(annotation["completed_by"]),
         "kind": "imported",
         "seconds": annotation.get("lead_time"),
         "time": annotation.get("created_at"),
     }
     ranks = _ranks(results[0]["value"]["ranker"]) if results and not is_cancelled else {}
-    row = as_it_is(ours or head, ranks, "skipped" if is_cancelled else None)
+    row = updated_row(ours or head, ranks, "skipped" if is_cancelled else None)
     ranking = Ranking.from_json(row)
     ranking.check_against(task)
     return ranking
 
 
 def _ranks(buckets: Mapping[str, Sequence[object]]) -> dict[str, int]:
-    """Ranks by item; the bucket `_` holds what is not ranked."""
-    order = sorted((name for name in buckets if name != "_"), key=int)
-    placed = [(str(item), rank) for rank, name in enumerate((n for n in order if buckets[n]), 1)
-              for item in buckets[name]]  # fmt: skip
-    ranks = dict(placed)
-    if len(ranks) != len(placed):
-        raise ValueError("an item is in two buckets, expected one")
+    """Return ranks by item; the bucket `_` holds what is not ranked."""
+    ranks: dict[str, int] = {}
+    used = sorted((name for name in buckets if name != "_" and buckets[name]), key=int)
+    for rank, name in enumerate(used, 1):
+        for item in buckets[name]:
+            if str(item) in ranks:
+                raise ValueError("an item is in two buckets, expected one")
+            ranks[str(item)] = rank
     return ranks
 
 
-def _who(completed_by: object) -> str:
-    """The name of who annotated, which is his alone: two people may share a first name."""
+def _annotator(completed_by: object) -> str:
+    """Return a name that is the annotator's alone: two people may share a first name."""
     if isinstance(completed_by, dict):
         known = completed_by.get("id")
         if known is None:

@@ -1,4 +1,4 @@
-"""What the forms of Label Studio and Argilla share: names that they can hold, and the way back."""
+"""Round trips through Label Studio and Argilla: names that both can hold, and the way back."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -11,22 +11,22 @@ NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "instruct-rlhf/annotators")  # both know 
 
 
 def user_id(annotator: str) -> str:
-    """The name of an annotator where people are known by UUID."""
+    """Return the name of an annotator where people are known by UUID."""
     return str(uuid.uuid5(NAMES, annotator))
 
 
-def as_it_is(row: Mapping[str, Any], ranks: Mapping[str, int], skipped: str | None) -> Row:
-    """A ranking's row with the ranks read back, in the order in which it held them, and whether it
-    is skipped now: for the reason it has, if any.
+def updated_row(row: Mapping[str, Any], ranks: Mapping[str, int], skipped: str | None) -> Row:
+    """Return a ranking's row with the ranks read back, in its own order.
+
+    `skipped` is the reason of a row that is skipped now and gives none itself.
     """
     order = [name for name in row.get("ranks") or {} if name in ranks]
     reason = (row.get("skipped") or skipped) if skipped else None
-    held = {name: ranks[name] for name in (*order, *ranks)}
-    return {**row, "ranks": held, "skipped": reason}
+    return {**row, "ranks": {name: ranks[name] for name in (*order, *ranks)}, "skipped": reason}
 
 
 def one_each(rankings: Iterable[Ranking]) -> list[Ranking]:
-    """One ranking of each annotator of a task; ValueError where one has ranked it twice.
+    """Return one ranking of each annotator of a task; ValueError where one ranked it twice.
 
     A skip gives way to a ranking.
     """
@@ -41,7 +41,7 @@ def one_each(rankings: Iterable[Ranking]) -> list[Ranking]:
 
 
 def by_task(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:
-    """The rankings of each task."""
+    """Group rankings by task."""
     grouped: dict[str, list[Ranking]] = {}
     for ranking in rankings:
         grouped.setdefault(ranking.task, []).append(ranking)

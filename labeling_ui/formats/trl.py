@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 
 def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -> list[Row]:
-    """One row for every untied pair, in TRL's explicit-prompt preference form.
+    """Return one row for every untied pair, in TRL's explicit-prompt preference form.
 
     `margin` is the distance in ranks; a context passage stands before its prompt. Where any
     task has earlier turns, all rows are in the conversational form, since a column has one type.
@@ -21,12 +21,12 @@ def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) 
     for ranking in rankings:
         task = by_id[ranking.task]
         texts = {response.id: response.text for response in task.responses}
-        asked = task.prompt if task.context is None else f"{task.context}\n\n{task.prompt}"
+        prompt = task.prompt if task.context is None else f"{task.context}\n\n{task.prompt}"
         for better, worse in ranking.comparisons():
-            said = {"prompt": asked, "chosen": texts[better], "rejected": texts[worse]}
+            pair = {"prompt": prompt, "chosen": texts[better], "rejected": texts[worse]}
             rows.append(
                 {
-                    **(_conversational(task.history, said) if is_conversational else said),
+                    **(_conversational(task.history, pair) if is_conversational else pair),
                     "margin": ranking.ranks[worse] - ranking.ranks[better],
                     "task": task.id,
                     "annotator": ranking.annotator,
@@ -36,7 +36,7 @@ def preference_pairs(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) 
     return rows
 
 
-def _conversational(history: Sequence[Turn], said: dict[str, str]) -> Row:
-    prompt = [turn.to_json() for turn in (*history, Turn("user", said["prompt"]))]
-    answers = {name: [Turn("assistant", said[name]).to_json()] for name in ("chosen", "rejected")}
+def _conversational(history: Sequence[Turn], pair: dict[str, str]) -> Row:
+    prompt = [turn.to_json() for turn in (*history, Turn("user", pair["prompt"]))]
+    answers = {name: [Turn("assistant", pair[name]).to_json()] for name in ("chosen", "rejected")}
     return {"prompt": prompt, **answers}

@@ -1,6 +1,7 @@
-"""How well the labeling goes: agreement, each annotator against gold and the others, flags.
+"""Quality of the labels: agreement, each annotator against gold and the others, flags.
 
-Numbers only; `owner.py` shows them. Rates that rest on tasks carry intervals over tasks.
+Numbers only; the owner's page draws them. Rates that rest on tasks carry intervals over tasks.
+Warnings are for an owner to look at; none of them blocks anybody.
 """
 
 from collections import Counter
@@ -24,9 +25,14 @@ from labeling_ui.reports.agreement import (
     share,
     signs,
 )
-from labeling_ui.reports.remarks import DISPUTED, remarks_on
 from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
+
+FAST_S_PER_100_WORDS = 4.0  # nobody reads 1,500 words a minute
+FOLLOWS_ORDER = 0.6  # share of pairs won by the one shown first, beyond which the order is followed
+ENOUGH_PAIRS = 50
+SOFT_CUT_OFF = 0.75  # Ouyang et al. 2022, appendix B.1
+DISPUTED = 0.6  # a task whose annotators agree on less is shown for adjudication
 
 GoldRanks = Mapping[str, Mapping[str, int]]
 Scores = Mapping[str, Mapping[str, float]]  # of a reward model, by task and response
@@ -34,8 +40,10 @@ Scores = Mapping[str, Mapping[str, float]]  # of a reward model, by task and res
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorReport:
-    """One annotator. `first_wins` is the share of pairs won by the response shown first, `model`
-    the share that a reward model orders as they do.
+    """One annotator.
+
+    `first_wins` is the share of pairs won by the response shown first, `model` the share that a
+    reward model orders as they do.
     """
 
     name: str
@@ -48,12 +56,12 @@ class AnnotatorReport:
     tie_rate: float | None
     first_wins: Rate
     contradictions: float | None
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What annotators are held against."""
+class Standards:
+    """The tasks, gold ranks and reward-model scores that annotators are compared with."""
 
     by_id: Mapping[str, RankingTask]
     gold: GoldRanks
@@ -68,12 +76,12 @@ def report(
     rng: np.random.Generator,
     scores: Scores | None = None,
 ) -> dict[str, Any]:
-    """Everything as one JSON object. `scores` are a reward model's, where there is one."""
+    """Return all numbers as one JSON object. `scores` are a reward model's, if there is one."""
     ranked = [ranking for ranking in rankings if ranking.skipped is None]
-    found = overlaps(ranked)
-    known = Known({task.id: task for task in tasks}, gold, scores or {})
+    compared = overlaps(ranked)
+    standards = Standards({task.id: task for task in tasks}, gold, scores or {})
     flags = sorted({flag for r in ranked for chosen in r.flags.values() for flag in chosen})
-    people = sorted({ranking.annotator for ranking in ranked})
+    annotators = sorted({ranking.annotator for ranking in ranked})
     category = {task.id: task.category or "none" for task in tasks}
     day = {(r.task, r.annotator): (r.time or "")[:10] for r in ranked}
     return {
@@ -81,27 +89,29 @@ def report(
         "num_rankings": len(ranked),
         "num_pairs": sum(1 for ranking in ranked for _ in ranking.comparisons()),
         "kinds": dict(Counter(ranking.kind for ranking in ranked)),
-        "agreement": asdict(agreement(found, rng)),
-        "tau_b": mean_tau_b(found),
+        "agreement": asdict(agreement(compared, rng)),
+        "tau_b": mean_tau_b(compared),
         "alpha_ranks": alpha(rank_units(ranked), "ordinal"),
         "alpha_ratings": alpha(rating_units(ranked), "ordinal"),
-        "ties": _tie_shares(found),
-        "by_category": _split(found, lambda o: category.get(o.task, "none"), rng),
-        "by_day": _split(found, lambda o: day[o.task, o.other], rng),
+        "ties": _tie_shares(compared),
+        "by_category": _split(compared, lambda o: category.get(o.task, "none"), rng),
+        "by_day": _split(compared, lambda o: day[o.task, o.other], rng),
         "per_day": dict(sorted(Counter(day.values()).items())),
         "flags": [_flag(ranked, flag) for flag in flags],
         "positions": positions(ranked),
-        "model": asdict(_model(ranked, known.scores, rng)),
-        "annotators": [asdict(_annotator(n, ranked, found, known, rng)) for n in people],
-        "disputed": disputed(found, known.by_id),
+        "model": asdict(_model(ranked, standards.scores, rng)),
+        "annotators": [
+            asdict(_annotator(name, ranked, compared, standards, rng)) for name in annotators
+        ],
+        "disputed": disputed(compared, standards.by_id),
     }
 
 
-def disputed(found: Sequence[Overlap], by_id: Mapping[str, RankingTask]) -> list[dict[str, Any]]:
-    """The fifty tasks whose annotators agree least, worst first."""
+def disputed(compared: Sequence[Overlap], by_id: Mapping[str, RankingTask]) -> list[dict[str, Any]]:
+    """Return the fifty tasks whose annotators agree least, worst first."""
     same: Counter[str] = Counter()
     strict: Counter[str] = Counter()
-    for overlap in found:
+    for overlap in compared:
         same[overlap.task] += overlap.same
         strict[overlap.task] += overlap.strict
     rows: list[dict[str, Any]] = [
@@ -113,32 +123,32 @@ def disputed(found: Sequence[Overlap], by_id: Mapping[str, RankingTask]) -> list
 
 
 def positions(rankings: Sequence[Ranking]) -> list[dict[str, float]]:
-    """The mean place (0 best, 1 worst) of the responses shown first, second, ..."""
-    places: dict[int, list[float]] = {}
+    """Return the mean rank (0 best, 1 worst) of the responses shown first, second, ..."""
+    ranks: dict[int, list[float]] = {}
     for ranking in rankings:
         last = max(ranking.ranks.values()) - 1
-        for shown, name in enumerate(ranking.shown_order or []):
+        for position, name in enumerate(ranking.shown_order or []):
             if last and name in ranking.ranks:
-                places.setdefault(shown, []).append((ranking.ranks[name] - 1) / last)
+                ranks.setdefault(position, []).append((ranking.ranks[name] - 1) / last)
     return [
-        {"shown": shown + 1, "place": float(np.mean(values)), "num": len(values)}
-        for shown, values in sorted(places.items())
+        {"position": position + 1, "rank": float(np.mean(values)), "num": len(values)}
+        for position, values in sorted(ranks.items())
     ]
 
 
 def _split(
-    found: Sequence[Overlap], key: Callable[[Overlap], str], rng: np.random.Generator
+    compared: Sequence[Overlap], key: Callable[[Overlap], str], rng: np.random.Generator
 ) -> dict[str, Any]:
     groups: dict[str, list[Overlap]] = {}
-    for overlap in found:
+    for overlap in compared:
         groups.setdefault(key(overlap), []).append(overlap)
     return {name: asdict(agreement(groups[name], rng)) for name in sorted(groups)}
 
 
-def _tie_shares(found: Sequence[Overlap]) -> dict[str, float | None]:
-    both = sum(overlap.both_tied for overlap in found)
-    one = sum(overlap.one_tied for overlap in found)
-    total = both + one + sum(overlap.strict for overlap in found)
+def _tie_shares(compared: Sequence[Overlap]) -> dict[str, float | None]:
+    both = sum(overlap.both_tied for overlap in compared)
+    one = sum(overlap.one_tied for overlap in compared)
+    total = both + one + sum(overlap.strict for overlap in compared)
     return {"both": both / total if total else None, "one": one / total if total else None}
 
 
@@ -158,36 +168,36 @@ def _flag(rankings: Sequence[Ranking], flag: str) -> dict[str, Any]:
 def _annotator(
     name: str,
     rankings: Sequence[Ranking],
-    found: Sequence[Overlap],
-    known: Known,
+    compared: Sequence[Overlap],
+    standards: Standards,
     rng: np.random.Generator,
 ) -> AnnotatorReport:
-    mine = [ranking for ranking in rankings if ranking.annotator == name]
-    seconds = [ranking.seconds for ranking in mine if ranking.seconds is not None]
-    pairs = sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in mine)
-    strict = sum(1 for ranking in mine for _ in ranking.comparisons())
-    against = [against_gold(r, known.gold[r.task]) for r in mine if r.task in known.gold]
-    first = [_first_wins(ranking) for ranking in mine if ranking.shown_order]
+    own = [ranking for ranking in rankings if ranking.annotator == name]
+    seconds = [ranking.seconds for ranking in own if ranking.seconds is not None]
+    pairs = sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in own)
+    strict = sum(1 for ranking in own for _ in ranking.comparisons())
+    against = [matching_pairs(r, standards.gold[r.task]) for r in own if r.task in standards.gold]
+    first = [_first_wins(ranking) for ranking in own if ranking.shown_order]
     rates = {
-        "agreement": agreement([o for o in found if name in (o.one, o.other)], rng),
+        "agreement": agreement([o for o in compared if name in (o.one, o.other)], rng),
         "gold": share([hits for hits, _ in against], [of for _, of in against], rng),
-        "model": _model(mine, known.scores, rng),
+        "model": _model(own, standards.scores, rng),
         "first_wins": share([hits for hits, _ in first], [of for _, of in first], rng),
     }
     return AnnotatorReport(
         name=name,
-        kind=mine[0].kind,
-        num_rankings=len(mine),
+        kind=own[0].kind,
+        num_rankings=len(own),
         seconds=median(seconds) if seconds else None,
         tie_rate=1 - strict / pairs if pairs else None,
-        contradictions=_contradictions(mine),
-        remarks=tuple(remarks_on(mine, known.by_id, rates)),
+        contradictions=_contradictions(own),
+        warnings=tuple(_warnings(own, standards.by_id, rates)),
         **rates,
     )
 
 
-def against_gold(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int]:
-    """(pairs ordered as gold orders them, pairs that both order)."""
+def matching_pairs(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int]:
+    """Return the pairs ordered as these ranks order them, and the pairs that both order."""
     names = sorted(right)
     sign_P, right_P = signs([ranking.ranks[n] for n in names]), signs([right[n] for n in names])
     product_P = sign_P * right_P
@@ -195,9 +205,9 @@ def against_gold(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int]:
 
 
 def _model(rankings: Sequence[Ranking], scores: Scores, rng: np.random.Generator) -> Rate:
-    """How often the reward model orders the pairs as these rankings do: its accuracy on them."""
+    """Return the reward model's accuracy on the pairs of these rankings."""
     ordered = [
-        against_gold(ranking, _ranks_of(scores[ranking.task]))
+        matching_pairs(ranking, _ranks_of(scores[ranking.task]))
         for ranking in rankings
         if ranking.task in scores
     ]
@@ -216,10 +226,36 @@ def _first_wins(ranking: Ranking) -> tuple[int, int]:
 
 
 def _contradictions(rankings: Sequence[Ranking]) -> float | None:
-    """The share of strictly ordered pairs whose ratings say the opposite."""
+    """Return the share of strictly ordered pairs that the ratings order the other way."""
     odd = both = 0
     for ranking in rankings:
         for a, b in combinations(ranking.ratings, 2):
             gap = (ranking.ratings[a] - ranking.ratings[b]) * (ranking.ranks[b] - ranking.ranks[a])
             odd, both = odd + (gap < 0), both + (gap != 0)
     return odd / both if both else None
+
+
+def _warnings(
+    rankings: Sequence[Ranking], by_id: Mapping[str, RankingTask], rates: Mapping[str, Rate]
+) -> list[str]:
+    warnings = []
+    for name, other, least in (("agreement", "others", DISPUTED), ("gold", "gold", SOFT_CUT_OFF)):
+        rate = rates[name]
+        if rate.high is not None and rate.num_pairs >= ENOUGH_PAIRS and rate.high < least:
+            warnings.append(f"agrees with {other} on {rate.value:.0%} of pairs, below {least:.0%}")
+    first = rates["first_wins"]
+    if first.low is not None and first.num_pairs >= ENOUGH_PAIRS and first.low > FOLLOWS_ORDER:
+        warnings.append(f"follows the order shown ({first.value:.0%} of pairs)")
+    num_fast = sum(_is_fast(r, by_id[r.task]) for r in rankings if r.task in by_id)
+    if num_fast > 5 and num_fast > len(rankings) / 5:
+        warnings.append(f"{num_fast} rankings faster than one can read")
+    num_tied = sum(len(set(ranking.ranks.values())) == 1 for ranking in rankings)
+    if num_tied > 5 and num_tied > len(rankings) / 4:
+        warnings.append(f"{num_tied} rankings tie everything")
+    return warnings
+
+
+def _is_fast(ranking: Ranking, task: RankingTask) -> bool:
+    words = len(task.prompt.split()) + sum(len(r.text.split()) for r in task.responses)
+    limit_s = FAST_S_PER_100_WORDS * words / 100
+    return ranking.seconds is not None and ranking.seconds < limit_s

@@ -1,23 +1,32 @@
-"""Who may come in: accounts with hashed passwords, sessions, and invitations that work once."""
+"""Accounts with hashed passwords, sessions, invitations that work once, and screening verdicts."""
 
 import hashlib
+import hmac
 import secrets
+import threading
 import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, delete, insert, select, update
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+from sqlalchemy import Connection
 
-from labeling_ui.store.passwords import Failures, fits, hash_password
+from labeling_ui.store.database import dumps, insert, run
 from labeling_ui.store.store import Store
-from labeling_ui.store.tables import accounts, invitations, sessions
 
 Role = Literal["annotator", "reviewer", "owner"]
 SESSION_S = 12 * 3600.0
 INVITATION_S = 14 * 24 * 3600.0
-TRUST_S = 5.0  # how long a session that was looked up is not looked up again
+CACHE_S = 5.0  # how long a session is not looked up again
 NAME_CHARACTERS = 60
 PASSWORD_CHARACTERS = 8
+WINDOW_S = 60.0  # the time for which wrong passwords count
+FOR_A_NAME, FROM_AN_ADDRESS = 5, 50  # wrong ones in that time; an office may share one address
+
+# OWASP's parameters: 19 MiB each, since a morning's sign-ins come at once.
+_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +38,55 @@ class Account:
     daily_limit: int | None = None
 
 
+class TooManyTriesError(ValueError):
+    """Signing in with this name, or from this address, is blocked for a while."""
+
+
+class FailedAttempts:
+    """The wrong passwords of the last minute, by name and by address."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._attempts: list[tuple[float, str, str | None]] = []
+        self._lock = threading.Lock()
+
+    def check(self, name: str, address: str | None) -> None:
+        """Raise TooManyTriesError after too many for this name, or from this address."""
+        since = self.clock() - WINDOW_S
+        with self._lock:
+            self._attempts = [attempt for attempt in self._attempts if attempt[0] > since]
+            num_name = sum(attempt[1] == name for attempt in self._attempts)
+            num_address = sum(attempt[2] == address for attempt in self._attempts)
+        if num_name >= FOR_A_NAME or (address is not None and num_address >= FROM_AN_ADDRESS):
+            raise TooManyTriesError("too many wrong passwords; try again in a minute")
+
+    def add(self, name: str, address: str | None) -> None:
+        """Count one more."""
+        with self._lock:
+            self._attempts.append((self.clock(), name, address))
+
+    def forget(self, name: str) -> None:
+        """Stop counting for a name whose password came; its address still counts."""
+        with self._lock:
+            self._attempts = [
+                (time, "" if other == name else other, address)
+                for time, other, address in self._attempts
+            ]
+
+
 class Accounts:
     """Accounts, sessions and invitations of one store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._trusted: dict[str, tuple[float, Account | None]] = {}
-        self._failures = Failures(lambda: store.clock())
+        self._cache: dict[str, tuple[float, Account | None]] = {}
+        self._failures = FailedAttempts(lambda: store.clock())
 
     def ensure_owner(self) -> str | None:
         """Make the account `owner` if there is none; return its password, to be shown once."""
         password = secrets.token_urlsafe(9)
         with self.store.database.write() as connection:
-            if connection.execute(select(accounts).where(accounts.c.role == "owner")).first():
+            if run(connection, "SELECT 1 FROM accounts WHERE role = 'owner'").first():
                 return None
             self._insert(connection, "owner", "owner", password)
         return password
@@ -55,47 +100,59 @@ class Accounts:
             self._insert(connection, name, role, password)
         return Account(name, role)
 
-    def names(self) -> list[Account]:
-        """All active accounts, by name."""
-        active = select(accounts).where(accounts.c.is_active == 1).order_by(accounts.c.name)
+    def active(self) -> list[Account]:
+        """Return all active accounts, by name."""
         with self.store.database.read() as connection:
-            rows = connection.execute(active).all()
-        return [Account(row.name, row.role, row.daily_limit) for row in rows]
+            sql = "SELECT * FROM accounts WHERE is_active = 1 ORDER BY name"
+            return [_account(row) for row in run(connection, sql)]
 
     def change(
         self, name: str, *, active: bool, daily_limit: int | None, by: str = "store"
     ) -> None:
-        """Set whether an account may come in, and how many answers a day it may give."""
+        """Open or close an account, and set how many answers a day it may give."""
         values = {"is_active": int(active), "daily_limit": daily_limit}
         with self.store.database.write() as connection:
-            connection.execute(update(accounts).where(accounts.c.name == name).values(**values))
+            sql = """UPDATE accounts SET is_active = :is_active, daily_limit = :daily_limit
+                     WHERE name = :name"""
+            run(connection, sql, name=name, **values)
             if not active:
-                connection.execute(delete(sessions).where(sessions.c.account == name))
+                run(connection, "DELETE FROM sessions WHERE account = :name", name=name)
             self.store.log(connection, by, "account changed", None, {"account": name, **values})
-        self._trusted.clear()
+        self._cache.clear()
+
+    def admit(self, annotator: str, owner: str) -> None:
+        """Let a person work on whatever the screening found."""
+        with self.store.database.write() as connection:
+            now_s = self.store.clock()
+            record_verdict(connection, annotator, "admitted", {"by": owner}, now_s)
+            self.store.log(connection, owner, "admitted", None, {"account": annotator})
 
     def sign_in(self, name: str, password: str, address: str | None = None) -> str | None:
-        """A session token, or None if name and password do not fit.
+        """Return a session token, or None if name and password do not fit.
 
         TooManyTriesError after five wrong passwords for this name within a minute, or fifty from
         this address.
         """
         name = clean_name(name)
-        self._failures.refuse_if_blocked(name, address)
+        self._failures.check(name, address)
         with self.store.database.read() as connection:
-            mine = select(accounts).where(accounts.c.name == name, accounts.c.is_active == 1)
-            row = connection.execute(mine).first()
-        if not fits(password, None if row is None else row.password):
+            row = _account_row(connection, name)
+        stored = row.password if row is not None and row.is_active else None
+        if not is_password(password, stored):
             self._failures.add(name, address)
             return None
         self._failures.forget(name)
+        if stored is not None and _needs_rehash(stored):
+            with self.store.database.write() as connection:
+                sql = "UPDATE accounts SET password = :password WHERE name = :name"
+                run(connection, sql, name=name, password=hash_password(password))
         return self.open_session(name)
 
     def sign_in_by_name(self, name: str) -> str | None:
-        """A session for a name alone, made if new; None if the name is kept by a password."""
+        """Return a session for a name alone, made if new; None if the name has a password."""
         name = clean_name(name)
         with self.store.database.write() as connection:
-            row = connection.execute(select(accounts).where(accounts.c.name == name)).first()
+            row = _account_row(connection, name)
             if row is not None and (row.password is not None or not row.is_active):
                 return None
             if row is None:
@@ -103,114 +160,166 @@ class Accounts:
         return self.open_session(name)
 
     def open_session(self, name: str) -> str:
-        """A new session token of an account; only its hash is stored."""
-        token, now = secrets.token_urlsafe(32), self.store.clock()
-        row = {"token_hash": _hash(token), "account": name, "expires": now + SESSION_S}
+        """Return a new session token of an account; only its hash is stored."""
+        token, now_s = secrets.token_urlsafe(32), self.store.clock()
+        row = {"token_hash": _hash(token), "account": name, "expires": now_s + SESSION_S}
         with self.store.database.write() as connection:
-            connection.execute(delete(sessions).where(sessions.c.expires < now))
-            connection.execute(insert(sessions).values(**row))
+            run(connection, "DELETE FROM sessions WHERE expires < :now", now=now_s)
+            insert(connection, "sessions", row)
             self.store.log(connection, name, "sign in", None, {})
         return token
 
     def of_session(self, token: str | None) -> Account | None:
-        """Whose session this is, or None. Remembered for a few seconds."""
+        """Return the account of a session, if there is one; cached for a few seconds."""
         if not token:
             return None
-        now, key = self.store.clock(), _hash(token)
-        until, account = self._trusted.get(key, (0.0, None))
-        if until > now:
+        now_s, key = self.store.clock(), _hash(token)
+        end, account = self._cache.get(key, (0.0, None))
+        if end > now_s:
             return account
-        query = select(accounts).join(sessions, sessions.c.account == accounts.c.name)
-        query = query.where(sessions.c.token_hash == key, sessions.c.expires > now)
+        sql = """SELECT a.* FROM accounts a JOIN sessions s ON s.account = a.name
+                 WHERE s.token_hash = :key AND s.expires > :now AND a.is_active = 1"""
         with self.store.database.read() as connection:
-            row = connection.execute(query.where(accounts.c.is_active == 1)).first()
-        account = None if row is None else Account(row.name, row.role, row.daily_limit)
-        self._remember(key, account)
-        return account
+            row = run(connection, sql, key=key, now=now_s).first()
+        return self._remember(key, None if row is None else _account(row))
 
     def of_proxy(self, name: str, *, is_owner: bool) -> Account | None:
-        """The account of a name that a trusted proxy gave, made if new; None if it is closed, or
-        no name. Remembered for a few seconds.
+        """Return the account of a name that a trusted proxy gave, made if new.
+
+        None if it is closed, or no name. Cached for a few seconds.
         """
-        now, key = self.store.clock(), f"proxy/{is_owner}/{name}"
-        until, account = self._trusted.get(key, (0.0, None))
-        if until > now:
+        key = f"proxy/{is_owner}/{name}"
+        end, account = self._cache.get(key, (0.0, None))
+        if end > self.store.clock():
             return account
         try:
-            account = self._vouched_for(clean_name(name), is_owner=is_owner)
+            name = clean_name(name)
         except ValueError:
-            account = None
-        self._remember(key, account)
-        return account
-
-    def _vouched_for(self, name: str, *, is_owner: bool) -> Account | None:
-        query = select(accounts).where(accounts.c.name == name)
+            return self._remember(key, None)
         with self.store.database.read() as connection:
-            row = connection.execute(query).first()
+            row = _account_row(connection, name)
         if row is None or (is_owner and row.role != "owner"):
             with self.store.database.write() as connection:
-                self._welcome(connection, name, is_owner=is_owner)
-                row = connection.execute(query).one()
-        return Account(row.name, row.role, row.daily_limit) if row.is_active else None
+                row = self._account_of_proxy(connection, name, is_owner=is_owner)
+        return self._remember(key, _account(row) if row.is_active else None)
 
-    def _welcome(self, connection: Connection, name: str, *, is_owner: bool) -> None:
-        """Make the account of a name that a proxy gave, or make it an owner's."""
-        mine = accounts.c.name == name
-        if connection.execute(select(accounts).where(mine)).first() is None:
+    def _account_of_proxy(self, connection: Connection, name: str, *, is_owner: bool) -> Any:
+        if _account_row(connection, name) is None:
             self._insert(connection, name, "owner" if is_owner else "annotator", None)
         elif is_owner:
-            connection.execute(update(accounts).where(mine).values(role="owner"))
+            run(connection, "UPDATE accounts SET role = 'owner' WHERE name = :name", name=name)
             self.store.log(connection, "proxy", "made owner", None, {"account": name})
+        return _account_row(connection, name)
 
-    def _remember(self, key: str, account: Account | None) -> None:
-        if len(self._trusted) > 10_000:
-            self._trusted.clear()
-        self._trusted[key] = (self.store.clock() + TRUST_S, account)
+    def _remember(self, key: str, account: Account | None) -> Account | None:
+        if len(self._cache) > 10_000:
+            self._cache.clear()
+        self._cache[key] = (self.store.clock() + CACHE_S, account)
+        return account
 
     def sign_out(self, token: str) -> None:
         """End a session."""
         with self.store.database.write() as connection:
-            connection.execute(delete(sessions).where(sessions.c.token_hash == _hash(token)))
-        self._trusted.pop(_hash(token), None)
+            run(connection, "DELETE FROM sessions WHERE token_hash = :key", key=_hash(token))
+        self._cache.pop(_hash(token), None)
 
     def invite(self, role: Role, by: str = "store") -> str:
-        """A token that lets one person make an account of this role within two weeks."""
+        """Return a token that lets one person make an account of this role within two weeks."""
         token, expires = secrets.token_urlsafe(18), self.store.clock() + INVITATION_S
         row = {"token_hash": _hash(token), "role": role, "expires": expires, "used_by": None}
         with self.store.database.write() as connection:
-            connection.execute(insert(invitations).values(**row))
+            insert(connection, "invitations", row)
             self.store.log(connection, by, "invited", None, {"role": role})
         return token
 
     def accept(self, token: str, name: str, password: str) -> str:
         """Make the invited account and sign it in; ValueError if the invitation is used or old."""
-        name = _checked(name, password)
-        mine = invitations.c.token_hash == _hash(token)
+        name, key = _checked(name, password), _hash(token)
         with self.store.database.write() as connection:  # of two who accept at once, one is late
-            row = connection.execute(select(invitations).where(mine)).first()
+            sql = "SELECT * FROM invitations WHERE token_hash = :key"
+            row = run(connection, sql, key=key).first()
             if row is None or row.used_by is not None or row.expires < self.store.clock():
                 raise ValueError("this invitation was used already, or is too old")
             self._insert(connection, name, row.role, password)
-            connection.execute(update(invitations).where(mine).values(used_by=name))
+            sql = "UPDATE invitations SET used_by = :name WHERE token_hash = :key"
+            run(connection, sql, key=key, name=name)
         return self.open_session(name)
 
     def _insert(self, connection: Connection, name: str, role: Role, password: str | None) -> None:
-        if connection.execute(select(accounts).where(accounts.c.name == name)).first():
+        if _account_row(connection, name) is not None:
             raise ValueError(f"the name '{name}' is taken")
         hashed = None if password is None else hash_password(password)
         row = {"name": name, "role": role, "password": hashed, "is_active": 1}
-        connection.execute(insert(accounts).values(**row, time=self.store.clock()))
+        insert(connection, "accounts", {**row, "time": self.store.clock()})
         self.store.log(connection, name, "account made", None, {"role": role})
 
 
+def verdict_of(connection: Connection, annotator: str) -> str | None:
+    """Return 'passed', 'failed' or 'admitted'; None before the screening is done."""
+    return verdicts(connection, annotator).get(annotator)
+
+
+def verdicts(connection: Connection, annotator: str | None = None) -> dict[str, str]:
+    """Return the screening's verdict by annotator, of one or of all."""
+    where = "" if annotator is None else " WHERE annotator = :annotator"
+    values = {} if annotator is None else {"annotator": annotator}
+    rows = run(connection, f"SELECT annotator, verdict FROM screenings{where}", **values)
+    return {row.annotator: row.verdict for row in rows}
+
+
+def record_verdict(
+    connection: Connection, annotator: str, verdict: str, data: Mapping[str, Any], now_s: float
+) -> None:
+    """Write a verdict in place of an earlier one."""
+    run(connection, "DELETE FROM screenings WHERE annotator = :name", name=annotator)
+    row = {"annotator": annotator, "verdict": verdict, "data": dumps(data), "time": now_s}
+    insert(connection, "screenings", row)
+
+
 def clean_name(name: str) -> str:
-    """A name as it is stored; ValueError if it is empty, too long or holds control characters."""
+    """Return a name as it is stored; ValueError if empty, too long or with control characters."""
     name = unicodedata.normalize("NFC", name).strip()
     if not name or len(name) > NAME_CHARACTERS:
         raise ValueError(f"a name has 1 to {NAME_CHARACTERS} characters")
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name):
         raise ValueError("a name holds no control or invisible characters")
     return name
+
+
+def hash_password(password: str) -> str:
+    """Return a salted Argon2id hash as text."""
+    return _hasher.hash(_bytes(password))
+
+
+def is_password(password: str, stored: str | None) -> bool:
+    """Check a password against a hash; no account (None) takes as long as a wrong password.
+
+    Hashes of version 0.1 (`scrypt$salt$hash`) still count.
+    """
+    if stored is not None and stored.startswith("scrypt$"):
+        _, salt, expected = stored.split("$")
+        made = hashlib.scrypt(_bytes(password), salt=bytes.fromhex(salt), n=2**14, r=8, p=1)
+        return hmac.compare_digest(made, bytes.fromhex(expected))
+    try:
+        return _hasher.verify(stored or _NO_ACCOUNT, _bytes(password))
+    except VerifyMismatchError:
+        return False
+
+
+def _needs_rehash(stored: str) -> bool:
+    return stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
+
+
+def _bytes(password: str) -> bytes:
+    return password.encode("utf-8", "replace")
+
+
+def _account_row(connection: Connection, name: str) -> Any:
+    return run(connection, "SELECT * FROM accounts WHERE name = :name", name=name).first()
+
+
+def _account(row: Any) -> Account:
+    return Account(row.name, row.role, row.daily_limit)
 
 
 def _checked(name: str, password: str | None) -> str:
@@ -221,3 +330,6 @@ def _checked(name: str, password: str | None) -> str:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+_NO_ACCOUNT = hash_password(secrets.token_urlsafe(16))

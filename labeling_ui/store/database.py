@@ -5,16 +5,19 @@ happens to the process or the machine. A write transaction takes the writer's lo
 so that what it read is still true when it writes; readers never wait for it.
 """
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, CursorResult, Engine, bindparam, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -25,13 +28,16 @@ IDENTITY = {
 }
 THREADS = 40  # connections beyond the pool's own five: as many as the server has threads
 WRITERS_LOCK = 7_365_001  # any number, the same in every process of ours
+IDS_AT_ONCE = 500  # in one IN (...)
+
+_statement = lru_cache(None)(text)  # building a statement costs more than running it
 
 
 class Database:
     """Read and write transactions on one engine whose tables are up to date."""
 
     def __init__(self, where: str | Path) -> None:
-        """Open or create the database at a path or SQLAlchemy URL; ValueError if it cannot be."""
+        """Open or create the database at a path or SQLAlchemy URL; ValueError if that fails."""
         self.engine = _engine(where)
         self.dialect = self.engine.dialect.name
         self._writers = threading.RLock()
@@ -47,30 +53,31 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one moment and waits for nobody."""
+        """Open a transaction that sees one moment and waits for nobody."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        """The only write transaction of this moment; committed at the end, undone by an error.
+        """Open the only write transaction of this moment; an error rolls it back.
 
         One that need not be `durable` survives a killed process but, in SQLite, perhaps not a
         machine that loses its power; it does not wait for the disk.
         """
         # Writers of this process queue here: SQLite's own waiting is a poll with growing pauses,
         # which lets some wait long while others pass them.
-        with self._writers, self._alone(durable) as connection, connection.begin():
+        mode = "FULL" if durable else "NORMAL"
+        with (
+            self._writers,
+            self.engine.connect().execution_options(synchronous=mode) as connection,
+            connection.begin(),
+        ):
             if self.dialect == "postgresql":
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
+                run(connection, "SELECT pg_advisory_xact_lock(:lock)", lock=WRITERS_LOCK)
             yield connection
 
-    def _alone(self, durable: bool) -> Connection:
-        how = "FULL" if durable else "NORMAL"
-        return self.engine.connect().execution_options(single_writer=how)
-
     def backup(self, path: Path) -> None:
-        """Write the database as it is at one moment to a new file, which gets its name when whole.
+        """Copy the database as it is at one moment to a new file, which gets its name when whole.
 
         It stays in use meanwhile. SQLite gives a database file, PostgreSQL pg_dump's custom format.
         ValueError if the file is there, or pg_dump is missing or fails.
@@ -92,6 +99,35 @@ class Database:
     def close(self) -> None:
         """Give up all connections."""
         self.engine.dispose()
+
+
+def run(connection: Connection, sql: str, **values: Any) -> CursorResult[Any]:
+    """Run one statement with bound values."""
+    return connection.execute(_statement(sql), values)
+
+
+def run_for_ids(connection: Connection, sql: str, ids: Sequence[str]) -> list[Any]:
+    """Run a statement with `IN :ids`, so many ids at a time, and return all rows."""
+    statement = text(sql).bindparams(bindparam("ids", expanding=True))
+    rows: list[Any] = []
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        result = connection.execute(statement, {"ids": list(ids[start : start + IDS_AT_ONCE])})
+        rows += result.all() if result.returns_rows else []
+    return rows
+
+
+def insert(connection: Connection, table: str, *rows: Mapping[str, Any]) -> None:
+    """Insert rows that all have the same columns."""
+    if rows:
+        columns = ", ".join(rows[0])
+        values = ", ".join(f":{name}" for name in rows[0])
+        statement = _statement(f"INSERT INTO {table} ({columns}) VALUES ({values})")
+        connection.execute(statement, list(rows))
+
+
+def dumps(row: Mapping[str, Any]) -> str:
+    """JSON in ASCII, so that any text, NUL and lone surrogates included, fits both databases."""
+    return json.dumps(row, allow_nan=False, default=dict)
 
 
 def _engine(where: str | Path) -> Engine:
@@ -128,16 +164,14 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    how = connection.get_execution_options().get("single_writer")
-    if how is None:
-        connection.exec_driver_sql("BEGIN")
-        return
-    connection.exec_driver_sql(f"PRAGMA synchronous={how}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    synchronous = connection.get_execution_options().get("synchronous")
+    if synchronous is not None:  # a writer
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+    connection.exec_driver_sql("BEGIN" if synchronous is None else "BEGIN IMMEDIATE")
 
 
 def _dump(url: URL, path: Path) -> None:
-    """Let pg_dump write the database; the password goes by the environment, out of sight of ps."""
+    """Run pg_dump; the password goes through the environment, out of sight of ps."""
     program = shutil.which("pg_dump")
     if program is None:
         raise ValueError(
@@ -146,27 +180,25 @@ def _dump(url: URL, path: Path) -> None:
     password = {"PGPASSWORD": str(url.password)} if url.password is not None else {}
     name = url.set(drivername="postgresql", password=None).render_as_string()
     command = [program, "--format=custom", f"--file={path}", f"--dbname={name}"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, env={**os.environ, **password}, capture_output=True, text=True, check=False
     )
-    if done.returncode:
+    if result.returncode:
         path.unlink(missing_ok=True)
-        raise ValueError(f"pg_dump: {' '.join(done.stderr.split())}")
+        raise ValueError(f"pg_dump: {' '.join(result.stderr.split())}")
 
 
 def _migrate(connection: Connection, dialect: str) -> None:
-    """Run the numbered scripts that this database has not seen, in order."""
-    connection.execute(
-        text("CREATE TABLE IF NOT EXISTS schema_version (number INTEGER PRIMARY KEY)")
-    )
-    done = connection.execute(text("SELECT max(number) FROM schema_version")).scalar() or 0
+    """Run the numbered scripts that are new to this database, in order."""
+    run(connection, "CREATE TABLE IF NOT EXISTS schema_version (number INTEGER PRIMARY KEY)")
+    done = run(connection, "SELECT max(number) FROM schema_version").scalar() or 0
     for path in sorted(MIGRATIONS.glob("[0-9]*.sql")):
         number = int(path.name.split("_")[0])
         if number <= done:
             continue
         for statement in _statements(path.read_text(encoding="utf-8")):
             connection.exec_driver_sql(statement.replace("{identity}", IDENTITY[dialect]))
-        connection.execute(text("INSERT INTO schema_version VALUES (:number)"), {"number": number})
+        insert(connection, "schema_version", {"number": number})
 
 
 def _statements(script: str) -> Iterator[str]:

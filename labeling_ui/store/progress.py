@@ -1,19 +1,16 @@
-"""How far the work is: for one person, and for the whole room."""
+"""Progress: of one person, and of the whole room."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
-
-from labeling_ui.store.statements import ANSWERED
+from labeling_ui.store.database import insert, run
 from labeling_ui.store.store import Store
-from labeling_ui.store.tables import answers, leases, settings, tasks
 
 RECENT = 30
 DAY_S = 24 * 3600.0
-TRUST_S = 2.0  # how long the count of open tasks is not counted again
+CACHE_S = 2.0  # how long the open tasks are not counted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +22,45 @@ class PersonProgress:
     open: int
 
     def to_json(self) -> dict[str, int]:
-        """As a JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
 class Progress:
-    """Counts on one store."""
+    """Counts of one store, and the switch that pauses its room."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._open: tuple[float, int] = (-TRUST_S, 0)
+        self._open: tuple[float, int] = (-CACHE_S, 0)
 
     def of(self, annotator: str) -> PersonProgress:
-        """How far one person is."""
-        now = self.store.clock()
-        asked = {"annotator": annotator, "midnight": now - now % DAY_S}
+        """Return the progress of one person."""
+        now_s = self.store.clock()
+        sql = """SELECT count(*) AS answered,
+                   coalesce(sum(CASE WHEN time >= :midnight THEN 1 ELSE 0 END), 0) AS today
+                 FROM answers WHERE annotator = :annotator AND is_latest = 1 AND is_skip = 0"""
         with self.store.database.read() as connection:
-            answered, today = connection.execute(ANSWERED, asked).one()
-        return PersonProgress(answered, int(today), self.open_tasks())
+            row = run(connection, sql, annotator=annotator, midnight=now_s - now_s % DAY_S).one()
+        return PersonProgress(row.answered, int(row.today), self.open_tasks())
 
     def open_tasks(self) -> int:
-        """How many tasks still want answers, gold ones left out."""
-        now = self.store.clock()
-        if now - self._open[0] >= TRUST_S:
-            left = select(func.count()).where(tasks.c.is_open == 1, tasks.c.gold.is_(None))
+        """Count the tasks that still want answers, gold ones left out."""
+        now_s = self.store.clock()
+        if now_s - self._open[0] >= CACHE_S:
+            sql = "SELECT count(*) FROM tasks WHERE is_open = 1 AND gold IS NULL"
             with self.store.database.read() as connection:
-                self._open = (now, connection.execute(left).scalar_one())
+                self._open = (now_s, run(connection, sql).scalar_one())
         return self._open[1]
 
     def recent(self, annotator: str) -> list[dict[str, Any]]:
-        """One person's latest answers, newest first."""
-        query = select(leases.c.token, tasks.c.record, answers.c.time, answers.c.is_skip)
-        query = query.select_from(answers).join(tasks, tasks.c.id == answers.c.task)
-        both = (leases.c.task == answers.c.task) & (leases.c.annotator == answers.c.annotator)
-        query = query.join(leases, both)
-        query = query.where(answers.c.annotator == annotator, answers.c.is_latest == 1)
+        """Return one person's latest answers, newest first."""
+        sql = """SELECT l.token, t.record, a.time, a.is_skip FROM answers a
+                 JOIN tasks t ON t.id = a.task
+                 JOIN leases l ON l.task = a.task AND l.annotator = a.annotator
+                 WHERE a.annotator = :annotator AND a.is_latest = 1
+                 ORDER BY a.id DESC LIMIT :recent"""
         with self.store.database.read() as connection:
-            rows = connection.execute(query.order_by(answers.c.id.desc()).limit(RECENT)).all()
+            rows = run(connection, sql, annotator=annotator, recent=RECENT).all()
         return [
             {
                 "token": row.token,
@@ -73,22 +72,21 @@ class Progress:
         ]
 
     def is_paused(self) -> bool:
-        """Whether the owner has stopped handing out tasks."""
-        query = select(settings.c.value).where(settings.c.name == "paused")
+        """Check that the owner has stopped handing out tasks."""
         with self.store.database.read() as connection:
-            return connection.execute(query).scalar() == "yes"
+            value = run(connection, "SELECT value FROM settings WHERE name = 'paused'").scalar()
+        return bool(value == "yes")
 
     def pause(self, owner: str, *, paused: bool) -> None:
-        """Stop or go on handing out tasks; work in hand can still be sent."""
+        """Stop or resume handing out tasks; work in hand can still be sent."""
         with self.store.database.write() as connection:
-            connection.execute(delete(settings).where(settings.c.name == "paused"))
-            row = {"name": "paused", "value": "yes" if paused else "no"}
-            connection.execute(insert(settings).values(**row))
+            run(connection, "DELETE FROM settings WHERE name = 'paused'")
+            insert(connection, "settings", {"name": "paused", "value": "yes" if paused else "no"})
             self.store.log(connection, owner, "paused" if paused else "resumed", None, {})
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    """What a task is known by: its prompt, else the text or the use case it is about."""
+    """Return the prompt of a task, else the text or the use case that it is about."""
     messages = record.get("messages") or [{}]
-    asked = record.get("prompt") or messages[-1].get("content")
-    return str(asked or record.get("text") or record.get("use_case") or "-")
+    prompt = record.get("prompt") or messages[-1].get("content")
+    return str(prompt or record.get("text") or record.get("use_case") or "-")

@@ -1,7 +1,7 @@
-"""The room's other tasks: texts to rate, demonstrations and prompts to write, pairs to judge.
+"""The kinds of tasks: rankings, texts to rate, demonstrations and prompts to write, pairs to judge.
 
-They lie in the same table as ranking tasks, told apart by `kind`, and are leased, drafted, sent
-and amended alike. Only what is asked and what comes of it differ.
+They lie in one table, told apart by `kind`, and are leased, drafted, sent and amended alike. Only
+the questions and the answers differ.
 
     ranking        a RankingTask  ->  a Ranking
     comparison     a RankingTask of two policies' outputs  ->  a Ranking of two
@@ -11,20 +11,14 @@ and amended alike. Only what is asked and what comes of it differ.
     adjudication   a RankingTask that others have ranked  ->  the Ranking that counts
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy import func, insert, select
-
 from labeling_ui.forms import TaskKind
-from labeling_ui.store.rows import dumps
-from labeling_ui.store.store import Store, kinds_and_records
-from labeling_ui.store.tables import answers, tasks
 from reward_models.conversations import Turn
-from reward_models.fields import optional_text, required_name, required_text
 from reward_models.records import RankingTask, Record, assign, assign_names
+from reward_models.row_files import optional_text, required_name, required_text
 
 Shape = Literal["plain", "few-shot", "user-based"]
 
@@ -93,16 +87,15 @@ RoomTask = RankingTask | TextTask | WritingTask
 
 
 def kind_of(name: str) -> TaskKind:
-    """The kind of that name; ValueError for a name that an older or newer room may have stored."""
-    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
-    for kind in kinds:
-        if kind == name:
-            return kind
-    raise ValueError(f"a task is of kind '{name}', expected one of {', '.join(kinds)}")
+    """Return the kind of that name; ValueError for a name that another version has stored."""
+    kinds: dict[str, TaskKind] = {kind: kind for kind in get_args(TaskKind)}
+    if name not in kinds:
+        raise ValueError(f"a task is of kind '{name}', expected one of {', '.join(kinds)}")
+    return kinds[name]
 
 
 def task_from(kind: TaskKind, row: Mapping[str, Any]) -> RoomTask:
-    """The record of a task of that kind; ValueError says what is wrong with the row."""
+    """Return the task that a row holds; ValueError says what is wrong with it."""
     match kind:
         case "ranking" | "comparison" | "adjudication":
             task = RankingTask.from_json(row)
@@ -113,64 +106,3 @@ def task_from(kind: TaskKind, row: Mapping[str, Any]) -> RoomTask:
             return TextTask.from_json(row)
         case "demonstration" | "prompt":
             return WritingTask.from_json(row)
-
-
-def add_room_tasks(
-    store: Store,
-    kind: TaskKind,
-    new: Sequence[RoomTask],
-    *,
-    overlap: int = 1,
-    priority: int = 0,
-    is_open: bool = True,
-) -> int:
-    """Add tasks of one kind, those already there left alone; return how many were new.
-
-    ValueError where one is there already that asks something else. One that is not open is handed
-    out to nobody who does not ask for it by name.
-    """
-    with store.database.write() as connection:
-        last = connection.execute(select(func.max(tasks.c.position))).scalar() or 0
-        known = kinds_and_records(connection, [task.id for task in new])
-        rows: dict[str, dict[str, Any]] = {}
-        for task in new:
-            record = dumps(task.to_json())
-            there = known.setdefault(task.id, (kind, record))
-            if there[0] != kind or json.loads(there[1]) != json.loads(record):
-                raise ValueError(f"task '{task.id}' is already there with another text or kind")
-            if there[1] is not record:
-                continue
-            rows[task.id] = {
-                "id": task.id,
-                "position": last + 1 + len(rows),
-                "kind": kind,
-                "category": task.category,
-                "record": record,
-                "overlap": overlap,
-                "priority": priority,
-                "is_open": int(is_open),
-            }
-        if rows:
-            connection.execute(insert(tasks), list(rows.values()))
-            data = {"count": len(rows), "kind": kind}
-            store.log(connection, "store", "tasks added", None, data)
-    return len(rows)
-
-
-def answers_of(store: Store, kind: TaskKind) -> list[tuple[RoomTask, dict[str, Any]]]:
-    """Tasks of one kind with the latest answer of each annotator; no skips, no surplus."""
-    query = select(tasks.c.record.label("task"), answers.c.record.label("answer"))
-    query = query.select_from(answers).join(tasks, tasks.c.id == answers.c.task)
-    query = query.where(tasks.c.kind == kind, answers.c.is_latest == 1)
-    query = query.where(answers.c.is_skip == 0, answers.c.is_surplus == 0).order_by(answers.c.id)
-    with store.database.read() as connection:
-        found = connection.execute(query).all()
-    return [(task_from(kind, json.loads(row.task)), json.loads(row.answer)) for row in found]
-
-
-def latest_answer(store: Store, task_id: str, annotator: str) -> dict[str, Any] | None:
-    """What a person last said of a task, of whatever kind; None if nothing."""
-    query = select(answers.c.record).where(answers.c.task == task_id, answers.c.is_latest == 1)
-    with store.database.read() as connection:
-        found = connection.execute(query.where(answers.c.annotator == annotator)).scalar()
-    return None if found is None else dict(json.loads(found))

@@ -1,4 +1,4 @@
-"""Where rankings live: tasks, every version of every answer, and a log that only grows.
+"""The store: tasks, every version of every answer, and a log that only grows.
 
 People and simulated annotators write through the same `submit`. A submit that returned is on the
 disk; sent again it changes nothing. An amended answer is a new version beside the old one.
@@ -8,23 +8,16 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection
 
-from labeling_ui.store.database import Database
-from labeling_ui.store.places import AT_ONCE, take_places
-from labeling_ui.store.rows import (
-    answer_row,
-    check_gold,
-    dumps,
-    says_the_same,
-    submit_event,
-    task_row,
-)
-from labeling_ui.store.tables import answers, events, tasks
-from labeling_ui.tasks.screening import record_verdict
+from labeling_ui.forms import TaskKind
+from labeling_ui.store.database import Database, dumps, insert, run, run_for_ids
+from labeling_ui.store.leases import take_places
+from labeling_ui.store.records import RoomTask, task_from
 from reward_models.records import Kind, Ranking, RankingTask
 
 
@@ -40,7 +33,7 @@ class Event:
 
 
 class Store:
-    """Ranking tasks and rankings in one database; safe to share between threads and processes."""
+    """Tasks and answers in one database; safe to share between threads and processes."""
 
     def __init__(self, where: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         """Open or create the store at a path (SQLite) or a SQLAlchemy URL."""
@@ -49,73 +42,83 @@ class Store:
         self.clock = clock
 
     def close(self) -> None:
-        """Give up all connections."""
+        """Close all connections."""
         self.database.close()
-
-    def backup(self, path: Path) -> None:
-        """Write the store to a new file while it is in use; see `Database.backup`."""
-        self.database.backup(path)
 
     def add_tasks(
         self,
-        new: Sequence[RankingTask],
+        new: Sequence[RoomTask],
+        kind: TaskKind = "ranking",
         *,
         overlap: int = 1,
         priority: int = 0,
+        is_open: bool = True,
         gold: Mapping[str, Mapping[str, int]] | None = None,
         gold_flags: Mapping[str, Mapping[str, Mapping[str, bool]]] | None = None,
     ) -> int:
-        """Add tasks that `overlap` people each are to rank; return how many were new.
+        """Add tasks of one kind that `overlap` people each are to answer; return how many were new.
 
         `gold` gives the known ranks of some of them by task id, and `gold_flags` known answers to
-        flags of their responses. A task that is already there is left alone; ValueError if its text
-        differs, because rankings of it would change meaning.
+        flags of their responses. A task that is not open is given only to who asks for it by name.
+        A task that is already there is left alone; ValueError if its text or kind differs, because
+        answers to it would change meaning.
         """
         if overlap < 1:
             raise ValueError(f"overlap is {overlap}, expected at least 1")
-        gold = gold or {}
-        for task in (task for task in new if task.id in gold):
-            check_gold(task, gold[task.id])
+        gold, gold_flags = gold or {}, gold_flags or {}
         with self.database.write() as connection:
-            known = _records(connection, [task.id for task in new])
-            last = connection.execute(select(func.max(tasks.c.position))).scalar() or 0
-            rows: dict[str, dict[str, Any]] = {}
+            sql = "SELECT id, kind, record FROM tasks WHERE id IN :ids"
+            stored = run_for_ids(connection, sql, [task.id for task in new])
+            known = {row.id: (row.kind, json.loads(row.record)) for row in stored}
+            last = run(connection, "SELECT max(position) FROM tasks").scalar() or 0
+            rows: list[dict[str, Any]] = []
             for task in new:
                 record = dumps(task.to_json())
-                before = rows[task.id]["record"] if task.id in rows else known.get(task.id, record)
-                if json.loads(before) != json.loads(record):
-                    raise ValueError(f"task '{task.id}' is already there with another text")
-                if task.id in known or task.id in rows:
+                content = (kind, json.loads(record))
+                if known.setdefault(task.id, content) != content:
+                    raise ValueError(f"task '{task.id}' is already there with another text or kind")
+                if known[task.id] is not content:
                     continue
-                right = dumps(dict(gold[task.id])) if task.id in gold else None
-                row = task_row(task, record, last + 1 + len(rows), overlap, priority, right)
-                flags = (gold_flags or {}).get(task.id)
-                rows[task.id] = {**row, "gold_flags": dumps(flags) if flags else None}
+                ranks, flags = gold.get(task.id), gold_flags.get(task.id)
+                if ranks is not None:
+                    _check_gold(task, ranks)
+                rows.append(
+                    {
+                        "id": task.id,
+                        "position": last + 1 + len(rows),
+                        "kind": kind,
+                        "category": task.category,
+                        "record": record,
+                        "overlap": overlap,
+                        "priority": priority,
+                        "gold": None if ranks is None else dumps(ranks),
+                        "gold_flags": dumps(flags) if flags else None,
+                        "is_open": int(is_open),
+                    }
+                )
+            insert(connection, "tasks", *rows)
             if rows:
-                connection.execute(insert(tasks), list(rows.values()))
-                self.log(connection, "store", "tasks added", None, {"count": len(rows)})
+                data = {"count": len(rows), "kind": kind}
+                self.log(connection, "store", "tasks added", None, data)
         return len(rows)
 
     def tasks(self) -> list[RankingTask]:
-        """All ranking tasks in order of arrival."""
-        query = select(tasks.c.record).where(tasks.c.kind == "ranking").order_by(tasks.c.position)
-        with self.database.read() as connection:
-            found = connection.execute(query).scalars().all()
-        return [RankingTask.from_json(json.loads(record)) for record in found]
+        """Return all ranking tasks in order of arrival."""
+        sql = "SELECT record FROM tasks WHERE kind = 'ranking' ORDER BY position"
+        return [RankingTask.from_json(json.loads(row.record)) for row in self._read(sql)]
 
     def task(self, task_id: str) -> RankingTask:
-        """One task; ValueError if there is none of that id."""
+        """Return one task; ValueError if there is none of that id."""
         with self.database.read() as connection:
-            return _tasks_of(connection, [task_id])[task_id]
+            return _ranking_tasks(connection, [task_id])[task_id]
 
     def gold(self) -> dict[str, dict[str, int]]:
-        """The known ranks of the gold tasks, by task id."""
-        query = select(tasks.c.id, tasks.c.gold).where(tasks.c.gold.is_not(None))
-        with self.database.read() as connection:
-            return {row.id: json.loads(row.gold) for row in connection.execute(query)}
+        """Return the known ranks of the gold tasks, by task id."""
+        sql = "SELECT id, gold FROM tasks WHERE gold IS NOT NULL"
+        return {row.id: json.loads(row.gold) for row in self._read(sql)}
 
     def submit(self, ranking: Ranking) -> bool:
-        """Store a ranking for good; False if the annotator's latest answer says the same."""
+        """Store a ranking for good; False if the annotator's latest answer has the same content."""
         return self.submit_all([ranking]) == 1
 
     def submit_all(self, rankings: Iterable[Ranking]) -> int:
@@ -127,14 +130,16 @@ class Store:
         batch = list(rankings)
         with self.database.write() as connection:
             ids = sorted({ranking.task for ranking in batch})
-            known = _tasks_of(connection, ids)
-            latest = _latest(connection, ids)
+            tasks = _ranking_tasks(connection, ids)
+            sql = "SELECT * FROM answers WHERE task IN :ids AND is_latest = 1"
+            answers = run_for_ids(connection, sql, ids)
+            latest = {(row.task, row.annotator): (row.version, row.record) for row in answers}
             rows = []
             for ranking in batch:
-                ranking.check_against(known[ranking.task])
+                ranking.check_against(tasks[ranking.task])
                 version, before = latest.get((ranking.task, ranking.annotator), (0, None))
                 row = answer_row(ranking.to_json(), version + 1, self.clock())
-                if before is not None and says_the_same(before, row["record"]):
+                if before is not None and same_content(before, row["record"]):
                     continue
                 latest[ranking.task, ranking.annotator] = (version + 1, row["record"])
                 rows.append(row)
@@ -144,55 +149,58 @@ class Store:
 
     def append(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows of `answers` within a write transaction; older versions are no longer latest."""
-        if not rows:
-            return
         newest = {(row["task"], row["annotator"]): row["version"] for row in rows}
         for task, annotator in (key for key, version in newest.items() if version > 1):
-            of_both = (answers.c.task == task) & (answers.c.annotator == annotator)
-            connection.execute(update(answers).where(of_both).values(is_latest=0))
-        fresh = [
+            sql = "UPDATE answers SET is_latest = 0 WHERE task = :task AND annotator = :annotator"
+            run(connection, sql, task=task, annotator=annotator)
+        new = [
             {**row, "is_latest": int(newest[row["task"], row["annotator"]] == row["version"])}
             for row in rows
         ]
-        connection.execute(insert(answers), fresh)
-        connection.execute(insert(events), [submit_event(row) for row in fresh])
+        insert(connection, "answers", *new)
+        insert(connection, "events", *(_submit_event(row) for row in new))
 
     def rankings(self, *, source: Kind | None = None, skipped: bool = False) -> list[Ranking]:
-        """The latest ranking of each annotator on each task, oldest first.
+        """Return the latest ranking of each annotator on each task, oldest first.
 
-        `source` keeps human, simulated or imported ones. Skips are left out unless asked for;
-        answers beyond a task's overlap are kept in the history but never counted here.
+        `source` selects human, simulated or imported ones. Skips are left out unless asked for;
+        answers beyond a task's overlap stay in the history but are never counted here.
         """
-        query = select(answers.c.record).join(tasks, tasks.c.id == answers.c.task)
-        query = query.where(tasks.c.kind == "ranking", answers.c.is_latest == 1)
-        query = query.where(answers.c.is_surplus == 0).order_by(answers.c.id)
-        if source is not None:
-            query = query.where(answers.c.source == source)
-        if not skipped:
-            query = query.where(answers.c.is_skip == 0)
-        with self.database.read() as connection:
-            found = connection.execute(query).scalars().all()
-        return [Ranking.from_json(json.loads(record)) for record in found]
+        sql = """SELECT a.record FROM answers a JOIN tasks t ON t.id = a.task
+                 WHERE t.kind = 'ranking' AND a.is_latest = 1 AND a.is_surplus = 0"""
+        sql += "" if source is None else " AND a.source = :source"
+        sql += "" if skipped else " AND a.is_skip = 0"
+        values = {} if source is None else {"source": source}
+        rows = self._read(f"{sql} ORDER BY a.id", **values)
+        return [Ranking.from_json(json.loads(row.record)) for row in rows]
+
+    def answers(self, kind: TaskKind) -> list[tuple[RoomTask, dict[str, Any]]]:
+        """Return tasks of one kind with each annotator's latest answer; no skips, no surplus."""
+        sql = """SELECT t.record AS task, a.record AS answer
+                 FROM answers a JOIN tasks t ON t.id = a.task
+                 WHERE t.kind = :kind AND a.is_latest = 1 AND a.is_skip = 0 AND a.is_surplus = 0
+                 ORDER BY a.id"""
+        rows = self._read(sql, kind=kind)
+        return [(task_from(kind, json.loads(row.task)), json.loads(row.answer)) for row in rows]
+
+    def latest_answer(self, task: str, annotator: str) -> dict[str, Any] | None:
+        """Return a person's latest answer to a task of any kind, if there is one."""
+        sql = """SELECT record FROM answers
+                 WHERE task = :task AND annotator = :annotator AND is_latest = 1"""
+        rows = self._read(sql, task=task, annotator=annotator)
+        return dict(json.loads(rows[0].record)) if rows else None
 
     def history(self, task: str, annotator: str) -> list[Ranking]:
-        """Every version of one annotator's answer to one task, oldest first."""
-        query = select(answers.c.record).order_by(answers.c.version)
-        query = query.where(answers.c.task == task, answers.c.annotator == annotator)
-        with self.database.read() as connection:
-            found = connection.execute(query).scalars().all()
-        return [Ranking.from_json(json.loads(record)) for record in found]
+        """Return every version of one annotator's answer to one task, oldest first."""
+        sql = """SELECT record FROM answers WHERE task = :task AND annotator = :annotator
+                 ORDER BY version"""
+        rows = self._read(sql, task=task, annotator=annotator)
+        return [Ranking.from_json(json.loads(row.record)) for row in rows]
 
     def events(self) -> list[Event]:
-        """The whole log, oldest first."""
-        with self.database.read() as connection:
-            rows = connection.execute(select(events).order_by(events.c.id)).all()
+        """Return the whole log, oldest first."""
+        rows = self._read("SELECT time, actor, kind, task, data FROM events ORDER BY id")
         return [Event(r.time, r.actor, r.kind, r.task, json.loads(r.data)) for r in rows]
-
-    def admit(self, annotator: str, owner: str) -> None:
-        """Let a person work on whatever the screening said."""
-        with self.database.write() as connection:
-            record_verdict(connection, annotator, "admitted", {"by": owner}, self.clock())
-            self.log(connection, owner, "admitted", None, {"account": annotator})
 
     def log(
         self,
@@ -204,39 +212,67 @@ class Store:
     ) -> None:
         """Add a line to the log inside a write transaction."""
         row = {"time": self.clock(), "actor": actor, "kind": kind, "task": task}
-        connection.execute(insert(events), [{**row, "data": dumps(data)}])
+        insert(connection, "events", {**row, "data": dumps(data)})
+
+    def _read(self, sql: str, **values: Any) -> Sequence[Any]:
+        with self.database.read() as connection:
+            return run(connection, sql, **values).all()
 
 
-def kinds_and_records(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Kind and record of the tasks of these ids that are there."""
-    found: dict[str, tuple[str, str]] = {}
-    for start in range(0, len(ids), AT_ONCE):
-        some = ids[start : start + AT_ONCE]
-        query = select(tasks.c.id, tasks.c.kind, tasks.c.record).where(tasks.c.id.in_(some))
-        found.update({row.id: (row.kind, row.record) for row in connection.execute(query)})
-    return found
+def answer_row(record: Mapping[str, Any], version: int, now_s: float) -> dict[str, Any]:
+    """Return a ranking, or another answer with its keys, as a row of `answers`.
+
+    An answer without a time of its own gets the present one.
+    """
+    timed = {"time": datetime.fromtimestamp(now_s, UTC).isoformat(), **record}
+    return {
+        "task": record["task"],
+        "annotator": record["annotator"],
+        "version": version,
+        "source": record["kind"],
+        "record": dumps(timed),
+        "form": None,
+        "is_latest": 1,
+        "is_skip": int(record.get("skipped") is not None),
+        "is_surplus": 0,
+        "time": now_s,
+    }
 
 
-def _records(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
-    both = kinds_and_records(connection, ids)
-    return {name: record for name, (_, record) in both.items()}
+def same_content(one: str, other: str) -> bool:
+    """Check that two stored answers differ at most in their time, duration and order shown."""
+    ignored = {"time": None, "seconds": None, "shown_order": None}
+    return bool({**json.loads(one), **ignored} == {**json.loads(other), **ignored})
 
 
-def _tasks_of(connection: Connection, ids: Sequence[str]) -> dict[str, RankingTask]:
-    found = _records(connection, ids)
+def gold_answers(connection: Connection, annotator: str) -> list[Any]:
+    """Return a person's answers to gold tasks beside what is known of them, skips left out."""
+    sql = """SELECT a.record, t.gold, t.gold_flags FROM answers a JOIN tasks t ON t.id = a.task
+             WHERE a.annotator = :annotator AND a.is_latest = 1 AND a.is_skip = 0
+             AND t.gold IS NOT NULL"""
+    return list(run(connection, sql, annotator=annotator))
+
+
+def _check_gold(task: RoomTask, ranks: Mapping[str, int]) -> None:
+    """Raise ValueError unless the known ranks name exactly the task's responses."""
+    assert isinstance(task, RankingTask)
+    try:
+        Ranking(task.id, "gold", "imported", ranks).check_against(task)
+    except ValueError as error:
+        raise ValueError(f"gold of task '{task.id}': {error}") from None
+
+
+def _submit_event(row: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "skip" if row["is_skip"] else "submit" if row["version"] == 1 else "amend"
+    data = {"version": row["version"], "source": row["source"], "surplus": bool(row["is_surplus"])}
+    head = {"time": row["time"], "actor": row["annotator"], "kind": kind, "task": row["task"]}
+    return {**head, "data": dumps(data)}
+
+
+def _ranking_tasks(connection: Connection, ids: Sequence[str]) -> dict[str, RankingTask]:
+    rows = run_for_ids(connection, "SELECT id, record FROM tasks WHERE id IN :ids", ids)
+    tasks = {row.id: RankingTask.from_json(json.loads(row.record)) for row in rows}
     for task_id in ids:
-        if task_id not in found:
+        if task_id not in tasks:
             raise ValueError(f"there is no task '{task_id}'")
-    return {name: RankingTask.from_json(json.loads(record)) for name, record in found.items()}
-
-
-def _latest(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, str]]:
-    found: dict[tuple[str, str], tuple[int, str]] = {}
-    for start in range(0, len(ids), AT_ONCE):
-        some = ids[start : start + AT_ONCE]
-        query = select(answers.c.task, answers.c.annotator, answers.c.version, answers.c.record)
-        for row in connection.execute(
-            query.where(answers.c.task.in_(some), answers.c.is_latest == 1)
-        ):
-            found[row.task, row.annotator] = (row.version, row.record)
-    return found
+    return tasks

@@ -1,24 +1,26 @@
-"""What an annotator filled in, checked against the form, and the ranking it means.
+"""Answers of annotators: checked against the form, and turned into what is stored.
 
 The page knows outputs only as numbers in the order it shows them, so that neither the ids nor the
 names of the models reach it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from labeling_ui.forms import Form, FormPart, Scale, first_problem, said
-from labeling_ui.store.records import TextTask
+from labeling_ui.forms import Form, FormPart, Scale, first_language, first_problem
+from labeling_ui.store.records import TextTask, WritingTask
 from reward_models.records import Ranking, RankingTask
 
-NOTE_CHARACTERS = 20_000
-Note = Annotated[str, Field(max_length=NOTE_CHARACTERS)]
+LEAST_PAIRS, MOST_PAIRS = 2, 12
+Note = Annotated[str, Field(max_length=20_000)]
+Written = Annotated[str, Field(max_length=50_000)]
+Part = TypeVar("Part", bound=FormPart)
 
 
 class Answers(FormPart):
-    """What the page sends. Outputs are numbers in the order shown, 0 first; null is unanswered."""
+    """The page's answer. Outputs are numbers in the order shown, 0 first; null is unanswered."""
 
     tiers: tuple[tuple[int, ...], ...] = ()
     ratings: Mapping[int, int] = Field(default_factory=dict)
@@ -33,30 +35,52 @@ class Answers(FormPart):
     skipped: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
 
-def parse_answers(body: Mapping[str, Any]) -> Answers:
-    """Check what the page sent; ValueError in one line."""
+class Pair(FormPart):
+    """One query of a few-shot prompt and its response."""
+
+    query: Written = ""
+    response: Written = ""
+
+
+class Writing(FormPart):
+    """The page's answer to a writing task."""
+
+    prompt: Written = ""
+    response: Written = ""
+    instruction: Written = ""
+    pairs: Annotated[tuple[Pair, ...], Field(max_length=MOST_PAIRS)] = ()
+    note: Note = ""
+    seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    skipped: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+
+def parse(model: type[Part], body: Mapping[str, Any]) -> Part:
+    """Check an answer of the page; ValueError in one line."""
     try:
-        return Answers.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
 
 
 def ranking_from(
-    form: Form, answers: Answers, task: RankingTask, shown: Sequence[str], annotator: str
+    form: Form, answers: Answers, task: RankingTask, order: Sequence[str], annotator: str
 ) -> Ranking:
-    """The ranking that the answers mean; ValueError if something asked for is missing."""
+    """Return the ranking that the answers mean; ValueError if a required answer is missing.
+
+    `order` are the response ids in the order shown.
+    """
     if answers.skipped is None:
-        _check_order(answers, len(shown))
-        _check_questions(form, answers, len(shown))
+        _check_order(answers, len(order))
+        _check_questions(form, answers, len(order))
     tiers = [tier for tier in answers.tiers if tier]
-    ranks = {shown[i]: place for place, tier in enumerate(tiers, 1) for i in tier}
-    notes = {shown[i]: text for i, text in sorted(answers.notes.items()) if text.strip()}
+    ranks = {order[i]: rank for rank, tier in enumerate(tiers, 1) for i in tier}
+    notes = {order[i]: text for i, text in sorted(answers.notes.items()) if text.strip()}
     extra = {
         "form": f"{form.name} {form.version}",
-        "flags_no": _by_id(answers, shown, wanted=False),
-        "scales": {shown[i]: _given(row) for i, row in sorted(answers.scales.items())},
-        "prompt_flags": _given(answers.prompt_flags),
-        "prompt_scales": _given(answers.prompt_scales),
+        "flags_no": _flags_by_id(answers, order, value=False),
+        "scales": {order[i]: _answered(row) for i, row in sorted(answers.scales.items())},
+        "prompt_flags": _answered(answers.prompt_flags),
+        "prompt_scales": _answered(answers.prompt_scales),
         "output_notes": notes,
         "seeded": answers.seeded,
     }
@@ -65,18 +89,18 @@ def ranking_from(
         annotator=annotator,
         kind="human",
         ranks={} if answers.skipped is not None else ranks,
-        ratings={shown[i]: rating for i, rating in sorted(answers.ratings.items())},
-        flags=_by_id(answers, shown, wanted=True),
+        ratings={order[i]: rating for i, rating in sorted(answers.ratings.items())},
+        flags=_flags_by_id(answers, order, value=True),
         notes=answers.note.strip() or None,
         seconds=round(answers.seconds, 1),
-        shown_order=list(shown),
+        shown_order=list(order),
         skipped=answers.skipped,
         extra={name: value for name, value in extra.items() if value},
     )
 
 
 def rating_from(form: Form, answers: Answers, task: TextTask, annotator: str) -> dict[str, Any]:
-    """What the answers say of one text; ValueError if something asked for is missing."""
+    """Return the rating of one text; ValueError if a required answer is missing."""
     if task.prompt is None:
         alone = tuple(scale for scale in form.scales if not scale.relative)
         form = form.model_copy(update={"scales": alone})
@@ -88,8 +112,8 @@ def rating_from(form: Form, answers: Answers, task: TextTask, annotator: str) ->
         "rating": answers.ratings.get(0),
         "flags": [name for name, value in flags.items() if value],
         "flags_no": [name for name, value in flags.items() if value is False],
-        "scales": {**_given(answers.scales.get(0, {})), **_given(answers.prompt_scales)},
-        "prompt_flags": _given(answers.prompt_flags),
+        "scales": {**_answered(answers.scales.get(0, {})), **_answered(answers.prompt_scales)},
+        "prompt_flags": _answered(answers.prompt_flags),
         "notes": answers.notes.get(0, "").strip() or answers.note.strip(),
         "seconds": round(answers.seconds, 1),
         "skipped": answers.skipped,
@@ -98,20 +122,42 @@ def rating_from(form: Form, answers: Answers, task: TextTask, annotator: str) ->
     return {**head, **{name: value for name, value in row.items() if value not in ("", None)}}
 
 
+def writing_from(kind: str, writing: Writing, task: WritingTask, annotator: str) -> dict[str, Any]:
+    """Return the demonstration or prompt written; ValueError if a required part is missing."""
+    if writing.skipped is None:
+        _check_writing(kind, writing, task)
+    head = {"task": task.id, "annotator": annotator, "kind": "human", "shape": task.shape}
+    row = {**head, **writing.model_dump()}
+    return {name: value for name, value in row.items() if value not in ("", (), None)}
+
+
+def _check_writing(kind: str, writing: Writing, task: WritingTask) -> None:
+    if task.shape == "few-shot":
+        whole = [pair for pair in writing.pairs if pair.query.strip() and pair.response.strip()]
+        if len(whole) != len(writing.pairs) or len(whole) < LEAST_PAIRS:
+            raise ValueError(f"a few-shot prompt needs {LEAST_PAIRS} or more whole pairs")
+        if not writing.instruction.strip():
+            raise ValueError("the instruction is missing")
+        return
+    if task.prompt is None and not writing.prompt.strip():
+        raise ValueError("the prompt is missing")
+    if kind == "demonstration" and not writing.response.strip():
+        raise ValueError("the response is missing")
+
+
 def _check_order(answers: Answers, num_outputs: int) -> None:
-    placed = sorted(i for tier in answers.tiers for i in tier)
-    if placed != list(range(num_outputs)):
-        raise ValueError(f"{len(set(placed))} of {num_outputs} outputs are ranked")
+    ranked = sorted(i for tier in answers.tiers for i in tier)
+    if ranked != list(range(num_outputs)):
+        raise ValueError(f"{len(set(ranked))} of {num_outputs} outputs are ranked")
 
 
 def _check_questions(form: Form, answers: Answers, num_outputs: int) -> None:
     outputs = range(num_outputs)
     if form.quality and any(i not in answers.ratings for i in outputs):
         raise ValueError("every output needs a quality from 1 to 7")
-    asked = {scale.id: scale for scale in form.scales}
     for i in outputs:
-        for name, scale in asked.items():
-            _check_scale(scale, _given(answers.scales.get(i, {})).get(name))
+        for scale in form.scales:
+            _check_scale(scale, answers.scales.get(i, {}).get(scale.id))
     for scale in form.prompt_scales:
         _check_scale(scale, answers.prompt_scales.get(scale.id))
     known = {flag.id for flag in form.flags}
@@ -120,20 +166,20 @@ def _check_questions(form: Form, answers: Answers, num_outputs: int) -> None:
             raise ValueError(f"flags {sorted(set(row) - known)} are not asked for")
 
 
-def _check_scale(scale: Scale, given: int | None) -> None:
-    if given is None or not scale.lowest <= given <= scale.highest:
+def _check_scale(scale: Scale, value: int | None) -> None:
+    if value is None or not scale.lowest <= value <= scale.highest:
         raise ValueError(
-            f"'{said(scale.text)}' is {given}, expected {scale.lowest} to {scale.highest}"
+            f"'{first_language(scale.text)}' is {value}, expected {scale.lowest} to {scale.highest}"
         )
 
 
-def _given(row: Mapping[str, Any]) -> dict[str, Any]:
+def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _by_id(answers: Answers, shown: Sequence[str], *, wanted: bool) -> dict[str, list[str]]:
+def _flags_by_id(answers: Answers, order: Sequence[str], *, value: bool) -> dict[str, list[str]]:
     chosen = {
-        shown[i]: [name for name, value in row.items() if value is wanted]
+        order[i]: [name for name, given in row.items() if given is value]
         for i, row in sorted(answers.flags.items())
     }
     return {name: flags for name, flags in chosen.items() if flags}

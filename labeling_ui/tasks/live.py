@@ -1,7 +1,7 @@
-"""Live mode: an annotator writes a prompt of their own, and the policy answers it K times.
+"""Live mode: annotators write a prompt of their own, and the policy answers it K times.
 
-The room knows no model. It is given a function that answers, and makes a ranking task of what
-comes back, which only the one who asked is given.
+The room knows no model. It is given a function that answers, and makes a ranking task of the
+outputs, which only the author of the prompt gets.
 """
 
 import secrets
@@ -9,9 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from labeling_ui.store.records import add_room_tasks
 from labeling_ui.tasks.assignment import Assignment, Lease
-from labeling_ui.tasks.by_name import take_task
 from reward_models.records import RankingTask, Response
 
 CATEGORY = "live"
@@ -24,22 +22,22 @@ class Live:
     """Fresh outputs on demand, for one person at a time."""
 
     answer: Answer
-    outputs: int = 4
-    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+    num_outputs: int = 4
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, assignment: Assignment, prompt: str, annotator: str) -> Lease:
-        """A new task with fresh outputs on this prompt, leased to who asked."""
+        """Make a task with fresh outputs on this prompt, leased to its author."""
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         if len(prompt) > PROMPT_CHARACTERS:
             raise ValueError(f"the prompt is longer than {PROMPT_CHARACTERS} characters")
-        if not self._one_at_a_time.acquire(timeout=60):
+        if not self._lock.acquire(timeout=60):
             raise ValueError("the policy is busy with others' prompts; try again")
         try:
-            outputs = tuple(self.answer(prompt, self.outputs))
+            outputs = tuple(self.answer(prompt, self.num_outputs))
         finally:
-            self._one_at_a_time.release()
+            self._lock.release()
         name = f"live-{secrets.token_hex(6)}"
         task = RankingTask(name, prompt, outputs, category=CATEGORY, extra={"asked_by": annotator})
-        add_room_tasks(assignment.store, "ranking", [task], is_open=False)
-        return take_task(assignment, annotator, name)
+        assignment.store.add_tasks([task], is_open=False)
+        return assignment.take(annotator, name)

@@ -1,4 +1,4 @@
-"""Screening: who agrees too little with known answers is handed out nothing more.
+"""Screening: people who agree too little with known answers get no more tasks.
 
 Ouyang et al. 2022, appendix B.1, chose labelers by their agreement with the researchers on flags of
 sensitive speech and on rankings, with soft cut-offs at 75 %. Here a person's first tasks are gold
@@ -6,20 +6,22 @@ tasks, and both shares are taken over all of them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection
 
-from labeling_ui.store.rows import dumps
-from labeling_ui.store.tables import answers, events, screenings, tasks
+from labeling_ui.store.accounts import record_verdict, verdict_of
+from labeling_ui.store.database import dumps, insert
+from labeling_ui.store.store import gold_answers
 
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """How many gold tasks come first, and the least share of pairs and of flags to get right."""
+    """The number of gold tasks that come first, and the least shares of pairs and flags right."""
 
     tasks: int = 10
     comparisons: float = 0.75
@@ -35,99 +37,66 @@ class Screening:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Shares of the pairs and flags told by gold that a person got right; None: it tells none."""
+    """Shares of gold's pairs and flags that a person got right; None where gold has none."""
 
     comparisons: float | None
     flags: float | None
 
-    def pass_by(self, wanted: Screening) -> bool:
-        """Whether neither share is below what is wanted; who answered nothing does not pass."""
-        told = [(self.comparisons, wanted.comparisons), (self.flags, wanted.flags)]
-        known = [(share, least) for share, least in told if share is not None]
+    def pass_by(self, screening: Screening) -> bool:
+        """Check that no share is below its least; a person without answers does not pass."""
+        both = [(self.comparisons, screening.comparisons), (self.flags, screening.flags)]
+        known = [(share, least) for share, least in both if share is not None]
         return bool(known) and all(share >= least for share, least in known)
 
 
-def verdict_of(connection: Connection, annotator: str) -> str | None:
-    """'passed', 'failed' or 'admitted'; None before the screening is done."""
-    query = select(screenings.c.verdict).where(screenings.c.annotator == annotator)
-    found: str | None = connection.execute(query).scalar()
-    return found
+def screen_when_done(
+    connection: Connection, annotator: str, screening: Screening, now_s: float
+) -> str | None:
+    """Return the verdict on a person, made now if they have answered enough gold; else None."""
+    verdict = verdict_of(connection, annotator)
+    if verdict is None and len(gold_answers(connection, annotator)) >= screening.tasks:
+        return screen(connection, annotator, screening, now_s)
+    return verdict
 
 
-def verdicts(connection: Connection) -> dict[str, str]:
-    """All verdicts by annotator."""
-    rows = connection.execute(select(screenings.c.annotator, screenings.c.verdict))
-    return {row.annotator: row.verdict for row in rows}
+def screen(connection: Connection, annotator: str, screening: Screening, now_s: float) -> str:
+    """Decide about a person by the gold tasks they have answered, and record the verdict."""
+    shares = _shares(gold_answers(connection, annotator))
+    verdict = "passed" if shares.pass_by(screening) else "failed"
+    record_verdict(connection, annotator, verdict, asdict(shares), now_s)
+    event = {"time": now_s, "actor": annotator, "kind": f"screening {verdict}", "task": None}
+    insert(connection, "events", {**event, "data": dumps(asdict(shares))})
+    return verdict
 
 
-def record_verdict(
-    connection: Connection, annotator: str, verdict: str, data: Mapping[str, Any], now_s: float
-) -> None:
-    """Write a verdict in place of an earlier one."""
-    connection.execute(delete(screenings).where(screenings.c.annotator == annotator))
-    row = {"annotator": annotator, "verdict": verdict, "data": dumps(data), "time": now_s}
-    connection.execute(insert(screenings).values(**row))
-
-
-def num_gold_done(connection: Connection, annotator: str) -> int:
-    """How many gold tasks a person has answered, skips left out."""
-    query = select(func.count()).select_from(answers).join(tasks, tasks.c.id == answers.c.task)
-    return int(connection.execute(query.where(_counted(annotator))).scalar_one())
-
-
-def shares_right(connection: Connection, annotator: str) -> Shares:
-    """How much of what gold tells a person got right.
+def _shares(rows: Sequence[Any]) -> Shares:
+    """Return the shares of pairs and flags that answers to gold tasks got right.
 
     A pair that gold orders and the person ties is half right; a flag that gold answers and the
     person left open is wrong.
     """
-    query = select(answers.c.record, tasks.c.gold, tasks.c.gold_flags)
-    query = query.join(tasks, tasks.c.id == answers.c.task).where(_counted(annotator))
     pairs: list[float] = []
     flags: list[float] = []
-    for row in connection.execute(query):
-        given = json.loads(row.record)
-        pairs += _pairs_right(given["ranks"], json.loads(row.gold))
-        flags += _flags_right(given, json.loads(row.gold_flags or "{}"))
-    return Shares(_mean(pairs), _mean(flags))
-
-
-def screen(connection: Connection, annotator: str, wanted: Screening, now_s: float) -> Shares:
-    """Decide about a person by the gold tasks they have answered, and write it down."""
-    shares = shares_right(connection, annotator)
-    verdict = "passed" if shares.pass_by(wanted) else "failed"
-    record_verdict(connection, annotator, verdict, asdict(shares), now_s)
-    head = {"time": now_s, "actor": annotator, "kind": f"screening {verdict}", "task": None}
-    connection.execute(insert(events).values(**head, data=dumps(asdict(shares))))
-    return shares
-
-
-def _counted(annotator: str) -> Any:
-    return (
-        (answers.c.annotator == annotator)
-        & (answers.c.is_latest == 1)
-        & (answers.c.is_skip == 0)
-        & tasks.c.gold.is_not(None)
-    )
+    for row in rows:
+        answer = json.loads(row.record)
+        pairs += _pairs_right(answer["ranks"], json.loads(row.gold))
+        flags += _flags_right(answer, json.loads(row.gold_flags or "{}"))
+    return Shares(fmean(pairs) if pairs else None, fmean(flags) if flags else None)
 
 
 def _pairs_right(ranks: Mapping[str, int], right: Mapping[str, int]) -> list[float]:
-    found = []
+    scores = []
     for a, b in combinations(sorted(right), 2):
         if right[a] != right[b]:
             product = (ranks[a] - ranks[b]) * (right[a] - right[b])
-            found.append(1.0 if product > 0 else 0.0 if product < 0 else 0.5)
-    return found
+            scores.append(1.0 if product > 0 else 0.0 if product < 0 else 0.5)
+    return scores
 
 
-def _flags_right(given: Mapping[str, Any], right: Mapping[str, Mapping[str, bool]]) -> list[float]:
-    yes, no = given.get("flags", {}), given.get("flags_no", {})
+def _flags_right(answer: Mapping[str, Any], right: Mapping[str, Mapping[str, bool]]) -> list[float]:
+    yes, no = answer.get("flags", {}), answer.get("flags_no", {})
     return [
         float(flag in (yes if is_so else no).get(response, []))
         for response, known in right.items()
         for flag, is_so in known.items()
     ]
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

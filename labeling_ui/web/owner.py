@@ -1,23 +1,31 @@
-"""What the owner's page can ask for: how the work goes, who takes part, and stopping it.
+"""The actions of the owner's page: progress, people, pausing, export.
 
-Every function here refuses whoever is not an owner; the page itself is behind the same door.
+Every action refuses people who are not owners; the middleware guards the page itself as well.
 """
 
+import io
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from labeling_ui.formats.files import Format, write_export
 from labeling_ui.rendering import snippet
 from labeling_ui.reports.quality import Scores, report
-from labeling_ui.store.accounts import Account, Accounts, Role
+from labeling_ui.store.accounts import Account, Accounts, Role, verdicts
 from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.screening import verdicts
+from labeling_ui.web.middleware import account_of
 
 Reply = dict[str, Any]
-FRESH_S = 20.0  # a report is made anew at most this often
+CACHE_S = 20.0  # how long a report is not computed again
 
 
 @dataclass
@@ -28,87 +36,108 @@ class Owner:
     accounts: Accounts
     progress: Progress
     scores: Scores | None = None  # of a reward model, on the room's tasks
-    _made: tuple[float, Reply] = field(default=(-FRESH_S, {}))
+    _cache: tuple[float, Reply] = field(default=(-CACHE_S, {}))
 
     def overview(self, account: Account, _: Mapping[str, Any]) -> Reply:
-        """Progress, the report, and the accounts."""
+        """Return progress, the report, and the accounts."""
         _only_owners(account)
-        now = self.store.clock()
-        if now - self._made[0] >= FRESH_S:
-            self._made = (now, self._report())
+        now_s = self.store.clock()
+        if now_s - self._cache[0] >= CACHE_S:
+            self._cache = (now_s, self._report())
         with self.store.database.read() as connection:
-            screened = verdicts(connection)
+            screening = verdicts(connection)
         people = [
             {
-                "name": a.name,
-                "role": a.role,
-                "daily_limit": a.daily_limit,
-                "screening": screened.get(a.name),
+                "name": one.name,
+                "role": one.role,
+                "daily_limit": one.daily_limit,
+                "screening": screening.get(one.name),
             }
-            for a in self.accounts.names()
+            for one in self.accounts.active()
         ]
         state = {"paused": self.progress.is_paused(), "open": self.progress.open_tasks()}
-        return {"name": account.name, "people": people, **state, "report": self._made[1]}
+        return {"name": account.name, "people": people, **state, "report": self._cache[1]}
 
     def _report(self) -> Reply:
-        gold = self.store.gold()
         rng = np.random.default_rng(0)  # the same rankings, the same intervals
-        tasks, rankings = self.store.tasks(), self.store.rankings()
+        tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
         return report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
 
-    def compare(self, account: Account, asked: Mapping[str, Any]) -> Reply:
-        """One task with everybody's ranks of it, to look into a disagreement."""
+    def compare(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Return one task with everybody's ranks of it, to look into a disagreement."""
         _only_owners(account)
-        task = self.store.task(str(asked.get("task")))
-        given = [r for r in self.store.rankings() if r.task == task.id]
-        outputs = [
-            {
-                "text": snippet(response.text, 400),
-                "model": response.model,
-                "ranks": [ranking.ranks[response.id] for ranking in given],
-            }
-            for response in task.responses
-        ]
-        names = [ranking.annotator for ranking in given]
-        turns = [f"{turn.role}: {snippet(turn.content, 300)}" for turn in task.history]
-        shown = {"history": turns, "prompt": snippet(task.prompt, 600)}
-        return {**shown, "annotators": names, "outputs": outputs}
+        task = self.store.task(str(message.get("task")))
+        rankings = [ranking for ranking in self.store.rankings() if ranking.task == task.id]
+        return {
+            "history": [f"{turn.role}: {snippet(turn.content, 300)}" for turn in task.history],
+            "prompt": snippet(task.prompt, 600),
+            "annotators": [ranking.annotator for ranking in rankings],
+            "outputs": [
+                {
+                    "text": snippet(response.text, 400),
+                    "model": response.model,
+                    "ranks": [ranking.ranks[response.id] for ranking in rankings],
+                }
+                for response in task.responses
+            ],
+        }
 
-    def pause(self, account: Account, asked: Mapping[str, Any]) -> Reply:
-        """Stop handing out tasks, or go on."""
+    def pause(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Stop or resume handing out tasks."""
         _only_owners(account)
-        self.progress.pause(account.name, paused=asked.get("paused") is True)
+        self.progress.pause(account.name, paused=message.get("paused") is True)
         return {"paused": self.progress.is_paused()}
 
-    def invite(self, account: Account, asked: Mapping[str, Any]) -> Reply:
-        """A link by which one person makes an account."""
+    def invite(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Return a link by which one person makes an account."""
         _only_owners(account)
         roles: dict[object, Role] = {"annotator": "annotator", "reviewer": "reviewer"}
-        if asked.get("role") not in roles:
+        if message.get("role") not in roles:
             raise ValueError("an invitation is for an annotator or a reviewer")
-        role = roles[asked["role"]]
-        return {"path": f"/invitation?token={self.accounts.invite(role, account.name)}"}
+        token = self.accounts.invite(roles[message["role"]], account.name)
+        return {"path": f"/invitation?token={token}"}
 
-    def change_account(self, account: Account, asked: Mapping[str, Any]) -> Reply:
+    def change_account(self, account: Account, message: Mapping[str, Any]) -> Reply:
         """Close an account, or limit its answers a day."""
         _only_owners(account)
-        name, limit = str(asked.get("account")), asked.get("daily_limit")
+        name, limit = str(message.get("account")), message.get("daily_limit")
         if name == account.name:
             raise ValueError("this is your own account")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"the daily limit is {limit!r}, expected a whole number from 1")
-        active = asked.get("active") is not False
+        active = message.get("active") is not False
         self.accounts.change(name, active=active, daily_limit=limit, by=account.name)
         return {}
 
-    def admit(self, account: Account, asked: Mapping[str, Any]) -> Reply:
-        """Let somebody work on whatever the screening said."""
+    def admit(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Let somebody work on whatever the screening found."""
         _only_owners(account)
-        name = str(asked.get("account"))
-        if name not in {one.name for one in self.accounts.names()}:
+        name = str(message.get("account"))
+        if name not in {one.name for one in self.accounts.active()}:
             raise ValueError(f"there is no account '{name}'")
-        self.store.admit(name, account.name)
+        self.accounts.admit(name, account.name)
         return {}
+
+
+def export_route(store: Store) -> Route:
+    """Return the route by which owners download everything, in the format its path names."""
+
+    def export(request: Request) -> Response:
+        account, form = account_of(request), request.path_params["form"]
+        if account is None or account.role != "owner":
+            return JSONResponse({"error": "this is for the owner of the room"}, 403)
+        if form not in get_args(Format):
+            return JSONResponse({"error": "not found"}, 404)
+        buffer = io.BytesIO()
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w") as archive:
+            for path in write_export(store, Path(folder), form):
+                archive.write(path, path.relative_to(folder), zipfile.ZIP_DEFLATED)
+        with store.database.write() as connection:
+            store.log(connection, account.name, "exported", None, {"form": form})
+        headers = {"content-disposition": f'attachment; filename="rankings-{form}.zip"'}
+        return Response(buffer.getvalue(), media_type="application/zip", headers=headers)
+
+    return Route("/export/{form}", export)
 
 
 def _only_owners(account: Account) -> None:

@@ -1,13 +1,18 @@
-"""How people say who they are: a name, a password, or a proxy in front that vouches for them."""
+"""Sign-in: by a name, by a password, or by a proxy in front that vouches for people."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import Literal, cast
 
-from fastapi import Request
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
 
-from labeling_ui.store.accounts import Account, Accounts
+from labeling_ui.store.accounts import SESSION_S, Account, Accounts, TooManyTriesError
+from labeling_ui.web.middleware import account_of
+from labeling_ui.web.translations import BOARD, templates
 
 COOKIE = "labeling_session"
 
@@ -34,31 +39,138 @@ class Proxy:
                     f"proxy address is '{address}', expected an IP address or a network"
                 ) from None
 
-    def name(self, request: Request) -> str | None:
-        """Whom the proxy names; None where it does not, or somebody else sent the request."""
-        given = request.headers.getlist(self.header)
-        if request.client is None or len(given) != 1 or not given[0].strip():
+    def name(self, connection: HTTPConnection) -> str | None:
+        """Return the name that the proxy gives, if it sent the request and gives one."""
+        names = connection.headers.getlist(self.header)
+        if connection.client is None or len(names) != 1 or not names[0].strip():
             return None
         try:
-            sender = ip_address(request.client.host)
+            sender = ip_address(connection.client.host)
         except ValueError:
             return None
-        trusted = any(sender in ip_network(address) for address in self.addresses)
+        if not any(sender in ip_network(address) for address in self.addresses):
+            return None
         # HTTP headers arrive as Latin-1; proxies write UTF-8.
-        return given[0].encode("latin-1", "replace").decode("utf-8", "replace") if trusted else None
+        return names[0].encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 Access = Literal["name", "password"] | Proxy
 
 
-def signed_in(accounts: Accounts, access: Access) -> Callable[[Request], Account | None]:
-    """A function that tells whose request it is."""
-    if not isinstance(access, Proxy):
-        return lambda request: accounts.of_session(request.cookies.get(COOKIE))
-    proxy = access
+class SignedIn(AuthenticationBackend):
+    """The account of a request for Starlette's AuthenticationMiddleware."""
 
-    def vouched_for(request: Request) -> Account | None:
-        name = proxy.name(request)
-        return None if name is None else accounts.of_proxy(name, is_owner=name in proxy.owners)
+    def __init__(self, accounts: Accounts, access: Access) -> None:
+        self.accounts = accounts
+        self.access = access
 
-    return vouched_for
+    async def authenticate(
+        self, connection: HTTPConnection
+    ) -> tuple[AuthCredentials, BaseUser] | None:
+        """Return the account as Starlette's user, or None."""
+        account = self._account(connection)
+        if account is None:
+            return None
+        return AuthCredentials([account.role]), cast("BaseUser", account)
+
+    def _account(self, connection: HTTPConnection) -> Account | None:
+        if not isinstance(self.access, Proxy):
+            return self.accounts.of_session(connection.cookies.get(COOKIE))
+        name = self.access.name(connection)
+        if name is None:
+            return None
+        return self.accounts.of_proxy(name, is_owner=name in self.access.owners)
+
+
+class SignInPages:
+    """The pages for signing in, out and by invitation. `secure` cookies travel by TLS only."""
+
+    def __init__(self, accounts: Accounts, access: Access, *, secure: bool) -> None:
+        self.accounts = accounts
+        self.access = access
+        self.secure = secure
+
+    def routes(self) -> list[Route]:
+        """Return the routes; where a proxy signs people in there is no other way in."""
+        routes = [
+            Route("/login", self._login_page),
+            Route("/logout", self._log_out, methods=["POST"]),
+            Route("/alive", lambda request: JSONResponse({"signed_in": bool(account_of(request))})),
+            Route("/style.css", lambda _: FileResponse(BOARD / "css" / "sign_in.css")),
+        ]
+        if isinstance(self.access, Proxy):
+            return routes
+        return [
+            *routes,
+            Route("/login", self._log_in, methods=["POST"]),
+            Route("/invitation", self._invitation_page),
+            Route("/invitation", self._accept, methods=["POST"]),
+        ]
+
+    def _login_page(
+        self, request: Request, name: str = "", problem: str = "", status: int = 200
+    ) -> Response:
+        if isinstance(self.access, Proxy):
+            problem, status = "You are signed in by the address you were given, not here.", 401
+        values = {"by_name": self.access == "name", "name": name, "problem": problem}
+        return templates.TemplateResponse(request, "login.html", values, status)
+
+    def _invitation_page(
+        self, request: Request, name: str = "", problem: str = "", token: str = ""
+    ) -> Response:
+        token = token or request.query_params.get("token", "")
+        values = {"token": token, "name": name, "problem": problem}
+        status = 400 if problem else 200
+        return templates.TemplateResponse(request, "invitation.html", values, status)
+
+    async def _log_in(self, request: Request) -> Response:
+        fields = await _fields(request)
+        name, password = fields.get("name", ""), fields.get("password", "")
+        address = None if request.client is None else request.client.host
+        by_name = self.access == "name" and not password
+        try:
+            if by_name:
+                token = await run_in_threadpool(self.accounts.sign_in_by_name, name)
+            else:  # hashing takes its time; meanwhile others are served
+                token = await run_in_threadpool(self.accounts.sign_in, name, password, address)
+        except TooManyTriesError as error:
+            return self._login_page(request, name, str(error), 429)
+        except ValueError as error:
+            return self._login_page(request, name, str(error), 400)
+        if token is None:
+            problem = "This name needs its password." if by_name else "Wrong name or password."
+            return self._login_page(request, name, problem, 401)
+        return self._enter(token)
+
+    async def _accept(self, request: Request) -> Response:
+        fields = await _fields(request)
+        token, name = fields.get("token", ""), fields.get("name", "")
+        password = fields.get("password", "")
+        try:
+            session = await run_in_threadpool(self.accounts.accept, token, name, password)
+        except ValueError as error:
+            return self._invitation_page(request, name, str(error), token)
+        return self._enter(session)
+
+    def _enter(self, session: str) -> Response:
+        reply = RedirectResponse("/", 303)
+        reply.set_cookie(
+            COOKIE,
+            session,
+            max_age=int(SESSION_S),
+            httponly=True,
+            samesite="strict",
+            secure=self.secure,
+        )
+        return reply
+
+    def _log_out(self, request: Request) -> Response:
+        self.accounts.sign_out(request.cookies.get(COOKIE, ""))
+        reply = RedirectResponse("/login", 303)
+        reply.delete_cookie(COOKIE)
+        return reply
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    async with request.form(max_files=0, max_fields=10) as form:
+        return {name: value for name, value in form.items() if isinstance(value, str)}

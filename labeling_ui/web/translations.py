@@ -1,17 +1,16 @@
-"""The words at the door in other languages: what the browser asks for first, English else.
+"""Templates of the pages before sign-in, in the visitor's language: German or English.
 
-The pages inside bring their own table (`board/texts.js`); these come before any script.
+The pages inside bring their own table (`board/translations.js`); these come before any script.
 """
 
-import html
-from collections.abc import Iterable
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from fastapi.responses import HTMLResponse
+from starlette.requests import Request
+from starlette.templating import Jinja2Templates
 
 BOARD = Path(__file__).parents[1] / "board"
-language: ContextVar[str] = ContextVar("language", default="en")
 
 GERMAN = {
     "Sign in": "Anmelden",
@@ -47,31 +46,20 @@ GERMAN = {
 }
 
 
-def choose_language(accepted: str) -> None:
-    """Take the first language of an Accept-Language header for this request, if it is known."""
+def language_of(accepted: str) -> str:
+    """Return the first language of an Accept-Language header if it is known, else English."""
     first = accepted.split(",")[0].split(";")[0].strip().lower()
-    language.set("de" if first == "de" or first.startswith("de-") else "en")
+    return "de" if first == "de" or first.startswith("de-") else "en"
 
 
-def door_page(name: str, filled: Iterable[tuple[str, str]], status: int) -> HTMLResponse:
-    """A page of the door with its blanks filled in; a name stays as it was typed."""
-    text = page_said((BOARD / name).read_text(encoding="utf-8"))
-    for key, value in filled:
-        words = value if key == "name" else said(value)
-        text = text.replace(f"[[{key}]]", html.escape(words))
-    return HTMLResponse(text, status)
+def translator(language: str) -> Callable[[str], str]:
+    """Return a function that gives a text in this language."""
+    return lambda text: GERMAN.get(text, text) if language == "de" else text
 
 
-def said(words: str) -> str:
-    """These words in the language of this request."""
-    return GERMAN.get(words, words) if language.get() == "de" else words
+def _language(request: Request) -> dict[str, Any]:
+    language = language_of(request.headers.get("accept-language", ""))
+    return {"language": language, "_": translator(language)}
 
 
-def page_said(page: str) -> str:
-    """A page of the door in the language of this request: whatever stands between its tags."""
-    if language.get() != "de":
-        return page
-    for words, german in GERMAN.items():
-        page = page.replace(f">{words}<", f">{german}<").replace(f">{words} ·", f">{german} ·")
-    page = page.replace("· Labeling room<", f"· {GERMAN['Labeling room']}<")
-    return page.replace('<html lang="en">', '<html lang="de">')
+templates = Jinja2Templates(BOARD / "html", context_processors=[_language])

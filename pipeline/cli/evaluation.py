@@ -259,7 +259,7 @@ def inputs_of(request: "Request", out: Path) -> "Inputs":
     from pipeline.evaluation.suites.suite import Inputs
     from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
     from pipeline.steps.data import DataFolder, make_data
-    from stages.data.demonstrations import load_pretraining_texts, load_prompts
+    from stages.data.demonstrations import load_prompts, pretraining_texts
 
     if not request.policies:
         raise ValueError("whom to judge? Give a config, or --policy [NAME=]PLACE, one or more")
@@ -270,7 +270,7 @@ def inputs_of(request: "Request", out: Path) -> "Inputs":
     prompts = load_prompts(request.prompts) if request.prompts else None
     source = request.toxicity_prompts
     toxicity_prompts = load_toxicity_prompts(source) if source else None
-    texts = load_pretraining_texts(request.texts) if request.texts else None
+    texts = list(pretraining_texts(request.texts)) if request.texts else None
     folder = (out if run is None or request.config is not None else run) / "data"
     if request.config is not None:
         folder.mkdir(parents=True, exist_ok=True)

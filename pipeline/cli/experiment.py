@@ -34,9 +34,8 @@ def init(
         typer.Option(parser=o.path, metavar="FILE", help="Preference pairs made elsewhere."),
     ] = None,
     adaptation: Annotated[
-        Literal["full", "lora", "prefix", "prompt", "ptuning-v2", "bottleneck", "bitfit", "probe"]
-        | None,
-        typer.Option(help="The parameters that train. Default: lora for your own data."),
+        str | None,
+        typer.Option(metavar="FAMILY", help="The parameters that train, such as lora."),
     ] = None,
 ) -> Path:
     """Write a commented config of your own, for `rlhf run`.

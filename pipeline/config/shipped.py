@@ -7,6 +7,8 @@ rlhf init mine                  writes mine.yaml, for `rlhf run mine.yaml`
 
 from pathlib import Path
 
+from stages.adapters.config import FAMILIES
+
 TEMPLATE = Path(__file__).parent / "own.yaml.j2"
 REQUIRED = ("demonstrations", "ranking_prompts", "test_prompts")
 OPTIONAL = ("validation", "ppo_prompts", "validation_prompts", "toxicity_prompts")
@@ -84,6 +86,8 @@ def own_config(
     `data` is a folder with a file for each data set, named for it. Without it the config is the
     quickstart's. Without `rankings` people rank in the browser.
     """
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"--adaptation {family}; expected one of {', '.join(FAMILIES)}")
     if data is None:
         if rankings is not None:
             raise ValueError("--rankings needs --data, the prompts that its rankings are about")

@@ -89,7 +89,7 @@ def _read(found: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:
 def backup(place: str, path: Path) -> Path:
     """Copy a store while it is in use."""
     with closing(store_at(place)) as store:
-        store.backup(path)
+        store.database.backup(path)
     return path
 
 
@@ -134,10 +134,10 @@ def _lines(made: dict[str, Any]) -> list[str]:
         name = f"alpha of {row['flag']}"
         lines.append(f"{name:<34}{_number(row['alpha'])}  ({row['yes']} yes, {row['no']} no)")
     for row in made["annotators"]:
-        remarks = "; ".join(row["remarks"])
+        warnings = "; ".join(row["warnings"])
         lines.append(
             f"{row['name'][:30]:<34}{_rate(row['agreement'])}, "
-            f"{row['num_rankings']} rankings{', ' + remarks if remarks else ''}"
+            f"{row['num_rankings']} rankings{', ' + warnings if warnings else ''}"
         )
     return lines
 

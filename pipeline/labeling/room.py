@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling_ui.forms import TaskKind
-from labeling_ui.store.records import RoomTask, add_room_tasks, task_from
+from labeling_ui.store.records import RoomTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
@@ -44,7 +44,7 @@ def add_tasks(
     if not tasks:
         raise ValueError(f"{found}: no {kind} in it")
     with closing(Store(place)) as store:
-        new = add_room_tasks(store, kind, tasks, overlap=overlap)
+        new = store.add_tasks(tasks, kind, overlap=overlap)
     say(f"{new} of {len(tasks)} tasks are new")
 
 

@@ -115,7 +115,7 @@ def serve_store(
         behind_tls=room.behind_tls,
         scores=model_scores(room, tasks),
         live=live,
-        say=say,
+        log=say,
         until=until,
     )
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.formats.jsonl import comparisons, ratings
+from labeling_ui.formats.jsonl import comparisons, demonstrations, prompts, ratings
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.accounts import Accounts
-from labeling_ui.store.records import RoomTask, TextTask, WritingTask, add_room_tasks
+from labeling_ui.store.records import RoomTask, TextTask, WritingTask
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.writing import demonstrations, prompts
-from labeling_ui.web.middleware import BOARD
+from labeling_ui.web.translations import BOARD
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
@@ -31,7 +30,7 @@ def ask(store: Store) -> Ask:
     """Put a task before all others."""
 
     def put(kind: TaskKind, one: RoomTask) -> None:
-        add_room_tasks(store, kind, [one], priority=next_number())
+        store.add_tasks([one], kind, priority=next_number())
 
     return put
 
@@ -201,7 +200,7 @@ def test_the_page_and_its_questions_speak_german(open_room: Open, store: Store) 
 
 
 def test_both_tables_of_texts_have_the_same_words_and_places() -> None:
-    text = (BOARD / "texts.js").read_text(encoding="utf-8")
+    text = (BOARD / "js" / "translations.js").read_text(encoding="utf-8")
     english, german = (
         dict(re.findall(r'(\w+): "((?:[^"\\]|\\.)*)"', part))
         for part in text.split("  en: {")[1].split("  de: {")

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import update
-
+from labeling_ui.store.database import run
 from labeling_ui.store.store import Store
-from labeling_ui.store.tables import leases
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer
 from tests.browser.test_ranking import Keyboard, ranks_as_shown, rate_all, the_ranking, wait_stored
@@ -141,7 +139,7 @@ def test_work_on_an_expired_lease_is_kept_beside_the_count(
     rate_all(Keyboard(slow), "4444")
     wait_saved(slow)
     with store.database.write() as connection:
-        connection.execute(update(leases).where(leases.c.annotator == "sly").values(expires=0.0))
+        run(connection, "UPDATE leases SET expires = 0 WHERE annotator = 'sly'")
     quick = open_room("qin")
     rate_all(Keyboard(quick), "4444")
     Keyboard(quick).press(*"4321", "Control+Enter")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from labeling_ui.forms import Form, default_form, load_form
-from labeling_ui.tasks.answers import parse_answers, ranking_from
-from labeling_ui.views import as_body
+from labeling_ui.tasks.answers import Answers, parse, ranking_from
+from labeling_ui.views import answer_view
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 
@@ -16,7 +16,7 @@ FULL = {"tiers": [[1], [], [0, 2], [3]], "ratings": {"0": 5, "1": 7, "2": 5, "3"
 
 
 def read(body: dict[str, object], form: Form | None = None) -> Ranking:
-    answers = parse_answers(body)
+    answers = parse(Answers, body)
     return ranking_from(form or default_form(), answers, small_task("t"), SHOWN, "ada")
 
 
@@ -40,7 +40,7 @@ def test_unanswered_is_neither_yes_nor_no() -> None:
 def test_an_answer_opened_again_says_what_it_said() -> None:
     body = {**FULL, "flags": {"2": {"hallucination": True, "sexual": False}}, "note": "n"}
     first = read({**body, "notes": {"1": "so so"}})
-    assert read(as_body("ranking", first.to_json(), SHOWN)) == Ranking.from_json(
+    assert read(answer_view("ranking", first.to_json(), SHOWN)) == Ranking.from_json(
         {**first.to_json(), "seconds": 0.0}
     )
 

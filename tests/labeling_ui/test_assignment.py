@@ -192,8 +192,8 @@ def test_what_is_shown_is_every_response_once_in_an_order_of_its_own(desk: Assig
     for name in ("ada", "ben", "cyd", "dan", "eve"):
         lease = desk.next_task(name)
         assert lease is not None
-        assert sorted(lease.shown) == list("abcdefghi")
-        orders.add(lease.shown)
+        assert sorted(lease.shown_order) == list("abcdefghi")
+        orders.add(lease.shown_order)
     assert len(orders) > 1
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import labeling_ui
-from labeling_ui.web.middleware import BOARD
+from labeling_ui.web.translations import BOARD
 
 HERE = Path(labeling_ui.__file__).parent
 ASKED = (
-    *("tasks/answers", "tasks/writing", "tasks/assignment", "tasks/by_name", "tasks/live"),
+    *("tasks/answers", "tasks/assignment", "store/leases", "tasks/live"),
     *("tasks/adjudication", "web/owner", "web/room"),
 )
 # Only a request that no page of ours sends is answered so.
@@ -39,7 +39,7 @@ def test_the_room_has_sentences_to_refuse_with() -> None:
 
 @pytest.mark.parametrize("module", ASKED)
 def test_every_refusal_of_the_room_has_its_german_sentence(module: str) -> None:
-    table = TABLE.findall((BOARD / "refusals.js").read_text(encoding="utf-8"))
+    table = TABLE.findall((BOARD / "js" / "translations.js").read_text(encoding="utf-8"))
     for sentence in refusals(module):
         if sentence.endswith(OTHERS):
             continue

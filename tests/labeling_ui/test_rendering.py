@@ -6,13 +6,12 @@ import re
 
 import pytest
 
-from labeling_ui.formulas import TAGS as FORMULA
-from labeling_ui.rendering import plain_html, safe_html, snippet
+from labeling_ui.rendering import FORMULA_TAGS, plain_html, safe_html, snippet
 from tests.browser.hostile import HOSTILE
 
 ALIVE = re.compile(
     r"<(?!/?(?:p|br|hr|em|strong|s|code|pre|blockquote|[uo]l|li|h\d|table|thead|"
-    rf"tbody|t[rhd]|a|span|{'|'.join(FORMULA)})\b)[a-z!/]",
+    rf"tbody|t[rhd]|a|span|{'|'.join(FORMULA_TAGS)})\b)[a-z!/]",
     re.IGNORECASE,
 )
 

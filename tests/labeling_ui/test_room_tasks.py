@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from labeling_ui.formats.files import write_export
-from labeling_ui.formats.jsonl import comparisons, ratings, write_outcomes
+from labeling_ui.formats.jsonl import comparisons, demonstrations, prompts, ratings
 from labeling_ui.forms import TaskKind, forms_with
 from labeling_ui.store.accounts import Account
 from labeling_ui.store.progress import Progress
-from labeling_ui.store.records import RoomTask, TextTask, WritingTask, add_room_tasks, task_from
+from labeling_ui.store.records import RoomTask, TextTask, WritingTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import disputes, settled_rankings
 from labeling_ui.tasks.assignment import Assignment
 from labeling_ui.tasks.live import Live
-from labeling_ui.tasks.writing import demonstrations, prompts
 from labeling_ui.web.room import Room, reply_to
 from reward_models.records import Ranking, RankingTask, Response
 from reward_models.row_files import read_jsonl
@@ -50,7 +49,7 @@ def ask(room: Room, name: str, account: Account = ADA, **asked: object) -> dict[
 
 def answer(room: Room, kind: TaskKind, task: RoomTask, **body: object) -> dict[str, Any]:
     """The reply to this answer to this task, which is handed out for it."""
-    add_room_tasks(room.store, kind, [task])
+    room.store.add_tasks([task], kind)
     shown = ask(room, "next_task")["task"]
     assert shown["kind"] == kind
     return ask(room, "submit", token=shown["token"], form=task.id, body=body)
@@ -61,7 +60,7 @@ def test_a_demonstration_feeds_stage_one_as_it_is(room: Room, tmp_path: Path) ->
     assert answer(room, "demonstration", task, response="Mara.")["outcome"] == "stored"
     invented = WritingTask("i", shape="user-based", use_case="mails")
     answer(room, "demonstration", invented, prompt="Write a mail.", response="Dear …")
-    write_outcomes(room.store, tmp_path)
+    write_export(room.store, tmp_path, "jsonl")
     read = load_demonstrations(str(tmp_path / "demonstrations.jsonl"))
     assert read == demonstrations(room.store)
     assert [(d.prompt, d.response, d.context, d.user) for d in read] == [
@@ -120,11 +119,11 @@ def test_ratings_of_one_text_become_rows_that_score_reads(room: Room) -> None:
 
 def test_comparisons_are_kept_apart_from_rankings(room: Room) -> None:
     task = RankingTask("c", "Who?", PAIR, extra={"prompt_id": "p1"})
-    add_room_tasks(room.store, "comparison", [task], overlap=2)
+    room.store.add_tasks([task], "comparison", overlap=2)
     for name, wanted in (("ada", ["a"]), ("ben", ["a", "b"])):
         person = Account(name, "annotator")
         token = ask(room, "next_task", person)["task"]["token"]
-        shown = room.assignment.look_up(name, token).shown
+        shown = room.assignment.look_up(name, token).shown_order
         best = [i for i, one in enumerate(shown) if one in wanted]
         tiers = [best, [i for i in (0, 1) if i not in best]]
         ask(room, "submit", person, token=token, form=name, body={"tiers": tiers})
@@ -147,7 +146,7 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
     task = dispute(room.store)
     assert [row["task"] for row in ask(room, "disputes", REV)["disputes"]] == [task.id]
     opened = ask(room, "adjudicate", REV, task=task.id)["task"]
-    shown = room.assignment.look_up("rev", opened["token"]).shown
+    shown = room.assignment.look_up("rev", opened["token"]).shown_order
     assert opened["given"] == [
         ["abcd".index(one) + 1 for one in shown],
         ["dcba".index(one) + 1 for one in shown],

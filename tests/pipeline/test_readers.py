@@ -27,7 +27,7 @@ from pipeline.steps.order import experiment_stages
 from pipeline.studies import public_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
-from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
+from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
 from stages.data.preferences import load_pairs
 from stages.data.public_comparisons import load_qa_feedback, load_squality
 
@@ -75,8 +75,8 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     ),
     "prompts": ("p.json", json.dumps([{"prompt": "p", "id": 1}, {"prompt": [U]}]),
                 lambda path: load_prompts(str(path))),
-    "texts": ("t.txt", "one\n\ntwo\n", lambda path: load_pretraining_texts(str(path))),
-    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: load_pretraining_texts(str(path))),
+    "texts": ("t.txt", "one\n\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
+    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
     "pairs": (
         "p.jsonl",
         lines([{"prompt": "p", "chosen": "c", "rejected": "r"},
@@ -297,7 +297,7 @@ def test_a_task_id_that_stands_twice_ends_a_run(tmp_path: Path) -> None:
     path = experiment(tmp_path, f"{{kind: imported, {files}}}")
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't0' stands here again; it is at" in done.stderr
+    assert "t.jsonl:4: task 't0' again; it is at" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["import", "add-tasks"])
@@ -309,7 +309,7 @@ def test_a_task_id_that_stands_twice_is_refused_by_verbs(
     more = ["--store", "s"] if verb == "import" else ["s", "--kind", "ranking"]
     done = CliRunner().invoke(app, [verb, "t.jsonl", *more])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't1' stands here again; it is at t.jsonl:2 already" in done.stderr
+    assert "t.jsonl:4: task 't1' again; it is at t.jsonl:2 already" in done.stderr
 
 
 def test_prompts_with_integer_ids_become_the_tasks_of_those_names(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_init_refuses_in_one_line(data, tmp_path):
     assert "already exists" in complaint(write_own_config, existing, None, None, None, None)
     assert "--model" in complaint(write_own_config, new, None, data, None, None)
     assert "--data" in complaint(write_own_config, new, "m", None, data / "pairs.jsonl", None)
+    assert "lroa; expected one of full" in complaint(
+        write_own_config, new, None, None, None, "lroa"
+    )
     (data / "test_prompts.jsonl").unlink()
     assert "test_prompts" in complaint(write_own_config, new, "m", data, None, None)
     assert not new.with_suffix(".yaml").exists()

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labeling_ui.reports.agreement import alpha, tau_b
+from labeling_ui.reports.agreement import alpha, overlaps
 from pipeline.evaluation import statistics as s
 from pipeline.evaluation.suites.style import answer_scores, word_f1
+from reward_models.records import Ranking
 
 Floats = s.Floats
 SHARES = arrays.arrays(float, st.integers(2, 12), elements=st.floats(0, 1, width=32))
@@ -98,6 +99,14 @@ def test_holm_never_helps_and_never_changes_an_order(p_values: list[float]) -> N
     order = sorted(range(len(found)), key=p_values.__getitem__)
     assert sorted(found) == [found[i] for i in order]
     assert max(s.holm(p_values * 2)) >= max(found) - 1e-12
+
+
+def tau_b(one: list[int], other: list[int]) -> float:
+    rankings = [
+        Ranking("t", name, "simulated", dict(zip("abcdefg", ranks, strict=False)))
+        for name, ranks in (("x", one), ("y", other))
+    ]
+    return overlaps(rankings)[0].tau_b
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,8 +14,8 @@ from pipeline.models.policies import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl
-from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name, base_source
 from reward_models.row_files import read_jsonl
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
@@ -245,7 +245,7 @@ def test_a_base_of_an_installed_package_is_named_by_the_package(tmp_path: Path):
 def test_a_store_of_users_moves_with_the_model_that_it_lies_in(finished: Path, tmp_path: Path):
     from stages.users.config import UserAdaptersConfig
     from stages.users.train import train_user_adapters
-    from tests.stages.family_cells import DEMONSTRATIONS
+    from tests.stages.adapters.family_cells import DEMONSTRATIONS
 
     model = tmp_path / "run/sft/model"
     shutil.copytree(finished / "base", model)

@@ -1,0 +1,205 @@
+"""Leases, drafts and the places of tasks: the statements of every hand-out, draft and submit.
+
+A task has `overlap` places. A place is taken by an answer, or by a lease that is held and has not
+run out; gold tasks have a place for everybody.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from labeling_ui.store.database import dumps, insert, run, run_for_ids
+
+TAKEN = "(state = 'done' OR state = 'held' AND expires > :now)"
+
+
+class LeaseError(ValueError):
+    """The token names no task of this person."""
+
+
+def held_lease(connection: Connection, annotator: str) -> Row[Any] | None:
+    """Return the lease that this person works on, if any."""
+    sql = """SELECT * FROM leases WHERE annotator = :annotator AND state = 'held'
+             ORDER BY time DESC LIMIT 1"""
+    return run(connection, sql, annotator=annotator).first()
+
+
+def lease_of_token(connection: Connection, annotator: str, token: str) -> Row[Any]:
+    """Return this person's lease of that token; LeaseError if there is none."""
+    sql = "SELECT * FROM leases WHERE token = :token AND annotator = :annotator"
+    lease = run(connection, sql, token=token, annotator=annotator).first()
+    if lease is None:
+        raise LeaseError("this task is not one of yours")
+    return lease
+
+
+def lease_of_task(connection: Connection, annotator: str, task: str) -> Row[Any] | None:
+    """Return this person's lease of a task, if any."""
+    sql = "SELECT * FROM leases WHERE task = :task AND annotator = :annotator"
+    return run(connection, sql, task=task, annotator=annotator).first()
+
+
+def task_row(connection: Connection, task: str) -> Row[Any] | None:
+    """Return one row of `tasks`, if there is one of that id."""
+    return run(connection, "SELECT * FROM tasks WHERE id = :task", task=task).first()
+
+
+def next_task(
+    connection: Connection,
+    annotator: str,
+    now_s: float,
+    *,
+    gold: bool = False,
+    category: str | None = None,
+) -> Row[Any] | None:
+    """Return the first open task that is new to this person, by priority, then age.
+
+    Gold tasks come only where asked for; others need a free place.
+    """
+    free = f"overlap > (SELECT count(*) FROM leases WHERE task = tasks.id AND {TAKEN})"
+    wanted = "gold IS NOT NULL" if gold else f"gold IS NULL AND {free}"
+    values = {"annotator": annotator} if gold else {"annotator": annotator, "now": now_s}
+    if category is not None:
+        wanted += " AND category = :category"
+        values["category"] = category
+    sql = f"""SELECT * FROM tasks WHERE is_open = 1 AND {wanted}
+              AND id NOT IN (SELECT task FROM leases WHERE annotator = :annotator)
+              ORDER BY priority DESC, position LIMIT 1"""
+    return run(connection, sql, **values).first()
+
+
+def has_place(connection: Connection, annotator: str, task: str, now_s: float) -> bool:
+    """Check that a place is left for this person, beside those that others have taken."""
+    sql = f"""SELECT gold IS NOT NULL OR overlap > (
+                SELECT count(*) FROM leases
+                WHERE task = :task AND annotator <> :annotator AND {TAKEN})
+              FROM tasks WHERE id = :task"""
+    return bool(run(connection, sql, task=task, annotator=annotator, now=now_s).scalar())
+
+
+def add_lease(
+    connection: Connection,
+    annotator: str,
+    task: str,
+    order: Sequence[str],
+    now_s: float,
+    end: float,
+) -> str:
+    """Lease a task until `end`, its responses shown in this order; return the token."""
+    row = _lease_row(task, annotator, "held", order, now_s)
+    insert(connection, "leases", {**row, "expires": end})
+    return str(row["token"])
+
+
+def hold(connection: Connection, token: str, end: float) -> None:
+    """Renew a lease until `end`."""
+    sql = "UPDATE leases SET state = 'held', expires = :end WHERE token = :token"
+    run(connection, sql, token=token, end=end)
+
+
+def set_state(connection: Connection, token: str, state: str) -> None:
+    """Mark a lease as done, skipped or expired."""
+    run(
+        connection,
+        "UPDATE leases SET state = :state WHERE token = :token",
+        token=token,
+        state=state,
+    )
+
+
+def latest_answer(connection: Connection, lease: Row[Any]) -> Row[Any] | None:
+    """Return the latest answer to a lease, if any."""
+    sql = """SELECT * FROM answers
+             WHERE task = :task AND annotator = :annotator AND is_latest = 1"""
+    return run(connection, sql, task=lease.task, annotator=lease.annotator).first()
+
+
+def is_known_form(connection: Connection, form: str) -> bool:
+    """Check that this filled-in form was stored before."""
+    return (
+        run(connection, "SELECT 1 FROM answers WHERE form = :form", form=form).first() is not None
+    )
+
+
+def draft_of(connection: Connection, lease: Row[Any]) -> Row[Any] | None:
+    """Return the draft of a lease, if any."""
+    sql = "SELECT * FROM drafts WHERE task = :task AND annotator = :annotator"
+    return run(connection, sql, task=lease.task, annotator=lease.annotator).first()
+
+
+def drop_draft(connection: Connection, lease: Row[Any]) -> None:
+    """Delete the draft of a lease."""
+    sql = "DELETE FROM drafts WHERE task = :task AND annotator = :annotator"
+    run(connection, sql, task=lease.task, annotator=lease.annotator)
+
+
+def replace_draft(
+    connection: Connection,
+    lease: Row[Any],
+    revision: int,
+    writer: str,
+    body: Mapping[str, Any],
+    now_s: float,
+) -> None:
+    """Write the draft of a lease in place of an earlier one."""
+    drop_draft(connection, lease)
+    key = {"task": lease.task, "annotator": lease.annotator}
+    values = {"revision": revision, "writer": writer, "body": dumps(body), "time": now_s}
+    insert(connection, "drafts", {**key, **values})
+
+
+def reopen_task(connection: Connection, task: str) -> None:
+    """Hand a task out again, unless it is an adjudication, which is taken by name only."""
+    sql = "UPDATE tasks SET is_open = 1 WHERE id = :task AND kind <> 'adjudication'"
+    run(connection, sql, task=task)
+
+
+def close_full(connection: Connection, ids: Sequence[str]) -> None:
+    """Close those of the tasks that have all their answers; gold tasks stay open for everyone."""
+    sql = """UPDATE tasks SET is_open = 0 WHERE id IN :ids AND gold IS NULL AND overlap <= (
+               SELECT count(*) FROM leases WHERE task = tasks.id AND state = 'done')"""
+    run_for_ids(connection, sql, ids)
+
+
+def take_places(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s: float) -> None:
+    """Let rows of `answers` that came by no lease, from a file or a program, take a place each.
+
+    Without it an imported task would be handed out as if nobody had answered it.
+    """
+    answers = {(row["task"], row["annotator"]): row for row in rows}
+    ids = sorted({task for task, _ in answers})
+    sql = "SELECT task, annotator FROM leases WHERE task IN :ids"
+    leased = {(row.task, row.annotator) for row in run_for_ids(connection, sql, ids)}
+    leases = [_lease_of_answer(row, now_s) for row in answers.values()]
+    new = [row for row in leases if (row["task"], row["annotator"]) not in leased]
+    insert(connection, "leases", *new)
+    known = [row for row in leases if (row["task"], row["annotator"]) in leased]
+    if known:
+        both = "task = :task AND annotator = :annotator"
+        statement = text(f"UPDATE leases SET state = :state WHERE {both}")
+        connection.execute(statement, known)
+    close_full(connection, ids)
+
+
+def _lease_of_answer(row: Mapping[str, Any], now_s: float) -> dict[str, Any]:
+    record = json.loads(row["record"])
+    order = record.get("shown_order") or list(record.get("ranks", {}))
+    state = "skipped" if row["is_skip"] else "done"
+    return _lease_row(row["task"], row["annotator"], state, order, now_s)
+
+
+def _lease_row(
+    task: str, annotator: str, state: str, order: Sequence[str], now_s: float
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "annotator": annotator,
+        "token": secrets.token_urlsafe(12),
+        "state": state,
+        "expires": now_s,
+        "shown": json.dumps(list(order)),
+        "time": now_s,
+    }
