@@ -75,7 +75,7 @@ def test_what_is_raised_in_a_trial_leaves_the_model_as_it_was(tmp_path: Path):
 
 def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
     model = tiny("falcon, new decoder", tmp_path)
-    refused = r"chosen by name.* sees later tokens"
+    refused = r"chosen by name.* attends to later tokens"
     with pytest.raises(ValueError, match=refused):
         use_prefix_attention(model)
     with pytest.raises(ValueError, match=refused), prefix_attention(model):
