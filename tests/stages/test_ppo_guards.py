@@ -182,7 +182,7 @@ def test_a_run_that_is_killed_after_a_rollback_ends_bit_equal(
 def test_rollbacks_are_bounded_and_the_last_word_names_the_settings(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    guards = CAREFUL["guards"] | {"rollback": {"times": 1, "learning_rate_factor": 0.99}}
+    guards = CAREFUL["health"] | {"rollback": {"times": 1, "learning_rate_factor": 0.99}}
     with pytest.raises(
         UnhealthyRunError, match=r"\(after 1 rollbacks, .* learning_rate 0.0495 or less and kl.coef"
     ):
