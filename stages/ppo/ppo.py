@@ -29,15 +29,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.sharding import autocast
+from stages.generation.vllm import VllmSampler
 from stages.ppo import forward, health, losses
-from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import AdaptiveKL, PPOConfig
 from stages.ppo.health import Means, RecoverableRunError, UnhealthyRunError
 from stages.ppo.overoptimization import GoldReward, choose_best, gold_scores, validate
 from stages.ppo.rollout import Experience, Rollout, collect, gather, shuffled
 from stages.ppo.run import Best, PPORun
-from stages.ppo.vllm import VllmSampler
 from stages.progress import Report, announce
 from stages.seeding import EVERY_RANK, endless_order, generator_for
 
@@ -63,12 +63,13 @@ def train(
         if config.validation is not None and not at_start and run.is_due(config.validation.every):
             doing("validating")
             metrics |= validate(run, validation)
-        if gold is not None and config.gold is not None and run.is_due(config.gold.every):
+        rule = config.overoptimization
+        if gold is not None and rule is not None and run.is_due(rule.every):
             doing("gold scores")
             metrics |= gold_scores(run, gold, gold_prompts)
         return metrics
 
-    saved = checkpoints.latest(run.accelerator)
+    saved = checkpoints.latest()
     if saved is not None:
         run.load_state_dict(saved)
     else:
@@ -76,7 +77,7 @@ def train(
             run.state.best = Best(-math.inf, 0, run.result_shards())
         if gold is not None:
             run.report(report, measure(at_start=True))
-        if config.guards.action == "rollback":
+        if config.health.action == "rollback":
             run.save(checkpoints)
 
     while run.state.iteration < config.iterations and not run.state.over_budget:
@@ -84,7 +85,7 @@ def train(
         try:
             # Steps 1 to 5: a rollout of the current policy, and the updates from it.
             metrics = iterate(run, prompts, run.state.iteration - 1, doing)
-            if config.guards.action == "rollback":
+            if config.health.action == "rollback":
                 metrics["ppo/rollbacks"] = float(len(run.state.rollbacks))
             # 6. Adapt the KL coefficient for the next iteration.
             if isinstance(config.kl, AdaptiveKL):
@@ -97,15 +98,15 @@ def train(
                 )
             # 7. Measure overoptimization, and choose the best policy by validation.
             metrics |= measure()
-            alarms = health.alarms(metrics, config.guards)
+            alarms = health.alarms(metrics, config.health)
             metrics |= choose_best(run, metrics, alarms)
             run.report(report, metrics)
             # 8. Stop, warn or roll back if the run is unstable. An iteration's rollout is of the
             # policy that it began with, so alarms are about that one, and it is not returned to.
-            if alarms and config.guards.action == "rollback":
-                checkpoints.drop(run.state.iteration - 1, run.accelerator)
+            if alarms and config.health.action == "rollback":
+                checkpoints.drop(run.state.iteration - 1)
             for alarm in alarms:
-                if config.guards.action == "warn":
+                if config.health.action == "warn":
                     log.warning("iteration %d: %s", run.state.iteration, alarm)
                 elif health.negative_kl(metrics) is None:
                     raise RecoverableRunError(alarm)

@@ -10,12 +10,12 @@ import pytest
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
-from pipeline.models.policy_folder import policy_folder
+from pipeline.models.policies import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl
-from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name, base_source
 from reward_models.row_files import read_jsonl
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
@@ -82,7 +82,7 @@ def experiment(world: Path, sft: dict[str, Any], other: dict[str, Any]) -> Exper
                 "minibatch": 4,
                 "learning_rate": 0.01,
                 "checkpoint_every": 1,
-                "guards": {"action": "warn"},
+                "health": {"action": "warn"},
                 "sampling": SAMPLING,
                 "adaptation": other,
             },

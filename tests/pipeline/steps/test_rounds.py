@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.models.policy_folder import policy_folder
+from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
 from pipeline.steps.order import experiment_stages, run_experiment
@@ -25,7 +25,7 @@ SMALL = [
     "ppo.episodes=32",
     "ppo.episodes_per_rollout=32",
     "ppo.minibatch=16",
-    "ppo.gold=null",
+    "ppo.overoptimization=null",
     "ppo_ptx=null",
     "data.sizes.demonstrations=16",
     "data.sizes.ranking_prompts=24",
