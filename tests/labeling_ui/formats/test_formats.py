@@ -1,4 +1,4 @@
-"""What goes out in another form comes back as it was."""
+"""Labels in another format come back as they were."""
 
 import json
 from dataclasses import replace
