@@ -19,7 +19,7 @@ def inputs_of(request: Request, out: Path) -> "Inputs":
     from pipeline.evaluation.suites.suite import Inputs
     from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
     from pipeline.steps.data import DataFolder, make_data
-    from stages.data.demonstrations import load_pretraining_texts, load_prompts
+    from stages.data.demonstrations import load_prompts, pretraining_texts
 
     if not request.policies:
         raise ValueError("whom to judge? Give a config, or --policy [NAME=]PLACE, one or more")
@@ -31,7 +31,7 @@ def inputs_of(request: Request, out: Path) -> "Inputs":
     toxicity_prompts = (
         load_toxicity_prompts(request.toxicity_prompts) if request.toxicity_prompts else None
     )
-    texts = load_pretraining_texts(request.texts) if request.texts else None
+    texts = list(pretraining_texts(request.texts)) if request.texts else None
     folder = out / DATA if run is None or request.config is not None else run / DATA
     if request.config is not None:
         folder.mkdir(parents=True, exist_ok=True)

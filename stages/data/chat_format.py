@@ -1,19 +1,20 @@
-"""The format of a tokenizer's chat template, read off what the template writes.
+"""The format of a tokenizer's chat template, derived from what the template renders.
 
     prompt        the rendered turns with the template's generation prompt, and text that the
-                  template writes of its own before an answer (an empty think block)
-    response      white space that the template writes before an answer, the answer, the end of turn
+                  template itself renders before an answer (an empty think block)
+    response      white space that it renders before an answer, the answer, the end of turn
 
-So a response starts where a model starts to write: a template's own text is never its to write,
-white space is. A template without a generation prompt is cut where the answer would stand. One that
-opens an answer with more than it keeps of a past one (`<think>`) opens prompts so.
+So a response starts where a model starts to generate: never with a template's own text, but with
+its white space. The prompt of a template without a generation prompt ends where the answer would
+begin. A template that opens an answer with more than it renders of a past one (`<think>`) opens
+prompts so.
 
-The end of turn is the token that the template writes after the last answer; where it writes none,
-the one after an earlier answer, be it only the next turn's first; where that is plain text too,
-EOS. Responses are trained to end with it; sampling stops at the one after an earlier answer too.
+The end of turn is the token after the last answer; without one, the token after an earlier answer,
+be it only the next turn's first; where that is plain text too, EOS. Responses are trained to end
+with it; sampling also stops at the one after an earlier answer.
 
-A template that prints today's date prints `DATE` instead, or the date that stands in the
-tokenizer's own configuration: the same conversation has the same ids on every day.
+A template that prints today's date prints `DATE` instead, or the date in the tokenizer's own
+configuration: the same conversation has the same ids on every day.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,9 @@ from transformers import PreTrainedTokenizerBase
 from stages.data.control_tokens import ControlTokens
 
 DATE = "2024-07-26"  # the date that Llama's templates give where they know none
-DATE_KEY = "template_date"  # where a tokenizer's configuration keeps another
-ENDS_KEY = "stop_token_ids"  # where it keeps the ids that its model ends a turn with
-_ANSWER = "\U000ff000"  # stands for the answer; private, so that no template changes it
+DATE_KEY = "template_date"  # key of another in a tokenizer's configuration
+ENDS_KEY = "stop_token_ids"  # key of the ids that its model ends a turn with
+_ANSWER = "\U000ff000"  # placeholder of the answer; private, so that no template changes it
 _DIRECTIVES = "aAbBcCdDeFgGhHIjmMnprRStTuUVwWxXyYzZ"  # of strftime
 _ROLES = ("system", "user", "assistant", "tool", "function", "ipython", "observation", "developer")
 
@@ -42,8 +43,8 @@ LONGER = ("user", "assistant", "user")
 class Opening:
     """The text between a conversation and its answer.
 
-    The prompt is the rendered turns with `preface`, or, where there is `no_generation_prompt`, what
-    the template writes before an answer. The response begins with `space`.
+    The prompt is the rendered turns with `preface`, or, where there is `no_generation_prompt`, the
+    template's text before an answer. The response begins with `space`.
     """
 
     preface: str
@@ -52,7 +53,7 @@ class Opening:
 
 
 class ChatFormat:
-    """The text that a chat template writes around contents; ValueError where one is left out."""
+    """The text that a chat template renders around contents; ValueError where it omits one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -80,7 +81,7 @@ class ChatFormat:
         return self.opening(USER).space
 
     def prompt(self, turns: Sequence[Message]) -> str:
-        """The rendered turns up to where the response begins."""
+        """Return the rendered turns up to where the response begins."""
         return self._prompt(list(turns))
 
     def opening(self, roles: tuple[str, ...]) -> Opening:
@@ -109,7 +110,7 @@ class ChatFormat:
         if opened.startswith(before.rstrip()):
             return Opening("", "")
         raise ValueError(
-            f"the chat template's generation prompt ends in {opened[-40:]!r}, but an answer stands "
+            f"the chat template's generation prompt ends in {opened[-40:]!r}, but an answer comes "
             f"after {before[-40:]!r}; expected the one to be the start of the other"
         )
 
@@ -117,7 +118,7 @@ class ChatFormat:
         whole = self._render([*turns, {"role": "assistant", "content": _ANSWER}])
         before, there, after = whole.rpartition(_ANSWER)
         if not there:
-            raise ValueError("the chat template does not write an assistant's answer")
+            raise ValueError("the chat template does not render an assistant's answer")
         return before, after
 
     def _render(self, turns: Sequence[Message], *, generation_prompt: bool = False) -> str:
@@ -136,7 +137,7 @@ class ChatFormat:
         return str(rendered)
 
     def _takes_system(self) -> bool:
-        """A system turn is written, and as neither the user's nor the assistant's."""
+        """Return true where a system turn is rendered, not as a user's or assistant's."""
         first, second = _content(0), {"role": "user", "content": _content(1)}
         try:
             written = self._render([{"role": "system", "content": first}, second])
@@ -153,7 +154,7 @@ class ChatFormat:
         return True
 
     def _written(self, roles: tuple[str, ...]) -> list[str]:
-        """The template's texts before, between and after contents; none where it refuses."""
+        """Return the template's texts before, between and after contents; none where it refuses."""
         try:
             whole = self._render([*_contents(roles), {"role": "assistant", "content": _ANSWER}])
             opened = self._render(_contents(roles), generation_prompt=True)
@@ -169,7 +170,7 @@ class ChatFormat:
         return [*parts, opened.rpartition(_content(len(roles) - 1))[2]]
 
     def _end(self, after: str) -> int | None:
-        """Id of the token that this text begins with; None where that is other text, or BOS."""
+        """Return the id of the token that this text begins with; None for plain text and BOS."""
         tokens = sorted(added_tokens(self.tokenizer), key=len, reverse=True)
         ends = (token for token in tokens if after.lstrip().startswith(token))
         end = next(ends, self.tokenizer.bos_token)
@@ -178,14 +179,14 @@ class ChatFormat:
         return cast(int, self.tokenizer.convert_tokens_to_ids(end))
 
     def _answers_own(self) -> str:
-        """The template's text inside of an answer, before its content."""
+        """Return the template's text inside of an answer, before its content."""
         opened = self._render(_contents(USER), generation_prompt=True)
         header = self._around_answer(_contents(USER))[0].rstrip()
         begun = opened.removeprefix(header) if opened.startswith(header) else ""
         return self.opening(USER).preface + begun
 
     def _other_roles(self) -> Iterator[str]:
-        """The template's texts for the roles that it knows beside user and assistant."""
+        """Yield the template's texts for the roles that it has beside user and assistant."""
         for role in _ROLES:
             try:
                 yield self._render([{"role": "user", "content": ""}, {"role": role, "content": ""}])
@@ -195,37 +196,37 @@ class ChatFormat:
 
 
 def template_date(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The date that the chat template prints."""
+    """Return the date that the chat template prints."""
     return str(tokenizer.init_kwargs.get(DATE_KEY, DATE))
 
 
 def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """The chat template asks for the date."""
+    """Return true where the chat template prints a date."""
     return "strftime_now" in str(tokenizer.chat_template or "")
 
 
 def frozen_in_time(template: str, day: str) -> str:
-    """The template with a clock of its own that stands at the beginning of `day`."""
+    """Return the template with a fixed clock, at the beginning of `day`."""
     if "strftime_now" not in template:
         return template
     moment = date.fromisoformat(day)
-    shown = "format"
+    formatted = "format"
     for letter in _DIRECTIVES:
         value = moment.strftime(f"%{letter}").replace("\\", "").replace("'", "")
-        shown += f".replace('%{letter}', '{value}')"
-        shown += f".replace('%-{letter}', '{value.lstrip('0') or '0'}')"
+        formatted += f".replace('%{letter}', '{value}')"
+        formatted += f".replace('%-{letter}', '{value.lstrip('0') or '0'}')"
     # The line break is the block's, by the options that templates are rendered with.
-    return f"{{% macro strftime_now(format) %}}{{{{ {shown} }}}}{{% endmacro %}}\n{template}"
+    return f"{{% macro strftime_now(format) %}}{{{{ {formatted} }}}}{{% endmacro %}}\n{template}"
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The added tokens that are not white space."""
+    """Return the added tokens that are not white space."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     return [content for content in added if content.strip()]
 
 
 def _content(index: int) -> str:
-    """Stands for what the turn at this index says."""
+    """Return the placeholder of the content of the turn at this index."""
     return chr(0xFF001 + index)
 
 
@@ -234,7 +235,7 @@ def _contents(roles: Sequence[str]) -> list[Message]:
 
 
 def _spaces_at_end(text: str) -> str:
-    """The spaces after its last line break or letter: with what follows they make one token."""
+    """Return the spaces after the last line break or letter: they join the next token."""
     return text[len(text.rstrip(" \t")) :]
 
 

@@ -1,12 +1,11 @@
 """Token ids of a text in which only a template's own markers become control tokens.
 
 A tokenizer turns the string of every added token into that token, wherever the string comes from.
-So what a text says is written differently from what a template writes: the strings that a text
-holds are replaced by placeholders before the template is rendered; then the template's own markers
-are renamed, the placeholders give way to the strings, and a copy of the tokenizer that knows the
-markers under their new names alone encodes the whole. It is the same tokenizer in all else: its
-merges, its normalisation and what it does around its tokens. Texts without such strings, nearly
-all, go to the tokenizer itself.
+So the strings in a text are replaced by placeholders before the template is rendered; then the
+template's own markers are renamed, the placeholders are replaced by the strings again, and a copy
+of the tokenizer that has the markers under their new names alone encodes the whole. The copy is the
+same in all else: merges, normalisation, and spaces around tokens. Texts without such strings,
+nearly all, are encoded by the tokenizer itself.
 """
 
 import json
@@ -18,19 +17,19 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-_PRIVATE = range(0x10F000, 0x10FFFD)  # characters that stand for nothing in Unicode
+_PRIVATE = range(0x10F000, 0x10FFFD)  # characters without a meaning in Unicode
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Two characters that stand in none of the texts at hand."""
+    """Two characters that occur in none of some texts."""
 
-    text: str  # around the number of a string that a text holds
-    token: str  # around the number of a token that a template writes
+    text: str  # around the number of a string in a text
+    token: str  # around the number of a template's token
 
     @classmethod
     def outside(cls, texts: Collection[str]) -> "Marks":
-        """The first two that none of the texts holds."""
+        """Return the first two that occur in none of the texts."""
         used = {letter for text in texts for letter in text if ord(letter) in _PRIVATE}
         free = (chr(code) for code in _PRIVATE if chr(code) not in used)
         return cls(next(free), next(free))
@@ -40,7 +39,7 @@ class ControlTokens:
     """The tokens of a tokenizer that no text may turn into."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, written: Iterable[str] = ()) -> None:
-        """Every special token, and those added ones that are `written` by a template."""
+        """Protect every special token, and those added ones that are `written` by a template."""
         added = list(tokenizer.added_tokens_decoder.values())
         written = {*written, *tokenizer.all_special_tokens}  # one may lack the flag
         self.tokenizer = tokenizer
@@ -53,7 +52,7 @@ class ControlTokens:
         self._copies: dict[str, Tokenizer] = {}  # by their mark
 
     def found_in(self, text: str) -> bool:
-        """The tokenizer would turn a part of the text into one of these tokens."""
+        """Return true where the tokenizer would turn a part of the text into one of these."""
         if self.pattern.search(text):
             return True
         if not self.normalized or not isinstance(self.tokenizer, PreTrainedTokenizerFast):
@@ -64,12 +63,12 @@ class ControlTokens:
         return bool(self.pattern.search(normalizer.normalize_str(text)))
 
     def hidden(self, text: str, marks: Marks, pattern: re.Pattern[str] | None = None) -> str:
-        """The text with a placeholder for each of the tokens' strings (of `pattern`, if given)."""
+        """Return the text with placeholders for the tokens' strings (of `pattern`, if given)."""
         mark = marks.text
         return (pattern or self.pattern).sub(lambda at: f"{mark}{self.number[at[0]]}{mark}", text)
 
     def encode(self, text: str, marks: Marks) -> list[int]:
-        """Ids of a text with placeholders: its tokens are tokens, its placeholders are text."""
+        """Return ids of a text whose placeholders are text and whose tokens are tokens."""
         if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
             return list(self._piecewise(text, marks))
         mark = marks.token
@@ -77,17 +76,17 @@ class ControlTokens:
         if mark not in self._copies:  # hardly ever another than the first
             self._copies.clear()
             self._copies[mark] = _renamed(self.tokenizer.backend_tokenizer, self.strings, mark)
-        shown = self._shown(text, marks)
-        return list(self._copies[mark].encode(shown, add_special_tokens=False).ids)
+        plain = self._restored(text, marks)
+        return list(self._copies[mark].encode(plain, add_special_tokens=False).ids)
 
-    def _shown(self, text: str, marks: Marks) -> str:
-        """The text with the strings in place of their placeholders."""
+    def _restored(self, text: str, marks: Marks) -> str:
+        """Return the text with the strings in place of their placeholders."""
         placeholder = re.compile(f"{marks.text}(\\d+){marks.text}")
         text = placeholder.sub(lambda at: self.strings[int(at[1])], text)
         return text.replace(marks.text, "")  # a template may have cut a placeholder
 
     def _piecewise(self, text: str, marks: Marks) -> Iterator[int]:
-        """The same by a tokenizer that is written in Python and cannot be copied under new names.
+        """Yield the ids of a tokenizer that is written in Python and cannot be copied and renamed.
 
         Raises ValueError where it makes a control token of plain text all the same.
         """
@@ -97,24 +96,24 @@ class ControlTokens:
                 yield cast(int, self.tokenizer.convert_tokens_to_ids(part))
                 continue
             ids = self.tokenizer.encode(
-                self._shown(part, marks), add_special_tokens=False, split_special_tokens=True
+                self._restored(part, marks), add_special_tokens=False, split_special_tokens=True
             )
             if not tokens.isdisjoint(ids):
                 raise ValueError(
                     f"tokenizer '{self.tokenizer.name_or_path}' makes a control token of "
-                    f"{self._shown(part, marks)[:60]!r}; expected a text without any"
+                    f"{self._restored(part, marks)[:60]!r}; expected a text without any"
                 )
             yield from ids
 
 
 def _any_of(strings: Iterable[str]) -> re.Pattern[str]:
-    """The longest of the strings at a place; nothing where there is none."""
+    """Return a pattern of the longest string at a position; of nothing without strings."""
     longest_first = sorted(strings, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def _renamed(tokenizer: Tokenizer, strings: tuple[str, ...], mark: str) -> Tokenizer:
-    """A copy in which the n-th string is called `mark` n `mark`, with its id as before."""
+    """Return a copy in which the n-th string is called `mark` n `mark`, with the same id."""
     names = {string: f"{mark}{number}{mark}" for number, string in enumerate(strings)}
     whole: dict[str, Any] = json.loads(tokenizer.to_str())
     whole |= {"truncation": None, "padding": None, "post_processor": None}
@@ -134,6 +133,6 @@ def _renamed(tokenizer: Tokenizer, strings: tuple[str, ...], mark: str) -> Token
 
 
 def _parts(merge: str | list[str]) -> tuple[str, str, str]:
-    """Both halves of a merge and what they make."""
+    """Return both halves of a merge and their union."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right, left + right

@@ -38,33 +38,28 @@ Row = Mapping[str, Any]
 
 
 def load_demonstrations(source: str) -> list[Demonstration]:
-    """All demonstrations of a source; ValueError `file:line: ...` at the first row that is none."""
+    """Return all demonstrations of a source; ValueError `file:line: ...` at a row that is none."""
     return _load(source, _demonstrations, "demonstration")
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """Every prompt of a source; rows with a response give their prompt."""
+    """Return every prompt of a source; rows with a response give their prompt."""
     return _load(source, _prompts, "prompt")
 
 
 def pretraining_texts(source: str) -> Iterator[str]:
-    """The texts of a source one by one, so that it may be larger than memory.
+    """Yield the texts of a source one by one, so that it may be larger than memory.
 
-    Rows {"text"}; in a `.txt` file, what blank lines separate; of a folder, all files in it whose
-    names end as those of such files do, in the order of their names. ValueError `file:line: ...`
-    at the first row that is none, and where there is no text at all.
+    Rows {"text"}; in a `.txt` file, paragraphs between blank lines; of a folder, all files in it
+    with such endings, in the order of their names. ValueError `file:line: ...` at the first row
+    that is none, and where there is no text at all.
     """
-    found = False
+    is_empty = True
     for text in _texts_of(source):
-        found = True
+        is_empty = False
         yield text
-    if not found:
+    if is_empty:
         raise ValueError(f"{source}: no text in it")
-
-
-def load_pretraining_texts(source: str) -> list[str]:
-    """All of them in a list."""
-    return list(pretraining_texts(source))
 
 
 def _texts_of(source: str) -> Iterator[str]:
@@ -84,7 +79,7 @@ def _texts_of(source: str) -> Iterator[str]:
 
 
 def _blocks(path: Path) -> Iterator[str]:
-    """What blank lines separate."""
+    """Yield the paragraphs between blank lines."""
     block: list[str] = []
     for _, line in text_lines(path):
         if line.strip():
@@ -96,20 +91,20 @@ def _blocks(path: Path) -> Iterator[str]:
         yield "".join(block).strip()
 
 
-def _load(source: str, read: Callable[[Row], list[R]], what: str) -> list[R]:
-    found: list[R] = []
+def _load(source: str, parse: Callable[[Row], list[R]], what: str) -> list[R]:
+    records: list[R] = []
     for where, row in source_rows(source):
         try:
-            found += read(row)
+            records += parse(row)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: {error}") from None
-    if not found:
+    if not records:
         raise ValueError(f"{source}: no {what} in it")
-    return found
+    return records
 
 
 def source_rows(source: str) -> Iterator[tuple[str, Row]]:
-    """Each row of a file or of the hub, with where it stands."""
+    """Yield each row of a file or of the hub, after its location."""
     if source.startswith(HUB):
         yield from hub_rows(source)
     else:
@@ -128,12 +123,12 @@ def _demonstration(row: Row) -> Demonstration:
 
 
 def _prompts(row: Row) -> list[Prompt]:
-    found = []
+    prompts = []
     for one in _instances(row):
         plain = _plain(one)
         plain.pop("response", None)
-        found.append(Prompt.from_json(plain))
-    return found
+        prompts.append(Prompt.from_json(plain))
+    return prompts
 
 
 def _text(row: Row) -> str:
@@ -144,7 +139,7 @@ def _text(row: Row) -> str:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """A row of any format under this project's names, what is asked as `messages`."""
+    """Return a row of any format under this project's names, the prompt as `messages`."""
     known = ("prompt", "completion", "response", "messages", "conversations")
     rest = {name: value for name, value in row.items() if name not in known and value is not None}
     turns = prompt_turns(row)
@@ -154,20 +149,20 @@ def _plain(row: Row) -> dict[str, Any]:
         for name in ("instruction", "input", "output"):
             rest.pop(name, None)
         turns = (Turn("user", _instruction(row["instruction"], row.get("input"))),)
-    given = {name: row[name] for name in ("response", "completion") if row.get(name) is not None}
+    answers = {name: row[name] for name in ("response", "completion") if row.get(name) is not None}
     if row.get("prompt") is None and row.get("output") is not None and "instruction" in row:
-        given["output"] = row["output"]
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(map(repr, given))} are both there; expected one of them")
-    for name, answer in given.items():
+        answers["output"] = row["output"]
+    if len(answers) > 1:
+        raise ValueError(f"{' and '.join(map(repr, answers))} are both there; expected one of them")
+    for name, answer in answers.items():
         turns = (*turns, *_answer(answer, name, row.get("prompt")))
-    found = conversation(turns)
-    asked = {**rest, "messages": [*found.turns]}
-    return asked if found.response is None else {**asked, "response": found.response}
+    parsed = conversation(turns)
+    plain = {**rest, "messages": [*parsed.turns]}
+    return plain if parsed.response is None else {**plain, "response": parsed.response}
 
 
 def _answer(answer: object, name: str, prompt: object) -> tuple[Turn, ...]:
-    """The turns of an answer; that to a dialogue stands without the space before it."""
+    """Return the turns of an answer; in a dialogue, without the space before it."""
     turns = parse_turns(answer, name)
     if turns is None:
         assert isinstance(answer, str)
@@ -181,7 +176,7 @@ def _answer(answer: object, name: str, prompt: object) -> tuple[Turn, ...]:
 
 
 def _instances(row: Row) -> list[Row]:
-    """The rows of a row: Self-Instruct has one instruction with several inputs and outputs."""
+    """Return the rows of a row: Self-Instruct has an instruction with several inputs."""
     if "instances" not in row:
         return [row]
     if not isinstance(row["instances"], list) or not row["instances"]:
@@ -192,8 +187,8 @@ def _instances(row: Row) -> list[Row]:
             raise ValueError(f"instance {number} has no 'output'; found {instance!r:.40}")
         where = {"id": f"{row['id']}/{number}"} if row.get("id") is not None else {}
         kind = {"category": "classify"} if row.get("is_classification") else {}
-        asked = {"instruction": row.get("instruction"), "input": instance.get("input")}
-        rows.append({**asked, "output": instance["output"], **where, **kind})
+        prompt = {"instruction": row.get("instruction"), "input": instance.get("input")}
+        rows.append({**prompt, "output": instance["output"], **where, **kind})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Data sets of the hub, and folders that the datasets library reads: `hf:` and what comes after it.
+"""Data sets of the hub, and folders that the datasets library reads: `hf:...`.
 
     hf:NAME                       its split `train`
     hf:NAME:SPLIT                 another split, or a part of one: hf:NAME:train[:10%]
@@ -40,7 +40,7 @@ class HubData:
 
     @classmethod
     def parse(cls, source: str) -> "HubData":
-        """The parts of a source that begins with `hf:`; ValueError where it has another form."""
+        """Return the parts of a source that begins with `hf:`; ValueError for another form."""
         text = source.removeprefix(HUB)
         name, *rest = [text] if Path(text).is_dir() else _COLON.split(text)
         if not name or len(rest) > 2:
@@ -54,12 +54,12 @@ class HubData:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that is meant; None for a data set of the hub."""
+        """The folder, or None for a data set of the hub."""
         return Path(self.name) if Path(self.name).is_dir() else None
 
 
 def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
-    """Each row with where it stands; ValueError in one line where there is no such data set."""
+    """Yield each row after its location; ValueError in one line where there is no such data set."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -74,15 +74,15 @@ def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
 
 
 def commit_of(data: HubData) -> str:
-    """The commit of a data set of the hub, or `unknown`, which is logged.
+    """Return the commit of a data set of the hub, or `unknown`, which is logged.
 
-    The hub is asked; where it does not answer, this machine's cache is.
+    Where the hub does not answer, it is that of this machine's cache.
     """
     return _commit("dataset", data.name, data.revision)
 
 
 def commit_of_model(name: str) -> str:
-    """The same for a model."""
+    """Return the commit of a model of the hub, or `unknown`."""
     return _commit("model", name, None)
 
 
@@ -96,7 +96,7 @@ def _commit(kind: str, name: str, revision: str | None) -> str:
         try:
             return str(info(name, revision=revision, timeout=TIMEOUT_S).sha)
         except Exception:  # no answer: which class says so is the HTTP library's affair
-            log.info("%s: the hub does not answer; this machine's cache does", name)
+            log.info("%s: the hub does not answer; this machine's cache is used", name)
     folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
     reference = folder / "refs" / (revision or "main")
     if reference.is_file():
@@ -108,7 +108,7 @@ def _commit(kind: str, name: str, revision: str | None) -> str:
 
 
 def _reason(data: HubData, error: Exception) -> str:
-    """One line about why it did not load, with the configurations where one has to be chosen."""
+    """Return one line on why it did not load, with the configurations to choose from."""
     text = str(error)
     listed = re.search(r"(?:available configs|Available): \[(.*?)\]", text, re.DOTALL)
     if listed is None:

@@ -1,6 +1,6 @@
 """Ragged lists of token ids as one rectangle, and the positions that belong to it.
 
-Masks are always explicit: a PAD id may also occur inside a text, so no mask is read off the ids.
+Masks are always explicit: a PAD id may also occur inside a text, so no mask comes from the ids.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """The sequences as (ids_BL, mask_BL), filled with `pad_id` on the right; mask true = counts.
+    """Return (ids_BL, mask_BL), filled with `pad_id` on the right; mask true = counts.
 
     L is the longest sequence's length. An empty batch raises ValueError.
     """
@@ -25,7 +25,7 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 
 
 def positions(mask_BL: Tensor) -> Tensor:
-    """Position ids that count real tokens only, whichever side is padded; a pad stands at 0.
+    """Return position ids that count real tokens only, whichever side is padded; 0 at pads.
 
     The exclusive cumulative sum of the mask (implementation detail 3 of the N details of RLHF).
     """

@@ -1,16 +1,16 @@
-"""Preference pairs as others write them: TRL's formats and Anthropic's dialogues.
+"""Preference pairs in others' formats: TRL's formats and Anthropic's dialogues.
 
 A row of any file that reward_models/row_files.py reads:
 
     {"prompt": "...", "chosen": "...", "rejected": "..."}
     {"chosen": "...", "rejected": "..."}             dialogues; the prompt is what both begin with
     {"prompt": ..., "chosen": [messages], "rejected": [messages]}     conversational
-    {"chosen": [messages], "rejected": [messages]}   whole conversations, alike but for their ends
+    {"chosen": [messages], "rejected": [messages]}   equal but for the last turn
 
-`context` and `category` are kept. A prompt is read as everywhere (reward_models/conversations.py),
-and its responses are left as they are; only where both begin with the whole prompt, and it is a
-dialogue or messages, is it taken off. Both conversations end with the assistant, and differ in
-nothing before that. A pair whose responses are equal says nothing and is left out.
+`context` and `category` are kept. A prompt is parsed as everywhere, by
+reward_models/conversations.py, and its responses are left as they are; only where both begin with
+the whole prompt, and it is a dialogue or messages, is it removed. A pair whose responses are equal
+is left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,16 +39,16 @@ Turns = tuple[Turn, ...]
 class Pair:
     """A prompt, the response that was preferred, and the other."""
 
-    asked: Conversation
+    prompt: Conversation
     chosen: str
     rejected: str
     about: Mapping[str, Any]  # context and category, where the row has them
 
 
 def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    """A task and a ranking for each pair. Raises ValueError naming file and line on bad ones.
+    """Return a task and a ranking for each pair; ValueError names file and line of bad ones.
 
-    Which response comes first depends on the texts alone, so that the order tells nothing.
+    The order of the responses depends on their texts alone, so that it reveals nothing.
     """
     tasks, rankings = [], []
     for number, where, pair in read_pairs(path):
@@ -60,7 +60,7 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
             for letter, text in zip("ab", texts, strict=True)
         ]
         ranks = {"a": 2, "b": 1} if mirrored else {"a": 1, "b": 2}
-        row = {"id": name, "messages": pair.asked.turns, "responses": responses, **pair.about}
+        row = {"id": name, "messages": pair.prompt.turns, "responses": responses, **pair.about}
         try:
             tasks.append(RankingTask.from_json(row))
         except ValueError as error:
@@ -72,7 +72,7 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
 
 
 def read_pairs(path: Path) -> Iterator[tuple[int, str, Pair]]:
-    """The number of a row, from 1, where it stands, and its pair; pairs that differ only."""
+    """Yield the number of a row, from 1, its location and its pair, if its responses differ."""
     for number, (where, row) in enumerate(read_rows(path), 1):
         try:
             pair = _pair(row)
@@ -105,13 +105,13 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 
 
 def _prompt(row: Mapping[str, Any], *, is_text: bool) -> Turns | None:
-    """The turns of the prompt; `messages` beside conversations repeat one of them and are left."""
+    """Return the turns of the prompt; `messages` beside conversations are ignored."""
     names = ("prompt", "conversations", "system", *(("messages",) if is_text else ()))
     return prompt_turns({name: row[name] for name in names if row.get(name) not in (None, "")})
 
 
 def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
-    """The responses; those to a dialogue without its text, where both repeat it, and spaces."""
+    """Return the responses; those to a dialogue without its text, if both repeat it, and spaces."""
     if not isinstance(prompt, str) or parse_dialogue(prompt) is None:
         return texts
     if all(text.startswith(prompt) for text in texts):
@@ -120,7 +120,7 @@ def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
 
 
 def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
-    """Two dialogues, parted at the last answer that both share the beginning of."""
+    """Split two dialogues at the last answer whose beginning they share."""
     shared = commonprefix([chosen, rejected])  # noqa: RUF071  # characters are meant
     end = shared.rfind(ASSISTANT_TURN)
     while end >= 0:
@@ -133,7 +133,7 @@ def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
 
 
 def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:
-    """A whole conversation that ends with the assistant: the prompt's turns and these."""
+    """Return a whole conversation that ends with the assistant: the prompt's turns and these."""
     if turns[-1].role != "assistant":
         raise ValueError(
             f"'{name}' ends with the {turns[-1].role}'s turn, expected the assistant's"
@@ -142,7 +142,7 @@ def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:
         return turns
     if turns[0].role == "assistant":
         return (*prompt, *turns)
-    asked = [turn for turn in turns[:-1] if turn.role == "user"]
-    if len(prompt) == 1 and asked and asked[-1] == prompt[0]:
-        return turns  # the prompt repeats the user's last words
+    questions = [turn for turn in turns[:-1] if turn.role == "user"]
+    if len(prompt) == 1 and questions and questions[-1] == prompt[0]:
+        return turns  # the prompt repeats the user's last turn
     raise ValueError(f"'{name}' neither answers nor repeats the prompt")

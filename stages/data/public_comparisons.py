@@ -1,4 +1,4 @@
-"""qa-feedback, human comparisons of four answers to a question with its passages (Apache-2.0).
+"""Public human comparisons: qa-feedback, four answers to a question with passages (Apache-2.0).
 
 Wu et al. 2023, "Fine-Grained Human Feedback Gives Better Rewards for Language Model Training"; the
 file is `tasks/qa_feedback/data/dev_feedback.json` of github.com/allenai/FineGrainedRLHF. A row has
@@ -8,10 +8,10 @@ file is `tasks/qa_feedback/data/dev_feedback.json` of github.com/allenai/FineGra
                 0 = no preference
     feedback: {"errors": spans of prediction 1 with their type, "corrected-prediction": by a person}
 
-Six verdicts become one ranking by net wins: the pairs an answer won less those it lost. That gives
-back every total preorder exactly. Where "no preference" was not transitive (22 of the file's 500
-rows) some of those pairs are ordered, in all 54 of 384; a row in which it would turn a verdict
-around gives no ranking (no row does).
+Six verdicts become one ranking by net wins: the pairs an answer won less those it lost. That
+recovers every total preorder exactly. Where "no preference" was not transitive (22 of the file's
+500 rows) some of those pairs are ordered, in all 54 of 384; a row in which it would reverse a
+verdict gives no ranking (no row does). SQuALITY has reviewers' rankings of summaries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from reward_models.row_files import read_rows
 
 NUM_ANSWERS = 4
 PAIRS = tuple(combinations(range(NUM_ANSWERS), 2))
-MADE_UP = ("Wrong-Grounding", "Unverifiable")  # the error types that say what no passage says
+HALLUCINATED = ("Wrong-Grounding", "Unverifiable")  # error types: no passage supports the span
 MODEL = "FineGrainedRLHF initial policy"
 
 
@@ -39,10 +39,10 @@ class ComparedQuestion:
 
 
 def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[ComparedQuestion]:
-    """Every row, in order; ValueError naming the file and the row that is not as above.
+    """Return every row, in order; ValueError names the file and the row that is not as above.
 
     `context_words` shortens the passages to about so many words, whole sentences from the start of
-    each in turn, for models that cannot read them all. The people who ranked saw all of them.
+    each in turn, for models with a short context. The annotators saw all of them.
     """
     questions = []
     for number, (where, row) in enumerate(read_rows(path)):
@@ -58,7 +58,7 @@ def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[Co
 
 
 def ranks_from_verdicts(verdicts: Sequence[int]) -> tuple[int, ...] | None:
-    """Ranks (1 is best, ties share) by net wins; None where that would turn a verdict around."""
+    """Return ranks (1 is best, ties share) by net wins; None where that reverses a verdict."""
     if len(verdicts) != len(PAIRS) or not set(verdicts) <= {0, 1, 2}:
         raise ValueError(f"verdicts {list(verdicts)}, expected {len(PAIRS)} of 0, 1 or 2")
     net = [0] * NUM_ANSWERS
@@ -70,7 +70,7 @@ def ranks_from_verdicts(verdicts: Sequence[int]) -> tuple[int, ...] | None:
         ahead = net[first] - net[second]
         if (verdict == 1 and ahead <= 0) or (verdict == 2 and ahead >= 0):
             return None
-    return tuple(1 + sum(other > mine for other in net) for mine in net)
+    return tuple(1 + sum(other > wins for other in net) for wins in net)
 
 
 def _question(name: str, row: Mapping[str, Any], context_words: int | None) -> ComparedQuestion:
@@ -88,13 +88,13 @@ def _question(name: str, row: Mapping[str, Any], context_words: int | None) -> C
         ),
     )
     ranks = ranks_from_verdicts(row["preference"])
-    made_up = any(error["error type"] in MADE_UP for error in row["feedback"]["errors"])
+    hallucinated = any(error["error type"] in HALLUCINATED for error in row["feedback"]["errors"])
     ranking = ranks and Ranking(
         task=name,
         annotator="qa-feedback",
         kind="imported",
         ranks=dict(zip(ids, ranks, strict=True)),
-        flags={ids[0]: ["hallucination"]} if made_up else {},
+        flags={ids[0]: ["hallucination"]} if hallucinated else {},
     )
     corrected = row["feedback"]["corrected-prediction"].strip()
     demonstration = corrected and Demonstration(
@@ -109,19 +109,19 @@ def _question(name: str, row: Mapping[str, Any], context_words: int | None) -> C
 
 
 def _context(passages: Sequence[Sequence[str]], words: int | None) -> str | None:
-    """A paragraph a passage; the first sentence already begins with the title."""
-    kept: list[list[str]] = [[] for _ in passages]
+    """Return a paragraph a passage; the first sentence already begins with the title."""
+    paragraphs: list[list[str]] = [[] for _ in passages]
     left = words if words is not None else sum(len(" ".join(p).split()) for p in passages)
-    for place in range(max((len(passage) for passage in passages), default=1) - 1):
-        for passage, sentences in zip(passages, kept, strict=True):
-            if place + 1 < len(passage) and left > 0:
-                sentences.append(passage[place + 1].strip())
-                left -= len(passage[place + 1].split())
-    return "\n\n".join(" ".join(sentences) for sentences in kept if sentences) or None
+    for number in range(1, max((len(passage) for passage in passages), default=1)):
+        for passage, sentences in zip(passages, paragraphs, strict=True):
+            if number < len(passage) and left > 0:
+                sentences.append(passage[number].strip())
+                left -= len(passage[number].split())
+    return "\n\n".join(" ".join(sentences) for sentences in paragraphs if sentences) or None
 
 
 def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    """All tasks and every reviewer's order "overall"; ValueError names the line that is wrong."""
+    """Return all tasks and reviewers' "overall" rankings; ValueError names the line at fault."""
     tasks: list[RankingTask] = []
     rankings: list[Ranking] = []
     once = UniqueKeys()

@@ -1,9 +1,9 @@
-"""Documents of a file, one at a time and without end, in an order that the seed decides.
+"""Documents of a file, one at a time and without end, in an order that depends on the seed.
 
-The file is read in windows of so many documents. A window's documents come in a random order of
-their own, then the next window's; after the last one a new pass begins, in another order. What is
-held in memory is one document and where a window's documents begin, whatever the file's size, and
-where the stream stands is three numbers, so that a run which goes on reads on at the same document.
+The file is read in windows. A window's documents come in a random order, then the next window's;
+after the last one a new pass begins, in another order. In memory are one document and the offsets
+of a window's documents, whatever the file's size. The state of the stream is three numbers, so that
+a run which resumes continues with the same document.
 """
 
 import json
@@ -35,7 +35,7 @@ class TextStream:
             raise ValueError(f"{path}: no text in it")
 
     def next(self) -> str:
-        """The next document."""
+        """Return the next document."""
         if self._used == len(self._offsets):
             self._start, self._used = self._end, 0
             self._look_ahead()
@@ -47,11 +47,11 @@ class TextStream:
         return self._read(offset)
 
     def state(self) -> dict[str, int]:
-        """Where the stream stands: pass, byte at which the window begins, documents taken of it."""
+        """Return the number of the pass, the window's first byte, and the documents taken of it."""
         return {"turn": self.turn, "start": self._start, "used": self._used}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
         self.turn, self._start, self._used = state["turn"], state["start"], state["used"]
         self._look_ahead()
 
@@ -85,7 +85,7 @@ class TextStream:
 class PretrainingStream:
     """Examples of `tokens` tokens from a file of JSON lines {"text": ...}, without end.
 
-    Every rank reads the same stream and takes its share of what `next` returns.
+    Every rank reads the same stream and uses its part of what `next` returns.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class PretrainingStream:
         self.texts = TextStream(path, seed)
         self.tokenizer, self.tokens, self.pack = tokenizer, tokens, pack
         self.num_drawn = 0
-        self._begun: list[int] = []  # the document that the next block goes on with
+        self._begun: list[int] = []  # the document that the next block continues
         self._used = 0  # tokens of it that blocks have already
 
     def next(self, count: int) -> tuple[Tensor, Tensor]:
-        """(ids_BL, mask_BL) of the next `count` examples; mask true = counts.
+        """Return (ids_BL, mask_BL) of the next `count` examples; mask true = counts.
 
         Raises ValueError where packed text is too short for one block.
         """
@@ -109,12 +109,12 @@ class PretrainingStream:
         return pad_right(rows, pad_id=0)
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands, for a checkpoint."""
+        """Return the state for a checkpoint."""
         rest = self._begun[self._used :]
         return {"texts": self.texts.state(), "rest": rest, "num_drawn": self.num_drawn}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on at the same token of the same document."""
+        """Continue at the same token of the same document."""
         self.texts.restore(state["texts"])
         self._begun, self._used = list(state["rest"]), 0
         self.num_drawn = state["num_drawn"]
@@ -136,8 +136,8 @@ class PretrainingStream:
             block += taken
         return block
 
-    def _refuse(self, found: int) -> None:
+    def _refuse(self, tokens: int) -> None:
         raise ValueError(
-            f"{self.texts.path} has {found} tokens, expected at least "
+            f"{self.texts.path} has {tokens} tokens, expected at least "
             f"pretraining.tokens_per_example ({self.tokens})"
         )

@@ -30,13 +30,13 @@ class Example:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration) -> Example:
-    """The demonstration as every stage writes it: conversation, response, end of turn."""
+    """Return the demonstration as every stage encodes it: conversation, response, end of turn."""
     prompt = conversation_ids(tokenizer, demonstration)
     return Example(prompt + response_ids(tokenizer, demonstration.response), len(prompt))
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """A right-padded batch under the names that a causal language model's forward takes."""
+    """Return a right-padded batch under the names that a causal language model's forward takes."""
     ids_BL, mask_BL = pad_right([example.ids for example in examples], pad_id)
     start_B = torch.tensor([example.response_start for example in examples])
     in_response_BL = mask_BL & (torch.arange(ids_BL.shape[1])[None, :] >= start_B[:, None])
@@ -51,12 +51,12 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
 def response_loss(
     model: PreTrainedModel, examples: Sequence[Example], pad_id: int, *, batch_size: int
 ) -> float:
-    """Nats per response token: the mean over all tokens of all responses, dropout off."""
+    """Return nats per response token: the mean over all tokens of all responses, dropout off."""
     was_training = model.training
     model.train(False)
     nats, tokens = 0.0, 0
     by_length = sorted(examples, key=lambda example: len(example.ids))
-    with torch.no_grad():  # what is gathered meanwhile must still be trainable
+    with torch.no_grad():  # not inference mode: gathered parameters must stay trainable
         for start in range(0, len(by_length), batch_size):
             batch = collate(by_length[start : start + batch_size], pad_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -96,7 +96,7 @@ def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) ->
 
 
 def _summed_nats(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """The negative log-likelihood of the labels, each read off the position before it."""
+    """Return the negative log-likelihood of the labels, each from the position before it."""
     predicted = logits_BLV[:, :-1].flatten(0, 1).float()
     return cross_entropy(
         predicted, labels_BL[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"

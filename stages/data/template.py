@@ -1,17 +1,17 @@
-"""From conversations and texts to token ids and back, the same way at every stage.
+"""Conversations and texts as token ids and back, the same way at every stage.
 
-A tokenizer with a chat template writes a conversation by it, turn by turn. One without writes what
-the tokenizer itself puts before a text (BOS, where it puts one), the prompt and a line break; of a
-longer conversation, the turns as `User: ...` and `Assistant: ...`, as in the paper's chat prompts.
-A context passage stands before the prompt in the user's turn.
+A tokenizer with a chat template encodes a conversation by it, turn by turn. Without one, it encodes
+BOS (if it has one), the prompt and a line break; of a longer conversation, the turns as `User: ...`
+and `Assistant: ...`, as in the paper's chat prompts. A context passage comes before the prompt in
+the user's turn.
 
-A response's ids end with the end of turn where the response ended. They are those of the text as it
-follows a prompt, without surrounding white space, so that
+A response's ids end with the end of turn if it ended. They are those of the text as it follows a
+prompt, without surrounding white space, so that
 
-    response_text(response_ids(text)) == text.strip()      where the tokenizer can write the text
+    response_text(response_ids(text)) == text.strip()      where the tokenizer can encode the text
     response_ids(response_text(ids)) == ids                where ids are those of a text
 
-No text turns into a control token, whatever it says (see `control_tokens`).
+No text turns into a control token, whatever its content (see `control_tokens`).
 """
 
 from collections.abc import Collection, Sequence
@@ -33,12 +33,12 @@ class _Format:
     """The facts about a tokenizer that encoding needs, derived once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        lent = cast(PreTrainedTokenizerBase, proxy(tokenizer))  # else this would keep it in memory
-        chat = None if tokenizer.chat_template is None else ChatFormat(lent)
+        weak = cast(PreTrainedTokenizerBase, proxy(tokenizer))  # else the cache keeps it in memory
+        chat = None if tokenizer.chat_template is None else ChatFormat(weak)
         self.chat = chat
-        self.control = chat.control if chat else ControlTokens(lent)
+        self.control = chat.control if chat else ControlTokens(weak)
         self.control_in_answers = chat.control_in_answers if chat else self.control
-        self.added = ControlTokens(lent, added_tokens(lent))
+        self.added = ControlTokens(weak, added_tokens(weak))
         self.before_answer = chat.prompt_end if chat else "\n"
         self.before_answer_ids = _encode(tokenizer, self.before_answer)
         self.space = chat.space if chat else ""
@@ -50,7 +50,7 @@ class _Format:
 
 
 def user_text(prompt: str, context: str | None = None) -> str:
-    """The user's turn: the passage, a blank line, the prompt."""
+    """Return the user's turn: the passage, a blank line, the prompt."""
     return f"{context}\n\n{prompt}" if context else prompt
 
 
@@ -60,49 +60,49 @@ def prompt_ids(
     context: str | None = None,
     history: Sequence[Turn] = (),
 ) -> list[int]:
-    """Token ids up to where the response begins; `history` are the turns before the prompt.
+    """Return token ids up to where the response begins; `history` are the turns before the prompt.
 
-    A template that knows no system turns gets their text at the beginning of the next user's turn.
+    A template without system turns gets their text at the beginning of the next user's turn.
     Raises ValueError where the template refuses the conversation.
     """
-    known = _format(tokenizer)
+    fmt = _format(tokenizer)
     turns = [*history, Turn("user", user_text(prompt, context))]
-    if known.chat is None:
-        return [*known.bos, *text_ids(tokenizer, written_out(turns) + "\n")]
-    if not known.chat.takes_system:
+    if fmt.chat is None:
+        return [*fmt.bos, *text_ids(tokenizer, written_out(turns) + "\n")]
+    if not fmt.chat.takes_system:
         turns = _without_system(turns)
     texts = [turn.content for turn in turns]
-    if not any(known.control.found_in(text) for text in texts):
-        return _encode(tokenizer, known.chat.prompt([turn.to_json() for turn in turns]))
+    if not any(fmt.control.found_in(text) for text in texts):
+        return _encode(tokenizer, fmt.chat.prompt([turn.to_json() for turn in turns]))
     marks = Marks.outside(texts)
-    rendered = known.chat.prompt([_hidden(known, turn, marks) for turn in turns])
-    return known.control.encode(rendered, marks)
+    rendered = fmt.chat.prompt([_hidden(fmt, turn, marks) for turn in turns])
+    return fmt.control.encode(rendered, marks)
 
 
 def conversation_ids(
     tokenizer: PreTrainedTokenizerBase, record: Demonstration | Prompt | RankingTask
 ) -> list[int]:
-    """The `prompt_ids` of a record."""
+    """Return the `prompt_ids` of a record."""
     return prompt_ids(tokenizer, record.prompt, record.context, record.history)
 
 
 def response_ids(
     tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True
 ) -> list[int]:
-    """Token ids of the response as it follows any prompt; with the end of turn if it `ended`."""
-    known = _format(tokenizer)
+    """Return token ids of the response after any prompt; with the end of turn if it `ended`."""
+    fmt = _format(tokenizer)
     text = response.strip()
     if not text and ended:
-        return [known.end]
-    ids = _following_ids(tokenizer, known, known.control_in_answers, known.space + text)
-    if known.added.found_in(text) and response_text(tokenizer, ids) != text:
-        # A tokenizer that puts a space after its tokens cannot write them inside of a text.
-        ids = _following_ids(tokenizer, known, known.added, known.space + text)
-    return [*ids, known.end] if ended else ids
+        return [fmt.end]
+    ids = _following_ids(tokenizer, fmt, fmt.control_in_answers, fmt.space + text)
+    if fmt.added.found_in(text) and response_text(tokenizer, ids) != text:
+        # A tokenizer that puts a space after its tokens cannot encode them inside of a text.
+        ids = _following_ids(tokenizer, fmt, fmt.added, fmt.space + text)
+    return [*ids, fmt.end] if ended else ids
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of a response: its ids before any end of turn, without surrounding white space."""
+    """Return the text of a response's ids before any end of turn, without surrounding space."""
     ends = _format(tokenizer).ends
     length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(
@@ -112,29 +112,29 @@ def response_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text that is no conversation, alone."""
+    """Return token ids of a text that is no conversation, alone."""
     return _text_ids(tokenizer, _format(tokenizer).control_in_answers, text)
 
 
 def document_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text as documents begin: after what the tokenizer puts before a text."""
+    """Return token ids of a document: those of its text after BOS, if the tokenizer has one."""
     return [*_format(tokenizer).bos, *text_ids(tokenizer, text)]
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the tokenizer itself puts before every text: BOS, or none."""
+    """Return the ids that the tokenizer itself puts before every text: BOS, or none."""
     return list(_format(tokenizer).bos)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that ends a response in training: the template's end of turn, or EOS."""
+    """Return the id that ends a response in training: the template's end of turn, or EOS."""
     return _format(tokenizer).end
 
 
 def stop_ids(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
 ) -> tuple[int, ...]:
-    """Every id that ends a response, in order: EOS, the end of turn, those that the model names."""
+    """Return every id that ends a response, in order: EOS, the end of turn, the model's own."""
     ends = _format(tokenizer).ends
     settings = None if model is None else model.generation_config
     if settings is None:
@@ -143,10 +143,10 @@ def stop_ids(
 
 
 def named_ends(tokenizer: PreTrainedTokenizerBase, eos: object) -> set[int]:
-    """The ids that a model's configuration names as `eos_token_id`, one or a list.
+    """Return the ids that a model's configuration names as `eos_token_id`, one or a list.
 
-    One alone that is an ordinary piece of text is passed over: it is some architecture's default,
-    which knows nothing of this tokenizer.
+    A single one that is an ordinary piece of text is ignored: it is an architecture's default,
+    which does not belong to this tokenizer.
     """
     if eos is None:
         return set()
@@ -160,27 +160,27 @@ def named_ends(tokenizer: PreTrainedTokenizerBase, eos: object) -> set[int]:
 def with_trained_end(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, ended: bool
 ) -> list[int]:
-    """A sampled response as a reward model learnt to read it: if it ended, by the end of turn.
+    """Return a sampled response as reward models are trained on it: ended by the end of turn.
 
-    A policy may stop at another of its ids, after which no reward model was ever asked.
+    A policy may stop at another id, which no reward model was trained on.
     """
     return [*ids[:-1], end_id(tokenizer)] if ended else list(ids)
 
 
 def continued(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
-    """Ids that follow others: without the BOS that they begin with."""
+    """Return ids that follow others: without the BOS that they begin with."""
     bos = bos_ids(tokenizer) or [tokenizer.bos_token_id]
     return list(ids[len(bos) :] if list(ids[: len(bos)]) == bos else ids)
 
 
 def template_markers(tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
-    """The added tokens that the chat template writes, or might."""
+    """Return the added tokens that the chat template renders, or might."""
     chat = _format(tokenizer).chat
     return () if chat is None else chat.markers
 
 
 def written_out(turns: Sequence[Turn]) -> str:
-    """A conversation as one text: system texts, then a lone turn, or all turns with their names."""
+    """Return a conversation as one text: system texts, then one turn, or all with their names."""
     system = [turn.content for turn in turns if turn.role == "system"]
     others = [turn for turn in turns if turn.role != "system"]
     named = [f"{_NAMES[turn.role]}: {turn.content}" for turn in others]
@@ -188,7 +188,7 @@ def written_out(turns: Sequence[Turn]) -> str:
 
 
 def _without_system(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns of user and assistant; system texts stand before the next user's text."""
+    """Return the turns of user and assistant; system texts come before the next user's text."""
     others, system = list[Turn](), list[str]()
     for turn in turns:
         if turn.role == "system":
@@ -201,19 +201,19 @@ def _without_system(turns: Sequence[Turn]) -> list[Turn]:
     return others
 
 
-def _hidden(known: _Format, turn: Turn, marks: Marks) -> Message:
+def _hidden(fmt: _Format, turn: Turn, marks: Marks) -> Message:
     answer = turn.role == "assistant"
-    pattern = (known.control_in_answers if answer else known.control).pattern
-    return {"role": turn.role, "content": known.control.hidden(turn.content, marks, pattern)}
+    pattern = (fmt.control_in_answers if answer else fmt.control).pattern
+    return {"role": turn.role, "content": fmt.control.hidden(turn.content, marks, pattern)}
 
 
 def _following_ids(
-    tokenizer: PreTrainedTokenizerBase, known: _Format, control: ControlTokens, text: str
+    tokenizer: PreTrainedTokenizerBase, fmt: _Format, control: ControlTokens, text: str
 ) -> list[int]:
-    """Ids of a text that follows a prompt, so that no tokenizer takes it for a beginning."""
+    """Return ids of a text as it follows a prompt, never as a tokenizer encodes a beginning."""
     encode = partial(_text_ids, tokenizer, control)
-    before = known.before_answer_ids
-    ids = encode(text, after=known.before_answer)
+    before = fmt.before_answer_ids
+    ids = encode(text, after=fmt.before_answer)
     # A text that grows together with the prompt's end is cut there instead.
     return ids[len(before) :] if ids[: len(before)] == before else encode(text)
 
@@ -259,7 +259,7 @@ def _format(tokenizer: PreTrainedTokenizerBase) -> _Format:
         template_date(tokenizer),
         tokenizer.init_kwargs.get(ENDS_KEY),
     )
-    known = _formats.get(tokenizer)
-    if known is None or known[0] != key:
-        known = _formats[tokenizer] = (key, _Format(tokenizer))
-    return known[1]
+    fmt = _formats.get(tokenizer)
+    if fmt is None or fmt[0] != key:
+        fmt = _formats[tokenizer] = (key, _Format(tokenizer))
+    return fmt[1]

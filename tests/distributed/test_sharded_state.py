@@ -68,10 +68,11 @@ def prepared(sharding: Sharding, seed: int) -> tuple[nn.Module, Any, Any]:
         case "none":
             return model, adam(model), None
         case "fsdp2":
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
             torch.distributed.init_process_group("gloo")
-            mesh = torch.distributed.init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+            mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
             fully_shard(model.outer, mesh=mesh)
             fully_shard(model, mesh=mesh)
             return model, adam(model), None

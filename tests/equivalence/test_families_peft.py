@@ -13,7 +13,7 @@ from stages.adapters.config import BitFit, Bottleneck, LoRA, Prefix, Prompt, PTu
 from stages.adapters.prefix import PrefixLayer
 from stages.adapters.prompt import PromptLayer
 from stages.models import adapt, load_policy, load_tokenizer
-from tests.stages.family_cells import ARCHITECTURES, save_base
+from tests.stages.adapters.family_cells import ARCHITECTURES, save_base
 
 IDS_BL = torch.tensor([[5, 6, 7, 3, 9], [8, 3, 9, 10, 11]])
 

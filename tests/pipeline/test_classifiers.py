@@ -35,7 +35,7 @@ def classifier(folder: Path, labels: list[str], problem: str | None = None) -> s
         sep_token="[SEP]", model_max_length=32,
     )  # fmt: skip
     torch.manual_seed(0)
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=16, max_position_embeddings=32, num_labels=len(labels),
         id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},

@@ -27,7 +27,7 @@ from pipeline.steps.order import experiment_stages
 from pipeline.studies import e2e_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
-from stages.data.demonstrations import load_demonstrations, load_pretraining_texts, load_prompts
+from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
 from stages.data.preferences import load_pairs
 from stages.data.public_comparisons import load_qa_feedback, load_squality
 
@@ -75,8 +75,8 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     ),
     "prompts": ("p.json", json.dumps([{"prompt": "p", "id": 1}, {"prompt": [U]}]),
                 lambda path: load_prompts(str(path))),
-    "texts": ("t.txt", "one\n\ntwo\n", lambda path: load_pretraining_texts(str(path))),
-    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: load_pretraining_texts(str(path))),
+    "texts": ("t.txt", "one\n\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
+    "text rows": ("t.csv", "text\none\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
     "pairs": (
         "p.jsonl",
         lines([{"prompt": "p", "chosen": "c", "rejected": "r"},

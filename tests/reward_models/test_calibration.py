@@ -9,8 +9,8 @@ from reward_models.calibration import (
     calibration_error,
     length_correlation,
     pair_accuracy,
-    rate_by_prompt,
 )
+from reward_models.intervals import rate_by_prompt
 
 
 def comparisons(gaps: list[float], prompts: list[int]) -> Comparisons:

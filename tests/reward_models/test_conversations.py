@@ -114,7 +114,8 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 def readings(folder: Path, turns: Messages, context: str | None, ending: str) -> dict[str, Asked]:
     """The result of every reader for the conversation in every form."""
     about = {} if context is None else {"context": context}
-    number, made = 0, {}
+    number = 0
+    made: dict[str, Any] = {}
 
     def path_of(row: dict[str, Any]) -> Path:
         nonlocal number

@@ -43,8 +43,8 @@ def seen_NN(forest: Forest) -> Tensor:  # noqa: N802 - named for its shape
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    said = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
-    return said.transpose(1, 2)
+    output = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+    return output.transpose(1, 2)
 
 
 @given(FORESTS)
@@ -54,13 +54,16 @@ def test_pieces_say_what_a_mask_over_the_row_says_and_send_back_its_gradients(
     seen = seen_NN(forest)
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, 1, 2, len(seen), 4, dtype=torch.float64, generator=generator)
-    inputs, found = [draw().requires_grad_() for _ in range(3)], []
+    query, key, value = inputs = tuple(draw().requires_grad_() for _ in range(3))
+    results = []
     weight_1NHD = draw().transpose(1, 2)
     segments = PackedSegments.of(segment_table(table(forest)))
-    for said_1NHD in (segments.attend(plain, *inputs), plain(*inputs, seen[None, None])):
-        gradients = torch.autograd.grad((said_1NHD * weight_1NHD).sum(), inputs)
-        found.append((said_1NHD, *gradients))
-    for of_pieces, of_mask in zip(*found, strict=True):
+    packed_1NHD = segments.attend(plain, query, key, value)
+    masked_1NHD = plain(query, key, value, seen[None, None])
+    for output_1NHD in (packed_1NHD, masked_1NHD):
+        gradients = torch.autograd.grad((output_1NHD * weight_1NHD).sum(), inputs)
+        results.append((output_1NHD, *gradients))
+    for of_pieces, of_mask in zip(*results, strict=True):
         torch.testing.assert_close(of_pieces, of_mask, rtol=1e-9, atol=1e-9)
 
 

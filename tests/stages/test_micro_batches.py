@@ -22,8 +22,8 @@ from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.micro_batches import MicroBatch, reserved_bytes, update_cost
+from tests.stages.adapters.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.allocator import allocated_peak
-from tests.stages.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.test_ppo_resume import PowerCutError, assert_same_result, cut_at
 from tests.stages.tiny_ppo import (
     PROMPTS,

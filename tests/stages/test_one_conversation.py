@@ -14,7 +14,7 @@ from stages.data.preferences import load_pairs
 from stages.data.supervised import encode
 from stages.data.template import conversation_ids
 from stages.reward.batches import ranked_prompts
-from tests.stages.chat_templates import CHATS, build
+from tests.stages.data.chat_templates import CHATS, build
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

@@ -10,13 +10,13 @@ import torch
 
 from stages.distributed import memory as device_memory
 from stages.models import load_tokenizer
+from stages.reward import train as reward_cut
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layout
 from stages.reward.train import new_reward_model
-from stages.reward.train import train as reward_cut
+from tests.stages.adapters.family_cells import FAMILIES
 from tests.stages.allocator import allocated_peak
-from tests.stages.family_cells import FAMILIES
 from tests.stages.test_reward import CONFIG, Steps, World, assert_same_bits, moved, ranked_world
 
 SLOW = pytest.mark.slow

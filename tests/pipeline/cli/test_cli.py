@@ -51,7 +51,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture
 def own_data(tmp_path: Path) -> Path:
     """A config on files of the user's own, all of them well formed, with imported rankings."""
-    rows = {
+    rows: dict[str, list[dict[str, object]]] = {
         "demonstrations": [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(20)],
         "prompts": [{"prompt": f"p{i}"} for i in range(20)],
         "tasks": [{"id": "t1", "prompt": "Say why.", "responses": [

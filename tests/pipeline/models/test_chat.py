@@ -3,8 +3,8 @@
 from pipeline.models.chat import Conversation
 from reward_models.conversations import Turn
 from stages.data.template import prompt_ids
-from tests.stages.chat_templates import CHATS, build
-from tests.stages.test_turn_ends import tiny
+from tests.stages.data.chat_templates import CHATS, build
+from tests.stages.data.test_turn_ends import tiny
 
 
 def test_earlier_turns_are_asked_again_as_turns():

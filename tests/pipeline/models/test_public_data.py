@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.models.public_data import write_public_data
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, read_records
-from stages.data.demonstrations import load_pretraining_texts
+from stages.data.demonstrations import pretraining_texts
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"
@@ -24,6 +24,6 @@ def test_rankings_name_the_tasks_and_no_test_prompt_is_practised(tmp_path):
         task.id for task in tasks
     }
     assert len(read_records(tmp_path / "demonstrations.jsonl", Demonstration)) > 16
-    assert len(load_pretraining_texts(str(tmp_path / "pretraining_texts.jsonl"))) > 300
+    assert len(list(pretraining_texts(str(tmp_path / "pretraining_texts.jsonl")))) > 300
     uses = [read_records(tmp_path / f"{use}_prompts.jsonl", Prompt) for use in ("ppo", "test")]
     assert not {p.prompt for p in uses[0]} & {p.prompt for p in uses[1]}

@@ -245,7 +245,7 @@ def test_a_base_of_an_installed_package_is_named_by_the_package(tmp_path: Path):
 def test_a_store_of_users_moves_with_the_model_that_it_lies_in(finished: Path, tmp_path: Path):
     from stages.users.config import UserAdaptersConfig
     from stages.users.train import train_user_adapters
-    from tests.stages.family_cells import DEMONSTRATIONS
+    from tests.stages.adapters.family_cells import DEMONSTRATIONS
 
     model = tmp_path / "run/sft/model"
     shutil.copytree(finished / "base", model)

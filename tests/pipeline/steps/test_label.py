@@ -9,9 +9,9 @@ from labeling_ui.store.store import Store
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.config.loading import load_config
-from pipeline.labeling.settings import gold_of
+from pipeline.labeling.settings import STORE, gold_of
 from pipeline.runs.failures import PeopleNeeded
-from pipeline.steps.label import STORE, ranked_by_people
+from pipeline.steps.label import ranked_by_people
 from pipeline.steps.order import run_experiment
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, Response, read_records

@@ -9,9 +9,15 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Pre
 
 from stages.adapters.config import Adaptation, Bottleneck, LoRA, Prefix
 from stages.adapters.lora import merged_lora
-from stages.generation.generate import compiled as compiled_rows
+from stages.generation import compiled as compiled_rows
 from stages.models import adapt
-from tests.stages.test_generation import VOCABULARY, ragged_prompts, respond, tiny, word_tokenizer
+from tests.stages.generation.test_generation import (
+    VOCABULARY,
+    ragged_prompts,
+    respond,
+    tiny,
+    word_tokenizer,
+)
 
 PROMPTS = [prompt for prompt in ragged_prompts(7) for _ in range(3)]
 

@@ -11,7 +11,7 @@ from stages.probing.classifier import control_accuracy, control_labels, fit_prob
 from stages.probing.representations import FrozenModel, Pooling, load_frozen, pooled, represent
 from stages.progress import Step
 from tests.reward_models.tiny import tiny_base
-from tests.stages.tiny_encoder import tiny_encoder
+from tests.stages.probing.tiny_encoder import tiny_encoder
 
 TEXTS = ["w0 w1 good", "bad w3 w4 w5 w6 w7", "w1", "good good bad w9", "w2 w2"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls")

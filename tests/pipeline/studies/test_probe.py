@@ -14,7 +14,7 @@ from pipeline.studies.probing import ProbeSettings, load_labelled_texts, split_o
 from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base
-from tests.stages.tiny_encoder import WORDS, tiny_encoder
+from tests.stages.probing.tiny_encoder import WORDS, tiny_encoder
 
 
 def write_texts(path: Path, count: int, seed: int) -> Path:

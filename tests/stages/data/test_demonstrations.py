@@ -8,7 +8,6 @@ import pytest
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import (
     load_demonstrations,
-    load_pretraining_texts,
     load_prompts,
     pretraining_texts,
 )
@@ -117,21 +116,21 @@ def test_a_data_set_is_loaded_by_name_and_split(tmp_path, monkeypatch):
 
 
 def test_texts_come_from_rows_or_from_blocks_between_blank_lines(tmp_path):
-    assert load_pretraining_texts(file(tmp_path, {"text": "one"}, {"text": "two"})) == [
+    assert list(pretraining_texts(file(tmp_path, {"text": "one"}, {"text": "two"}))) == [
         "one",
         "two",
     ]
     (tmp_path / "t.txt").write_text("one\nline\n\n\ntwo\n")
-    assert load_pretraining_texts(str(tmp_path / "t.txt")) == ["one\nline", "two"]
+    assert list(pretraining_texts(str(tmp_path / "t.txt"))) == ["one\nline", "two"]
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "b.txt").write_text("three\n")
     (tmp_path / "texts" / "a.jsonl").write_text('{"text": "two"}\n')
-    assert load_pretraining_texts(str(tmp_path / "texts")) == ["two", "three"]
+    assert list(pretraining_texts(str(tmp_path / "texts"))) == ["two", "three"]
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: expected a key 'text'"):
-        load_pretraining_texts(file(tmp_path, {"body": "x"}))
+        list(pretraining_texts(file(tmp_path, {"body": "x"})))
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="no text in it"):
-        load_pretraining_texts(str(tmp_path / "empty.txt"))
+        list(pretraining_texts(str(tmp_path / "empty.txt")))
 
 
 def test_texts_are_read_one_by_one(tmp_path):

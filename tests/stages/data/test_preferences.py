@@ -9,7 +9,7 @@ import pytest
 
 from stages.data.preferences import load_pairs
 
-SHARED = Path(__file__).resolve().parents[3] / "shared/data/train/hh-rlhf"
+SHARED = Path(__file__).resolve().parents[4] / "shared/data/train/hh-rlhf"
 DIALOGUE = "\n\nHuman: Is ice cold?\n\nAssistant: Yes.\n\nHuman: Why?\n\nAssistant:"
 
 

@@ -4,12 +4,12 @@ from random import Random
 
 import pytest
 
-from pipeline.quickstart import corpus, tasks, world
+from pipeline.quickstart import corpus, world
 from pipeline.quickstart import corpus as demonstrations
 from pipeline.quickstart.annotators import POOL, Annotator, judge_agreement, rank, simulate
 from pipeline.quickstart.data import Sizes, quickstart_data, texts
 from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import Prompt, Ranking, RankingTask, Response
 
 SMALL = Sizes(60, 60, 60, 40, 300, 30, 60, 30)
 DATA = quickstart_data(SMALL, seed=0)
@@ -43,7 +43,7 @@ def test_people_of_the_test_prompts_occur_in_no_training_text():
 
 
 def test_test_prompts_share_no_question_wording_with_training_prompts():
-    def wording(prompt: tasks.Prompt) -> str:
+    def wording(prompt: Prompt) -> str:
         gold = prompt.extra["world"]
         return prompt.prompt.replace(gold.get("name") or "\0", "X")
 

@@ -22,7 +22,7 @@ from reward_models.atomic_files import write_jsonl
 from stages.models import load_policy, load_tokenizer
 from tests.reward_models.tiny import tiny_base
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs/robustness"
+CONFIGS = Path(__file__).parents[3] / "configs/robustness"
 
 
 def row(completion: str, *references: str, number: int = 0) -> Completion:

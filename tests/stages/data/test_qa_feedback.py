@@ -9,7 +9,7 @@ import pytest
 from stages.data.demonstrations import load_demonstrations
 from stages.data.public_comparisons import PAIRS, load_qa_feedback, ranks_from_verdicts
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "train"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"
 SEED_TASKS = SHARED / "self-instruct" / "seed_tasks.jsonl"
 with_the_data = pytest.mark.skipif(

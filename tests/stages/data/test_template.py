@@ -21,7 +21,7 @@ from stages.data.template import (
     response_text,
     stop_ids,
 )
-from tests.stages.chat_templates import BOS, CHATS, EOS, KINDS, build
+from tests.stages.data.chat_templates import BOS, CHATS, EOS, KINDS, build
 
 CELLS = [(name, kind) for name in CHATS for kind in KINDS]
 every_chat = pytest.mark.parametrize("name", CHATS)

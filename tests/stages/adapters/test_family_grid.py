@@ -19,7 +19,7 @@ from stages.adapters.backbone import copy_sharing_frozen
 from stages.data.padding import pad_right, positions
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
-from tests.stages.family_cells import (
+from tests.stages.adapters.family_cells import (
     ARCHITECTURES,
     FAMILIES,
     VARIANTS,
@@ -31,10 +31,10 @@ from tests.stages.family_cells import (
 
 Stage = Callable[..., None]
 SEQUENCES = [[5, 6, 7], [8, 3, 9, 10, 11, 4], [4]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOOK = """
 import sys, torch
-from tests.stages.test_family_grid import policy_logits, reward_scores
+from tests.stages.adapters.test_family_grid import policy_logits, reward_scores
 from pathlib import Path
 folders = [Path(line.strip()) for line in sys.stdin]
 torch.set_num_threads(1)

@@ -34,7 +34,7 @@ from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.models import adapt, load_policy, load_tokenizer, save_policy, tokenizer_hash
 from stages.ppo.rollout import Episodes
-from tests.stages.chat_templates import BOS, CHATML, CHATS, EOS, GENERATE, Chat, build
+from tests.stages.data.chat_templates import BOS, CHATML, CHATS, EOS, GENERATE, Chat, build
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)
 
