@@ -224,8 +224,12 @@ def test_every_default_form_speaks_both_languages() -> None:
         if isinstance(part, dict) and "en" in part:
             return [part]
         if isinstance(part, dict):
-            return [t for name, v in part.items() if name not in ("id", "key", "name", "kind")
-                    for t in texts(v)]  # fmt: skip
+            return [
+                t
+                for name, v in part.items()
+                if name not in ("id", "key", "name", "kind")
+                for t in texts(v)
+            ]
         if isinstance(part, list | tuple):
             return [text for one in part for text in texts(one)]
         return [part] if isinstance(part, str) and part else []

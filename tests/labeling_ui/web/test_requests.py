@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
 
@@ -148,11 +149,24 @@ def test_only_owners_export(room: tuple[Store, Any], ada: Page, form: str) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/call/x", "/gradio_api/upload",
-     "/gradio_api/file=/etc/passwd", "/gradio_api/run/predict", "/gradio_api/token", "/docs",
-     "/openapi.json", "/gradio_api/monitoring", "/static/../../etc/passwd", "/proxy=http://x/",
-     "/assets/../../../labels.sqlite", "/gradio_api/stream/x", "/gradio_api/app_id"],
-)  # fmt: skip
+    [
+        "/gradio_api/info",
+        "/gradio_api/queue/join",
+        "/gradio_api/call/x",
+        "/gradio_api/upload",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/run/predict",
+        "/gradio_api/token",
+        "/docs",
+        "/openapi.json",
+        "/gradio_api/monitoring",
+        "/static/../../etc/passwd",
+        "/proxy=http://x/",
+        "/assets/../../../labels.sqlite",
+        "/gradio_api/stream/x",
+        "/gradio_api/app_id",
+    ],
+)
 def test_nothing_else_of_gradios_interface_answers(ada: Page, path: str) -> None:
     empty = {"named_endpoints": {}, "unnamed_endpoints": {}}
     for method in ("GET", "POST"):
@@ -217,3 +231,9 @@ def test_an_annotator_sees_no_model_name_no_gold_and_nobody_elses_work(
     assert "zebulon" not in replies
     assert tmp_path.name not in replies
     assert room[0].where not in replies
+
+
+def test_gradios_private_queue_still_has_the_pause_that_the_room_sets() -> None:
+    with gr.Blocks() as page:
+        pass
+    assert page._queue.sleep_when_free < 1  # seen in 6.31; `labeling_ui.app` sets one second
