@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
 from pipeline.labeling.settings import STORE
 from reward_models.intervals import Rate
-from reward_models.records import Ranking, RankingTask, read_rankings, read_records
+from reward_models.records import Ranking, RankingTask, read_rankings, read_records, read_tasks
 from reward_models.row_files import ENDINGS, ending
 
 Form = Source | Literal["squality", "qa-feedback"]
@@ -39,24 +38,21 @@ def export(where: str, out: Path, form: Format) -> Path:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The number of people for each imported task, its priority, and a file of right rankings."""
-
-    overlap: int = 1
-    priority: int = 0
-    gold: Path | None = None
-
-
 def import_labels(
-    path: Path, where: str, form: Form, places: Places, log: Callable[[str], None]
+    path: Path,
+    where: str,
+    form: Form,
+    *,
+    overlap: int = 1,
+    priority: int = 0,
+    gold: Path | None = None,
+    log: Callable[[str], None],
 ) -> None:
     """Add tasks and rankings to a store, which is made if it is new; what is there is left alone.
 
-    Tasks whose right ranking is known become gold tasks.
+    `gold` is a file of right rankings; their tasks become gold tasks.
     """
     tasks, rankings = _read(path, form)
-    gold = places.gold
     right = [] if gold is None else read_rankings(gold, tasks)
     known: dict[str, dict[str, int]] = {}
     for one in right:
@@ -64,7 +60,7 @@ def import_labels(
             raise ValueError(f"{gold}: task '{one.task}' has two right rankings, expected one")
         known[one.task] = dict(one.ranks)
     with closing(Store(where)) as store:
-        new = store.add_tasks(tasks, overlap=places.overlap, priority=places.priority, gold=known)
+        new = store.add_tasks(tasks, overlap=overlap, priority=priority, gold=known)
         added = store.submit_all(rankings)
     log(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
 
@@ -91,6 +87,16 @@ def backup(where: str, path: Path) -> Path:
     with closing(store_at(where)) as store:
         store.database.backup(path)
     return path
+
+
+def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
+    """Return those of a folder with tasks.jsonl and rankings.jsonl, or of a store."""
+    for folder in (Path(where), Path(where) / "label"):
+        if (folder / "tasks.jsonl").is_file() and (folder / "rankings.jsonl").is_file():
+            tasks = read_tasks(folder / "tasks.jsonl")
+            return tasks, read_rankings(folder / "rankings.jsonl", tasks)
+    with closing(store_at(where)) as store:
+        return store.tasks(), store.rankings()
 
 
 def agreement_lines(where: str) -> list[str]:

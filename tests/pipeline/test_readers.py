@@ -24,7 +24,7 @@ from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
 from pipeline.labeling.room import add_tasks
 from pipeline.steps.order import experiment_stages
-from pipeline.studies import e2e_data
+from pipeline.studies import public_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
@@ -120,7 +120,7 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     "begin": ("b.tsv",
               "model_name\tknowledge\tmessage\tresponse\tbegin_label\nm\tk\tq\tr\tGeneric\n",
               lambda path: read_begin(path, "closed_qa")),
-    "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", e2e_data._references),
+    "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", public_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
     "results": (
@@ -297,7 +297,7 @@ def test_a_task_id_that_stands_twice_ends_a_run(tmp_path: Path) -> None:
     path = experiment(tmp_path, f"{{kind: imported, {files}}}")
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't0' stands here again; it is at" in done.stderr
+    assert "t.jsonl:4: task 't0' again; it is at" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["import", "add-tasks"])
@@ -309,7 +309,7 @@ def test_a_task_id_that_stands_twice_is_refused_by_verbs(
     more = ["--store", "s"] if verb == "import" else ["s", "--kind", "ranking"]
     done = CliRunner().invoke(app, [verb, "t.jsonl", *more])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't1' stands here again; it is at t.jsonl:2 already" in done.stderr
+    assert "t.jsonl:4: task 't1' again; it is at t.jsonl:2 already" in done.stderr
 
 
 def test_prompts_with_integer_ids_become_the_tasks_of_those_names(tmp_path: Path) -> None:
