@@ -5,7 +5,6 @@ from random import Random
 import pytest
 
 from pipeline.quickstart import corpus, world
-from pipeline.quickstart import corpus as demonstrations
 from pipeline.quickstart.annotators import POOL, Annotator, judge_agreement, rank, simulate
 from pipeline.quickstart.data import Sizes, quickstart_data, texts
 from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge
@@ -73,13 +72,13 @@ def test_one_size_changes_no_other_set():
 @pytest.mark.parametrize(
     ("gold", "response", "what"),
     [
-        (ANSWERED, "Malu has a goat.", {"correct": True, "made_up": False}),
-        (ANSWERED, "Malu has a dog.", {"correct": False, "made_up": True}),
+        (ANSWERED, "Malu has a goat.", {"correct": True, "hallucinated": False}),
+        (ANSWERED, "Malu has a dog.", {"correct": False, "hallucinated": True}),
         (ANSWERED, world.ABSTAIN, {"correct": False, "false_abstention": True}),
         (ANSWERED, "You fool, Malu has a goat.", {"correct": True, "rude": True}),
-        (ANSWERED, "Malu has a goat. Malu is a nurse.", {"made_up": True, "rambling": True}),
-        (UNANSWERED, world.ABSTAIN, {"correct": True, "abstained": True, "made_up": False}),
-        (UNANSWERED, "Malu has a goat.", {"correct": False, "made_up": True}),
+        (ANSWERED, "Malu has a goat. Malu is a nurse.", {"hallucinated": True, "rambling": True}),
+        (UNANSWERED, world.ABSTAIN, {"correct": True, "abstained": True, "hallucinated": False}),
+        (UNANSWERED, "Malu has a goat.", {"correct": False, "hallucinated": True}),
         (UNANSWERED, "It does not say that.", {"correct": True, "false_abstention": False}),
     ],
 )
@@ -104,7 +103,7 @@ def ranking_tasks() -> tuple[list[RankingTask], dict[str, dict[str, object]]]:
     """Five different answers to each prompt, as hurried people and the web would give them."""
     rng, made, worlds = Random("tasks"), [], {}
     for prompt in quickstart_data(Sizes(1, 300, 1, 1, 1, 1, 1, 1), seed=1).ranking_prompts:
-        said = {demonstrations.demonstrate(rng, prompt).response for _ in range(6)}
+        said = {corpus.demonstrate(rng, prompt).response for _ in range(6)}
         said |= {corpus.web_reply(rng, prompt) for _ in range(3)}
         texts_of = sorted(said)[:5]
         if len(texts_of) > 1:
