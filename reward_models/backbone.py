@@ -1,4 +1,4 @@
-"""The transformer under a reward model: no dropout, float32, found inside what carries it."""
+"""Backbones: loading in float32 without dropout, the transformer inside, hashes of weights."""
 
 import hashlib
 import inspect
@@ -22,7 +22,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward_models.base_names import base_source
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -30,6 +29,7 @@ from reward_models.model_files import (
     ADAPTER_WEIGHTS,
     CONFIG,
     LOAD_ERRORS,
+    base_source,
     check_adapter_folder,
     check_model_folder,
     check_source,
@@ -39,23 +39,22 @@ from reward_models.model_files import (
 Backbone = PreTrainedModel | PeftModel
 
 
-def load_causal(source: str | Path) -> PreTrainedModel:
-    """The causal language model of a folder or hub name; ValueError where there is none."""
-    return _load(AutoModelForCausalLM, str(source))
+def load_causal_lm(source: str | Path) -> PreTrainedModel:
+    """Load the causal language model of a folder or hub name; ValueError where there is none."""
+    return load_pretrained(AutoModelForCausalLM, str(source))
 
 
 def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
-    """What a reward model saved: a whole trunk, or what belongs on the base that the card names.
+    """Load a reward model's backbone: a whole one, or an adapter on the base that the card names.
 
-    `base` is used where it is that one. Raises ValueError where the card's base is gone or is no
-    longer the same.
+    `base` is used if it is that one. Raises ValueError where the card's base is gone or changed.
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        return _load(AutoModel, str(folder))
+        return load_pretrained(AutoModel, str(folder))
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
-        base = load_causal(source)
+        base = load_causal_lm(source)
     sha256 = weights_hash(base, card.base_rows)
     if sha256 != card.base_hash:
         raise ValueError(
@@ -68,7 +67,7 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
 
 
 def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """The base with the adapter of a folder; ValueError unless all of it is there and fits."""
+    """Load an adapter's folder on its base; ValueError unless all of it is there and fits."""
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
@@ -89,54 +88,55 @@ def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> Pef
 
 
 def absolute_name(name: str) -> str:
-    """How a base is named in what is saved: a folder's whole path, a hub model's name."""
+    """Return the name of a base in saved files: a folder's absolute path, a hub model's name."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def transformer(carrier: Backbone) -> PreTrainedModel:
-    """The transformer itself, without the PEFT model and the unembedding around it."""
-    inside = carrier.get_base_model() if isinstance(carrier, PeftModel) else carrier
-    trunk = inside.base_model
-    parts = [part for part in inside.children() if isinstance(part, PreTrainedModel)]
-    if trunk is inside and len(parts) == 1:  # it has another name than its class tells
-        trunk = parts[0]
-    assert isinstance(trunk, PreTrainedModel)
-    return trunk
+def transformer(backbone: Backbone) -> PreTrainedModel:
+    """Return the transformer itself, without the PEFT model and the unembedding around it."""
+    model = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
+    inner = model.base_model
+    children = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if inner is model and len(children) == 1:  # its attribute has an unusual name
+        inner = children[0]
+    assert isinstance(inner, PreTrainedModel)
+    return inner
 
 
 def require_backbone(model: PreTrainedModel, source: object) -> None:
-    """Raise ValueError where a scalar head could not read what the unembedding reads.
+    """Raise ValueError where a scalar head could not take the place of the unembedding.
 
     Decoders of encoder-decoders are only a part of what transformers saves and loads; and hidden
     states may be of another size than the embeddings.
     """
-    trunk = transformer(model)
+    backbone = transformer(model)
     name = f"{source}: {type(model).__name__}"
-    known = MODEL_MAPPING.get(type(trunk.config), None)
-    if type(trunk) not in (known if isinstance(known, tuple) else (known,)):
+    known = MODEL_MAPPING.get(type(backbone.config), None)
+    if type(backbone) not in (known if isinstance(known, tuple) else (known,)):
         raise ValueError(f"{name} is a part of another model; expected a language model of its own")
-    ids_BL = torch.tensor([[1]], device=trunk.device)
+    ids_BL = torch.tensor([[1]], device=backbone.device)
     with torch.no_grad():
-        size = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state.shape[-1]
-    if size != hidden_size(trunk):
+        size = backbone(input_ids=ids_BL, use_cache=False).last_hidden_state.shape[-1]
+    embedded = hidden_size(backbone)
+    if size != embedded:
         raise ValueError(
-            f"{name} has hidden states of {size} numbers and embeddings of {hidden_size(trunk)}; "
-            "expected one size"
+            f"{name} has hidden states of {size} numbers and embeddings of {embedded}; expected "
+            "one size"
         )
 
 
-def accepts_positions(trunk: PreTrainedModel) -> bool:
-    """Whether it takes explicit positions; ALiBi and recurrences read them off the mask."""
-    return "position_ids" in inspect.signature(trunk.forward).parameters
+def accepts_positions(backbone: PreTrainedModel) -> bool:
+    """Return true where the forward pass takes positions; ALiBi and recurrences do not."""
+    return "position_ids" in inspect.signature(backbone.forward).parameters
 
 
-def hidden_size(trunk: PreTrainedModel) -> int:
-    """D of its last hidden states, which is that of its embeddings."""
-    return token_embedding(trunk).embedding_dim
+def hidden_size(backbone: PreTrainedModel) -> int:
+    """Return the size of the hidden states, which is that of the embeddings."""
+    return token_embedding(backbone).embedding_dim
 
 
 def token_embedding(model: PreTrainedModel) -> nn.Embedding:
-    """Its table of tokens, without what an adapter puts around it."""
+    """Return the token embedding, without an adapter around it."""
     table = model.get_input_embeddings()
     table = table.get_base_layer() if isinstance(table, BaseTunerLayer) else table
     assert isinstance(table, nn.Embedding)
@@ -144,11 +144,10 @@ def token_embedding(model: PreTrainedModel) -> nn.Embedding:
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """The same config as everything here reads it; call it before the model is built.
+    """Set every dropout rate and jitter of a config to 0, before the model is built.
 
-    Every dropout rate and jitter is 0: scores must not depend on the module's mode. Routers of
-    experts keep their logits to themselves: with them a step with a cache crashes, and a loss is
-    another one.
+    Scores must not depend on the module's mode. Routers of experts do not return their logits
+    either: with them a step with a cache crashes, and a loss has another term.
     """
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         settings = part.to_dict()
@@ -170,12 +169,11 @@ def require_finite(model: nn.Module, source: object) -> None:
 
 
 def load_pretrained(
-    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str, wanted: str
+    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str
 ) -> PreTrainedModel:
-    """Load the model of a folder or hub name as float32.
+    """Load the model of a folder or hub name in float32.
 
-    Raises ValueError, which says that there is no `wanted`, unless all weights are there, of the
-    right shapes, and finite.
+    Raises ValueError unless all weights are there, of the right shapes, and finite.
     """
     check_source(source)
     if Path(source).is_dir():
@@ -186,9 +184,10 @@ def load_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except LOAD_ERRORS as error:
-        raise ValueError(f"{source}: no {wanted} there ({first_line(error)})") from None
+        expected = "causal language model" if kind is AutoModelForCausalLM else "model"
+        raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
-    # A pooler is what AutoModel puts on top; nothing reads it.
+    # A pooler is what AutoModel puts on top; nothing uses it.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
@@ -197,18 +196,11 @@ def load_pretrained(
     return model
 
 
-def _load(kind: type[AutoModel] | type[AutoModelForCausalLM], source: str) -> PreTrainedModel:
-    return load_pretrained(kind, source, "model")
-
-
 _own_rows: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
 
 def add_token_rows(model: PreTrainedModel, rows: int) -> None:
-    """Give the token tables `rows` rows; a new row is the mean of the old ones, and none of them.
-
-    Tables that have as many are left alone.
-    """
+    """Enlarge smaller token tables to `rows` rows; a new row is the mean of the old ones."""
     own = model.get_input_embeddings().get_parameter("weight").shape[0]
     if rows <= own:
         return
@@ -220,7 +212,7 @@ def add_token_rows(model: PreTrainedModel, rows: int) -> None:
 
 
 def base_token_rows(model: nn.Module, source: str = "") -> int:
-    """Return the number of token rows that are the base's own: no more than its `source` has."""
+    """Return the number of token rows that are the base's own: at most as many as `source` has."""
     weight_VD = _tables(_base(model))[0]
     own = _own_rows.get(weight_VD, weight_VD.shape[0])
     if not (Path(source) / CONFIG).is_file():
@@ -230,10 +222,9 @@ def base_token_rows(model: nn.Module, source: str = "") -> int:
 
 
 def weights_hash(model: nn.Module, rows: int | None = None) -> str:
-    """sha256 over names, shapes and float32 values of the base's weights, adapters left out.
+    """Return the sha256 over names, shapes and float32 values of a base's weights, no adapters.
 
-    Buffers that are saved count too. Of the token tables the first `rows` count; None: the base's
-    own.
+    Saved buffers count too. Of the token tables the first `rows` count, by default the base's own.
     """
     base = _base(model)
     tables = {id(weight) for weight in _tables(base)}
@@ -252,12 +243,12 @@ def weights_hash(model: nn.Module, rows: int | None = None) -> str:
 
 
 def adapter_parameters(model: nn.Module) -> set[int]:
-    """The ids of all parameters that adapters hold beside the modules they wrap."""
+    """Return the ids of all parameters of adapters."""
     return {id(p) for child in _adapters(model) for p in child.parameters()}
 
 
 def adapter_tensors(model: nn.Module) -> set[int]:
-    """The ids of all parameters and buffers that adapters hold beside what they wrap."""
+    """Return the ids of all parameters and buffers of adapters."""
     buffers = {id(b) for child in _adapters(model) for b in child.buffers()}
     return adapter_parameters(model) | buffers
 
@@ -279,7 +270,7 @@ def _base(model: nn.Module) -> PreTrainedModel:
 
 
 def _tables(base: PreTrainedModel) -> list[Tensor]:
-    """The weights of the embedding and of the unembedding, where there is one."""
+    """Return the weights of the embedding and, if there is one, of the unembedding."""
     unembedding = base.get_output_embeddings()  # type: ignore[no-untyped-call]
     modules = (base.get_input_embeddings(), unembedding)
     bare = [m.get_base_layer() if isinstance(m, BaseTunerLayer) else m for m in modules]

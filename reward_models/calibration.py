@@ -1,4 +1,4 @@
-"""How well scores predict held-out rankings: accuracy, calibration, and a taste for length.
+"""Accuracy and calibration of scores on held-out rankings, and their correlation with length.
 
 Numpy only. Every rate comes with the 95 % interval of a bootstrap that draws prompts, because pairs
 of one prompt share responses and are not independent.
@@ -52,12 +52,12 @@ def by_confidence(
     edges = np.linspace(0.5, 1.0, num_bins + 1)
     bin_N = np.clip(np.digitize(predicted_N, edges) - 1, 0, num_bins - 1)
     rows = []
-    for place in range(num_bins):
-        inside = bin_N == place
+    for number in range(num_bins):
+        inside = bin_N == number
         accuracy = pair_accuracy(comparisons.where(inside), rng)
         predicted = float(predicted_N[inside].mean()) if inside.any() else None
         rows.append(
-            {"from": edges[place], "to": edges[place + 1], "predicted": predicted}
+            {"from": edges[number], "to": edges[number + 1], "predicted": predicted}
             | {"accuracy": accuracy.to_json()}
         )
     return rows

@@ -1,8 +1,8 @@
-"""The number of tokens a model has positions for, by its config, before weights are loaded.
+"""The number of tokens a model has positions for, from its config, before weights are loaded.
 
-A learned table ends; a rotation trained up to a length says little beyond it. Both are a limit here
-(`max_position_embeddings`, times the factor where rotations are scaled). ALiBi and recurrences have
-none. A soft prompt stands at the first positions; a prefix takes none.
+A learned table ends; a rotation is of little use beyond the length it was trained at. Both are a
+limit here (`max_position_embeddings`, times the factor where rotations are scaled). ALiBi and
+recurrences have none. A soft prompt stands at the first positions; a prefix takes none.
 """
 
 import json
@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from reward_models.base_names import base_source
 from reward_models.model_card import CARD, RewardCard
-from reward_models.model_files import ADAPTER_CONFIG, check_source, first_line
+from reward_models.model_files import (
+    ADAPTER_CONFIG,
+    BASE_FILE,
+    base_source,
+    check_source,
+    first_line,
+)
 
 
 def fixed_positions(config: PretrainedConfig) -> int | None:
-    """The number of positions with rotations that do not depend on the batch; None: all of them."""
+    """Return how many positions have rotations that do not depend on the batch; None: all."""
     settings = config.get_text_config().to_dict()
     rope = settings.get("rope_parameters") or {}
     kinds = [rope] if "rope_type" in rope else [r for r in rope.values() if isinstance(r, dict)]
@@ -37,7 +41,7 @@ def fixed_positions(config: PretrainedConfig) -> int | None:
 
 
 def require_fixed_positions(config: PretrainedConfig, tokens: int) -> None:
-    """Raise ValueError where a text of so many tokens would change the numbers of others."""
+    """Raise ValueError where a text of so many tokens would change the outputs of others."""
     limit = fixed_positions(config)
     if limit is not None and tokens > limit:
         raise ValueError(
@@ -47,7 +51,7 @@ def require_fixed_positions(config: PretrainedConfig, tokens: int) -> None:
 
 
 def limit_positions(model: PreTrainedModel) -> None:
-    """From now on the model refuses positions beyond its fixed ones, wherever it is read."""
+    """Let the model refuse positions beyond its fixed ones in every forward pass."""
     if fixed_positions(model.config) is None:
         return
     refuse = partial(_refuse_beyond, config=model.config)
@@ -57,33 +61,41 @@ def limit_positions(model: PreTrainedModel) -> None:
 
 
 def _refuse_beyond(
-    _: nn.Module, given: tuple[object, ...], named: dict[str, object], config: PretrainedConfig
+    _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], config: PretrainedConfig
 ) -> None:
-    positions_BL = named.get("position_ids", given[1] if len(given) > 1 else None)
-    if isinstance(positions_BL, Tensor) and not isinstance(positions_BL, FakeTensor):
+    positions_BL = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+    if type(positions_BL) is Tensor:  # the fake ones of a dry run have no values
         require_fixed_positions(config, int(positions_BL.max()) + 1)
 
 
-BASE_FILE = "base.json"
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-# Their table's first rows, up to PAD's, are no positions.
-_OFFSET = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod",
-           "data2vec-text", "mpnet", "longformer"}  # fmt: skip
+# The first rows of these architectures' tables, up to PAD's, are no positions.
+_OFFSET = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "xmod",
+    "data2vec-text",
+    "mpnet",
+    "longformer",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ContextLimit:
-    """Tokens that a model reads at most; `tokens` is None where there is no limit."""
+    """The most tokens that a model takes; `tokens` is None where there is no limit."""
 
     model: str
     tokens: int | None
 
     def at_most(self, tokens: int) -> int:
-        """The smaller of a setting and this limit."""
+        """Return the smaller of a setting and this limit."""
         return tokens if self.tokens is None else min(tokens, self.tokens)
 
     def without(self, taken: int) -> "ContextLimit":
-        """Return the limit that is left beside a soft prompt of so many embeddings."""
+        """Return the limit beside a soft prompt of so many embeddings."""
         return self if self.tokens is None else ContextLimit(self.model, self.tokens - taken)
 
     def require(self, tokens: int, what: str) -> None:
@@ -95,9 +107,9 @@ class ContextLimit:
 
 
 def context_limit(source: str | Path, soft_prompt: int = 0) -> ContextLimit:
-    """The room of a model's folder or hub name, of an adapter's folder, or of a reward model's.
+    """Return the limit of a model's folder or hub name, of an adapter's, or of a reward model's.
 
-    `soft_prompt` is the length of one that is to be trained on it. ValueError where no config is.
+    `soft_prompt` is the length of one that is to be trained on it. ValueError without a config.
     """
     folder = Path(source)
     adapter = _json(folder / ADAPTER_CONFIG)
@@ -112,9 +124,9 @@ def context_limit(source: str | Path, soft_prompt: int = 0) -> ContextLimit:
 
 
 def max_positions(config: PretrainedConfig) -> int | None:
-    """The positions that a config allows; None where there is no limit.
+    """Return the positions that a config allows; None where there is no limit.
 
-    Rotations that depend on the batch are a limit up to where they do not.
+    Rotations that depend on the batch beyond some position are a limit there.
     """
     limits = [n for n in (_positions(config), fixed_positions(config)) if n is not None]
     return min(limits, default=None)
@@ -132,16 +144,16 @@ def _positions(config: PretrainedConfig) -> int | None:
 
 
 def hard_position_limit(config: PretrainedConfig) -> int | None:
-    """The positions beyond which a forward pass fails: a table's, or of rotations that change."""
+    """Return the positions beyond which a forward pass fails: a table's, or of fixed rotations."""
     rotates = config.get_text_config().to_dict().get("rope_parameters")
     return fixed_positions(config) if rotates else max_positions(config)
 
 
 def _scaled(rope: Mapping[str, Any], limit: int) -> list[int]:
-    """Lengths that rotations are scaled to, for all layers or by kind of layer."""
+    """Return the lengths that rotations are scaled to, for all layers or by kind of layer."""
     if any(isinstance(part, Mapping) for part in rope.values()):
-        return [n for part in rope.values() if isinstance(part, Mapping)
-                for n in _scaled(part, limit)]  # fmt: skip
+        parts = [part for part in rope.values() if isinstance(part, Mapping)]
+        return [length for part in parts for length in _scaled(part, limit)]
     kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
     if kind in (None, "default") or not isinstance(factor, int | float):
         return []
@@ -149,7 +161,7 @@ def _scaled(rope: Mapping[str, Any], limit: int) -> list[int]:
 
 
 def _base(folder: Path, *, is_adapter: bool) -> str | Path:
-    """Whose config says how many positions there are."""
+    """Return the model whose config has the number of positions."""
     if (folder / CARD).is_file():
         card, _ = RewardCard.read(folder)
         on_base = is_adapter or card.head_only

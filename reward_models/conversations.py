@@ -1,4 +1,4 @@
-"""Conversations of any accepted format as turns: who said what, in order.
+"""Conversations of any accepted format as turns of a role and a text.
 
     [{"role": "user", "content": "..."}, ...]       messages, as chat templates take them
     [{"from": "human", "value": "..."}, ...]        ShareGPT's
@@ -6,7 +6,7 @@
     "[{\\"role\\": ...}]"                             messages as JSON text, as tables hold them
 
 A content is a text or a list of parts of type text. What is no text (tool calls, images, null) is
-refused, because it would be learnt as something else.
+refused, because a model would be trained on something else.
 """
 
 import re
@@ -57,7 +57,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns before the last user's, the text of that one, and the answer where there is one."""
+    """The turns before the last user's, the text of that one, and the response if there is one."""
 
     history: tuple[Turn, ...]
     prompt: str
@@ -65,12 +65,12 @@ class Conversation:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """All turns up to where the answer begins."""
+        """Return all turns before the response."""
         return (*self.history, Turn("user", self.prompt))
 
 
 def parse_turns(value: object, name: str) -> tuple[Turn, ...] | None:
-    """The turns of messages; None of a plain text. ValueError names what else the value is."""
+    """Return the turns of messages; None for a plain text; ValueError for anything else."""
     if isinstance(value, str):
         value = _messages_in(value)
         if value is None:
@@ -85,9 +85,9 @@ def parse_turns(value: object, name: str) -> tuple[Turn, ...] | None:
 
 
 def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
-    """The turns of a text "Human: ... Assistant:" that waits for an answer; None of other texts.
+    """Return the turns of a text "Human: ... Assistant:" without a response; None for others.
 
-    What one speaker says in several pieces is one turn.
+    Adjacent messages of one role are one turn.
     """
     whole = text if text.startswith("\n\n") else f"\n\n{text}"
     if not (whole.startswith("\n\nHuman:") and whole.rstrip().endswith(ASSISTANT_TURN)):
@@ -104,9 +104,9 @@ def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
 
 
 def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
-    """The turns that a row's `messages`, `conversations` or `prompt` hold; None without any.
+    """Return the turns of a row's `messages`, `conversations` or `prompt`; None without any.
 
-    A prompt that repeats what the user says in the messages adds nothing.
+    A prompt that repeats the user's in the messages adds nothing.
     """
     absent = (None, "")
     given = [name for name in ("messages", "conversations") if row.get(name) not in absent]
@@ -127,7 +127,7 @@ def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:
 
 
 def conversation(turns: Sequence[Turn]) -> Conversation:
-    """Turns as what is to be answered and, where the assistant's is the last, its answer."""
+    """Return turns as history, prompt and, if the assistant's is the last, its response."""
     remaining = list(turns)
     answer = remaining.pop().content if remaining and remaining[-1].role == "assistant" else None
     if not remaining or remaining[-1].role != "user":
@@ -136,7 +136,7 @@ def conversation(turns: Sequence[Turn]) -> Conversation:
 
 
 def question(turns: Sequence[Turn]) -> Conversation:
-    """Turns that end with the user, who is to be answered; ValueError otherwise."""
+    """Return the conversation of turns that end with the user; ValueError otherwise."""
     parsed = conversation(turns)
     if parsed.response is not None:
         raise ValueError("the last message is the assistant's; expected the user's, to be answered")
@@ -161,7 +161,7 @@ def _repeats(turns: Sequence[Turn], prompt: object) -> bool:
 
 
 def _messages_in(text: str) -> list[Any] | None:
-    """The messages that a JSON text holds; None where it holds none."""
+    """Return the messages of a JSON text; None where it has none."""
     if not text.lstrip().startswith(("[", "{")):
         return None
     try:
@@ -169,12 +169,14 @@ def _messages_in(text: str) -> list[Any] | None:
     except ValueError:
         return None
     rows = [value] if isinstance(value, Mapping) else value
-    are_messages = isinstance(rows, list) and bool(rows) and all(
-        isinstance(row, Mapping) and ({"role", "content"} <= row.keys()
-                                      or {"from", "value"} <= row.keys())
-        for row in rows
-    )  # fmt: skip
-    return whole_characters(rows) if are_messages else None
+    if isinstance(rows, list) and rows and all(map(_is_message, rows)):
+        return whole_characters(rows)
+    return None
+
+
+def _is_message(row: object) -> bool:
+    keys = row.keys() if isinstance(row, Mapping) else set()
+    return {"role", "content"} <= keys or {"from", "value"} <= keys
 
 
 def _turn(message: object, name: str) -> Turn:

@@ -28,16 +28,21 @@ from reward_models.backbone import (
     accepts_positions,
     base_token_rows,
     hidden_size,
-    load_causal,
+    load_causal_lm,
     load_saved_backbone,
     require_finite,
     transformer,
     weights_hash,
 )
-from reward_models.base_names import base_name, resolve_base_name, write_base_name
 from reward_models.compat import whole_modules
 from reward_models.model_card import RewardCard
-from reward_models.model_files import check_whole, first_line
+from reward_models.model_files import (
+    base_name,
+    check_whole,
+    first_line,
+    resolve_base_name,
+    write_base_name,
+)
 from reward_models.packed_attention import PackedSegments, enable_packing
 
 HEAD = "head.safetensors"
@@ -66,7 +71,7 @@ class RewardModel(nn.Module):
     @classmethod
     def from_base(cls, source: str | Path, seed: int) -> Self:
         """Return a new reward model on a causal language model, all of it trainable."""
-        return cls.on(load_causal(source), seed, base=str(source))
+        return cls.on(load_causal_lm(source), seed, base=str(source))
 
     @classmethod
     def on(cls, model: Backbone, seed: int, *, base: str) -> Self:

@@ -1,4 +1,4 @@
-"""What a reward model says about itself: where it comes from and what it may be used with.
+"""The card of a reward model: where it comes from and what it may be used with.
 
 The card lies beside the weights as `reward.json`, with the bias in it, where a person can read it.
 """
@@ -20,10 +20,10 @@ class RewardCard:
 
     `base_rows` are the rows of the base's token tables that the hash counts.
 
-    A probe is `head_only`: its transformer is the base's, unchanged. `pooling` mean reads the mean
-    of all hidden states so far instead of the last; `inner_width` is that of a layer before the
-    head, 0 for none. `divided_by` is what its scores were divided by, beside the bias that was
-    added to them; `tokenizer` is None and `label_kinds` is empty until the model has been trained.
+    A probe is `head_only`: its backbone is the base's, unchanged. With `pooling` mean the head
+    takes the mean of all hidden states so far instead of the last; `inner_width` is that of a layer
+    before the head, 0 for none. `divided_by` is the scale that scores were divided by, beside the
+    bias; `tokenizer` is None and `label_kinds` is empty until the model has been trained.
     """
 
     base: str
@@ -39,7 +39,7 @@ class RewardCard:
 
     @classmethod
     def read(cls, folder: Path) -> tuple[Self, float]:
-        """The card in `folder` and the bias; ValueError where it is missing or lacks a key."""
+        """Return the card in `folder` and the bias; ValueError where a file or key is missing."""
         path = folder / CARD
         if not path.is_file():
             raise ValueError(f"{folder} is not a reward model: it has no {CARD}")
@@ -81,8 +81,8 @@ class RewardCard:
     def require_tokenizer(self, tokenizer: str, policy: str) -> None:
         """Raise ValueError unless the policy's tokenizer, by hash, is this model's own."""
         if self.tokenizer != tokenizer:
-            mine = "no tokenizer" if self.tokenizer is None else f"tokenizer {self.tokenizer[:12]}"
+            own = "no tokenizer" if self.tokenizer is None else f"tokenizer {self.tokenizer[:12]}"
             raise ValueError(
-                f"the reward model was trained from {mine}, {policy} uses {tokenizer[:12]}: "
+                f"the reward model was trained from {own}, {policy} uses {tokenizer[:12]}: "
                 "a reward model must read what the policy writes"
             )

@@ -1,17 +1,17 @@
 """Many texts in one row of tokens, kept apart by attention: nothing is padded.
 
-A stem is a text of its own, whose tokens see the earlier ones. A branch goes on from a stem: its
-tokens see all of that, and the earlier ones of their own branch. So K responses to a prompt are a
-stem and K branches, and the prompt is computed once:
+A stem is a text of its own, whose tokens attend to the earlier ones. A branch continues a stem: its
+tokens attend to all of that, and to the earlier ones of their own branch. So K responses to a
+prompt are a stem and K branches, and the prompt is computed once:
 
     tokens   p p p a a a a b b q q c       a and b are branches of p, c is one of q
 
-Every layer reads the row as it stands. Attention alone spreads its queries, keys and values over
-padded rows, one a segment, and gathers what comes out: it computes Q^2 + K T (Q + T) products of
-tokens for a prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
+Every layer takes the row as it is. Attention alone spreads its queries, keys and values over padded
+rows, one a segment, and gathers the outputs: it computes Q^2 + K T (Q + T) products of tokens for a
+prompt of Q tokens and K responses of T, where a mask over the row takes (Q + K T)^2.
 
 Dimension key:  N tokens,  P segments,  S stems of Q tokens at most,  R branches of T at most,
-M = S Q + R T places in padded rows,  H heads,  D head size.
+M = S Q + R T cells of padded rows,  H heads,  D head size.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,16 +35,15 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
 PrependKeys = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor, Tensor]]
 # key_BHKD, value_BHKD, mask and Q  ->  keys, values and mask with more columns before those
-PrependFor = Callable[
-    [nn.Module, Tensor, Tensor], PrependKeys | None
-]  # module, key_BHKD, value_BHKD
+PrependFor = Callable[[nn.Module, Tensor, Tensor], PrependKeys | None]
+# module, key_BHKD, value_BHKD  ->  what prepends keys there, if anything
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSegments:
-    """Where the tokens of a row stand in padded rows, stems first, and which stem a branch is of.
+    """The cells of a row's tokens in padded rows, stems first, and the stem of each branch.
 
-    `from_M` is the token at each place (any, where there is none), `to_N` each token's place.
+    `from_M` is the token in each cell (any, in an empty one), `to_N` each token's cell.
     """
 
     stems: tuple[int, int]  # S, Q
@@ -56,9 +55,9 @@ class PackedSegments:
 
     @classmethod
     def of(cls, segment_P3: Tensor) -> Self:
-        """From each segment's first token, number of tokens, and `STEM` or the number of its stem.
+        """Take each segment's first token, number of tokens, and `STEM` or the number of its stem.
 
-        Together the segments hold every token of the row once; each has one at least.
+        Together the segments hold every token of the row once; each has at least one.
         """
         begin_P, count_P, stem_P = segment_P3.unbind(1)
         is_stem_P = stem_P == STEM
@@ -66,9 +65,9 @@ class PackedSegments:
         branch_RT, real_RT = _padded(begin_P[~is_stem_P], count_P[~is_stem_P])
         from_M = torch.cat([stem_SQ.flatten(), branch_RT.flatten()])
         real_M = torch.cat([real_SQ.flatten(), real_RT.flatten()])
-        place_N = real_M.nonzero().squeeze(1)
-        to_N = torch.empty_like(place_N)
-        to_N[from_M[place_N]] = place_N
+        cell_N = real_M.nonzero().squeeze(1)
+        to_N = torch.empty_like(cell_N)
+        to_N[from_M[cell_N]] = cell_N
         stem_R = stem_P[~is_stem_P]
         lengths = (real_SQ.shape[1], real_RT.shape[1])
         return cls(
@@ -81,7 +80,7 @@ class PackedSegments:
         )
 
     def attend(self, attend: Attend, query_1HND: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """result_1NHD of attention within the segments; `key` and `value` may have fewer heads."""
+        """Return result_1NHD of attention within segments; keys may have fewer heads."""
         query_SHQD, query_RHTD = self._spread(query_1HND)
         key_SHQD, key_RHTD = self._spread(key)
         value_SHQD, value_RHTD = self._spread(value)
@@ -97,10 +96,10 @@ class PackedSegments:
         return result_MHD.index_select(0, self.to_N)[None]
 
     def as_inputs(self) -> dict[str, Any]:
-        """What to tell a transformer beside tokens and positions.
+        """Return a transformer's arguments beside tokens and positions.
 
-        The mask is one that transformers hand on as it is: where `segments` do not arrive, every
-        token sees all others, which no comparison overlooks.
+        The mask is one that transformers pass on as it is: where `segments` do not arrive, every
+        token attends to all others, which no comparison overlooks.
         """
         blank_1111 = torch.zeros(1, 1, 1, 1, device=self.to_N.device)
         return {"attention_mask": blank_1111, "segments": self}
@@ -121,23 +120,23 @@ class PackedSegments:
 
 
 def segment_table(segments: Sequence[tuple[int, int, int]]) -> Tensor:
-    """segment_P3 for `Pieces.of`."""
+    """Return segment_P3 for `PackedSegments.of`."""
     return torch.tensor(segments, dtype=torch.long).view(-1, 3)
 
 
 def uses_sdpa(model: PreTrainedModel) -> bool:
-    """Whether its attention is torch's, alone or with what this project lets it see besides."""
+    """Return true where the attention is torch's, or one of this project's on top of it."""
     return str(attention_name(model.config)).startswith("sdpa")
 
 
 def attention_windows(model: PreTrainedModel) -> dict[str, int]:
-    """The lengths beyond which its layers, or some of them, do not look back, by their names."""
+    """Return the lengths beyond which some layers do not attend back, by their names."""
     settings = model.config.to_dict()
     return {name: settings[name] for name in WINDOWS if isinstance(settings.get(name), int)}
 
 
 def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
-    """The model's window that is shorter than a text, in words: segments know of no window."""
+    """Return the obstacle that a window is shorter than a text: segments are given no window."""
     for name, window in attention_windows(model).items():
         if window < text_tokens:
             return f"its {name} of {window} is shorter than a text of {text_tokens} tokens"
@@ -145,7 +144,7 @@ def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
 
 
 def enable_packing(model: PreTrainedModel) -> None:
-    """From now on this model's attention takes `segments`; ValueError where it is not sdpa.
+    """Let this model's attention take `segments`; ValueError where it is not sdpa.
 
     Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
     """
@@ -156,9 +155,9 @@ def enable_packing(model: PreTrainedModel) -> None:
 
 
 def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> None:
-    """Let models choose `name`: torch's sdpa, in segments where it is told of some.
+    """Register `name` with transformers: torch's sdpa, within segments where it is given some.
 
-    `before_of` is asked what stands before each module's keys.
+    `before_of` returns what prepends keys to each module's own.
     """
 
     def attention(
@@ -171,7 +170,7 @@ def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> No
         scaling: float | None = None,
         is_causal: bool | None = None,
         segments: PackedSegments | None = None,
-        **further: Any,  # what transformers hands to every attention function
+        **further: Any,  # which transformers passes to every attention function
     ) -> tuple[Tensor, None]:
         before = before_of(module, key, value)
 
@@ -195,15 +194,15 @@ register_attention(ATTENTION)
 
 
 def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
-    """token_PL of each segment, padded on the right with token 0, and real_PL."""
+    """Return token_PL of each segment, padded on the right with token 0, and real_PL."""
     longest = int(count_P.max()) if len(count_P) else 0
-    place_L = torch.arange(longest, device=count_P.device)
-    real_PL = place_L < count_P[:, None]
-    return (begin_P[:, None] + place_L).masked_fill(~real_PL, 0), real_PL
+    index_L = torch.arange(longest, device=count_P.device)
+    real_PL = index_L < count_P[:, None]
+    return (begin_P[:, None] + index_L).masked_fill(~real_PL, 0), real_PL
 
 
 def _branch_mask(real_RQ: Tensor, length: int) -> Tensor:
-    """mask_R1TK: 0 at a branch's stem and its own earlier tokens, else the lowest number."""
+    """Return mask_R1TK: 0 at a branch's stem and its own earlier tokens, else the lowest number."""
     own_TT = torch.ones(length, length, dtype=torch.bool, device=real_RQ.device).tril()
     stem_RTQ = real_RQ[:, None].expand(-1, length, -1)
     seen_RTK = torch.cat([stem_RTQ, own_TT.expand(len(real_RQ), -1, -1)], -1)
@@ -212,67 +211,67 @@ def _branch_mask(real_RQ: Tensor, length: int) -> Tensor:
 
 
 FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError)
-ROUNDING = 1e-5  # of the largest hidden state: another kernel may add up in another order
+ROUNDING = 1e-5  # of the largest hidden state: another kernel may sum in another order
 TOKENS = 7  # of an example's row
 
 Names = list[tuple[PretrainedConfig, str | None]]
 
 
 def attention_mismatch(
-    trunks: Sequence[PreTrainedModel], change: Callable[[], str | None]
+    backbones: Sequence[PreTrainedModel], change: Callable[[], str | None]
 ) -> str | None:
-    """Call `change`, which renames the attention of `trunks` and returns its own obstacle to that.
+    """Call `change`, which sets another attention and returns its own obstacle, and compare.
 
-    Return that obstacle, or how a trunk differs from what it was; None where nothing does. With an
-    obstacle, and where anything is raised, the trunks have the attention that they had.
+    Return that obstacle, or the difference of a backbone's outputs; None without any. With an
+    obstacle, and where anything is raised, the backbones have the attention of before.
     """
-    names = _attention_names(trunks)
-    is_kept = False
+    names = _attention_names(backbones)
+    is_equal = False
     try:
-        before = [plain_states(trunk) for trunk in trunks]
+        before = [plain_states(backbone) for backbone in backbones]
         try:
             obstacle = change()
             if obstacle is None:
-                after = [plain_states(trunk) for trunk in trunks]
+                after = [plain_states(backbone) for backbone in backbones]
                 obstacle = _difference(before, after)
         except FORWARD_ERRORS as error:
-            obstacle = f"the model refused ({first_line(error)[:80]})"
-        is_kept = obstacle is None
+            obstacle = f"its forward pass failed ({first_line(error)[:80]})"
+        is_equal = obstacle is None
     finally:
-        if not is_kept:
+        if not is_equal:
             for config, name in names:
                 set_attention_name(config, name)
     return obstacle
 
 
-def plain_states(trunk: PreTrainedModel) -> list[Tensor]:
-    """Hidden states of two rows that differ in their last token, alone and beside padding."""
-    ids_BL = example_ids(trunk, TOKENS).expand(2, -1).clone()
+def plain_states(backbone: PreTrainedModel) -> list[Tensor]:
+    """Return states of two rows that differ in their last token, alone and beside padding."""
+    ids_BL = example_ids(backbone, TOKENS).expand(2, -1).clone()
     ids_BL[1, -1] = ids_BL[1, 0]
     mask_BL = torch.ones_like(ids_BL)
     mask_BL[1, : TOKENS // 2] = 0
     with torch.no_grad():
-        plain: Tensor = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state
-        padded: Tensor = trunk(
+        plain: Tensor = backbone(input_ids=ids_BL, use_cache=False).last_hidden_state
+        padded: Tensor = backbone(
             input_ids=ids_BL, attention_mask=mask_BL, use_cache=False
         ).last_hidden_state
     return [plain, padded[mask_BL.bool()]]
 
 
 def example_ids(model: PreTrainedModel, tokens: int, first: int = 0) -> Tensor:
-    """ids_L of a text that is as good as any: tokens from all over the vocabulary, PAD aside."""
+    """Return ids_L of an example text: tokens from all over the vocabulary, PAD aside."""
     rows = token_embedding(model).num_embeddings
     ids_L = (torch.arange(first, first + tokens, device=model.device) * 7919 + 3) % rows
     pads_L = ids_L == (-1 if model.config.pad_token_id is None else model.config.pad_token_id)
     return torch.where(pads_L, (ids_L + rows // 2) % rows, ids_L)
 
 
-def _attention_names(trunks: Sequence[PreTrainedModel]) -> Names:
-    """The configs that name an attention, outer ones first: to set theirs sets the inner ones'."""
+def _attention_names(backbones: Sequence[PreTrainedModel]) -> Names:
+    """Return the configs and their attention, outer ones first: to set theirs sets inner ones'."""
     configs = [
         module.config
-        for trunk in trunks
-        for module in trunk.modules()
+        for backbone in backbones
+        for module in backbone.modules()
         if isinstance(module, PreTrainedModel)
     ]
     return [(config, attention_name(config)) for config in configs]
@@ -282,8 +281,8 @@ def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -
     for old, new in zip(before, after, strict=True):
         tolerance = ROUNDING * max(1.0, float(old[0].abs().max()))
         if float((new[0][0, :-1] - new[0][1, :-1]).abs().max()) > tolerance:
-            return "its attention, chosen by another name, sees later tokens"
+            return "its attention, under another name, attends to later tokens"
         worst = max(float((x - y).abs().max()) for x, y in zip(old, new, strict=True))
         if not worst <= tolerance:
-            return f"its attention, chosen by another name, differs by {worst:.1e}"
+            return f"its attention, under another name, differs by {worst:.1e}"
     return None

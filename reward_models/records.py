@@ -23,27 +23,28 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from reward_models.conversations import Turn, prompt_turns, question
-from reward_models.fields import (
+from reward_models.row_files import (
     flag,
+    json_value,
     mapping,
     name_lists,
     number,
     optional_name,
     optional_text,
+    read_rows,
     required_name,
     required_text,
     whole_numbers,
 )
-from reward_models.row_files import json_value, read_rows
 
 R = TypeVar("R", bound="Record")
 Kind = Literal["human", "simulated", "imported"]
-_ASKED = ("prompt", "messages", "conversations", "history")
+_PROMPT_KEYS = ("prompt", "messages", "conversations", "history")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What every record shares: it comes from a JSON object and turns back into the same one."""
+    """The base of all records: made from a JSON object, and written as the same one."""
 
     required: ClassVar[tuple[str, ...]] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys we do not know
@@ -61,27 +62,27 @@ class Record:
         return cls(**inside, extra={name: row[name] for name in row if name not in known})
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, without the optional keys that are unset."""
+        """Return the JSON object, without the optional keys that are unset."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
-        kept = {name: value for name, value in named.items() if value is not None}
-        history: tuple[Turn, ...] = kept.pop("history", ())
-        prompt = kept.get("prompt")
+        row = {name: value for name, value in named.items() if value is not None}
+        history: tuple[Turn, ...] = row.pop("history", ())
+        prompt = row.get("prompt")
         if history or (prompt and prompt_turns({"prompt": prompt}) != (Turn("user", prompt),)):
-            turns = [*history, Turn("user", kept.pop("prompt"))]
-            kept = {"messages": [turn.to_json() for turn in turns], **kept}
-        return {**kept, **self.extra}
+            turns = [*history, Turn("user", row.pop("prompt"))]
+            row = {"messages": [turn.to_json() for turn in turns], **row}
+        return {**row, **self.extra}
 
 
 def _with_history(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with what is asked as `prompt` and the turns before it as `history`."""
+    """Return the row with the last user's text as `prompt` and the turns before it as `history`."""
     if row.get("history"):
         raise ValueError("'history' is no key of a row; expected earlier turns in 'messages'")
     turns = prompt_turns(row)
-    rest = {name: value for name, value in row.items() if name not in _ASKED}
+    rest = {name: value for name, value in row.items() if name not in _PROMPT_KEYS}
     if turns is None:
         return rest
-    asked = question(turns)
-    return {**rest, "prompt": asked.prompt, "history": asked.history}
+    parsed = question(turns)
+    return {**rest, "prompt": parsed.prompt, "history": parsed.history}
 
 
 def assign(record: object, **values: object) -> None:
@@ -159,11 +160,11 @@ class Response:
 
     @property
     def ended(self) -> bool:
-        """Whether its model ended it; one that tells nothing, such as a person's, has an end."""
+        """Return true if the model ended it, or where that is unknown, as of a person."""
         return bool(self.sampling.get("ended", self.sampling.get("finish_reason") != "length"))
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object."""
         return {
             "id": self.id,
             "text": self.text,
@@ -201,7 +202,7 @@ class RankingTask(Record):
             raise ValueError(f"task '{self.id}' names a response id twice: {ids}")
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, responses included."""
+        """Return the JSON object, responses included."""
         row = Record.to_json(self)
         return {**row, "responses": [response.to_json() for response in self.responses]}
 
@@ -289,32 +290,32 @@ class Ranking(Record):
 
 
 def _reason(skipped: object) -> str | None:
-    """Why a ranking was skipped; None where it was not: '', false and null say so."""
+    """Return the reason of a skip; None for '', false and null."""
     if isinstance(skipped, bool):
         return "skipped" if skipped else None
     return optional_text("skipped", skipped)
 
 
-def _order(shown: object) -> list[str] | None:
-    if shown in (None, ""):
+def _order(value: object) -> list[str] | None:
+    if value in (None, ""):
         return None
-    if isinstance(shown, str):
-        shown = json_value(shown)
-    if not isinstance(shown, list | tuple):
-        raise ValueError(f"'shown_order' is {type(shown).__name__}, expected a list of ids")
-    return [required_name("shown_order", one) for one in shown]
+    if isinstance(value, str):
+        value = json_value(value)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"'shown_order' is {type(value).__name__}, expected a list of ids")
+    return [required_name("shown_order", one) for one in value]
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
     """Read a record a row of any kind of file; ValueError `file:line: ...` on the first bad one."""
-    records = [record for _, record in read_placed(path, kind)]
+    records = [record for _, record in _located_records(path, kind)]
     if not records:
         raise ValueError(f"{path}: no {kind.__name__.lower()} in it")
     return records
 
 
-def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
-    """Yield where each record stands, and the record."""
+def _located_records(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
+    """Yield each record with its location, `file:line`."""
     for where, row in read_rows(path):
         try:
             yield where, kind.from_json(row)
@@ -323,40 +324,43 @@ def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has no NaN: what could not be computed is null."""
+    """Return the value, or None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 class UniqueKeys:
-    """The line of each thing of a kind; a second one of the same name is refused."""
+    """The lines of keys that may occur once."""
 
     def __init__(self) -> None:
-        self.places: dict[tuple[str, ...], str] = {}
+        self.locations: dict[tuple[str, ...], str] = {}
 
     def add(self, where: str, what: str, *key: str) -> None:
-        """Take note of what stands there; ValueError names both places of what stands twice."""
-        first = self.places.setdefault(key, where)
+        """Add a key with its location; ValueError names both where it occurs again."""
+        first = self.locations.setdefault(key, where)
         if first != where:
-            raise ValueError(f"{where}: {what} stands here again; it is at {first} already")
+            raise ValueError(f"{where}: {what} again; it is at {first} already")
 
 
 def read_tasks(path: Path) -> list[RankingTask]:
-    """The tasks of a file; ValueError `file:line: ...` on a bad one, and on an id there before."""
-    tasks = list(_each_once(read_placed(path, RankingTask)))
+    """Return the tasks of a file; ValueError `file:line: ...` on a bad one or a repeated id."""
+    once, tasks = UniqueKeys(), []
+    for where, task in _located_records(path, RankingTask):
+        once.add(where, f"task '{task.id}'", task.id)
+        tasks.append(task)
     if not tasks:
         raise ValueError(f"{path}: no ranking task in it")
     return tasks
 
 
 def read_rankings(path: Path, tasks: Iterable[RankingTask]) -> list[Ranking]:
-    """The rankings of a file about these tasks.
+    """Return the rankings of a file about these tasks.
 
     ValueError `file:line: ...` on one of an unknown task, or that does not rank its responses, and
-    where an annotator ranks a task that he has ranked before in this file.
+    where an annotator ranks a task a second time.
     """
     by_id = {task.id: task for task in tasks}
     once, rankings = UniqueKeys(), []
-    for where, ranking in read_placed(path, Ranking):
+    for where, ranking in _located_records(path, Ranking):
         try:
             if ranking.task not in by_id:
                 raise ValueError(f"no task '{ranking.task}' among the {len(by_id)} tasks")
@@ -367,10 +371,3 @@ def read_rankings(path: Path, tasks: Iterable[RankingTask]) -> list[Ranking]:
         once.add(where, what, ranking.task, ranking.annotator)
         rankings.append(ranking)
     return rankings
-
-
-def _each_once(placed: Iterable[tuple[str, RankingTask]]) -> Iterator[RankingTask]:
-    once = UniqueKeys()
-    for where, task in placed:
-        once.add(where, f"task '{task.id}'", task.id)
-        yield task

@@ -1,4 +1,4 @@
-"""The base class of configs, and the texts of a config that name a file, a model or a data set."""
+"""The base class of configs, and the values that name a file, a model or a data set."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,19 +20,19 @@ class Config(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ExternalName:
-    """Marks a text that names something outside the config.
+    """Marks a value that names something outside the config.
 
     A stage's result depends on the content of what is named, not on the name: see
-    `pipeline/runs/manifest.py`. Where it does not `decide`, it is about how a stage is done.
+    `pipeline/runs/manifest.py`. With `decides` false the result does not depend on it.
     """
 
     what: Literal["file", "model", "data"]
     decides: bool = True
-    words: tuple[str, ...] = ()  # texts that name nothing outside
+    words: tuple[str, ...] = ()  # values that name nothing outside
 
 
 def expand_home(text: str) -> str:
-    """The text with the home folder in place of a leading `~`, also after `hf:`."""
+    """Return the text with the home folder in place of a leading `~`, also after `hf:`."""
     prefix = HUB if text.startswith(HUB) else ""
     return prefix + os.path.expanduser(text.removeprefix(prefix))  # noqa: PTH111 - may be a URL
 
@@ -49,7 +49,7 @@ Keys = tuple[str | int, ...]  # keys of mappings and numbers in lists, outermost
 
 
 def external_names(config: BaseModel, above: Keys = ()) -> Iterator[tuple[Keys, ExternalName, str]]:
-    """Each text in a config that names something, with where it stands and its marker."""
+    """Yield each value of a config that names something, with its keys and its marker."""
     for name, value in config:
         marker = _marker(type(config), name)
         if marker is None:
@@ -62,13 +62,13 @@ def external_names(config: BaseModel, above: Keys = ()) -> Iterator[tuple[Keys, 
 
 
 def key_path(path: Keys) -> str:
-    """A place in a config for people: `evaluation.bias.pairs 1` is the first of a list."""
+    """Return keys as text: `evaluation.bias.pairs 1` is the first of a list."""
     parts = (f" {part + 1}" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).removeprefix(".")
 
 
 def without_external_names(config: BaseModel) -> dict[str, Any]:
-    """The config as JSON without what `named` yields: paths in it do not change a fingerprint."""
+    """Return the config as JSON without external names: paths do not change a fingerprint."""
     plain = config.model_dump(mode="json")
     for path, _, _ in external_names(config):
         holder: Any = plain
@@ -79,7 +79,7 @@ def without_external_names(config: BaseModel) -> dict[str, Any]:
 
 
 def _inside(value: object, above: Keys) -> Iterator[tuple[Keys, ExternalName, str]]:
-    """The named texts of the configs that a field holds."""
+    """Yield the external names in the configs that a field holds."""
     if isinstance(value, BaseModel):
         yield from external_names(value, above)
     elif isinstance(value, list | tuple):
@@ -91,7 +91,7 @@ def _inside(value: object, above: Keys) -> Iterator[tuple[Keys, ExternalName, st
 
 
 def _marker(kind: type[BaseModel], name: str) -> ExternalName | None:
-    """The marker of a field, which may stand inside its optional or list type."""
+    """Return the marker of a field, which may be inside its optional or list type."""
     field = kind.model_fields[name]
     return _first_marker([*field.metadata, field.annotation])
 
@@ -101,7 +101,6 @@ def _first_marker(parts: Sequence[Any]) -> ExternalName | None:
         if isinstance(part, ExternalName):
             return part
         inner = get_args(part) if get_origin(part) is not Literal else ()
-        found = _first_marker(inner)
-        if found is not None:
-            return found
+        if (marker := _first_marker(inner)) is not None:
+            return marker
     return None

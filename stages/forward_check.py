@@ -1,11 +1,11 @@
-"""A text has the same numbers however it is read, found on examples: alone, padded, before others.
+"""Checks that a model's outputs for a text do not depend on padding or on later tokens.
 
-Architectures differ in what they do with padding and positions, and many take an argument that they
-do not know without a word. So each is asked what it makes of two short texts, alone and together:
+Architectures differ in what they do with padding and positions, and many silently ignore arguments
+that they do not know. So each is run on two short texts, alone and together:
 
     alone          a a a a a a a        b b b
-    padded right   a a a a a a a        b b b . . . .      what SFT, reward models and scores read
-    padded left    a a a a a a a        . . . . b b b      what PPO's rows and a KV cache read
+    padded right   a a a a a a a        b b b . . . .      in SFT, reward models and scoring
+    padded left    a a a a a a a        . . . . b b b      in PPO's rows and with a KV cache
 
 Dimension key:  B rows,  L tokens of a row,  V vocabulary or hidden size.
 """
@@ -24,17 +24,17 @@ from stages.data.padding import positions
 
 LONG, SHORT = 9, 4  # tokens of the examples
 ROUNDING = 1e-4  # of the largest number, for float32
-SMALL = 1 << 20  # numbers of a parameter whose gradient is looked at
+SMALL = 1 << 20  # elements of a parameter whose gradient is checked
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids_BL, mask_BL, positions_BL -> out_BLV
 
 
 def check_forward(model: PreTrainedModel, source: object) -> None:
-    """Raise ValueError unless the model reads from left to right, and padding changes nothing.
+    """Raise ValueError unless the model is causal, and padding changes nothing.
 
     Also where no reward model could be made of it. `source` is where it came from. Its mode,
-    weights and the random state stay what they are.
+    weights and the random state do not change.
     """
     examples = _examples(model, LONG)
     name = f"{source}: {type(model).__name__}"
@@ -48,7 +48,7 @@ def check_forward(model: PreTrainedModel, source: object) -> None:
     except ValueError:
         raise
     except FORWARD_ERRORS as error:
-        raise ValueError(f"{name} does not read a text ({first_line(error)[:120]})") from None
+        raise ValueError(f"{name} fails on a text ({first_line(error)[:120]})") from None
     tolerance = rounding(alone[0])
     if _worst(changed[:, :-1], alone[0][:, :-1]) > tolerance:
         raise ValueError(
@@ -58,49 +58,49 @@ def check_forward(model: PreTrainedModel, source: object) -> None:
     difference = _padded_difference(_logits(model), examples, alone, "right")
     if isinstance(difference, str) or not difference <= tolerance:
         raise ValueError(
-            f"{name} gives a text other numbers beside a longer one, padded on the right with "
+            f"{name} gives a text other logits beside a longer one, padded on the right with "
             f"positions from 0 ({_in_words(difference)}); expected the same"
         )
 
 
-def padding_side(read: Forward, model: PreTrainedModel, longest: int) -> Side:
-    """Return the side on which padding leaves a row's outputs as they are; left if it can be.
+def padding_side(forward: Forward, model: PreTrainedModel, longest: int) -> Side:
+    """Return the side on which padding does not change a row's outputs; left if it can be.
 
-    `model` is what `read` calls in the end; one of the examples outgrows its windows, where texts
-    of `longest` tokens do. Raises ValueError where neither side will do.
+    `model` is what `forward` calls in the end; one of the examples is longer than its windows, if
+    texts of `longest` tokens are. Raises ValueError where neither side will do.
     """
-    outgrown = [window + SHORT for window in attention_windows(model).values() if window < longest]
-    examples = _examples(model, max(LONG, *outgrown) if outgrown else LONG)
+    longer = [window + SHORT for window in attention_windows(model).values() if window < longest]
+    examples = _examples(model, max(LONG, *longer) if longer else LONG)
     whole = [(ids, torch.ones_like(ids).bool()) for ids in examples]
     with torch.no_grad():
-        alone = [read(ids, mask, positions(mask)) for ids, mask in whole]
+        alone = [forward(ids, mask, positions(mask)) for ids, mask in whole]
     refusals: list[str] = []
     for side in SIDES:
-        difference = _padded_difference(read, examples, alone, side)
+        difference = _padded_difference(forward, examples, alone, side)
         if not isinstance(difference, str) and difference <= rounding(alone[0]):
-            if _has_slope(read, model, *_padded(examples, side)):
+            if _has_finite_gradients(forward, model, *_padded(examples, side)):
                 return side
             difference = "a gradient is not finite"
         refusals.append(f"{side}: {_in_words(difference)}")
     raise ValueError(
-        f"{type(model).__name__} does not read a text beside a longer one as it reads it alone, "
+        f"{type(model).__name__} gives a text other outputs beside a longer one than alone, "
         f"wherever it is padded ({'; '.join(refusals)})"
     )
 
 
 def rounding(out: Tensor) -> float:
-    """The tolerance between two ways to compute such numbers."""
+    """Return the tolerance between two ways to compute such outputs."""
     return ROUNDING * float(out.abs().max()) + 1e-6
 
 
 def _padded_difference(
-    read: Forward, examples: list[Tensor], alone: list[Tensor], side: Side
+    forward: Forward, examples: list[Tensor], alone: list[Tensor], side: Side
 ) -> float | str:
-    """The difference of the examples' outputs from those alone, or the model's refusal."""
+    """Return the difference of the examples' outputs from those alone, or the model's error."""
     ids_BL, mask_BL = _padded(examples, side)
     try:
         with torch.no_grad():
-            out_BLV = read(ids_BL, mask_BL, positions(mask_BL))
+            out_BLV = forward(ids_BL, mask_BL, positions(mask_BL))
     except FORWARD_ERRORS as error:
         return first_line(error)[:80]
     rows = zip(out_BLV, mask_BL, alone, strict=True)
@@ -108,7 +108,7 @@ def _padded_difference(
 
 
 def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
-    """ids_BL, filled up with a token that is one of a text, and mask_BL.
+    """Return ids_BL, filled up with a token of a text, and mask_BL.
 
     A model's own PAD may be a row of zeros that leaves no trace until it is trained.
     """
@@ -121,41 +121,45 @@ def _padded(examples: list[Tensor], side: Side) -> tuple[Tensor, Tensor]:
     return ids_BL, mask_BL
 
 
-def _has_slope(read: Forward, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> bool:
-    """Return true where the texts' gradients are finite: of embeddings, small parameters.
+def _has_finite_gradients(
+    forward: Forward, model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor
+) -> bool:
+    """Return true where the gradients of embeddings and small parameters are finite.
 
-    A root of what padding is made of has none, though no number of a text depends on it.
+    A root of padding's zeros has none, though no output of a text depends on it.
     """
     table = token_embedding(model)
     embedded: list[Tensor] = []
 
-    def listen(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        heard = output if output.requires_grad else output.detach().requires_grad_()
-        embedded.append(heard)
-        return heard.clone()  # which a model may change in place
+    def capture(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        leaf = output if output.requires_grad else output.detach().requires_grad_()
+        embedded.append(leaf)
+        return leaf.clone()  # which a model may change in place
 
-    handle = table.register_forward_hook(listen)
+    handle = table.register_forward_hook(capture)
     small = [p for p in model.parameters() if p.requires_grad and p.numel() <= SMALL]
     try:
         with torch.enable_grad():
-            total = read(ids_BL, mask_BL, positions(mask_BL))[mask_BL].float().sum()
-            slopes = torch.autograd.grad(total, [embedded[0], *small], allow_unused=True)
+            total = forward(ids_BL, mask_BL, positions(mask_BL))[mask_BL].float().sum()
+            gradients = torch.autograd.grad(total, [embedded[0], *small], allow_unused=True)
     finally:
         handle.remove()
-    if slopes[0] is not None and table.padding_idx == 0:  # what padding is filled up with
-        slopes = (slopes[0][mask_BL], *slopes[1:])
-    return all(bool(torch.isfinite(slope).all()) for slope in slopes if slope is not None)
+    if gradients[0] is not None and table.padding_idx == 0:  # what padding is filled up with
+        gradients = (gradients[0][mask_BL], *gradients[1:])
+    return all(
+        bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None
+    )
 
 
 def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    def read(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
+    def forward(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         given = {}
         if positions_BL is not None:
             given = {"attention_mask": mask_BL.long(), "position_ids": positions_BL}
         logits_BLV: Tensor = model(input_ids=ids_BL, use_cache=False, **given).logits
         return logits_BLV.float()
 
-    return read
+    return forward
 
 
 def _examples(model: PreTrainedModel, longest: int) -> list[Tensor]:

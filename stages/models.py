@@ -1,8 +1,8 @@
-"""A base, its tokenizer and what may move: loaded, adapted and saved the same way everywhere.
+"""A base, its tokenizer and its adapter: loaded, adapted and saved the same way everywhere.
 
 Weights are float32 wherever they are trained: an update of 1e-6 vanishes in 16 bits, and on CPUs
 without bf16 units bf16 is three to seven times slower. Weights stored in 16 bits are widened at
-load. A restricted model is saved as an adapter alone, beside the name and hash of its base.
+load. An adapted model is saved as an adapter alone, beside the name and hash of its base.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -35,16 +34,20 @@ from reward_models.backbone import (
     add_token_rows,
     base_token_rows,
     load_adapter,
-    load_pretrained,
+    load_causal_lm,
     weights_hash,
 )
-from reward_models.base_names import base_name, base_source, write_base_name
 from reward_models.model_files import (
+    ADAPTER_CONFIG,
+    BASE_FILE,
     LOAD_ERRORS,
+    base_name,
+    base_source,
     check_adapter_folder,
     check_source,
     first_line,
     read_json,
+    write_base_name,
 )
 from stages.adapters.backbone import (
     adapter_size,
@@ -61,14 +64,14 @@ from stages.forward_check import check_forward
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
+    """Load the tokenizer of a folder or hub model, with an EOS and with a PAD that is not EOS.
 
     Nor is PAD any other id that ends a response. Where the tokenizer names no such PAD, a special
-    token that its chat template does not use takes the part; where there is none, `<|pad|>` is
-    added, for which `load_policy` makes room. The date that the template prints and the ids at
-    which the model beside it stops become part of the tokenizer's configuration, and are saved with
-    it. Raises ValueError where there is no tokenizer, or none with EOS, and for a chat template in
-    which no prompt and response can be told apart.
+    token that its chat template does not use is PAD; where there is none, `<|pad|>` is added, and
+    `load_policy` adds a row for it. The date that the template prints and the ids at which the
+    model beside it stops become part of the tokenizer's configuration, and are saved with it.
+    Raises ValueError where there is no tokenizer, or none with EOS, and for a chat template in
+    which prompt and response cannot be separated.
     """
     check_source(source)
     try:
@@ -92,12 +95,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over vocabulary, merges, normalisation, special tokens, BOS, chat template, its date.
+    """Return the sha256 over vocabulary, normalisation, special tokens, BOS, template and date.
 
     Two tokenizers with one hash turn every text into the same ids; how they pad or truncate, which
     changes as they are used, does not count.
     """
-    read: dict[str, object] = {
+    parts: dict[str, object] = {
         "vocabulary": tokenizer.get_vocab(),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": tokenizer.chat_template,
@@ -105,22 +108,22 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
         steps = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
-        read |= {step: whole[step] for step in steps}
+        parts |= {step: whole[step] for step in steps}
     if bos := bos_ids(tokenizer):
-        read["before"] = bos
+        parts["before"] = bos
     if prints_date(tokenizer):
-        read["date"] = template_date(tokenizer)
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+        parts["date"] = template_date(tokenizer)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _eos_beside(source: str | Path) -> object:
-    """The `eos_token_id` of the model whose tokenizer this is; None where no model lies there."""
+    """Return the `eos_token_id` of the model beside the tokenizer; None without a model."""
     try:
         return GenerationConfig.from_pretrained(str(source)).eos_token_id
     except TypeError:
         raise ValueError("generation_config.json is no JSON object") from None
     except OSError:
-        pass  # most models that name no settings of their own have the one of their architecture
+        pass  # most models without generation settings have that of their architecture
     try:
         return PretrainedConfig.get_config_dict(str(source))[0].get("eos_token_id")
     except OSError:
@@ -128,7 +131,7 @@ def _eos_beside(source: str | Path) -> object:
 
 
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A special token that stands for nothing else: named for padding, else unknown, else last."""
+    """Return an unused special token: one named for padding, else the unknown one, else any."""
     ends = tokenizer.convert_ids_to_tokens(list(stop_ids(tokenizer)))
     used = {*ends, tokenizer.bos_token, *template_markers(tokenizer)}
     template = str(tokenizer.chat_template or "")
@@ -142,7 +145,7 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
 _GPT2 = ("attn", "mlp")
 _LLAMA = ("self_attn", "mlp")
 _NEOX = ("attention", "mlp")
-# What the two blocks of a layer are called, by `model_type`; both add straight to the residual.
+# The names of a layer's two blocks, by `model_type`; both add straight to the residual.
 BLOCKS = {
     "gpt2": _GPT2,
     "falcon": ("self_attention", "mlp"),
@@ -160,9 +163,9 @@ BLOCKS = {
 
 
 def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Drop a share `rate` of what every block adds, while the model is in training mode.
+    """Add dropout to the output of every block, active while the model is in training mode.
 
-    Raises ValueError for an architecture whose blocks are not known by name.
+    Raises ValueError for an architecture whose blocks' names are not known.
     """
     if rate == 0.0:
         return
@@ -187,22 +190,19 @@ def _drop(
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE = "adapter_config.json"  # PEFT's name: a folder that holds it is an adapter
-BASE_FILE = "base.json"  # beside it: {"name", "weights_sha256", "token_rows"} of the base
 
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress goes through Report
-# PEFT reads a name that transformers has since changed; nothing a user could do about it.
+# PEFT uses a name that transformers has since changed; no user can do anything about it.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 # DeepSpeed, which accelerate imports when a model is saved, would print its guess to stdout.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
-    """The causal language model of a folder or hub name, float32, in eval mode.
+    """Load the causal language model of a folder or hub name, in float32 and eval mode.
 
-    `dropout` is residual dropout (see `stages.models`); every other dropout is off. An adapter
-    folder loads on its base, frozen, as a PeftModel (which answers for its base in everything);
-    ValueError where that base is gone or is no longer the same.
+    `dropout` is residual dropout; every other dropout is off. An adapter's folder loads on its
+    base, frozen, as a PeftModel; ValueError where that base is gone or has changed.
     """
     base = load_base(source)
     add_residual_dropout(base, dropout)
@@ -210,17 +210,17 @@ def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
 
 
 def load_base(source: str | Path) -> PreTrainedModel:
-    """`load_policy`'s model without the set that may be on it; its errors are the same."""
-    if (Path(source) / ADAPTER_FILE).is_file():
+    """Load `load_policy`'s model without its adapter; the errors are the same."""
+    if (Path(source) / ADAPTER_CONFIG).is_file():
         return _load_base_of(Path(source))
-    model = _load_causal_lm(source)
+    model = _load_checked(source)
     add_token_rows(model, len(load_tokenizer(source)))
     return model
 
 
 def with_saved_adapter(base: PreTrainedModel, source: str | Path) -> PreTrainedModel:
-    """What `load_base` loaded from `source`, with the set that is saved there, if one is."""
-    if not (Path(source) / ADAPTER_FILE).is_file():
+    """Return what `load_base` loaded from `source` with the adapter saved there, if any."""
+    if not (Path(source) / ADAPTER_CONFIG).is_file():
         return base
     adapter = load_adapter(base, Path(source), trainable=False)
     adapter.train(False)
@@ -232,27 +232,28 @@ def adapt(
     adaptation: Full | Restricted,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
-    """The model with exactly the parameters of `adaptation` trainable.
+    """Return the model with exactly the parameters of `adaptation` trainable.
 
-    A model that already carries a set goes on training it under the same settings, and is merged
-    into its base under Full. ValueError for other settings than the set's, and for a set that
+    An adapter that the model already has is trained further under the same settings, and merged
+    into the base under Full. ValueError for other settings than the adapter's, and for one that
     cannot be merged. `tokenizer` is that of the model, loaded by name where it is not given.
     """
     if isinstance(adaptation, Full):
         whole = merged(model) if isinstance(model, PeftModel) else model
         train_layers(whole, adaptation.top_layers)
         return whole
-    words = load_tokenizer(str(model.config.name_or_path)) if tokenizer is None else tokenizer
-    return cast(PreTrainedModel, add_adapter(model, adaptation, words))
+    if tokenizer is None:
+        tokenizer = load_tokenizer(str(model.config.name_or_path))
+    return cast(PreTrainedModel, add_adapter(model, adaptation, tokenizer))
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
-    """The base with the set as part of its weights; ValueError where the family is not linear."""
+    """Return the base with the adapter merged; ValueError where the family is not linear."""
     try:
         whole: PreTrainedModel = model.merge_and_unload()
     except (ValueError, AttributeError, NotImplementedError):
         raise ValueError(
-            f"a set of family {family_of(model)} is no change of the weights: it cannot be merged"
+            f"an adapter of family {family_of(model)} cannot be merged: it is no change of weights"
         ) from None
     return whole
 
@@ -263,19 +264,19 @@ def log_router_loss(model: PreTrainedModel) -> None:
     coefficient = settings.get("router_aux_loss_coef")
     if coefficient and "output_router_logits" in settings:
         log.info(
-            "%s: the auxiliary loss of its experts (router_aux_loss_coef %g) is no part of what is "
-            "trained, nor of any loss that is reported",
+            "%s: the auxiliary loss of its experts (router_aux_loss_coef %g) is in no loss that "
+            "is trained or reported",
             *(type(model).__name__, coefficient),
         )
 
 
 def trainable_parameters(model: torch.nn.Module) -> int:
-    """How many numbers training may change; a tied matrix counts once."""
+    """Return the number of trainable parameters; a tied matrix counts once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write the model (of a restricted one the set alone, its base named and hashed), tokenizer.
+    """Write tokenizer and model; of an adapted one the adapter, with its base's name and hash.
 
     A reparametrised prefix is folded away here.
     """
@@ -292,45 +293,48 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
 
 def base_record(model: PeftModel) -> dict[str, object]:
-    """What lies in BASE_FILE beside an adapter's weights: which base they belong to."""
-    held, whole = adapter_size(model)
+    """Return the contents of BASE_FILE, which names and hashes the base of an adapter."""
+    adapter, base = adapter_size(model)
     name = str(cast(PreTrainedModel, model.get_base_model()).config.name_or_path)
-    base = {
+    return {
         "name": absolute_name(name),
         "weights_sha256": weights_hash(model),
         "token_rows": base_token_rows(model),  # of the token tables, that the hash counts
+        "adapter_parameters": adapter,
+        "share_of_base": adapter / base,
     }
-    return {**base, "set_parameters": held, "share_of_base": held / whole}
 
 
-def write_base_record(folder: Path, note: Mapping[str, object], lies: Path | None = None) -> None:
-    """Put the note into an adapter's folder, and the base's name into PEFT's config too.
+def write_base_record(
+    folder: Path, record: Mapping[str, object], final: Path | None = None
+) -> None:
+    """Write the record into an adapter's folder, and the base's name into PEFT's config too.
 
-    `lies` is where the folder will lie, if it is still to be moved.
+    `final` is the folder's path to come, if it is still to be moved.
     """
-    name = base_name(str(note["name"]), lies or folder)
+    name = base_name(str(record["name"]), final or folder)
     write_base_name(folder, name)
-    told = json.dumps({**note, "name": name}, indent=2) + "\n"
-    (folder / BASE_FILE).write_text(told, encoding="utf-8")
+    text = json.dumps({**record, "name": name}, indent=2) + "\n"
+    (folder / BASE_FILE).write_text(text, encoding="utf-8")
 
 
 def device() -> torch.device:
-    """Where models run outside a trainer: the GPU if there is one."""
+    """Return the device of models outside a trainer: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let whoever generates with the saved model stop where this project does."""
+    """Save the ids at which this project stops, for any library that generates with the model."""
     settings = model.generation_config
     if settings is None:
         return
-    named, stops = settings.eos_token_id, stop_ids(tokenizer, model)
-    if set(stops) != set(named if isinstance(named, list) else [named]):
+    eos, stops = settings.eos_token_id, stop_ids(tokenizer, model)
+    if set(stops) != set(eos if isinstance(eos, list) else [eos]):
         settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
-def _load_causal_lm(source: str | Path) -> PreTrainedModel:
-    model = load_pretrained(AutoModelForCausalLM, str(source), "causal language model")
+def _load_checked(source: str | Path) -> PreTrainedModel:
+    model = load_causal_lm(source)
     model.train(False)
     check_forward(model, source)
     return model
@@ -348,14 +352,14 @@ def _load_base_of(path: Path) -> PreTrainedModel:
             )
     source = base_source(base["name"], path, base["weights_sha256"])
     try:
-        model = _load_causal_lm(source)
+        model = _load_checked(source)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     add_token_rows(model, len(load_tokenizer(path)))
-    found = weights_hash(model, base["token_rows"])
-    if found != base["weights_sha256"]:
+    sha256 = weights_hash(model, base["token_rows"])
+    if sha256 != base["weights_sha256"]:
         raise ValueError(
             f"{path} was trained on base {base['weights_sha256'][:8]}…, "
-            f"{source} is {found[:8]}…: an adapter only fits the weights it was trained on"
+            f"{source} is {sha256[:8]}…: an adapter only fits the weights it was trained on"
         )
     return model

@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing, without knowing who listens."""
+"""The progress that a stage reports, whoever receives it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Report = Callable[[Step], None]
 
 
 def silent(_: Step) -> None:
-    """A listener for callers that need no progress."""
+    """Ignore a step, for callers that need no progress."""
 
 
 def announce(report: Report, doing: str) -> None:
@@ -34,17 +34,17 @@ def counted(report: Report, doing: str) -> Report:
     """Announce work, and report its steps in words: "scoring demonstrations, 64 of 400"."""
     announce(report, doing)
 
-    def tell(step: Step) -> None:
+    def report_count(step: Step) -> None:
         announce(report, f"{doing}, {step.done} of {step.total}")
 
-    return tell
+    return report_count
 
 
 def part_of(report: Report, part: int, parts: int, name: str) -> Report:
     """Report the steps of one of `parts` runs in words: they are not the stage's own steps."""
 
-    def tell(step: Step) -> None:
-        words = step.doing or f"step {step.done} of {step.total}"
-        announce(report, f"{name} {part + 1} of {parts}: {words}")
+    def report_part(step: Step) -> None:
+        doing = step.doing or f"step {step.done} of {step.total}"
+        announce(report, f"{name} {part + 1} of {parts}: {doing}")
 
-    return tell
+    return report_part

@@ -17,9 +17,9 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 def training_arguments(
     kind: type[Arguments], ours: Mapping[str, Any], further: Mapping[str, Any]
 ) -> Arguments:
-    """Both together; ValueError where `further` names no argument, or one that the stage sets.
+    """Return both together; ValueError where `further` has an unknown key, or one of the stage's.
 
-    Also where the processes that were started do not know of one another.
+    Also where the processes that were started did not find one another.
     """
     known = {field.name for field in fields(kind) if field.init}
     for name in further:
@@ -43,12 +43,12 @@ def training_arguments(
 
 
 def num_ranks() -> int:
-    """How many processes were started together, by what every launcher sets."""
+    """Return the number of processes that a launcher started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_fsdp(adaptation: Full | Restricted, *unfit: type[Restricted]) -> None:
-    """ValueError where FSDP2 is to shard a family that runs layers out of its sight."""
+    """Raise ValueError where FSDP2 would shard a family whose layers run outside its hooks."""
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and isinstance(adaptation, unfit):
         raise ValueError(
             f"adaptation.family {adaptation.family} does not train under sharding fsdp2 in this "

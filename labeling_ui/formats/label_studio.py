@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from labeling_ui.formats.round_trip import NAMES, by_task, one_each, updated_row
-from reward_models.fields import required_name
 from reward_models.records import Ranking, RankingTask
+from reward_models.row_files import required_name
 
 Row = dict[str, Any]
 INTERFACE = """<View>

@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 
 from labeling_ui.forms import TaskKind
 from reward_models.conversations import Turn
-from reward_models.fields import optional_text, required_name, required_text
 from reward_models.records import RankingTask, Record, assign, assign_names
+from reward_models.row_files import optional_text, required_name, required_text
 
 Shape = Literal["plain", "few-shot", "user-based"]
 

@@ -21,9 +21,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config.baselines import PromptedBase
-from reward_models.base_names import base_name, resolve_base_name
 from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name, resolve_base_name
 from reward_models.records import Demonstration, Prompt
 from stages.data.template import (
     continued,

@@ -4,7 +4,16 @@ Each says in which version it was seen; tests/stages/distributed/test_compat.py 
 version differs.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 ACCELERATE_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "CUDA_VISIBLE_DEVICES")
 
@@ -44,3 +53,33 @@ def accelerate_environment(config: Path) -> dict[str, str]:
     if deepspeed is not None and not Path(deepspeed).is_absolute():
         variables["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(config.parent / deepspeed)
     return variables
+
+
+# TRL 1.12
+
+
+@contextmanager
+def unembedding_of(model: PreTrainedModel, matrix: nn.Module) -> Iterator[None]:
+    """Let `matrix` pass for the model's unembedding while TRL's SFTTrainer is made.
+
+    It refuses adapters on the unembedding, because its fused loss takes the layer's weight; a
+    probe's weight is the whole of what the layer computes.
+    """
+    if model.get_output_embeddings() is matrix:  # type: ignore[no-untyped-call]
+        yield
+        return
+    vars(model)["get_output_embeddings"] = lambda: matrix
+    try:
+        yield
+    finally:
+        del vars(model)["get_output_embeddings"]
+
+
+@contextmanager
+def router_coefficient_restored(model: PreTrainedModel) -> Iterator[None]:
+    """Restore what SFTTrainer overwrites in a config: the weight of experts' auxiliary loss."""
+    config = model.config.get_text_config()
+    coefficient = config.to_dict().get("router_aux_loss_coef")
+    yield
+    if coefficient is not None:
+        config.router_aux_loss_coef = coefficient

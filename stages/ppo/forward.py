@@ -6,7 +6,7 @@
     shared   models.kind shared-critic: policy + value head | reference | reward model
              models.kind joint: policy + value head | reference + the reward model's head
     cached   the states below the lowest trained layer, computed once a rollout
-             (`stages.ppo.cached_layers`); the graphs of the rollout's own forward passes, kept for
+             (`stages.adapters.cached_layers`); the graphs of the rollout's own forward passes, for
              the first minibatch (`evaluate`)
 
 All give the same numbers, up to rounding. Rows are padded on the right for models that padding
@@ -17,7 +17,7 @@ list,  S last columns of all rows in one list,  V vocabulary,  D hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -88,7 +88,7 @@ class Forward:
     layout: Layout
     logprob_N: Tensor
     state_ND: Tensor | None = None
-    value_N: Tensor | None = field(default=None)
+    value_N: Tensor | None = None
 
 
 def evaluate(
@@ -189,11 +189,12 @@ def backward(
                 value_N = critic_values(models, forward.layout, critic.model)
     else:
         if value_coefficient:
+            # The head may be an engine's and so have its own backward pass, from its own states.
             leaf_ND = forward.state_ND.detach().requires_grad_()
             with autocast(accelerator):
                 value_N = models.critic(leaf_ND)  # an engine would count it as its own forward
-            pull = value_gradient(value_loss(value_N), forward.state_ND, leaf_ND, value_coefficient)
-            policy_loss = policy_loss + pull
+            (slope_ND,) = torch.autograd.grad(value_loss(value_N), leaf_ND)
+            policy_loss = policy_loss + value_coefficient * (forward.state_ND * slope_ND).sum()
         policy.backward(policy_loss)
         with autocast(accelerator):
             value_N = critic.model(forward.state_ND.detach())
@@ -308,16 +309,6 @@ def pretraining_nll(policy: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tenso
     position_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
     output = policy(input_ids=ids_BL, position_ids=position_BL, use_cache=False)
     return losses.token_nll(output.logits, ids_BL, mask_BL)
-
-
-def value_gradient(loss: Tensor, state_ND: Tensor, leaf_ND: Tensor, coefficient: float) -> Tensor:
-    """A scalar whose gradient in `state_ND` is `coefficient` times the loss's in `leaf_ND`.
-
-    `leaf_ND` holds the states without their graph and the loss keeps its own, so that head and
-    policy may be two networks, each with its own backward pass, wherever their weights are.
-    """
-    (slope_ND,) = torch.autograd.grad(loss, leaf_ND)
-    return coefficient * (state_ND * slope_ND).sum()
 
 
 def _policy_output(policy: nn.Module, layout: Layout, keep: int | Tensor) -> Any:

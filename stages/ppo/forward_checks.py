@@ -21,11 +21,11 @@ from reward_models.packed_attention import (
     enable_packing,
     shorter_window,
 )
+from stages.adapters.cached_layers import CachedLayers
 from stages.forward_check import Forward as ForwardFn
 from stages.forward_check import padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import losses
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import lay_out, policy_logits, reference_and_scores, values
 from stages.ppo.models import Models

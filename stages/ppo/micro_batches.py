@@ -16,12 +16,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from stages.adapters.cached_layers import CachedLayers
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
 from stages.generation.generate import Sampled
 from stages.ppo import losses
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import (
     Layout,

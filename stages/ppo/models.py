@@ -18,9 +18,9 @@ from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
+from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
 from stages.prompt_lengths import adapted_context_limit, require_fit
 

@@ -29,15 +29,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.sharding import autocast
+from stages.generation.vllm import VllmSampler
 from stages.ppo import forward, health, losses
-from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import AdaptiveKL, PPOConfig
 from stages.ppo.health import Means, RecoverableRunError, UnhealthyRunError
 from stages.ppo.overoptimization import GoldReward, choose_best, gold_scores, validate
 from stages.ppo.rollout import Experience, Rollout, collect, gather, shuffled
 from stages.ppo.run import Best, PPORun
-from stages.ppo.vllm import VllmSampler
 from stages.progress import Report, announce
 from stages.seeding import EVERY_RANK, endless_order, generator_for
 
@@ -68,7 +68,7 @@ def train(
             metrics |= gold_scores(run, gold, gold_prompts)
         return metrics
 
-    saved = checkpoints.latest(run.accelerator)
+    saved = checkpoints.latest()
     if saved is not None:
         run.load_state_dict(saved)
     else:
@@ -103,7 +103,7 @@ def train(
             # 8. Stop, warn or roll back if the run is unstable. An iteration's rollout is of the
             # policy that it began with, so alarms are about that one, and it is not returned to.
             if alarms and config.guards.action == "rollback":
-                checkpoints.drop(run.state.iteration - 1, run.accelerator)
+                checkpoints.drop(run.state.iteration - 1)
             for alarm in alarms:
                 if config.guards.action == "warn":
                     log.warning("iteration %d: %s", run.state.iteration, alarm)

@@ -10,8 +10,10 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from stages.adapters.cached_layers import CachedLayers
 from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
+from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import MovingAverage, Replicated, swapped
 from stages.distributed.sharding import (
     load_network_state,
@@ -20,15 +22,13 @@ from stages.distributed.sharding import (
     sharded_network,
 )
 from stages.distributed.state import scatter_weights
+from stages.generation.vllm import VllmSampler
 from stages.ppo import losses
-from stages.ppo.cached_layers import CachedLayers
-from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import OwnRollouts, PPOConfig, Separate
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
 from stages.ppo.rollout import LocalSampler, Sampler
-from stages.ppo.vllm import VllmSampler
 from stages.progress import Report, Step
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class PPORun:
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint of the current iteration."""
-        checkpoints.save(self.state.iteration, self.state_dict(), self.accelerator)
+        checkpoints.save(self.state.iteration, self.state_dict())
 
     def roll_back(self, error: UnhealthyRunError, checkpoints: Checkpoints) -> None:
         """Return to the last checkpoint with smaller steps, where that may help; else raise.
@@ -209,7 +209,7 @@ class PPORun:
                 f"learning_rate {learning_rate:.3g} or less and kl.coefficient "
                 f"{self.state.kl_coefficient:.3g} or more)"
             ) from error
-        saved = checkpoints.latest(self.accelerator)
+        saved = checkpoints.latest()
         assert saved is not None, "a run with rollbacks starts with a checkpoint"
         self.load_state_dict(saved)
         state = self.state
@@ -240,7 +240,16 @@ class PPORun:
         if isinstance(rollouts, OwnRollouts):
             return LocalSampler(models, self.policy, rollouts, accelerator)
         stops = stop_ids(models.tokenizer, models.policy)
-        return VllmSampler(rollouts, models.policy, self.policy, stops, folder, accelerator)
+        return VllmSampler(
+            rollouts.url,
+            models.policy,
+            self.policy,
+            accelerator,
+            stops=stops,
+            folder=folder,
+            parallel=rollouts.parallel,
+            timeout_s=rollouts.timeout_s,
+        )
 
     def _shards_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's shards of the main rank's weights; the policy's own are overwritten."""

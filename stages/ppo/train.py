@@ -14,11 +14,11 @@ from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
 from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids
+from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import load_models_whole, require_trainable_precision
 from stages.models import save_policy, tokenizer_hash
-from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
 from stages.ppo.health import preflight
@@ -90,7 +90,7 @@ def train_ppo(
     train(
         run,
         prompt_ids,
-        Checkpoints(out / "checkpoints", _identity(run)),
+        Checkpoints(out / "checkpoints", _identity(run), accelerator),
         report,
         validation=validation_ids,
         gold=gold,

@@ -39,9 +39,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from reward_models.atomic_files import written_aside
 from reward_models.backbone import weights_hash
 from reward_models.context_limit import ContextLimit, max_positions
-from reward_models.model_files import LOAD_ERRORS, check_source, first_line
+from reward_models.model_files import ADAPTER_CONFIG, LOAD_ERRORS, check_source, first_line
 from stages.data.padding import pad_right
-from stages.models import ADAPTER_FILE, device, load_policy
+from stages.models import device, load_policy
 from stages.progress import Report, Step, silent
 
 Pooling = Literal["last", "cls", "mean"]
@@ -77,7 +77,7 @@ def load_frozen(source: str) -> FrozenModel:
     check_source(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        if (Path(source) / ADAPTER_FILE).is_file():
+        if (Path(source) / ADAPTER_CONFIG).is_file():
             model = load_policy(source)
         else:
             config = AutoConfig.from_pretrained(source)

@@ -4,15 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from stages.adapters.config import (
-    Adaptation,
-    Full,
-)
-
-# One place to import every stage's settings from.
+from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction
-
-# One place to import every stage's settings from.
 from stages.generation.config import SamplingConfig
 
 
@@ -36,9 +29,7 @@ class SFTConfig(Config):
     max_tokens: PositiveInt = 2048  # prompt and response; longer demonstrations are left out
     pretraining: SupervisedMix | None = None  # in the model PPO starts from, see appendix C.3
     result: Literal["best", "last"] = "best"  # which epoch's weights: chosen, or the last
-    selection: SamplingConfig = (
-        SamplingConfig()
-    )  # responses by which a reward model picks the epoch
+    selection: SamplingConfig = SamplingConfig()  # of the responses whose scores pick the epoch
     adaptation: Adaptation = Full()
     trainer: dict[str, object] = {}  # further TrainingArguments, validated by name
 

@@ -1,13 +1,12 @@
-"""Which epoch of the supervised stage goes on.
+"""The choice of the supervised stage's epoch.
 
 Validation loss is lowest after about one epoch, while a reward model's score and what people prefer
 still rise. So the paper chooses by the mean score of the reward model on responses to validation
 prompts (Ouyang et al. 2022, appendix C.1); before there is a reward model, the lowest validation
-loss chooses. Nothing is trained again: the weights of every epoch are kept.
+loss chooses. Nothing is trained again: the weights of every epoch are saved.
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from statistics import fmean
 
 import torch
 
-from reward_models.base_names import base_name
+from reward_models.atomic_files import write_json, written_aside
 from reward_models.context_limit import context_limit
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name
 from reward_models.records import Prompt
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
@@ -34,7 +34,7 @@ _TO_RESUME = ("optimizer*", "scheduler*", "rng_state*", "scaler*")
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What is known of one epoch; `validation_loss` is in nats per response token."""
+    """The measures of one epoch; `validation_loss` is in nats per response token."""
 
     epoch: int
     validation_loss: float | None
@@ -56,68 +56,70 @@ def choose_epoch(
 ) -> None:
     """Write the best epoch of `trained`, a folder of `train_sft`, to out/model, with the reasons.
 
-    With a reward model, each epoch answers every selection prompt once, from the same random
+    With a reward model, each epoch responds to every selection prompt once, from the same random
     numbers; `last` takes the last epoch whatever the others are like. Raises ValueError without
     checkpoints, or without anything to choose by.
     """
-    seen = _epochs(trained / CHECKPOINTS)
+    checkpoints = epoch_checkpoints(trained / CHECKPOINTS)
+    if not checkpoints:
+        raise ValueError(f"{trained / CHECKPOINTS}: no checkpoint there; expected one an epoch")
+    epochs = _with_validation_losses(checkpoints)
     if reward_model is not None:
         if not selection_prompts:
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
-        rooms = [
-            context_limit(epoch_checkpoints(trained / CHECKPOINTS)[0]),
-            context_limit(reward_model),
-        ]
-        words = load_tokenizer(epoch_checkpoints(trained / CHECKPOINTS)[0])
-        require_fit(words, selection_prompts, sampling.max_new_tokens, rooms, "select")
+        limits = [context_limit(checkpoints[0]), context_limit(reward_model)]
+        tokenizer = load_tokenizer(checkpoints[0])
+        require_fit(tokenizer, selection_prompts, sampling.max_new_tokens, limits, "select")
         scorer = RewardModel.load(reward_model).to(device())
-        for place, path in enumerate(epoch_checkpoints(trained / CHECKPOINTS)):
-            of_epoch = f"of epoch {place + 1} of {len(seen)}"
-            announce(report, f"sampling {len(selection_prompts)} responses {of_epoch}")
-            seen[place] = _scored(seen[place], path, scorer, selection_prompts, sampling, seed)
-            metrics = {"sft/mean_score": seen[place].mean_score or 0.0}
-            report(Step(place + 1, len(seen), metrics))
-    best = seen[-1] if last else _best(seen)
-    _publish(epoch_checkpoints(trained / CHECKPOINTS)[best.epoch - 1], out)
-    chosen = {
+        for index, checkpoint in enumerate(checkpoints):
+            announce(
+                report,
+                f"sampling {len(selection_prompts)} responses of epoch {index + 1} of "
+                f"{len(epochs)}",
+            )
+            epochs[index] = _with_score(
+                epochs[index], checkpoint, scorer, selection_prompts, sampling, seed
+            )
+            metrics = {"sft/mean_score": epochs[index].mean_score or 0.0}
+            report(Step(index + 1, len(epochs), metrics))
+    best = epochs[-1] if last else _best(epochs)
+    criterion = "validation loss" if reward_model is None else "reward model's mean score"
+    chosen = checkpoints[best.epoch - 1]
+    with written_aside(out / "model") as aside:
+        save_policy(load_policy(chosen), load_tokenizer(chosen), aside)
+    selection = {
         "epoch": best.epoch,
-        "chosen_by": _criterion(last=last, scored=reward_model is not None),
+        "chosen_by": "being the last" if last else criterion,
         "reward_model": None if reward_model is None else base_name(str(reward_model), out),
-        "epochs": [asdict(epoch) for epoch in seen],
+        "epochs": [asdict(epoch) for epoch in epochs],
     }
-    _write_json(out / SELECTION, chosen)
-
-
-def _criterion(*, last: bool, scored: bool) -> str:
-    if last:
-        return "being the last"
-    return "reward model's mean score" if scored else "validation loss"
+    write_json(out / SELECTION, selection)
 
 
 def epoch_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints, one an epoch, in order."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    """Return the complete checkpoints, one an epoch, in order."""
+    return sorted(folder.glob("checkpoint-*"), key=_step)
 
 
 def drop_resume_state(checkpoint: Path) -> None:
-    """Leave weights, tokenizer and trainer state; drop what only a resumed run would read."""
+    """Remove what only a resumed run needs; weights, tokenizer and trainer state stay."""
     for pattern in _TO_RESUME:
         for path in checkpoint.glob(pattern):
             path.unlink()
 
 
-def _epochs(checkpoints: Path) -> list[Epoch]:
-    """The epochs with their validation losses, as the last checkpoint's trainer state has them."""
-    found = epoch_checkpoints(checkpoints)
-    if not found:
-        raise ValueError(f"{checkpoints}: no checkpoint there; expected one an epoch")
-    state = json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _with_validation_losses(checkpoints: Sequence[Path]) -> list[Epoch]:
+    """Return the epochs with the validation losses of the last checkpoint's trainer state."""
+    state = json.loads((checkpoints[-1] / "trainer_state.json").read_text(encoding="utf-8"))
     losses = {row["step"]: row["eval_loss"] for row in state["log_history"] if "eval_loss" in row}
-    steps = [int(path.name.split("-")[1]) for path in found]
-    return [Epoch(number, losses.get(step)) for number, step in enumerate(steps, 1)]
+    return [Epoch(number, losses.get(_step(path))) for number, path in enumerate(checkpoints, 1)]
 
 
-def _scored(
+def _with_score(
     epoch: Epoch,
     checkpoint: Path,
     scorer: RewardModel,
@@ -129,23 +131,23 @@ def _scored(
     scorer.card.require_tokenizer(tokenizer_hash(tokenizer), str(checkpoint))
     policy = load_policy(checkpoint)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    asked = [conversation_ids(tokenizer, prompt) for prompt in prompts]
+    prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     generator = torch.Generator().manual_seed(seed)
-    drawn = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
+    responses = generate_responses(policy, tokenizer, prompt_ids, sampling, generator=generator)
     scores = score_responses(
         scorer,
         tokenizer,
         prompts,
-        [response_text(tokenizer, response.ids) for response in drawn],
+        [response_text(tokenizer, response.ids) for response in responses],
         batch_size=sampling.batch_size,
-        ended=[response.ended for response in drawn],
+        ended=[response.ended for response in responses],
     )
-    ended = fmean(float(response.ended) for response in drawn)
+    ended = fmean(float(response.ended) for response in responses)
     return replace(epoch, mean_score=fmean(scores), share_ended=ended, num_prompts=len(prompts))
 
 
 def _best(epochs: Sequence[Epoch]) -> Epoch:
-    """The highest mean score, else the lowest validation loss; the earlier of two equal epochs."""
+    """Return the epoch of highest mean score, else lowest validation loss; of equals the first."""
     if len(epochs) == 1:
         return epochs[0]
     if epochs[0].mean_score is not None:
@@ -156,17 +158,3 @@ def _best(epochs: Sequence[Epoch]) -> Epoch:
             "nothing to choose an epoch by: expected validation demonstrations or a reward model"
         )
     return epochs[losses.index(min(losses))]
-
-
-def _publish(checkpoint: Path, out: Path) -> None:
-    aside = out / "model.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    save_policy(load_policy(checkpoint), load_tokenizer(checkpoint), aside)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    aside.rename(out / "model")
-
-
-def _write_json(path: Path, content: object) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)

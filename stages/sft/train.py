@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.sft_config import SFTConfig as SupervisedArguments
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.sft_config import SFTConfig as SFTArguments
 
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
@@ -46,25 +46,42 @@ def train_sft(
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
 
     `pretraining` is a file of texts, given if and only if `config.pretraining` is set.
-    Goes on from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
+    Resumes from the last complete epoch in out/checkpoints, with the numbers of an unbroken run.
     Demonstrations longer than `max_tokens`, or than the model has positions for, are left out and
     counted in `sft/left_out`; ValueError where none is left, or where the settings do not fit each
     other, the model or the processes.
     """
-    _check_choice(config, validated=bool(validation), scored=reward_model is not None)
+    if config.result == "best" and config.epochs > 1 and not validation and reward_model is None:
+        raise ValueError(
+            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
+            "demonstrations or a reward model"
+        )
+    check_fsdp(config.adaptation, families.Prompt, families.Probe)
     arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
-    room = _room(config, base, mixed=pretraining is not None)
-    examples = _fitting(tokenizer, demonstrations, config.max_tokens, room)
-    held_out = _fitting(tokenizer, validation, config.max_tokens, room) if validation else []
-    left_out = len(demonstrations) + len(validation) - len(examples) - len(held_out)
-    mixed = _mixed_in(config, pretraining, tokenizer, examples, seed)
+    limit = adapted_context_limit(base, config.adaptation)
+    examples = _fitting(tokenizer, demonstrations, config.max_tokens, limit)
+    held_out = _fitting(tokenizer, validation, config.max_tokens, limit) if validation else []
+    mixed: list[Example] = []
+    if (config.pretraining is None) != (pretraining is None):
+        raise ValueError(
+            "pretraining is set, but there are no pretraining texts to read"
+            if pretraining is None
+            else "pretraining texts are given, but pretraining is not set: they had no effect"
+        )
+    if config.pretraining is not None and pretraining is not None:
+        limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
+        mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
     log_router_loss(model)
-    report(_beginning(model, left_out, len(mixed)))
+    counts = {
+        "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
+        "sft/pretraining_examples": len(mixed),
+    }
+    report(Step(0, 0, counts | trained_share(model, "sft/")))
     trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
-    trainer.train_rest(config.epochs)
+    trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
             out,
@@ -76,58 +93,12 @@ def train_sft(
             report=report,
             last=config.result == "last",
         )
-        _thin(out / CHECKPOINTS)
+        for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
+            drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
 
 
-def _room(config: SFTConfig, base: str | Path, *, mixed: bool) -> ContextLimit:
-    room = adapted_context_limit(base, config.adaptation)
-    if config.pretraining is not None and mixed:
-        room.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
-    return room
-
-
-def _beginning(model: PreTrainedModel, left_out: int, mixed: int) -> Step:
-    told = {"sft/left_out": left_out, "sft/pretraining_examples": mixed}
-    return Step(0, 0, told | trained_share(model, "sft/"))
-
-
-def _thin(checkpoints: Path) -> None:
-    for checkpoint in epoch_checkpoints(checkpoints):
-        drop_resume_state(checkpoint)
-
-
-def _check_choice(config: SFTConfig, *, validated: bool, scored: bool) -> None:
-    if config.result == "best" and config.epochs > 1 and not validated and not scored:
-        raise ValueError(
-            f"{config.epochs} epochs to choose from but nothing to choose by: expected validation "
-            "demonstrations or a reward model"
-        )
-    check_fsdp(config.adaptation, families.Prompt, families.Probe)
-
-
-def _mixed_in(
-    config: SFTConfig,
-    texts: Path | None,
-    tokenizer: PreTrainedTokenizerBase,
-    demonstrations: Sequence[Example],
-    seed: int,
-) -> list[Example]:
-    """The pretraining examples; none where the settings ask for none."""
-    if config.pretraining is None and texts is None:
-        return []
-    if config.pretraining is None or texts is None:
-        raise ValueError(
-            "pretraining is set, but there are no pretraining texts to read"
-            if texts is None
-            else "pretraining texts are given, but pretraining is not set: they had no effect"
-        )
-    return pretraining_examples(config.pretraining, texts, tokenizer, demonstrations, seed)
-
-
-def _arguments(
-    config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool
-) -> SupervisedArguments:
+def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
     processes = num_ranks()
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
     if config.batch_size % (micro * processes):
@@ -148,7 +119,7 @@ def _arguments(
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // (micro * processes),
-        "router_aux_loss_coef": 0.0,  # what is trained is the loss of the responses
+        "router_aux_loss_coef": 0.0,  # only the loss of the responses is trained
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
@@ -158,13 +129,8 @@ def _arguments(
         "data_seed": seed,
         "disable_tqdm": True,
     }
-    return training_arguments(SupervisedArguments, ours, {**_preset(), **config.trainer})
-
-
-def _preset() -> dict[str, object]:
-    """What the stage's `trainer` mapping may change."""
     on_gpu = torch.cuda.is_available()
-    return {
+    defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
@@ -172,24 +138,25 @@ def _preset() -> dict[str, object]:
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
     }
+    return training_arguments(SFTArguments, ours, defaults | config.trainer)
 
 
 def _fitting(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Sequence[Demonstration],
     max_tokens: int,
-    room: ContextLimit,
+    limit: ContextLimit,
 ) -> list[Example]:
     encoded = [encode(tokenizer, demonstration) for demonstration in demonstrations]
-    most = room.at_most(max_tokens)
+    most = limit.at_most(max_tokens)
     fitting = [example for example in encoded if len(example.ids) <= most]
     if not fitting:
         shortest = min((len(example.ids) for example in encoded), default=0)
-        limit = f"max_tokens ({max_tokens}) tokens"
+        expected = f"max_tokens ({max_tokens}) tokens"
         if most < max_tokens:
-            limit = f"{most} tokens, for which {room.model} has positions"
+            expected = f"{most} tokens, for which {limit.model} has positions"
         raise ValueError(
-            f"none of {len(encoded)} demonstrations has at most {limit}; "
+            f"none of {len(encoded)} demonstrations has at most {expected}; "
             f"the shortest has {shortest}"
         )
     return fitting
@@ -202,8 +169,10 @@ def pretraining_examples(
     demonstrations: Sequence[Example],
     seed: int,
 ) -> list[Example]:
-    """So many that they make up `mix.share` of all; every token but the first carries loss.
+    """Return so many that they are `mix.share` of all; every token but the first carries loss.
 
+    The paper mixes in 10 % of pretraining data and does not say of what; here it is a share of the
+    examples, which is what GPT-3's "weight in training mix" counts (Brown et al. 2020, table 2.2).
     `texts` are JSON lines {"text": ...}; ValueError where they are too short for one block.
     """
     count = max(1, round(len(demonstrations) * mix.share / (1.0 - mix.share)))

@@ -1,7 +1,6 @@
-"""TRL's SFTTrainer on token ids of ours: its batches, what validates, what a checkpoint holds."""
+"""TRL's SFTTrainer on token ids of ours: batches, exact validation loss, complete checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
@@ -26,6 +25,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from stages.adapters.probe import ProbeLayer
 from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
+from stages.distributed.compat import router_coefficient_restored, unembedding_of
 from stages.distributed.state import let_models_load_whole
 from stages.models import base_record, load_policy, write_base_record
 from stages.progress import Report, Step, silent
@@ -43,7 +43,7 @@ _METRICS = {
 
 
 class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
-    """TRL's trainer with complete checkpoints, all kept, and an exact validation loss."""
+    """TRL's trainer with complete checkpoints, none removed, and an exact validation loss."""
 
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
@@ -61,33 +61,38 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         held_out: Sequence[Example],
         report: Report,
     ) -> Self:
-        """A trainer of `model` on the examples; `held_out` may be empty if nothing is evaluated."""
+        """Return a trainer of `model`; `held_out` may be empty if nothing is validated."""
         at_once = arguments.per_device_train_batch_size * arguments.world_size
         order = ShuffledThenBlank(
-            len(examples), arguments.seed, share=at_once if arguments.world_size > 1 else 1
+            len(examples),
+            arguments.seed,
+            multiple_of=at_once if arguments.world_size > 1 else 1,
         )
-        note = base_record(model) if isinstance(model, PeftModel) else None
-        with _probe_taken_for_a_head(model), _coefficient_kept(model):
+        blank = Example([cast(int, tokenizer.eos_token_id)], 1)  # no response, so no loss
+        record = base_record(model) if isinstance(model, PeftModel) else None
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        matrix = head.get_base_layer() if isinstance(head, ProbeLayer) else head
+        with unembedding_of(model, matrix), router_coefficient_restored(model):
             trainer = cls(
                 model=model,
                 args=arguments,
                 data_collator=Collator(tokenizer),
-                train_dataset=_rows([*examples, *[_blank(tokenizer)] * order.num_blanks]),
+                train_dataset=_rows([*examples, *[blank] * order.num_blanks]),
                 eval_dataset=_rows(held_out) if held_out else None,
                 processing_class=tokenizer,
-                callbacks=[Listener(report), KeepWeights()],
+                callbacks=[MetricsCallback(report), ThinCheckpoints()],
             )
-        let_models_load_whole()  # also read whole: its weights are not divided yet
+        let_models_load_whole()  # its weights are not sharded yet
         check_trained_loss(
             cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
         )
-        trainer.held_out, trainer.order, trainer.base_note = held_out, order, note
+        trainer.held_out, trainer.order, trainer.base_record = held_out, order, record
         trainer.report = report
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
 
-    def train_rest(self, epochs: int) -> None:
-        """Train what is left of the epochs after the newest whole checkpoint."""
+    def train_remaining(self, epochs: int) -> None:
+        """Train the epochs that follow the newest whole checkpoint."""
         newest = self.newest_checkpoint()
         if len(epoch_checkpoints(Path(str(self.args.output_dir)))) < epochs:
             self.train(resume_from_checkpoint=newest)
@@ -98,7 +103,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """The mean over all validation tokens (Trainer's would be a mean of batches' means)."""
+        """Return the mean over all validation tokens (Trainer's would be a mean of batches')."""
         if self.is_world_process_zero():
             doing = f"validating on {len(self.held_out)} demonstrations"
             self.report(Step(self.state.global_step, self.state.max_steps, doing=doing))
@@ -116,29 +121,29 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         """Write none: a run's manifest says more."""
 
     def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
-        """Those of the policy that the checkpoint holds."""
+        """Return those of the policy that the checkpoint holds."""
         return dict(load_policy(checkpoint).named_parameters())
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
-        """Write the policy; `state_dict`, where given, has what is trained, whole."""
+        """Write the policy; `state_dict`, where given, has the trained parameters, whole."""
         if not self.args.should_save:
             return
-        if state_dict is not None and self.base_note is None:
+        if state_dict is not None and self.base_record is None:
             state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
         super()._save(output_dir, state_dict)
-        if self.base_note is not None and output_dir is not None:
+        if self.base_record is not None and output_dir is not None:
             folder = Path(output_dir)
             is_aside = folder.parent.name == ASIDE
-            lies = folder.parent.parent / folder.name if is_aside else folder
-            write_base_record(folder, self.base_note, lies)
+            final = folder.parent.parent / folder.name if is_aside else folder
+            write_base_record(folder, self.base_record, final)
 
     def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
         return self.order
 
     def _send_telemetry(self) -> None:
-        """Tell no hub that someone trains."""
+        """Send none."""
 
 
 class Collator:
@@ -148,24 +153,24 @@ class Collator:
         self.pad_id = cast(int, tokenizer.pad_token_id)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """The batch that `collate` makes of them."""
+        """Return the batch that `collate` makes of them."""
         return collate([Example(row["ids"], row["response_start"]) for row in rows], self.pad_id)
 
 
 class ShuffledThenBlank(Sampler[int]):
-    """A random order each epoch, filled up to a whole number of `share`s with blank examples.
+    """A random order each epoch, filled up with blanks to a multiple of the ranks' micro-batches.
 
-    A share is one micro-batch of every rank. Left to itself, accelerate would show examples of the
-    epoch's beginning a second time, and the last batch would not be one process's last batch.
+    Left to itself, accelerate would repeat examples of the epoch's beginning, and the last batch
+    would not be one process's last batch.
     """
 
-    def __init__(self, num_examples: int, seed: int, *, share: int) -> None:
-        self.num_examples, self.num_blanks = num_examples, -num_examples % share
+    def __init__(self, num_examples: int, seed: int, *, multiple_of: int) -> None:
+        self.num_examples, self.num_blanks = num_examples, -num_examples % multiple_of
         self.seed = seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """What Trainer calls before each epoch, in a resumed run too."""
+        """Set the epoch; Trainer calls it before each, in a resumed run too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -177,8 +182,8 @@ class ShuffledThenBlank(Sampler[int]):
         yield from range(self.num_examples, len(self))
 
 
-class Listener(TrainerCallback):
-    """Hands what Trainer logs to `report`, under the project's names."""
+class MetricsCallback(TrainerCallback):
+    """Reports Trainer's logs under the project's names."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -191,7 +196,7 @@ class Listener(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        """Report what was logged, except what has no name here."""
+        """Report the logged values that have a name here."""
         named = {
             _METRICS[name]: float(value) for name, value in (logs or {}).items() if name in _METRICS
         }
@@ -199,8 +204,8 @@ class Listener(TrainerCallback):
             self.report(Step(state.global_step, state.max_steps, named))
 
 
-class KeepWeights(TrainerCallback):
-    """Leaves what resuming needs in the newest two checkpoints only: one may be damaged."""
+class ThinCheckpoints(TrainerCallback):
+    """Leaves the files for resuming in the newest two checkpoints only: one may be damaged."""
 
     def on_save(
         self,
@@ -215,37 +220,8 @@ class KeepWeights(TrainerCallback):
                 drop_resume_state(checkpoint)
 
 
-@contextmanager
-def _probe_taken_for_a_head(model: PreTrainedModel) -> Iterator[None]:
-    """TRL refuses adapters on the unembedding, whose matrix it reads; a probe's gives what acts."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if not isinstance(head, ProbeLayer):
-        yield
-        return
-    vars(model)["get_output_embeddings"] = head.get_base_layer
-    try:
-        yield
-    finally:
-        del vars(model)["get_output_embeddings"]
-
-
-@contextmanager
-def _coefficient_kept(model: PreTrainedModel) -> Iterator[None]:
-    """TRL writes into a model's config that its experts have no auxiliary loss; they go on to."""
-    config = model.config.get_text_config()
-    coefficient = config.to_dict().get("router_aux_loss_coef")
-    yield
-    if coefficient is not None:
-        config.router_aux_loss_coef = coefficient
-
-
-def _blank(tokenizer: PreTrainedTokenizerBase) -> Example:
-    """One token and no response: it carries no loss and counts nowhere."""
-    return Example([cast(int, tokenizer.eos_token_id)], 1)
-
-
 def _with_all_names(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a model from its whole weights: tied names too, and buffers."""
+    """Return a model's state dict from its whole weights: tied names too, and buffers."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     named = dict(model.named_parameters(remove_duplicate=False))
     return {

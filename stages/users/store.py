@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from reward_models.atomic_files import write_json, written_aside
-from reward_models.base_names import base_name as name_from
+from reward_models.model_files import base_name as name_from
 from stages.users.adapters import UserAdapter
 
 BASE, CONFIG, WEIGHTS = "base.json", "adapter_config.json", "adapter_model.safetensors"

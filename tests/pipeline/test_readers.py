@@ -297,7 +297,7 @@ def test_a_task_id_that_stands_twice_ends_a_run(tmp_path: Path) -> None:
     path = experiment(tmp_path, f"{{kind: imported, {files}}}")
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't0' stands here again; it is at" in done.stderr
+    assert "t.jsonl:4: task 't0' again; it is at" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["import", "add-tasks"])
@@ -309,7 +309,7 @@ def test_a_task_id_that_stands_twice_is_refused_by_verbs(
     more = ["--store", "s"] if verb == "import" else ["s", "--kind", "ranking"]
     done = CliRunner().invoke(app, [verb, "t.jsonl", *more])
     assert done.exit_code == 2
-    assert "t.jsonl:4: task 't1' stands here again; it is at t.jsonl:2 already" in done.stderr
+    assert "t.jsonl:4: task 't1' again; it is at t.jsonl:2 already" in done.stderr
 
 
 def test_prompts_with_integer_ids_become_the_tasks_of_those_names(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from huggingface_hub import constants
 
 from pipeline.estimate.anatomy import model_config
 from pipeline.evaluation.scorers.classifier import SequenceClassifier
-from reward_models.backbone import load_causal
+from reward_models.backbone import load_causal_lm
 from reward_models.model_files import check_source
 from stages.models import load_policy, load_tokenizer
 from stages.probing.representations import load_frozen
 
-DOORS = [load_tokenizer, load_policy, load_causal, load_frozen, model_config]
+DOORS = [load_tokenizer, load_policy, load_causal_lm, load_frozen, model_config]
 
 
 @contextmanager

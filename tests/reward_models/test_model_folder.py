@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config.loading import load_config
 from pipeline.steps.order import run_experiment
-from reward_models.backbone import load_causal
+from reward_models.backbone import load_causal_lm
 from reward_models.model import RewardModel
 from reward_models.model_files import check_model
 from stages.adapters.config import LoRA
@@ -129,7 +129,7 @@ def one_line(error: pytest.ExceptionInfo[ValueError], place: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("load", [load_policy, load_causal])
+@pytest.mark.parametrize("load", [load_policy, load_causal_lm])
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_folder_is_told_in_one_line(
     kind: str, load: Callable[[Path], object], whole: Path, tmp_path: Path
@@ -154,7 +154,7 @@ def test_a_damaged_tokenizer_is_told_in_one_line(name: str, text: str, whole: Pa
     one_line(error, folder)
 
 
-@pytest.mark.parametrize("load", [load_policy, load_tokenizer, load_causal, check_model])
+@pytest.mark.parametrize("load", [load_policy, load_tokenizer, load_causal_lm, check_model])
 def test_a_file_is_no_folder(load: Callable[[Path], object], whole: Path):
     with pytest.raises(ValueError, match="a file; expected a model's folder"):
         load(whole / "config.json")

@@ -160,7 +160,7 @@ def test_a_task_that_stands_twice_is_refused_with_both_places(tmp_path: Path) ->
         ({"task": "u"}, r"r\.jsonl:2: no task 'u' among the 1 tasks"),
         ({"ranks": {"a": 1, "c": 2}}, r"r\.jsonl:2: ranks name \['a', 'c'\]"),
         ({"ranks": {"a": 1, "b": None}}, r"r\.jsonl:2: 2 responses but 1 ranks"),
-        ({}, r"r\.jsonl:2: the ranking of task 't' by 'u' stands here again; it is at .*:1"),
+        ({}, r"r\.jsonl:2: the ranking of task 't' by 'u' again; it is at .*:1"),
     ],
 )
 def test_rankings_are_matched_by_what_they_name(

@@ -53,7 +53,7 @@ def test_the_reward_model_goes_on_from_the_checkpoint_before_a_damaged_one(
     world.train(tmp_path / "broken", report=steps)
     assert min(step.done for step in steps.seen) == 3  # after checkpoint-2
     if harm is not gone:
-        assert "going on from checkpoint-2, the one before" in caplog.text
+        assert "resuming from checkpoint-2, the one before" in caplog.text
     world.train(tmp_path / "unbroken")
     assert_same_bits(tmp_path / "unbroken", tmp_path / "broken")
 
@@ -70,7 +70,7 @@ def test_fine_tuning_goes_on_from_the_epoch_before_a_damaged_one(
     truncated(tmp_path / "b" / "checkpoints" / f"checkpoint-{2 * per_epoch}" / "optimizer.pt")
     train(tmp_path / "b", config())
     assert "optimizer.pt is damaged" in caplog.text
-    assert f"going on from checkpoint-{per_epoch}, the one before" in caplog.text
+    assert f"resuming from checkpoint-{per_epoch}, the one before" in caplog.text
     assert weights(tmp_path / "a" / "model") == weights(tmp_path / "b" / "model")
 
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from reward_models.model import RewardModel
 from stages.adapters.backbone import layers_of
+from stages.adapters.cached_layers import CachedLayers
 from stages.ppo import ppo
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import evaluate
 from stages.ppo.health import Means

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from stages.ppo.checkpoint import NOTE, STATE, Checkpoints
+from stages.distributed.checkpoints import STATE, Checkpoints
 from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
 from tests.stages.small_disk import size_of, small_disk
@@ -97,7 +98,7 @@ def test_kill_9_at_random_moments_changes_nothing(world: tuple[Path, Path], tmp_
         assert run.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, "-uc", program], cwd=ROOT, check=True, timeout=120)
     assert max(reached) > 2  # some of the kills came after a checkpoint
-    assert not list((tmp_path / "killed").rglob("*.part"))
+    assert not list((tmp_path / "killed").rglob("incomplete"))
     assert_same_result(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -110,20 +111,20 @@ def test_half_written_and_truncated_checkpoints_are_passed_over(
     older, newest = sorted(folder.iterdir())
     whole = (newest / STATE).read_bytes()
     (newest / STATE).write_bytes(whole[: len(whole) // 2])
-    cut_off = folder / "iteration-000009.part"
-    cut_off.mkdir()
+    cut_off = folder / "incomplete/checkpoint-9"
+    cut_off.mkdir(parents=True)
     (cut_off / STATE).write_bytes(whole[:100])
     steps = metrics_of(world, tmp_path, config)
     assert len(steps) == 1  # from the older one, which is one iteration before the end
-    assert older.name == "iteration-000005"
+    assert older.name == "checkpoint-5"
     assert not cut_off.exists()
     assert (
-        "iteration-000006 is damaged (its hash is not the one written); going on from "
-        "iteration-000005, the one before"
+        "checkpoint-6: state.pt is damaged (its hash is not the one that was written); resuming "
+        "from checkpoint-5, the one before"
     ) in caplog.text
 
 
-def test_where_every_checkpoint_is_damaged_training_begins_anew_and_says_so(
+def test_where_every_checkpoint_is_damaged_training_restarts_with_a_warning(
     world: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(episodes=16)
@@ -131,19 +132,19 @@ def test_where_every_checkpoint_is_damaged_training_begins_anew_and_says_so(
     for path in (tmp_path / "checkpoints").glob(f"*/{STATE}"):
         path.write_bytes(b"")
     assert len(metrics_of(world, tmp_path, config)) == 2
-    assert "there is none before it, so training begins anew" in caplog.text
+    assert "there is none before it, so training restarts" in caplog.text
 
 
 def test_the_last_two_checkpoints_are_kept(world: tuple[Path, Path], tmp_path: Path) -> None:
     train(world, tmp_path, tiny_config(**CHANGES))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["iteration-000005", "iteration-000006"]
+    assert names == ["checkpoint-5", "checkpoint-6"]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints = Checkpoints(tmp_path, {}, Accelerator())
     checkpoints.save(1, {"done": 1})
 
     def full(_: object, handle: BinaryIO) -> None:
@@ -153,7 +154,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(2, {"done": 2})
-    assert [path.name for path in tmp_path.iterdir()] == ["iteration-000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert checkpoints.latest() == {"done": 1}
 
 
@@ -186,7 +187,7 @@ def test_a_limit_that_the_checkpoint_hits_is_told_and_the_one_before_it_stays(
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert f"OSError: [Errno 27] File too large: '{out / 'checkpoints'}'" in run.stderr
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["iteration-000001"]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-1"]
     train(world, out, config)
     assert_same_result(out, tmp_path / "whole")
 
@@ -203,9 +204,9 @@ def test_a_disk_that_fills_up_is_survived(world: tuple[Path, Path], tmp_path: Pa
             [sys.executable, "-uc", program], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert "OSError: [Errno 28] No space left on device" in run.stderr
-        assert not list(disk.rglob("*.part"))
+        assert not list(disk.rglob("incomplete"))
         left = sorted(path.name for path in (disk / "checkpoints").iterdir())
-        assert left == ["iteration-000001", "iteration-000002"]
+        assert left == ["checkpoint-1", "checkpoint-2"]
         resize(size * 9)
         train(world, disk, config)
         assert_same_result(disk, tmp_path / "whole")
@@ -228,10 +229,3 @@ def test_more_episodes_go_on_from_the_last_checkpoint(
     assert len(metrics_of(world, tmp_path / "longer", tiny_config(episodes=32))) == 2
     train(world, tmp_path / "whole", tiny_config(episodes=32))
     assert_same_result(tmp_path / "longer", tmp_path / "whole")
-
-
-def test_the_note_tells_the_iteration_and_the_hash(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, {"seed": 3}).save(7, {"done": 7})
-    note = json.loads((tmp_path / "iteration-000007" / NOTE).read_text())
-    assert (note["iteration"], note["identity"]) == (7, {"seed": 3})
-    assert len(note["sha256"]) == 64

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from pipeline.runs.metrics import MetricsFile
 from stages.data.streams import PretrainingStream
+from stages.distributed.checkpoints import Checkpoints
 from stages.ppo import health, ppo
 from stages.ppo import train as ppo_train
-from stages.ppo.checkpoint import Checkpoints
 from stages.ppo.config import PPOConfig
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.run import PPORun, RunState
@@ -89,7 +89,7 @@ def restored(world: World, out: Path, config: PPOConfig, **named: Any) -> dict[s
     states: list[dict[str, Any]] = []
 
     def only_restore(run: PPORun, _: Any, checkpoints: Checkpoints, *__: Any, **___: Any) -> None:
-        saved = checkpoints.latest(run.accelerator)
+        saved = checkpoints.latest()
         if saved is not None:
             run.load_state_dict(saved)
         states.append(state_of(run))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.packed_attention import ATTENTION, attention_mismatch, enable_packing
+from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
@@ -21,7 +22,6 @@ from stages.generation.generate import Sampled, generate_responses
 from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.cached_layers import CachedLayers
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward_checks import policy_reader, without_wrong_states
 from stages.ppo.models import load_models
@@ -75,7 +75,7 @@ def test_what_is_raised_in_a_trial_leaves_the_model_as_it_was(tmp_path: Path):
 
 def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
     model = tiny("falcon, new decoder", tmp_path)
-    refused = r"chosen by name.* sees later tokens"
+    refused = r"chosen by name.* attends to later tokens"
     with pytest.raises(ValueError, match=refused):
         use_prefix_attention(model)
     with pytest.raises(ValueError, match=refused), prefix_attention(model):

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.evaluation.samples.records import Completion
 from reward_models.conversations import Conversation, Turn, parse_turns, prompt_turns, question
-from reward_models.fields import (
+from reward_models.row_files import (
     optional_name,
     optional_text,
     required_name,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reward_models.conversations import Turn
-from reward_models.fields import (
+from reward_models.records import Record
+from reward_models.row_files import (
     flag,
     mapping,
     number,
@@ -22,7 +23,6 @@ from reward_models.fields import (
     required_name,
     whole_number,
 )
-from reward_models.records import Record
 
 _NAMES = ("id", "model", "suite", "prompt_type")
 _OBJECTS = ("generation", "prompt_extra", "scores", "score_meta")

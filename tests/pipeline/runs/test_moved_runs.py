@@ -14,8 +14,8 @@ from pipeline.models.policy_folder import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl
-from reward_models.base_names import base_name, base_source
 from reward_models.model import RewardModel
+from reward_models.model_files import base_name, base_source
 from reward_models.row_files import read_jsonl
 from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent

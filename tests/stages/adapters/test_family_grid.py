@@ -151,7 +151,7 @@ def test_a_restricted_run_leaves_the_set_alone_on_disk_and_the_base_as_it_was(ce
         saved = load_file(folder / "adapter_model.safetensors")
         moved = sum(tensor.numel() for tensor in saved.values())
         assert moved == trainable_parameters(adapted)
-        assert json.loads((folder / "base.json").read_text())["set_parameters"] == moved
+        assert json.loads((folder / "base.json").read_text())["adapter_parameters"] == moved
     assert not (cell.trained_reward / "model" / "model.safetensors").exists()
     card = json.loads((cell.trained_reward / "model" / "reward.json").read_text())
     assert card["base"] == str(cell.base.resolve())
@@ -267,7 +267,7 @@ def test_restricted_roles_hold_one_base_in_memory_and_load_it_once(
         pytest.skip("separate copies")
     trained = (cell.trained_sft / "model", cell.trained_reward / "model")
     monkeypatch.delattr(
-        "reward_models.backbone.load_causal"
+        "reward_models.backbone.load_causal_lm"
     )  # it would load the reward model's base
     models = load_models(*trained, cell.adaptation, seed=0, device=torch.device("cpu"))
     roles: list[torch.nn.Module] = [models.policy, models.reference, models.critic, models.reward]

@@ -25,7 +25,6 @@ from reward_models.model_files import first_line
 from stages.distributed.network import Network
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled
-from stages.ppo.config import VllmRollouts
 
 _NAME = "policy"
 
@@ -39,16 +38,19 @@ class VllmSampler:
 
     def __init__(
         self,
-        config: VllmRollouts,
+        url: str,
         model: PreTrainedModel,
         network: Network,
+        accelerator: Accelerator,
+        *,
         stops: Sequence[int],
         folder: Path,
-        accelerator: Accelerator,
+        parallel: int,
+        timeout_s: float,
     ) -> None:
-        self.config, self.model, self.network, self.stops = config, model, network, stops
-        self.folder, self.accelerator = folder, accelerator
-        self.http = httpx.Client(base_url=config.url, timeout=config.timeout_s)
+        self.url, self.model, self.network, self.accelerator = url, model, network, accelerator
+        self.stops, self.folder, self.parallel = stops, folder, parallel
+        self.http = httpx.Client(base_url=url, timeout=timeout_s)
         served: list[str] = [one["id"] for one in self._request("GET", "/v1/models")["data"]]
         self.name = self.base = served[0]
         self.sent = _last_number(served)
@@ -59,7 +61,7 @@ class VllmSampler:
                     "rollouts.kind: own for other families"
                 )
         elif accelerator.is_main_process:
-            self.weights = _weight_channel(config.url, accelerator.device)
+            self.weights = _weight_channel(url, accelerator.device)
 
     def sample(
         self,
@@ -75,7 +77,7 @@ class VllmSampler:
         self._send()
         seeds = torch.randint(2**31, (len(prompts),), generator=generator).tolist()
         bodies = [self._completion(prompts[row], seeds[row], sampling) for row in rows]
-        with ThreadPoolExecutor(self.config.parallel) as pool:
+        with ThreadPoolExecutor(self.parallel) as pool:
             answers = pool.map(lambda body: self._request("POST", "/v1/completions", body), bodies)
             parsed = [self._parse(answer["choices"][0]) for answer in answers]
         return [response for response, _ in parsed], [logprobs for _, logprobs in parsed]
@@ -124,7 +126,7 @@ class VllmSampler:
         ids, logprobs = choice.get("token_ids"), choice.get("logprobs")
         if not ids or not logprobs or len(logprobs["token_logprobs"]) != len(ids):
             raise ValueError(
-                f"{self.config.url}: a response without token_ids and their logprobs; expected a "
+                f"{self.url}: a response without token_ids and their logprobs; expected a "
                 "vLLM server that knows return_token_ids (0.10.2 or newer)"
             )
         return Sampled(ids, ended=ids[-1] in self.stops), logprobs["token_logprobs"]
@@ -132,7 +134,7 @@ class VllmSampler:
     def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, hint: str = ""
     ) -> Any:
-        with _one_line(f"{self.config.url}{path}", hint):
+        with _one_line(f"{self.url}{path}", hint):
             response = self.http.request(method, path, json=body)
             response.raise_for_status()
             # Loading an adapter is answered with a sentence.
