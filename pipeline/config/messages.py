@@ -1,7 +1,7 @@
 """One line for a mistake: out of a pydantic error, or for an extra that is not installed."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -9,8 +9,6 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-
-from stages.config import Config
 
 Location = tuple[int | str, ...]
 
@@ -58,8 +56,9 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
 def _unknown(location: Location, holder: type[Any] | None) -> str:
     *parents, name = map(str, location)
     key, known = ".".join((*parents, name)), _keys(holder)
-    if holder is not None and issubclass(holder, Config) and name in holder.renamed:
-        return f"{key} is called {'.'.join((*parents, holder.renamed[name]))} since version 0.2"
+    renamed: Mapping[str, str] = getattr(holder, "renamed", {})  # a Config's or a dataclass's
+    if name in renamed:
+        return f"{key} is called {'.'.join((*parents, renamed[name]))} since version 0.2"
     near = get_close_matches(name, known, n=1)
     if near:
         return f"{key} is not a key; did you mean {'.'.join((*parents, near[0]))}?"
