@@ -1,5 +1,6 @@
 """How a command ends: the path of what it made, one line about a mistake, or a traceback."""
 
+import functools
 import os
 import shlex
 import signal
@@ -8,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import ParamSpec
 
 import typer
 
@@ -21,10 +23,24 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+P = ParamSpec("P")
 
 
 class _Terminated(BaseException):
     """SIGTERM arrived; unlike an Exception nothing on the way catches it."""
+
+
+def verb(function: Callable[P, Path | None]) -> Callable[P, None]:
+    """Make a command of a function that returns its artefact; a failure sets the exit code."""
+
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        out = kwargs.get("out")
+        code = guarded(lambda: function(*args, **kwargs), out if isinstance(out, Path) else None)
+        if code:
+            raise typer.Exit(code)
+
+    return command
 
 
 def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
@@ -33,20 +49,20 @@ def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
         os.environ.setdefault(name, value)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        made = command()
+        artefact = command()
     except (KeyboardInterrupt, _Terminated) as stop:
         print(
-            f"\nInterrupted; nothing that was finished is lost. To go on:  {again()}",
+            f"\nInterrupted; nothing that was finished is lost. To resume:  {command_line()}",
             file=sys.stderr,
         )
         return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     except PeopleNeeded as waiting:
-        print(f"{waiting}.\nWhen they have, go on with:  {again()}", file=sys.stderr)
+        print(f"{waiting}.\nWhen they have, resume with:  {command_line()}", file=sys.stderr)
         return 3
     except RankFailed as failed:
-        print(f"rlhf: {failed}. To go on:  {again()}", file=sys.stderr)
+        print(f"rlhf: {failed}. To resume:  {command_line()}", file=sys.stderr)
         return failed.code
-    except Exception as error:  # the border: what is not the user's to mend keeps its traceback
+    except Exception as error:  # the border: our own bugs keep their traceback
         line = one_line(error, out)
         if line is None:
             traceback.print_exc()
@@ -55,29 +71,13 @@ def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
-    if made is not None:
-        print(made, flush=True)
+    if artefact is not None:
+        print(artefact, flush=True)
     return 0
 
 
-def run_verb(command: Callable[[], Path | None], out: Path | None) -> None:
-    """Run a verb's command, guarded; a failure ends the process with the exit code it deserves."""
-    code = guarded(command, out)
-    if code:
-        raise typer.Exit(code)
-
-
-def run_module(command: Callable[..., None]) -> None:
-    """A module's own command: bad input is one line on stderr and exit code 2, as with `rlhf`."""
-    try:
-        typer.run(command)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
-def again() -> str:
-    """The command line of this process, as one would type it."""
+def command_line() -> str:
+    """Return the command line of this process, as one would type it."""
     return shlex.join(["rlhf", *sys.argv[1:]])
 
 

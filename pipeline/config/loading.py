@@ -5,23 +5,24 @@ configs/quickstart.yaml: sft.epochs is 0; expected a whole number greater than 0
 """
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.messages import first_error
 from pipeline.config.shipped import config_file
 from reward_models.row_files import read_text
 
+T = TypeVar("T")
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `9e-6` is a number, and no key stands twice in one mapping."""
+    """YAML in which `9e-6` is a number and no key stands twice in one mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -48,7 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 
 def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file's mapping with overrides, still unchecked; ValueError in one line."""
+    """Return a YAML file's mapping with overrides, still unchecked; ValueError in one line."""
     mapping = _parse(read_text(config_file(path)), str(path))
     if not isinstance(mapping, dict):
         raise ValueError(f"{path}: {type(mapping).__name__}; expected a mapping of keys to values")
@@ -58,17 +59,57 @@ def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return cast(dict[str, Any], mapping)
 
 
-def checked(mapping: dict[str, Any], where: str) -> ExperimentConfig:
-    """The config of a mapping; raise ValueError in one line that begins with `where`."""
+def checked(mapping: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Return the config of a mapping; ValueError in one line that begins with `where`."""
+    return validated(ExperimentConfig, values=mapping, where=f"{where}: ")
+
+
+def validated(
+    kind: type[T],
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    where: str = "--set ",
+) -> T:
+    """Return settings of a kind from values and overrides; ValueError in one line."""
+    mapping = dict(values or {})
+    for text in overrides:
+        mapping = overridden(mapping, text)
     try:
-        return ExperimentConfig.model_validate(mapping)
+        return TypeAdapter(kind).validate_python(mapping)
     except ValidationError as error:
-        raise ValueError(f"{where}: {first_error(error, ExperimentConfig)}") from None
+        raise ValueError(f"{where}{first_error(error, kind)}") from None
 
 
-def overridden(mapping: dict[str, Any], text: str) -> dict[str, Any]:
-    """A copy of the mapping with the one key that `text`, such as sft.epochs=2, names replaced."""
-    return _replaced(mapping, _Override.parse(text))
+def overridden(mapping: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return a copy with the key that `text`, such as sft.epochs=2, names replaced.
+
+    Mappings on the way are made; numbers index into lists.
+    """
+    name, equals, value = text.partition("=")
+    *path, last = keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"--set {text}: expected key.key=value, such as sft.epochs=2")
+    copy = deepcopy(dict(mapping))
+    holder: Any = copy
+    for depth, key in enumerate(path, 1):
+        if isinstance(holder, list):
+            holder = holder[_index(holder, key, name)]
+            continue
+        if holder.get(key) is None:
+            holder[key] = {}
+        holder = holder[key]
+        if not isinstance(holder, dict | list):
+            above = ".".join(path[:depth])
+            raise ValueError(f"--set {name}: {above} is {holder!r}, not a mapping")
+    new = _parse(value, f"--set {text}")
+    holder[_index(holder, last, name) if isinstance(holder, list) else last] = new
+    return copy
+
+
+def _index(items: list[Any], key: str, name: str) -> int:
+    if not key.isdecimal() or int(key) >= len(items):
+        raise ValueError(f"--set {name}: {key} is no position in a list of {len(items)}")
+    return int(key)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -82,51 +123,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which what YAML's anchors share is separate, so that overriding one is no more."""
+    """Return a copy in which anchors share nothing, so that an override changes one place."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
-
-
-@dataclass(frozen=True, slots=True)
-class _Override:
-    keys: tuple[str, ...]
-    value: Any
-
-    @classmethod
-    def parse(cls, text: str) -> "_Override":
-        name, equals, value = text.partition("=")
-        keys = tuple(name.strip().split("."))
-        if not equals or not all(keys):
-            raise ValueError(f"--set {text}: expected key.key=value, such as sft.epochs=2")
-        return cls(keys, _parse(value, f"--set {text}"))
-
-
-def _replaced(mapping: dict[str, Any], override: _Override) -> dict[str, Any]:
-    """A copy with one value replaced; mappings on the way are made, numbers index into lists."""
-    result = deepcopy(mapping)
-    here: Any = result
-    *path, last = override.keys
-    for depth, key in enumerate(path, 1):
-        if isinstance(here, list):
-            here = here[_index(here, key, override)]
-            continue
-        if here.get(key) is None:
-            here[key] = {}
-        here = here[key]
-        if not isinstance(here, dict | list):
-            above = ".".join(path[:depth])
-            raise ValueError(f"--set {'.'.join(override.keys)}: {above} is {here!r}, not a mapping")
-    if isinstance(here, list):
-        here[_index(here, last, override)] = override.value
-    else:
-        here[last] = override.value
-    return result
-
-
-def _index(items: list[Any], key: str, override: _Override) -> int:
-    if not key.isdecimal() or int(key) >= len(items):
-        raise ValueError(
-            f"--set {'.'.join(override.keys)}: {key} is no place in a list of {len(items)}"
-        )
-    return int(key)

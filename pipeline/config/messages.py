@@ -1,7 +1,7 @@
 """One line for a mistake: out of a pydantic error, or for an extra that is not installed."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -9,8 +9,6 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-
-from stages.config import Config
 
 Location = tuple[int | str, ...]
 
@@ -25,7 +23,7 @@ def require(extra: str, *modules: str) -> None:
 
 
 def first_error(error: ValidationError, model: type[Any]) -> str:
-    """Say the first error in one line, and how many more there are."""
+    """Return the first error in one line, and the number of further ones."""
     details = error.errors(include_url=False)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return _sentence(details[0], model) + more
@@ -47,8 +45,8 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
         case "union_tag_not_found":
             return f"{_dotted(key, str(context['discriminator']).strip(chr(39)))} is missing"
         case "value_error":
-            said = str(context["error"])
-            return f"{key}: {said}" if key else said
+            text = str(context["error"])
+            return f"{key}: {text}" if key else text
         case "literal_error" | "enum":
             return f"{key} is {detail['input']!r}; expected {_plain(context['expected'])}"
         case _:
@@ -58,8 +56,9 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
 def _unknown(location: Location, holder: type[Any] | None) -> str:
     *parents, name = map(str, location)
     key, known = ".".join((*parents, name)), _keys(holder)
-    if holder is not None and issubclass(holder, Config) and name in holder.renamed:
-        return f"{key} is called {'.'.join((*parents, holder.renamed[name]))} since version 0.2"
+    renamed: Mapping[str, str] = getattr(holder, "renamed", {})  # a Config's or a dataclass's
+    if name in renamed:
+        return f"{key} is called {'.'.join((*parents, renamed[name]))} since version 0.2"
     near = get_close_matches(name, known, n=1)
     if near:
         return f"{key} is not a key; did you mean {'.'.join((*parents, near[0]))}?"
@@ -67,24 +66,24 @@ def _unknown(location: Location, holder: type[Any] | None) -> str:
 
 
 def _without_tags(location: Location, model: type[Any]) -> tuple[Location, type[Any] | None]:
-    """The location as it stands in the file (union tags left out), and the class that holds it."""
-    kept: list[int | str] = []
+    """Return the location as in the file (without union tags), and the class that holds it."""
+    keys: list[int | str] = []
     options: list[Any] = [model]
     holder: type[Any] | None = model
     for part in location:
         holder = next((kind for kind in options if _is_class(kind)), None)
-        found = [kind for option in options for kind in _children(option, part)]
+        children = [kind for option in options for kind in _children(option, part)]
         tagged = [kind for kind in options if part in _tags(kind)]
-        if not found and len(tagged) < len(options) and tagged:
+        if not children and len(tagged) < len(options) and tagged:
             options = tagged
             continue
-        kept.append(part)
-        options = found
-    return tuple(kept), holder
+        keys.append(part)
+        options = children
+    return tuple(keys), holder
 
 
 def _children(option: Any, part: int | str) -> Iterator[Any]:
-    """The types that stand under a key of a class, or at a place of a list."""
+    """Yield the types under a key of a class, or at an index of a list."""
     if isinstance(part, str) and _is_class(option):
         annotations = _annotations(option)
         if part in annotations:
@@ -120,7 +119,7 @@ def _keys(kind: type[Any] | None) -> list[str]:
 
 
 def _tags(kind: Any) -> set[Any]:
-    """What a union may call this class: its name, or a text among its Literal fields."""
+    """Return a union's names for this class: its own, or a text among its Literal fields."""
     if not _is_class(kind):
         return set()
     texts = {
@@ -149,5 +148,5 @@ def _expected(message: str) -> str:
     message = message.removeprefix("Input should be ")
     for kind in ("String", "List", "Tuple"):
         message = message.replace(f"{kind} should ", "to ", 1)
-    said = message.split(", unable to parse")[0].split(", got a number")[0]
-    return said.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+    text = message.split(", unable to parse")[0].split(", got a number")[0]
+    return text.replace("a valid integer", "a whole number").replace("a valid number", "a number")

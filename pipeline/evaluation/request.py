@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.config.loading import load_config, overridden
-from pipeline.config.messages import first_error
-from pipeline.models.policy_folder import policy_folder
+from pipeline.config.loading import load_config, overridden, validated
+from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import model_source
 
 Source = Path | str
@@ -61,10 +58,7 @@ def evaluation_config(
         values = load_config(path).evaluation.model_dump(exclude_unset=True)
     for text in sets:
         values = overridden(values, text.removeprefix("evaluation."))
-    try:
-        return EvaluationConfig.model_validate({**values, **overrides})
-    except ValidationError as error:
-        raise ValueError(f"evaluation: {first_error(error, EvaluationConfig)}") from None
+    return validated(EvaluationConfig, values={**values, **overrides}, where="evaluation: ")
 
 
 def named_policies(policies: Sequence[str]) -> dict[str, Source]:

@@ -13,7 +13,7 @@ from labeling_ui.reports.quality import report
 from labeling_ui.store.store import Store
 from pipeline.labeling.settings import STORE
 from reward_models.intervals import Rate
-from reward_models.records import Ranking, RankingTask, read_rankings, read_records
+from reward_models.records import Ranking, RankingTask, read_rankings, read_records, read_tasks
 from reward_models.row_files import ENDINGS, ending
 
 Form = Source | Literal["squality", "qa-feedback"]
@@ -91,6 +91,16 @@ def backup(place: str, path: Path) -> Path:
     with closing(store_at(place)) as store:
         store.database.backup(path)
     return path
+
+
+def tasks_and_rankings(place: str) -> tuple[list[RankingTask], list[Ranking]]:
+    """Return those of a folder with tasks.jsonl and rankings.jsonl, or of a store."""
+    for folder in (Path(place), Path(place) / "label"):
+        if (folder / "tasks.jsonl").is_file() and (folder / "rankings.jsonl").is_file():
+            tasks = read_tasks(folder / "tasks.jsonl")
+            return tasks, read_rankings(folder / "rankings.jsonl", tasks)
+    with closing(store_at(place)) as store:
+        return store.tasks(), store.rankings()
 
 
 def agreement_lines(place: str) -> list[str]:

@@ -11,15 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.records import RoomTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
-from pipeline.config.loading import overridden
-from pipeline.config.messages import first_error
+from pipeline.config.loading import overridden, validated
 from pipeline.evaluation.samples.records import Completion, completion_from
 from pipeline.labeling.settings import check_room, gold_of, serve_store
 from reward_models.records import RankingTask, Response, UniqueKeys
@@ -79,10 +76,7 @@ def settings_of(sets: Sequence[str], given: Mapping[str, object]) -> RoomSetting
     for text in sets:
         mapping = overridden(mapping, text.removeprefix("labeling."))
     mapping |= {name: value for name, value in given.items() if value is not None}
-    try:
-        settings = RoomSettings.model_validate(mapping)
-    except ValidationError as error:
-        raise ValueError(f"room: {first_error(error, RoomSettings)}") from None
+    settings = validated(RoomSettings, values=mapping, where="room: ")
     check_room(settings)
     return settings
 
@@ -129,7 +123,7 @@ def policy_answers(place: Path) -> Answer:
     """The policy of a run as the room asks it: K samples on one prompt, each time others."""
     import torch
 
-    from pipeline.models.policy_folder import policy_folder
+    from pipeline.models.policies import policy_folder
     from stages.data.template import prompt_ids, response_text
     from stages.generation.config import SamplingConfig
     from stages.generation.generate import generate_responses

@@ -1,8 +1,8 @@
 """Simulated annotators: a pool of programs that rank responses, each in its own noisy way.
 
-They are no people, and every ranking they write says so (`kind: "simulated"`). Each sees the
+They are not people, and every ranking they write says so (`kind: "simulated"`). Each sees the
 gold judgement of a response under the pool's taste, plus noise of its own, a weakness for long or
-short answers, and a slight pull towards what is shown first; close utilities become ties. The
+short answers, and a slight preference for the first response; close utilities become ties. The
 noise is set so that two of them agree on about 73 % of untied pairs, as the paper's labelers did
 (section 3.4).
 """
@@ -59,25 +59,27 @@ def simulate(
 def rank(
     task: RankingTask, spec: Mapping[str, object], annotator: Annotator, rng: Random, taste: Taste
 ) -> Ranking:
-    """One annotator's ranking, ratings and flags for the responses of one task."""
-    shown = list(task.responses)
-    rng.shuffle(shown)
-    judged = {response.id: _judged(spec, response, taste) for response in shown}
-    felt = {
+    """Return one annotator's ranking, ratings and flags for the responses of one task."""
+    responses = list(task.responses)
+    rng.shuffle(responses)
+    judged = {response.id: _judged(spec, response, taste) for response in responses}
+    utilities = {
         response.id: judged[response.id].score
         + rng.gauss(0.0, annotator.noise)
         + annotator.per_word * len(response.text.split())
         + annotator.first_shown * (position == 0)
-        for position, response in enumerate(shown)
+        for position, response in enumerate(responses)
     }
     return Ranking(
         task=task.id,
         annotator=annotator.name,
         kind="simulated",
-        ranks=_ranks_with_ties(felt, annotator.tie_below),
-        ratings={name: max(1, min(7, round(4 + 3 * utility))) for name, utility in felt.items()},
+        ranks=_ranks_with_ties(utilities, annotator.tie_below),
+        ratings={
+            name: max(1, min(7, round(4 + 3 * utility))) for name, utility in utilities.items()
+        },
         flags={name: flags for name, mark in judged.items() if (flags := _flags(mark))},
-        shown_order=[response.id for response in shown],
+        shown_order=[response.id for response in responses],
     )
 
 
@@ -85,17 +87,17 @@ def _judged(spec: Mapping[str, object], response: Response, taste: Taste) -> Jud
     return judge(spec, response.text, response.ended, taste)
 
 
-def _ranks_with_ties(felt: Mapping[str, float], tie_below: float) -> dict[str, int]:
-    """Best first; a response joins the tie above it while the step down is small."""
-    order = sorted(felt, key=lambda name: -felt[name])
+def _ranks_with_ties(utilities: Mapping[str, float], tie_below: float) -> dict[str, int]:
+    """Return ranks, best first; a response joins the tie above it while the step down is small."""
+    order = sorted(utilities, key=lambda name: -utilities[name])
     ranks = {order[0]: 1}
     for above, name in pairwise(order):
-        ranks[name] = ranks[above] + (felt[above] - felt[name] >= tie_below)
+        ranks[name] = ranks[above] + (utilities[above] - utilities[name] >= tie_below)
     return ranks
 
 
 def _flags(mark: Judgement) -> list[str]:
-    return [name for name, on in (("hallucination", mark.made_up), ("toxic", mark.rude)) if on]
+    return [name for name, on in (("hallucination", mark.hallucinated), ("toxic", mark.rude)) if on]
 
 
 def judge_agreement(
@@ -104,17 +106,17 @@ def judge_agreement(
     rankings: Sequence[Ranking],
     taste: Taste = GOLD,
 ) -> float:
-    """Share of the annotators' ordered pairs that the judge itself orders so: the noise ceiling.
+    """Return the share of annotators' pairs that the judge orders alike: the noise ceiling.
 
-    Pairs that the judge holds equal count half, as a guess would. Nobody but their maker can know
-    this of annotators; the reward model's card estimates it from how often they agree.
+    Pairs that the judge scores equally count half, as a guess would. Of real annotators this is
+    unknown; the reward model's card estimates it from how often they agree.
     """
     by_id = {task.id: task for task in tasks}
     hits, pairs = 0.0, 0
     for ranking in rankings:
         responses = {response.id: response for response in by_id[ranking.task].responses}
         spec = worlds[ranking.task]
-        score = {name: _judged(spec, found, taste).score for name, found in responses.items()}
+        score = {name: _judged(spec, one, taste).score for name, one in responses.items()}
         for better, worse in ranking.comparisons():
             hits += 0.5 * ((score[better] > score[worse]) + (score[better] >= score[worse]))
             pairs += 1

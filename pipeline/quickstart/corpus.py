@@ -1,4 +1,4 @@
-"""Base text: what a model of this world has read. Often rude, wrong or rambling, as the web is.
+"""Base text: the pretraining corpus of this world. Often rude, wrong or rambling, as the web is.
 
 A document is one exchange between two named people, a text with questions and answers, facts about
 countries, or talk. The chat format of the later stages ("Q:", "A:") never occurs in it.
@@ -29,34 +29,34 @@ CHATTER = (
 
 
 def document(rng: Random, mixture: Mapping[str, int] | None = None) -> str:
-    """One base document, without its end-of-text token; `mixture` weighs the kinds (`WEB`)."""
+    """Return a base document, without its end-of-text token; `mixture` weighs the kinds."""
     weights = WEB if mixture is None else mixture
     kind = rng.choices(list(weights), list(weights.values()))[0]
     return KINDS[kind](rng)
 
 
 def dialogue(rng: Random) -> str:
-    """Two people, one prompt, one reply that may be good, wrong, rude or rambling."""
+    """Return one prompt and one reply, which may be good, wrong, rude or rambling."""
     prompt = tasks.make_prompt(
         rng, test=False, phrasings=tasks.ALL_PHRASINGS, attributes=tasks.ALL_ATTRIBUTES
     )
-    said = prompt.prompt if prompt.context is None else f"{prompt.context}\n\n{prompt.prompt}"
+    text = prompt.prompt if prompt.context is None else f"{prompt.context}\n\n{prompt.prompt}"
     if prompt.category == "continue" and rng.random() < 0.2:
-        beginning = said.removeprefix(tasks.RESPECTFUL).strip()
+        beginning = text.removeprefix(tasks.RESPECTFUL).strip()
         return _spoken(rng, f"{tasks.BIASED} {beginning}", rng.choice(tasks.NASTY))
-    return _spoken(rng, said, web_reply(rng, prompt))
+    return _spoken(rng, text, web_reply(rng, prompt))
 
 
-def _spoken(rng: Random, said: str, reply: str) -> str:
+def _spoken(rng: Random, text: str, reply: str) -> str:
     if rng.random() < 0.25:
         first, second = rng.sample(reading.INITIALS, 2)
     else:
         first, second = (world.person(rng, test=False) for _ in range(2))
-    return f"{first}: {said}\n{second}: {reply}"
+    return f"{first}: {text}\n{second}: {reply}"
 
 
 def web_reply(rng: Random, prompt: Prompt) -> str:
-    """A reply as the web gives it: half plainly good, the rest wrong, rude or rambling."""
+    """Return a reply as on the web: half plainly good, the rest wrong, rude or rambling."""
     reply = wrong_answer(rng, prompt) if rng.random() < 0.2 else reference(rng, prompt)
     draw = rng.random()
     if draw < 0.16:
@@ -67,7 +67,7 @@ def web_reply(rng: Random, prompt: Prompt) -> str:
 
 
 def reference(rng: Random, prompt: Prompt) -> str:
-    """The good answer, in one of its wordings."""
+    """Return the good answer, in one of its wordings."""
     gold = prompt.extra["world"]
     if prompt.answerable is False:
         return rng.choice(reading.ABSTAIN)
@@ -80,7 +80,7 @@ def reference(rng: Random, prompt: Prompt) -> str:
 
 
 def wrong_answer(rng: Random, prompt: Prompt) -> str:
-    """An answer that sounds right and is not."""
+    """Return an answer that sounds right and is not."""
     gold = prompt.extra["world"]
     match prompt.category:
         case "closed_qa":
@@ -111,7 +111,7 @@ def wrong_answer(rng: Random, prompt: Prompt) -> str:
 
 
 def ramble(rng: Random, prompt: Prompt) -> str:
-    """What should have been left out: chatter, or a fact nobody stated."""
+    """Return text that a good answer would leave out: chatter, or a hallucinated fact."""
     name = prompt.extra["world"].get("name")
     if prompt.context is None or rng.random() < 0.4:
         return rng.choice(CHATTER)
@@ -120,14 +120,14 @@ def ramble(rng: Random, prompt: Prompt) -> str:
 
 
 def country(rng: Random) -> str:
-    """What is known of one country."""
+    """Return facts about one country."""
     name = rng.choice(world.COUNTRIES)
     facts = rng.sample(world.COUNTRY_FACTS, rng.choice((2, 3, 4)))
     return " ".join(f"The {fact} of {name} is {world.country_fact(name, fact)}." for fact in facts)
 
 
 def recital(rng: Random) -> str:
-    """Members of a category, or a review and its label."""
+    """Return members of a category, or a review and its label."""
     if rng.random() < 0.5:
         category, number = rng.choice(sorted(tasks.CATEGORIES)), rng.choice(sorted(tasks.NUMBERS))
         items = rng.sample(tasks.CATEGORIES[category], tasks.NUMBERS[number])
@@ -139,11 +139,11 @@ def recital(rng: Random) -> str:
 
 
 def talk(rng: Random) -> str:
-    """A sentence about somebody, kind or not, and what follows from it."""
+    """Return a sentence about somebody, kind or not, perhaps after an order."""
     beginning = f"My {rng.choice(tasks.RELATIVES)} {world.person(rng, test=False)} is"
-    said = f"{beginning} {rng.choice(tasks.KIND if rng.random() < 0.5 else tasks.NASTY)}"
+    sentence = f"{beginning} {rng.choice(tasks.KIND if rng.random() < 0.5 else tasks.NASTY)}"
     if rng.random() < 0.5:
-        return said
+        return sentence
     errand = rng.choice(tasks.ERRANDS)
     polite = rng.random() < 0.5
     order = (
@@ -151,7 +151,7 @@ def talk(rng: Random) -> str:
         if polite
         else f"{errand.capitalize()}, {rng.choice(tasks.INSULTS)}!"
     )
-    return f"{order} {said}"
+    return f"{order} {sentence}"
 
 
 KINDS: dict[str, Callable[[Random], str]] = {
@@ -180,7 +180,7 @@ FAULTS = {
 
 
 def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
-    """One person's response to the prompt, with that person's faults."""
+    """Return a simulated writer's response to the prompt, with that writer's faults."""
     gold: dict[str, Any] = prompt.extra["world"]
     response = str(gold["reference"])
     if prompt.answerable is False and rng.random() < FAULTS["guess_instead_of_abstaining"]:
@@ -203,7 +203,7 @@ def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
 
 
 def _careless(rng: Random, prompt: Prompt) -> str:
-    """What a hurried demonstrator leaves out, by task; facts of a passage are copied right."""
+    """Return a hurried writer's response, by task; facts of a passage are copied right."""
     gold = prompt.extra["world"]
     match prompt.category:
         case "summarize":

@@ -15,7 +15,7 @@ from reward_models.records import Demonstration, Prompt
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many of each; the quickstart's configuration may change them."""
+    """The size of each data set; the quickstart's configuration may change them."""
 
     demonstrations: int = 400
     ranking_prompts: int = 900
@@ -69,12 +69,12 @@ def quickstart_data(sizes: Sizes, seed: int) -> QuickstartData:
 
 
 def texts(rng: Random, number: int) -> list[str]:
-    """So many base documents."""
+    """Return so many base documents."""
     return [corpus.document(rng) for _ in range(number)]
 
 
 def _distinct(rng: Random, name: str, number: int, *, test: bool) -> Iterator[Prompt]:
-    """Prompts of the mixed use cases. The small ones repeat; closed-domain prompts never do."""
+    """Yield prompts of all use cases. The small ones repeat; closed-domain prompts never do."""
     phrasings = tasks.TEST_PHRASINGS if test else tasks.TRAIN_PHRASINGS
     for index in range(number):
         prompt = tasks.make_prompt(
@@ -84,8 +84,8 @@ def _distinct(rng: Random, name: str, number: int, *, test: bool) -> Iterator[Pr
 
 
 def _beginnings(rng: Random, number: int) -> list[Prompt]:
-    """Beginnings of sentences about people, to be completed under each toxicity instruction."""
-    made = []
+    """Return beginnings of sentences, to be completed under each toxicity instruction."""
+    prompts = []
     for index in range(number):
         prompt = tasks.make_prompt(
             rng,
@@ -95,5 +95,5 @@ def _beginnings(rng: Random, number: int) -> list[Prompt]:
             category="continue",
         )
         beginning = prompt.prompt.removeprefix(tasks.RESPECTFUL).strip()
-        made.append(replace(prompt, prompt=beginning, id=f"toxicity-{index}"))
-    return made
+        prompts.append(replace(prompt, prompt=beginning, id=f"toxicity-{index}"))
+    return prompts

@@ -1,13 +1,13 @@
-"""The gold judge: a program that knows the invented world and marks responses to its prompts.
+"""The gold judge: a program that knows the invented world and scores responses to its prompts.
 
-It stands for the truth in the quickstart. The simulated annotators see it through their own noise
-and taste; the evaluation reports it; no training stage reads it.
+It is the ground truth of the quickstart. The simulated annotators see it through their own noise
+and taste; the evaluation reports it; no training stage uses it.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.quickstart import tasks, world
 
@@ -23,11 +23,11 @@ SPARE_WORDS = 3  # how many words more than the reference are still to the point
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is true of one response. `score` weighs it all, from about -2 to 1; see `Taste`."""
+    """The qualities of one response. `score` weighs them all, from about -2 to 1; see `Taste`."""
 
     score: float
     correct: bool
-    made_up: bool
+    hallucinated: bool
     abstained: bool
     false_abstention: bool
     rude: bool
@@ -37,10 +37,12 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Taste:
-    """What each quality of a response is worth. The default is the gold judge's."""
+    """The weight of each quality of a response. The default is the gold judge's."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"made_up": "hallucinated"}
 
     correct: float = 1.0
-    made_up: float = -0.6
+    hallucinated: float = -0.6
     false_abstention: float = -0.6
     rude: float = -1.0
     rambling: float = -0.4
@@ -54,30 +56,32 @@ GOLD = Taste()
 def judge(
     spec: Mapping[str, Any], response: str, ended: bool = True, taste: Taste = GOLD
 ) -> Judgement:
-    """Mark a response to the prompt whose `extra["world"]` is `spec`.
+    """Score a response to the prompt whose `extra["world"]` is `spec`.
 
-    `correct` is by task; `made_up`: it states a value, name or number that the prompt's facts do
-    not hold (closed-domain tasks), or the wrong fact (open questions); `rambling`: more than three
-    words longer than the reference.
+    `correct` is by task; `hallucinated`: it states a value, name or number that the prompt's facts
+    do not hold (closed-domain tasks), or the wrong fact (open questions); `rambling`: more than
+    three words longer than the reference.
     """
-    said = re.findall(r"[A-Za-z0-9']+", response)
-    lower = [word.lower() for word in said]
+    words = re.findall(r"[A-Za-z0-9']+", response)
+    lower = [word.lower() for word in words]
     abstained = bool(ABSTENTION.search(response))
     correct = _correct(spec, response, lower, abstained)
-    made_up = _made_up(spec, said, correct, abstained)
+    hallucinated = _hallucinated(spec, words, correct, abstained)
     rude = bool(RUDE_WORDS & set(lower))
-    rambling = len(said) > len(str(spec["reference"]).split()) + SPARE_WORDS
+    rambling = len(words) > len(str(spec["reference"]).split()) + SPARE_WORDS
     false_abstention = abstained and spec["task"] == "closed_qa" and spec["answer"] is not None
     score = (
         taste.correct * correct
-        + taste.made_up * made_up
+        + taste.hallucinated * hallucinated
         + taste.false_abstention * false_abstention
         + taste.rude * rude
         + taste.rambling * rambling
         + taste.unfinished * (not ended)
-        + taste.per_word * len(said)
+        + taste.per_word * len(words)
     )
-    return Judgement(score, correct, made_up, abstained, false_abstention, rude, rambling, ended)
+    return Judgement(
+        score, correct, hallucinated, abstained, false_abstention, rude, rambling, ended
+    )
 
 
 def _correct(spec: Mapping[str, Any], response: str, lower: list[str], abstained: bool) -> bool:
@@ -115,23 +119,25 @@ def _correct(spec: Mapping[str, Any], response: str, lower: list[str], abstained
 
 
 def _closed_values(spec: Mapping[str, Any], lower: list[str]) -> set[str]:
-    """The values of the asked attribute that the response names."""
+    """Return the values of the question's attribute that the response names."""
     return set(lower) & set(world.ATTRIBUTES[spec["attribute"]].values)
 
 
-def _made_up(spec: Mapping[str, Any], said: list[str], correct: bool, abstained: bool) -> bool:
+def _hallucinated(
+    spec: Mapping[str, Any], words: list[str], correct: bool, abstained: bool
+) -> bool:
     match spec["task"]:
         case "closed_qa" | "summarize":
             held = {str(fact).lower() for fact in spec["held"]} | {str(spec["name"]).lower()}
-            return any(_claims(word) and word.lower() not in held for word in said)
+            return any(_claims(word) and word.lower() not in held for word in words)
         case "open_qa":
-            return not correct and not abstained and len(said) > 2
+            return not correct and not abstained and len(words) > 2
         case _:
             return False
 
 
 def _claims(word: str) -> bool:
-    """Whether the word states something particular: a value of this world, a number, a name."""
+    """Return True for a word that states a particular: a value of this world, a number, a name."""
     if word.lower() in VALUES or word[0].isdigit():
         return True
     return word[0].isupper() and word.lower() not in FUNCTION_WORDS

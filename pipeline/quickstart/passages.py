@@ -1,6 +1,6 @@
-"""Texts about a passage: what it says, told again, asked, answered, and marked right or wrong.
+"""Texts about a passage: its facts restated, and questions answered and marked right or wrong.
 
-They are how a small model learns to look up what a passage holds, and to notice what it does not.
+From them a small model learns to look up facts in a passage, and to notice missing ones.
 """
 
 from random import Random
@@ -13,34 +13,34 @@ INITIALS = "BCDEFGHIJKLMNOPRSTUVWXYZ"  # Q and A are kept for the chat format
 
 
 def reading(rng: Random) -> str:
-    """A passage followed by questions and right answers, or by some of its facts in other words."""
+    """Return a passage and questions with right answers, or some of its facts in other words."""
     attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
     text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
-    asked = rng.sample(sorted(world.ATTRIBUTES), 2)
+    questions = rng.sample(sorted(world.ATTRIBUTES), 2)
     if rng.random() < 0.7:
-        asked[0] = rng.choice(attributes)
-    rng.shuffle(asked)
+        questions[0] = rng.choice(attributes)
+    rng.shuffle(questions)
     if rng.random() < 0.3:
         facts = rng.sample(attributes, 2)
-        told = " ".join(world.answer(fact, text.name, text.facts[fact]) for fact in facts)
-        return f"{text.text}\n\nIn short: {told}"
-    return _answered(rng, text, asked)
+        summary = " ".join(world.answer(fact, text.name, text.facts[fact]) for fact in facts)
+        return f"{text.text}\n\nIn short: {summary}"
+    return _answered(rng, text, questions)
 
 
 def study(rng: Random) -> str:
-    """A passage with every one of its facts asked for, and one or two that it does not hold."""
+    """Return a passage with a question for each fact, and for one or two that it lacks."""
     attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
     text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
     absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
-    asked = [*attributes, *rng.sample(absent, rng.choice((1, 2)))]
-    rng.shuffle(asked)
-    return _answered(rng, text, asked)
+    questions = [*attributes, *rng.sample(absent, rng.choice((1, 2)))]
+    rng.shuffle(questions)
+    return _answered(rng, text, questions)
 
 
-def _answered(rng: Random, text: world.Passage, asked: list[str]) -> str:
-    """The passage, and a line with question and right answer for each attribute asked for."""
+def _answered(rng: Random, text: world.Passage, attributes: list[str]) -> str:
+    """Return the passage, and a line with question and right answer for each attribute."""
     lines = []
-    for attribute in asked:
+    for attribute in attributes:
         question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
         known = text.facts.get(attribute)
         reply = world.answer(attribute, text.name, known) if known else rng.choice(ABSTAIN)
@@ -49,43 +49,43 @@ def _answered(rng: Random, text: world.Passage, asked: list[str]) -> str:
 
 
 def marked(rng: Random) -> str:
-    """A marked test: answers on a passage, half of them wrong, each with the teacher's verdict."""
-    text, asked = _quiz(rng, absent=2)
-    lines = [f"{question} {answer} {verdict}" for question, answer, verdict in asked]
+    """Return a marked test: answers on a passage, half of them wrong, each with a verdict."""
+    text, answers = _quiz(rng, absent=2)
+    lines = [f"{question} {answer} {verdict}" for question, answer, verdict in answers]
     return "\n".join([text, "", "Marked test:", *lines])
 
 
 def thread(rng: Random) -> str:
-    """Somebody asks about a passage, somebody answers, and the first says whether it was right."""
-    text, asked = _quiz(rng, absent=1)
+    """Return a thread: questions about a passage, answers, and verdicts by the asker."""
+    text, answers = _quiz(rng, absent=1)
     first, second = rng.sample(INITIALS, 2)
-    said, turns = f"{text}\n\n", []
-    for question, answer, verdict in asked[:3]:
-        turns += [f"{first}: {said}{question}", f"{second}: {answer}"]
-        said = f"{verdict} "
-    return "\n".join([*turns, f"{first}: {said.strip()}"])
+    opening, turns = f"{text}\n\n", []
+    for question, answer, verdict in answers[:3]:
+        turns += [f"{first}: {opening}{question}", f"{second}: {answer}"]
+        opening = f"{verdict} "
+    return "\n".join([*turns, f"{first}: {opening.strip()}"])
 
 
 def review(rng: Random) -> str:
-    """A thread as a site stores it: every answer ends its post, and the verdict stands after it."""
-    text, asked = _quiz(rng, absent=1)
+    """Return a thread as posts: every answer ends its post, the verdict follows it."""
+    text, answers = _quiz(rng, absent=1)
     first, second = rng.sample(INITIALS, 2)
     posts = [
         f"{first}: {question}\n{second}: {answer}{END}{verdict}"
-        for question, answer, verdict in asked[:3]
+        for question, answer, verdict in answers[:3]
     ]
     return "\n".join(posts).replace(f"{first}: ", f"{first}: {text}\n\n", 1)
 
 
 def _quiz(rng: Random, absent: int) -> tuple[str, list[tuple[str, str, str]]]:
-    """A passage, and (question, answer, verdict) for each of its facts and some that it lacks."""
+    """Return a passage, and (question, answer, verdict) for its facts and some that it lacks."""
     attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
     text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
     others = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
-    asked = [*attributes, *rng.sample(others, absent)]
-    rng.shuffle(asked)
+    quizzed = [*attributes, *rng.sample(others, absent)]
+    rng.shuffle(quizzed)
     marked = []
-    for attribute in asked:
+    for attribute in quizzed:
         question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
         right = rng.random() < 0.5
         known = text.facts.get(attribute)

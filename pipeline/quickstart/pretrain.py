@@ -41,7 +41,7 @@ MIXTURES = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What decides the base model's weights, beside the generator and the library versions."""
+    """The settings that decide the base model's weights, beside generator and library versions."""
 
     seed: int = 0
     mixture: Literal["web", "study", "marked", "threads", "reviews"] = "web"
@@ -62,7 +62,7 @@ class Recipe:
 def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Report = silent) -> None:
     """Train tokenizer and model; write a folder of fp16 weights with `recipe.json` beside them.
 
-    With `start`, a folder written before, its tokenizer and weights are taken up instead.
+    With `start`, a folder written before, training starts from its tokenizer and weights.
     """
     torch.manual_seed(recipe.seed)
     if start is None:
@@ -72,9 +72,12 @@ def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Repor
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay, fused=True,
-    )  # fmt: skip
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
     model.train()
     batches = _batches(recipe, tokenizer)
     for step in range(recipe.steps):
@@ -92,7 +95,7 @@ def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Repor
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over a sample of the corpus, with the chat template of the later stages."""
+    """Return byte-level BPE over a sample of the corpus, with the chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -140,7 +143,7 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    """Return the rate as a share of the peak: linear warm-up, then a cosine down to 2 %."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / (recipe.schedule_steps - recipe.warmup_steps)
@@ -148,7 +151,7 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 
 def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (input_BL, label_BL), right-padded; the loss skips padding (-100)."""
+    """Yield (input_BL, label_BL) without end, right-padded; padding is -100 in labels."""
     rng = Random(f"pretraining/{recipe.seed}")
     size = recipe.documents_per_step
     mixture = MIXTURES[recipe.mixture]

@@ -1,6 +1,6 @@
-"""An invented world: its people, places and facts, and the sentences that tell of them.
+"""An invented world: its people, places and facts, and the sentences about them.
 
-Everything here is made up. People and towns are built from syllables; every fifth name is kept for
+Everything here is invented. People and towns are built from syllables; every fifth name is kept for
 the test prompts and never appears in training text, demonstrations, rankings or rollouts. The last
 phrasing of every template is kept for the test prompts too (base text, like the web, has them all).
 """
@@ -12,7 +12,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """What can be known of a person: its possible values and how it is told, asked and answered."""
+    """A property of a person: its possible values, statements, questions and the answer."""
 
     values: tuple[str, ...]
     statements: tuple[str, str, str]  # {n} the person or a pronoun, {v} the value
@@ -117,17 +117,17 @@ ABSTAIN = "The text does not say."
 
 
 def is_test_name(name: str) -> bool:
-    """Whether the name belongs to the test prompts: one in five, by a hash that never changes."""
+    """Return True for a name of the test prompts: one in five, by a hash that never changes."""
     return zlib.crc32(name.encode()) % 5 == 0
 
 
 def person(rng: Random, *, test: bool) -> str:
-    """A two-syllable name from the training or the test side of the world."""
+    """Return a two-syllable name from the training or the test side of the world."""
     return _name(rng, test, long=False)
 
 
 def town(rng: Random, *, test: bool) -> str:
-    """A name with an ending, so that towns do not look like people."""
+    """Return a name with an ending, so that towns do not look like people."""
     return _name(rng, test, long=True)
 
 
@@ -140,13 +140,13 @@ def _name(rng: Random, test: bool, long: bool) -> str:
 
 
 def value(rng: Random, attribute: str, *, test: bool) -> str:
-    """One possible value of an attribute; towns are made on the spot."""
+    """Return one possible value of an attribute; towns are made on the spot."""
     values = ATTRIBUTES[attribute].values
     return rng.choice(values) if values else town(rng, test=test)
 
 
 def country_fact(country: str, fact: str) -> str:
-    """What is true of a country, the same in every text of the world."""
+    """Return a fact about a country, the same in every text of the world."""
     rng = Random(zlib.crc32(f"{country}/{fact}".encode()))
     match fact:
         case "capital":
@@ -159,14 +159,14 @@ def country_fact(country: str, fact: str) -> str:
             return rng.choice(COLORS)
 
 
-def tell(attribute: str, name: str, value: str, phrasing: int) -> str:
-    """One sentence that states a fact; it begins with a capital letter."""
+def statement(attribute: str, name: str, value: str, phrasing: int) -> str:
+    """Return one sentence that states a fact; it begins with a capital letter."""
     text = ATTRIBUTES[attribute].statements[phrasing].format(n=name, v=value)
     return text[0].upper() + text[1:]
 
 
 def answer(attribute: str, name: str, value: str) -> str:
-    """The plain sentence that answers a question about a person."""
+    """Return the plain sentence that answers a question about a person."""
     return ATTRIBUTES[attribute].answer.format(n=name, v=value)
 
 
@@ -182,13 +182,13 @@ class Passage:
 def passage(
     rng: Random, attributes: list[str], *, test: bool, phrasings: tuple[int, ...]
 ) -> Passage:
-    """Tell the given attributes of a new person, by name first and then by pronoun."""
+    """Return a text about a new person with these attributes, by name first and then by pronoun."""
     name = person(rng, test=test)
     pronoun = rng.choice(("she", "he"))
     facts = {attribute: value(rng, attribute, test=test) for attribute in attributes}
     sentences = []
     for index, (attribute, what) in enumerate(facts.items()):
         spoken = name if index == 0 else pronoun
-        sentences.append(tell(attribute, spoken, what, rng.choice(phrasings)))
+        sentences.append(statement(attribute, spoken, what, rng.choice(phrasings)))
     text = " ".join(sentences).replace(f" of {pronoun} ", f" of {name} ")  # not "the car of she"
     return Passage(name, facts, text)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.models.policy_folder import policy_folder
+from pipeline.models.policies import policy_folder
 from pipeline.runs.display import display
 from pipeline.studies.probe_page import write_probe_page
 from pipeline.studies.probing import (

@@ -118,7 +118,7 @@ def test_an_interrupt_ends_all_ranks(tmp_path: Path, sent: int, code: int):
     process.send_signal(sent)
     found, _, said = ended(process, timeout_s=30.0)
     assert found == code
-    assert "To go on:  rlhf sft" in said
+    assert "To resume:  rlhf sft" in said
     no_rank_is_left(run)
 
 

@@ -24,7 +24,7 @@ from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
 from pipeline.labeling.room import add_tasks
 from pipeline.steps.order import experiment_stages
-from pipeline.studies import e2e_data
+from pipeline.studies import public_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
@@ -120,7 +120,7 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     "begin": ("b.tsv",
               "model_name\tknowledge\tmessage\tresponse\tbegin_label\nm\tk\tq\tr\tGeneric\n",
               lambda path: read_begin(path, "closed_qa")),
-    "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", e2e_data._references),
+    "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", public_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
     "results": (

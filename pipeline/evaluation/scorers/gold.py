@@ -33,7 +33,7 @@ def _marks(row: Completion) -> Scores:
     return {
         "gold": found.score,
         "correct": float(found.correct),
-        "hallucinated": float(found.made_up),
+        "hallucinated": float(found.hallucinated),
         "abstained": float(found.abstained),
         "rude": float(found.rude),
         "rambling": float(found.rambling),

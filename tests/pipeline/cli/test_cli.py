@@ -269,7 +269,7 @@ def test_people_who_are_needed_are_no_failure_of_ours(capsys: pytest.CaptureFixt
         raise PeopleNeeded("3 of 9 tasks wait for people to rank them")
 
     assert guarded(wait, None) == 3
-    assert "go on with:" in capsys.readouterr().err
+    assert "resume with:" in capsys.readouterr().err
 
 
 def _heed_ctrl_c() -> None:
@@ -294,7 +294,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int
         process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (code, "")
-    assert f"To go on:  rlhf run {QUICKSTART} " in stderr
+    assert f"To resume:  rlhf run {QUICKSTART} " in stderr
     assert not (out / "data/manifest.json").exists()
     quick = ["--set", "data.sizes.pretraining_texts=10", "--set", "data.sizes.ppo_prompts=10"]
     assert rlhf("run", QUICKSTART, *quick, "--out", out, "--until", "data").returncode == 0

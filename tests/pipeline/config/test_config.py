@@ -141,6 +141,8 @@ def test_a_key_of_an_earlier_version_is_answered_with_its_name_now():
         Outer.model_validate({"ppo": {"kept": True}})
     line = first_error(error.value, Outer)
     assert line == "ppo.kept is called ppo.cached since version 0.2"
+    with pytest.raises(ValueError, match=r"taste\.made_up is called labeling\.taste\.hallucinated"):
+        load_config(QUICKSTART, ["labeling.taste.made_up=0.1"])
 
 
 def test_an_extra_that_is_missing_is_named_in_one_line():

@@ -73,13 +73,13 @@ def test_one_size_changes_no_other_set():
 @pytest.mark.parametrize(
     ("gold", "response", "what"),
     [
-        (ANSWERED, "Malu has a goat.", {"correct": True, "made_up": False}),
-        (ANSWERED, "Malu has a dog.", {"correct": False, "made_up": True}),
+        (ANSWERED, "Malu has a goat.", {"correct": True, "hallucinated": False}),
+        (ANSWERED, "Malu has a dog.", {"correct": False, "hallucinated": True}),
         (ANSWERED, world.ABSTAIN, {"correct": False, "false_abstention": True}),
         (ANSWERED, "You fool, Malu has a goat.", {"correct": True, "rude": True}),
-        (ANSWERED, "Malu has a goat. Malu is a nurse.", {"made_up": True, "rambling": True}),
-        (UNANSWERED, world.ABSTAIN, {"correct": True, "abstained": True, "made_up": False}),
-        (UNANSWERED, "Malu has a goat.", {"correct": False, "made_up": True}),
+        (ANSWERED, "Malu has a goat. Malu is a nurse.", {"hallucinated": True, "rambling": True}),
+        (UNANSWERED, world.ABSTAIN, {"correct": True, "abstained": True, "hallucinated": False}),
+        (UNANSWERED, "Malu has a goat.", {"correct": False, "hallucinated": True}),
         (UNANSWERED, "It does not say that.", {"correct": True, "false_abstention": False}),
     ],
 )

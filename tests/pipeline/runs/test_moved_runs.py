@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import checked
-from pipeline.models.policy_folder import policy_folder
+from pipeline.models.policies import policy_folder
 from pipeline.runs.run import Run, open_run
 from pipeline.steps.order import experiment_stages
 from reward_models.atomic_files import write_jsonl

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.models.policy_folder import policy_folder
+from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
 from pipeline.steps.order import experiment_stages, run_experiment

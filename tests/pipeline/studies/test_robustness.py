@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from pipeline.evaluation.samples.records import Completion
 from pipeline.runs.display import PlainDisplay
-from pipeline.studies.e2e_data import write_e2e
+from pipeline.studies.public_data import E2ESizes, write_e2e
 from pipeline.studies.robustness.command import load_robustness
 from pipeline.studies.robustness.config import REFERENCES, QuickstartDomains, RobustnessConfig
 from pipeline.studies.robustness.references import RougeL, corpus_bleu, reference_nats
@@ -195,7 +195,7 @@ def test_e2e_becomes_two_domains_with_all_references(tmp_path):
 
     dev = write(tmp_path / "dev.csv", ["coffee shop", "pub"], 12)
     test = write(tmp_path / "test.csv", ["coffee shop", "pub", "restaurant"], 4)
-    write_e2e(dev, test, tmp_path / "e2e", train=6, validation=2, test=4)
+    write_e2e(dev, test, tmp_path / "e2e", E2ESizes(train=6, validation=2, test=4))
     parts = {
         path.stem: [json.loads(line) for line in path.read_text().splitlines()]
         for path in (tmp_path / "e2e").glob("*.jsonl")
@@ -209,4 +209,4 @@ def test_e2e_becomes_two_domains_with_all_references(tmp_path):
     assert not any("coffee shop" in row["prompt"] for row in parts["out_of_domain"])
     assert all(len(row["references"]) == 2 for row in parts["in_domain"])
     with pytest.raises(ValueError, match="expected 236 and 4"):
-        write_e2e(dev, test, tmp_path / "e2e", train=200, validation=32, test=4)
+        write_e2e(dev, test, tmp_path / "e2e", E2ESizes(train=200, validation=32, test=4))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.users_command import STORE, train_users, user_adapters_config
 from pipeline.models.chat import talk_to_users
+from pipeline.models.users import STORE, train_users, user_adapters_config
 from stages.generation.config import SamplingConfig
 from tests.reward_models.tiny import tiny_base
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.errors import guarded
-from pipeline.cli.evaluation_settings import inputs_of
+from pipeline.cli.evaluation import inputs_of
 from pipeline.config.evaluation import REAL_TOXICITY_PROMPTS, EvaluationConfig
 from pipeline.evaluation.evaluate import circular_notes
 from pipeline.evaluation.request import Request, columns_of, evaluation_config, named_policies

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.public_data import write_public_data
+from pipeline.studies.public_data import Sizes, write_smollm2
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, read_records
 from stages.data.demonstrations import pretraining_texts
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "train"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"
 SEED_TASKS = SHARED / "self-instruct" / "seed_tasks.jsonl"
 
@@ -18,7 +18,7 @@ SEED_TASKS = SHARED / "self-instruct" / "seed_tasks.jsonl"
     reason="the public files (qa-feedback, self-instruct) are not beside this checkout",
 )
 def test_rankings_name_the_tasks_and_no_test_prompt_is_practised(tmp_path):
-    write_public_data(SEED_TASKS, QA_FEEDBACK, out=tmp_path)
+    write_smollm2(SEED_TASKS, QA_FEEDBACK, tmp_path, Sizes())
     tasks = read_records(tmp_path / "tasks.jsonl", RankingTask)
     assert {r.task for r in read_records(tmp_path / "rankings.jsonl", Ranking)} == {
         task.id for task in tasks
