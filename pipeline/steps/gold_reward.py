@@ -13,12 +13,12 @@ from reward_models.records import Prompt
 from stages.generation.config import SamplingConfig
 from stages.generation.score import score_responses
 from stages.models import device, load_tokenizer
-from stages.ppo.config import GoldCurve
+from stages.ppo.config import Overoptimization
 from stages.ppo.overoptimization import GoldReward, Judge
 
 
 def gold_of(
-    rule: GoldCurve | None,
+    rule: Overoptimization | None,
     prompts: Sequence[Prompt],
     start: Path,
     sampling: SamplingConfig,
@@ -31,7 +31,7 @@ def gold_of(
     if rule is None:
         return None
     chosen = prompts[: rule.num_prompts]
-    marks = _judge if rule.by == "judge" else _model(rule.by)
+    marks = _judge if rule.gold_reward == "judge" else _model(rule.gold_reward)
     wins = WinRate(marks, chosen, start, sampling, seed)
     return GoldReward(marks, chosen, {"toxicity": toxicity, "win_rate": wins})
 

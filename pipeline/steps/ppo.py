@@ -105,7 +105,7 @@ class Ppo(Stage):
             prompts=data.prompts("ppo"),
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
-            gold=gold_of(self.ppo.gold, validation, policy, self.ppo.sampling, seed),
+            gold=gold_of(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed),
             held_out=held_out,
             out=out,
             seed=seed,
@@ -114,4 +114,4 @@ class Ppo(Stage):
 
     @property
     def _validates(self) -> bool:
-        return self.ppo.validation is not None or self.ppo.gold is not None
+        return self.ppo.validation is not None or self.ppo.overoptimization is not None

@@ -68,8 +68,8 @@ class Case(Written):
     learning_rate: float = 1e-6
     one_backbone: bool = False  # of ours, reward model and critic are LoRA adapters too
     merged: bool = False  # of ours, whether LoRA samples merged
-    first_pass: bool = True  # of ours, whether `ppo.kept.first_pass` is set
-    lower_layers: bool = True  # of ours, what `ppo.kept.lower_layers` is
+    first_pass: bool = True  # of ours, whether `ppo.cached.first_forward` is set
+    lower_layers: bool = True  # of ours, what `ppo.cached.lower_layers` is
     packed: bool = True  # of ours, what `ppo.packed` is
     device: str = "cpu"  # or "cuda", in bfloat16 (both sides by autocast)
     compiled: bool = False  # of ours, what `sampling.compiled` is

@@ -30,7 +30,7 @@ PTX_500 = [
     "ppo_ptx.critic_learning_rate=2e-4",
     "ppo_ptx.warmup_iterations=10",
     "ppo_ptx.pretraining.examples_per_episode=8",
-    "ppo_ptx.gold.every=20",
+    "ppo_ptx.overoptimization.every=20",
 ]
 PRINTED = (
     "ppo/score",
@@ -74,16 +74,15 @@ def test_ppo_ptx_is_stable_for_500_iterations_at_eight_examples_an_episode(runs:
     for last in (1, 100, 200, 300, 400, 500):
         some = steps[:MEAN_OVER] if last == 1 else steps[last - MEAN_OVER : last]
         print(last, *(f"{mean(some, name):.3f}" for name in PRINTED))
-    gold = [row for row in rows if "ppo/gold" in row]
+    gold = [row for row in rows if "ppo/gold_score" in row]
     print("judged at, second opinion, reward model, KL on 200 prompts")
+    names = ("gold_score", "proxy_score", "gold_kl_nats")
     for row in gold[::5]:
-        print(
-            row["step"], *(f"{row[f'ppo/gold{part}']:.3f}" for part in ("", "_proxy", "_kl_nats"))
-        )
+        print(row["step"], *(f"{row[f'ppo/{name}']:.3f}" for name in names))
     name = "ppo/pretraining_loss_nats_per_token"
     assert mean(steps[-MEAN_OVER:], name) < mean(steps[:MEAN_OVER], name) + 0.02
-    assert gold[-1]["ppo/gold_proxy"] > gold[0]["ppo/gold_proxy"]
-    assert gold[-1]["ppo/gold"] > gold[0]["ppo/gold"]
+    assert gold[-1]["ppo/proxy_score"] > gold[0]["ppo/proxy_score"]
+    assert gold[-1]["ppo/gold_score"] > gold[0]["ppo/gold_score"]
 
 
 @pytest.mark.bench

@@ -11,7 +11,7 @@ from reward_models.model import RewardModel
 from stages.adapters.config import Full, LoRA
 from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.config import FixedKL, Joint, Kept, OwnRollouts, PPOConfig, Separate
+from stages.ppo.config import Cached, FixedKL, JointModels, OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import load_models
 from stages.ppo.ppo import iterate
@@ -24,11 +24,11 @@ from tests.benchmarks.worker import Meter, step_protocol
 
 def settings(case: Case) -> PPOConfig:
     """The case in this project's words."""
-    models = {"separate": Separate(), "joint": Joint(kind="joint")}
+    models = {"separate": SeparateModels(), "joint": JointModels(kind="joint")}
     return PPOConfig(
         models=models[case.models],
         rollouts=OwnRollouts(merged=case.merged),
-        kept=Kept(first_pass=case.first_pass, lower_layers=case.lower_layers),
+        cached=Cached(first_forward=case.first_pass, lower_layers=case.lower_layers),
         episodes=10**6 // case.episodes * case.episodes,
         episodes_per_rollout=case.episodes,
         minibatch=case.minibatch,
