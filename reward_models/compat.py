@@ -7,12 +7,12 @@ where a new version differs.
 from collections.abc import Collection
 
 from torch import Tensor, UntypedStorage
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["FakeTensor", "FakeTensorMode", "TorchDispatchMode"]
+__all__ = ["FakeTensorMode", "TorchDispatchMode"]
 
 
 def storage_key(storage: UntypedStorage) -> int:

@@ -21,8 +21,12 @@ from stages.distributed.compat import (
     is_updated_by_zero,
     layer_classes,
     recompile_limit,
+    router_coefficient_restored,
+    unembedding_of,
     unwrap_optimizer,
 )
+from stages.models import load_policy
+from tests.reward_models.tiny import tiny_base
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
 
@@ -110,6 +114,22 @@ def test_adamw_is_found_inside_what_wraps_it():
 def test_the_layers_of_a_model_are_known_by_class():
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=5))
     assert layer_classes(nn.ModuleList([model])) == {"GPT2Block"}
+
+
+def test_the_unembedding_is_another_one_while_a_trainer_is_made(tmp_path: Path):
+    model = load_policy(tiny_base(tmp_path / "base"))
+    own, other = model.get_output_embeddings(), nn.Linear(2, 2)
+    with unembedding_of(model, other):
+        assert model.get_output_embeddings() is other
+    assert model.get_output_embeddings() is own
+
+
+def test_trl_overwrites_a_router_s_coefficient_which_is_restored(tmp_path: Path):
+    model = load_policy(tiny_base(tmp_path / "base"))
+    model.config.router_aux_loss_coef = 0.5
+    with router_coefficient_restored(model):
+        model.config.router_aux_loss_coef = 0.0
+    assert model.config.router_aux_loss_coef == 0.5
 
 
 ROOT = Path(__file__).parents[3]
