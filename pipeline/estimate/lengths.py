@@ -1,7 +1,7 @@
-"""How many texts a stage reads and how long they are: read from the data where it is there.
+"""The number and the lengths of the texts that a stage reads, from the data where they are here.
 
-Where it is not, the paper's counts and lengths stand in (Ouyang et al. 2022, section 3.2 and
-appendix A), and whoever reads the numbers is told.
+Where they are not, the paper's counts and lengths stand in (Ouyang et al. 2022, section 3.2 and
+appendix A), and the page says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ CHARACTERS = 4.0  # a token, where the base's tokenizer is not on this machine
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Number of texts, and tokens of the mean one and the longest."""
+    """The number of texts, and the tokens of the mean one and the longest."""
 
     count: int
     mean: float
@@ -33,10 +33,10 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of every data set that a stage reads; a demonstration is its prompt and response."""
+    """The texts of every data set that a stage reads; a demonstration is prompt and response."""
 
     demonstrations: Texts
-    responses: Texts  # of the demonstrations: what outputs are expected to be like
+    responses: Texts  # of the demonstrations, as outputs are expected to be
     ranking_prompts: Texts
     ppo_prompts: Texts
 
@@ -48,80 +48,65 @@ PAPER = Lengths(
     ranking_prompts=Texts(33_207, 199.0, 1024, assumed=True),
     ppo_prompts=Texts(31_144, 166.0, 1024, assumed=True),
 )
-Row = tuple[Demonstration | Prompt | None, str | None]  # what is asked, the response
+Row = tuple[Demonstration | Prompt | None, str | None]  # a prompt, a response
 
 
-def lengths(config: ExperimentConfig) -> Lengths:
-    """Lengths of the experiment's data sets, with the base's tokenizer where it is here."""
-    tokenizer = _tokenizer(config)
+def text_lengths(config: ExperimentConfig) -> Lengths:
+    """Return the lengths of the experiment's data, by the base's tokenizer where it is here."""
+    base = model_source(config.model)
+    tokenizer = load_tokenizer(base) if Path(base).is_dir() else None
     match config.data:
-        case QuickstartSource():
-            return _quickstart(config.data, config.seed, tokenizer)
-        case FileSource():
-            return _files(config.data, tokenizer)
+        case QuickstartSource() as source:
+            from pipeline.quickstart.data import quickstart_data
 
+            made = quickstart_data(source.sizes, config.seed)
+            demonstrations = _rows(made.demonstrations)
+            ranking, ppo = _rows(made.ranking_prompts), _rows(made.ppo_prompts)
+        case FileSource() as source:
+            demonstrations = _read(source.demonstrations, load_demonstrations)
+            ranking = _read(source.ranking_prompts, load_prompts)
+            ppo = _read(source.ppo_prompts or source.ranking_prompts, load_prompts)
+    responses: list[Row] = [(None, response) for _, response in demonstrations]
 
-def _quickstart(
-    source: QuickstartSource, seed: int, tokenizer: PreTrainedTokenizerBase | None
-) -> Lengths:
-    from pipeline.quickstart.data import quickstart_data
+    def measure(rows: list[Row], assumed: Texts) -> Texts:
+        counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
+        return Texts(len(rows), sum(counts) / len(counts), max(counts)) if counts else assumed
 
-    made = quickstart_data(source.sizes, seed)
-    told: list[Row] = [(one, one.response) for one in made.demonstrations]
-    ranking: list[Row] = [(one, None) for one in made.ranking_prompts]
-    asked: list[Row] = [(one, None) for one in made.ppo_prompts]
     return Lengths(
-        _texts(told, len(told), tokenizer),
-        _texts([(None, said) for _, said in told], len(told), tokenizer),
-        _texts(ranking, len(ranking), tokenizer),
-        _texts(asked, len(asked), tokenizer),
+        measure(demonstrations, PAPER.demonstrations),
+        measure(responses, PAPER.responses),
+        measure(ranking, PAPER.ranking_prompts),
+        measure(ppo, PAPER.ppo_prompts),
     )
 
 
-def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Lengths:
-    told = _rows(source.demonstrations, load_demonstrations)
-    ranking = _rows(source.ranking_prompts, load_prompts)
-    asked = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
-    said: list[Row] = [(None, response) for _, response in told]
-    return Lengths(
-        _texts(told, len(told), tokenizer) if told else PAPER.demonstrations,
-        _texts(said, len(said), tokenizer) if said else PAPER.responses,
-        _texts(ranking, len(ranking), tokenizer) if ranking else PAPER.ranking_prompts,
-        _texts(asked, len(asked), tokenizer) if asked else PAPER.ppo_prompts,
-    )
+def _rows(records: Sequence[Demonstration] | Sequence[Prompt]) -> list[Row]:
+    return [
+        (record, record.response if isinstance(record, Demonstration) else None)
+        for record in records
+    ]
 
 
-def _rows(
-    place: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
+def _read(
+    file: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
 ) -> list[Row]:
-    """The rows of a file; none where it is not here, or is not yet what the data stage reads."""
-    if not Path(place).is_file():
+    """Return the rows of a file; none where it is not here, or not yet as the data stage wants."""
+    if not Path(file).is_file():
         return []
     try:
-        records = load(place)
+        return _rows(load(file))
     except ValueError:
         return []
-    return [(one, one.response if isinstance(one, Demonstration) else None) for one in records]
-
-
-def _texts(rows: Sequence[Row], count: int, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
-    counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
-    return Texts(count, sum(counts) / len(counts), max(counts))
 
 
 def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    asked, response = row
+    prompt, response = row
     if tokenizer is None:
-        before = [] if asked is None else [*(turn.content for turn in asked.history), asked.prompt]
-        context = None if asked is None else asked.context
-        written = sum(map(len, [*before, context or "", response or ""]))
-        return max(1, round(written / CHARACTERS))
-    said = [] if response is None else response_ids(tokenizer, response)
-    if asked is None:
-        return len(said)
-    return len(said) + len(conversation_ids(tokenizer, asked))
-
-
-def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:
-    base = model_source(config.model)
-    return load_tokenizer(base) if Path(base).is_dir() else None
+        texts = (
+            [] if prompt is None else [*(turn.content for turn in prompt.history), prompt.prompt]
+        )
+        context = None if prompt is None else prompt.context
+        characters = sum(map(len, [*texts, context or "", response or ""]))
+        return max(1, round(characters / CHARACTERS))
+    length = 0 if response is None else len(response_ids(tokenizer, response))
+    return length + (0 if prompt is None else len(conversation_ids(tokenizer, prompt)))

@@ -1,4 +1,4 @@
-"""What `rlhf doctor CONFIG` foretells, held against real models and a real run."""
+"""What `rlhf doctor CONFIG` estimates, held against real models and a real run."""
 
 import random
 import subprocess
@@ -12,11 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.estimate.anatomy import KNOWN, activation_bytes, anatomy, model_config
-from pipeline.estimate.demands import demands
-from pipeline.estimate.lengths import lengths
-from pipeline.estimate.memory import Need, advice
-from pipeline.estimate.page import needs, with_lora
+from pipeline.estimate.doctor import estimate_stages, experiment_needs, with_lora
+from pipeline.estimate.lengths import text_lengths
+from pipeline.estimate.memory import Memory, recommend
+from pipeline.estimate.model_size import KNOWN, activation_bytes, model_config, model_size
 from reward_models import records
 from reward_models.atomic_files import write_jsonl
 from stages.adapters.config import (
@@ -41,7 +40,7 @@ from tests.reward_models.tiny import (
     tiny_tokenizer,
 )
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 WITHIN = 1.5  # predicted over measured peak, either way
 
 
@@ -59,12 +58,12 @@ def test_counts_without_weights_are_those_of_the_loaded_model(
     base: Path, adaptation: Full | Restricted
 ) -> None:
     loaded = adapt(load_policy(base), adaptation, load_tokenizer(base))
-    found = anatomy(base, adaptation)
-    assert found.parameters == sum(p.numel() for p in loaded.parameters())
-    assert found.trainable == trainable_parameters(loaded)
+    size = model_size(base, adaptation)
+    assert size.parameters == sum(p.numel() for p in loaded.parameters())
+    assert size.trainable == trainable_parameters(loaded)
     cache = load_policy(base)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
     held = sum(key.nbytes + value.nbytes for key, value, *_ in cache)
-    assert found.cache_bytes == held / 5
+    assert size.cache_bytes == held / 5
 
 
 def test_activations_without_weights_are_those_that_autograd_keeps(base: Path) -> None:
@@ -102,14 +101,17 @@ def test_a_model_whose_size_nobody_knows_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-NEED = Need("sft", weights=400, gradients=400, optimizer=800, activations=100, cache=50)
-PPO = Need("ppo", weights=400, critic=400, reference=400, reward=400, gradients=800,
+ALONE = Memory(weights=400, gradients=400, optimizer=800, activations=100, cache=50)
+PPO = Memory(weights=400, critic=400, reference=400, reward=400, gradients=800,
            optimizer=1600, average=400, activations=100, cache=50, policy=400,
            in_buckets=False)  # fmt: skip
 
 
 def test_a_rank_of_four_holds_a_quarter_of_what_zero_shards() -> None:
-    totals = {how: NEED.spread(how, 4).total for how in ("none", "ddp", "zero1", "zero2", "zero3")}
+    totals = {
+        sharding: ALONE.per_rank(sharding, 4).peak
+        for sharding in ("none", "ddp", "zero1", "zero2", "zero3")
+    }
     assert totals == {
         "none": 1700,  # 400 + 400 + 800, and the larger of 100 and 50
         "ddp": 2100,  # and the buckets
@@ -117,40 +119,40 @@ def test_a_rank_of_four_holds_a_quarter_of_what_zero_shards() -> None:
         "zero2": 400 + 100 + 300 + 100,
         "zero3": 100 + 100 + 300 + 100,
     }
-    assert NEED.spread("fsdp2", 4).total == 100 + 100 + 200 + 100  # and no copy of the weights
-    offloaded = NEED.spread("zero3-offload", 4)
-    assert (offloaded.total, offloaded.host) == (100, 4 * 500)
+    assert ALONE.per_rank("fsdp2", 4).peak == 100 + 100 + 200 + 100  # and no copy of the weights
+    offloaded = ALONE.per_rank("zero3-offload", 4)
+    assert (offloaded.peak, offloaded.host) == (100, 4 * 500)
 
 
 def test_a_rank_of_four_holds_its_share_of_ppo_s_models_and_draws_with_the_whole_policy() -> None:
-    assert PPO.total == 1600 + 1600 + 400 + 800 + 100
-    assert PPO.spread("ddp", 4).total == PPO.total  # it reduces one gradient after the other
-    assert PPO.spread("zero2", 4).total == 1600 + 600 + 400 + 200 + 100
-    share = PPO.spread("zero3", 4)
-    assert share.held == 400 + 600 + 100
+    assert PPO.peak == 1600 + 1600 + 400 + 800 + 100
+    assert PPO.per_rank("ddp", 4).peak == PPO.peak  # it reduces one gradient after the other
+    assert PPO.per_rank("zero2", 4).peak == 1600 + 600 + 400 + 200 + 100
+    share = PPO.per_rank("zero3", 4)
+    assert share.resident == 400 + 600 + 100
     assert share.gathered == 300  # the three quarters of the policy that it does not hold
-    assert share.total == share.held + 200 + 50 + 300  # drawing is the peak, not the update
-    assert PPO.spread("fsdp2", 4).held == 400 + 400 + 100
+    assert share.peak == share.resident + 200 + 50 + 300  # drawing is the peak, not the update
+    assert PPO.per_rank("fsdp2", 4).resident == 400 + 400 + 100
 
 
 def test_the_simplest_way_that_fits_is_advised() -> None:
-    found = [advice(NEED, room, devices=4) for room in (1700, 1000, 600, 150)]
-    ways = [None if one is None else (one.how, one.ranks) for one in found]
+    found = [recommend(ALONE, room, devices=4) for room in (1700, 1000, 600, 150)]
+    ways = [None if one is None else (one.sharding, one.ranks) for one in found]
     assert ways == [("none", 1), ("zero2", 4), ("zero3", 4), ("zero3-offload", 4)]
-    assert advice(NEED, 99, devices=4) is None
+    assert recommend(ALONE, 99, devices=4) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["1.3b", "6b", "175b"])
 def test_the_presets_are_measured_without_a_hub_and_say_whose_lengths_they_are(size: str) -> None:
-    said = "\n".join(needs(load_config(ROOT / f"configs/instructgpt/{size}.yaml")))
+    said = "\n".join(experiment_needs(load_config(ROOT / f"configs/instructgpt/{size}.yaml")))
     assert "counts and lengths of the paper" in said
     for stage in ("sft", "reward", "ppo-init", "ppo", "ppo-ptx"):
         assert f"\n{stage}: " in said, stage
 
 
 def test_what_an_experiment_needs_is_said_for_every_stage(tmp_path: Path) -> None:
-    said = list(needs(load_config(world(tmp_path))))
+    said = list(experiment_needs(load_config(world(tmp_path))))
     for stage in ("sft", "reward", "ppo", "ppo-ptx"):
         assert f"{stage}: fits as it is" in said, stage
     assert any(line.startswith("Disk: ") for line in said)
@@ -159,8 +161,10 @@ def test_what_an_experiment_needs_is_said_for_every_stage(tmp_path: Path) -> Non
 
 def test_restricting_a_run_takes_gradients_and_moments_away(tmp_path: Path) -> None:
     config = load_config(world(tmp_path))
-    sizes = lengths(config)
-    for whole, light in zip(demands(config, sizes), demands(with_lora(config), sizes), strict=True):
+    lengths = text_lengths(config)
+    for whole, light in zip(
+        estimate_stages(config, lengths), estimate_stages(with_lora(config), lengths), strict=True
+    ):
         assert light.memory.gradients < 0.2 * whole.memory.gradients
         assert light.memory.optimizer == 2 * light.memory.gradients
         assert light.flops < whole.flops
@@ -172,13 +176,13 @@ def test_joint_passes_take_the_critic_and_the_reward_model_away(
     tmp_path: Path, adaptation: Full | LoRA
 ) -> None:
     config = load_config(world(tmp_path))
-    sizes, joint = lengths(config), jointly(config, adaptation)
+    lengths, joint = text_lengths(config), jointly(config, adaptation)
     assert joint.ppo is not None
     apart = joint.model_copy(
         update={"ppo": joint.ppo.model_copy(update={"models": SeparateModels()}), "ppo_ptx": None}
     )
-    (four,) = (one for one in demands(apart, sizes) if one.memory.stage == "ppo")
-    (two,) = (one for one in demands(joint, sizes) if one.memory.stage == "ppo")
+    (four,) = (one for one in estimate_stages(apart, lengths) if one.stage == "ppo")
+    (two,) = (one for one in estimate_stages(joint, lengths) if one.stage == "ppo")
     assert two.flops < 0.8 * four.flops
     assert two.memory.reward < 0.01 * two.memory.weights
     # Of a full fine-tuned policy the probe's frozen transformer is another model's.
@@ -196,19 +200,19 @@ def jointly(config: ExperimentConfig, adaptation: Full | LoRA) -> ExperimentConf
 
 
 def test_lengths_are_counted_with_the_base_s_tokenizer(tmp_path: Path) -> None:
-    found = lengths(load_config(world(tmp_path)))
+    lengths = text_lengths(load_config(world(tmp_path)))
     told = tiny_demonstrations(64, random.Random(0))
     words = [len(f"{one.prompt} {one.response}".split()) + 1 for one in told]  # and EOS
-    assert found.demonstrations.count == 64
-    assert found.demonstrations.longest == pytest.approx(max(words), abs=1)
-    assert not found.demonstrations.assumed
+    assert lengths.demonstrations.count == 64
+    assert lengths.demonstrations.longest == pytest.approx(max(words), abs=1)
+    assert not lengths.demonstrations.assumed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "family"), [("sft", "full"), ("reward", "full"),
     ("ppo", "full"), ("ppo-ptx", "full"), ("sft", "lora"), ("ppo", "lora"),
     ("ppo", "joint")])  # fmt: skip
-def test_the_foretold_peak_is_that_of_a_real_run(stage: str, family: str, tmp_path: Path) -> None:
+def test_the_estimated_peak_is_that_of_a_real_run(stage: str, family: str, tmp_path: Path) -> None:
     place = world(tmp_path, hidden=512, layers=6)
     config = load_config(place)
     if family == "lora":
@@ -217,14 +221,16 @@ def test_the_foretold_peak_is_that_of_a_real_run(stage: str, family: str, tmp_pa
         config = jointly(config, Full())
     if family != "full":
         place.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    foretold = {one.memory.stage: one.memory.total for one in demands(config, lengths(config))}
+    estimated = {
+        one.stage: one.memory.peak for one in estimate_stages(config, text_lengths(config))
+    }
     script = Path(__file__).with_name("peak_memory.py")
     command = [sys.executable, str(script), stage, str(place), config.model, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT,
                           env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})  # fmt: skip
     measured = int(done.stdout.split()[-1])
-    ratio = foretold[stage] / measured
-    print(f"{stage} {family}: foretold / measured {ratio:.2f}, measured {measured >> 20} MiB")
+    ratio = estimated[stage] / measured
+    print(f"{stage} {family}: estimated / measured {ratio:.2f}, measured {measured >> 20} MiB")
     assert 1 / WITHIN < ratio < WITHIN
 
 
@@ -262,7 +268,7 @@ def world(folder: Path, *, hidden: int = 16, layers: int = 2) -> Path:
 def settings(folder: Path) -> dict[str, object]:
     ppo = {
         "episodes": 16, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
-        "micro_batch_size": 4,  # else the least is foretold, and what is free is used
+        "micro_batch_size": 4,  # else the least is estimated, and what is free is used
         "sampling": {"max_new_tokens": 30, "batch_size": 8}, "health": {"action": "warn"},
     }  # fmt: skip
     mix = {"examples_per_episode": 1, "tokens_per_example": 128}

@@ -1,8 +1,8 @@
-"""What a model weighs and keeps, found out without its weights.
+"""A model's size, found without its weights.
 
 The model is built from its config on tensors that have a shape and no content, and its own forward
-pass is run on them: parameters, the activations that autograd keeps for the backward pass, and the
-cache of keys and values are counted, not guessed from a formula.
+pass is run on them: parameters, activations and the key-value cache are counted, not guessed from a
+formula.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,15 @@ from transformers import (
 from reward_models.backbone import without_dropout
 from reward_models.compat import FakeTensorMode
 from reward_models.model_files import LOAD_ERRORS, check_source, first_line
-from stages.adapters.config import Adaptation, Full, Prompt
+from stages.adapters.config import Adaptation, Full, Probe, Prompt
 from stages.distributed.memory import peak_bytes
 from stages.models import adapt, trainable_parameters
 
 _ROWS = 8  # of the dry run, so that what building takes for a moment is small beside them
 FLOAT = 4  # bytes: weights are float32 wherever they are trained
+LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the loss's peak
 
-# Public models that presets and examples name, so that nothing has to be fetched to measure them.
+# Public models that presets and examples name, so that nothing has to be fetched to size them.
 KNOWN: dict[str, tuple[str, dict[str, object]]] = {
     "EleutherAI/pythia-1.4b": ("gpt_neox", {"vocab_size": 50304, "hidden_size": 2048,
         "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 8192}),
@@ -48,9 +49,11 @@ KNOWN: dict[str, tuple[str, dict[str, object]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """Counts of a model under an adaptation; the cache is of one token, in bytes."""
+class ModelSize:
+    """A model under an adaptation. `cache_bytes` are of one token."""
 
+    source: str | Path
+    adaptation: Adaptation
     parameters: int
     trainable: int
     width: int
@@ -58,13 +61,53 @@ class Anatomy:
     cache_bytes: int
 
     @property
-    def flops(self) -> float:
-        """Of a forward pass, a token: two for each weight (Kaplan et al. 2020, section 2.1)."""
+    def frozen(self) -> int:
+        """The number of parameters that are not trained."""
+        return self.parameters - self.trainable
+
+    @property
+    def head(self) -> int:
+        """The number of parameters of a reward model's head."""
+        match self.adaptation:
+            case Probe(kind="mlp", width=hidden):
+                return self.width + hidden * (2 * self.width + 1) + self.width
+            case _:
+                return self.width
+
+    @property
+    def trainable_with_head(self) -> int:
+        """The number that training a reward model or critic trains; of a probe, the head alone."""
+        return self.head + (0 if isinstance(self.adaptation, Probe) else self.trainable)
+
+    @property
+    def forward_flops(self) -> float:
+        """Operations of a forward pass, a token: two a weight (Kaplan et al. 2020, section 2.1)."""
         return 2.0 * self.parameters
+
+    @property
+    def update_flops(self) -> float:
+        """Operations of a forward and a backward pass, a token.
+
+        A backward pass costs two forward passes, or one where the weights are frozen; a probe has
+        none through its frozen backbone.
+        """
+        if isinstance(self.adaptation, Probe):
+            return self.forward_flops
+        return self.forward_flops * (2.0 if self.frozen else 3.0)
+
+    def activations(self, rows: int, tokens: int) -> int:
+        """Return the bytes that the backward pass of so many rows needs."""
+        if isinstance(self.adaptation, Probe):
+            return rows * tokens * self.width * FLOAT
+        return rows * activation_bytes(self.source, tokens)
+
+    def logits(self, rows: int, tokens: int) -> int:
+        """Return the bytes of logits and of what the loss computes beside them."""
+        return rows * tokens * self.vocabulary * FLOAT * LOGIT_COPIES
 
 
 def model_config(source: str | Path) -> PretrainedConfig:
-    """The config of a folder, of a known model, or of the hub; ValueError where there is none."""
+    """Return the config of a folder, of a known model, or of the hub; ValueError for none."""
     if str(source) in KNOWN and not Path(source).is_dir():
         kind, settings = KNOWN[str(source)]
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
@@ -77,16 +120,18 @@ def model_config(source: str | Path) -> PretrainedConfig:
     return config
 
 
-def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
-    """Counts of the model that this source's config describes."""
+def model_size(source: str | Path, adaptation: Adaptation) -> ModelSize:
+    """Return the size of the model that this source's config describes."""
     with torch.device("meta"):
         model = _build(model_config(source))
     unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(unembedding, nn.Linear)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable, is_new = _moved(model, adaptation), not isinstance(adaptation, Full)
-    return Anatomy(
-        parameters=parameters + (trainable if is_new else 0),
+    trainable, adds = _trainable(model, adaptation), not isinstance(adaptation, Full)
+    return ModelSize(
+        source=source,
+        adaptation=adaptation,
+        parameters=parameters + (trainable if adds else 0),
         trainable=trainable,
         width=unembedding.in_features,
         vocabulary=unembedding.out_features,
@@ -104,10 +149,9 @@ def activation_bytes(source: str | Path, tokens: int) -> int:
 
     def forward() -> None:
         nonlocal weights
-        backbone = _backbone(_build(model_config(source)))
-        held = (*backbone.parameters(), *backbone.buffers())
-        weights = sum(tensor.nbytes for tensor in held)
-        _forward(backbone, _ROWS, tokens, use_cache=False)
+        model = _build(model_config(source))
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        _forward(_backbone(model), _ROWS, tokens, use_cache=False)
 
     return (peak_bytes(forward) - weights) // _ROWS
 
@@ -133,15 +177,15 @@ def _forward(
     return list(output.past_key_values) if use_cache else None
 
 
-def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
-    """How many numbers `adaptation` moves; a soft prompt begins at numbers that are not there."""
+def _trainable(model: PreTrainedModel, adaptation: Adaptation) -> int:
+    """Return the number of trained parameters; a soft prompt's first values are not looked up."""
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
     if isinstance(adaptation, Prompt):
         return adaptation.length * table.embedding_dim
     with torch.device("meta"):
-        unread = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
-        return trainable_parameters(adapt(model, adaptation, unread))
+        unused = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
+        return trainable_parameters(adapt(model, adaptation, unused))
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What `rlhf doctor` foretells of a rank's weights, gradients and Adam, against what ranks hold."""
+"""What `rlhf doctor` estimates of a rank's weights, gradients and Adam, against what ranks hold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.estimate.anatomy import anatomy
-from pipeline.estimate.memory import FLOAT, Need, trained
+from pipeline.estimate.memory import Memory, trained_bytes
+from pipeline.estimate.model_size import FLOAT, model_size
 from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_tokenizer
@@ -119,17 +119,17 @@ def of_optimizer(optimizer: Any) -> int:
     ("sharding", "family", "ranks"),
     [*SHORT, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in SHORT)],
 )
-def test_a_rank_holds_what_was_foretold(
+def test_a_rank_holds_what_was_estimated(
     base: Path, sharding: Sharding, family: str, ranks: int
 ) -> None:
-    counts = anatomy(base, adaptation(family))
-    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
-    whole = Need("ppo", weights, gradients, optimizer, 0, in_buckets=False)
-    foretold = whole.spread(sharding, ranks)
+    counts = model_size(base, adaptation(family))
+    weights, gradients, optimizer = trained_bytes(counts.parameters, counts.trainable)
+    whole = Memory(weights, gradients, optimizer, 0, in_buckets=False)
+    estimated = whole.per_rank(sharding, ranks)
     for rank in run_ranks(held, base, family, processes=ranks, sharding=sharding, timeout_s=200):
         print(f"{sharding} {family} {ranks}: {rank}")
-        assert rank.weights == pytest.approx(foretold.weights, rel=WITHIN)
-        assert rank.optimizer == pytest.approx(foretold.optimizer, rel=WITHIN, abs=64 * FLOAT)
+        assert rank.weights == pytest.approx(estimated.weights, rel=WITHIN)
+        assert rank.optimizer == pytest.approx(estimated.optimizer, rel=WITHIN, abs=64 * FLOAT)
         # under ZeRO-2 two ranks hold that of a parameter which lies on their border
-        border = 2 * rank.largest if sharding == "zero2" else WITHIN * foretold.gradients
-        assert rank.gradients == pytest.approx(foretold.gradients, abs=border)
+        border = 2 * rank.largest if sharding == "zero2" else WITHIN * estimated.gradients
+        assert rank.gradients == pytest.approx(estimated.gradients, abs=border)
