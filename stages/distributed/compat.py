@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 ACCELERATE_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "CUDA_VISIBLE_DEVICES")
@@ -83,3 +83,22 @@ def router_coefficient_restored(model: PreTrainedModel) -> Iterator[None]:
     yield
     if coefficient is not None:
         config.router_aux_loss_coef = coefficient
+
+
+# torch 2.13: both are in `torch._dynamo`, and `torch.compiler` has neither
+
+
+def mark_static_address(buffer: Tensor) -> None:
+    """Let compiled functions use a tensor where it is; else a CUDA graph would copy it."""
+    import torch
+
+    torch._dynamo.mark_static_address(buffer)
+
+
+@contextmanager
+def recompile_limit(shapes: int) -> Iterator[None]:
+    """Let functions that are compiled meanwhile be compiled for so many shapes each."""
+    import torch
+
+    with torch._dynamo.config.patch(recompile_limit=shapes):
+        yield

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from reward_models.packed_attention import ATTENTION
+from stages.distributed.compat import mark_static_address, recompile_limit
 from stages.generation.kv_cache import CachedRows, Request
 
 BLOCK = 128  # columns
@@ -62,7 +63,7 @@ class CompiledRows(CachedRows):
         """Append one token to every row and compute the logits of the next."""
         column_1 = torch.tensor([self.used], device=token_B.device)
         self._mask_B11L[..., self.used] = True
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+        with recompile_limit(_SHAPES):
             logits_BV = _compiled(token_B.device.type)(
                 self.model,
                 token_B[:, None],
@@ -119,7 +120,7 @@ def _buffers(model: PreTrainedModel, rows: int, columns: int, like: list[Tensor]
     if buffers is None or buffers[0].dtype != like[0].dtype or buffers[0].device != like[0].device:
         buffers = [x.new_zeros(rows, x.shape[1], columns, x.shape[3]) for x in like]
         for buffer in buffers:
-            torch._dynamo.mark_static_address(buffer)  # else a CUDA graph would copy it
+            mark_static_address(buffer)
         by_shape[rows, columns] = buffers
     return buffers
 

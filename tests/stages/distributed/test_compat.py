@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from torch import nn
 from transformers import Trainer
@@ -11,6 +12,8 @@ from transformers import Trainer
 from pipeline.config.shipped import accelerate_config, configs_folder
 from stages.distributed.compat import (
     accelerate_environment,
+    mark_static_address,
+    recompile_limit,
     router_coefficient_restored,
     unembedding_of,
 )
@@ -76,3 +79,14 @@ def test_trl_overwrites_a_router_s_coefficient_which_is_restored(tmp_path: Path)
 )
 def test_the_trainer_has_the_methods_that_ours_override(method: str):
     assert callable(getattr(Trainer, method))
+
+
+def test_a_limit_of_recompilations_holds_for_a_while_and_an_address_can_be_marked():
+    config = torch._dynamo.config
+    before = config.recompile_limit
+    with recompile_limit(before + 3):
+        assert config.recompile_limit == before + 3
+    assert config.recompile_limit == before
+    buffer = torch.zeros(2)
+    mark_static_address(buffer)
+    assert buffer._dynamo_static_input_type == "unguarded"
