@@ -1,4 +1,4 @@
-"""What a labeling room may be told: who comes in, and what they are given."""
+"""The settings of a labeling room: sign-in, tasks handed out, serving."""
 
 from typing import Annotated, Literal, Self
 
@@ -34,7 +34,7 @@ class Certificate(Config):
 
 
 class RoomSettings(Config):
-    """How a room is served, whoever serves it."""
+    """The settings of a room, in an experiment or outside one."""
 
     form: ServedFile | None = None  # which questions are asked: a YAML file; None: the paper's
     host: str = "127.0.0.1"
