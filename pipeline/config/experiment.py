@@ -226,10 +226,12 @@ class ExperimentConfig(Config):
     def the_judge_knows_only_its_world(self) -> Self:
         """Refuse the quickstart's judge as a gold reward on prompts that it cannot judge."""
         for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
-            judged = chosen is not None and chosen.gold is not None and chosen.gold.by == "judge"
+            rule = None if chosen is None else chosen.overoptimization
+            judged = rule is not None and rule.gold_reward == "judge"
             if judged and self.data.kind != "quickstart":
                 raise ValueError(
-                    f"{name}.gold.by is 'judge' but data.kind is '{self.data.kind}': the judge "
+                    f"{name}.overoptimization.gold_reward is 'judge' but data.kind is "
+                    f"'{self.data.kind}': the judge "
                     "knows the quickstart's prompts only; expected the folder of a reward model"
                 )
         return self

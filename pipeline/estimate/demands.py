@@ -16,7 +16,7 @@ from pipeline.runs.manifest import checked_source
 from pipeline.runs.stage import Source
 from stages.adapters.config import Adaptation, Probe
 from stages.models import device
-from stages.ppo.config import Joint, OwnRollouts, PPOConfig, Separate
+from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModels
 from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
@@ -153,10 +153,10 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> D
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> Demand:
     policy = Model.of(config.model, chosen.adaptation)
     critic = Model.of(reward_base(config), config.reward.adaptation)
-    own_critic = isinstance(chosen.models, Separate)
+    own_critic = isinstance(chosen.models, SeparateModels)
     moved = policy.moved + (critic.moved_with_head if own_critic else policy.counts.width)
     _, gradients, optimizer = trained(0, moved)
-    joint = isinstance(chosen.models, Joint)
+    joint = isinstance(chosen.models, JointModels)
     reward_trunk = 0 if joint or _one_trunk(config, policy, critic) else critic.frozen
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
@@ -194,7 +194,7 @@ def _rows(chosen: PPOConfig) -> int:
     """Episodes that an update holds at once; where memory decides, the least."""
     if chosen.micro_batch_size == "auto":
         return chosen.responses_per_prompt
-    if chosen.kept.first_pass and chosen.minibatch == chosen.episodes_per_rollout:
+    if chosen.cached.first_forward and chosen.minibatch == chosen.episodes_per_rollout:
         return chosen.minibatch  # whose graphs are there at once, however it is cut
     return chosen.micro_batch_size
 
@@ -203,7 +203,7 @@ def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) 
     rows = _rows(chosen)
     said = chosen.sampling.max_new_tokens
     update = policy.kept(rows, prompt + said)
-    if isinstance(chosen.models, Separate):
+    if isinstance(chosen.models, SeparateModels):
         update += critic.kept(rows, prompt + said)
     update += policy.logits(rows, said + 1)
     mix = chosen.pretraining
@@ -232,9 +232,9 @@ def _ppo_work(
     # of these, critic and score are heads on other passes where models are shared
     epochs = chosen.inner_epochs
     flops = tokens * policy.counts.flops * (3 * FORWARD + epochs * policy.learning)
-    if isinstance(chosen.models, Separate):
+    if isinstance(chosen.models, SeparateModels):
         flops += tokens * critic.counts.flops * (FORWARD + epochs * critic.learning)
-    if not isinstance(chosen.models, Joint):
+    if not isinstance(chosen.models, JointModels):
         flops += tokens * critic.counts.flops * FORWARD
     mix = chosen.pretraining
     if mix is not None:

@@ -12,14 +12,14 @@ from pipeline.runs.rounds import is_ppo
 PPO_CURVES = (
     ("ppo/score", "reward model score"),
     ("ppo/validation_score", "score on validation prompts"),
-    ("ppo/gold", "gold reward"),
+    ("ppo/gold_score", "gold reward"),
     ("ppo/win_rate", "win rate against the start, by the gold reward"),
     ("ppo/toxicity", "toxicity of validation answers"),
     ("ppo/kl_nats", "KL from SFT, nats"),
     ("ppo/entropy_nats_per_token", "entropy, nats per token"),
     ("ppo/response_tokens", "response length, tokens"),
     ("ppo/eos_rate", "share that end by themselves"),
-    ("ppo/clip_fraction", "share of clipped ratios"),
+    ("ppo/policy_clip_fraction", "share of clipped ratios"),
     ("ppo/explained_variance", "explained variance of the critic"),
     ("ppo/pretraining_loss_nats_per_token", "pretraining loss, nats per token"),
     ("ppo/pretraining_gradient_ratio", "norm of the pretraining gradient, in PPO's"),
@@ -54,14 +54,14 @@ def _proxy_and_gold(inputs: ReportInputs, stage: str) -> LinePanel | None:
 
     Gains are over the first measurement, because the zeros of the two are unrelated.
     """
-    rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold") is not None]
+    rows = [row for row in inputs.metrics[stage] if row.get("ppo/gold_score") is not None]
     curves = []
-    for name, title in (("ppo/gold_proxy", "reward model"), ("ppo/gold", "gold reward")):
+    for name, title in (("ppo/proxy_score", "reward model"), ("ppo/gold_score", "gold reward")):
         points = [
             (max(row["ppo/gold_kl_nats"] or 0.0, 0.0) ** 0.5, (row[name] or 0.0)) for row in rows
         ]
         gains = [(x, y - points[0][1]) for x, y in points]
-        curves.append(Curve(title, gains, accent=name == "ppo/gold", dots=True))
+        curves.append(Curve(title, gains, accent=name == "ppo/gold_score", dots=True))
     return line_panel(
         curves if len(rows) > 1 else [],
         title=f"gain in score and gold reward, {stage}",

@@ -21,7 +21,7 @@ from reward_models.conversations import Turn
 from reward_models.records import Prompt
 from stages.config import without_external_names
 from stages.generation.config import SamplingConfig
-from stages.ppo.config import GoldCurve, PPOConfig
+from stages.ppo.config import Overoptimization, PPOConfig
 from stages.progress import Report
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Ppo(Stage):
             *read_labels(labels_until(self.folder, self.round)),
             seed,
         )
+        gold = gold_reward(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed)
         mixes = self.ppo.pretraining is not None
         train_ppo(
             self.ppo,
@@ -115,7 +116,9 @@ class Ppo(Stage):
             prompts=data.prompts("ppo"),
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
-            gold=gold_reward(self.ppo.gold, validation, policy, self.ppo.sampling, seed),
+            gold=gold_reward(
+                self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed
+            ),
             held_out=held_out,
             out=out,
             seed=seed,
@@ -124,11 +127,11 @@ class Ppo(Stage):
 
     @property
     def _validates(self) -> bool:
-        return self.ppo.validation is not None or self.ppo.gold is not None
+        return self.ppo.validation is not None or self.ppo.overoptimization is not None
 
 
 def gold_reward(
-    config: GoldCurve | None,
+    config: Overoptimization | None,
     prompts: Sequence[Prompt],
     start: Path,
     sampling: SamplingConfig,
@@ -143,8 +146,8 @@ def gold_reward(
         return None
     from stages.ppo.overoptimization import GoldReward
 
-    chosen = prompts[: config.num_prompts]
-    judge = _quickstart_judge if config.by == "judge" else _reward_model_judge(config.by)
+    chosen, by = prompts[: config.num_prompts], config.gold_reward
+    judge = _quickstart_judge if by == "judge" else _reward_model_judge(by)
     wins = WinRate(judge, chosen, start, sampling, seed)
     return GoldReward(judge, chosen, {"toxicity": toxicity, "win_rate": wins})
 

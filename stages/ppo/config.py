@@ -1,6 +1,6 @@
-"""The parts of stage three's config: ptx, KL penalty, guards, shared passes, what is watched."""
+"""The settings of stage three (Ouyang et al. 2022, appendix C.4)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -11,13 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-# One place to import every stage's settings from.
 from stages.adapters.config import Adaptation, Full, LoRA
 from stages.config import Config, ExternalName, Fraction, expand_home
-
-# One place to import every stage's settings from.
-# One place to import every stage's settings from.
-# One place to import every stage's settings from.
 from stages.generation.config import SamplingConfig
 
 
@@ -33,40 +28,42 @@ class PretrainingMix(Config):
     )
 
 
-class Separate(Config):
+class SeparateModels(Config):
     """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
 
     kind: Literal["separate"] = "separate"
 
 
 class SharedCritic(Config):
-    """The value is a scalar head on the policy's own pass; its loss also moves the policy.
+    """The critic is a scalar head on the policy's own states; its loss also trains the policy.
 
-    The head itself moves by `critic_learning_rate`, whatever the coefficient.
+    The head itself is trained by `critic_learning_rate`, whatever the coefficient.
     """
 
     kind: Literal["shared-critic"]
     value_coefficient: NonNegativeFloat = 0.1  # as in Ziegler et al.'s code; 0: the head alone
 
 
-class Joint(Config):
-    """`SharedCritic`, and the score is read off the reference's pass, which a probe allows."""
+class JointModels(Config):
+    """`SharedCritic`, and the score comes from the reference's states, which a probe allows."""
 
     kind: Literal["joint"]
     value_coefficient: NonNegativeFloat = 0.1
 
 
-class Kept(Config):
-    """What a rollout's passes leave for its update, so that it is computed once: time for memory.
+ModelSharing = Annotated[SeparateModels | SharedCritic | JointModels, Field(discriminator="kind")]
 
-    No number changes but by rounding.
+
+class Cached(Config):
+    """Results of a rollout's forward passes that its update uses again: memory for time.
+
+    Nothing changes but rounding.
     """
 
-    first_pass: bool = False  # the graphs that the first minibatch goes back through; see docs
-    lower_layers: bool = True  # what enters the lowest layer that moves, a vector a token
+    renamed: ClassVar = {"first_pass": "first_forward"}
 
-
-ModelSharing = Annotated[Separate | SharedCritic | Joint, Field(discriminator="kind")]
+    first_forward: bool = False  # the graphs that the first minibatch goes back through; see docs
+    lower_layers: bool = True  # the states below the lowest trained layer, a vector a token
 
 
 class FixedKL(Config):
@@ -86,54 +83,58 @@ class AdaptiveKL(Config):
 
 
 class Rollback(Config):
-    """What changes when a sick PPO run goes back to its last good checkpoint, and how often."""
+    """The changes with which an unstable run returns to its last good checkpoint."""
 
     times: PositiveInt = 3  # then the run stops
     learning_rate_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # policy's and critic's
     kl_factor: Annotated[float, Field(ge=1.0)] = 2.0  # of the KL coefficient
 
 
-class Guards(Config):
-    """When a PPO run counts as sick; `action` says whether it stops, warns, or is taken back."""
+class HealthChecks(Config):
+    """Limits of a stable run; `action` is what happens beyond them."""
 
     action: Literal["stop", "warn", "rollback"] = "stop"
     rollback: Rollback = Rollback()  # with action rollback
     max_kl_nats_per_token: PositiveFloat = 2.0
-    min_eos_rate: Fraction = 0.02  # share of responses that end by themselves
+    min_eos_rate: Fraction = 0.02  # share of responses that end with EOS
     min_entropy_nats: NonNegativeFloat = 0.005  # a token
-    max_repetition: Fraction = 0.5  # share of a response's trigrams seen before in it
+    max_repetition: Fraction = 0.5  # share of a response's trigrams that occur earlier in it
     min_distinct: Fraction = 0.02  # share of a rollout's responses that differ from one another
-    max_length_growth: PositiveFloat = 4.0  # mean response length, in those of the first rollout
+    max_length_growth: PositiveFloat = 4.0  # mean response length over the first rollout's
 
     @model_validator(mode="after")
     def a_rollback_has_an_effect(self) -> Self:
         """Refuse rollback settings where no rollback can be, and one that would change nothing."""
         if self.action != "rollback" and self.rollback != Rollback():
             raise ValueError(
-                f"guards.rollback is set but guards.action is '{self.action}'; expected rollback"
+                f"health.rollback is set but health.action is '{self.action}'; expected rollback"
             )
         if self.rollback.learning_rate_factor == 1.0 and self.rollback.kl_factor == 1.0:
             raise ValueError(
-                "guards.rollback.learning_rate_factor and kl_factor are both 1: the run would go "
+                "health.rollback.learning_rate_factor and kl_factor are both 1: the run would go "
                 "wrong again in the same way"
             )
         return self
 
 
-class GoldCurve(Config):
-    """A second opinion during PPO, for the curve that shows over-optimisation; it trains nothing.
+class Overoptimization(Config):
+    """A gold reward measured during PPO, for the curve that shows overoptimization.
 
-    `by` is `judge` (the quickstart's, for its own prompts) or the folder of a reward model that
-    PPO does not see, such as one trained on rankings of other annotators.
+    `gold_reward` is `judge` (the quickstart's, for its own prompts) or the folder of a reward model
+    that PPO does not see, such as one trained on rankings of other annotators. It trains nothing.
     """
 
-    by: Annotated[str, AfterValidator(expand_home), ExternalName("model", words=("judge",))]
+    renamed: ClassVar = {"by": "gold_reward"}
+
+    gold_reward: Annotated[
+        str, AfterValidator(expand_home), ExternalName("model", words=("judge",))
+    ]
     every: PositiveInt = 5  # iterations
     num_prompts: PositiveInt = 200  # the first of the validation prompts, always the same
 
 
-class ValidationRule(Config):
-    """Choosing the policy by reward-model score on validation prompts, within a KL budget.
+class Validation(Config):
+    """The choice of the policy by reward-model score on validation prompts, within a KL budget.
 
     The policy of an iteration with an alarm is no candidate; without any, the start is the result.
     """
@@ -164,12 +165,14 @@ Rollouts = Annotated[OwnRollouts | VllmRollouts, Field(discriminator="kind")]
 class PPOConfig(Config):
     """Stage three: PPO against the reward model, with or without pretraining (appendix C.4)."""
 
+    renamed: ClassVar = {"kept": "cached", "gold": "overoptimization", "guards": "health"}
+
     episodes: PositiveInt = 256_000
     episodes_per_rollout: PositiveInt = 512
-    responses_per_prompt: PositiveInt = 1  # several are cheaper: models read their prompt once
+    responses_per_prompt: PositiveInt = 1  # several are cheaper: their prompt is computed once
     minibatch: PositiveInt = 64  # episodes
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
-    packed: bool = True  # models read episodes in one row without padding, where they can
+    packed: bool = True  # episodes lie in one row without padding, where the models allow it
     inner_epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 9e-6
     critic_learning_rate: PositiveFloat = 9e-6
@@ -187,11 +190,11 @@ class PPOConfig(Config):
     pretraining: PretrainingMix | None = None
     sampling: SamplingConfig = SamplingConfig()
     rollouts: Rollouts = OwnRollouts()
-    models: ModelSharing = Separate()  # which of the four read in one pass; see docs/ppo.md
-    kept: Kept = Kept()  # of a rollout's passes for its update; see docs/ppo.md
-    validation: ValidationRule | None = None  # None: the last policy is the result
-    gold: GoldCurve | None = None
-    guards: Guards = Guards()
+    models: ModelSharing = SeparateModels()  # which of the four share a forward pass
+    cached: Cached = Cached()  # of a rollout, for its update; see docs/ppo.md
+    validation: Validation | None = None  # None: the last policy is the result
+    overoptimization: Overoptimization | None = None
+    health: HealthChecks = HealthChecks()
     checkpoint_every: PositiveInt = 10  # iterations
     adaptation: Adaptation = Full()
 

@@ -18,7 +18,7 @@ from reward_models.backbone import transformer
 from reward_models.context_limit import ContextLimit, max_positions
 from stages.data.template import stop_ids
 from stages.ppo import losses
-from stages.ppo.config import Guards, PPOConfig
+from stages.ppo.config import HealthChecks, PPOConfig
 from stages.ppo.models import Models
 from stages.ppo.rollout import Episodes, Experience, Rollout
 
@@ -211,19 +211,19 @@ def check_finite(rollout: Rollout) -> None:
             )
 
 
-def alarms(metrics: Mapping[str, float], guards: Guards) -> list[str]:
+def alarms(metrics: Mapping[str, float], checks: HealthChecks) -> list[str]:
     """One sentence for each sign of instability in an iteration's metrics."""
     not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not_finite:
         return [f"{', '.join(not_finite)} not finite: lower learning_rate or set score_clip"]
-    limits, sentences = guards.model_dump(), []
+    limits, sentences = checks.model_dump(), []
     for metric, setting, advice in _WATCHED:
         value, limit = metrics[metric], limits[setting]
         is_upper = setting.startswith("max_")
         if (value > limit) if is_upper else (value < limit):
             sentences.append(
                 f"{metric} is {value:.3g}, {'above' if is_upper else 'below'} "
-                f"guards.{setting} ({limit:g}): {advice}"
+                f"health.{setting} ({limit:g}): {advice}"
             )
     mismatch = negative_kl(metrics)
     return sentences if mismatch is None else [*sentences, mismatch]

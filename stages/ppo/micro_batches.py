@@ -146,13 +146,13 @@ def update_of(
 
 
 def _update_passes(models: Models, config: PPOConfig, layout: Layout) -> None:
-    """The passes of an update; with `kept.first_pass`, both graphs are there at once."""
+    """The passes of an update; with `cached.first_forward`, both graphs are there at once."""
     token_N = layout.ids_BL.new_zeros(len(layout.predict_N))
     with _discarded_gradients(models):
         logits_NV, state_ND = policy_logits(models, layout, models.policy)
         loss = losses.chosen_logprobs(logits_NV, token_N, config.sampling.temperature).sum()
         del logits_NV
-        if state_ND is not None or config.kept.first_pass:
+        if state_ND is not None or config.cached.first_forward:
             torch.autograd.backward(loss + values(models, layout, state_ND).sum())
         else:
             torch.autograd.backward(loss)

@@ -21,10 +21,10 @@ from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_la
 from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
 from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
-from stages.ppo.config import Joint, PPOConfig, Separate, SharedCritic
+from stages.ppo.config import JointModels, PPOConfig, SeparateModels, SharedCritic
 from stages.prompt_lengths import adapted_context_limit, require_fit
 
-SEPARATE = Separate()
+SEPARATE = SeparateModels()
 IDENTITY_AT_START = (LoRA, Bottleneck, Probe)  # a new adapter adds exact zeros to the base
 VALUE_HEAD = "value_head.safetensors"
 TOLERANCE = 1e-5  # of a hidden state, relative to the largest
@@ -86,7 +86,7 @@ def load_models(
     policy: str | Path,
     reward_model: Path,
     adaptation: Full | Restricted,
-    sharing: Separate | SharedCritic | Joint = SEPARATE,
+    sharing: SeparateModels | SharedCritic | JointModels = SEPARATE,
     *,
     seed: int,
     device: torch.device,
@@ -113,7 +113,7 @@ def load_models(
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         start = with_saved_adapter(base, policy)
         trained = adapt(start, adaptation, tokenizer)
-    separate_critic = isinstance(sharing, Separate)
+    separate_critic = isinstance(sharing, SeparateModels)
     if not separate_critic:
         reward.requires_grad_(False)
     elif isinstance(adaptation, Full) and is_whole(reward):
@@ -126,14 +126,14 @@ def load_models(
     reference = bare if bare is not None and is_identity else copy_sharing_frozen(trained)
     for frozen in (reference, reward):
         frozen.requires_grad_(False)
-    if isinstance(sharing, Joint):
+    if isinstance(sharing, JointModels):
         _require_same_states(reference, reward, str(policy))
         share_frozen(reference, reward)
     roles: list[nn.Module] = [trained, reference, critic, reward]
     for model in roles:
         model.to(device)
         model.train(False)
-    return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, Joint))
+    return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, JointModels))
 
 
 def is_whole(reward: RewardModel) -> bool:

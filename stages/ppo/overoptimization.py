@@ -2,9 +2,9 @@
 
 The reward model is a proxy (Gao et al. 2022). Validation chooses the policy by what its user has:
 the reward model's score and the KL on validation prompts. A gold reward is one that PPO does not
-see: on a fixed sample of prompts, `ppo/gold` is its score, `ppo/gold_proxy` the reward model's of
-the same responses, and `ppo/gold_kl_nats` how far the policy has moved from the reference on them.
-Nothing is trained or chosen by it.
+see: on a fixed sample of prompts, `ppo/gold_score` is its mean, `ppo/proxy_score` the reward
+model's on the same responses, and `ppo/gold_kl_nats` the KL from the reference on them. Nothing is
+trained or chosen by it.
 """
 
 import logging
@@ -55,10 +55,10 @@ def gold_scores(run: PPORun, gold: GoldReward, prompts: Sequence[list[int]]) -> 
     tokenizer, is_main = run.models.tokenizer, run.accelerator.is_main_process
     texts = [response_text(tokenizer, ids) for ids in rollout.episodes.responses()]
     ended = rollout.episodes.ended_B.tolist()
-    for name, judge in {"gold": gold.judge, **gold.also}.items():
+    for name, judge in {"gold_score": gold.judge, **gold.also}.items():
         scores = judge(gold.prompts, texts, ended) if is_main else ()
         means.add_all(f"ppo/{name}", torch.tensor(scores))
-    means.add_all("ppo/gold_proxy", rollout.score_B)
+    means.add_all("ppo/proxy_score", rollout.score_B)
     means.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
     return means.over(run.sum_over_ranks)
 

@@ -63,7 +63,8 @@ def train(
         if config.validation is not None and not at_start and run.is_due(config.validation.every):
             doing("validating")
             metrics |= validate(run, validation)
-        if gold is not None and config.gold is not None and run.is_due(config.gold.every):
+        rule = config.overoptimization
+        if gold is not None and rule is not None and run.is_due(rule.every):
             doing("gold scores")
             metrics |= gold_scores(run, gold, gold_prompts)
         return metrics
@@ -76,7 +77,7 @@ def train(
             run.state.best = Best(-math.inf, 0, run.result_shards())
         if gold is not None:
             run.report(report, measure(at_start=True))
-        if config.guards.action == "rollback":
+        if config.health.action == "rollback":
             run.save(checkpoints)
 
     while run.state.iteration < config.iterations and not run.state.over_budget:
@@ -84,7 +85,7 @@ def train(
         try:
             # Steps 1 to 5: a rollout of the current policy, and the updates from it.
             metrics = iterate(run, prompts, run.state.iteration - 1, doing)
-            if config.guards.action == "rollback":
+            if config.health.action == "rollback":
                 metrics["ppo/rollbacks"] = float(len(run.state.rollbacks))
             # 6. Adapt the KL coefficient for the next iteration.
             if isinstance(config.kl, AdaptiveKL):
@@ -97,15 +98,15 @@ def train(
                 )
             # 7. Measure overoptimization, and choose the best policy by validation.
             metrics |= measure()
-            alarms = health.alarms(metrics, config.guards)
+            alarms = health.alarms(metrics, config.health)
             metrics |= choose_best(run, metrics, alarms)
             run.report(report, metrics)
             # 8. Stop, warn or roll back if the run is unstable. An iteration's rollout is of the
             # policy that it began with, so alarms are about that one, and it is not returned to.
-            if alarms and config.guards.action == "rollback":
+            if alarms and config.health.action == "rollback":
                 checkpoints.drop(run.state.iteration - 1)
             for alarm in alarms:
-                if config.guards.action == "warn":
+                if config.health.action == "warn":
                     log.warning("iteration %d: %s", run.state.iteration, alarm)
                 elif health.negative_kl(metrics) is None:
                     raise RecoverableRunError(alarm)

@@ -24,7 +24,7 @@ from stages.distributed.sharding import (
 from stages.distributed.state import scatter_weights
 from stages.generation.vllm import VllmSampler
 from stages.ppo import losses
-from stages.ppo.config import OwnRollouts, PPOConfig, Separate
+from stages.ppo.config import OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.models import Models
@@ -75,7 +75,7 @@ class PPORun:
         for frozen in (models.reference, models.reward):
             shard_frozen(frozen, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
-        cacheable = config.kept.lower_layers and not self.policy.shards_weights
+        cacheable = config.cached.lower_layers and not self.policy.shards_weights
         self.models = replace(models, lower=CachedLayers(roles if cacheable else ()))
         self.micro = self.configured = MicroBatch.configured(config, accelerator.num_processes)
         self.sampler: Sampler = self._sampler(out / "sent")
@@ -94,7 +94,7 @@ class PPORun:
         """
         config, by_memory = self.config, self.config.micro_batch_size == "auto"
         return (
-            config.kept.first_pass
+            config.cached.first_forward
             and config.minibatch == config.episodes_per_rollout
             and isinstance(self.policy, Replicated)
             and not (by_memory and self.micro != self.configured)
@@ -104,7 +104,7 @@ class PPORun:
     def value_coefficient(self) -> float:
         """The weight of the value loss in the policy's; 0 where the critic is a separate model."""
         sharing = self.config.models
-        return 0.0 if isinstance(sharing, Separate) else sharing.value_coefficient
+        return 0.0 if isinstance(sharing, SeparateModels) else sharing.value_coefficient
 
     def learning_rate(self, iteration: int) -> float:
         """The policy's learning rate in an iteration."""
@@ -199,13 +199,13 @@ class PPORun:
         them. Nothing else of the iterations that were taken back remains.
         """
         config, failed, rollbacks = self.config, self.state.iteration, self.state.rollbacks
-        why, rule = f"iteration {failed}: {error}", config.guards.rollback
-        if config.guards.action != "rollback" or not isinstance(error, RecoverableRunError):
+        why, rule = f"iteration {failed}: {error}", config.health.rollback
+        if config.health.action != "rollback" or not isinstance(error, RecoverableRunError):
             raise UnhealthyRunError(why) from error
         if len(rollbacks) == rule.times:
             learning_rate = config.learning_rate * self.state.learning_rate_scale
             raise UnhealthyRunError(
-                f"{why} (after {rule.times} rollbacks, guards.rollback.times; restart with "
+                f"{why} (after {rule.times} rollbacks, health.rollback.times; restart with "
                 f"learning_rate {learning_rate:.3g} or less and kl.coefficient "
                 f"{self.state.kl_coefficient:.3g} or more)"
             ) from error

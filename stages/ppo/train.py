@@ -61,7 +61,7 @@ def train_ppo(
     """
     accelerator = Accelerator()
     require_trainable_precision(accelerator)
-    inputs = {"pretraining": pretraining, "validation": validation, "gold": gold}
+    inputs = {"pretraining": pretraining, "validation": validation, "overoptimization": gold}
     _check_inputs(config, {name for name, value in inputs.items() if value})
     _check_batches(config, len(prompts), accelerator.num_processes)
     gold_prompts = () if gold is None else gold.prompts
@@ -139,10 +139,10 @@ def _check_supported(run: PPORun) -> None:
             raise ValueError(
                 f"{setting}, but weights are sharded (zero3, fsdp2); expected ddp, zero1 or zero2"
             )
-    if config.kept.first_pass and not run.keeps_first_forward:
+    if config.cached.first_forward and not run.keeps_first_forward:
         log.warning(
-            "kept.first_pass has no effect: it takes one minibatch a rollout (minibatch is %d of "
-            "%d episodes), and one process or ddp",
+            "cached.first_forward has no effect: it takes one minibatch a rollout (minibatch is %d "
+            "of %d episodes), and one process or ddp",
             config.minibatch,
             config.episodes_per_rollout,
         )
@@ -190,14 +190,14 @@ def _check_inputs(config: PPOConfig, given: set[str]) -> None:
     settings = {
         "pretraining": config.pretraining,
         "validation": config.validation,
-        "gold": config.gold,
+        "overoptimization": config.overoptimization,
     }
     for name, setting in settings.items():
         if setting is not None and name not in given:
-            raise ValueError(f"{name} is set, but there is no {name} set to read")
+            raise ValueError(f"{name} is set, but there is no input for it")
         if setting is None and name in given:
             raise ValueError(
-                f"a {name} set is given, but {name} is not set, so it would have no effect"
+                f"there is an input for {name}, but {name} is not set, so it would have no effect"
             )
 
 

@@ -264,7 +264,7 @@ def _after_ppo(source: Path, folder: Path) -> float:
         "warmup_iterations": 1,
         "learning_rate": 1e-4,
         "sampling": {"max_new_tokens": 6, "batch_size": 8},
-        "guards": {"action": "warn"},
+        "health": {"action": "warn"},
     }
     train_ppo(
         PPOConfig.model_validate(config),

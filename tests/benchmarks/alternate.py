@@ -62,8 +62,8 @@ class _Process:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a worker ended with code {self._process.wait()}; see its log")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        row: dict[str, Any] = json.loads(line)
+        return row
 
 
 def alternate(
@@ -75,23 +75,23 @@ def alternate(
     """
     with (folder / "log.txt").open("w") as log:
         running = {worker.name: _Process(worker, folder, log) for worker in workers}
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
+        rows_by_worker: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
         try:
             for turn in range(warm_up + pairs):
                 order = list(running) if turn % 2 == 0 else list(running)[::-1]
                 for name in order:
                     row = running[name].step()
                     if turn >= warm_up:
-                        found[name].append(row)
+                        rows_by_worker[name].append(row)
         finally:
             for process in running.values():
                 process.stop()
-    return found
+    return rows_by_worker
 
 
 def ratio(
     rows: Mapping[str, Sequence[Mapping[str, float]]], ours: str, peer: str, key: str = "cpu_s"
 ) -> dict[str, float]:
-    """How many times as much the peer takes: median, worst and best of the pairs."""
-    pairs = [theirs[key] / mine[key] for mine, theirs in zip(rows[ours], rows[peer], strict=True)]
+    """Return the ratio of the peer's cost to ours: median, worst and best of the pairs."""
+    pairs = [theirs[key] / own[key] for own, theirs in zip(rows[ours], rows[peer], strict=True)]
     return {"median": statistics.median(pairs), "worst": min(pairs), "best": max(pairs)}

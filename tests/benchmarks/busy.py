@@ -32,20 +32,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=768)
-    told = parser.parse_args()
-    told.folder.mkdir(parents=True, exist_ok=True)
-    begun = told.folder / "begun"
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    begun = arguments.folder / "begun"
     rlhf("run", begun, "--until", "select")
     taken: Taken = {}
-    for _ in range(told.pairs):
+    for _ in range(arguments.pairs):
         for way, environment in WAYS.items():
             for state, programs in (("idle", 0), ("busy", 2)):
                 with restless(programs):
-                    seconds = ppo(begun, told.folder / "run", told.episodes, environment)
+                    seconds = ppo(begun, arguments.folder / "run", arguments.episodes, environment)
                 taken.setdefault((way, state), []).append(seconds)
                 print(f"{way}, {state}: {seconds[0]:.1f} s, {seconds[1]:.1f} s of CPU", flush=True)
     summary = summed(taken)
-    (told.folder / "busy.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (arguments.folder / "busy.json").write_text(
+        json.dumps(summary, indent=2) + "\n", encoding="utf-8"
+    )
     for way, row in summary.items():
         print(f"{way:16}" + "  ".join(f"{name} {value:.2f}" for name, value in row.items()))
 

@@ -1,4 +1,4 @@
-"""What is measured: a model shape, prompts, response lengths and the settings both sides share.
+"""The cases: a model shape, prompts, response lengths and the settings both sides share.
 
 Nothing is downloaded: weights are random, and one coordinate of the hidden state is a constant by
 which the end token gets the probability that a mean response length asks for.
@@ -35,7 +35,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What any worker is told, as JSON: it may run in another environment."""
+    """The settings of a worker, as JSON, since it may run in another environment."""
 
     name: str
     shape: Shape
@@ -46,9 +46,9 @@ class Written:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**told, "shape": Shape(**told["shape"])})
+        """Read the file that `write` wrote."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**fields, "shape": Shape(**fields["shape"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ class Case(Written):
     lora_rank: int | None = None
     top_layers: int | None = None  # of policy and critic, the only ones that move
     learning_rate: float = 1e-6
-    one_trunk: bool = False  # of ours, whether reward model and critic are LoRA sets too
+    one_backbone: bool = False  # of ours, reward model and critic are LoRA adapters too
     merged: bool = False  # of ours, whether LoRA samples merged
-    first_pass: bool = True  # of ours, whether `ppo.kept.first_pass` is set
-    lower_layers: bool = True  # of ours, what `ppo.kept.lower_layers` is
+    first_pass: bool = True  # of ours, whether `ppo.cached.first_forward` is set
+    lower_layers: bool = True  # of ours, what `ppo.cached.lower_layers` is
     packed: bool = True  # of ours, what `ppo.packed` is
     device: str = "cpu"  # or "cuda", in bfloat16 (both sides by autocast)
     compiled: bool = False  # of ours, what `sampling.compiled` is

@@ -19,10 +19,19 @@ from stages.adapters.config import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
-    "family", "moved", "share of the base", "won against its SFT", "gold", "its SFT's", "score",
+    "family",
+    "moved",
+    "share of the base",
+    "won against its SFT",
+    "gold",
+    "its SFT's",
+    "score",
     "KL, nats",
-    "made up, %", "toxicity", "CPU minutes", "GiB",
-)  # fmt: skip
+    "made up, %",
+    "toxicity",
+    "CPU minutes",
+    "GiB",
+)
 LAST = 3  # iterations whose KL is averaged
 
 
@@ -38,7 +47,7 @@ def row(family: str, run: Path) -> list[str]:
     """The table's cells of a run that is done."""
     results = json.loads((run / "evaluate/results.json").read_text())["results"]
     name = "ppo-ptx" if "ppo-ptx" in results else "ppo"
-    said = results[name]
+    metrics = results[name]
     steps = [step for _, step in read_jsonl(run / name / "metrics.jsonl")]
     kl = [step["ppo/kl_nats"] for step in steps if "ppo/kl_nats" in step][-LAST:]
     spent = [json.loads(path.read_text()) for path in run.glob("*/manifest.json")]
@@ -46,21 +55,21 @@ def row(family: str, run: Path) -> list[str]:
         f"`{family}`",
         f"{steps[0]['ppo/trained_parameters']:,.0f}",
         f"{steps[0]['ppo/trained_share']:.2%}",
-        _measured(said["preference"], "win_rate", "all", 100, ".0f"),
-        _measured(said["use_cases"], "gold", "all", 1, ".2f"),
+        _measured(metrics["preference"], "win_rate", "all", 100, ".0f"),
+        _measured(metrics["use_cases"], "gold", "all", 1, ".2f"),
         format(results["sft"]["use_cases"]["gold,all"], ".2f"),
-        _measured(said["reward_model"], "score", "all", 1, ".2f"),
+        _measured(metrics["reward_model"], "score", "all", 1, ".2f"),
         f"{sum(kl) / len(kl):.2f}",
-        _measured(said["hallucination"], "hallucination", "all", 100, ".0f"),
-        _measured(said["toxicity"], "toxicity", "none", 1, ".3f"),
+        _measured(metrics["hallucination"], "hallucination", "all", 100, ".0f"),
+        _measured(metrics["toxicity"], "toxicity", "none", 1, ".3f"),
         f"{sum(stage['cpu_s'] for stage in spent) / 60:.1f}",
         f"{max(stage['peak_rss_bytes'] for stage in spent) / 2**30:.2f}",
     ]
 
 
-def _measured(said: dict[str, Any], name: str, part: str, times: float, form: str) -> str:
-    low, high = (format(times * end, form) for end in said[f"{name}_ci95,{part}"])
-    return f"{format(times * said[f'{name},{part}'], form)} ({low}–{high})"  # noqa: RUF001
+def _measured(metrics: dict[str, Any], name: str, part: str, times: float, form: str) -> str:
+    low, high = (format(times * end, form) for end in metrics[f"{name}_ci95,{part}"])
+    return f"{format(times * metrics[f'{name},{part}'], form)} ({low}–{high})"  # noqa: RUF001
 
 
 def main(

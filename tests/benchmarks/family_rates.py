@@ -1,4 +1,4 @@
-"""What each family's learning-rate factor does to stages one and two of the quickstart.
+"""The effect of each family's learning-rate factor on stages one and two of the quickstart.
 
     python -m tests.benchmarks.family_rates RUN OUT [--only lora]
 
@@ -72,8 +72,8 @@ def trial(run: Path, out: Path, family: str, factor: float) -> dict[str, Any]:
     chosen = json.loads((out / "sft/selection.json").read_text())
     held = json.loads((out / "reward/held_out.json").read_text())
     losses = [epoch["validation_loss"] for epoch in chosen["epochs"]]
-    found = {"family": family, "factor": factor, "sft": losses, "reward": held}
-    return found | {"cpu_s": time.process_time() - began}
+    row = {"family": family, "factor": factor, "sft": losses, "reward": held}
+    return row | {"cpu_s": time.process_time() - began}
 
 
 def main(
@@ -86,9 +86,9 @@ def main(
     for family in only or list(FACTORS):
         for factor in FACTORS[family]:
             folder = out / f"{family}-{factor:g}"
-            if not (folder / "found.jsonl").is_file():
-                write_jsonl(folder / "found.jsonl", [trial(run, folder, family, factor)])
-            print((folder / "found.jsonl").read_text().strip())
+            if not (folder / "result.jsonl").is_file():
+                write_jsonl(folder / "result.jsonl", [trial(run, folder, family, factor)])
+            print((folder / "result.jsonl").read_text().strip())
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ def draw(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
         for peer, times in case["times_the_cpu"].items()
     ]
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(bars) + 1))
-    for place, (_, times) in enumerate(reversed(bars)):
-        axes.barh(place, times["median"] - 1.0, left=1.0, color="#2f6f8f", height=0.6)
-        axes.plot([times["worst"], times["best"]], [place, place], color="#222222", linewidth=1.5)
-        axes.text(times["best"] * 1.03, place, f"{times['median']:.1f}", va="center", fontsize=9)
+    for y, (_, times) in enumerate(reversed(bars)):
+        axes.barh(y, times["median"] - 1.0, left=1.0, color="#2f6f8f", height=0.6)
+        axes.plot([times["worst"], times["best"]], [y, y], color="#222222", linewidth=1.5)
+        axes.text(times["best"] * 1.03, y, f"{times['median']:.1f}", va="center", fontsize=9)
     axes.set_yticks(range(len(bars)), [name for name, _ in reversed(bars)], fontsize=8)
     axes.axvline(1.0, color="#888888", linewidth=1)
     axes.set_xscale("log")

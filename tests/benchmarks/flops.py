@@ -10,7 +10,7 @@ from tests.benchmarks.reward.case import RewardCase
 from tests.benchmarks.sampling.case import SamplingCase
 
 
-def trunk(shape: Shape) -> int:
+def backbone(shape: Shape) -> int:
     """Weights of all layers that multiply a token."""
     kv = shape.hidden // shape.heads * shape.kv_heads
     attention = 2 * shape.hidden * shape.hidden + 2 * shape.hidden * kv
@@ -21,7 +21,7 @@ def forward(shape: Shape, tokens: float, seen: float, predicted: float) -> float
     """One pass over `tokens`, each of which attends to `seen`; the head for `predicted`."""
     attention = 4 * shape.hidden * shape.layers * seen * tokens
     head = 2 * shape.hidden * shape.vocabulary * predicted
-    return 2 * trunk(shape) * tokens + attention + head
+    return 2 * backbone(shape) * tokens + attention + head
 
 
 def ppo_flops(case: Case, response_tokens: float) -> float:
@@ -35,8 +35,8 @@ def ppo_flops(case: Case, response_tokens: float) -> float:
     prompt = (case.shortest_prompt + case.longest_prompt) / 2
     length = prompt + response_tokens
     whole = (case.shape, case.episodes * length, length / 2)
-    said = case.episodes * response_tokens
-    with_head, without = forward(*whole, said), forward(*whole, 0.0)
+    response_total = case.episodes * response_tokens
+    with_head, without = forward(*whole, response_total), forward(*whole, 0.0)
     later = 1 - case.minibatch / case.episodes
     once = 2 * with_head + without  # rollout, reference; reward
     if case.top_layers is not None:
@@ -71,6 +71,6 @@ def reward_flops(case: RewardCase) -> float:
 
 def sampling_flops(case: SamplingCase, response_tokens: float) -> float:
     """Prompts once, then token by token."""
-    said = case.prompts * case.responses * response_tokens
-    tokens = case.prompts * case.prompt + said
-    return forward(case.shape, tokens, case.prompt / 2 + response_tokens / 2, said)
+    response_total = case.prompts * case.responses * response_tokens
+    tokens = case.prompts * case.prompt + response_total
+    return forward(case.shape, tokens, case.prompt / 2 + response_tokens / 2, response_total)

@@ -27,10 +27,21 @@ from tests.benchmarks.sampling.case import SamplingCase
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
 TINY = Shape(vocabulary=200, hidden=32, inner=64, layers=2, heads=4, kv_heads=2)
 LORA = Case(
-    "ppo, LoRA", LLAMA, episodes=64, minibatch=64, micro=16, lora_rank=16, merged=True,
-    shortest_prompt=64, longest_prompt=256, response_limit=256, mean_response=85,
-    first_pass=False, device="cuda", compiled=True,
-)  # fmt: skip
+    "ppo, LoRA",
+    LLAMA,
+    episodes=64,
+    minibatch=64,
+    micro=16,
+    lora_rank=16,
+    merged=True,
+    shortest_prompt=64,
+    longest_prompt=256,
+    response_limit=256,
+    mean_response=85,
+    first_pass=False,
+    device="cuda",
+    compiled=True,
+)
 PPO = [LORA, replace(LORA, name="ppo, LoRA, joint", models="joint")]
 SAMPLING = SamplingCase(
     "sampling", LLAMA, prompts=16, prompt=166, limit=256, mean_response=85, device="cuda"
@@ -62,7 +73,7 @@ def ppo(case: Case, folder: Path, trl: Path, pairs: int) -> dict[str, Any]:
     shares = [
         update_flops(case, row["tokens"]) / row["time/update_s"] / peak for row in rows["ours"]
     ]
-    return _told(case.name, rows) | {
+    return _summary(case.name, rows) | {
         "gemm_peak_tflops": peak / 1e12,
         "useful_share_of_update": statistics.median(shares),
     }
@@ -79,7 +90,7 @@ def sampling(case: SamplingCase, folder: Path, pairs: int) -> dict[str, Any]:
     like = Case(case.name, case.shape, mean_response=case.mean_response)
     rows = _measured(case, like, workers, folder, pairs)
     tflops = [sampling_flops(case, row["tokens"]) / row["wall_s"] / 1e12 for row in rows["ours"]]
-    return _told(case.name, rows) | {"useful_tflops": statistics.median(tflops)}
+    return _summary(case.name, rows) | {"useful_tflops": statistics.median(tflops)}
 
 
 def _measured(
@@ -91,7 +102,7 @@ def _measured(
     return alternate(workers, folder, pairs=pairs, warm_up=2)  # the first compiles
 
 
-def _told(name: str, rows: Rows) -> dict[str, Any]:
+def _summary(name: str, rows: Rows) -> dict[str, Any]:
     peers = [peer for peer in rows if peer != "ours"]
     return {
         "case": name,
@@ -124,12 +135,12 @@ def main(
         cases.append(lambda c=here, n=number: ppo(c, out / f"gpu{n}", trl, pairs))  # type: ignore[misc]
     machine = "cpu" if check else torch.cuda.get_device_name()
     about = {"date": date.today().isoformat(), "machine": machine, "torch": torch.__version__}
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for one in cases:
-        found.append(one())
-        print(json.dumps(found[-1]), flush=True)
-        told = json.dumps({"about": about, "cases": found}, indent=2)
-        (out / "gpu.json").write_text(told + "\n", encoding="utf-8")
+        results.append(one())
+        print(json.dumps(results[-1]), flush=True)
+        text = json.dumps({"about": about, "cases": results}, indent=2)
+        (out / "gpu.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How cost grows: a PPO step with more episodes or longer responses, a reward step with larger K.
+"""The growth of cost: a PPO step with more episodes or longer responses, a reward step with more K.
 
     python -m tests.benchmarks.growth OUT [--rounds 5]
 
@@ -34,8 +34,9 @@ from tests.benchmarks.ppo.ours import new_run
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
 
 Step = Callable[[], object]
-PPO = Case("growth", SMALL, mean_response=None, response_limit=16, shortest_prompt=16,
-           longest_prompt=16)  # fmt: skip
+PPO = Case(
+    "growth", SMALL, mean_response=None, response_limit=16, shortest_prompt=16, longest_prompt=16
+)
 EPISODES, RESPONSE, RESPONSES = (16, 32, 64, 128), (16, 32, 64, 128), (2, 4, 8, 16)
 SCORED = (64, 128, 256, 512)  # episodes of which the memory is measured
 
@@ -61,22 +62,18 @@ def reward_step(case: RewardCase, folder: Path) -> Step:
 
 
 def axes(folder: Path) -> dict[str, dict[int, Step]]:
-    """What is doubled, and a step of each size."""
+    """Return the quantities that are doubled, and a step of each size."""
     return {
-        "episodes": {
-            n: ppo_step(replace(PPO, episodes=n, minibatch=n), folder) for n in EPISODES
-        },
-        "response tokens": {
-            n: ppo_step(replace(PPO, response_limit=n), folder) for n in RESPONSE
-        },
+        "episodes": {n: ppo_step(replace(PPO, episodes=n, minibatch=n), folder) for n in EPISODES},
+        "response tokens": {n: ppo_step(replace(PPO, response_limit=n), folder) for n in RESPONSE},
         "K responses to rank": {
             k: reward_step(RewardCase("growth", SMALL, k), folder) for k in RESPONSES
         },
-    }  # fmt: skip
+    }
 
 
 def attention_factor(axis: str, small: int, large: int) -> float:
-    """What attention alone adds to a doubling: cost a token with it over that at the small size."""
+    """Return the part of attention in a doubling: cost a token, over the small size's."""
     if axis == "episodes":
         return 1.0
 
@@ -108,17 +105,17 @@ def measure(steps: Mapping[str, Mapping[int, Step]], rounds: int) -> dict[str, d
 
 def scoring_memory(folder: Path) -> dict[int, float]:
     """MiB that scoring so many episodes adds at its peak, smallest first."""
-    run, found = new_run(PPO, folder), {}
+    run, mib = new_run(PPO, folder), {}
     for count in (SCORED[0], *SCORED):  # once to warm up
-        asked = prompts(PPO, count)
-        said = [Sampled([5] * PPO.response_limit, ended=False) for _ in asked]
-        episodes = Episodes.build(asked, said, torch.device("cpu"))
+        prompt_ids = prompts(PPO, count)
+        responses = [Sampled([5] * PPO.response_limit, ended=False) for _ in prompt_ids]
+        episodes = Episodes.build(prompt_ids, responses, torch.device("cpu"))
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that all begin alike
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
         before = _held("VmRSS")
         evaluate(run.models, episodes, temperature=1.0, batch_size=PPO.micro)
-        found[count] = (_held("VmHWM") - before) / 1024
-    return found
+        mib[count] = (_held("VmHWM") - before) / 1024
+    return mib
 
 
 def _held(name: str) -> int:
@@ -126,7 +123,7 @@ def _held(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def draw(found: Mapping[str, Mapping[int, float]], path: Path) -> None:
+def draw(seconds: Mapping[str, Mapping[int, float]], path: Path) -> None:
     """CPU time against size, both in those of the smallest, with the line of exact doubling."""
     import matplotlib as mpl
 
@@ -135,7 +132,9 @@ def draw(found: Mapping[str, Mapping[int, float]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(5, 4))
     axes.plot([1, 8], [1, 8], color="#888888", linewidth=1, label="in proportion")
-    for (axis, sizes), colour in zip(found.items(), ("#2f6f8f", "#b5532a", "#4d7f3a"), strict=True):
+    for (axis, sizes), colour in zip(
+        seconds.items(), ("#2f6f8f", "#b5532a", "#4d7f3a"), strict=True
+    ):
         first = min(sizes)
         x, y = [n / first for n in sizes], [s / sizes[first] for s in sizes.values()]
         axes.plot(x, y, marker="o", color=colour, label=f"{axis} ({first} to {max(sizes)})")
@@ -153,15 +152,22 @@ def draw(found: Mapping[str, Mapping[int, float]], path: Path) -> None:
     plt.close(figure)
 
 
-def rows(found: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+def rows(seconds: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
     """One a doubling."""
     table = []
-    for axis, sizes in found.items():
+    for axis, sizes in seconds.items():
         for small, large in pairwise(sorted(sizes)):
             times = sizes[large] / sizes[small]
             without = times / attention_factor(axis, small, large)
-            table.append({"what": axis, "from": small, "to": large, "times": times,
-                          "without_attention": without})  # fmt: skip
+            table.append(
+                {
+                    "what": axis,
+                    "from": small,
+                    "to": large,
+                    "times": times,
+                    "without_attention": without,
+                }
+            )
     return table
 
 
@@ -174,15 +180,15 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     make_policy(PPO, out / "policy")
     memory = scoring_memory(out)
-    found = measure(axes(out), rounds)
-    for row in rows(found):
-        print("{what}: {from} to {to}   x {times:.2f}, {without_attention:.2f} without attention"
-              .format(**row))  # fmt: skip
+    seconds = measure(axes(out), rounds)
+    for row in rows(seconds):
+        without = f"{row['without_attention']:.2f} without attention"
+        print(f"{row['what']}: {row['from']} to {row['to']}   x {row['times']:.2f}, {without}")
     for count, mib in memory.items():
         print(f"scoring {count} episodes adds {mib:.1f} MiB at its peak")
-    told = {"cpu_s": found, "doublings": rows(found), "scoring_mib": memory, "rounds": rounds}
-    (out / "growth.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    draw(found, out / "growth.svg")
+    result = {"cpu_s": seconds, "doublings": rows(seconds), "scoring_mib": memory, "rounds": rounds}
+    (out / "growth.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    draw(seconds, out / "growth.svg")
 
 
 if __name__ == "__main__":

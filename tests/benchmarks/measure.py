@@ -1,4 +1,4 @@
-"""How fast is this project beside its peers?   python -m tests.benchmarks.measure OUT --trl FOLDER
+"""Speed beside the peers:   python -m tests.benchmarks.measure OUT --trl FOLDER
 
 Both sides do the same work - same model, prompts, lengths, settings - one step each in turn, in
 processes of their own with one thread. What counts are CPU seconds and the median of the ratios of
@@ -42,10 +42,13 @@ PPO = [
 LARGE = [
     Case("ppo, full, lengths as they come, SmolLM2-135M's shape", SMOLLM2),
     Case(
-        "ppo, full, fixed lengths, SmolLM2-135M's shape", SMOLLM2, mean_response=None,
-        episodes=24, minibatch=24,  # both sides keep their memory, and together must fit 24 GB
+        "ppo, full, fixed lengths, SmolLM2-135M's shape",
+        SMOLLM2,
+        mean_response=None,
+        episodes=24,
+        minibatch=24,  # both sides keep their memory, and together must fit 24 GB
     ),
-]  # fmt: skip
+]
 ALONE = [  # no peer: what a step makes of the machine where rollouts are as large as they should be
     replace(case, name=f"{case.name}, {episodes} episodes", episodes=episodes, minibatch=minibatch)
     for cases, episodes, minibatch in ((PPO[:2], 512, 64), (LARGE, 128, 32))
@@ -57,9 +60,12 @@ SAMPLING = [
     SamplingCase("sampling, K = 4, prompts of 166 tokens", SMALL, prompt=166),
     SamplingCase(
         "sampling, K = 4, prompts of 199, responses of 88 tokens",  # what the paper had ranked
-        SMALL, prompt=199, limit=256, mean_response=88,
+        SMALL,
+        prompt=199,
+        limit=256,
+        mean_response=88,
     ),
-]  # fmt: skip
+]
 PRODUCT = Worker("a matrix product", "tests.benchmarks.product")
 NAMES = [case.name for case in [*PPO, *REWARD, *SAMPLING, *LARGE, *ALONE]]  # as tables have them
 
@@ -85,24 +91,24 @@ class Measurement:
 def measurements(trl: Path) -> list[Measurement]:
     """All of them, in the order of the table, the large ones last; "ours" first, then the peers."""
     layouts = "tests.benchmarks.reward.layouts"
-    found = [_ppo(case, trl) for case in PPO]
+    measurements = [_ppo(case, trl) for case in PPO]
     for reward in REWARD:
         workers = [
             Worker("ours", layouts, arguments=("shared",)),
             Worker("K separate passes", layouts, arguments=("separate",)),
             Worker("TRL's RewardTrainer, all pairs", "tests.benchmarks.reward.peer"),
         ]
-        found.append(Measurement(reward, workers, lambda _, c=reward: reward_flops(c)))  # type: ignore[misc]
+        measurements.append(Measurement(reward, workers, lambda _, c=reward: reward_flops(c)))  # type: ignore[misc]
     for sampling in SAMPLING:
         workers = [
             Worker("ours", "tests.benchmarks.sampling.ours"),
             Worker("transformers' generate", "tests.benchmarks.sampling.peer"),
         ]
-        found.append(
+        measurements.append(
             Measurement(sampling, workers, lambda row, c=sampling: sampling_flops(c, row["tokens"]))  # type: ignore[misc]
         )
-    found += [_ppo(case, trl) for case in LARGE]
-    return found + [_ppo(case) for case in ALONE]
+    measurements += [_ppo(case, trl) for case in LARGE]
+    return measurements + [_ppo(case) for case in ALONE]
 
 
 def _ppo(case: Case, trl: Path | None = None) -> Measurement:
@@ -131,10 +137,10 @@ def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
     give_back_freed_memory()
     rows = alternate([*one.workers, PRODUCT], folder, pairs=pairs, warm_up=one.warm_up)
     names = [worker.name for worker in one.workers]
-    mine, product = rows["ours"], rows[PRODUCT.name]
+    own, product = rows["ours"], rows[PRODUCT.name]
     shares = [
         one.flops(row) / row["cpu_s"] / (beside["gflops"] * 1e9)
-        for row, beside in zip(mine, product, strict=True)
+        for row, beside in zip(own, product, strict=True)
     ]
     return {
         "case": one.case.name,
@@ -144,7 +150,7 @@ def measure(one: Measurement, folder: Path, pairs: int) -> dict[str, Any]:
         "times_the_wall": {name: ratio(rows, "ours", name, "wall_s") for name in names[1:]},
         "cpu_s": {name: _median(rows[name], "cpu_s") for name in names},
         "peak_mib": {name: max(row["peak_mib"] for row in rows[name]) for name in names},
-        "phases_s": {key: _median(mine, key) for key in mine[0] if key.startswith("time/")},
+        "phases_s": {key: _median(own, key) for key in own[0] if key.startswith("time/")},
         "product_gflops": _median(product, "gflops"),
         "product_best_gflops": max(row["best_gflops"] for row in product),
         "useful_share_of_product": statistics.median(shares),
@@ -169,7 +175,7 @@ def main(
     """
     torch.set_num_threads(1)
     path = out / "benchmark.json"
-    found = {} if not path.is_file() else _by_name(json.loads(path.read_text())["cases"])
+    measured = {} if not path.is_file() else _cases_by_name(json.loads(path.read_text())["cases"])
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of tiny files being written
     large = {case.name for case in LARGE + ALONE}
     chosen = [
@@ -180,27 +186,27 @@ def main(
     for turn, (number, one) in enumerate(chosen, start=1):
         name = one.case.name
         print(f"[{turn}/{len(chosen)}] {name} ...", flush=True)
-        found[name] = measure(one, out / f"case{number}", pairs)
-        _write(found, path)
-        for peer, ratios in found[name]["times_the_cpu"].items():
+        measured[name] = measure(one, out / f"case{number}", pairs)
+        _write(measured, path)
+        for peer, ratios in measured[name]["times_the_cpu"].items():
             print(f"    {peer}: {ratios['median']:.2f} times the CPU seconds", flush=True)
     print(path)
 
 
-def _by_name(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _cases_by_name(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {case["case"]: case for case in cases}
 
 
-def _write(found: Mapping[str, dict[str, Any]], path: Path) -> None:
+def _write(measured: Mapping[str, dict[str, Any]], path: Path) -> None:
     about = {
         "date": date.today().isoformat(),
         "machine": get_cpu_info().get("brand_raw") or platform.machine(),
         "torch": torch.__version__,
         "threads": 1,
     }
-    cases = sorted(found.values(), key=lambda case: NAMES.index(case["case"]))
-    told = json.dumps({"about": about, "cases": cases}, indent=2)
-    path.write_text(told + "\n", encoding="utf-8")
+    cases = sorted(measured.values(), key=lambda case: NAMES.index(case["case"]))
+    text = json.dumps({"about": about, "cases": cases}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
     draw(cases, path.with_suffix(".svg"))
 
 

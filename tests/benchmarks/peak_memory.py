@@ -18,21 +18,31 @@ import typer
 from tests.benchmarks.alternate import Worker, alternate
 from tests.benchmarks.cases import SMOLLM2, Case, make_policy
 
-LORA = Case("memory", SMOLLM2, episodes=8, minibatch=8, micro=2, response_limit=16,
-            mean_response=None, shortest_prompt=16, longest_prompt=16, lora_rank=16)  # fmt: skip
+LORA = Case(
+    "memory",
+    SMOLLM2,
+    episodes=8,
+    minibatch=8,
+    micro=2,
+    response_limit=16,
+    mean_response=None,
+    shortest_prompt=16,
+    longest_prompt=16,
+    lora_rank=16,
+)
 OURS, TRL = "tests.benchmarks.ppo.ours", "tests.benchmarks.ppo.peer"
 WAYS: dict[str, tuple[Case, str]] = {
     "LoRA, joint": (replace(LORA, models="joint"), OURS),
     "LoRA, joint, sampled merged": (replace(LORA, models="joint", merged=True), OURS),
-    "LoRA, four sets on one trunk": (replace(LORA, one_trunk=True), OURS),
-    "the same, no first pass kept": (replace(LORA, one_trunk=True, first_pass=False), OURS),
+    "LoRA, four adapters on one backbone": (replace(LORA, one_backbone=True), OURS),
+    "the same, no first pass kept": (replace(LORA, one_backbone=True, first_pass=False), OURS),
     "LoRA, TRL 1.12.0": (LORA, TRL),
     "full, TRL 1.12.0": (replace(LORA, lora_rank=None), TRL),
 }
 
 
 def peak_mib(name: str, folder: Path, trl: Path) -> float:
-    """Of one way."""
+    """Return the peak of one way."""
     case, module = WAYS[name]
     folder.mkdir(parents=True, exist_ok=True)
     case.write(folder / "case.json")
@@ -48,17 +58,17 @@ def main(
     trl: Annotated[Path, typer.Option(help="The folder that TRL 1.12.0 was installed into.")],
     only: Annotated[str, typer.Option(help="Ways whose name contains this.")] = "",
 ) -> None:
-    """Measure what is asked for, and print a table of all that was."""
+    """Measure the ways that are named, and print a table of all."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "memory.json"
-    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    peaks: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     for number, name in enumerate(WAYS):
         if only in name:
-            found[name] = peak_mib(name, out / f"way{number}", trl)
-            path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    for name, mib in found.items():
+            peaks[name] = peak_mib(name, out / f"way{number}", trl)
+            path.write_text(json.dumps(peaks, indent=2) + "\n", encoding="utf-8")
+    for name, mib in peaks.items():
         against = ", ".join(
-            f"{mib / found[peer]:.2f} of {peer}" for peer in WAYS if "TRL" in peer and peer in found
+            f"{mib / peaks[peer]:.2f} of {peer}" for peer in WAYS if "TRL" in peer and peer in peaks
         )
         print(f"{name}: {mib:,.0f} MiB   {against}")
 

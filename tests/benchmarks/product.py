@@ -1,4 +1,4 @@
-"""What a core makes of one large matrix product:  python -m tests.benchmarks.product FOLDER.
+"""The speed of a core at one large matrix product:  python -m tests.benchmarks.product FOLDER.
 
 It takes its turn beside the steps whose arithmetic is held against it, so that a core which slows
 down under a neighbour's load does so for both. A moment's best is up to a fifth above what the
@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.worker import Meter, step_protocol
 
 SIDE = 1024  # of square float32 matrices
 SECONDS = 3.0  # a turn
@@ -17,11 +17,11 @@ SECONDS = 3.0  # a turn
 
 def main() -> None:
     """Turns until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     left, right, out = torch.randn(3, SIDE, SIDE).unbind()
-    tell({"ready": True})
-    while asked():
+    send({"ready": True})
+    while wait_for_go():
         meter, best, products = Meter(), 0.0, 0
         begun = time.process_time()
         while time.process_time() - begun < SECONDS:
@@ -30,7 +30,7 @@ def main() -> None:
             best = max(best, _gflops(1, time.process_time() - started))
             products += 1
         took = meter.read()
-        tell({**took, "gflops": _gflops(products, took["cpu_s"]), "best_gflops": best})
+        send({**took, "gflops": _gflops(products, took["cpu_s"]), "best_gflops": best})
 
 
 def _gflops(products: int, seconds: float) -> float:

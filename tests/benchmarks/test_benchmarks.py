@@ -7,7 +7,7 @@ import torch
 
 from tests.benchmarks.alternate import Worker, alternate, ratio
 from tests.benchmarks.cases import END, PAD, Case, Shape, load_policy_of, make_policy, prompts
-from tests.benchmarks.flops import trunk
+from tests.benchmarks.flops import backbone
 from tests.benchmarks.reward.case import RewardCase
 
 TINY = Shape(vocabulary=200, hidden=32, inner=64, layers=2, heads=4, kv_heads=2)
@@ -27,7 +27,7 @@ def test_responses_end_as_often_as_the_mean_length_asks(tmp_path: Path):
 def test_the_trunk_is_counted_as_transformers_counts_it(tmp_path: Path):
     make_policy(Case("tiny", TINY), tmp_path)
     layers = load_policy_of(tmp_path).model.layers
-    assert trunk(TINY) == sum(p.numel() for p in layers.parameters() if p.dim() == 2)
+    assert backbone(TINY) == sum(p.numel() for p in layers.parameters() if p.dim() == 2)
 
 
 def test_ratios_are_taken_pair_by_pair():

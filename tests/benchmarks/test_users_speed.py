@@ -1,4 +1,4 @@
-"""How much faster 32 users are in one batch than one after another, on real bases.
+"""The speed of 32 users in one batch against one after another, on real bases.
 
 python -m pytest -m bench tests/benchmarks/test_users_speed.py -s
 """
@@ -42,18 +42,23 @@ def test_32_users_in_one_batch_are_five_times_as_fast_as_one_after_another(base,
         }
         store.put(f"u{user}", UserAdapter(start.config, moved))
     names = store.names()
-    asked = [prompt_ids(tokenizer, f"Say something about the number {n}.") for n in range(USERS)]
+    prompts = [prompt_ids(tokenizer, f"Say something about the number {n}.") for n in range(USERS)]
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=tokens, batch_size=USERS)
 
     def rate(groups: list[list[int]]) -> tuple[float, list[list[int]]]:
         """Tokens a second, and the answers, where each group is one call."""
-        began, said = time.perf_counter(), []
+        began, responses = time.perf_counter(), []
         for group in groups:
-            said += generate_for_users(
-                model, tokenizer, store, [asked[n] for n in group], sampling,
-                users=[names[n] for n in group], generator=torch.Generator(),
-            )  # fmt: skip
-        answers = [one.ids for one in said]
+            responses += generate_for_users(
+                model,
+                tokenizer,
+                store,
+                [prompts[n] for n in group],
+                sampling,
+                users=[names[n] for n in group],
+                generator=torch.Generator(),
+            )
+        answers = [one.ids for one in responses]
         return sum(map(len, answers)) / (time.perf_counter() - began), answers
 
     rate([[0]])  # what is only paid once

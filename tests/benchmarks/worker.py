@@ -1,4 +1,4 @@
-"""What every measured process does: wait for "go", do one step, tell what it took.
+"""The protocol of every measured process: wait for "go", do one step, send its cost.
 
 It speaks JSON lines on its first standard output; what libraries print goes to stderr. Two such
 processes are driven in turn (`alternate.py`), so that a busy machine is equally busy for both.
@@ -17,8 +17,8 @@ import torch
 from stages.distributed.memory import keep_freed_memory
 
 
-def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
-    """`tell` a line to the driver; `asked` waits for the next "go" (False: it is over).
+def step_protocol() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
+    """Return `send`, a line to the driver, and `wait_for_go` (False: it is over).
 
     Where there is no GPU, every such process keeps freed memory, ours and the peers': what the
     kernel takes to hand out pages anew is the machine's, and much on a virtual one.
@@ -28,13 +28,13 @@ def told_steps() -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(row: dict[str, Any]) -> None:
+    def send(row: dict[str, Any]) -> None:
         print(json.dumps(row), file=lines, flush=True)
 
-    def asked() -> bool:
+    def wait_for_go() -> bool:
         return sys.stdin.readline().strip() == "go"
 
-    return tell, asked
+    return send, wait_for_go
 
 
 class Meter:
@@ -52,7 +52,7 @@ class Meter:
         if on_gpu:
             torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
-        found = {
+        row = {
             "wall_s": wall - self._wall,
             "cpu_s": cpu - self._cpu,
             "peak_mib": torch.cuda.max_memory_allocated() / 2**20
@@ -60,4 +60,4 @@ class Meter:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         self._wall, self._cpu = time.perf_counter(), time.process_time()
-        return found
+        return row

@@ -26,7 +26,7 @@ SIZES = {"demonstrations": 24, "ranking_prompts": 6, "ppo_prompts": 16, "validat
 def experiment(folder: Path, epochs: int = 6) -> Path:
     """A config whose fine-tuning takes seconds: six steps and a checkpoint an epoch."""
     ppo = {"episodes": 64, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
-           "sampling": {"max_new_tokens": 6, "batch_size": 8}, "guards": {"action": "warn"},
+           "sampling": {"max_new_tokens": 6, "batch_size": 8}, "health": {"action": "warn"},
            "checkpoint_every": 1}  # fmt: skip
     settings = {
         "name": "launched", "model": "quickstart",

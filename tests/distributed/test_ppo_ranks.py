@@ -227,11 +227,13 @@ def watched(world: World, out: Path) -> list[dict[str, float]]:
     def length(_: Sequence[Prompt], said: Sequence[str], ended: Sequence[bool]) -> list[float]:
         return [len(text) + float(over) for text, over in zip(said, ended, strict=True)]
 
-    config = tiny_config(gold={"by": "judge", "every": 2, "num_prompts": 5}, episodes=16)
+    config = tiny_config(
+        overoptimization={"gold_reward": "judge", "every": 2, "num_prompts": 5}, episodes=16
+    )
     judge = WinRate(length, PROMPTS[:5], world[0], config.sampling, 0)
     steps: list[Step] = []
     train(world, out, config, steps.append, gold=GoldReward(judge, PROMPTS[:5]))
-    return [dict(step.metrics) for step in steps if "ppo/gold" in step.metrics]
+    return [dict(step.metrics) for step in steps if "ppo/gold_score" in step.metrics]
 
 
 @pytest.mark.distributed
@@ -241,4 +243,6 @@ def test_a_second_opinion_may_load_a_model_of_its_own(
 ) -> None:
     alone = watched(world, tmp_path / "one")
     found = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
-    assert [step["ppo/gold"] for step in found[0]] == [step["ppo/gold"] for step in alone]
+    assert [step["ppo/gold_score"] for step in found[0]] == [
+        step["ppo/gold_score"] for step in alone
+    ]

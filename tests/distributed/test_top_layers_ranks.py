@@ -11,8 +11,8 @@ from tests.stages.tiny_ppo import tiny_world
 
 World = tuple[Path, Path]
 TOP: dict[str, Any] = {"adaptation": {"family": "full", "top_layers": 1}, "inner_epochs": 2}
-PLAIN = {"kept": {"lower_layers": False}}
-FIRST = {"kept": {"first_pass": True}, "minibatch": 8}
+PLAIN = {"cached": {"lower_layers": False}}
+FIRST = {"cached": {"first_forward": True}, "minibatch": 8}
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,8 @@ def write_run(folder: Path) -> None:
                 "ppo/score": 0.1 * i,
                 "ppo/kl_nats": 0.2 * i,
                 "ppo/eos_rate": None,
-                "ppo/gold": 0.1 * i,
-                "ppo/gold_proxy": 0.2 * i,
+                "ppo/gold_score": 0.1 * i,
+                "ppo/proxy_score": 0.2 * i,
                 "ppo/gold_kl_nats": 0.2 * i,
             }
             for i in range(1, 10)

@@ -103,7 +103,14 @@ def test_every_setting_of_a_training_stage_is_written_out(size: str) -> None:
     """A default that changes must not change a preset."""
     written = yaml.safe_load((ROOT / f"configs/instructgpt/{size}.yaml").read_text())
     config = preset(size)
-    left_to_us = {"adaptation", "trainer", "checkpoint_every", "guards", "validation", "gold"}
+    left_to_us = {
+        "adaptation",
+        "trainer",
+        "checkpoint_every",
+        "health",
+        "validation",
+        "overoptimization",
+    }
     for name, ours in (
         ("sft", config.sft),
         ("reward", config.reward),

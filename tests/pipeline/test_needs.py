@@ -31,7 +31,7 @@ from stages.adapters.config import (
     Restricted,
 )
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
-from stages.ppo.config import Separate
+from stages.ppo.config import SeparateModels
 from tests.reward_models.tiny import (
     WORDS,
     tiny_base,
@@ -175,7 +175,7 @@ def test_joint_passes_take_the_critic_and_the_reward_model_away(
     sizes, joint = lengths(config), jointly(config, adaptation)
     assert joint.ppo is not None
     apart = joint.model_copy(
-        update={"ppo": joint.ppo.model_copy(update={"models": Separate()}), "ppo_ptx": None}
+        update={"ppo": joint.ppo.model_copy(update={"models": SeparateModels()}), "ppo_ptx": None}
     )
     (four,) = (one for one in demands(apart, sizes) if one.memory.stage == "ppo")
     (two,) = (one for one in demands(joint, sizes) if one.memory.stage == "ppo")
@@ -263,7 +263,7 @@ def settings(folder: Path) -> dict[str, object]:
     ppo = {
         "episodes": 16, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
         "micro_batch_size": 4,  # else the least is foretold, and what is free is used
-        "sampling": {"max_new_tokens": 30, "batch_size": 8}, "guards": {"action": "warn"},
+        "sampling": {"max_new_tokens": 30, "batch_size": 8}, "health": {"action": "warn"},
     }  # fmt: skip
     mix = {"examples_per_episode": 1, "tokens_per_example": 128}
     return {

@@ -24,7 +24,7 @@ def page(run: Path, rows: dict[str, list[dict[str, float]]]) -> str:
 def test_every_rounds_policy_has_its_panel_where_a_gold_reward_was_measured(tmp_path: Path) -> None:
     (tmp_path / "sample-2").mkdir()
     rows = [
-        {"step": n, "total": 3, "ppo/gold": 0.5 - 0.1 * n, "ppo/gold_proxy": 0.3 * n}
+        {"step": n, "total": 3, "ppo/gold_score": 0.5 - 0.1 * n, "ppo/proxy_score": 0.3 * n}
         | {"ppo/gold_kl_nats": float(n * n)}
         for n in range(4)
     ]
@@ -37,7 +37,15 @@ def test_every_rounds_policy_has_its_panel_where_a_gold_reward_was_measured(tmp_
 
 
 def test_a_single_measurement_makes_no_curve(tmp_path: Path) -> None:
-    rows = [{"step": 0, "total": 1, "ppo/gold": 0.5, "ppo/gold_proxy": 0.1, "ppo/gold_kl_nats": 0}]
+    rows = [
+        {
+            "step": 0,
+            "total": 1,
+            "ppo/gold_score": 0.5,
+            "ppo/proxy_score": 0.1,
+            "ppo/gold_kl_nats": 0,
+        }
+    ]
     assert GOLD_PANEL not in page(tmp_path, {"ppo": rows})
 
 

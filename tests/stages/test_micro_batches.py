@@ -182,7 +182,7 @@ def test_too_little_memory_is_told_and_tried(
 
 
 def test_first_passes_are_kept_only_where_all_of_them_fit(world: World) -> None:
-    run = tiny_run(world, tiny_config(**AUTO, kept={"first_pass": True}))
+    run = tiny_run(world, tiny_config(**AUTO, cached={"first_forward": True}))
     assert run.keeps_first_forward
     run.micro = MicroBatch(4, 8)
     assert not run.keeps_first_forward

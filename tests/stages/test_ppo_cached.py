@@ -63,7 +63,7 @@ def one_trunk(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def config_of(family: str, kept: dict[str, bool], **changes: Any) -> PPOConfig:
-    return tiny_config(adaptation=FAMILIES[family], kept=kept, **changes)
+    return tiny_config(adaptation=FAMILIES[family], cached=kept, **changes)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -139,8 +139,8 @@ WHOLE = {"minibatch": 8}  # one minibatch is the rollout
 def test_going_back_through_the_first_pass_trains_what_another_pass_would(
     world: World, tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
-    again = config_of(family, {"first_pass": False}, **WHOLE | changes)
-    kept = config_of(family, {"first_pass": True}, **WHOLE | changes)
+    again = config_of(family, {"first_forward": False}, **WHOLE | changes)
+    kept = config_of(family, {"first_forward": True}, **WHOLE | changes)
     mine = metrics_of(world, tmp_path / "kept", kept)
     assert_same_course(mine, metrics_of(world, tmp_path / "again", again))
     assert_alike(tmp_path / "kept", tmp_path / "again")
@@ -150,7 +150,7 @@ def test_going_back_through_the_first_pass_trains_what_another_pass_would(
 def test_where_passes_are_cut_alike_the_gradients_are_the_same_bits(world: World) -> None:
     found = []
     for keep in (True, False):
-        run = tiny_run(world, config_of("full", {"first_pass": keep}, **WHOLE))
+        run = tiny_run(world, config_of("full", {"first_forward": keep}, **WHOLE))
         rollout, forwards = evaluate(
             run.models, rolled(run), temperature=1.0, batch_size=2, keep_graphs=keep
         )
@@ -166,7 +166,7 @@ def test_where_passes_are_cut_alike_the_gradients_are_the_same_bits(world: World
 def test_a_value_heads_first_pass_is_kept_too(one_trunk: World, tmp_path: Path, kind: str) -> None:
     courses = []
     for name, first_pass in (("kept", True), ("again", False)):
-        kept, changes = {"first_pass": first_pass}, WHOLE | {"models": {"kind": kind}}
+        kept, changes = {"first_forward": first_pass}, WHOLE | {"models": {"kind": kind}}
         courses.append(metrics_of(one_trunk, tmp_path / name, config_of("lora", kept, **changes)))
     assert_same_course(*courses)
     assert_alike(tmp_path / "kept", tmp_path / "again")
@@ -175,7 +175,7 @@ def test_a_value_heads_first_pass_is_kept_too(one_trunk: World, tmp_path: Path, 
 def test_the_first_epoch_makes_no_pass_of_its_own(world: World) -> None:
     calls = []
     for first_pass in (False, True):
-        run = tiny_run(world, config_of("full", {"first_pass": first_pass}, **WHOLE))
+        run = tiny_run(world, config_of("full", {"first_forward": first_pass}, **WHOLE))
         passes = Passes(run.models)
         iterated(run)
         calls.append(passes.seen)
@@ -191,8 +191,8 @@ def test_several_minibatches_are_read_anew_and_that_is_said(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, first_pass in (("on", True), ("off", False)):
-        train(world, tmp_path / name, config_of("full", {"first_pass": first_pass}))
-        said = "kept.first_pass has no effect: it takes one minibatch a rollout" in caplog.text
+        train(world, tmp_path / name, config_of("full", {"first_forward": first_pass}))
+        said = "cached.first_forward has no effect: it takes one minibatch a rollout" in caplog.text
         assert said is first_pass
         caplog.clear()
     assert_alike(tmp_path / "on", tmp_path / "off", exact=True)
@@ -212,7 +212,7 @@ def test_several_minibatches_are_read_anew_and_that_is_said(
 def test_lower_layers_computed_once_train_what_computing_them_anew_does(
     world: World, tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
-    once = config_of(family, {"lower_layers": True, "first_pass": True}, **changes)
+    once = config_of(family, {"lower_layers": True, "first_forward": True}, **changes)
     anew = config_of(family, {"lower_layers": False}, **changes)
     mine = metrics_of(world, tmp_path / "once", once)
     assert_same_course(mine, metrics_of(world, tmp_path / "anew", anew))
@@ -281,7 +281,7 @@ def test_a_role_on_other_weights_reads_its_own(world: World) -> None:
 def test_an_interrupted_run_that_keeps_everything_ends_bit_equal(
     world: World, tmp_path: Path
 ) -> None:
-    kept = {"first_pass": True, "lower_layers": True}
+    kept = {"first_forward": True, "lower_layers": True}
     config = config_of("top_layers", kept, **PARTS | WHOLE)
     whole = metrics_of(world, tmp_path / "whole", config)
     with pytest.raises(PowerCutError):

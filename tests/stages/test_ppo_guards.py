@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def guarded(limits: dict[str, Any], **changes: Any) -> PPOConfig:
     """A run that stops for these limits only."""
-    return tiny_config(**{"guards": {"action": "stop", **OFF, **limits}, **changes})
+    return tiny_config(**{"health": {"action": "stop", **OFF, **limits}, **changes})
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def guarded(limits: dict[str, Any], **changes: Any) -> PPOConfig:
         (
             {"max_length_growth": 1.2},
             {**WILD, "missing_eos_score": 20.0, "sampling": {"max_new_tokens": 16}},
-            r"ppo/length_growth is 1\..*above guards.max_length_growth.*favours length",
+            r"ppo/length_growth is 1\..*above health.max_length_growth.*favours length",
         ),
         (
             {"min_eos_rate": 0.02},
             {**WILD, "missing_eos_score": 20.0},
-            r"ppo/eos_rate is 0, below guards.min_eos_rate.*missing_eos_score",
+            r"ppo/eos_rate is 0, below health.min_eos_rate.*missing_eos_score",
         ),
         (
             {"min_entropy_nats": 0.3},
@@ -104,7 +104,7 @@ def test_a_policy_that_is_read_otherwise_in_training_is_stopped_at_the_first_min
         return honest(replace(read, old_BT=read.old_BT - 0.001 * read.episodes.response_BT), *args)
 
     monkeypatch.setattr(ppo, "experience", drifting)
-    back = tiny_config(guards={"action": "rollback"})
+    back = tiny_config(health={"action": "rollback"})
     with pytest.raises(UnhealthyRunError, match=r"iteration 1: at the first .* is off 1 by 0.001"):
         train(world, tmp_path, back)  # no smaller step would mend it, so nothing is taken back
 
@@ -131,7 +131,7 @@ def test_scores_and_gradients_that_are_not_finite_stop_the_run_before_a_step(
 CAREFUL = {
     **WILD,
     "episodes": 8 * 8,
-    "guards": {
+    "health": {
         **OFF,
         "max_kl_nats_per_token": 0.1,
         "action": "rollback",
@@ -182,17 +182,17 @@ def test_a_run_that_is_killed_after_a_rollback_ends_bit_equal(
 def test_rollbacks_are_bounded_and_the_last_word_names_the_settings(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    guards = CAREFUL["guards"] | {"rollback": {"times": 1, "learning_rate_factor": 0.99}}
+    guards = CAREFUL["health"] | {"rollback": {"times": 1, "learning_rate_factor": 0.99}}
     with pytest.raises(
         UnhealthyRunError, match=r"\(after 1 rollbacks, .* learning_rate 0.0495 or less and kl.coef"
     ):
-        train(world, tmp_path, tiny_config(**CAREFUL | {"guards": guards}))
+        train(world, tmp_path, tiny_config(**CAREFUL | {"health": guards}))
 
 
 @pytest.mark.parametrize(
     ("guards", "message"),
     [
-        ({"action": "stop", "rollback": {"times": 1}}, "guards.action is 'stop'; expected roll"),
+        ({"action": "stop", "rollback": {"times": 1}}, "health.action is 'stop'; expected roll"),
         (
             {"action": "rollback", "rollback": {"learning_rate_factor": 1.0, "kl_factor": 1.0}},
             "are both 1",
@@ -201,4 +201,4 @@ def test_rollbacks_are_bounded_and_the_last_word_names_the_settings(
 )
 def test_a_rollback_without_effect_is_refused(guards: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny_config(guards=guards)
+        tiny_config(health=guards)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages.generation.generate import Sampled
-from stages.ppo.config import Guards
+from stages.ppo.config import HealthChecks
 from stages.ppo.health import (
     Means,
     UnhealthyRunError,
@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_a_healthy_iteration_raises_no_alarm() -> None:
-    assert alarms(HEALTHY, Guards()) == []
+    assert alarms(HEALTHY, HealthChecks()) == []
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_a_healthy_iteration_raises_no_alarm() -> None:
     ],
 )
 def test_an_alarm_names_the_metric_and_the_setting(metric: str, value: float, setting: str) -> None:
-    (alarm,) = alarms(HEALTHY | {metric: value}, Guards())
+    (alarm,) = alarms(HEALTHY | {metric: value}, HealthChecks())
     assert metric in alarm
     assert setting in alarm
 
 
 def test_a_kl_that_is_negative_by_chance_is_no_alarm() -> None:
     by_chance = {"ppo/kl_nats": -0.3, "ppo/kl_standard_error_nats": 0.2}
-    assert alarms(HEALTHY | by_chance, Guards()) == []
+    assert alarms(HEALTHY | by_chance, HealthChecks()) == []
 
 
 def test_the_first_ratio_may_be_off_by_rounding_only() -> None:

@@ -13,8 +13,8 @@ from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train
 
 World = tuple[Path, Path]
-FAST: dict[str, Any] = {"packed": True, "kept": {"lower_layers": True}}
-SLOW: dict[str, Any] = {"packed": False, "kept": {"lower_layers": False}}
+FAST: dict[str, Any] = {"packed": True, "cached": {"lower_layers": True}}
+SLOW: dict[str, Any] = {"packed": False, "cached": {"lower_layers": False}}
 SPEED_UPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "packed": ({"packed": True}, {"packed": False}),
     "packed, by memory": (
@@ -26,8 +26,8 @@ SPEED_UPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         SLOW | {"adaptation": {"family": "full", "top_layers": 1}},
     ),
     "first pass kept": (
-        {"packed": True, "kept": {"first_pass": True}, "minibatch": 16},
-        {"packed": False, "kept": {"first_pass": False}, "minibatch": 16},
+        {"packed": True, "cached": {"first_forward": True}, "minibatch": 16},
+        {"packed": False, "cached": {"first_forward": False}, "minibatch": 16},
     ),
 }
 

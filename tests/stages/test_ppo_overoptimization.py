@@ -10,13 +10,13 @@ from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.generation.score import score_responses
 from stages.models import load_tokenizer, tokenizer_hash
-from stages.ppo.config import GoldCurve
+from stages.ppo.config import Overoptimization
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step, silent
 from tests.stages.test_ppo_resume import assert_same_result
 from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
 
-RULE = {"by": "a test", "every": 2, "num_prompts": 6}
+RULE = {"gold_reward": "a test", "every": 2, "num_prompts": 6}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,16 @@ def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_chan
         asked.append((list(prompts), list(responses), list(ended)))
         return [float(len(response.split())) for response in responses]
 
-    config = tiny_config(gold=RULE, episodes=40, learning_rate=0.01)
+    config = tiny_config(overoptimization=RULE, episodes=40, learning_rate=0.01)
     steps: list[Step] = []
     train(world, tmp_path / "marked", config, steps.append, gold=GoldReward(judge, PROMPTS[:6]))
-    found = [step for step in steps if "ppo/gold" in step.metrics]
+    found = [step for step in steps if "ppo/gold_score" in step.metrics]
     assert [step.done for step in found] == [0, 2, 4, 5]
     assert all(prompts == PROMPTS[:6] for prompts, _, _ in asked)
     assert found[0].metrics["ppo/gold_kl_nats"] == 0.0
     for step, (_, responses, _) in zip(found, asked, strict=True):
         mean = sum(len(text.split()) for text in responses) / 6
-        assert step.metrics["ppo/gold"] == pytest.approx(mean)
+        assert step.metrics["ppo/gold_score"] == pytest.approx(mean)
     train(world, tmp_path / "plain", tiny_config(episodes=40, learning_rate=0.01))
     assert_same_result(tmp_path / "marked", tmp_path / "plain")
 
@@ -55,7 +55,7 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     reward, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])
     reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(tmp_path / "second", tokenizer)
-    rule = GoldCurve(by=str(tmp_path / "second"), num_prompts=4)
+    rule = Overoptimization(gold_reward=str(tmp_path / "second"), num_prompts=4)
     gold = gold_reward(rule, PROMPTS, world[0], tiny_config().sampling, 0)
     assert gold is not None
     assert gold.prompts == PROMPTS[:4]
@@ -64,9 +64,9 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     assert found == score_responses(reward, tokenizer, PROMPTS[:4], said, ended=ended)
     assert len(set(found)) == 4
     steps: list[Step] = []
-    config = tiny_config(gold=RULE, episodes=16)
+    config = tiny_config(overoptimization=RULE, episodes=16)
     train(world, tmp_path / "out", config, steps.append, gold=gold)
-    told = [step.metrics for step in steps if "ppo/gold" in step.metrics]
+    told = [step.metrics for step in steps if "ppo/gold_score" in step.metrics]
     assert len(told) == 2
     assert all(0 <= step[name] <= 1 for step in told for name in ("ppo/win_rate", "ppo/toxicity"))
 
@@ -74,8 +74,8 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
 def test_a_gold_rule_without_anybody_to_ask_is_refused(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="gold is set, but there is no gold set to read"):
-        train(world, tmp_path, tiny_config(gold=RULE), silent)
+    with pytest.raises(ValueError, match="overoptimization is set, but there is no input"):
+        train(world, tmp_path, tiny_config(overoptimization=RULE), silent)
     assert gold_reward(None, PROMPTS, world[0], tiny_config().sampling, 0) is None
 
 

@@ -132,7 +132,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.5,
         "kl": {"kind": "adaptive", "coefficient": 0.01, "target_nats": 1.0},
         "pretraining": {"coefficient": 0.1, "examples_per_episode": 1.0, "tokens_per_example": 8},
-        "gold": {"by": "judge", "every": 2, "num_prompts": 3},
+        "overoptimization": {"gold_reward": "judge", "every": 2, "num_prompts": 3},
         "adaptation": {"family": "full", "top_layers": 1},
         "responses_per_prompt": 2,
     },
@@ -143,7 +143,7 @@ def judged(config: PPOConfig) -> GoldReward | None:
     def lengths(_: Any, responses: Any, __: Any) -> list[float]:
         return [float(len(response)) for response in responses]
 
-    return GoldReward(lengths, PROMPTS[:3]) if config.gold is not None else None
+    return GoldReward(lengths, PROMPTS[:3]) if config.overoptimization is not None else None
 
 
 def wild(**changes: Any) -> PPOConfig:
@@ -154,7 +154,7 @@ def wild(**changes: Any) -> PPOConfig:
         "ema_decay": None,
         "episodes": 8 * 14,
         "validation": {"every": 1},
-        "guards": {
+        "health": {
             **OFF,
             "max_kl_nats_per_token": 0.15,
             "action": "rollback",
@@ -168,7 +168,7 @@ def wild(**changes: Any) -> PPOConfig:
 def test_after_a_rollback_every_state_is_that_of_a_run_restored_from_the_checkpoint(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    config = wild(**KINDS[kind], episodes=8 * 9, guards={"action": "rollback"})
+    config = wild(**KINDS[kind], episodes=8 * 9, health={"action": "rollback"})
     iterations = iter(range(100))
     monkeypatch.setattr(health, "alarms", lambda *_: ["alarm"] * (next(iterations) == 7))
     states = watched(monkeypatch, tmp_path / "run")
@@ -183,7 +183,7 @@ def test_after_a_rollback_every_state_is_that_of_a_run_restored_from_the_checkpo
 def test_a_run_that_was_killed_is_restored_to_the_state_it_saved(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    config = wild(**KINDS[kind], guards={"action": "warn"})
+    config = wild(**KINDS[kind], health={"action": "warn"})
     saved: list[dict[str, Any]] = []
     save = PPORun.save
 
@@ -212,7 +212,7 @@ def test_a_gradient_that_was_not_finite_is_gone_after_the_rollback(
 
     monkeypatch.setattr(ppo, "iterate", once)
     guards = {**OFF, "action": "rollback"}
-    steps = metrics_of(world, tmp_path, tiny_config(guards=guards, episodes=40))
+    steps = metrics_of(world, tmp_path, tiny_config(health=guards, episodes=40))
     assert [step["ppo/rollbacks"] for step in steps] == [0, 0, 1, 1, 1]
 
 
@@ -263,7 +263,7 @@ def test_an_iteration_with_an_alarm_is_never_the_result(
     world: World, tmp_path: Path, every: int
 ) -> None:
     guards = {"action": "warn", **OFF, "max_kl_nats_per_token": 0.1}
-    config = wild(guards=guards, validation={"every": every}, episodes=8 * 10)
+    config = wild(health=guards, validation={"every": every}, episodes=8 * 10)
     end, rows = rows_of(world, tmp_path, config)
     healthy = {r["step"] for r in rows if r.get("ppo/kl_nats_per_token", 0.0) <= 0.1}
     assert healthy < {row["step"] for row in rows}

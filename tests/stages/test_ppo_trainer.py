@@ -278,9 +278,9 @@ def test_a_reward_model_of_another_tokenizer_is_refused(
 @pytest.mark.parametrize(
     ("changes", "given", "message"),
     [
-        ({"pretraining": PTX}, {}, "pretraining is set, but there is no pretraining set"),
+        ({"pretraining": PTX}, {}, "pretraining is set, but there is no input"),
         ({}, {"pretraining": TEXTS}, "pretraining is not set, so it would have no effect"),
-        ({"validation": {}}, {}, "validation is set, but there is no validation set"),
+        ({"validation": {}}, {}, "validation is set, but there is no input"),
         ({}, {"prompts": []}, "there is no prompt to train on"),
         ({"pretraining": PTX}, {"pretraining": ["w1"]}, "has 2 tokens, expected at least"),
         ({"sampling": {"max_new_tokens": 64}}, {}, "has 64 positions"),
@@ -318,6 +318,6 @@ def test_a_guard_stops_the_run_or_warns(
 ) -> None:
     strict = {"action": "stop", "min_eos_rate": 1.0}
     with pytest.raises(UnhealthyRunError, match=r"iteration 1: ppo/eos_rate .*missing_eos_score"):
-        train(world, tmp_path / "stop", tiny_config(guards=strict))
-    train(world, tmp_path / "warn", tiny_config(guards=strict | {"action": "warn"}))
+        train(world, tmp_path / "stop", tiny_config(health=strict))
+    train(world, tmp_path / "warn", tiny_config(health=strict | {"action": "warn"}))
     assert "missing_eos_score" in caplog.text

@@ -64,7 +64,7 @@ def tiny_config(**changes: Any) -> PPOConfig:
         "critic_learning_rate": 1e-3,
         "warmup_iterations": 1,
         "sampling": {"max_new_tokens": 6, "batch_size": 8},
-        "guards": {"action": "warn"},
+        "health": {"action": "warn"},
         "checkpoint_every": 2,
     }
     return PPOConfig.model_validate(settings | changes)

@@ -11,7 +11,7 @@ from reward_models.model import RewardModel
 from stages.adapters.config import Full, LoRA
 from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from stages.ppo.config import FixedKL, Joint, Kept, OwnRollouts, PPOConfig, Separate
+from stages.ppo.config import Cached, FixedKL, JointModels, OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import load_models
 from stages.ppo.ppo import iterate
@@ -19,16 +19,16 @@ from stages.ppo.run import PPORun
 from stages.reward.config import RewardConfig
 from stages.reward.train import new_reward_model
 from tests.benchmarks.cases import Case, prompts
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 def settings(case: Case) -> PPOConfig:
     """The case in this project's words."""
-    models = {"separate": Separate(), "joint": Joint(kind="joint")}
+    models = {"separate": SeparateModels(), "joint": JointModels(kind="joint")}
     return PPOConfig(
         models=models[case.models],
         rollouts=OwnRollouts(merged=case.merged),
-        kept=Kept(first_pass=case.first_pass, lower_layers=case.lower_layers),
+        cached=Cached(first_forward=case.first_pass, lower_layers=case.lower_layers),
         episodes=10**6 // case.episodes * case.episodes,
         episodes_per_rollout=case.episodes,
         minibatch=case.minibatch,
@@ -52,11 +52,11 @@ def _adaptation(case: Case) -> Full | LoRA:
 
 
 def reward_model(folder: Path, case: Case) -> Path:
-    """A reward model on the policy's trunk, made once; for joint passes a head on it."""
+    """Make a reward model on the policy's backbone, once; for joint passes a head on it."""
     path, base = folder / "reward", folder / "policy"
     if not path.is_dir():
         made = RewardModel.from_base(base, seed=0)
-        if case.one_trunk:
+        if case.one_backbone:
             made = new_reward_model(RewardConfig(adaptation=_adaptation(case)), base, 0)
         elif case.models == "joint":
             made = RewardModel.probe(
@@ -68,7 +68,7 @@ def reward_model(folder: Path, case: Case) -> Path:
 
 
 def new_run(case: Case, folder: Path) -> PPORun:
-    """What learns, of the policy in `folder` and a reward model on it."""
+    """Return the trained models, of the policy in `folder` and a reward model on it."""
     config, on_cpu = settings(case), case.device == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
     models = load_models(
@@ -87,19 +87,19 @@ def new_run(case: Case, folder: Path) -> PPORun:
 
 def main(folder: Path) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = Case.read(folder / "case.json")
     run, given = new_run(case, folder), prompts(case, 64 * case.episodes)
-    tell({"ready": True})
+    send({"ready": True})
     done = 0
-    while asked():
+    while wait_for_go():
         meter = Meter()
-        found = iterate(run, given, done)
+        metrics = iterate(run, given, done)
         done += 1
         took = meter.read()
-        phases = {name: value for name, value in found.items() if name.startswith("time/")}
-        tell({**took, **phases, "tokens": found["ppo/response_tokens"]})
+        phases = {name: value for name, value in metrics.items() if name.startswith("time/")}
+        send({**took, **phases, "tokens": metrics["ppo/response_tokens"]})
 
 
 if __name__ == "__main__":

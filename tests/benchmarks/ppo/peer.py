@@ -26,24 +26,24 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from tests.benchmarks.cases import PAD, Case, load_policy_of, prompts, tokenizer
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 class OneStepAtATime(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks are untyped
-    """Tells what a step took and waits until the next is asked for."""
+    """Send the cost of a step and wait for the next one."""
 
-    def __init__(self, tell: Any, asked: Any) -> None:
-        self.tell, self.asked, self.meter = tell, asked, Meter()
+    def __init__(self, send: Any, wait_for_go: Any) -> None:
+        self.send, self.wait_for_go, self.meter = send, wait_for_go, Meter()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.tell({"ready": True})
-        if not self.asked():
+        self.send({"ready": True})
+        if not self.wait_for_go():
             sys.exit()
         self.meter = Meter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.tell(self.meter.read())
-        if not self.asked():
+        self.send(self.meter.read())
+        if not self.wait_for_go():
             sys.exit()
         self.meter = Meter()
 
@@ -87,7 +87,7 @@ def freeze_below(model: Any, top: int) -> None:
 
 def main(folder: Path, *, everything: bool) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = Case.read(folder / "case.json")
     words = tokenizer(case.shape.vocabulary)
@@ -114,7 +114,7 @@ def main(folder: Path, *, everything: bool) -> None:
         reward_model=reward,
         value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": given}),
-        callbacks=[OneStepAtATime(tell, asked)],
+        callbacks=[OneStepAtATime(send, wait_for_go)],
         peft_config=adapter,
     )
     trainer.train()

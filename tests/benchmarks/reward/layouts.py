@@ -13,20 +13,20 @@ from reward_models.model import RewardModel
 from reward_models.ranking_loss import ranking_loss
 from stages.reward.shared_prompt import SeparateRows, SharedPrompt
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 def main(folder: Path, name: str) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = RewardCase.read(folder / "case.json")
     layout = SharedPrompt() if name == "shared" else SeparateRows()
     model = RewardModel.from_base(folder / "policy", seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    tell({"ready": True})
+    send({"ready": True})
     turn = 0
-    while asked():
+    while wait_for_go():
         batch = layout.collate([ranked_prompt(case, seed=turn)])
         meter = Meter()
         loss = ranking_loss(layout.scores(model, batch), batch["rank_BAK"])
@@ -41,7 +41,7 @@ def main(folder: Path, name: str) -> None:
         last = meter.read()
         turn += 1
         total = {key: took[key] + last[key] for key in ("wall_s", "cpu_s")}
-        tell({**last, **total, "loss": loss.item(), "gradient_norm": norm.item()})
+        send({**last, **total, "loss": loss.item(), "gradient_norm": norm.item()})
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from reward_models.model import RewardModel
 from stages.reward.batches import RankedPrompt
 from tests.benchmarks.cases import PAD, tokenizer
 from tests.benchmarks.reward.case import RewardCase, ranked_prompt
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 def main(folder: Path) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = RewardCase.read(folder / "case.json")
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -46,9 +46,9 @@ def main(folder: Path) -> None:
     )
     collate = DataCollatorForPreference(pad_token_id=PAD)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    tell({"ready": True})
+    send({"ready": True})
     turn = 0
-    while asked():
+    while wait_for_go():
         rows = _pairs(ranked_prompt(case, seed=turn))
         batches = [
             collate.torch_call(rows[start : start + case.pairs_at_once])
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
         last = meter.read()
         turn += 1
         total = {key: took[key] + last[key] for key in ("wall_s", "cpu_s")}
-        tell({**last, **total, "loss": loss, "gradient_norm": norm.item()})
+        send({**last, **total, "loss": loss, "gradient_norm": norm.item()})
 
 
 def _pairs(element: RankedPrompt) -> list[dict[str, list[int]]]:

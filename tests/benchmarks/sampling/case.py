@@ -19,11 +19,11 @@ class SamplingCase(Written):
     device: str = "cpu"  # or "cuda", in bfloat16
 
 
-def asked_prompts(case: SamplingCase) -> list[list[int]]:
+def prompts_of(case: SamplingCase) -> list[list[int]]:
     """Random token ids."""
     generator = torch.Generator().manual_seed(1)
     ids_BL = torch.randint(
         2, case.shape.vocabulary, (case.prompts, case.prompt), generator=generator
     )
-    found: list[list[int]] = ids_BL.tolist()
-    return found
+    prompts: list[list[int]] = ids_BL.tolist()
+    return prompts

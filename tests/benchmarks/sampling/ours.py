@@ -8,29 +8,29 @@ import torch
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
-from tests.benchmarks.sampling.case import SamplingCase, asked_prompts
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.sampling.case import SamplingCase, prompts_of
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 def main(folder: Path, *, compiled: bool) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = SamplingCase.read(folder / "case.json")
     policy, words = load_policy(folder / "policy"), load_tokenizer(folder / "policy")
     if case.device == "cuda":
         policy = policy.to("cuda", torch.bfloat16)
-    prompts = [ids for ids in asked_prompts(case) for _ in range(case.responses)]
+    prompts = [ids for ids in prompts_of(case) for _ in range(case.responses)]
     sampling = SamplingConfig(max_new_tokens=case.limit, batch_size=len(prompts), compiled=compiled)
-    tell({"ready": True})
+    send({"ready": True})
     turn = 0
-    while asked():
+    while wait_for_go():
         generator = torch.Generator().manual_seed(turn)
         meter = Meter()
         drawn = generate_responses(policy, words, prompts, sampling, generator=generator)
         took = meter.read()
         turn += 1
-        tell({**took, "tokens": sum(len(one.ids) for one in drawn) / len(drawn)})
+        send({**took, "tokens": sum(len(one.ids) for one in drawn) / len(drawn)})
 
 
 if __name__ == "__main__":

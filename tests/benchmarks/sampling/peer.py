@@ -7,26 +7,33 @@ import torch
 from transformers import GenerationConfig
 
 from tests.benchmarks.cases import END, PAD, load_policy_of
-from tests.benchmarks.sampling.case import SamplingCase, asked_prompts
-from tests.benchmarks.worker import Meter, told_steps
+from tests.benchmarks.sampling.case import SamplingCase, prompts_of
+from tests.benchmarks.worker import Meter, step_protocol
 
 
 def main(folder: Path) -> None:
     """Steps until nobody asks any more."""
-    tell, asked = told_steps()
+    send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = SamplingCase.read(folder / "case.json")
     policy = load_policy_of(folder / "policy").train(False)
     if case.device == "cuda":
         policy = policy.to("cuda", torch.bfloat16)
-    ids_BL = torch.tensor(asked_prompts(case), device=case.device)
+    ids_BL = torch.tensor(prompts_of(case), device=case.device)
     settings = GenerationConfig(
-        do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=case.limit,
-        num_return_sequences=case.responses, eos_token_id=END, pad_token_id=PAD, use_cache=True,
-    )  # fmt: skip
-    tell({"ready": True})
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        temperature=1.0,
+        max_new_tokens=case.limit,
+        num_return_sequences=case.responses,
+        eos_token_id=END,
+        pad_token_id=PAD,
+        use_cache=True,
+    )
+    send({"ready": True})
     turn = 0
-    while asked():
+    while wait_for_go():
         torch.manual_seed(turn)
         meter = Meter()
         with torch.inference_mode():
@@ -35,7 +42,7 @@ def main(folder: Path) -> None:
         took = meter.read()
         turn += 1
         tokens = (said_BL[:, ids_BL.shape[1] :] != PAD).sum(-1).float().mean()
-        tell({**took, "tokens": tokens.item()})
+        send({**took, "tokens": tokens.item()})
 
 
 if __name__ == "__main__":

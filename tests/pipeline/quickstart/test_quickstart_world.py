@@ -5,7 +5,6 @@ from random import Random
 import pytest
 
 from pipeline.quickstart import corpus, world
-from pipeline.quickstart import corpus as demonstrations
 from pipeline.quickstart.annotators import POOL, Annotator, judge_agreement, rank, simulate
 from pipeline.quickstart.data import Sizes, quickstart_data, texts
 from pipeline.quickstart.judge import GOLD, Judgement, Taste, judge
@@ -104,7 +103,7 @@ def ranking_tasks() -> tuple[list[RankingTask], dict[str, dict[str, object]]]:
     """Five different answers to each prompt, as hurried people and the web would give them."""
     rng, made, worlds = Random("tasks"), [], {}
     for prompt in quickstart_data(Sizes(1, 300, 1, 1, 1, 1, 1, 1), seed=1).ranking_prompts:
-        said = {demonstrations.demonstrate(rng, prompt).response for _ in range(6)}
+        said = {corpus.demonstrate(rng, prompt).response for _ in range(6)}
         said |= {corpus.web_reply(rng, prompt) for _ in range(3)}
         texts_of = sorted(said)[:5]
         if len(texts_of) > 1:

@@ -51,9 +51,11 @@ def test_words_before_the_first_step_stay_where_only_some_are_said_again(tmp_pat
     path = tmp_path / "metrics.jsonl"
     first = MetricsFile(path)
     first.add(Step(0, 0, {"ppo/trained_parameters": 8.0}))
-    first.add(Step(0, 9, {"ppo/gold": 0.5}))
+    first.add(Step(0, 9, {"ppo/gold_score": 0.5}))
     MetricsFile(path).add(Step(0, 9, {"ppo/trained_parameters": 8.0}))
-    assert rows(path) == [{"step": 0, "total": 9, "ppo/trained_parameters": 8.0, "ppo/gold": 0.5}]
+    assert rows(path) == [
+        {"step": 0, "total": 9, "ppo/trained_parameters": 8.0, "ppo/gold_score": 0.5}
+    ]
 
 
 def test_what_was_trained_is_told_with_its_share_of_the_base():
@@ -85,7 +87,7 @@ def test_what_could_not_be_computed_is_null(tmp_path: Path):
 
 def test_loss_reward_and_kl_are_found_by_name():
     metrics = {"ppo/policy_loss": 0.5, "ppo/reward": 1.25, "ppo/score": 2.0, "ppo/kl_nats": 3.0,
-               "ppo/clip_fraction": 0.1}  # fmt: skip
+               "ppo/policy_clip_fraction": 0.1}  # fmt: skip
     assert headlines(metrics) == ["reward 1.25", "score 2", "KL 3", "loss 0.5"]
     assert headlines({"time/step_s": 3.0}) == []
 

@@ -82,7 +82,7 @@ def experiment(world: Path, sft: dict[str, Any], other: dict[str, Any]) -> Exper
                 "minibatch": 4,
                 "learning_rate": 0.01,
                 "checkpoint_every": 1,
-                "guards": {"action": "warn"},
+                "health": {"action": "warn"},
                 "sampling": SAMPLING,
                 "adaptation": other,
             },

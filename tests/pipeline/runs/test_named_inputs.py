@@ -138,7 +138,7 @@ def everything(folder: Path) -> dict[str, Any]:
             "tasks": str(folder / "tasks.jsonl"),
             "rankings": str(folder / "rankings.jsonl"),
         },
-        "ppo": {"gold": {"by": str(folder / "gold")}},
+        "ppo": {"overoptimization": {"gold_reward": str(folder / "gold")}},
         "baselines": [
             {
                 "kind": "instruction_tuned",
@@ -219,8 +219,8 @@ def test_a_path_is_no_part_of_a_stage_s_settings(experiment: ExperimentConfig, t
 
 
 def test_a_word_among_names_stays_a_setting():
-    config = ExperimentConfig(name="words", ppo={"gold": {"by": "judge"}})
-    assert without_external_names(config)["ppo"]["gold"]["by"] == "judge"
+    config = ExperimentConfig(name="words", ppo={"overoptimization": {"gold_reward": "judge"}})
+    assert without_external_names(config)["ppo"]["overoptimization"]["gold_reward"] == "judge"
 
 
 def test_a_marker_inside_an_optional_or_a_list_is_seen():

@@ -23,7 +23,7 @@ SMALL = [
         for setting in ("episodes=32", "episodes_per_rollout=16", "minibatch=8")
     ),
     "ppo.validation={every: 1}",
-    "ppo.gold.num_prompts=4",
+    "ppo.overoptimization.num_prompts=4",
     "baselines=[{kind: prompted, candidates: 2, prompts: 4}, {kind: best_of_n, n: 2}]",
     "evaluation.resamples=100",
     "evaluation.sign_flips=100",

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch import nn
+from transformers import Trainer
 
 from pipeline.config.shipped import accelerate_config, configs_folder
-from stages.distributed.compat import accelerate_environment
+from stages.distributed.compat import (
+    accelerate_environment,
+    router_coefficient_restored,
+    unembedding_of,
+)
+from stages.models import load_policy
+from tests.reward_models.tiny import tiny_base
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
 
@@ -40,3 +48,31 @@ def test_a_file_that_accelerate_refuses_is_one_line(tmp_path: Path):
     own.write_text("distributed_type: NONSENSE\n")
     with pytest.raises(ValueError, match="accelerate does not take it"):
         accelerate_environment(own)
+
+
+def test_the_unembedding_is_another_one_while_a_trainer_is_made(tmp_path: Path):
+    model = load_policy(tiny_base(tmp_path / "base"))
+    own, other = model.get_output_embeddings(), nn.Linear(2, 2)
+    with unembedding_of(model, other):
+        assert model.get_output_embeddings() is other
+    assert model.get_output_embeddings() is own
+
+
+def test_trl_overwrites_a_router_s_coefficient_which_is_restored(tmp_path: Path):
+    model = load_policy(tiny_base(tmp_path / "base"))
+    model.config.router_aux_loss_coef = 0.5
+    with router_coefficient_restored(model):
+        model.config.router_aux_loss_coef = 0.0
+    assert model.config.router_aux_loss_coef == 0.5
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("_save", "_save_checkpoint", "_save_optimizer_and_scheduler", "_get_output_dir"),
+        *("_get_train_sampler", "_get_num_items_in_batch", "_prepare_for_training"),
+        *("_load_from_checkpoint", "_load_scaler"),
+    ],
+)
+def test_the_trainer_has_the_methods_that_ours_override(method: str):
+    assert callable(getattr(Trainer, method))

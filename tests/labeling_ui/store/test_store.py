@@ -20,7 +20,7 @@ from tests.labeling_ui.examples import small_task
 
 
 def ranking(task: str, annotator: str = "ada", order: str = "abcd", **more: object) -> Ranking:
-    ranks = {name: place for place, name in enumerate(order, 1)}
+    ranks = {name: rank for rank, name in enumerate(order, 1)}
     return Ranking(task, annotator, "human", ranks, **more)  # type: ignore[arg-type]
 
 
@@ -229,7 +229,7 @@ def test_what_was_acknowledged_survives_a_killed_process(where: str) -> None:
         [sys.executable, "-c", textwrap.dedent(WRITER), where],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert writer.stdout is not None
     acknowledged = [writer.stdout.readline().strip() for _ in range(25)]

@@ -298,8 +298,8 @@ def test_the_log_says_who_changed_whose_account(accounts: Accounts, store: Store
     accounts.add("ada", "annotator", PASSWORD)
     accounts.change("ada", active=True, daily_limit=5, by="olga")
     accounts.invite("reviewer", by="olga")
-    told = [(e.actor, e.kind, e.data.get("account")) for e in store.events()[-2:]]
-    assert told == [("olga", "account changed", "ada"), ("olga", "invited", None)]
+    changes = [(e.actor, e.kind, e.data.get("account")) for e in store.events()[-2:]]
+    assert changes == [("olga", "account changed", "ada"), ("olga", "invited", None)]
 
 
 def test_an_account_that_was_closed_is_signed_out(accounts: Accounts) -> None:

@@ -1,4 +1,4 @@
-"""The other tasks: what is asked, what is stored, and that the pipeline reads it as it is."""
+"""Every kind of task: its questions, its stored answer, and that the pipeline reads it."""
 
 import random
 from pathlib import Path
@@ -33,7 +33,7 @@ def room(store: Store) -> Room:
     return Room(store, forms_with(None), desk, Progress(store))
 
 
-def ask(room: Room, name: str, account: Account = ADA, **asked: object) -> dict[str, Any]:
+def ask(room: Room, name: str, account: Account = ADA, **message: object) -> dict[str, Any]:
     actions = {
         "start": room.start,
         "next_task": room.next_task,
@@ -44,15 +44,15 @@ def ask(room: Room, name: str, account: Account = ADA, **asked: object) -> dict[
         "adjudicate": room.adjudicate,
         "ask_policy": room.ask_policy,
     }
-    return reply_to(actions[name], account, asked)
+    return reply_to(actions[name], account, message)
 
 
 def answer(room: Room, kind: TaskKind, task: RoomTask, **body: object) -> dict[str, Any]:
     """The reply to this answer to this task, which is handed out for it."""
     room.store.add_tasks([task], kind)
-    shown = ask(room, "next_task")["task"]
-    assert shown["kind"] == kind
-    return ask(room, "submit", token=shown["token"], form=task.id, body=body)
+    view = ask(room, "next_task")["task"]
+    assert view["kind"] == kind
+    return ask(room, "submit", token=view["token"], form=task.id, body=body)
 
 
 def test_a_demonstration_feeds_stage_one_as_it_is(room: Room, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_comparisons_are_kept_apart_from_rankings(room: Room) -> None:
     for name, wanted in (("ada", ["a"]), ("ben", ["a", "b"])):
         person = Account(name, "annotator")
         token = ask(room, "next_task", person)["task"]["token"]
-        shown = room.assignment.look_up(name, token).shown_order
-        best = [i for i, one in enumerate(shown) if one in wanted]
+        order = room.assignment.look_up(name, token).shown_order
+        best = [i for i, one in enumerate(order) if one in wanted]
         tiers = [best, [i for i in (0, 1) if i not in best]]
         ask(room, "submit", person, token=token, form=name, body={"tiers": tiers})
     tasks, judged = comparisons(room.store)
@@ -137,7 +137,7 @@ def dispute(store: Store) -> RankingTask:
     task = small_task("dispute")
     store.add_tasks([task], overlap=2)
     for name, order in (("x", "abcd"), ("y", "dcba")):
-        ranks = {one: place for place, one in enumerate(order, 1)}
+        ranks = {one: rank for rank, one in enumerate(order, 1)}
         store.submit(Ranking(task.id, name, "human", ranks))
     return task
 
@@ -146,12 +146,12 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
     task = dispute(room.store)
     assert [row["task"] for row in ask(room, "disputes", REV)["disputes"]] == [task.id]
     opened = ask(room, "adjudicate", REV, task=task.id)["task"]
-    shown = room.assignment.look_up("rev", opened["token"]).shown_order
+    order = room.assignment.look_up("rev", opened["token"]).shown_order
     assert opened["given"] == [
-        ["abcd".index(one) + 1 for one in shown],
-        ["dcba".index(one) + 1 for one in shown],
+        ["abcd".index(one) + 1 for one in order],
+        ["dcba".index(one) + 1 for one in order],
     ]
-    tiers = [[shown.index(one)] for one in "bacd"]
+    tiers = [[order.index(one)] for one in "bacd"]
     body = {"tiers": tiers}
     assert ask(room, "submit", REV, token=opened["token"], form="r", body=body)["outcome"]
     assert len(room.store.rankings()) == 2
@@ -183,13 +183,13 @@ def test_live_outputs_are_ranked_by_who_asked(room: Room) -> None:
 
     assert ask(room, "ask_policy", prompt="Hi")["error"] == "this room has no policy to ask"
     alive = Room(room.store, room.forms, room.assignment, room.progress, Live(policy, 3))
-    shown = ask(alive, "ask_policy", prompt="Hi")["task"]
-    assert sorted(one["snippet"] for one in shown["outputs"]) == ["Hi 0", "Hi 1", "Hi 2"]
+    view = ask(alive, "ask_policy", prompt="Hi")["task"]
+    assert sorted(one["snippet"] for one in view["outputs"]) == ["Hi 0", "Hi 1", "Hi 2"]
     assert ask(room, "next_task", Account("ben", "annotator"))["task"] is None
-    assert ask(room, "next_task")["task"]["token"] == shown["token"]
+    assert ask(room, "next_task")["task"]["token"] == view["token"]
     ratings = {"0": 4, "1": 5, "2": 6}
     body = {"tiers": [[0, 1], [2]], "ratings": ratings}
-    ask(room, "submit", token=shown["token"], form="l", body=body)
+    ask(room, "submit", token=view["token"], form="l", body=body)
     (ranking,) = room.store.rankings()
     assert sorted(ranking.ranks.values()) == [1, 1, 2]
 
@@ -224,13 +224,17 @@ def test_every_default_form_speaks_both_languages() -> None:
         if isinstance(part, dict) and "en" in part:
             return [part]
         if isinstance(part, dict):
-            return [t for name, v in part.items() if name not in ("id", "key", "name", "kind")
-                    for t in texts(v)]  # fmt: skip
+            return [
+                t
+                for name, v in part.items()
+                if name not in ("id", "key", "name", "kind")
+                for t in texts(v)
+            ]
         if isinstance(part, list | tuple):
             return [text for one in part for text in texts(one)]
         return [part] if isinstance(part, str) and part else []
 
     for form in forms_with(None).values():
-        found = texts(form.model_dump())
-        assert found
-        assert all(isinstance(text, dict) and set(text) == {"en", "de"} for text in found)
+        phrases = texts(form.model_dump())
+        assert phrases
+        assert all(isinstance(text, dict) and set(text) == {"en", "de"} for text in phrases)

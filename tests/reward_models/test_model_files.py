@@ -15,7 +15,7 @@ from pipeline.config.loading import load_config
 from pipeline.steps.order import run_experiment
 from reward_models.backbone import load_causal_lm
 from reward_models.model import RewardModel
-from reward_models.model_files import check_model
+from reward_models.model_files import check_model, first_line
 from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base
@@ -263,3 +263,16 @@ def test_an_adapter_refuses_a_base_with_other_embeddings(whole: Path, tmp_path: 
     for saved in ("rm", "probe"):
         with pytest.raises(ValueError, match="only fits the weights it was trained on"):
             RewardModel.load(tmp_path / saved)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no such layer\nTry another."), "no such layer"),
+        (OSError("\n\n  the disk is full  \n"), "the disk is full"),
+        (NotImplementedError(), "NotImplementedError"),
+        (RuntimeError(" \n "), "RuntimeError"),
+    ],
+)
+def test_the_first_line_that_says_something_is_told(error: Exception, told: str) -> None:
+    assert first_line(error) == told

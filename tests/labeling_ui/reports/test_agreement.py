@@ -70,11 +70,11 @@ def test_agreement_is_what_a_slow_count_says() -> None:
             same += s * o > 0
             one_tied += bool(s) != bool(o)
             both_tied += not s and not o
-    found = overlaps(rankings)
-    rate = agreement(found, RNG)
+    compared = overlaps(rankings)
+    rate = agreement(compared, RNG)
     assert rate.value == same / strict
     assert (rate.num_pairs, rate.num_prompts) == (strict, 30)
-    assert (sum(o.one_tied for o in found), sum(o.both_tied for o in found)) == (
+    assert (sum(o.one_tied for o in compared), sum(o.both_tied for o in compared)) == (
         one_tied,
         both_tied,
     )
@@ -101,9 +101,9 @@ def test_units_of_flags_leave_the_unanswered_out() -> None:
 def noisy(name: str, accuracy: float, num_tasks: int, rng: np.random.Generator) -> list[Ranking]:
     """An annotator who orders each pair of two rightly with this probability (a is better)."""
     right = rng.random(num_tasks) < accuracy
-    shown = [["a", "b"] if flip else ["b", "a"] for flip in rng.random(num_tasks) < 0.5]
+    orders = [["a", "b"] if flip else ["b", "a"] for flip in rng.random(num_tasks) < 0.5]
     return [
-        ranking(f"t{i}", name, [1, 2] if right[i] else [2, 1], shown_order=shown[i])
+        ranking(f"t{i}", name, [1, 2] if right[i] else [2, 1], shown_order=orders[i])
         for i in range(num_tasks)
     ]
 
@@ -130,9 +130,9 @@ def test_who_follows_the_order_shown_is_noticed() -> None:
     tasks = [small_task(f"t{i}", 4) for i in range(30)]
     lazy = []
     for task in tasks:
-        shown = list(rng.permutation(list("abcd")))
-        ranks = {name: place for place, name in enumerate(shown, 1)}
-        lazy.append(Ranking(task.id, "lazy", "human", ranks, shown_order=shown))
+        order = list(rng.permutation(list("abcd")))
+        ranks = {name: rank for rank, name in enumerate(order, 1)}
+        lazy.append(Ranking(task.id, "lazy", "human", ranks, shown_order=order))
     (row,) = report(tasks, lazy, gold={}, rng=rng)["annotators"]
     assert row["first_wins"]["value"] == 1
     assert any("order shown" in warning for warning in row["warnings"])

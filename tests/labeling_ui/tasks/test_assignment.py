@@ -35,7 +35,7 @@ def desk(where: str, clock: Clock) -> Assignment:
 
 
 def answer(lease: Lease, annotator: str, order: str = "abcd") -> dict[str, object]:
-    ranks = {name: place for place, name in enumerate(order, 1)}
+    ranks = {name: rank for rank, name in enumerate(order, 1)}
     return {"task": lease.task, "annotator": annotator, "kind": "human", "ranks": ranks}
 
 

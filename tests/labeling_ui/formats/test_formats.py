@@ -1,4 +1,4 @@
-"""What goes out in another form comes back as it was."""
+"""Labels in another format come back as they were."""
 
 import json
 from dataclasses import replace
@@ -158,8 +158,9 @@ def test_drafts_are_no_answers_and_discarded_responses_are_skips() -> None:
 
 
 def test_an_annotator_who_ranks_a_task_twice_is_refused() -> None:
-    row = argilla_row(argilla_response("a", "submitted", 1, 2),
-                      argilla_response("a", "submitted", 2, 1))  # fmt: skip
+    row = argilla_row(
+        argilla_response("a", "submitted", 1, 2), argilla_response("a", "submitted", 2, 1)
+    )
     with pytest.raises(ValueError, match="'a' ranks task 'r' twice"):
         from_argilla([row])
 

@@ -1,4 +1,4 @@
-"""What the page sends becomes the ranking it means, or one clear line."""
+"""The page's answer becomes the ranking it means, or one clear line."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from labeling_ui.views import answer_view
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "labeling"
-SHOWN = ("c", "a", "d", "b")
+CONFIGS = Path(__file__).parents[3] / "configs" / "labeling"
+ORDER = ("c", "a", "d", "b")
 FULL = {"tiers": [[1], [], [0, 2], [3]], "ratings": {"0": 5, "1": 7, "2": 5, "3": 1}}
 
 
 def read(body: dict[str, object], form: Form | None = None) -> Ranking:
     answers = parse(Answers, body)
-    return ranking_from(form or default_form(), answers, small_task("t"), SHOWN, "ada")
+    return ranking_from(form or default_form(), answers, small_task("t"), ORDER, "ada")
 
 
 def test_numbers_in_the_order_shown_become_ranks_of_responses() -> None:
     ranking = read(FULL)
     assert ranking.ranks == {"a": 1, "c": 2, "d": 2, "b": 3}
     assert ranking.ratings == {"c": 5, "a": 7, "d": 5, "b": 1}
-    assert ranking.shown_order == list(SHOWN)
+    assert ranking.shown_order == list(ORDER)
     assert ranking.kind == "human"
     assert ranking.extra["form"] == "instructgpt 1"
 
@@ -40,7 +40,7 @@ def test_unanswered_is_neither_yes_nor_no() -> None:
 def test_an_answer_opened_again_says_what_it_said() -> None:
     body = {**FULL, "flags": {"2": {"hallucination": True, "sexual": False}}, "note": "n"}
     first = read({**body, "notes": {"1": "so so"}})
-    assert read(answer_view("ranking", first.to_json(), SHOWN)) == Ranking.from_json(
+    assert read(answer_view("ranking", first.to_json(), ORDER)) == Ranking.from_json(
         {**first.to_json(), "seconds": 0.0}
     )
 
@@ -60,9 +60,9 @@ def test_an_answer_opened_again_says_what_it_said() -> None:
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(change: dict[str, object], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint) as told:
+    with pytest.raises(ValueError, match=complaint) as caught:
         read({**FULL, **change})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_skip_needs_a_reason_and_nothing_else() -> None:
@@ -109,6 +109,6 @@ def test_a_form_with_a_mistake_names_file_and_key(
 ) -> None:
     path = tmp_path / "form.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=complaint) as told:
+    with pytest.raises(ValueError, match=complaint) as caught:
         load_form(path)
-    assert str(told.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: ")

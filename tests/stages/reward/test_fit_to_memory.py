@@ -17,7 +17,14 @@ from stages.reward.shared_prompt import SeparateRows, SharedPrompt, choose_layou
 from stages.reward.train import new_reward_model
 from tests.stages.adapters.family_cells import FAMILIES
 from tests.stages.allocator import allocated_peak
-from tests.stages.test_reward import CONFIG, Steps, World, assert_same_bits, moved, ranked_world
+from tests.stages.reward.test_train import (
+    CONFIG,
+    Steps,
+    World,
+    assert_same_bits,
+    moved,
+    ranked_world,
+)
 
 SLOW = pytest.mark.slow
 BRIEF = ("full", "lora", "prefix")

@@ -1,4 +1,4 @@
-"""Who is handed what: screening, the mix, daily limits, pauses; each with its consequence."""
+"""Screening, the mix of tasks, daily limits and pauses, each with its consequence."""
 
 import random
 from collections import Counter
@@ -25,7 +25,7 @@ FLAGS = {"a": {"toxic": False}, "d": {"toxic": True}}
 
 
 class Workplace:
-    """A room whose people answer as they are told to."""
+    """A room whose people answer as the test says."""
 
     def __init__(self, store: Store, mixing: Mixing | None = None) -> None:
         self.store = store
@@ -37,7 +37,7 @@ class Workplace:
         lease = self.desk.next_task(name)
         if lease is None:
             return None
-        ranks = {one: place for place, one in enumerate(order, 1)}
+        ranks = {one: rank for rank, one in enumerate(order, 1)}
         given = {"task": lease.task, "annotator": name, "kind": "human", "ranks": ranks, **more}
         assert self.desk.submit(name, lease.token, lease.task, given) == "stored"
         return lease.task
@@ -49,9 +49,9 @@ class Workplace:
 def with_gold(store: Store, flags: Mapping[str, Mapping[str, bool]] | None = None) -> None:
     gold = [small_task(f"gold-{i}") for i in range(4)]
     known = {task.id: RIGHT for task in gold}
-    told = {task.id: flags for task in gold} if flags else None
+    known_flags = {task.id: flags for task in gold} if flags else None
     store.add_tasks([small_task(f"t{i}") for i in range(8)], priority=9, overlap=9)
-    store.add_tasks(gold, gold=known, gold_flags=told)
+    store.add_tasks(gold, gold=known, gold_flags=known_flags)
 
 
 SCREENED = Mixing(screening=Screening(tasks=3))
@@ -61,8 +61,12 @@ def test_who_agrees_with_gold_is_handed_the_rest_after_it(store: Store) -> None:
     with_gold(store)
     room = Workplace(store, SCREENED)
     assert [room.answer("ada", "abdc") for _ in range(5)] == [
-        "gold-0", "gold-1", "gold-2", "t0", "t1",
-    ]  # fmt: skip
+        "gold-0",
+        "gold-1",
+        "gold-2",
+        "t0",
+        "t1",
+    ]
     assert ("ada", "screening passed") in [(e.actor, e.kind) for e in store.events()]
 
 
@@ -71,8 +75,8 @@ def test_who_agrees_too_little_with_gold_is_handed_nothing_more_and_told_so(stor
     room = Workplace(store, SCREENED)
     assert [room.answer("bad", "dcab") for _ in range(5)][2:] == ["gold-2", None, None]
     assert room.why(Account("bad", "annotator")) == "screening"
-    (told,) = [e for e in store.events() if e.kind == "screening failed"]
-    assert told.data == {"comparisons": pytest.approx(1 / 6), "flags": None}
+    (event,) = [e for e in store.events() if e.kind == "screening failed"]
+    assert event.data == {"comparisons": pytest.approx(1 / 6), "flags": None}
     assert [r.annotator for r in store.rankings() if not r.task.startswith("gold")] == []
 
 
@@ -95,18 +99,20 @@ def test_the_owner_can_let_in_whom_the_screening_kept_out(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict"),
+    ("answer", "verdict"),
     [
         ({"flags": {"d": ["toxic"]}, "flags_no": {"a": ["toxic"]}}, "passed"),
         ({"flags": {"d": ["toxic"]}}, "failed"),  # unanswered is not no
         ({"flags": {"a": ["toxic"], "d": ["toxic"]}}, "failed"),
     ],
 )
-def test_flags_count_beside_the_order(store: Store, said: dict[str, object], verdict: str) -> None:
+def test_flags_count_beside_the_order(
+    store: Store, answer: dict[str, object], verdict: str
+) -> None:
     with_gold(store, FLAGS)
     room = Workplace(store, SCREENED)
     for _ in range(3):
-        room.answer("ada", "abcd", **said)
+        room.answer("ada", "abcd", **answer)
     assert [e.kind for e in store.events() if e.kind.startswith("screening")] == [
         f"screening {verdict}"
     ]
@@ -181,8 +187,8 @@ def test_a_pause_stops_handing_out_and_takes_what_is_in_hand(store: Store) -> No
     room.room.progress.pause("olga", paused=True)
     assert room.why(Account("ben", "annotator")) == "paused"
     body = {"tiers": [[0], [1], [2], [3]]}
-    said = reply_to(room.room.submit, ada, {"token": token, "form": "f", "body": body})
-    assert (said["outcome"], said["why"]) == ("stored", "paused")
+    reply = reply_to(room.room.submit, ada, {"token": token, "form": "f", "body": body})
+    assert (reply["outcome"], reply["why"]) == ("stored", "paused")
     room.room.progress.pause("olga", paused=False)
     assert room.why(ada) is None
 

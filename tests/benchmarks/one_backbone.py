@@ -1,12 +1,12 @@
-"""Peak memory of one PPO run on a 135M model: all roles on one trunk, against four models.
+"""Peak memory of one PPO run on a 135M model: all roles on one backbone, against four models.
 
-    python -m tests.benchmarks.one_trunk WORK            writes a line of JSON for each way
-    python -m tests.benchmarks.one_trunk WORK one-trunk  measures one way in this process
+    python -m tests.benchmarks.one_backbone WORK            writes a line of JSON for each way
+    python -m tests.benchmarks.one_backbone WORK one-backbone  measures one way in this process
 
-one-trunk  LoRA policy, reference, reward model and critic as sets on one base
+one-backbone  LoRA policy, reference, reward model and critic as adapters on one backbone
 four-bases the same run with sharing switched off: each role's set on a base of its own
 four-full  full fine-tuning of policy and critic, two frozen copies
-narrow     one trunk again, as deep and of hardly any width: what is there whatever weights weigh
+narrow     one backbone again, as deep and of hardly any width: what is there whatever weights weigh
 
 The weights are random (SmolLM2-135M's shape): what is measured is memory, in VmHWM of a fresh
 process, loading included; `over_libraries_MiB` is without what the interpreter and the libraries
@@ -32,7 +32,7 @@ from stages.reward.config import RewardConfig
 from tests.reward_models.tiny import tiny_tokenizer
 from tests.stages.tiny_ppo import tiny_config, train
 
-WAYS = ("one-trunk", "four-bases", "four-full", "narrow")
+WAYS = ("one-backbone", "four-bases", "four-full", "narrow")
 SHAPE = LlamaConfig(
     vocab_size=49152,
     hidden_size=576,
@@ -109,12 +109,12 @@ def measure(work: Path, way: str) -> dict[str, object]:
 
 
 def _numbers_bytes(path: Path) -> int:
-    """What the tensors of a file take, without its header."""
+    """Return the bytes of a file's tensors, without its header."""
     return sum(x.numel() * x.element_size() for x in load_file(path).values())
 
 
 def _memory(name: str) -> int:
-    """What the kernel says of this process, in MiB."""
+    """Return a value of this process from the kernel, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 
@@ -128,5 +128,5 @@ if __name__ == "__main__":
         prepare(folder, SHAPE)
         prepare(folder / "narrow", NARROW)
         for name in WAYS:
-            place = folder / "narrow" if name == "narrow" else folder
-            subprocess.run([sys.executable, "-m", __spec__.name, str(place), name], check=True)
+            work = folder / "narrow" if name == "narrow" else folder
+            subprocess.run([sys.executable, "-m", __spec__.name, str(work), name], check=True)
