@@ -116,9 +116,7 @@ class Ppo(Stage):
             prompts=data.prompts("ppo"),
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
-            gold=gold_reward(
-                self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed
-            ),
+            gold=gold,
             held_out=held_out,
             out=out,
             seed=seed,
