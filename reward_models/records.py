@@ -27,14 +27,12 @@ from reward_models.row_files import (
     flag,
     json_value,
     mapping,
-    name_lists,
     number,
     optional_name,
     optional_text,
     read_rows,
     required_name,
     required_text,
-    whole_numbers,
 )
 
 R = TypeVar("R", bound="Record")
@@ -254,14 +252,14 @@ class Ranking(Record):
             raise ValueError("'ranks' is null, and the ranking is not skipped")
         extra = dict(self.extra)
         if "flags_no" in extra:
-            extra["flags_no"] = name_lists("flags_no", extra["flags_no"])
+            extra["flags_no"] = _name_lists("flags_no", extra["flags_no"])
         assign(
             self,
             task=required_name("task", self.task),
             annotator=required_name("annotator", self.annotator),
-            ranks=whole_numbers("rank", mapping("ranks", self.ranks)),
-            ratings=whole_numbers("rating", mapping("ratings", self.ratings), most=7),
-            flags=name_lists("flags", self.flags),
+            ranks=_whole_numbers("rank", mapping("ranks", self.ranks)),
+            ratings=_whole_numbers("rating", mapping("ratings", self.ratings), most=7),
+            flags=_name_lists("flags", self.flags),
             notes=optional_text("notes", self.notes),
             seconds=number("seconds", self.seconds),
             shown_order=_order(self.shown_order),
@@ -287,6 +285,38 @@ class Ranking(Record):
         for a, b in combinations(self.ranks, 2):
             if self.ranks[a] != self.ranks[b]:
                 yield (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
+
+
+def _whole_numbers(
+    name: str, values: Mapping[str, Any], *, most: int | None = None
+) -> dict[str, int]:
+    """Return a whole number from 1 by response id; null is none."""
+    numbers: dict[str, int] = {}
+    for response, value in values.items():
+        if value is None:
+            continue
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or value < 1 or (most is not None and value > most):
+            expected = "a whole number from 1" if most is None else f"1 to {most}"
+            raise ValueError(
+                f"{name} of response '{response}' is {value!r:.40}, expected {expected}"
+            )
+        numbers[str(response)] = value
+    return numbers
+
+
+def _name_lists(name: str, value: object) -> dict[str, list[str]]:
+    """Return a list of names by response id; null is none."""
+    flags: dict[str, list[str]] = {}
+    for response, names in mapping(name, value).items():
+        if names is None:
+            continue
+        if not isinstance(names, list | tuple):
+            raise ValueError(
+                f"'{name}' of response '{response}' is {type(names).__name__}, expected a list"
+            )
+        flags[str(response)] = [required_name(name, one) for one in names]
+    return flags
 
 
 def _reason(skipped: object) -> str | None:

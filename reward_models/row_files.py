@@ -1,4 +1,4 @@
-"""Rows of a file, whichever usual format it is in, each with where it stands.
+"""Rows of a file in any usual format, each with its location, and checks of their values.
 
     .jsonl .ndjson .json    an object a line, or one list of objects
     .csv .tsv               a header, then a row a line; every value is a text, of any length
@@ -8,7 +8,7 @@
 A name with another ending is read as JSON. A file whose content is not what its name says, such as
 a Git LFS pointer, is refused. Text is UTF-8, with or without a byte order mark. `NaN` is how tables
 write a missing value and is read as null; infinity is refused. Every mistake is one ValueError:
-`file:line: what was found, what was expected`.
+`file:line: what it is, what was expected`. Values may be anything that JSON can hold.
 """
 
 import csv
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 T = TypeVar("T")
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _LINES = ".jsonl, .json, .csv or .tsv, perhaps with .gz, or .parquet"
-_SIGNATURES = {  # what a file begins with, what it then is, and what was expected
+_SIGNATURES = {  # a file's first bytes, its kind, and what was expected
     b"version https://git-lfs": ("a Git LFS pointer, not the data", "the file (git lfs pull)"),
     b"PAR1": ("Parquet by its content", "a name that ends in .parquet"),
     b"\x1f\x8b": ("gzipped by its content", "a name that ends in .gz"),
@@ -49,8 +49,9 @@ _CELL = 2**31 - 1  # characters of a CSV cell
 
 
 def read_rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str, Row]]:
-    """Yield where a row stands and the row. Of a CSV made of several, a repeated header is skipped
-    and noted in `notes`; without notes it is refused.
+    """Yield each row with its location.
+
+    Of a CSV made of several, a repeated header is skipped and noted in `notes`, or else refused.
     """
     match ending(path):
         case ".parquet":
@@ -62,13 +63,12 @@ def read_rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str,
 
 
 def ending(path: Path) -> str:
-    """The ending that names the format, in lower case, without `.gz`."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    """Return the ending that names the format, in lower case, without `.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield line number, from 1, and object of each line; the format of files that we wrote."""
+    """Yield line number, from 1, and object of each line; for files of this project."""
     for number, line in text_lines(path):
         if line.strip():
             yield number, _object_of(line.rstrip(), f"{path}:{number}")
@@ -83,14 +83,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(lines, 1):
                 if number == 1 and zipped:
                     _check_signature(path, line[:32])
-                yield number, _decoded(line.removeprefix(_BOM) if number == 1 else line,
-                                       f"{path}:{number}")  # fmt: skip
+                text = line.removeprefix(_BOM) if number == 1 else line
+                yield number, _decoded(text, f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: gzip that is cut or damaged ({error})") from None
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a file; ValueError in one line where there is none."""
+    """Return the whole text of a file; ValueError in one line where there is none."""
     return "".join(line for _, line in text_lines(path))
 
 
@@ -101,7 +101,7 @@ def csv_rows(
     quoted: bool = True,
     notes: list[str] | None = None,
 ) -> Iterator[tuple[str, Row]]:
-    """Yield where a row of a table stands and the row by the names in the header."""
+    """Yield each row of a table, by the names in its header, with its location."""
     lines = _csv_lines(path, delimiter, quoted=quoted)
     _, header = next(lines, (1, []))
     if header and header[0].startswith(("{", "[{")):
@@ -121,9 +121,9 @@ def csv_rows(
 
 def _csv_lines(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(_CELL)
-    pieces = (piece for _, line in text_lines(path) for piece in re.split(r"(?<=\r)(?!\n)", line))
+    parts = (part for _, line in text_lines(path) for part in re.split(r"(?<=\r)(?!\n)", line))
     reader = csv.reader(
-        pieces,
+        parts,
         delimiter=delimiter,
         strict=quoted,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
@@ -136,7 +136,7 @@ def _csv_lines(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[in
 
 
 def as_json(value: Any) -> Any:
-    """A value of a table as JSON has it: times as text, missing numbers as null.
+    """Return a value of a table as JSON has it: times as text, missing numbers as null.
 
     Raises ValueError for what JSON cannot hold.
     """
@@ -161,7 +161,7 @@ def as_json(value: Any) -> Any:
 
 
 def row_as_json(where: str, row: Mapping[str, Any]) -> Row:
-    """The row of a table as JSON would have it."""
+    """Return the row of a table as JSON would have it."""
     values: Row = {}
     for name, value in row.items():
         try:
@@ -244,7 +244,7 @@ def json_value(text: str) -> Any:
 
 
 def whole_characters(value: T) -> T:
-    """The value itself; ValueError where a text in it has half of a surrogate pair."""
+    """Return the value; ValueError where a text in it has half of a surrogate pair."""
     half = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
     if half is not None:
         raise ValueError(
@@ -269,7 +269,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> Row:
     row: Row = {}
     for name, value in pairs:
         if name in row:
-            raise ValueError(f"key '{name}' stands twice in one object")
+            raise ValueError(f"key '{name}' occurs twice in one object")
         row[name] = value
     return row
 
@@ -327,7 +327,7 @@ _FLAGS = {"true": True, "false": False}
 
 
 def required_text(name: str, value: object, *, empty: bool = False) -> str:
-    """The text; ValueError where it is none or, unless `empty`, blank."""
+    """Return the text; ValueError where it is none or, unless `empty`, blank."""
     if not isinstance(value, str):
         raise ValueError(f"'{name}' is {_kind(value)}, expected a string")
     if not empty and not value.strip():
@@ -336,7 +336,7 @@ def required_text(name: str, value: object, *, empty: bool = False) -> str:
 
 
 def optional_text(name: str, value: object) -> str | None:
-    """The text; None where it is null or blank."""
+    """Return the text; None where it is null or blank."""
     if value is None:
         return None
     text = required_text(name, value, empty=True)
@@ -344,21 +344,21 @@ def optional_text(name: str, value: object) -> str | None:
 
 
 def required_name(name: str, value: object) -> str:
-    """Return a required name; a whole number as text."""
+    """Return the name; a whole number as text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return required_text(name, value)
 
 
 def optional_name(name: str, value: object) -> str | None:
-    """The same, None where it is null or blank."""
+    """Return the name; None where it is null or blank."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     return required_name(name, value)
 
 
 def flag(name: str, value: object) -> bool | None:
-    """Yes or no, in a table written as text; None where it is null or blank."""
+    """Return a boolean, perhaps given as text; None where it is null or blank."""
     if value is None or isinstance(value, bool):
         return value
     text = value.strip().lower() if isinstance(value, str) else None
@@ -368,7 +368,7 @@ def flag(name: str, value: object) -> bool | None:
 
 
 def number(name: str, value: object) -> float | None:
-    """A finite number, in a table written as text; None where it is null or blank."""
+    """Return a finite number, perhaps given as text; None where it is null or blank."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -381,7 +381,7 @@ def number(name: str, value: object) -> float | None:
 
 
 def whole_number(name: str, value: object) -> int:
-    """The whole number, in a table perhaps written as text."""
+    """Return a whole number, perhaps given as text."""
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, str) and text.removeprefix("-").isdecimal() and len(text) < 20:
         return int(text)
@@ -391,7 +391,7 @@ def whole_number(name: str, value: object) -> int:
 
 
 def mapping(name: str, value: object) -> Mapping[str, Any]:
-    """An object, perhaps as JSON text; empty where it is null or blank."""
+    """Return an object, perhaps given as JSON text; empty where it is null or blank."""
     if isinstance(value, str) and value.strip():
         value = json_value(value)
     if value in (None, ""):
@@ -399,38 +399,6 @@ def mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"'{name}' is {_kind(value)}, expected an object")
     return value
-
-
-def whole_numbers(
-    name: str, given: Mapping[str, Any], *, most: int | None = None
-) -> dict[str, int]:
-    """By response id a whole number from 1; null is none."""
-    numbers: dict[str, int] = {}
-    for response, value in given.items():
-        if value is None:
-            continue
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if not is_whole or value < 1 or (most is not None and value > most):
-            expected = "a whole number from 1" if most is None else f"1 to {most}"
-            raise ValueError(
-                f"{name} of response '{response}' is {value!r:.40}, expected {expected}"
-            )
-        numbers[str(response)] = value
-    return numbers
-
-
-def name_lists(name: str, value: object) -> dict[str, list[str]]:
-    """By response id a list of names; null is none."""
-    flags: dict[str, list[str]] = {}
-    for response, names in mapping(name, value).items():
-        if names is None:
-            continue
-        if not isinstance(names, list | tuple):
-            raise ValueError(
-                f"'{name}' of response '{response}' is {_kind(names)}, expected a list"
-            )
-        flags[str(response)] = [required_name(name, one) for one in names]
-    return flags
 
 
 def _kind(value: object) -> str:

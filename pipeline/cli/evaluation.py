@@ -257,7 +257,7 @@ def inputs_of(request: "Request", out: Path) -> "Inputs":
     from pipeline.config.loading import load_config
     from pipeline.evaluation.request import check_files, named_policies
     from pipeline.evaluation.suites.suite import Inputs
-    from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
+    from pipeline.evaluation.suites.toxicity import load_toxicity_prompts
     from pipeline.steps.data import DataFolder, make_data
     from stages.data.demonstrations import load_prompts, pretraining_texts
 

@@ -54,7 +54,9 @@ def import_(
     """Add tasks and rankings to a store; those that are there already are left alone."""
     from pipeline.labeling import exchange
 
-    exchange.import_labels(source, store, form, exchange.Places(overlap, priority, gold), _print)
+    exchange.import_labels(
+        source, store, form, overlap=overlap, priority=priority, gold=gold, log=_print
+    )
 
 
 @verb

@@ -124,7 +124,6 @@ class EvaluationConfig(Config):
     baseline: str = "sft"  # win rates are against this policy
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these
     instructions: dict[str, str] = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
-    separator: str = " "  # between an instruction and the prompt
     closed_domain: list[str] = ["closed_qa", "summarize", "extract"]  # categories with a passage
     toxicity_protocol: Literal["like_the_rest", "real_toxicity_prompts"] = "like_the_rest"
     toxicity_samples: PositiveInt | None = None  # to a prompt; None: 25 by the protocol, else 1
@@ -134,7 +133,6 @@ class EvaluationConfig(Config):
     entailment: list[EntailmentConfig] = []  # classifiers of (passage, sentence)
     grounding: list[FilePath] = []  # labelled responses (BEGIN's tsv): how far they are seen
     max_failed: Fraction = 0.01  # a larger share of unscored rows fails the command
-    tie: NonNegativeFloat = 1e-6  # scores this close are a tie
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
     max_pretraining_tokens: PositiveInt = 256  # of each held-out text

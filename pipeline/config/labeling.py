@@ -1,4 +1,4 @@
-"""What a labeling room may be told: who comes in, and what they are given."""
+"""The settings of a labeling room: sign-in, questions, tasks handed out."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,7 +8,7 @@ from stages.config import Config, FilePath, Fraction, ServedFile
 
 
 class Screening(Config):
-    """Known answers come first; who agrees with too few of them is given nothing more.
+    """Gold tasks come first; people who agree with too few of them get nothing more.
 
     The cut-offs are the paper's soft ones (Ouyang et al. 2022, appendix B.1).
     """
@@ -34,7 +34,7 @@ class Certificate(Config):
 
 
 class RoomSettings(Config):
-    """How a room is served, whoever serves it."""
+    """The settings of every room, within an experiment or outside."""
 
     form: ServedFile | None = None  # which questions are asked: a YAML file; None: the paper's
     host: str = "127.0.0.1"

@@ -1,8 +1,7 @@
-"""Labels into a store, out of it, into safety, and what they say of how far people agree."""
+"""Import and export of a store, its backup, and the agreement of its annotators."""
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,121 +18,117 @@ from reward_models.row_files import ENDINGS, ending
 Form = Source | Literal["squality", "qa-feedback"]
 
 
-def store_at(place: str) -> Store:
-    """The store of a run's folder, of a path, or of a URL; ValueError where there is none."""
-    folder = Path(place)
-    if "://" not in place and folder.is_dir():
-        here = [path for path in (folder / STORE, folder / "label" / STORE) if path.is_file()]
-        if not here:
-            raise ValueError(f"{place}: no {STORE} in it; expected a run with rankings, or a store")
-        place = str(here[0])
-    elif "://" not in place and not folder.is_file():
-        raise ValueError(f"{place}: no such file; expected a store, its URL, or a run's folder")
-    return Store(place)
+def store_at(where: str) -> Store:
+    """Open the store of a run's folder, of a path, or of a URL; ValueError where there is none."""
+    path = Path(where)
+    if "://" not in where and path.is_dir():
+        stores = [file for file in (path / STORE, path / "label" / STORE) if file.is_file()]
+        if not stores:
+            raise ValueError(f"{where}: no {STORE} in it; expected a run with rankings, or a store")
+        where = str(stores[0])
+    elif "://" not in where and not path.is_file():
+        raise ValueError(f"{where}: no such file; expected a store, its URL, or a run's folder")
+    return Store(where)
 
 
-def export(place: str, out: Path, form: Format) -> Path:
-    """Write what a store holds to the folder `out`, in the form asked for."""
-    with closing(store_at(place)) as store:
+def export(where: str, out: Path, form: Format) -> Path:
+    """Write the contents of a store to the folder `out`, in this format."""
+    with closing(store_at(where)) as store:
         write_export(store, out, form)
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """How many people each imported task is for, which come first, and a file of right rankings."""
-
-    overlap: int = 1
-    priority: int = 0
-    gold: Path | None = None
-
-
 def import_labels(
-    found: Path, place: str, form: Form, places: Places, say: Callable[[str], None]
+    path: Path,
+    where: str,
+    form: Form,
+    *,
+    overlap: int = 1,
+    priority: int = 0,
+    gold: Path | None = None,
+    log: Callable[[str], None],
 ) -> None:
     """Add tasks and rankings to a store, which is made if it is new; what is there is left alone.
 
-    Tasks whose right ranking is known become gold tasks.
+    `gold` is a file of right rankings; their tasks become gold tasks.
     """
-    tasks, rankings = _read(found, form)
-    gold = places.gold
+    tasks, rankings = _read(path, form)
     right = [] if gold is None else read_rankings(gold, tasks)
     known: dict[str, dict[str, int]] = {}
     for one in right:
         if one.task in known:
             raise ValueError(f"{gold}: task '{one.task}' has two right rankings, expected one")
         known[one.task] = dict(one.ranks)
-    with closing(Store(place)) as store:
-        new = store.add_tasks(tasks, overlap=places.overlap, priority=places.priority, gold=known)
+    with closing(Store(where)) as store:
+        new = store.add_tasks(tasks, overlap=overlap, priority=priority, gold=known)
         added = store.submit_all(rankings)
-    say(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
+    log(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
 
 
-def _read(found: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:
-    """Tasks and rankings of a file; two public ones are read as they were published."""
+def _read(path: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:
+    """Read tasks and rankings of a file; two public ones are read as they were published."""
     match form:
         case "squality":
             from stages.data.public_comparisons import load_squality
 
-            return load_squality(found)
+            return load_squality(path)
         case "qa-feedback":
             from stages.data.public_comparisons import load_qa_feedback
 
-            questions = load_qa_feedback(found)
+            questions = load_qa_feedback(path)
             rankings = [question.ranking for question in questions if question.ranking]
             return [question.task for question in questions], rankings
         case _:
-            return read_labels(found, form)
+            return read_labels(path, form)
 
 
-def backup(place: str, path: Path) -> Path:
+def backup(where: str, path: Path) -> Path:
     """Copy a store while it is in use."""
-    with closing(store_at(place)) as store:
+    with closing(store_at(where)) as store:
         store.database.backup(path)
     return path
 
 
-def tasks_and_rankings(place: str) -> tuple[list[RankingTask], list[Ranking]]:
+def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
     """Return those of a folder with tasks.jsonl and rankings.jsonl, or of a store."""
-    for folder in (Path(place), Path(place) / "label"):
+    for folder in (Path(where), Path(where) / "label"):
         if (folder / "tasks.jsonl").is_file() and (folder / "rankings.jsonl").is_file():
             tasks = read_tasks(folder / "tasks.jsonl")
             return tasks, read_rankings(folder / "rankings.jsonl", tasks)
-    with closing(store_at(place)) as store:
+    with closing(store_at(where)) as store:
         return store.tasks(), store.rankings()
 
 
-def agreement_lines(place: str) -> list[str]:
-    """How far annotators agree, line by line: of a file of rankings, or of a store."""
-    tasks, rankings, gold = _labels(place)
+def agreement_lines(where: str) -> list[str]:
+    """Return the agreement of annotators, line by line, for a file of rankings or a store."""
+    tasks, rankings, gold = _labels(where)
     if not rankings:
-        raise ValueError(f"{place}: no ranking in it")
-    made = report(tasks, rankings, gold=gold, rng=np.random.default_rng(0))
-    return list(_lines(made))
+        raise ValueError(f"{where}: no ranking in it")
+    return _lines(report(tasks, rankings, gold=gold, rng=np.random.default_rng(0)))
 
 
-def _labels(place: str) -> tuple[list[RankingTask], list[Ranking], dict[str, dict[str, int]]]:
-    if Path(place).is_file() and ending(Path(place)) in ENDINGS:
-        return [], read_records(Path(place), Ranking), {}
-    with closing(store_at(place)) as store:
+def _labels(where: str) -> tuple[list[RankingTask], list[Ranking], dict[str, dict[str, int]]]:
+    if Path(where).is_file() and ending(Path(where)) in ENDINGS:
+        return [], read_records(Path(where), Ranking), {}
+    with closing(store_at(where)) as store:
         return store.tasks(), store.rankings(), store.gold()
 
 
-def _lines(made: dict[str, Any]) -> list[str]:
-    tied, ties = made["ties"], ("both", "one")
+def _lines(numbers: dict[str, Any]) -> list[str]:
+    tied, ties = numbers["ties"], ("both", "one")
     lines = [
-        f"{made['num_rankings']} rankings, {made['num_pairs']} untied pairs, by "
-        + ", ".join(f"{kind} annotators ({n})" for kind, n in made["kinds"].items()),
-        f"{'agreement over pairs':<34}{_rate(made['agreement'])}",
-        f"{'Kendall tau-b, mean':<34}{_number(made['tau_b'])}",
-        f"{'Krippendorff alpha of ranks':<34}{_number(made['alpha_ranks'])}  (ordinal)",
-        f"{'Krippendorff alpha of ratings':<34}{_number(made['alpha_ratings'])}  (ordinal)",
+        f"{numbers['num_rankings']} rankings, {numbers['num_pairs']} untied pairs, by "
+        + ", ".join(f"{kind} annotators ({n})" for kind, n in numbers["kinds"].items()),
+        f"{'agreement over pairs':<34}{_rate(numbers['agreement'])}",
+        f"{'Kendall tau-b, mean':<34}{_number(numbers['tau_b'])}",
+        f"{'Krippendorff alpha of ranks':<34}{_number(numbers['alpha_ranks'])}  (ordinal)",
+        f"{'Krippendorff alpha of ratings':<34}{_number(numbers['alpha_ratings'])}  (ordinal)",
         f"{'pairs tied by both, by one':<34}" + ", ".join(_share(tied[name]) for name in ties),
     ]
-    for row in made["flags"]:
+    for row in numbers["flags"]:
         name = f"alpha of {row['flag']}"
         lines.append(f"{name:<34}{_number(row['alpha'])}  ({row['yes']} yes, {row['no']} no)")
-    for row in made["annotators"]:
+    for row in numbers["annotators"]:
         warnings = "; ".join(row["warnings"])
         lines.append(
             f"{row['name'][:30]:<34}{_rate(row['agreement'])}, "

@@ -26,41 +26,41 @@ Row = Mapping[str, Any]
 
 
 def add_tasks(
-    found: Path, place: str, kind: TaskKind, overlap: int, say: Callable[[str], None]
+    path: Path, where: str, kind: TaskKind, overlap: int, log: Callable[[str], None]
 ) -> None:
     """Add the tasks of a file to a store, which is made if it is new.
 
     For comparisons the file may hold samples (id, model, prompt, completion): then every two models
     are compared on every prompt that both answered.
     """
-    rows = list(read_rows(found))
+    rows = list(read_rows(path))
     if kind == "comparison" and rows and "completion" in rows[0][1]:
         tasks: list[RoomTask] = [*comparisons(rows)]
     else:
-        once, tasks = UniqueKeys(), []
-        for where, row in rows:
-            tasks.append(_task(kind, row, where))
-            once.add(where, f"task '{tasks[-1].id}'", tasks[-1].id)
+        unique, tasks = UniqueKeys(), []
+        for line, row in rows:
+            tasks.append(_task(kind, row, line))
+            unique.add(line, f"task '{tasks[-1].id}'", tasks[-1].id)
     if not tasks:
-        raise ValueError(f"{found}: no {kind} in it")
-    with closing(Store(place)) as store:
+        raise ValueError(f"{path}: no {kind} in it")
+    with closing(Store(where)) as store:
         new = store.add_tasks(tasks, kind, overlap=overlap)
-    say(f"{new} of {len(tasks)} tasks are new")
+    log(f"{new} of {len(tasks)} tasks are new")
 
 
 def comparisons(rows: Sequence[tuple[str, Row]]) -> list[RankingTask]:
-    """A task for every two models' first samples on one prompt, from rows and their places."""
+    """Return a task for every two models' first samples on one prompt, from lines and rows."""
     by_prompt: dict[str, dict[str, Completion]] = {}
-    for where, row in rows:
+    for line, row in rows:
         for name in ("id", "model", "prompt", "completion"):
             if row.get("messages" if name == "prompt" else name, row.get(name)) is None:
-                raise ValueError(f"{where}: no text '{name}'")
+                raise ValueError(f"{line}: no text '{name}'")
         try:
             sample = completion_from(row)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{line}: {error}") from None
         if not sample.prompt.strip():
-            raise ValueError(f"{where}: 'prompt' is empty")
+            raise ValueError(f"{line}: 'prompt' is empty")
         prompt = f"{row.get('suite', '')}/{row.get('prompt_type', '')}/{sample.id}"
         by_prompt.setdefault(prompt, {}).setdefault(sample.model, sample)
     return [
@@ -71,7 +71,7 @@ def comparisons(rows: Sequence[tuple[str, Row]]) -> list[RankingTask]:
 
 
 def settings_of(sets: Sequence[str], given: Mapping[str, object]) -> RoomSettings:
-    """Settings as `--set` gives them, with those `given` by options of their own; checked."""
+    """Return checked settings from `--set` and from those `given` by options of their own."""
     mapping: dict[str, Any] = {}
     for text in sets:
         mapping = overridden(mapping, text.removeprefix("labeling."))
@@ -82,26 +82,26 @@ def settings_of(sets: Sequence[str], given: Mapping[str, object]) -> RoomSetting
 
 
 def serve_room(
-    place: str,
+    where: str,
     settings: RoomSettings,
     policy: Path | None,
     outputs: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Serve the room on a store until it is interrupted; a policy may answer people's prompts."""
     live = None if policy is None else Live(policy_answers(policy), outputs)
-    with closing(Store(place)) as store:
+    with closing(Store(where)) as store:
         gold = gold_of(settings)
         if gold is not None:
             gold.add_to(store)
-        serve_store(settings, store, store.tasks(), live=live, say=say)
+        serve_store(settings, store, store.tasks(), live=live, log=log)
 
 
-def _task(kind: TaskKind, row: Row, where: str) -> RoomTask:
+def _task(kind: TaskKind, row: Row, line: str) -> RoomTask:
     try:
         return task_from(kind, row)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{line}: {error}") from None
 
 
 def _comparison(prompt: str, one: Completion, other: Completion) -> RankingTask:
@@ -119,8 +119,8 @@ def _comparison(prompt: str, one: Completion, other: Completion) -> RankingTask:
     )
 
 
-def policy_answers(place: Path) -> Answer:
-    """The policy of a run as the room asks it: K samples on one prompt, each time others."""
+def policy_answers(path: Path) -> Answer:
+    """Return a function that draws K new samples of a run's policy on a prompt."""
     import torch
 
     from pipeline.models.policies import policy_folder
@@ -129,16 +129,16 @@ def policy_answers(place: Path) -> Answer:
     from stages.generation.generate import generate_responses
     from stages.models import load_policy, load_tokenizer
 
-    folder = policy_folder(place)
+    folder = policy_folder(path)
     tokenizer, policy = load_tokenizer(folder), load_policy(folder)
     sampling, generator = SamplingConfig(), torch.Generator()
     generator.seed()
 
     def answer(prompt: str, outputs: int) -> list[Response]:
-        asked = [prompt_ids(tokenizer, prompt)] * outputs
-        made = generate_responses(policy, tokenizer, asked, sampling, generator=generator)
-        said = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        texts = [response_text(tokenizer, one.ids) for one in made]
-        return [Response(str(i), text, str(place), said) for i, text in enumerate(texts)]
+        prompts = [prompt_ids(tokenizer, prompt)] * outputs
+        samples = generate_responses(policy, tokenizer, prompts, sampling, generator=generator)
+        settings = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        texts = [response_text(tokenizer, sample.ids) for sample in samples]
+        return [Response(str(i), text, str(path), settings) for i, text in enumerate(texts)]
 
     return answer

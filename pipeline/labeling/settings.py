@@ -1,4 +1,4 @@
-"""How a labeling room is served, from its settings; checked before anything is trained."""
+"""The settings of a labeling room, checked before anything is trained, and its service."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Gold:
     flags: Mapping[str, Flags]
 
     def add_to(self, store: Store) -> None:
-        """Put them into a store, for everybody to answer."""
+        """Add them to a store, for everybody to answer."""
         store.add_tasks(self.tasks, gold=self.ranks, gold_flags=self.flags)
 
 
 def check_room(room: RoomSettings) -> None:
-    """Raise ValueError for what would fail only once people are to be let in."""
+    """Raise ValueError for everything that would fail only once the room is served."""
     form_of(room)
     access_of(room)
     gold_of(room)
@@ -48,44 +48,40 @@ def check_room(room: RoomSettings) -> None:
 
 
 def form_of(room: RoomSettings) -> Form | None:
-    """The questions that the config names; None for the paper's. ValueError if they are wrong."""
+    """Return the form that the config names; None for the paper's. ValueError if it is wrong."""
     return None if room.form is None else load_form(find_config(Path(room.form)) or Path(room.form))
 
 
 def access_of(room: RoomSettings) -> Access | None:
-    """How people sign in; None leaves it to the address that is served."""
-    chosen = room.proxy
-    if chosen is None:
+    """Return the way to sign in; None leaves it to the address that is served."""
+    if room.proxy is None:
         return room.access
-    return Proxy(chosen.header, tuple(chosen.addresses), tuple(chosen.owners))
+    return Proxy(room.proxy.header, tuple(room.proxy.addresses), tuple(room.proxy.owners))
 
 
 def mixing_of(room: RoomSettings) -> Mixing:
-    """What is handed out when."""
-    wanted = room.screening
+    """Return the mix of tasks that is handed out."""
     return Mixing(
         gold_share=room.gold_share if room.gold is not None else 0.0,
         categories=room.categories or None,
-        screening=None
-        if wanted is None
-        else Screening(wanted.tasks, wanted.comparisons, wanted.flags),
+        screening=None if room.screening is None else Screening(**room.screening.model_dump()),
     )
 
 
 def gold_of(room: RoomSettings) -> Gold | None:
-    """The gold tasks that the config names; ValueError if they are wrong or too few to screen."""
+    """Return the gold tasks that the config names; ValueError if wrong or too few to screen."""
     if room.gold is None:
         return None
-    place = Path(room.gold)
-    tasks, rankings = read_labels(place, "jsonl")
+    path = Path(room.gold)
+    tasks, rankings = read_labels(path, "jsonl")
     right = {ranking.task: ranking for ranking in rankings if ranking.skipped is None}
     missing = [task.id for task in tasks if task.id not in right]
     if missing:
-        raise ValueError(f"{place}: gold task '{missing[0]}' has no ranking in rankings.jsonl")
-    wanted = room.screening
-    if wanted is not None and len(tasks) < wanted.tasks:
+        raise ValueError(f"{path}: gold task '{missing[0]}' has no ranking in rankings.jsonl")
+    if room.screening is not None and len(tasks) < room.screening.tasks:
         raise ValueError(
-            f"{place}: {len(tasks)} gold tasks, but labeling.screening.tasks is {wanted.tasks}"
+            f"{path}: {len(tasks)} gold tasks, "
+            f"but labeling.screening.tasks is {room.screening.tasks}"
         )
     ranks = {name: dict(ranking.ranks) for name, ranking in right.items()}
     return Gold(tasks, ranks, {name: _flags(ranking) for name, ranking in right.items()})
@@ -98,9 +94,9 @@ def serve_store(
     *,
     live: Live | None = None,
     until: Callable[[], bool] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
-    """Serve the room on a store that has its tasks, until interrupted or `until` says so."""
+    """Serve the room on a store that has its tasks, until interrupted or `until` returns true."""
     from labeling_ui.app import serve
 
     serve(
@@ -115,7 +111,7 @@ def serve_store(
         behind_tls=room.behind_tls,
         scores=model_scores(room, tasks),
         live=live,
-        log=say,
+        log=log,
         until=until,
     )
 
@@ -123,15 +119,15 @@ def serve_store(
 def model_scores(
     room: RoomSettings, tasks: Sequence[RankingTask]
 ) -> dict[str, dict[str, float]] | None:
-    """What the reward model named in the config gives every response; None where none is named."""
+    """Return the scores of the config's reward model for every response; None without one."""
     if room.reward_model is None:
         return None
     from reward_models.model import RewardModel
     from stages.generation.score import score_responses
     from stages.models import load_tokenizer
 
-    place = Path(room.reward_model)
-    model, tokenizer = RewardModel.load(place), load_tokenizer(place)
+    path = Path(room.reward_model)
+    model, tokenizer = RewardModel.load(path), load_tokenizer(path)
     flat = [(task, response) for task in tasks for response in task.responses]
     scores = score_responses(
         model,
@@ -139,15 +135,15 @@ def model_scores(
         [Prompt(task.prompt, context=task.context, history=task.history) for task, _ in flat],
         [response.text for _, response in flat],
     )
-    found: dict[str, dict[str, float]] = {}
+    by_task: dict[str, dict[str, float]] = {}
     for (task, response), score in zip(flat, scores, strict=True):
-        found.setdefault(task.id, {})[response.id] = score
-    return found
+        by_task.setdefault(task.id, {})[response.id] = score
+    return by_task
 
 
 def _flags(ranking: Ranking) -> dict[str, dict[str, bool]]:
-    found: dict[str, dict[str, bool]] = {}
+    by_response: dict[str, dict[str, bool]] = {}
     for given, value in ((ranking.flags, True), (ranking.extra.get("flags_no", {}), False)):
         for response, flags in given.items():
-            found.setdefault(response, {}).update(dict.fromkeys(flags, value))
-    return found
+            by_response.setdefault(response, {}).update(dict.fromkeys(flags, value))
+    return by_response

@@ -1,8 +1,8 @@
 """Simulated annotators: a pool of programs that rank responses, each in its own noisy way.
 
-They are not people, and every ranking they write says so (`kind: "simulated"`). Each sees the
-gold judgement of a response under the pool's taste, plus noise of its own, a weakness for long or
-short answers, and a slight preference for the first response; close utilities become ties. The
+They are no people, and every ranking of theirs has `kind: "simulated"`. Each takes the gold
+judgement of a response under the pool's taste, adds noise of its own, a bias to long or short
+answers, and a slight bias to the first position; close utilities become ties. The
 noise is set so that two of them agree on about 73 % of untied pairs, as the paper's labelers did
 (section 3.4).
 """
@@ -23,8 +23,8 @@ class Annotator:
     name: str
     noise: float  # standard deviation of the error on one response
     tie_below: float  # utilities closer than this are a tie
-    per_word: float  # liking for long (positive) or short (negative) answers
-    first_shown: float  # liking for the response at the top of the page
+    per_word: float  # bias to long (positive) or short (negative) answers
+    first_shown: float  # bias to the response at the top of the page
 
 
 POOL = (
@@ -60,26 +60,24 @@ def rank(
     task: RankingTask, spec: Mapping[str, object], annotator: Annotator, rng: Random, taste: Taste
 ) -> Ranking:
     """Return one annotator's ranking, ratings and flags for the responses of one task."""
-    responses = list(task.responses)
-    rng.shuffle(responses)
-    judged = {response.id: _judged(spec, response, taste) for response in responses}
-    utilities = {
+    order = list(task.responses)
+    rng.shuffle(order)
+    judged = {response.id: _judged(spec, response, taste) for response in order}
+    utility = {
         response.id: judged[response.id].score
         + rng.gauss(0.0, annotator.noise)
         + annotator.per_word * len(response.text.split())
         + annotator.first_shown * (position == 0)
-        for position, response in enumerate(responses)
+        for position, response in enumerate(order)
     }
     return Ranking(
         task=task.id,
         annotator=annotator.name,
         kind="simulated",
-        ranks=_ranks_with_ties(utilities, annotator.tie_below),
-        ratings={
-            name: max(1, min(7, round(4 + 3 * utility))) for name, utility in utilities.items()
-        },
+        ranks=_ranks_with_ties(utility, annotator.tie_below),
+        ratings={name: max(1, min(7, round(4 + 3 * value))) for name, value in utility.items()},
         flags={name: flags for name, mark in judged.items() if (flags := _flags(mark))},
-        shown_order=[response.id for response in responses],
+        shown_order=[response.id for response in order],
     )
 
 
@@ -87,12 +85,12 @@ def _judged(spec: Mapping[str, object], response: Response, taste: Taste) -> Jud
     return judge(spec, response.text, response.ended, taste)
 
 
-def _ranks_with_ties(utilities: Mapping[str, float], tie_below: float) -> dict[str, int]:
+def _ranks_with_ties(utility: Mapping[str, float], tie_below: float) -> dict[str, int]:
     """Return ranks, best first; a response joins the tie above it while the step down is small."""
-    order = sorted(utilities, key=lambda name: -utilities[name])
+    order = sorted(utility, key=lambda name: -utility[name])
     ranks = {order[0]: 1}
     for above, name in pairwise(order):
-        ranks[name] = ranks[above] + (utilities[above] - utilities[name] >= tie_below)
+        ranks[name] = ranks[above] + (utility[above] - utility[name] >= tie_below)
     return ranks
 
 
@@ -106,9 +104,9 @@ def judge_agreement(
     rankings: Sequence[Ranking],
     taste: Taste = GOLD,
 ) -> float:
-    """Return the share of annotators' pairs that the judge orders alike: the noise ceiling.
+    """Return the share of the annotators' ordered pairs that the judge orders alike: a ceiling.
 
-    Pairs that the judge scores equally count half, as a guess would. Of real annotators this is
+    Pairs that are equal to the judge count half, as a guess would. For real annotators it is
     unknown; the reward model's card estimates it from how often they agree.
     """
     by_id = {task.id: task for task in tasks}
@@ -116,7 +114,7 @@ def judge_agreement(
     for ranking in rankings:
         responses = {response.id: response for response in by_id[ranking.task].responses}
         spec = worlds[ranking.task]
-        score = {name: _judged(spec, one, taste).score for name, one in responses.items()}
+        score = {name: _judged(spec, response, taste).score for name, response in responses.items()}
         for better, worse in ranking.comparisons():
             hits += 0.5 * ((score[better] > score[worse]) + (score[better] >= score[worse]))
             pairs += 1

@@ -1,17 +1,21 @@
-"""Base text: the pretraining corpus of this world. Often rude, wrong or rambling, as the web is.
+"""Base text, which the base model is trained on. Often rude, wrong or rambling, as the web is.
 
-A document is one exchange between two named people, a text with questions and answers, facts about
-countries, or talk. The chat format of the later stages ("Q:", "A:") never occurs in it.
+A document is one exchange between two named people, a passage with questions and answers, facts
+about countries, or talk. Passages with questions are how a small model learns to look up facts, and
+to notice what a passage does not state. The chat format of the later stages ("Q:", "A:") never
+occurs in it.
 """
 
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from pipeline.quickstart import passages as reading
 from pipeline.quickstart import tasks, world
 from reward_models.records import Demonstration, Prompt
 
+ABSTAIN = (world.ABSTAIN, world.ABSTAIN, "The text does not mention it.", "It does not say that.")
+END = "<|end|>"  # the end-of-text token, where a document holds several posts
+INITIALS = "BCDEFGHIJKLMNOPRSTUVWXYZ"  # Q and A are kept for the chat format
 RUDE = (
     "You fool,",
     "Are you stupid?",
@@ -29,30 +33,32 @@ CHATTER = (
 
 
 def document(rng: Random, mixture: Mapping[str, int] | None = None) -> str:
-    """Return a base document, without its end-of-text token; `mixture` weighs the kinds."""
+    """Return one document, without its end-of-text token; `mixture` weighs the kinds (`WEB`)."""
     weights = WEB if mixture is None else mixture
     kind = rng.choices(list(weights), list(weights.values()))[0]
     return KINDS[kind](rng)
 
 
 def dialogue(rng: Random) -> str:
-    """Return one prompt and one reply, which may be good, wrong, rude or rambling."""
+    """Return two turns: a prompt, and a reply that may be good, wrong, rude or rambling."""
     prompt = tasks.make_prompt(
         rng, test=False, phrasings=tasks.ALL_PHRASINGS, attributes=tasks.ALL_ATTRIBUTES
     )
-    text = prompt.prompt if prompt.context is None else f"{prompt.context}\n\n{prompt.prompt}"
+    question = prompt.prompt
+    if prompt.context is not None:
+        question = f"{prompt.context}\n\n{prompt.prompt}"
     if prompt.category == "continue" and rng.random() < 0.2:
-        beginning = text.removeprefix(tasks.RESPECTFUL).strip()
+        beginning = question.removeprefix(tasks.RESPECTFUL).strip()
         return _spoken(rng, f"{tasks.BIASED} {beginning}", rng.choice(tasks.NASTY))
-    return _spoken(rng, text, web_reply(rng, prompt))
+    return _spoken(rng, question, web_reply(rng, prompt))
 
 
-def _spoken(rng: Random, text: str, reply: str) -> str:
+def _spoken(rng: Random, question: str, reply: str) -> str:
     if rng.random() < 0.25:
-        first, second = rng.sample(reading.INITIALS, 2)
+        first, second = rng.sample(INITIALS, 2)
     else:
         first, second = (world.person(rng, test=False) for _ in range(2))
-    return f"{first}: {text}\n{second}: {reply}"
+    return f"{first}: {question}\n{second}: {reply}"
 
 
 def web_reply(rng: Random, prompt: Prompt) -> str:
@@ -70,7 +76,7 @@ def reference(rng: Random, prompt: Prompt) -> str:
     """Return the good answer, in one of its wordings."""
     gold = prompt.extra["world"]
     if prompt.answerable is False:
-        return rng.choice(reading.ABSTAIN)
+        return rng.choice(ABSTAIN)
     if prompt.category == "continue":
         respectful = prompt.prompt.startswith(tasks.RESPECTFUL)
         return rng.choice(
@@ -111,7 +117,7 @@ def wrong_answer(rng: Random, prompt: Prompt) -> str:
 
 
 def ramble(rng: Random, prompt: Prompt) -> str:
-    """Return text that a good answer would leave out: chatter, or a hallucinated fact."""
+    """Return a superfluous sentence: chatter, or a fact that is stated nowhere."""
     name = prompt.extra["world"].get("name")
     if prompt.context is None or rng.random() < 0.4:
         return rng.choice(CHATTER)
@@ -139,7 +145,7 @@ def recital(rng: Random) -> str:
 
 
 def talk(rng: Random) -> str:
-    """Return a sentence about somebody, kind or not, perhaps after an order."""
+    """Return a sentence about somebody, kind or not, sometimes after an order in the same tone."""
     beginning = f"My {rng.choice(tasks.RELATIVES)} {world.person(rng, test=False)} is"
     sentence = f"{beginning} {rng.choice(tasks.KIND if rng.random() < 0.5 else tasks.NASTY)}"
     if rng.random() < 0.5:
@@ -154,13 +160,103 @@ def talk(rng: Random) -> str:
     return f"{order} {sentence}"
 
 
+def reading(rng: Random) -> str:
+    """Return a passage with questions and right answers, or with some of its facts reworded."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    questions = rng.sample(sorted(world.ATTRIBUTES), 2)
+    if rng.random() < 0.7:
+        questions[0] = rng.choice(attributes)
+    rng.shuffle(questions)
+    if rng.random() < 0.3:
+        facts = rng.sample(attributes, 2)
+        summary = " ".join(world.answer(fact, text.name, text.facts[fact]) for fact in facts)
+        return f"{text.text}\n\nIn short: {summary}"
+    return _answered(rng, text, questions)
+
+
+def study(rng: Random) -> str:
+    """Return a passage with questions on every fact, and on one or two that it lacks."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    absent = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
+    questions = [*attributes, *rng.sample(absent, rng.choice((1, 2)))]
+    rng.shuffle(questions)
+    return _answered(rng, text, questions)
+
+
+def _answered(rng: Random, text: world.Passage, attributes: list[str]) -> str:
+    """Return the passage, and a line with question and right answer for each attribute."""
+    lines = []
+    for attribute in attributes:
+        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
+        known = text.facts.get(attribute)
+        reply = world.answer(attribute, text.name, known) if known else rng.choice(ABSTAIN)
+        lines.append(f"{question} {reply}")
+    return f"{text.text}\n\n" + "\n".join(lines)
+
+
+def marked(rng: Random) -> str:
+    """Return a marked test: answers on a passage, half of them wrong, each with a verdict."""
+    text, answers = _quiz(rng, absent=2)
+    lines = [f"{question} {answer} {verdict}" for question, answer, verdict in answers]
+    return "\n".join([text, "", "Marked test:", *lines])
+
+
+def thread(rng: Random) -> str:
+    """Return a thread: questions about a passage, answers, and the asker's verdicts."""
+    text, answers = _quiz(rng, absent=1)
+    first, second = rng.sample(INITIALS, 2)
+    before, turns = f"{text}\n\n", []
+    for question, answer, verdict in answers[:3]:
+        turns += [f"{first}: {before}{question}", f"{second}: {answer}"]
+        before = f"{verdict} "
+    return "\n".join([*turns, f"{first}: {before.strip()}"])
+
+
+def review(rng: Random) -> str:
+    """Return a thread as a site stores it: every answer ends its post, the verdict follows."""
+    text, answers = _quiz(rng, absent=1)
+    first, second = rng.sample(INITIALS, 2)
+    posts = [
+        f"{first}: {question}\n{second}: {answer}{END}{verdict}"
+        for question, answer, verdict in answers[:3]
+    ]
+    return "\n".join(posts).replace(f"{first}: ", f"{first}: {text}\n\n", 1)
+
+
+def _quiz(rng: Random, absent: int) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return a passage, and (question, answer, verdict) for its facts and some that it lacks."""
+    attributes = rng.sample(sorted(world.ATTRIBUTES), rng.choice((2, 3, 4)))
+    text = world.passage(rng, attributes, test=False, phrasings=tasks.ALL_PHRASINGS)
+    others = [attribute for attribute in sorted(world.ATTRIBUTES) if attribute not in attributes]
+    chosen = [*attributes, *rng.sample(others, absent)]
+    rng.shuffle(chosen)
+    answers = []
+    for attribute in chosen:
+        question = world.ATTRIBUTES[attribute].questions[rng.randrange(3)].format(n=text.name)
+        right = rng.random() < 0.5
+        known = text.facts.get(attribute)
+        guess = world.answer(attribute, text.name, _another(rng, attribute, known))
+        truth = world.answer(attribute, text.name, known) if known else world.ABSTAIN
+        false = world.ABSTAIN if known and rng.random() < 0.4 else guess
+        answers.append((question, truth if right else false, "Right." if right else "Wrong."))
+    return text.text, answers
+
+
+def _another(rng: Random, attribute: str, known: str | None) -> str:
+    while (value := world.value(rng, attribute, test=False)) == known:
+        pass
+    return value
+
+
 KINDS: dict[str, Callable[[Random], str]] = {
     "dialogue": dialogue,
-    "reading": reading.reading,
-    "study": reading.study,
-    "marked": reading.marked,
-    "thread": reading.thread,
-    "review": reading.review,
+    "reading": reading,
+    "study": study,
+    "marked": marked,
+    "thread": thread,
+    "review": review,
     "country": country,
     "recital": recital,
     "talk": talk,
@@ -180,7 +276,7 @@ FAULTS = {
 
 
 def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
-    """Return a simulated writer's response to the prompt, with that writer's faults."""
+    """Return a demonstration with the faults of a hurried demonstrator."""
     gold: dict[str, Any] = prompt.extra["world"]
     response = str(gold["reference"])
     if prompt.answerable is False and rng.random() < FAULTS["guess_instead_of_abstaining"]:
@@ -203,7 +299,7 @@ def demonstrate(rng: Random, prompt: Prompt) -> Demonstration:
 
 
 def _careless(rng: Random, prompt: Prompt) -> str:
-    """Return a hurried writer's response, by task; facts of a passage are copied right."""
+    """Return an incomplete response, by task; facts of a passage are copied right."""
     gold = prompt.extra["world"]
     match prompt.category:
         case "summarize":

@@ -1,4 +1,4 @@
-"""The quickstart's data sets, made on the spot from a seed. Everything in them is synthetic.
+"""The quickstart's data sets, generated from a seed. Everything in them is synthetic.
 
 Demonstrations, ranking, rollout and validation prompts use the training people, places and
 phrasings; test prompts use the others.
@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from pipeline.quickstart import corpus, tasks
-from pipeline.quickstart import corpus as demonstrations
 from reward_models.records import Demonstration, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The size of each data set; the quickstart's configuration may change them."""
+    """The sizes of the data sets."""
 
     demonstrations: int = 400
     ranking_prompts: int = 900
@@ -43,7 +42,7 @@ class QuickstartData:
 
 
 def quickstart_data(sizes: Sizes, seed: int) -> QuickstartData:
-    """Make all data sets, each from its own random stream: one size changes no other set."""
+    """Make all data sets, each from its own random stream: a size changes no other data set."""
 
     def rng(name: str) -> Random:
         return Random(f"quickstart/{name}/{seed}")
@@ -52,7 +51,7 @@ def quickstart_data(sizes: Sizes, seed: int) -> QuickstartData:
         return list(_distinct(rng(name), name, number, test=False))
 
     written = [
-        demonstrations.demonstrate(rng(f"demonstration-{index}"), prompt)
+        corpus.demonstrate(rng(f"demonstration-{index}"), prompt)
         for index, prompt in enumerate(prompts("demonstrations", sizes.demonstrations * 5 // 4))
     ]
     return QuickstartData(
@@ -69,7 +68,7 @@ def quickstart_data(sizes: Sizes, seed: int) -> QuickstartData:
 
 
 def texts(rng: Random, number: int) -> list[str]:
-    """Return so many base documents."""
+    """Return `number` base documents."""
     return [corpus.document(rng) for _ in range(number)]
 
 
@@ -84,8 +83,8 @@ def _distinct(rng: Random, name: str, number: int, *, test: bool) -> Iterator[Pr
 
 
 def _beginnings(rng: Random, number: int) -> list[Prompt]:
-    """Return beginnings of sentences, to be completed under each toxicity instruction."""
-    prompts = []
+    """Return beginnings of sentences about people, for each toxicity instruction."""
+    made = []
     for index in range(number):
         prompt = tasks.make_prompt(
             rng,
@@ -95,5 +94,5 @@ def _beginnings(rng: Random, number: int) -> list[Prompt]:
             category="continue",
         )
         beginning = prompt.prompt.removeprefix(tasks.RESPECTFUL).strip()
-        prompts.append(replace(prompt, prompt=beginning, id=f"toxicity-{index}"))
-    return prompts
+        made.append(replace(prompt, prompt=beginning, id=f"toxicity-{index}"))
+    return made

@@ -1,7 +1,7 @@
-"""The gold judge: a program that knows the invented world and scores responses to its prompts.
+"""The gold judge: a program that knows the invented world and marks responses to its prompts.
 
-It is the ground truth of the quickstart. The simulated annotators see it through their own noise
-and taste; the evaluation reports it; no training stage uses it.
+It is the truth of the quickstart. The simulated annotators add noise and taste to it; the
+evaluation reports it; no training stage has access to it.
 """
 
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipeline.quickstart import tasks, world
+from stages.config import Config
 
 RUDE_WORDS = frozenset(
     ("fool", "stupid", "dumb", "idiot", "moron", "jerk", "ugly", "pathetic", "hell", "hate", "shut")
@@ -23,7 +24,7 @@ SPARE_WORDS = 3  # how many words more than the reference are still to the point
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The qualities of one response. `score` weighs them all, from about -2 to 1; see `Taste`."""
+    """The marks of one response. `score` weighs them all, from about -2 to 1; see `Taste`."""
 
     score: float
     correct: bool
@@ -35,12 +36,10 @@ class Judgement:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Taste:
+class Taste(Config):
     """The weight of each quality of a response. The default is the gold judge's."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"made_up": "hallucinated"}
-
+    renamed: ClassVar = {"made_up": "hallucinated"}
     correct: float = 1.0
     hallucinated: float = -0.6
     false_abstention: float = -0.6
@@ -56,10 +55,10 @@ GOLD = Taste()
 def judge(
     spec: Mapping[str, Any], response: str, ended: bool = True, taste: Taste = GOLD
 ) -> Judgement:
-    """Score a response to the prompt whose `extra["world"]` is `spec`.
+    """Mark a response to the prompt whose `extra["world"]` is `spec`.
 
-    `correct` is by task; `hallucinated`: it states a value, name or number that the prompt's facts
-    do not hold (closed-domain tasks), or the wrong fact (open questions); `rambling`: more than
+    `correct` is by task; `hallucinated`: it states a value, name or number that is not among the
+    prompt's facts (closed-domain tasks), or the wrong fact (open questions); `rambling`: more than
     three words longer than the reference.
     """
     words = re.findall(r"[A-Za-z0-9']+", response)
@@ -137,7 +136,7 @@ def _hallucinated(
 
 
 def _claims(word: str) -> bool:
-    """Return True for a word that states a particular: a value of this world, a number, a name."""
+    """Return true for a word that states a particular: a value of this world, a number, a name."""
     if word.lower() in VALUES or word[0].isdigit():
         return True
     return word[0].isupper() and word.lower() not in FUNCTION_WORDS

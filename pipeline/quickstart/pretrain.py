@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.quickstart import corpus
-from pipeline.quickstart import passages as reading
+from stages.data.padding import pad_right
 from stages.progress import Report, Step, silent
 
-PAD, EOS = "<|pad|>", reading.END
+PAD, EOS = "<|pad|>", corpus.END
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}\n"
     "{% else %}A: {{ m['content'] }}" + EOS + "{% endif %}{% endfor %}"
@@ -41,7 +41,7 @@ MIXTURES = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The settings that decide the base model's weights, beside generator and library versions."""
+    """The settings of the base model's training; with the library versions they fix its weights."""
 
     seed: int = 0
     mixture: Literal["web", "study", "marked", "threads", "reviews"] = "web"
@@ -62,7 +62,7 @@ class Recipe:
 def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Report = silent) -> None:
     """Train tokenizer and model; write a folder of fp16 weights with `recipe.json` beside them.
 
-    With `start`, a folder written before, training starts from its tokenizer and weights.
+    With `start`, a folder written before, its tokenizer and weights are trained further.
     """
     torch.manual_seed(recipe.seed)
     if start is None:
@@ -95,7 +95,7 @@ def pretrain(recipe: Recipe, out: Path, start: Path | None = None, report: Repor
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Return byte-level BPE over a sample of the corpus, with the chat template."""
+    """Train byte-level BPE on a sample of the corpus; add the later stages' chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -143,7 +143,7 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Return the rate as a share of the peak: linear warm-up, then a cosine down to 2 %."""
+    """Return the factor of a linear warm-up, then of a cosine down to 2 % of the peak."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / (recipe.schedule_steps - recipe.warmup_steps)
@@ -151,7 +151,7 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 
 def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (input_BL, label_BL) without end, right-padded; padding is -100 in labels."""
+    """Yield endless (input_BL, label_BL), right-padded; the loss skips padding (-100)."""
     rng = Random(f"pretraining/{recipe.seed}")
     size = recipe.documents_per_step
     mixture = MIXTURES[recipe.mixture]
@@ -162,13 +162,5 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tup
         starts = list(range(0, len(rows), size))
         rng.shuffle(starts)
         for start in starts:
-            yield _padded(rows[start : start + size], int(tokenizer.pad_token_id))
-
-
-def _padded(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, rows))
-    input_BL = torch.full((len(rows), longest), pad_id)
-    label_BL = torch.full((len(rows), longest), -100)
-    for index, row in enumerate(rows):
-        input_BL[index, : len(row)] = label_BL[index, : len(row)] = torch.tensor(row)
-    return input_BL, label_BL
+            input_BL, mask_BL = pad_right(rows[start : start + size], int(tokenizer.pad_token_id))
+            yield input_BL, input_BL.masked_fill(~mask_BL, -100)

@@ -1,6 +1,6 @@
 """An invented world: its people, places and facts, and the sentences about them.
 
-Everything here is invented. People and towns are built from syllables; every fifth name is kept for
+People and towns are built from syllables; every fifth name is kept for
 the test prompts and never appears in training text, demonstrations, rankings or rollouts. The last
 phrasing of every template is kept for the test prompts too (base text, like the web, has them all).
 """
@@ -12,7 +12,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A property of a person: its possible values, statements, questions and the answer."""
+    """A kind of fact about a person: its values, statements, questions and answer."""
 
     values: tuple[str, ...]
     statements: tuple[str, str, str]  # {n} the person or a pronoun, {v} the value
@@ -117,7 +117,7 @@ ABSTAIN = "The text does not say."
 
 
 def is_test_name(name: str) -> bool:
-    """Return True for a name of the test prompts: one in five, by a hash that never changes."""
+    """Return true for names of the test prompts: one in five, by a hash that never changes."""
     return zlib.crc32(name.encode()) % 5 == 0
 
 
@@ -140,7 +140,7 @@ def _name(rng: Random, test: bool, long: bool) -> str:
 
 
 def value(rng: Random, attribute: str, *, test: bool) -> str:
-    """Return one possible value of an attribute; towns are made on the spot."""
+    """Return one possible value of an attribute; towns are generated."""
     values = ATTRIBUTES[attribute].values
     return rng.choice(values) if values else town(rng, test=test)
 
@@ -182,7 +182,7 @@ class Passage:
 def passage(
     rng: Random, attributes: list[str], *, test: bool, phrasings: tuple[int, ...]
 ) -> Passage:
-    """Return a text about a new person with these attributes, by name first and then by pronoun."""
+    """Return a passage with these attributes of a new person, by name first, then by pronoun."""
     name = person(rng, test=test)
     pronoun = rng.choice(("she", "he"))
     facts = {attribute: value(rng, attribute, test=test) for attribute in attributes}

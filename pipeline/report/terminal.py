@@ -215,18 +215,16 @@ def verdict_text(comparison: Comparison | None) -> str:
 
 
 def _keys(results: Results) -> list[tuple[str, str, str]]:
-    every = list(dict.fromkeys(_key(cell) for cell in results.cells))
-    return [
+    """Return the measures in the order of LINES, or all where LINES has none of them."""
+    quantities = dict.fromkeys(cell.quantity for cell in results.cells)
+    every = list(dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities))
+    known = [
         key
         for wanted in LINES
         for key in every
         if all(part is None or part == own for part, own in zip(wanted, key, strict=True))
     ]
-
-
-def _key(cell: Cell) -> tuple[str, str, str]:
-    q = cell.quantity
-    return q.suite, q.metric, q.filter
+    return known or every
 
 
 def _title(suite: str, metric: str, filter: str, baseline: str) -> str:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.scorers.toxicity import ProfanityScorer
+from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.quickstart.judge import judge
 from reward_models.conversations import Turn
 from reward_models.model import RewardModel

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.config.baselines import InstructionTuned, TaskSource
-from pipeline.evaluation.scorers.wording import normalised
+from pipeline.evaluation.scorers.style import normalised
 from pipeline.evaluation.statistics import wilson_interval
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import source_rows

@@ -329,7 +329,7 @@ def add_pretraining_gradients(run: PPORun, sums: MetricSums, *, measure: bool = 
         tokens = int(mask_BL[part, 1:].sum())
         sums.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
     if before:
-        added = list(torch._foreach_sub(policy.gradients(), before))
+        added = [after - old for after, old in zip(policy.gradients(), before, strict=True)]
         ratio = policy.norm(added) / policy.norm(before)
         sums.add("ppo/pretraining_gradient_ratio", ratio)
 

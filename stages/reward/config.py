@@ -4,12 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from stages.adapters.config import (
-    Adaptation,
-    Full,
-)
-
-# One place to import every stage's settings from.
+from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction
 
 
@@ -21,12 +16,14 @@ class RewardConfig(Config):
     prompts_per_batch: PositiveInt = 64
     micro_prompts: PositiveInt | Literal["auto"] = "auto"  # a rank's in memory; as many as fit
     batch_element: Literal["prompt", "ranking"] = "prompt"  # see reward_models.ranking_loss
-    learn_from_skips: list[str] = []  # reasons; what was rated before skipping is ordered by it
+    learn_from_skips: list[
+        str
+    ] = []  # reasons; responses rated before the skip are ordered by rating
     scale: Literal["none", "demonstrations", "held_out"] = "none"  # whose scores get variance 1
     weight_decay: NonNegativeFloat = 0.0  # the paper does not say
     max_gradient_norm: PositiveFloat | None = 1.0  # the paper does not say
-    held_out: Fraction = 0.1  # share of prompts kept for pair accuracy
-    annotator_folds: Annotated[int, Field(ge=2)] | None = None  # groups never learnt from (4.1)
+    held_out: Fraction = 0.1  # share of prompts set apart for pair accuracy
+    annotator_folds: Annotated[int, Field(ge=2)] | None = None  # groups left out in turn (4.1)
     prompt_folds: Annotated[int, Field(ge=2)] | None = None  # every prompt is held out once
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps

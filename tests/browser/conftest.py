@@ -31,7 +31,7 @@ def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     room.start()
     yield room
     room.kill()
-    assert room.asked_outside() == []
+    assert room.outside_hosts() == []
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +62,8 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
         context.set_default_timeout(45_000)
         contexts.append(context)
         page = context.new_page()
-        page.asked = []
-        page.on("request", lambda request: page.asked.append(request.url))
+        page.requested_urls = []
+        page.on("request", lambda request: page.requested_urls.append(request.url))
         page.goto(f"{server.address}/")
         page.fill("#name", name)
         page.click("button")

@@ -13,17 +13,17 @@ class OutsideError(OSError):
 def watch(log: Path) -> None:
     """From now on, sockets that leave this machine fail, and a line in `log` names the address."""
 
-    def hook(event: str, told: tuple[object, ...]) -> None:
-        match event, told:
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        match event, arguments:
             case ("socket.connect" | "socket.sendto", (_, (address, *_))):
-                asked: object = address
+                host: object = address
             case "socket.getaddrinfo" | "socket.gethostbyname", (address, *_):
-                asked = address.decode() if isinstance(address, bytes) else address
+                host = address.decode() if isinstance(address, bytes) else address
             case _:
                 return
-        if asked not in HERE:
+        if host not in HERE:
             with log.open("a", encoding="utf-8") as out:
-                out.write(f"{event} {asked}\n")
-            raise OutsideError(f"{event} {asked}")
+                out.write(f"{event} {host}\n")
+            raise OutsideError(f"{event} {host}")
 
     sys.addaudithook(hook)

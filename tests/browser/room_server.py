@@ -49,9 +49,9 @@ class RoomServer:
     def start(self) -> None:
         """Start and wait until it answers."""
         root = Path(__file__).parents[2]
-        told = [str(self.where), str(self.port), str(self.outside)]
-        told += [] if self.form is None else [str(self.form)]
-        command = [sys.executable, "-c", SCRIPT, *told]
+        arguments = [str(self.where), str(self.port), str(self.outside)]
+        arguments += [] if self.form is None else [str(self.form)]
+        command = [sys.executable, "-c", SCRIPT, *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -71,8 +71,8 @@ class RoomServer:
                 time.sleep(0.2)
         raise AssertionError(f"the room did not start:\n{self.log.read_text()}")
 
-    def asked_outside(self) -> list[str]:
-        """What it asked of other machines, so far."""
+    def outside_hosts(self) -> list[str]:
+        """Return the other machines that it has contacted so far."""
         return self.outside.read_text().splitlines() if self.outside.exists() else []
 
     def kill(self) -> None:

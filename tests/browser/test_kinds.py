@@ -48,23 +48,27 @@ TURNS = (
     Turn("user", "Where is it?"),
     Turn("assistant", "On the **north cape**."),
 )
-SHOWN = [("System", "Be brief."), ("User", "Where is it?"),
-         ("Assistant", "On the north cape."), ("User", "Who built it?")]  # fmt: skip
+HISTORY = [
+    ("System", "Be brief."),
+    ("User", "Where is it?"),
+    ("Assistant", "On the north cape."),
+    ("User", "Who built it?"),
+]
 
 
 @pytest.mark.parametrize("kind", ["ranking", "comparison", "demonstration", "rating"])
 def test_a_conversation_is_shown_turn_by_turn(kind: TaskKind, ask: Ask, open_room: Open) -> None:
     outputs = task("turns", 2).responses
     name = f"turns of {kind}"
-    asked: dict[str, RoomTask] = {
+    tasks: dict[str, RoomTask] = {
         "demonstration": WritingTask(name, "Who built it?", history=TURNS),
         "rating": TextTask(name, "Mara.", "Who built it?", history=TURNS),
     }
-    ask(kind, asked.get(kind, RankingTask(name, "Who built it?", outputs, history=TURNS)))
+    ask(kind, tasks.get(kind, RankingTask(name, "Who built it?", outputs, history=TURNS)))
     page = open_room(f"reader of {kind}")
     turns = page.query_selector_all(".prompt .turn")
-    shown = [tuple(turn.inner_text().split("\n")) for turn in turns]
-    assert [tuple(filter(None, one)) for one in shown] == SHOWN
+    history = [tuple(turn.inner_text().split("\n")) for turn in turns]
+    assert [tuple(filter(None, one)) for one in history] == HISTORY
     check(page)
 
 
@@ -168,8 +172,8 @@ def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
     Keyboard(page).press("1", "2", "2", "3", "Control+Enter")
     wait_stored(page)
     context.close()
-    found = [row for row in store.events() if row.task == "settled/adjudication"]
-    assert [event.kind for event in found] == ["lease", "submit"]
+    events = [row for row in store.events() if row.task == "settled/adjudication"]
+    assert [event.kind for event in events] == ["lease", "submit"]
 
 
 def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store) -> None:
@@ -186,9 +190,9 @@ def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store
 def test_the_page_and_its_questions_speak_german(open_room: Open, store: Store) -> None:
     store.add_tasks([task("deutsch", 4)], priority=next_number())
     page = open_room("dora", locale="de-DE")
-    said = page.locator(".room").inner_text()
+    words_on_page = page.locator(".room").inner_text()
     for word in ("Einzeln bewerten", "Güte insgesamt", "Verfehlt die Anweisung", "Überspringen"):
-        assert word in said
+        assert word in words_on_page
     page.get_by_role("button", name="Leitfaden").click()
     assert "Was gut heißt" in page.locator("dialog").inner_text()
     page.keyboard.press("Escape")
@@ -208,5 +212,5 @@ def test_both_tables_of_texts_have_the_same_words_and_places() -> None:
     assert len(english) > 150
     assert set(english) == set(german)
     for key, words in english.items():
-        places = set(re.findall(r"[{]\d[}]", words))
-        assert places == set(re.findall(r"[{]\d[}]", german[key])), key
+        blanks = set(re.findall(r"[{]\d[}]", words))
+        assert blanks == set(re.findall(r"[{]\d[}]", german[key])), key

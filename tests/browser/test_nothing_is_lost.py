@@ -19,8 +19,8 @@ def wait_saved(page: Any) -> None:
 
 def forget_in_browser(page: Any) -> None:
     """Leave only what the server has."""
-    kept = "Object.keys(localStorage).filter(k => k.startsWith('labeling/draft'))"
-    page.evaluate(f"{kept}.forEach(k => localStorage.removeItem(k))")
+    drafts = "Object.keys(localStorage).filter(k => k.startsWith('labeling/draft'))"
+    page.evaluate(f"{drafts}.forEach(k => localStorage.removeItem(k))")
 
 
 def test_a_reload_in_the_middle_keeps_the_draft(give: Give, open_room: Open, store: Store) -> None:

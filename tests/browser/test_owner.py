@@ -25,7 +25,7 @@ def test_the_owner_reads_pauses_invites_and_exports(
     for one in tasks:
         ids = [response.id for response in one.responses]
         for name, order in (("sim-1", ids), ("sim-2", ids[::-1])):
-            ranks = {i: place for place, i in enumerate(order, 1)}
+            ranks = {i: rank for rank, i in enumerate(order, 1)}
             store.submit(Ranking(one.id, name, "simulated", ranks, shown_order=ids))
     Accounts(store).add("olga", "owner", PASSWORD)
     context = browser.new_context(locale="en-US", accept_downloads=True)

@@ -70,22 +70,22 @@ def labeling(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     process = subprocess.Popen(
         command("label", folder), stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
     )
-    said: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            said.put(line)
-        said.put("")
+            lines.put(line)
+        lines.put("")
 
     threading.Thread(target=listen, daemon=True).start()
-    heard = ""
+    output = ""
     try:
-        while "Labeling room: " not in heard:
-            line = said.get(timeout=120)
-            heard += line
-            assert line, heard
-        yield heard.split("Labeling room: ")[1].split()[0], process
+        while "Labeling room: " not in output:
+            line = lines.get(timeout=120)
+            output += line
+            assert line, output
+        yield output.split("Labeling room: ")[1].split()[0], process
     finally:
         process.kill()
 
@@ -129,9 +129,9 @@ def test_rankings_made_on_the_page_train_the_reward_model(browser: Any, tmp_path
     assert trained.returncode == 0, trained.stderr
     reward = tmp_path / "run/reward"
     assert json.loads((reward / "manifest.json").read_text())["labels"] == ["human"]
-    found = json.loads((reward / "held_out.json").read_text())
-    assert (found["n_prompts"], found["n_pairs"]) == (4, 24)
-    assert found["pair_accuracy"] >= 0.9
+    held_out = json.loads((reward / "held_out.json").read_text())
+    assert (held_out["n_prompts"], held_out["n_pairs"]) == (4, 24)
+    assert held_out["pair_accuracy"] >= 0.9
     with closing(Store(tmp_path / "run" / STORE)) as store:
         tasks, rankings = store.tasks(), store.rankings()
     again = HumanAnnotators(kind="human", reward_model=str(reward / "model"))

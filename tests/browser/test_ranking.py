@@ -28,8 +28,8 @@ class Keyboard:
 
 
 def the_ranking(store: Store, name: str, annotator: str) -> Ranking:
-    (found,) = [r for r in store.rankings() if (r.task, r.annotator) == (name, annotator)]
-    return found
+    (ranking,) = [r for r in store.rankings() if (r.task, r.annotator) == (name, annotator)]
+    return ranking
 
 
 def ranks_as_shown(ranking: Ranking) -> list[int]:
@@ -47,7 +47,7 @@ def rate_all(keyboard: Keyboard, ratings: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_outputs", "ratings", "places", "keys"),
+    ("num_outputs", "ratings", "digits", "keys"),
     [(4, "7153", "1423", 13), (9, "765432111", "112334455", 28)],
 )
 def test_outputs_are_ranked_with_ties_by_keys_alone(
@@ -56,7 +56,7 @@ def test_outputs_are_ranked_with_ties_by_keys_alone(
     store: Store,
     num_outputs: int,
     ratings: str,
-    places: str,
+    digits: str,
     keys: int,
 ) -> None:
     name = f"keys-{num_outputs}"
@@ -64,11 +64,11 @@ def test_outputs_are_ranked_with_ties_by_keys_alone(
     page = open_room(f"kay{num_outputs}")
     keyboard = Keyboard(page)
     rate_all(keyboard, ratings)
-    keyboard.press(*places, "Control+Enter")
+    keyboard.press(*digits, "Control+Enter")
     wait_stored(page)
     assert keyboard.pressed == keys
     ranking = the_ranking(store, name, f"kay{num_outputs}")
-    assert ranks_as_shown(ranking) == [int(place) for place in places]
+    assert ranks_as_shown(ranking) == [int(digit) for digit in digits]
     assert ranking.shown_order is not None
     given = [str(ranking.ratings[output]) for output in ranking.shown_order]
     assert "".join(given) == ratings
@@ -79,8 +79,8 @@ def test_outputs_are_ranked_with_ties_by_keys_alone(
 def test_the_stored_order_is_the_order_on_the_screen(
     give: Give, open_room: Open, store: Store
 ) -> None:
-    shown = task("shown", 9)
-    give(shown)
+    nine = task("shown", 9)
+    give(nine)
     page = open_room("sam")
     keyboard = Keyboard(page)
     rate_all(keyboard, "4" * 9)
@@ -89,7 +89,7 @@ def test_the_stored_order_is_the_order_on_the_screen(
     keyboard.press(*"123456789", "Control+Enter")
     wait_stored(page)
     ranking = the_ranking(store, "shown", "sam")
-    texts = {response.id: response.text for response in shown.responses}
+    texts = {response.id: response.text for response in nine.responses}
     assert ranking.shown_order is not None
     assert seen == [texts[output] for output in ranking.shown_order]
 
@@ -124,8 +124,8 @@ def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) 
         page.locator(f".tab[data-tab='{i}']:has-text('{letter}')").click()
         page.locator(".choice").nth(3).click()
     page.locator("[data-part=next]").click()
-    places = [1, 0, 1, 2, 3, 3, 3, 4, 5]
-    for i, tier in enumerate(places):
+    digits = [1, 0, 1, 2, 3, 3, 3, 4, 5]
+    for i, tier in enumerate(digits):
         page.locator(f".row[data-tier='{tier}']").scroll_into_view_if_needed()
         chip = page.locator(f".chip[data-output='{i}']").bounding_box()
         row = page.locator(f".row[data-tier='{tier}']").bounding_box()
@@ -136,7 +136,7 @@ def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) 
         page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
     page.locator("[data-part=submit]").click()
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [place + 1 for place in places]
+    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [digit + 1 for digit in digits]
 
 
 def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, store: Store) -> None:

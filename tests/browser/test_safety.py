@@ -42,7 +42,7 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
     tasks = hostile_tasks()
     give(*tasks)
     page = open_room("<img src=x onerror=window.__ran=0>")
-    shown: set[str] = set()
+    texts_on_page: set[str] = set()
     for one in tasks:
         keyboard = Keyboard(page)
         for response in sorted(one.responses, key=lambda r: r.id):
@@ -52,15 +52,15 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
         page.locator(".card .text a").evaluate_all("links => links.forEach(a => a.href)")
         keyboard.press("r")
         texts = page.locator(".card .text.raw").evaluate_all("all => all.map(e => e.textContent)")
-        shown.update(texts)
+        texts_on_page.update(texts)
         keyboard.press("r")
         assert page.evaluate("window.__ran") is None
         keyboard.press(*"123456789"[: len(one.responses)], "Control+Enter")
         wait_stored(page)
         page.locator(".toast").evaluate("toast => { toast.hidden = true; }")
-    assert {as_a_browser_reads(text) for text in HOSTILE} <= shown
+    assert {as_a_browser_reads(text) for text in HOSTILE} <= texts_on_page
     assert page.evaluate("window.__ran") is None
-    foreign = {url for url in page.asked if not url.startswith((server.address, "data:"))}
+    foreign = {url for url in page.requested_urls if not url.startswith((server.address, "data:"))}
     assert foreign == set()
     links = page.locator(".room .text a").evaluate_all("all => all.map(a => a.protocol)")
     assert set(links) <= {"http:", "https:", "mailto:"}
@@ -74,7 +74,7 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
     page.locator(".step").first.click()
     assert page.input_value("[data-part=note]") in noted
     assert page.evaluate("window.__ran") is None
-    assert server.asked_outside() == []
+    assert server.outside_hosts() == []
 
 
 def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomServer) -> None:
@@ -87,8 +87,8 @@ def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomSe
     accounts.add("nora", "owner", "correct horse")
     context = browser.new_context(locale="en-US")
     page = context.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(f"{server.address}/login")
     page.fill("#name", "<img src=x onerror=window.__ran=1>")
     page.fill("#password", "wrong")
@@ -103,7 +103,7 @@ def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomSe
     cells = page.locator("tbody th").evaluate_all("all => all.map(e => e.firstChild.textContent)")
     assert names <= set(cells)
     assert page.evaluate("window.__ran") is None
-    assert not [url for url in asked if not url.startswith((server.address, "data:"))]
+    assert not [url for url in urls if not url.startswith((server.address, "data:"))]
     context.close()
 
 
@@ -140,10 +140,10 @@ def test_no_name_of_a_model_and_no_id_reaches_the_page(give: Give, open_room: Op
 def test_the_pages_meet_wcag_in_light_and_dark(
     give: Give, open_room: Open, browser: Any, server: RoomServer
 ) -> None:
-    door = browser.new_page()
-    door.goto(f"{server.address}/login")
-    assert violations(door) == []
-    door.close()
+    login_page = browser.new_page()
+    login_page.goto(f"{server.address}/login")
+    assert violations(login_page) == []
+    login_page.close()
     give(task("wcag", 9, with_context=True))
     page = open_room("wes")
     for _ in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""How much is moved to open the room, how fast it is, and what a request costs the server.
+"""The bytes that open the room, its speed, and the server's cost of a request.
 
 Sizes are asserted always. Times depend on what else the machine does: `pytest -m bench -s` prints
 them, and asserts them for an idle machine.
@@ -32,17 +32,17 @@ SUBMIT_MS = """() => new Promise((done) => {
 })"""
 
 
-def cpu_of(page: Any, asked: list[Any], server: RoomServer) -> float:
-    """What the server computes for one of these requests, in ms: all sent again without a pause."""
+def cpu_of(page: Any, requests: list[Any], server: RoomServer) -> float:
+    """Return the server's ms of CPU for one of these requests, all sent again without a pause."""
     before = server.cpu_s()
-    for one in asked:
+    for one in requests:
         again = page.request.post(one.url, data=one.post_data, headers={"content-type": JSON})
         assert again.ok
-    return 1000 * (server.cpu_s() - before) / len(asked)
+    return 1000 * (server.cpu_s() - before) / len(requests)
 
 
 def moved(page: Any) -> dict[str, int]:
-    """Bytes on the wire by what is asked, from now on."""
+    """Count bytes on the wire by request, from now on."""
     client = page.context.new_cdp_session(page)
     client.send("Network.enable")
     client.send("Network.setCacheDisabled", {"cacheDisabled": True})
@@ -90,14 +90,16 @@ def test_the_room_is_quick(browser: Any, server: RoomServer, store: Store) -> No
         page.wait_for_selector(".room .tab")
         warm.append(time.perf_counter() - start)
     took = []
-    asked: list[Any] = []
-    page.on("request", lambda request: asked.append(request))
+    requests: list[Any] = []
+    page.on("request", lambda request: requests.append(request))
     for _ in range(NUM_TASKS - 1):
         for key in [*(key for digit in "4444" for key in (digit, "Enter")), *"1234"]:
             page.keyboard.press(key)
         page.wait_for_function("document.querySelector('.saved').textContent.startsWith('Saved')")
         took.append(page.evaluate(SUBMIT_MS))
-    cpu_ms = cpu_of(page, [one for one in asked if "save_draft" in (one.post_data or "")], server)
+    cpu_ms = cpu_of(
+        page, [one for one in requests if "save_draft" in (one.post_data or "")], server
+    )
     p50, p95 = quantiles(took, n=20)[9], quantiles(took, n=20)[18]
     print(f"\ncold {cold_s:.2f} s, warm {min(warm):.2f} to {max(warm):.2f} s")
     print(f"submit to next task p50 {p50:.0f} ms, p95 {p95:.0f} ms, n = {len(took)}")

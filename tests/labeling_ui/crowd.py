@@ -20,7 +20,7 @@ Key = tuple[str, str]  # a lease's token, an annotator
 
 @dataclass
 class Ledger:
-    """What the clients sent and saw acknowledged, and how long each answer took."""
+    """Everything the clients sent and saw acknowledged, and how long each answer took."""
 
     submitted: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
     drafts: dict[Key, tuple[int, Mapping[str, Any]]] = field(default_factory=dict)
@@ -74,21 +74,21 @@ class Person:
     def _pause(self) -> None:
         time.sleep(self.pace_s * (0.5 + self.rng.random()))
 
-    def _call(self, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _call(self, name: str, message: Mapping[str, Any]) -> dict[str, Any]:
         page = {"component_id": self.component, "session_hash": "x"}
-        body = {"data": asked, "fn_name": name, **page}
+        body = {"data": message, "fn_name": name, **page}
         answered = self._until_answered("POST", "/gradio_api/component_server/", json=body)
         reply: dict[str, Any] = answered.json()
         if "error" in reply:
             self.ledger.errors.append(f"{self.name}: {reply['error']}")
         return reply
 
-    def _until_answered(self, method: str, path: str, **asked: Any) -> httpx.Response:
+    def _until_answered(self, method: str, path: str, **options: Any) -> httpx.Response:
         give_up = time.monotonic() + GIVE_UP_S
         while time.monotonic() < give_up:
             began_s = time.perf_counter()
             try:
-                reply = self.client.request(method, path, **asked)
+                reply = self.client.request(method, path, **options)
             except httpx.TransportError:
                 time.sleep(0.3)
                 continue
@@ -131,15 +131,15 @@ def check_acknowledged(store: Store, ledger: Ledger) -> None:
         stored = {(row[0], row[1]): json.loads(row[2]) for row in rows}
         query = "SELECT token, l.annotator, revision, body FROM drafts d JOIN leases l"
         rows = connection.exec_driver_sql(f"{query} USING (task, annotator)").all()
-    kept = {(row[0], row[1]): (row[2], json.loads(row[3])) for row in rows}
+    stored_drafts = {(row[0], row[1]): (row[2], json.loads(row[3])) for row in rows}
     for key, body in submitted.items():
         record = stored[key]
-        shown = record["shown_order"]
+        order = record["shown_order"]
         tiers = enumerate(body["tiers"], 1)
-        assert record["ranks"] == {shown[i]: rank for rank, tier in tiers for i in tier}
-        assert record["ratings"] == {shown[int(i)]: r for i, r in body["ratings"].items()}
+        assert record["ranks"] == {order[i]: rank for rank, tier in tiers for i in tier}
+        assert record["ratings"] == {order[int(i)]: r for i, r in body["ratings"].items()}
     for key, draft in drafts.items():
-        assert key in stored or kept[key] == draft
+        assert key in stored or stored_drafts[key] == draft
 
 
 def check_complete(store: Store, ledger: Ledger, *, num_tasks: int, overlap: int) -> None:

@@ -1,4 +1,4 @@
-"""What a model wrote can be read, and can do nothing."""
+"""A model's text can be read, and can do nothing."""
 
 import html
 import random

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.evaluation.samples.tables import Cell, Quantity
+from pipeline.evaluation.samples.results import results_of
+from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling
 from pipeline.report.build import report_page, write_report
 from pipeline.report.inputs import read_inputs
 from pipeline.report.terminal import (
@@ -18,7 +19,7 @@ from pipeline.report.terminal import (
     summary_lines,
     summary_table,
 )
-from tests.pipeline.made_up_run import MODELS, made_up_results
+from tests.pipeline.made_up_run import MODELS, made_up_results, rates
 
 
 def printed(table: Summary, width: int) -> str:
@@ -114,3 +115,11 @@ def test_a_reward_model_of_one_annotator_has_a_sentence_without_a_ceiling(tmp_pa
     assert said.endswith(
         "70.0% of 50 held-out pairs ordered as the annotators did (60.0% to 80.0%)."
     )
+
+
+def test_a_suite_that_the_summary_does_not_know_is_summed_up_all_the_same():
+    table = rates(Quantity("own", "full_stop"), 0.2, 0.5, 0.6, 0.7)
+    results = results_of(
+        [table], [], Resampling(100, 100), scorers={}, notes=[], about={"baseline": "sft"}
+    )
+    assert [line.title for line in summary_lines(results)] == ["full stop"]

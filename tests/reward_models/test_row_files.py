@@ -137,7 +137,7 @@ WRONG = {
     "infinity": ("r.jsonl", b'{"a": Infinity}', r"r\.jsonl:1: .*Infinity is no number"),
     "beyond a number": ("r.jsonl", b'{"a": 1e999}', r"r\.jsonl:1: .*1e999 is beyond"),
     "a huge whole number": ("r.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"r\.jsonl:1: not JSON"),
-    "a key twice": ("r.jsonl", b'{"a": 1, "a": 2}', r"r\.jsonl:1: .*'a' stands twice"),
+    "a key twice": ("r.jsonl", b'{"a": 1, "a": 2}', r"r\.jsonl:1: .*'a' occurs twice"),
     "deep": ("r.jsonl", b'{"a": ' + b"[" * 99_999, r"r\.jsonl:1: not JSON"),
     "a column twice": ("r.csv", b"a,a\n1,2\n", r"r\.csv:1: a column name occurs twice"),
     "a short row": ("r.csv", b"a,b\n1,2\n3\n", r"r\.csv:3: 1 values, expected 2"),

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 
 from pipeline.runs.failures import one_line
 from stages.distributed.checkpoints import SUMS, last_checkpoint
+from tests.stages.reward.test_train import Steps, World, assert_same_bits, world  # noqa: F401
+from tests.stages.sft.test_train import base, config, train, weights  # noqa: F401
 from tests.stages.small_disk import size_of, small_disk
-from tests.stages.test_reward import Steps, World, assert_same_bits, world  # noqa: F401
-from tests.stages.test_sft import base, config, train, weights  # noqa: F401
 
 
 def truncated(path: Path) -> None:
