@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.steps.gold_reward import WinRate
+from pipeline.steps.ppo import WinRate
 from reward_models.records import Prompt
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.steps.gold_reward import WinRate, gold_of, toxicity
+from pipeline.steps.ppo import WinRate, gold_reward, toxicity
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.generation.score import score_responses
@@ -56,7 +56,7 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(tmp_path / "second", tokenizer)
     rule = Overoptimization(gold_reward=str(tmp_path / "second"), num_prompts=4)
-    gold = gold_of(rule, PROMPTS, world[0], tiny_config().sampling, 0)
+    gold = gold_reward(rule, PROMPTS, world[0], tiny_config().sampling, 0)
     assert gold is not None
     assert gold.prompts == PROMPTS[:4]
     responses, ended = ["w1 w2", "w3", "w4 w5 w6", "w1"], [True, False, True, True]
@@ -78,7 +78,7 @@ def test_a_gold_rule_without_anybody_to_ask_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="overoptimization is set, but there is no input"):
         train(world, tmp_path, tiny_config(overoptimization=RULE), silent)
-    assert gold_of(None, PROMPTS, world[0], tiny_config().sampling, 0) is None
+    assert gold_reward(None, PROMPTS, world[0], tiny_config().sampling, 0) is None
 
 
 def test_wins_are_against_the_start_policys_own_answers(world: tuple[Path, Path]) -> None:
