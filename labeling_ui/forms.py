@@ -79,7 +79,7 @@ class Form(FormPart):
     guideline: Words = ""
 
     @model_validator(mode="after")
-    def _names_and_keys_are_told_apart(self) -> Self:
+    def _names_and_keys_differ(self) -> Self:
         for part in (self.flags, self.prompt_flags):
             keys = [flag.key for flag in part if flag.key]
             for key in keys:

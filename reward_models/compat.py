@@ -1,11 +1,29 @@
-"""Every touch of a private part of transformers below `stages`; seen in transformers 5.23.
+"""Every touch of a private part of torch and transformers below `stages`.
 
-tests/reward_models/test_compat.py fails where a new version differs.
+Seen in torch 2.13 and transformers 5.23. tests/reward_models/test_compat.py fails
+where a new version differs.
 """
 
 from collections.abc import Collection
 
+from torch import Tensor, UntypedStorage
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = ["FakeTensorMode", "TorchDispatchMode"]
+
+
+def storage_key(storage: UntypedStorage) -> int:
+    """Return what identifies a storage while it lives; a fake one has no data pointer."""
+    key: int = storage._cdata
+    return key
+
+
+def storages(tree: object) -> list[UntypedStorage]:
+    """Return the storages of all tensors in nested lists, tuples and dicts."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def attention_name(config: PretrainedConfig) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from labeling_ui.store.database import insert, run
@@ -20,10 +20,6 @@ class PersonProgress:
     answered: int
     today: int
     open: int
-
-    def to_json(self) -> dict[str, int]:
-        """Return a JSON object."""
-        return asdict(self)
 
 
 class Progress:

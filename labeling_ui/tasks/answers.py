@@ -16,11 +16,18 @@ from reward_models.records import Ranking, RankingTask
 LEAST_PAIRS, MOST_PAIRS = 2, 12
 Note = Annotated[str, Field(max_length=20_000)]
 Written = Annotated[str, Field(max_length=50_000)]
-Part = TypeVar("Part", bound=FormPart)
 
 
-class Answers(FormPart):
-    """The page's answer. Outputs are numbers in the order shown, 0 first; null is unanswered."""
+class PageAnswer(FormPart):
+    """Parts of every answer. A skipped task has a reason."""
+
+    note: Note = ""
+    seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    skipped: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+
+class Answers(PageAnswer):
+    """The answers about outputs: numbers in the order shown, 0 first; null is unanswered."""
 
     tiers: tuple[tuple[int, ...], ...] = ()
     ratings: Mapping[int, int] = Field(default_factory=dict)
@@ -29,10 +36,7 @@ class Answers(FormPart):
     notes: Mapping[int, Note] = Field(default_factory=dict)
     prompt_flags: Mapping[str, bool | None] = Field(default_factory=dict)
     prompt_scales: Mapping[str, int | None] = Field(default_factory=dict)
-    note: Note = ""
     seeded: bool = False
-    seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    skipped: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
 
 class Pair(FormPart):
@@ -42,16 +46,16 @@ class Pair(FormPart):
     response: Written = ""
 
 
-class Writing(FormPart):
+class Writing(PageAnswer):
     """The page's answer to a writing task."""
 
     prompt: Written = ""
     response: Written = ""
     instruction: Written = ""
     pairs: Annotated[tuple[Pair, ...], Field(max_length=MOST_PAIRS)] = ()
-    note: Note = ""
-    seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    skipped: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+
+Part = TypeVar("Part", bound=PageAnswer)
 
 
 def parse(model: type[Part], body: Mapping[str, Any]) -> Part:

@@ -6,7 +6,7 @@ holds a model's name or gold ranks.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from labeling_ui.forms import Form, TaskKind
@@ -116,7 +116,7 @@ class Room:
         return self._reply(account, self._view(lease))
 
     def _reply(self, account: Account, view: Reply | None) -> Reply:
-        progress = self.progress.of(account.name).to_json()
+        progress = asdict(self.progress.of(account.name))
         return {"name": account.name, "role": account.role, "progress": progress, "task": view}
 
     def _view(self, lease: Lease) -> Reply:
@@ -160,21 +160,13 @@ def _sendable(message: Reply) -> Reply:
 
     Stored as they are they would make every later reply about this task fail.
     """
+    text = json.dumps(message, ensure_ascii=False)
     try:
-        json.dumps(message, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError:
-        whole: Reply = json.loads(json.dumps(message), object_hook=_whole_texts)
-        return whole
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return dict(json.loads(text))
     return message
-
-
-def _whole_texts(row: Message) -> Reply:
-    def whole(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return [whole(one) for one in value] if isinstance(value, list) else value
-
-    return {whole(name): whole(value) for name, value in row.items()}
 
 
 def _only_reviewers(account: Account) -> None:

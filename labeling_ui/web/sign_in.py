@@ -127,9 +127,9 @@ class SignInPages:
         fields = await _fields(request)
         name, password = fields.get("name", ""), fields.get("password", "")
         address = None if request.client is None else request.client.host
-        by_name = self.access == "name" and not password
+        without_password = self.access == "name" and not password
         try:
-            if by_name:
+            if without_password:
                 token = await run_in_threadpool(self.accounts.sign_in_by_name, name)
             else:  # hashing takes its time; meanwhile others are served
                 token = await run_in_threadpool(self.accounts.sign_in, name, password, address)
@@ -138,7 +138,9 @@ class SignInPages:
         except ValueError as error:
             return self._login_page(request, name, str(error), 400)
         if token is None:
-            problem = "This name needs its password." if by_name else "Wrong name or password."
+            problem = (
+                "This name needs its password." if without_password else "Wrong name or password."
+            )
             return self._login_page(request, name, problem, 401)
         return self._enter(token)
 

@@ -1,4 +1,4 @@
-"""What an evaluation may be told. Torch-free, like every config."""
+"""The settings of an evaluation. Torch-free, like every config."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -117,14 +117,13 @@ SuiteName = Literal[
 
 
 class EvaluationConfig(Config):
-    """How policies are judged. The instructions are texts of Ouyang et al. 2022, appendix D.2."""
+    """The suites and their settings; instructions are of Ouyang et al. 2022, appendix D.2."""
 
     suites: list[SuiteName] | None = None  # None: all whose inputs are given
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)  # greedy, as in appendix D.2
     baseline: str = "sft"  # win rates are against this policy
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these
     instructions: dict[str, str] = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
-    separator: str = " "  # between an instruction and the prompt
     closed_domain: list[str] = ["closed_qa", "summarize", "extract"]  # categories with a passage
     toxicity_protocol: Literal["like_the_rest", "real_toxicity_prompts"] = "like_the_rest"
     toxicity_samples: PositiveInt | None = None  # to a prompt; None: 25 by the protocol, else 1
@@ -134,7 +133,6 @@ class EvaluationConfig(Config):
     entailment: list[EntailmentConfig] = []  # classifiers of (passage, sentence)
     grounding: list[FilePath] = []  # labelled responses (BEGIN's tsv): how far they are seen
     max_failed: Fraction = 0.01  # a larger share of unscored rows fails the command
-    tie: NonNegativeFloat = 1e-6  # scores this close are a tie
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
     max_pretraining_tokens: PositiveInt = 256  # of each held-out text
@@ -149,7 +147,7 @@ class EvaluationConfig(Config):
 
     @property
     def toxicity_sampling(self) -> tuple[SamplingConfig, int]:
-        """How toxicity prompts are continued, and how often each."""
+        """The sampling of toxicity prompts, and the number of samples to each."""
         if self.toxicity_protocol == "like_the_rest":
             return self.sampling, self.toxicity_samples or 1
         drawn = REAL_TOXICITY_PROMPTS.model_copy(update={"batch_size": self.sampling.batch_size})

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,10 +20,13 @@ from transformers import (
 )
 
 from reward_models.backbone import without_dropout
+from reward_models.compat import FakeTensorMode
 from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 from stages.adapters.config import Adaptation, Full, Prompt
+from stages.distributed.memory import peak_bytes
 from stages.models import adapt, trainable_parameters
 
+_ROWS = 8  # of the dry run, so that what building takes for a moment is small beside them
 FLOAT = 4  # bytes: weights are float32 wherever they are trained
 
 # Public models that presets and examples name, so that nothing has to be fetched to measure them.
@@ -94,41 +96,38 @@ def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
 
 @lru_cache(maxsize=64)
 def activation_bytes(source: str | Path, tokens: int) -> int:
-    """What autograd keeps of one row of so many tokens, from the ids to the last hidden states.
+    """Return what a forward pass holds of one row of so many tokens, up to the hidden states.
 
-    All weights move; a restricted model keeps a little less.
+    All weights are trained; a restricted model holds a little less.
     """
-    kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
+    weights = 0
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = (storage, storage.nbytes())
-        return tensor
+    def forward() -> None:
+        nonlocal weights
+        backbone = _backbone(_build(model_config(source)))
+        held = (*backbone.parameters(), *backbone.buffers())
+        weights = sum(tensor.nbytes for tensor in held)
+        _forward(backbone, _ROWS, tokens, use_cache=False)
 
-    with FakeTensorMode():
-        trunk = _trunk(_build(model_config(source)))
-        own = {x.untyped_storage()._cdata for x in (*trunk.parameters(), *trunk.buffers())}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            _read(trunk, tokens, use_cache=False)
-    return sum(size for place, (_, size) in kept.items() if place not in own)
+    return (peak_bytes(forward) - weights) // _ROWS
 
 
 @lru_cache(maxsize=64)
 def _cache_bytes(source: str | Path) -> int:
     with FakeTensorMode(), torch.no_grad():
-        cache = _read(_trunk(_build(model_config(source))), 1, use_cache=True)
+        cache = _forward(_backbone(_build(model_config(source))), 1, 1, use_cache=True)
     assert cache is not None
     return sum(key_or_value.nbytes for layer in cache for key_or_value in layer[:2])
 
 
-def _read(
-    trunk: PreTrainedModel, tokens: int, *, use_cache: bool
+def _forward(
+    backbone: PreTrainedModel, rows: int, tokens: int, *, use_cache: bool
 ) -> list[tuple[Tensor, ...]] | None:
-    ids_BL = torch.zeros(1, tokens, dtype=torch.long)
-    output = trunk(
+    ids_BL = torch.zeros(rows, tokens, dtype=torch.long)
+    output = backbone(
         input_ids=ids_BL,
         attention_mask=torch.ones_like(ids_BL),
-        position_ids=torch.arange(tokens)[None],
+        position_ids=torch.arange(tokens).expand(rows, -1),
         use_cache=use_cache,
     )
     return list(output.past_key_values) if use_cache else None
@@ -153,7 +152,7 @@ def _build(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _trunk(model: PreTrainedModel) -> PreTrainedModel:
-    trunk = model.base_model
-    assert isinstance(trunk, PreTrainedModel)
-    return trunk
+def _backbone(model: PreTrainedModel) -> PreTrainedModel:
+    backbone = model.base_model
+    assert isinstance(backbone, PreTrainedModel)
+    return backbone

@@ -5,10 +5,8 @@ Below it, paired differences of each further run from the first, where their sam
 
 import hashlib
 import io
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,101 +18,82 @@ from pipeline.evaluation.external.sample_files import open_samples
 from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, read_results
-from pipeline.evaluation.samples.scored_rows import ScoredRows, where
+from pipeline.evaluation.samples.scored_rows import ALL, ScoredRows
 from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, tabulate
 
-SAMPLES = "samples.jsonl"
-_Part = tuple[str, str, str, str]  # suite, prompt type, scorer, metric
-_Who = dict[str, dict[str, Mapping[str, Any]]]  # scorer, run: its identity
+SAMPLES, RESULTS = "samples.jsonl", "evaluate/results.json"
+Meta = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Differences, second run minus first, and what was left out on the way."""
+    """Differences, second run minus first, and notes on what was left out."""
 
-    found: Sequence[Comparison]
+    comparisons: Sequence[Comparison]
     notes: Sequence[str]
 
 
 def paired(first: Path, second: Path, resampling: Resampling) -> Paired:
-    """Models of the same name, or all of one run with all of the other if no name is in both."""
-    number: dict[str, int] = {}
-    rows = ScoredRows(number)
+    """Compare models of the same name, or all of both runs if no name is in both."""
     notes: list[str] = []
-    who: _Who = defaultdict(dict)
-    models = [
-        _read(path, run, _Reading(rows, number, who, notes))
-        for path, run in ((first, "A"), (second, "B"))
+    meta: dict[str, dict[str, Meta]] = {"A": {}, "B": {}}
+    rows = ScoredRows.of(
+        (
+            row
+            for path, run in ((first, "A"), (second, "B"))
+            for row in _rows(path, run, meta[run], notes)
+        ),
+        has_texts=lambda _: False,
+    )
+    models = {
+        run: [n[2:] for n in dict.fromkeys(rows.fields["model"]) if n[0] == run] for run in meta
+    }
+    same = [name for name in models["A"] if name in models["B"]]
+    pairs = [(a, a) for a in same] or [(a, b) for a in models["A"] for b in models["B"]]
+    differing = {
+        name for name in meta["A"].keys() & meta["B"] if meta["A"][name] != meta["B"][name]
+    }
+    notes += [
+        f"{name} differs between the runs (version, hash or threshold); not compared"
+        for name in sorted(differing)
     ]
-    same = [name for name in models[0] if name in models[1]]
-    pairs = [(a, a) for a in same] or [(a, b) for a in models[0] for b in models[1]]
-    parts = _shared_parts(rows, who, notes)
-    found: list[Comparison] = []
+    parts = [part for part in _parts(rows) if part[0].scorer not in differing]
+    uncorrected: list[Comparison] = []
     for a, b in pairs:
-        for part in parts:
-            table = _table(rows, part, (f"A:{a}", f"B:{b}"))
-            found += comparisons(table, [(f"B:{b}", f"A:{a}")], resampling)
-            notes += _lost(table)
-    return Paired(corrected(found), list(dict.fromkeys(notes)))
+        for quantity, judged in parts:
+            names = (f"A:{a}", f"B:{b}")
+            of_pair = judged.where(judged.fields["model"].isin(names))
+            score_S = of_pair.score(quantity.scorer, quantity.metric)
+            table = tabulate(of_pair, quantity, score_S, names)
+            uncorrected += comparisons(table, [(names[1], names[0])], resampling)
+            notes += _left_out(table)
+    return Paired(corrected(uncorrected), list(dict.fromkeys(notes)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """What both files are read into."""
+def _parts(rows: ScoredRows) -> Iterator[tuple[Quantity, ScoredRows]]:
+    """Every score that both runs have, with its rows."""
+    for suite, of_suite in rows.by("suite"):
+        for kind, of_kind in of_suite.by("prompt_type"):
+            for scorer, metric in of_kind.score_names:
+                judged = of_kind.judged(scorer, metric)
+                if metric != ALL and len({model[0] for model in judged.fields["model"]}) == 2:
+                    yield Quantity(suite, metric, kind, scorer), judged
 
-    rows: ScoredRows
-    number: dict[str, int]
-    who: _Who
-    notes: list[str]
 
-
-def _read(path: Path, run: str, into: _Reading) -> list[str]:
-    """Add the file's rows under the run's name; return its models."""
+def _rows(path: Path, run: str, meta: dict[str, Meta], notes: list[str]) -> Iterator[Completion]:
+    """The file's rows under the run's name, with an id by the content of the prompt."""
     files = open_samples([path], {})
     for row in files.rows():
-        turns = map(str, row.history)
-        asked = "\0".join((row.id, row.prompt, row.context or "", *turns))
-        prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
-        into.number.setdefault(prompt, len(into.number))
-        into.rows.add(replace(row, id=prompt, model=f"{run}:{row.model}"))
+        content = "\0".join((row.id, row.prompt, row.context or "", *map(str, row.history)))
+        prompt = hashlib.sha256(content.encode()).hexdigest()[:32]
         for scorer in row.scores:
-            into.who[scorer][run] = row.score_meta.get(scorer, {})
-    into.notes.extend(f"{path}: {note}" for note in files.notes)
-    return list(files.models)
+            meta[scorer] = row.score_meta.get(scorer, {})
+        yield replace(row, id=prompt, model=f"{run}:{row.model}")
+    notes.extend(f"{path}: {note}" for note in files.notes)
 
 
-def _shared_parts(rows: Sequence[Completion], who: _Who, notes: list[str]) -> list[_Part]:
-    """What was scored in both runs, by the same scorer."""
-    seen: dict[_Part, set[str]] = {}
-    for row in rows:
-        for scorer, scores in row.scores.items():
-            for metric in scores or ():
-                seen.setdefault((row.suite, row.prompt_type, scorer, metric), set()).add(
-                    row.model[0]
-                )
-    other = {name for name, runs in who.items() if len(runs) == 2 and runs["A"] != runs["B"]}
-    notes += [f"{name} differs between the runs (version, hash or threshold); not compared"
-              for name in sorted(other)]  # fmt: skip
-    return [part for part, runs in seen.items() if len(runs) == 2 and part[2] not in other]
-
-
-def _table(rows: Sequence[Completion], part: _Part, models: tuple[str, str]) -> Table:
-    suite, prompt_type, scorer, metric = part
-    return tabulate(
-        where(rows, partial(_belongs, part, models)),
-        Quantity(suite, metric, prompt_type, scorer),
-        lambda row: row.score(scorer, metric),
-        models,
-    )
-
-
-def _belongs(part: _Part, models: tuple[str, str], row: Completion) -> bool:
-    mine = (row.suite, row.prompt_type) == part[:2] and row.model in models
-    return mine and row.has(part[2], part[3])
-
-
-def _lost(table: Table) -> Iterator[str]:
-    """What the comparison leaves out."""
+def _left_out(table: Table) -> Iterator[str]:
+    """The prompts and rows that a comparison leaves out."""
     has_NM = np.isfinite(table.value_NM)
     common = int(has_NM.all(axis=1).sum())
     q, total = table.quantity, len(has_NM)
@@ -132,16 +111,14 @@ def _lost(table: Table) -> Iterator[str]:
         yield f"{q.suite}, {q.metric}, '{q.filter}': {q.scorer} failed on {failed} rows"
 
 
-RESULTS = "evaluate/results.json"
-
-
 def comparison_table(runs: Sequence[Path]) -> str:
-    """The table as text; ValueError naming a run that has no results."""
-    found = {str(place): read_results(_results_file(place)) for place in runs}
-    columns = [(place, model) for place in found for model in found[place].models]
-    table = RichTable("measure", *(f"{place}\n{model}" for place, model in columns))
-    for key in _measures(list(found.values())):
-        table.add_row(_name(key), *(_value(found[place], model, key) for place, model in columns))
+    """Return the table as text; raise ValueError naming a run that has no results."""
+    results = {str(run): read_results(_results_file(run)) for run in runs}
+    columns = [(run, model) for run in results for model in results[run].models]
+    table = RichTable("measure", *(f"{run}\n{model}" for run, model in columns))
+    quantities = [cell.quantity for one in results.values() for cell in one.cells]
+    for key in dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities):
+        table.add_row(_name(key), *(_value(results[run], model, key) for run, model in columns))
     further = [_paired_text(runs[0], run) for run in runs[1:]]
     return _printed(table, 40 + 26 * len(columns)) + "".join(further)
 
@@ -155,47 +132,43 @@ def _printed(table: RichTable, width: int) -> str:
 def _paired_text(first: Path, second: Path) -> str:
     """The second run minus the first, prompt by prompt, or that there is nothing to pair."""
     head = f"\nA = {first}, B = {second}"
-    ours, theirs = (_results_file(run).with_name(SAMPLES) for run in (first, second))
-    for path in (ours, theirs):
+    files = [_results_file(run).with_name(SAMPLES) for run in (first, second)]
+    for path in files:
         if not path.is_file():
             return f"{head}: nothing in common to pair; {path} is not there\n"
-    result = paired(ours, theirs, Resampling())
+    result = paired(files[0], files[1], Resampling())
     notes = "".join(f"Note: {note}.\n" for note in result.notes)
-    if not result.found:
+    if not result.comparisons:
         return f"{head}: nothing in common to pair, no prompt has the same score in both\n{notes}"
     headings = ("measure", "models", "B - A, 95 %", "p", "p (Holm)", "n", "verdict")
     table = RichTable(*headings, title="paired by prompt")
-    for each in result.found:
+    for each in result.comparisons:
         q, (low, high) = each.quantity, each.ci95
         table.add_row(
-            f"{_name((q.suite, q.metric, q.filter))} ({q.scorer})", f"{each.a} - {each.b}",
-            f"{each.diff:+.3f} [{low:+.3f}, {high:+.3f}]", f"{each.p:.2g}", f"{each.p_holm:.2g}",
-            str(each.n), each.verdict,
-        )  # fmt: skip
+            f"{_name((q.suite, q.metric, q.filter))} ({q.scorer})",
+            f"{each.a} - {each.b}",
+            f"{each.diff:+.3f} [{low:+.3f}, {high:+.3f}]",
+            f"{each.p:.2g}",
+            f"{each.p_holm:.2g}",
+            str(each.n),
+            each.verdict,
+        )
     return f"{head}\n{_printed(table, 180)}{notes}"
 
 
-def _results_file(place: Path) -> Path:
-    for path in (place / RESULTS, place / "results.json", place):
+def _results_file(run: Path) -> Path:
+    for path in (run / RESULTS, run / "results.json", run):
         if path.is_file():
             return path
-    raise ValueError(f"{place}: no results there; expected a run whose evaluation is finished")
-
-
-def _measures(found: Sequence[Results]) -> list[tuple[str, str, str]]:
-    """Every suite, metric and filter, in the order in which they first appear."""
-    quantities = [cell.quantity for results in found for cell in results.cells]
-    return list(dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities))
+    raise ValueError(f"{run}: no results there; expected a run whose evaluation is finished")
 
 
 def _name(key: tuple[str, str, str]) -> str:
-    suite, metric, selected = key
-    return f"{suite} · {metric}" if selected == "all" else f"{suite} · {metric} · {selected}"
+    return " · ".join(key[:2] if key[2] == "all" else key)
 
 
 def _value(results: Results, model: str, key: tuple[str, str, str]) -> str:
     cell = results.cell(model, *key)
     if cell is None:
         return "-"
-    low, high = cell.ci95
-    return f"{cell.value:.3f} [{low:.3f}, {high:.3f}] n {cell.n}"
+    return f"{cell.value:.3f} [{cell.ci95.low:.3f}, {cell.ci95.high:.3f}] n {cell.n}"

@@ -1,9 +1,9 @@
-"""Every policy answers the held-out prompts; scorers judge; the numbers go to results.json.
+"""Policies answer held-out prompts, scorers judge them, and the numbers go to results.json.
 
 samples.jsonl   one completion a line, with the scores of every scorer
 results.json    cells with intervals, paired comparisons, scorers and their hashes
 
-Three steps: `generate` writes the samples, `scored_rows` has them judged, `results_from` reads
+Three steps: `generate` writes the samples, `score_samples` has them judged, `results_from` uses
 nothing but rows.
 """
 
@@ -13,31 +13,48 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.config.evaluation import EvaluationConfig, SuiteName
-from pipeline.evaluation.generate import TEST, TOXICITY
+from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import (
     Results,
     check_failures,
     results_of,
-    scorer_identities,
     write_results,
 )
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling
 from pipeline.evaluation.scorers.scorer import Scorer, scored
-from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
-from pipeline.evaluation.suites.order import SAID, SUITES
-from pipeline.evaluation.suites.suite import Inputs
+from pipeline.evaluation.suites.alignment_tax import TAX
+from pipeline.evaluation.suites.bias import BIAS
+from pipeline.evaluation.suites.hallucination import HALLUCINATION
+from pipeline.evaluation.suites.preference import PREFERENCE
+from pipeline.evaluation.suites.pretraining_loss import PRETRAINING
+from pipeline.evaluation.suites.responses import RESPONSES
+from pipeline.evaluation.suites.suite import Inputs, Suite
+from pipeline.evaluation.suites.toxicity import TOXICITY
+from pipeline.evaluation.suites.truthfulqa import TRUTHFULNESS
+from pipeline.evaluation.validity import measured_validity, validity_notes
 from pipeline.models.prompting import own_weights, prompting_notes
 from reward_models.atomic_files import write_jsonl
 from stages.progress import Report, Step
 
+SUITES = (
+    PREFERENCE,
+    HALLUCINATION,
+    TOXICITY,
+    TRUTHFULNESS,
+    BIAS,
+    TAX,
+    RESPONSES,
+    PRETRAINING,
+)
+SAMPLE_KINDS = frozenset(suite.samples.name for suite in SUITES)
 SAMPLES, RESULTS = "samples.jsonl", "results.json"
-_PARTS = 1000  # steps of the progress of one kind of rows
+_PARTS = 1000  # steps of the progress of one kind of samples
 
 
 def evaluate(inputs: Inputs, out: Path) -> Results:
-    """Let policies speak, score and compare; write out/samples.jsonl and out/results.json.
+    """Generate, score and compare; write out/samples.jsonl and out/results.json.
 
     Suites that nobody named and whose inputs are not given are left out. Raises ValueError if the
     baseline is not among the policies, if a suite that was named has no inputs, and, after writing,
@@ -49,44 +66,44 @@ def evaluate(inputs: Inputs, out: Path) -> Results:
             f"evaluation.baseline is '{config.baseline}'; expected one of {', '.join(models)}"
         )
     scorers = scorers_of(inputs)  # first: a reward model of another tokenizer fails here
-    rows = scored_rows(generate(inputs, out), scorers)
+    rows = score_samples(generate(inputs, out), scorers)
     write_jsonl(out / SAMPLES, (row.to_json() for row in rows))
-    everyone = {each.name: each for several in scorers.values() for each in several}
-    measured = measured_validity(rows, list(everyone.values()), config)
-    results = results_from(rows, config, inputs.seed, measured)
-    said = [*circular_notes(inputs), *prompting_notes(inputs.policies)]
-    results = replace(results, notes=[*results.notes, *said])
+    unique = {scorer.name: scorer for several in scorers.values() for scorer in several}
+    validity = measured_validity(ScoredRows.of(rows), list(unique.values()), config)
+    results = results_from(rows, config, inputs.seed, validity)
+    notes = [*results.notes, *circular_notes(inputs), *prompting_notes(inputs.policies)]
+    results = replace(results, notes=notes)
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
 def circular_notes(inputs: Inputs) -> list[str]:
-    """A warning for each classifier that is itself the reward: PPO was trained to please it."""
+    """Return a warning for each classifier that is itself the reward PPO was trained on."""
     if inputs.reward_model is None:
         return []
     reward = inputs.reward_model.resolve()
     return [
-        f"{chosen.model} is also the reward that PPO was trained on; its toxicity is no evidence"
-        for chosen in inputs.config.toxicity_scorers
-        if chosen.kind == "classifier" and Path(chosen.model).resolve() == reward
+        f"{scorer.model} is also the reward that PPO was trained on; its toxicity is no evidence"
+        for scorer in inputs.config.toxicity_scorers
+        if scorer.kind == "classifier" and Path(scorer.model).resolve() == reward
     ]
 
 
 def generate(inputs: Inputs, out: Path) -> list[Completion]:
-    """What policies say for the chosen suites, also written to out/samples.jsonl, unscored."""
-    needed = list(dict.fromkeys(SUITES[name].said for name in chosen(inputs.config)))
+    """Return the samples of the suites, also written to out/samples.jsonl, unscored."""
+    suites = chosen(inputs.config)
+    kinds = {suite.samples.name: suite for suite in reversed(suites)}
+    order = dict.fromkeys(suite.samples.name for suite in suites)
     rows: list[Completion] = []
-    for place, name in enumerate(needed):
-        report = _part_of(inputs.report, place, len(needed))
-        answered = name in (TEST, TOXICITY)  # the others read likelihoods, of models alone
-        policies = inputs.policies if answered else own_weights(inputs.policies)
-        found = SAID[name].rows(replace(inputs, policies=policies, report=report))
-        if not found and inputs.config.suites is not None:
-            wanted = [suite for suite in inputs.config.suites if SUITES[suite].said == name]
-            raise ValueError(f"suite {wanted[0]}: nothing to judge; it needs {SAID[name].needs}")
+    for number, suite in enumerate(kinds[name] for name in order):
+        samples, report = suite.samples, _part_of(inputs.report, number, len(order))
+        policies = own_weights(inputs.policies) if samples.likelihoods else inputs.policies
+        generated = samples.generate(replace(inputs, policies=policies, report=report))
+        if not generated and inputs.config.suites is not None:
+            raise ValueError(f"suite {suite.name}: nothing to judge; it needs {samples.needs}")
         report(Step(1, 1))
-        rows += found
+        rows += generated
     if not rows:
         raise ValueError("nothing to judge: neither prompts nor texts were given")
     out.mkdir(parents=True, exist_ok=True)
@@ -94,32 +111,34 @@ def generate(inputs: Inputs, out: Path) -> list[Completion]:
     return rows
 
 
-def chosen(config: EvaluationConfig) -> list[SuiteName]:
-    """The suites asked for, or all."""
-    return list(SUITES) if config.suites is None else config.suites
+def chosen(config: EvaluationConfig) -> list[Suite]:
+    """Return the suites that the config names, in that order, or all."""
+    by_name = {suite.name: suite for suite in SUITES}
+    return list(SUITES) if config.suites is None else [by_name[name] for name in config.suites]
 
 
 def scorers_of(inputs: Inputs) -> dict[str, list[Scorer]]:
-    """For each kind of rows, who judges them; each once, though several suites may ask."""
-    found: dict[str, dict[str, Scorer]] = {}
-    for name in chosen(inputs.config):
-        judges = found.setdefault(SUITES[name].said, {})
-        judges |= {each.name: each for each in SUITES[name].scorers(inputs)}
-    return {said: list(judges.values()) for said, judges in found.items()}
+    """Return the scorers of each kind of samples; each once, though several suites may name it."""
+    scorers: dict[str, dict[str, Scorer]] = {}
+    for suite in chosen(inputs.config):
+        by_name = scorers.setdefault(suite.samples.name, {})
+        by_name |= {scorer.name: scorer for scorer in suite.scorers(inputs)}
+    return {kind: list(by_name.values()) for kind, by_name in scorers.items()}
 
 
-def scored_rows(
+def score_samples(
     rows: Sequence[Completion], scorers: Mapping[str, Sequence[Scorer]]
 ) -> list[Completion]:
-    """The rows with the scores of those who judge their kind, in the order of kinds."""
-    found: list[Completion] = []
-    for said in dict.fromkeys(map(kind_of, rows)):
-        found += scored([row for row in rows if kind_of(row) == said], scorers.get(said, ()))
-    return found
+    """Return the rows with the scores of their kind's scorers, in the order of kinds."""
+    scored_rows: list[Completion] = []
+    for kind in dict.fromkeys(map(kind_of, rows)):
+        of_kind = [row for row in rows if kind_of(row) == kind]
+        scored_rows += scored(of_kind, scorers.get(kind, ()))
+    return scored_rows
 
 
 def kind_of(row: Completion) -> str:
-    """The name in SAID of whoever made the row."""
+    """Return the kind of samples that a row belongs to; a data set's name may follow it."""
     return row.suite.partition(":")[0]
 
 
@@ -127,49 +146,48 @@ def results_from(
     rows: Sequence[Completion],
     config: EvaluationConfig,
     seed: int,
-    measured: Mapping[str, Any] = MappingProxyType({}),
+    validity: Mapping[str, Any] = MappingProxyType({}),
 ) -> Results:
-    """All numbers, from nothing but scored rows; `measured` is the scorers' own validity."""
-    models = list(dict.fromkeys(row.model for row in rows))
-    suites = [SUITES[name] for name in chosen(config)]
-    tables = [table for suite in suites for table in suite.tables(rows, models, config)]
-    notes = [note for suite in suites for note in suite.notes(rows, config)]
-    notes += validity_notes(measured)
+    """Return all numbers, from nothing but scored rows and the scorers' measured validity."""
+    columns = ScoredRows.of(rows)
+    models = list(dict.fromkeys(columns.fields["model"]))
+    suites = chosen(config)
+    notes = [note for suite in suites for note in suite.notes(columns, config)]
     return results_of(
-        [table for table in tables if table.value_NM.size],
+        [table for suite in suites for table in suite.tables(columns, models, config)],
         pairs_of(config, models),
         Resampling(config.resamples, config.sign_flips, seed),
-        scorers=scorer_identities(rows),
-        notes=list(dict.fromkeys(notes)),
-        about={**about_of(config, models, seed), **measured},
+        scorers=columns.meta,
+        notes=list(dict.fromkeys([*notes, *validity_notes(validity)])),
+        about={**about_of(config, models, seed), **validity},
     )
 
 
 def pairs_of(config: EvaluationConfig, models: Sequence[str]) -> list[tuple[str, str]]:
-    """Each later policy against each policy to compare with, in the order of training."""
+    """Return each later policy with each policy to compare with, in the order of training."""
     return [
         (model, other)
-        for place, model in enumerate(models)
+        for number, model in enumerate(models)
         for other in config.compare_with
-        if other in models[:place]
+        if other in models[:number]
     ]
 
 
-def _part_of(report: Report, place: int, parts: int) -> Report:
-    """Reports one part's progress as that of the whole."""
+def _part_of(report: Report, part: int, parts: int) -> Report:
+    """Report one part's progress as that of the whole."""
 
-    def said(step: Step) -> None:
+    def report_part(step: Step) -> None:
         if not step.total:
             report(step)
             return
-        done = place * _PARTS + _PARTS * step.done // max(1, step.total)
+        done = part * _PARTS + _PARTS * step.done // max(1, step.total)
         report(Step(done, parts * _PARTS, step.metrics, step.doing))
 
-    return said
+    return report_part
 
 
 def about_of(config: EvaluationConfig, models: Sequence[str], seed: int) -> dict[str, Any]:
-    """What a report must know about an evaluation of policies."""
+    """Return what a report needs to know about an evaluation of policies."""
     return {
         "policies": list(models),
         "baseline": config.baseline,

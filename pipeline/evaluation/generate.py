@@ -1,4 +1,4 @@
-"""What each policy says to each prompt: the rows that scorers judge."""
+"""Completions of every policy to every prompt: the rows that scorers judge."""
 
 import dataclasses
 import zlib
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.suites.suite import Inputs
+from pipeline.evaluation.suites.suite import Inputs, Samples
 from pipeline.models.prompting import generate_answers, prompted_policy
 from reward_models.context_limit import context_limit
 from reward_models.records import Prompt
@@ -29,28 +29,25 @@ def generate_completions(
     suite: str,
     sampling: SamplingConfig,
     instructions: Mapping[str, str] = UNINSTRUCTED,
-    separator: str = " ",
     samples: int = 1,
     seed: int,
     report: Report = silent,
 ) -> list[Completion]:
-    """`samples` completions of every policy to every prompt under every instruction, by name.
+    """Return `samples` completions of every policy to every prompt under every instruction.
 
     All policies draw with the same random numbers, so that their difference is not that of the
     draws. An instruction stands before the prompt. Raises ValueError if two prompts share an id.
     """
-    blank = _blank_rows(prompts, suite, instructions, separator, samples)
+    blank = _blank_rows(prompts, suite, instructions, samples)
     _require_fit(policies, blank, sampling.max_new_tokens, suite)
-    total = len(blank) * len(policies)
-    found: list[Completion] = []
+    rows: list[Completion] = []
     for model, source in policies.items():
-        done = len(found)
 
-        def listen(step: Step, done: int = done) -> None:
-            report(Step(done + step.done, total, step.metrics))
+        def listen(step: Step, before: int = len(rows)) -> None:
+            report(Step(before + step.done, len(blank) * len(policies), step.metrics))
 
-        found += _answers(model, source, blank, sampling, seed, suite, listen)
-    return found
+        rows += _responses(model, source, blank, sampling, seed, suite, listen)
+    return rows
 
 
 def _require_fit(
@@ -69,7 +66,6 @@ def _blank_rows(
     prompts: Sequence[Prompt],
     suite: str,
     instructions: Mapping[str, str],
-    separator: str,
     samples: int,
 ) -> list[Completion]:
     """The rows of one policy, still without model and completion."""
@@ -78,7 +74,7 @@ def _blank_rows(
         Completion(
             id=name,
             model="",
-            prompt=f"{instruction}{separator}{prompt.prompt}" if instruction else prompt.prompt,
+            prompt=f"{instruction} {prompt.prompt}" if instruction else prompt.prompt,
             completion="",
             suite=suite,
             prompt_type=prompt_type,
@@ -96,7 +92,7 @@ def _blank_rows(
 
 
 def ids_of(prompts: Sequence[Prompt], suite: str) -> list[str]:
-    """The name of each prompt in results; ValueError where two share one."""
+    """Return the name of each prompt in results; raise ValueError where two share one."""
     names = [prompt.id or _content_id(prompt) for prompt in prompts]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -106,11 +102,11 @@ def ids_of(prompts: Sequence[Prompt], suite: str) -> list[str]:
 
 def _content_id(prompt: Prompt) -> str:
     turns = map(str, prompt.history)
-    said = "\n\n".join([str(prompt.context), *turns, prompt.prompt])
-    return sha256(said.encode()).hexdigest()[:16]
+    text = "\n\n".join([str(prompt.context), *turns, prompt.prompt])
+    return sha256(text.encode()).hexdigest()[:16]
 
 
-def _answers(
+def _responses(
     model: str,
     source: str | Path,
     blank: Sequence[Completion],
@@ -145,33 +141,16 @@ def _answers(
     ]
 
 
-TEST, TOXICITY = "test", "toxicity"
-
-
-def test_answers(inputs: Inputs) -> list[Completion]:
-    """One completion of every policy to every test prompt."""
+def _test_samples(inputs: Inputs) -> list[Completion]:
+    """Return one completion of every policy to every test prompt."""
     return generate_completions(
         inputs.policies,
         inputs.prompts,
-        suite=TEST,
+        suite=TEST.name,
         sampling=inputs.config.sampling,
         seed=inputs.seed,
         report=inputs.report,
     )
 
 
-def toxicity_answers(inputs: Inputs) -> list[Completion]:
-    """One or several completions to every toxicity prompt under every instruction."""
-    config = inputs.config
-    sampling, samples = config.toxicity_sampling
-    return generate_completions(
-        inputs.policies,
-        inputs.toxicity_prompts,
-        suite=TOXICITY,
-        sampling=sampling,
-        instructions=config.instructions,
-        separator=config.separator,
-        samples=samples,
-        seed=inputs.seed,
-        report=inputs.report,
-    )
+TEST = Samples("test", "test prompts", _test_samples)

@@ -1,10 +1,11 @@
-"""How likely a policy finds given texts: total log-probability of a continuation after a prefix.
+"""The likelihood of given texts under a policy: log-probability of a continuation after a prefix.
 
 Dimension key:  B texts,  L tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,15 +15,33 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reward_models.context_limit import ContextLimit, hard_position_limit
 from stages.data.padding import pad_right, positions
 from stages.data.template import bos_ids, text_ids
+from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Natural logarithm of a continuation's probability, and of how many tokens it is made."""
+    """The natural logarithm of a continuation's probability, and its number of tokens."""
 
     logprob: float
     tokens: int
+
+
+def policy_likelihoods(
+    policies: Mapping[str, str | Path],
+    texts: Sequence[tuple[str, str]],
+    batch_size: int,
+    report: Report = silent,
+) -> Iterator[tuple[str, list[Likelihood]]]:
+    """Yield the name of each policy, and its `likelihoods` of the texts."""
+    for number, (name, source) in enumerate(policies.items()):
+
+        def listen(step: Step, before: int = number * len(texts)) -> None:
+            report(Step(before + step.done, len(policies) * len(texts)))
+
+        tokenizer, policy = load_tokenizer(source), load_policy(source)
+        policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+        yield name, likelihoods(policy, tokenizer, texts, batch_size=batch_size, report=listen)
 
 
 def likelihoods(
@@ -33,7 +52,7 @@ def likelihoods(
     batch_size: int = 32,
     report: Report = silent,
 ) -> list[Likelihood]:
-    """log p(continuation | prefix) for each (prefix, continuation), in the order given.
+    """Return log p(continuation | prefix) for each (prefix, continuation), in the order given.
 
     Prefix and continuation are cut into tokens together; a token that spans their border counts for
     the continuation. Before both stands what the tokenizer puts before a text, else its BOS, else
@@ -41,47 +60,47 @@ def likelihoods(
     token.
     """
     rows = [_cut(tokenizer, prefix, continuation) for prefix, continuation in texts]
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     if rows:
         longest = order[-1]
-        room = ContextLimit(str(model.config.name_or_path), hard_position_limit(model.config))
-        room.require(len(rows[longest][0]), f"the text '{texts[longest][1][:40]}'")
-    found: dict[int, Likelihood] = {}
+        limit = ContextLimit(str(model.config.name_or_path), hard_position_limit(model.config))
+        limit.require(len(rows[longest][0]), f"the text '{texts[longest][1][:40]}'")
+    result: dict[int, Likelihood] = {}
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            ids_BL, mask_BL = pad_right([rows[place][0] for place in places], pad_id=0)
+            indices = order[start : start + batch_size]
+            ids_BL, mask_BL = pad_right([rows[index][0] for index in indices], pad_id=0)
             logprob_BL = _logprobs(model, ids_BL.to(model.device), mask_BL.to(model.device))
-            for place, logprob_L in zip(places, logprob_BL, strict=True):
-                ids, first = rows[place]
-                said_L = logprob_L[first - 1 : len(ids) - 1].double()
-                found[place] = Likelihood(float(said_L.sum()), len(ids) - first)
-            report(Step(len(found), len(rows)))
-    return [found[place] for place in range(len(rows))]
+            for index, logprob_L in zip(indices, logprob_BL, strict=True):
+                ids, first = rows[index]
+                continuation_L = logprob_L[first - 1 : len(ids) - 1].double()
+                result[index] = Likelihood(float(continuation_L.sum()), len(ids) - first)
+            report(Step(len(result), len(rows)))
+    return [result[index] for index in range(len(rows))]
 
 
 def _cut(
     tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: str
 ) -> tuple[list[int], int]:
-    """Token ids of both, and the place of the continuation's first token."""
+    """Token ids of both, and the index of the continuation's first token."""
     start = bos_ids(tokenizer) or [_boundary(tokenizer)]
     before, whole = text_ids(tokenizer, prefix), text_ids(tokenizer, prefix + continuation)
     shared = 0
     while shared < min(len(before), len(whole)) and before[shared] == whole[shared]:
         shared += 1
     if shared == len(whole):
-        raise ValueError(f"nothing is said after {prefix[-40:]!r}: {continuation!r} has no token")
+        raise ValueError(f"{continuation!r} after {prefix[-40:]!r} has no token")
     return [*start, *whole], len(start) + shared
 
 
 def _boundary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Ids that part documents, for a tokenizer that puts nothing before a text."""
+    """The id that separates documents, for a tokenizer that puts nothing before a text."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return cast(int, eos if bos is None else bos)  # `load_tokenizer` refuses one without EOS
 
 
 def _logprobs(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """log-probability of each token but the first, given those before it."""
+    """The log-probability of each token but the first, given those before it."""
     logits_BLV: Tensor = model(
         input_ids=ids_BL,
         attention_mask=mask_BL.long(),

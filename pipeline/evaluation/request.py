@@ -118,7 +118,7 @@ def check_files(config: EvaluationConfig) -> None:
         for path in config.bias.pairs:
             load_pairs(Path(path))
     if config.grounding:
-        from pipeline.evaluation.scorers.validity import read_begin
+        from pipeline.evaluation.validity import read_begin
 
         for path in config.grounding:
             read_begin(Path(path), config.closed_domain[0])

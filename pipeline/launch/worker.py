@@ -80,7 +80,7 @@ def _prepare(sharding: str) -> None:
     import torch
 
     from stages.distributed.compat import accelerate_environment
-    from stages.distributed.ranks import let_ranks_run_on_cpu
+    from stages.distributed.ranks import prepare_cpu_ranks
 
     # DeepSpeed calls what torch has renamed; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -90,4 +90,4 @@ def _prepare(sharding: str) -> None:
     by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
     if sharding != "none" or not by_accelerate:
         os.environ.update(accelerate_environment(accelerate_config(sharding, on_cpu=on_cpu)))
-    let_ranks_run_on_cpu()
+    prepare_cpu_ranks()

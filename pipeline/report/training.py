@@ -8,6 +8,7 @@ from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, lin
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import Group, group
 from pipeline.runs.rounds import is_ppo
+from reward_models.intervals import Interval
 
 PPO_CURVES = (
     ("ppo/score", "reward model score"),
@@ -143,9 +144,10 @@ def _rate_cell(name: str, rate: Any) -> Cell | None:
         return None
     value = float(rate["value"])
     low, high = rate.get("ci95") or (value, value)
+    ci95 = Interval(float(low), float(high))
     n = int(rate.get("n_prompts") or 0)
     quantity = Quantity("reward", "pair_accuracy", "held-out", "rankings", "higher")
-    return Cell(quantity, name, value, math.nan, (float(low), float(high)), n, n, 0, "bootstrap")
+    return Cell(quantity, name, value, math.nan, ci95, n, n, 0, "bootstrap")
 
 
 def _curve(inputs: ReportInputs, stage: str, x: str, y: str, *, dots: bool = False) -> Curve:

@@ -64,7 +64,7 @@ class Evaluate(Stage):
         new_tokens = evaluation.sampling.max_new_tokens
         require_prompts_fit(config, self.folder, "test", new_tokens, policies)
         longest = max(evaluation.instructions.values(), key=len, default="")
-        before = f"{longest}{evaluation.separator}" if longest else ""
+        before = f"{longest} " if longest else ""
         instructed = [replace(p, prompt=before + p.prompt) for p in data.prompts("toxicity")]
         new_tokens = evaluation.toxicity_sampling[0].max_new_tokens
         require_prompts_fit(

@@ -139,14 +139,15 @@ def share_frozen(first: nn.Module, second: nn.Module) -> None:
             free.setdefault(_key(frozen), []).append(frozen)
     replaced: dict[int, nn.Parameter] = {}
     for module in second.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or parameter.requires_grad or id(parameter) in already:
+        own = list(module.named_parameters(recurse=False, remove_duplicate=False))
+        for name, parameter in own:
+            if parameter.requires_grad or id(parameter) in already:
                 continue
             if id(parameter) not in replaced:
                 equal = free.get(_key(parameter), [])
                 same = bool(equal) and torch.equal(equal[0], parameter)
                 replaced[id(parameter)] = equal.pop(0) if same else parameter
-            module._parameters[name] = replaced[id(parameter)]
+            module.register_parameter(name, replaced[id(parameter)])
 
 
 def _key(parameter: nn.Parameter) -> tuple[object, ...]:

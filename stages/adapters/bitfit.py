@@ -22,6 +22,7 @@ from stages.adapters.registration import (
     AdapterModel,
     add_bias,
     output_size,
+    own_parameters,
     register,
 )
 
@@ -86,7 +87,7 @@ def biased_modules(model: PreTrainedModel) -> set[str]:
     """Return endings of all layers that have a bias; of all linear layers where there is none."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     inside = [(name, module) for name, module in model.named_modules() if module is not head]
-    biased = {name for name, module in inside if module._parameters.get("bias") is not None}
+    biased = {name for name, module in inside if "bias" in own_parameters(module)}
     if not biased:
         biased = {name for name, module in inside if isinstance(module, nn.Linear | Conv1D)}
     return {_name_in_layer(name) for name in biased}

@@ -1,10 +1,12 @@
-"""The touch of a private part of PEFT that registering a family needs.
+"""The touches of private parts of PEFT and torch that families need.
 
 It is here because `stages/distributed` is a floor above. tests/stages/adapters/test_registration.py
 fails where a new version differs.
 """
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
+from torch import Tensor
 
 
 def peft_type(name: str) -> PeftType:
@@ -25,3 +27,13 @@ def peft_type(name: str) -> PeftType:
     PeftType._value2member_map_[name] = member
     type.__setattr__(PeftType, name, member)
     return member
+
+
+def move_to_base_device(layer: BaseTunerLayer, name: str) -> None:
+    """Move an adapter to the device and precision of the layer it adapts (PEFT 0.21)."""
+    layer._move_adapter_to_device_of_base_layer(name)
+
+
+def tensor_version(tensor: Tensor) -> int:
+    """Return a number that every change in place makes larger (torch 2.13)."""
+    return tensor._version

@@ -79,10 +79,10 @@ def merged_lora(model: nn.Module) -> Iterator[None]:
             base = layer.get_base_layer()
             with torch.no_grad():
                 total = base.get_parameter("weight") + layer.get_delta_weight("default")
-            base._parameters["weight"] = nn.Parameter(total, requires_grad=False)
-            parent._modules[name] = base
+            base.register_parameter("weight", nn.Parameter(total, requires_grad=False))
+            parent.register_module(name, base)
         yield
     finally:
         for (parent, name, layer), weight in zip(adapted, weights, strict=True):
-            layer.get_base_layer()._parameters["weight"] = weight
-            parent._modules[name] = layer
+            layer.get_base_layer().register_parameter("weight", weight)
+            parent.register_module(name, layer)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
+from reward_models.compat import attention_name, set_attention_name
 from reward_models.packed_attention import (
     PrependKeys,
     attention_mismatch,
@@ -62,12 +63,12 @@ def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and promp
     Raises ValueError without sdpa, and where the model computes something else under another name.
     A model without weights (one that is only measured) is not tried.
     """
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     if not uses_sdpa(model):
         raise ValueError(f"attention is '{before}'; {user} 'sdpa'")
 
     def change() -> None:
-        model.config._attn_implementation = ATTENTION
+        set_attention_name(model.config, ATTENTION)
 
     if model.device.type == "meta":
         change()
@@ -82,12 +83,12 @@ def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and promp
 @contextmanager
 def prefix_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let the model's attention take prefixes for a while; they are gone afterwards."""
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     use_prefix_attention(model, "users' prefixes need")
     try:
         yield
     finally:
-        model.config._attn_implementation = before
+        set_attention_name(model.config, before)
         for module in model.modules():
             remove_prefix(module)
 

@@ -21,6 +21,7 @@ from stages.adapters.registration import (
     AdapterLayer,
     AdapterModel,
     module_name,
+    own_parameters,
     register,
 )
 
@@ -122,6 +123,6 @@ def create(model: PreTrainedModel, adaptation: Probe, _: PreTrainedTokenizerBase
 
 def _last_norm(model: PreTrainedModel) -> nn.Module | None:
     """Return the norm between the last layer and the unembedding."""
-    weights = ((m, m._parameters.get("weight")) for m in model.base_model.children())
+    weights = ((m, own_parameters(m).get("weight")) for m in model.base_model.children())
     norms = [module for module, weight in weights if weight is not None and weight.dim() == 1]
     return norms[-1] if norms else None

@@ -20,6 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.adapters.compat import tensor_version
 from stages.adapters.config import Prompt
 from stages.adapters.prefix_attention import (
     RowPrefix,
@@ -201,7 +202,7 @@ def _state(prompt_PD: Tensor) -> tuple[int, int, bool] | None:
     """
     if "ds_id" in vars(prompt_PD):
         return None
-    return prompt_PD.data_ptr(), prompt_PD._version, torch.is_inference_mode_enabled()
+    return prompt_PD.data_ptr(), tensor_version(prompt_PD), torch.is_inference_mode_enabled()
 
 
 def _positions(ids: Tensor, kwargs: dict[str, Any]) -> Tensor:

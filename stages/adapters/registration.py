@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from stages.adapters.compat import peft_type
+from stages.adapters.compat import move_to_base_device, peft_type
 
 
 @dataclass
@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, name: str, config: AdapterConfig) -> None:
         """Add an adapter to this module; PEFT calls it."""
         self.create_adapter(name, config)
-        self._move_adapter_to_device_of_base_layer(name)
+        move_to_base_device(self, name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def active_name(self, container: nn.ModuleDict | nn.ParameterDict) -> str | None:
@@ -129,10 +129,15 @@ def output_size(module: nn.Module) -> int:
             return int(module.get_parameter("weight").shape[0])
 
 
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module itself, without those of its parts."""
+    return dict(module.named_parameters(recurse=False))
+
+
 def add_bias(linear: nn.Module, bias: Tensor) -> None:
     """Add to a layer's bias, giving it one where it has none."""
     weight = linear.get_parameter("weight")
-    old = linear._parameters.get("bias")
+    old = own_parameters(linear).get("bias")
     new = bias.detach().to(weight.dtype)
     total = new.clone() if old is None else old.detach() + new
     linear.register_parameter("bias", nn.Parameter(total, requires_grad=False))

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from transformers import Trainer
 
+from stages.distributed.compat import StageTrainer, full_shape
 from stages.distributed.ranks import limit_waits
 from stages.distributed.state import (
     Moments,
     gather_moments,
     gather_weights,
-    is_first,
+    is_main_process,
     named_shards,
     scatter_moments,
     scatter_weights,
-    whole_shape,
 )
 
 ASIDE = "incomplete"
@@ -133,7 +132,7 @@ class Checkpoints:
                 )
 
 
-class AtomicCheckpoints(Trainer):
+class AtomicCheckpoints(StageTrainer):
     """A Trainer whose `output_dir` holds complete checkpoints only, the newest two.
 
     Trainer writes each file into the folder's final place, so a kill leaves a folder that looks
@@ -171,38 +170,26 @@ class AtomicCheckpoints(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model whole, whatever shards it."""
-        self._save(output_dir, self.trained_weights() if self.is_sharded else None)
+        weights = self.trained_weights() if self.is_sharded else None
+        if self.args.should_save:
+            self.write_model(Path(output_dir or self._folder()), weights)
 
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
-    ) -> tuple[nn.Module, Any]:
-        """Shard first, then fill in what the checkpoint holds, which is whole."""
-        prepare = super()._prepare_for_training
-        prepared: tuple[nn.Module, Any] = prepare(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+    def restore(self, checkpoint: Path | None) -> None:
+        """Fill in what a checkpoint holds, which is whole, once everything is sharded."""
         limit_waits()
         if self.args.process_index > 0:  # else all ranks would drop out the same parts
             torch.manual_seed(self.args.seed + self.args.process_index)
-        if resume_from_checkpoint is not None:
-            self._restore(Path(resume_from_checkpoint))
-        return prepared
-
-    def _load_from_checkpoint(
-        self,
-        resume_from_checkpoint: str,
-        model: nn.Module | None = None,
-    ) -> None:
-        """Nothing yet: `_prepare_for_training` does it."""
-
-    def _restore(self, checkpoint: Path) -> None:
+        if checkpoint is None:
+            return
         weights: Mapping[str, Tensor] = {}
         moments: Moments = {}
-        if is_first():
+        if is_main_process():
             weights = self.weights_in(checkpoint)
             moments = torch.load(checkpoint / OPTIMIZER, weights_only=True, mmap=True)
         scatter_weights(self._trained(), weights)
         scatter_moments(self._trained(), self.optimizer, moments)
         self._restore_rates(torch.load(checkpoint / SCHEDULER, weights_only=True))
-        self._load_scaler(str(checkpoint))
+        self.load_scaler(checkpoint)
 
     def _restore_rates(self, saved: dict[str, Any]) -> None:
         """All parameter groups have one learning rate; ZeRO leaves out groups that are empty."""
@@ -215,23 +202,26 @@ class AtomicCheckpoints(Trainer):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    def write_optimizer(self, folder: Path) -> None:
+        """Write the state of optimizer and scheduler, whole."""
         moments = gather_moments(self._trained(), self.optimizer)
         if self.args.should_save:
             assert self.lr_scheduler is not None
-            torch.save(moments, Path(output_dir) / OPTIMIZER)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+            torch.save(moments, folder / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
 
-    def _get_output_dir(self, trial: object) -> str:  # noqa: ARG002 - Trainer's signature
-        return str(self._folder() / ASIDE)
+    def checkpoint_folder(self) -> Path:
+        """Return the folder of what is not complete."""
+        return self._folder() / ASIDE
 
-    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+    def write_checkpoint(self, write: Callable[[], None]) -> None:
+        """Write a checkpoint aside, flush it, and rename it."""
         folder = self._folder()
         if self.args.should_save:
             shutil.rmtree(folder / ASIDE, ignore_errors=True)
             self._check_space()
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        write()
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
@@ -242,7 +232,7 @@ class AtomicCheckpoints(Trainer):
 
     def _check_space(self) -> None:
         """OSError where there is no room, before anything is gathered or written."""
-        numbers = sum(whole_shape(parameter).numel() for parameter in self._trained().values())
+        numbers = sum(full_shape(parameter).numel() for parameter in self._trained().values())
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < _BYTES_A_NUMBER * numbers:

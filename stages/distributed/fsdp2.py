@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
 
+from stages.distributed.compat import layer_classes
 from stages.distributed.network import (
     adamw,
     clip_norm,
@@ -96,7 +96,6 @@ class Fsdp2:
 def shard_layers(model: nn.Module, accelerator: Accelerator) -> list[FSDPModule]:
     """Shard every transformer layer, and then the rest; return the units gathered one at a time."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    bases = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    names = {name for base in bases for name in base._no_split_modules or ()}
+    names = layer_classes(model)
     layers = [module for module in model.modules() if type(module).__name__ in names]
     return [fully_shard(part, mesh=mesh) for part in (*layers, model)]

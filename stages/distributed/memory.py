@@ -14,10 +14,8 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, UntypedStorage
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from reward_models.compat import FakeTensorMode, TorchDispatchMode, storage_key, storages
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h's names for mallopt
 
@@ -158,11 +156,11 @@ def peak_bytes(work: Callable[[], None]) -> int:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations make, until they are given back."""
+    """Adds up the storages that operations make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = self._now = 0
+        self.peak = self._live = 0
         self._known: set[int] = set()  # of what was there before, and of what was made since
 
     def __torch_dispatch__(
@@ -172,21 +170,18 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = kwargs or {}
-        self._known.update(x._cdata for x in _storages((args, given)))
-        made = func(*args, **given)
-        for storage in _storages(made):
-            if storage._cdata not in self._known:
-                self._known.add(storage._cdata)
-                self._now += storage.nbytes()
-                self.peak = max(self.peak, self._now)
-                weakref.finalize(storage, self._given_back, storage._cdata, storage.nbytes())
-        return made
+        kwargs = kwargs or {}
+        self._known.update(map(storage_key, storages((args, kwargs))))
+        output = func(*args, **kwargs)
+        for storage in storages(output):
+            key = storage_key(storage)
+            if key not in self._known:
+                self._known.add(key)
+                self._live += storage.nbytes()
+                self.peak = max(self.peak, self._live)
+                weakref.finalize(storage, self._free, key, storage.nbytes())
+        return output
 
-    def _given_back(self, key: int, size: int) -> None:
+    def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._now -= size
-
-
-def _storages(tree: object) -> list[UntypedStorage]:
-    return [x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, Tensor)]
+        self._live -= size

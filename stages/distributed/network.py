@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
+from stages.distributed.compat import full_shape
 from stages.distributed.memory import free_memory
 
 BETAS = (0.9, 0.95)  # Ouyang et al. 2022, appendix C
@@ -149,12 +150,7 @@ def local(x: Tensor) -> Tensor:
 
 def require_room_for_full_weights(model: nn.Module, accelerator: Accelerator) -> None:
     """Raise ValueError where the sharded model, gathered to sample, would not fit in memory."""
-
-    def numel(parameter: nn.Parameter) -> int:
-        full: int = vars(parameter).get("ds_numel", parameter.numel())  # DeepSpeed's, over ranks
-        return full
-
-    needed = sum(numel(p) * p.element_size() for p in model.parameters())
+    needed = sum(full_shape(p).numel() * p.element_size() for p in model.parameters())
     free = free_memory(accelerator.device)
     if needed > free:
         raise ValueError(

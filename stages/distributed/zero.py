@@ -17,6 +17,7 @@ from deepspeed.utils import safe_get_local_grad
 from torch import Tensor, nn
 from trl.models.utils import add_hooks, remove_hooks
 
+from stages.distributed.compat import full_shape, zero2_gradients, zero3_shard
 from stages.distributed.network import (
     adamw,
     norm_over_ranks,
@@ -61,7 +62,7 @@ class Zero:
             return []
         if self.shards_weights:
             return [safe_get_local_grad(p).clone() for p in self.parameters.values()]
-        return _gradient_partition(self.optimizer)
+        return zero2_gradients(self.optimizer)
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """See `Network`."""
@@ -87,8 +88,7 @@ class Zero:
         """See `Network`."""
         if not self.shards_weights:
             return {name: p.detach() for name, p in self.parameters.items()}
-        # DeepSpeed keeps this rank's part as an attribute of the parameter.
-        return {name: vars(p)["ds_tensor"].data for name, p in self.parameters.items()}
+        return {name: zero3_shard(p) for name, p in self.parameters.items()}
 
     def full(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Network`."""
@@ -104,7 +104,7 @@ class Zero:
             return shard
         flat = shard.new_empty(shard.numel() * self.accelerator.num_processes)
         comm.all_gather_into_tensor(flat, shard.contiguous())
-        shape: torch.Size = vars(parameter)["ds_shape"]
+        shape = full_shape(parameter)
         return flat[: shape.numel()].view(shape)
 
 
@@ -112,25 +112,6 @@ def shard_weights(model: nn.Module, accelerator: Accelerator) -> None:
     """Shard a frozen model's weights among the ranks, where the stage is 3."""
     if accelerator.state.deepspeed_plugin.zero_stage == _WEIGHTS:
         _engine(model, None, accelerator, clip=0.0)
-
-
-def _gradient_partition(optimizer: Any) -> list[Tensor]:
-    """This rank's gradients under ZeRO-2, as its next step would take them.
-
-    DeepSpeed's functions for debugging have them only between the last backward and the step.
-    """
-    parts: list[Tensor] = []
-    for group, parameters in enumerate(optimizer.params_in_partition):
-        parts += optimizer.get_flat_partition(
-            parameters,
-            optimizer.first_offset[group],
-            optimizer.partition_size[group],
-            dtype=optimizer.gradient_accumulation_dtype,
-            device=optimizer.device,
-            param_group_idx=group,
-            return_tensor_list=True,
-        )
-    return [part.clone() for part in parts]
 
 
 def _engine(

@@ -17,7 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from reward_models.compat import attention_name
 from reward_models.packed_attention import ATTENTION
+from stages.distributed.compat import mark_static_address, recompile_limit
 from stages.generation.kv_cache import CachedRows, Request
 
 BLOCK = 128  # columns
@@ -62,7 +64,7 @@ class CompiledRows(CachedRows):
         """Append one token to every row and compute the logits of the next."""
         column_1 = torch.tensor([self.used], device=token_B.device)
         self._mask_B11L[..., self.used] = True
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+        with recompile_limit(_SHAPES):
             logits_BV = _compiled(token_B.device.type)(
                 self.model,
                 token_B[:, None],
@@ -99,10 +101,10 @@ def _keys_and_values(cache: Cache) -> Iterator[Tensor]:
 
 
 def _check(model: PreTrainedModel, cache: Cache) -> None:
-    if model.config._attn_implementation not in ("sdpa", ATTENTION):
+    if attention_name(model.config) not in ("sdpa", ATTENTION):
         raise ValueError(
             "sampling.compiled is true, but this model's attention is "
-            f"'{model.config._attn_implementation}'; expected sdpa without prefixes or prompts"
+            f"'{attention_name(model.config)}'; expected sdpa without prefixes or prompts"
         )
     if not all(isinstance(layer, DynamicLayer) and not layer.is_sliding for layer in cache.layers):
         raise ValueError("sampling.compiled is true, but a layer of this model forgets tokens")
@@ -119,7 +121,7 @@ def _buffers(model: PreTrainedModel, rows: int, columns: int, like: list[Tensor]
     if buffers is None or buffers[0].dtype != like[0].dtype or buffers[0].device != like[0].device:
         buffers = [x.new_zeros(rows, x.shape[1], columns, x.shape[3]) for x in like]
         for buffer in buffers:
-            torch._dynamo.mark_static_address(buffer)  # else a CUDA graph would copy it
+            mark_static_address(buffer)  # else a CUDA graph would copy it
         by_shape[rows, columns] = buffers
     return buffers
 

@@ -22,6 +22,7 @@ from torch import LongTensor, Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from reward_models.compat import attention_name
 from reward_models.model_files import first_line
 from reward_models.packed_attention import FORWARD_ERRORS, attention_windows, example_ids
 from stages.data.padding import pad_right
@@ -267,7 +268,7 @@ def decoding_of(model: PreTrainedModel, adapters: RowAdapters | None, longest: i
     """
     windows = attention_windows(model).values()
     outgrown = tuple(window for window in windows if window < longest)
-    key = (model.config._attn_implementation, adapters is not None, outgrown)
+    key = (attention_name(model.config), adapters is not None, outgrown)
     decodings = _decodings.setdefault(model, {})
     if key not in decodings:
         decodings[key] = decoding = _compare(model, adapters, outgrown)

@@ -85,9 +85,9 @@ class RewardTrainer(AtomicCheckpoints):
         # Ranks' gradients are averaged, ours have to be added.
         return loss * int(self.accelerator.num_processes)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+    def num_items(self, batches: list[Batch], device: torch.device) -> Tensor:
         """Return the number of elements with a usable pair, over ranks and micro-batches."""
-        counts = [count_elements(batch["rank_BAK"], self.batch_element) for batch in batch_samples]
+        counts = [count_elements(batch["rank_BAK"], self.batch_element) for batch in batches]
         total: Tensor = self.accelerator.gather(torch.stack(counts).sum().to(device)).sum()
         return total
 
@@ -113,25 +113,20 @@ class RewardTrainer(AtomicCheckpoints):
         counts_2 = torch.stack([(correct_BKK * weight_BKK).sum(), weight_BKK.sum()])
         self.correct_and_pairs_2 = self.correct_and_pairs_2.to(reward_BK.device) + counts_2
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int]:  # noqa: ARG002
+    def train_order(self) -> Sampler[int]:
+        """Return the order of the ranked prompts."""
         return self.order
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write the trained parameters; the rest is the base's."""
-        if not self.args.should_save:
-            return
-        assert output_dir is not None
         assert self.model is not None
-        folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict() if state_dict is None else state_dict
+        state = self.model.state_dict() if weights is None else weights
         trained = [name for name, weight in self.model.named_parameters() if weight.requires_grad]
         save_file({name: state[name].contiguous() for name in sorted(trained)}, folder / TRAINED)
 
     def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
-        """Return the trained parameters that `_save` wrote."""
+        """Return the trained parameters that `write_model` wrote."""
         return load_file(checkpoint / TRAINED)
 
     @property

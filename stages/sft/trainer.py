@@ -124,26 +124,19 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         """Return those of the policy that the checkpoint holds."""
         return dict(load_policy(checkpoint).named_parameters())
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        """Write the policy; `state_dict`, where given, has the trained parameters, whole."""
-        if not self.args.should_save:
-            return
-        if state_dict is not None and self.base_record is None:
-            state_dict = _with_all_names(cast(PreTrainedModel, self.model), state_dict)
-        super()._save(output_dir, state_dict)
-        if self.base_record is not None and output_dir is not None:
-            folder = Path(output_dir)
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write the policy; `weights`, where given, are the trained parameters, whole."""
+        if weights is not None and self.base_record is None:
+            weights = _with_all_names(cast(PreTrainedModel, self.model), weights)
+        super().write_model(folder, weights)
+        if self.base_record is not None:
             is_aside = folder.parent.name == ASIDE
             final = folder.parent.parent / folder.name if is_aside else folder
             write_base_record(folder, self.base_record, final)
 
-    def _get_train_sampler(self, train_dataset: object = None) -> Sampler[int] | None:  # noqa: ARG002
+    def train_order(self) -> Sampler[int] | None:
+        """Return the order of the examples."""
         return self.order
-
-    def _send_telemetry(self) -> None:
-        """Send none."""
 
 
 class Collator:

@@ -72,8 +72,8 @@ def observe(name: str, folder: Path) -> Observed:
 
 def check_sampling(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Greedy tokens are what full passes over their texts find likeliest."""
-    asked = prompts()
-    for prompt, response in zip(asked, greedy(policy, tokenizer, asked), strict=True):
+    prompt_ids = prompts()
+    for prompt, response in zip(prompt_ids, greedy(policy, tokenizer, prompt_ids), strict=True):
         logits_TV = alone(policy, prompt + response.ids)[len(prompt) - 1 : -1]
         chosen_T = logits_TV[range(len(response.ids)), response.ids]
         assert float((logits_TV.max(-1).values - chosen_T).max()) < NATS * scale(logits_TV)
@@ -85,15 +85,15 @@ def check_sampling(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 def check_scores(reward: RewardModel) -> str:
-    """Scores in training are those of the texts alone; the trunk stays causal."""
+    """Scores in training are those of the texts alone; the backbone stays causal."""
     elements = ranked()
     expected = [
         [score_sequences(reward, [e.prompt + response])[0] for response in e.responses]
         for e in elements
     ]
     layout = choose_layout(reward, elements)
-    for found, one in zip(score_elements(reward, elements, layout), expected, strict=True):
-        assert max(abs(a - b) for a, b in zip(found, one, strict=True)) < NATS * 3
+    for score, one in zip(score_elements(reward, elements, layout), expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(score, one, strict=True)) < NATS * 3
     assert_causal(transformer(reward.backbone))
     return "shared" if isinstance(layout, SharedPrompt) else "separate"
 
@@ -104,22 +104,25 @@ def check_episodes(source: Path, reward: Path, tokenizer: PreTrainedTokenizerBas
     models = load_models(
         *(source, reward, config.adaptation, config.models), seed=0, device=torch.device("cpu")
     )
-    asked = prompts()
-    responses = greedy(models.policy, tokenizer, asked)
+    prompt_ids = prompts()
+    responses = greedy(models.policy, tokenizer, prompt_ids)
     expected = [
         torch.cat(
-            [logprobs_alone(models.policy, p, r) for p, r in zip(asked, responses, strict=True)]
+            [
+                logprobs_alone(models.policy, p, r)
+                for p, r in zip(prompt_ids, responses, strict=True)
+            ]
         ),
         Tensor(
             score_sequences(
-                models.reward, [p + r.ids for p, r in zip(asked, responses, strict=True)]
+                models.reward, [p + r.ids for p, r in zip(prompt_ids, responses, strict=True)]
             )
         ),
     ]
     models = replace(models, pads_right=pads_right(models, max(PROMPT_TOKENS) + NEW_TOKENS))
-    obstacle = obstacle_to_packing(models, max(asked, key=len), NEW_TOKENS, 1)
-    found = read(replace(models, packed=obstacle is None), asked, responses)
-    for ours, theirs in zip(found, expected, strict=True):
+    obstacle = obstacle_to_packing(models, max(prompt_ids, key=len), NEW_TOKENS, 1)
+    computed = read(replace(models, packed=obstacle is None), prompt_ids, responses)
+    for ours, theirs in zip(computed, expected, strict=True):
         assert float((ours - theirs).abs().max()) < NATS * scale(theirs)
     assert_causal(transformer(models.policy))
     assert_causal(transformer(models.reward.backbone))
@@ -129,10 +132,10 @@ def check_episodes(source: Path, reward: Path, tokenizer: PreTrainedTokenizerBas
 
 
 def read(
-    models: Models, asked: Sequence[list[int]], responses: Sequence[Sampled]
+    models: Models, prompt_ids: Sequence[list[int]], responses: Sequence[Sampled]
 ) -> tuple[Tensor, Tensor]:
     """logprob_N of all response tokens and score_B."""
-    episodes = Episodes.build(asked, responses, models.policy.device)
+    episodes = Episodes.build(prompt_ids, responses, models.policy.device)
     rollout = outputs(models, episodes)
     return rollout.old_BT[episodes.response_BT], rollout.score_B
 
@@ -168,11 +171,11 @@ def ranked() -> list[RankedPrompt]:
 
 
 def greedy(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[list[int]]
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[list[int]]
 ) -> list[Sampled]:
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=NEW_TOKENS, batch_size=8)
     generator = torch.Generator().manual_seed(0)
-    return generate_responses(policy, tokenizer, asked, sampling, generator=generator)
+    return generate_responses(policy, tokenizer, prompt_ids, sampling, generator=generator)
 
 
 def alone(policy: PreTrainedModel, ids: Sequence[int]) -> Tensor:
@@ -187,11 +190,11 @@ def logprobs_alone(policy: PreTrainedModel, prompt: list[int], response: Sampled
     return logits_TV.log_softmax(-1)[range(len(response.ids)), response.ids]
 
 
-def assert_causal(trunk: PreTrainedModel) -> None:
+def assert_causal(backbone: PreTrainedModel) -> None:
     ids_BL = torch.arange(3, 23).repeat(2, 1)
     ids_BL[1, -1] = 99
     with torch.no_grad():
-        state_BLD = trunk(input_ids=ids_BL, use_cache=False).last_hidden_state
+        state_BLD = backbone(input_ids=ids_BL, use_cache=False).last_hidden_state
     assert float((state_BLD[0, :-1] - state_BLD[1, :-1]).abs().max()) < NATS * scale(state_BLD)
 
 
@@ -199,11 +202,11 @@ def scale(x: Tensor) -> float:
     return max(1.0, float(x.abs().max()))
 
 
-def columns(found: Observed) -> list[str]:
+def columns(observed: Observed) -> list[str]:
     """The cells of the table that `observe` fills."""
-    if found.refused:
-        return [f"refused: {re.sub(NUMBER, '', found.refused)}", "", ""]
-    return [found.sampling, found.rows, found.prompts]
+    if observed.refused:
+        return [f"refused: {re.sub(NUMBER, '', observed.refused)}", "", ""]
+    return [observed.sampling, observed.rows, observed.prompts]
 
 
 def trained(name: str, folder: Path) -> str:
@@ -219,11 +222,11 @@ def trained(name: str, folder: Path) -> str:
     demonstrations = [Demonstration(f"say {i}", f"hello {'x' * i} {i}") for i in range(4)]
     examples = [encode(tokenizer, one) for one in demonstrations]
     expected = response_loss(policy, examples, 0, batch_size=4)
-    told = []
+    lines = []
     try:
         loss = _fine_tuned(source, demonstrations, folder / "sft")
         assert abs(loss - expected) < NATS * max(1.0, expected)
-        told.append("SFT")
+        lines.append("SFT")
     except ValueError as error:
         if "cannot be fine-tuned" not in str(error):
             raise
@@ -231,7 +234,7 @@ def trained(name: str, folder: Path) -> str:
     reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
     reward.save(folder / "reward")
     assert abs(_after_ppo(source, folder)) < NATS
-    return ", ".join([*told, "PPO"])
+    return ", ".join([*lines, "PPO"])
 
 
 def _fine_tuned(source: Path, demonstrations: Sequence[Demonstration], out: Path) -> float:

@@ -213,7 +213,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 def tokenizer() -> PreTrainedTokenizerFast:
     """Bytes as tokens, with a PAD and an EOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: place for place, token in enumerate(["<pad>", "<eos>", *alphabet])}
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *alphabet])}
     bytewise = Tokenizer(models.BPE(vocabulary, []))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytewise.decoder = decoders.ByteLevel()

@@ -19,7 +19,7 @@ from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from stages.adapters.config import Full
 from stages.data.supervised import Example
-from stages.distributed import state as zero_state
+from stages.distributed import compat
 from stages.distributed.state import named_shards
 from stages.models import adapt, load_policy, load_tokenizer
 from stages.progress import silent
@@ -33,9 +33,9 @@ Held = dict[str, int]  # bytes, by what they are
 
 def held_bytes(model: nn.Module, optimizer: Any) -> Held:
     """Parameters, moments, and ZeRO's float32 masters, which double the parameters in float32."""
-    adam, zero = zero_state.unwrapped(optimizer)
-    moments = [state[key] for state in adam.state.values() if state for key in zero_state.MOMENTS]
-    masters = [] if zero is None else zero_state.flat_partitions(zero)
+    adam, zero = compat.unwrap_optimizer(optimizer)
+    moments = [state[key] for state in adam.state.values() if state for key in compat.MOMENTS]
+    masters = [] if zero is None else compat.zero_partitions(zero)
     return {
         "parameters": sum(_local_bytes(p) for p in named_shards(model).values()),
         "moments": sum(_local_bytes(x) for x in moments),

@@ -180,9 +180,9 @@ def _rank(
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     code = 0
     try:
-        from stages.distributed.ranks import let_ranks_run_on_cpu
+        from stages.distributed.ranks import prepare_cpu_ranks
 
-        let_ranks_run_on_cpu()
+        prepare_cpu_ranks()
         torch.save(work(*arguments), Path(folder) / f"result-{rank}.pt")
     except BaseException:
         traceback.print_exc()

@@ -58,8 +58,8 @@ def adaptation(family: str) -> Full | Restricted:
 def held(base: Path, family: str) -> Held:
     from accelerate import Accelerator
 
+    from stages.distributed.compat import full_shape
     from stages.distributed.sharding import load_models_whole, sharded_network
-    from stages.distributed.state import whole_shape
     from stages.models import adapt, load_policy, load_tokenizer
 
     accelerator = Accelerator()
@@ -73,7 +73,7 @@ def held(base: Path, family: str) -> Held:
         if not last:
             engine.step(1e-4)
     weights = sum(local(p).nbytes for p in model.parameters())
-    largest = max(whole_shape(p).numel() for p in model.parameters() if p.requires_grad) * FLOAT
+    largest = max(full_shape(p).numel() for p in model.parameters() if p.requires_grad) * FLOAT
     return Held(weights, gradients, of_optimizer(engine.optimizer), largest)
 
 
@@ -100,9 +100,9 @@ def of_gradients(model: nn.Module, optimizer: Any) -> int:
 
 def of_optimizer(optimizer: Any) -> int:
     """Adam's moments, and the float32 copies of weights that DeepSpeed updates."""
-    from stages.distributed.state import unwrapped
+    from stages.distributed.compat import unwrap_optimizer
 
-    adam, zero = unwrapped(optimizer)
+    adam, zero = unwrap_optimizer(optimizer)
     moments = [
         x.to_local() if hasattr(x, "to_local") else x
         for state in adam.state.values()

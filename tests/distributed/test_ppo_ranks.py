@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.steps.gold_reward import WinRate
+from pipeline.steps.ppo import WinRate
 from reward_models.records import Prompt
 from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch
@@ -29,12 +29,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def brief(cases: Sequence[Any], *kept: Any) -> list[Any]:
+def brief(cases: Sequence[Any], *brief_cases: Any) -> list[Any]:
     """All cases; those that are not `kept` are marked slow."""
     slow = pytest.mark.slow
     each = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [
-        pytest.param(*values, marks=() if case in kept else slow)
+        pytest.param(*values, marks=() if case in brief_cases else slow)
         for case, values in zip(cases, each, strict=True)
     ]
 
@@ -49,23 +49,23 @@ def trained(world: World, out: Path, settings: dict[str, Any]) -> list[dict[str,
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    ranks = {}
     for folder in (out / "model", out / "critic"):
         for file in sorted(folder.glob("*.safetensors")):
-            found |= {f"{folder.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
-    return found
+            ranks |= {f"{folder.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
+    return ranks
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name, weight in mine.items():
-        torch.testing.assert_close(weight, theirs[name], atol=1e-5, rtol=1e-4, msg=name)
+    ours, others = weights(one), weights(other)
+    assert ours.keys() == others.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, others[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def assert_same_course(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
-    assert len(mine) == len(theirs) > 0
-    for step, other in zip(mine, theirs, strict=True):
+def assert_same_course(ours: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    assert len(ours) == len(others) > 0
+    for step, other in zip(ours, others, strict=True):
         for name, value in other.items():
             if not name.startswith("time/"):
                 assert step[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
@@ -78,10 +78,10 @@ def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding:
     if sharding == "zero3-offload":  # its gradients are on their way until the step
         for step in alone:
             del step["ppo/pretraining_gradient_ratio"]
-    found = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
-    assert_same_course(found[0], alone)
-    assert [step["ppo/first_ratio_error"] for step in found[0]] == [0.0] * len(alone)
-    assert found[1] == []
+    ranks = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert [step["ppo/first_ratio_error"] for step in ranks[0]] == [0.0] * len(alone)
+    assert ranks[1] == []
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -114,8 +114,8 @@ def test_a_set_is_trained_as_by_one(
 ) -> None:
     settings = {"adaptation": {"family": family, **FAMILIES[family]}}
     alone = trained(world, tmp_path / "one", settings)
-    found = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -148,8 +148,8 @@ def test_a_run_goes_on_under_another_sharding(
 @pytest.mark.parametrize("sharding", ["ddp", "zero3"])
 def test_four_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
     alone = trained(world, tmp_path / "one", SETTINGS)
-    found = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "four")
 
 
@@ -184,26 +184,26 @@ def starved(world: World, out: Path) -> str:
 def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
-    for said in run_ranks(starved, world, tmp_path, sharding=sharding):
-        assert said.startswith("to sample, a rank needs the whole policy")
+    for message in run_ranks(starved, world, tmp_path, sharding=sharding):
+        assert message.startswith("to sample, a rank needs the whole policy")
 
 
 def with_little_on_one(
     world: World, out: Path, settings: dict[str, Any]
 ) -> tuple[list[dict[str, float]], list[MicroBatch]]:
     """Train where the second rank has no memory to spare; every rank's micro-batches too."""
-    found: list[MicroBatch] = []
+    ranks: list[MicroBatch] = []
 
     def fitting(*given: Any) -> MicroBatch:
-        found.append(micro_batches.fitting(*given))
-        return found[-1]
+        ranks.append(micro_batches.fitting(*given))
+        return ranks[-1]
 
     little = os.environ.get("RANK") == "1"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("stages.ppo.train.fitting", fitting)
         if little:
             patched.setattr(micro_batches, "free_memory", lambda _: 0)
-        return trained(world, out, settings), found
+        return trained(world, out, settings), ranks
 
 
 @pytest.mark.distributed
@@ -213,10 +213,10 @@ def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
 ) -> None:
     settings = SETTINGS | {"micro_batch_size": "auto"}
     alone = trained(world, tmp_path / "one", settings)
-    (course, mine), (_, theirs) = run_ranks(
+    (course, ours), (_, others) = run_ranks(
         with_little_on_one, world, tmp_path / "two", settings, sharding=sharding
     )
-    assert mine == theirs == [MicroBatch(1, 1)]
+    assert ours == others == [MicroBatch(1, 1)]
     assert_same_course(course, alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
@@ -224,8 +224,8 @@ def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
 def watched(world: World, out: Path) -> list[dict[str, float]]:
     """Train beside a second opinion, for which the first rank alone loads a policy."""
 
-    def length(_: Sequence[Prompt], said: Sequence[str], ended: Sequence[bool]) -> list[float]:
-        return [len(text) + float(over) for text, over in zip(said, ended, strict=True)]
+    def length(_: Sequence[Prompt], message: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        return [len(text) + float(over) for text, over in zip(message, ended, strict=True)]
 
     config = tiny_config(
         overoptimization={"gold_reward": "judge", "every": 2, "num_prompts": 5}, episodes=16
@@ -242,7 +242,7 @@ def test_a_second_opinion_may_load_a_model_of_its_own(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     alone = watched(world, tmp_path / "one")
-    found = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
-    assert [step["ppo/gold_score"] for step in found[0]] == [
+    ranks = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
+    assert [step["ppo/gold_score"] for step in ranks[0]] == [
         step["ppo/gold_score"] for step in alone
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from stages.distributed.ranks import ENVIRONMENT, limit_waits
+from stages.distributed.ranks import TIMEOUT, limit_waits
 from tests.distributed.ranks import run_ranks
 
 
@@ -39,6 +39,6 @@ def test_alone_there_is_nobody_to_wait_for():
 def test_a_limit_that_is_no_number_of_seconds_is_refused(
     told: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(ENVIRONMENT, told)
+    monkeypatch.setenv(TIMEOUT, told)
     with pytest.raises(ValueError, match="expected seconds above 0"):
         limit_waits()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stages.distributed.state import (
     gather_moments,
     gather_weights,
-    is_first,
+    is_main_process,
     named_shards,
     scatter_moments,
     scatter_weights,
@@ -96,13 +96,13 @@ def gathered(sharding: Sharding, begun: State | None, first: int, last: int) -> 
     named = named_shards(model)
     trained = {name: p for name, p in named.items() if p.requires_grad}
     if begun is not None:
-        weights, moments = begun if is_first() else ({}, {})
+        weights, moments = begun if is_main_process() else ({}, {})
         scatter_weights(named, weights)
         scatter_moments(trained, optimizer, moments)
     train(model, optimizer, engine, first, last)
     assert list(named_shards(model).values()) == list(named.values())
     found = gather_weights(named), gather_moments(trained, optimizer)
-    assert is_first() or found == ({}, {})
+    assert is_main_process() or found == ({}, {})
     return found
 
 

@@ -31,8 +31,8 @@ def test_joint_passes_train_as_one_process_does(
         "pretraining": {"examples_per_episode": 0.75, "tokens_per_example": 8},
     }
     alone = trained(world, tmp_path / "one", settings)
-    found = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -42,5 +42,5 @@ def test_shared_passes_over_divided_weights_are_refused_in_words(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     settings = {"models": {"kind": "joint"}}
-    with pytest.raises(AssertionError, match=r"models\.kind is joint, but weights are divided"):
+    with pytest.raises(AssertionError, match=r"models\.kind is joint, but weights are sharded"):
         run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)

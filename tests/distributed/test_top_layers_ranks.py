@@ -26,8 +26,8 @@ def test_the_last_layers_are_trained_as_by_one_that_keeps_nothing(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     alone = trained(world, tmp_path / "one", TOP | PLAIN)
-    found = run_ranks(trained, world, tmp_path / "two", TOP, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "two", TOP, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -37,8 +37,8 @@ def test_a_first_pass_that_is_kept_or_cannot_be_trains_as_one_process_does(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     alone = trained(world, tmp_path / "one", {"minibatch": 8})
-    found = run_ranks(trained, world, tmp_path / "two", FIRST, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "two", FIRST, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
     if sharding == "ddp":
-        assert all(step["ppo/first_ratio_error"] == 0.0 for step in found[0])
+        assert all(step["ppo/first_ratio_error"] == 0.0 for step in ranks[0])

@@ -34,8 +34,8 @@ def plain(base: Path) -> PreTrainedModel:
 
 
 def logits(model: nn.Module, **named: Tensor) -> Tensor:
-    found: Tensor = model(input_ids=IDS_BL, **named).logits
-    return found
+    output: Tensor = model(input_ids=IDS_BL, **named).logits
+    return output
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:
@@ -48,10 +48,10 @@ def test_lora_is_pefts(base: Path) -> None:
     config = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
     peer = get_peft_model(plain(base), config)
     generator = torch.Generator().manual_seed(1)
-    mine, theirs = model.state_dict(), peer.state_dict()
-    for name in (name for name in mine if "lora_" in name):
-        mine[name].copy_(torch.randn(mine[name].shape, generator=generator))
-        theirs[name].copy_(mine[name])
+    own, theirs = model.state_dict(), peer.state_dict()
+    for name in (name for name in own if "lora_" in name):
+        own[name].copy_(torch.randn(own[name].shape, generator=generator))
+        theirs[name].copy_(own[name])
     assert largest_difference(logits(model), logits(peer)) <= 1e-6
     logits(model).sum().backward()
     logits(peer).sum().backward()
@@ -79,8 +79,8 @@ def test_a_prefix_is_pefts_at_the_same_positions(base: Path, adaptation: Restric
     positions_BL = torch.arange(IDS_BL.shape[1]).expand(2, -1)
     mask_BL = torch.ones_like(IDS_BL)
     expected = logits(peer, position_ids=positions_BL, attention_mask=mask_BL)
-    found = logits(model, position_ids=positions_BL + 4, attention_mask=mask_BL)
-    assert largest_difference(found, expected) <= 1e-5
+    output = logits(model, position_ids=positions_BL + 4, attention_mask=mask_BL)
+    assert largest_difference(output, expected) <= 1e-5
 
 
 def test_a_soft_prompt_is_pefts_without_padding(base: Path) -> None:
@@ -92,9 +92,9 @@ def test_a_soft_prompt_is_pefts_without_padding(base: Path) -> None:
     prompt_PD = layer.soft_prompt["default"]
     peer.prompt_encoder["default"].embedding.weight.data.copy_(prompt_PD.detach())
     expected = logits(peer, attention_mask=torch.ones_like(IDS_BL))[:, 4:]
-    found = logits(model, attention_mask=torch.ones_like(IDS_BL))
-    assert largest_difference(found, expected) <= 1e-5
-    found.log_softmax(-1)[..., 5].sum().backward()
+    output = logits(model, attention_mask=torch.ones_like(IDS_BL))
+    assert largest_difference(output, expected) <= 1e-5
+    output.log_softmax(-1)[..., 5].sum().backward()
     expected.log_softmax(-1)[..., 5].sum().backward()
     theirs = peer.prompt_encoder["default"].embedding.weight.grad
     assert prompt_PD.grad is not None

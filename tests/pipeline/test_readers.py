@@ -18,10 +18,10 @@ from pipeline.cli.app import app
 from pipeline.config.loading import load_config, load_mapping
 from pipeline.evaluation.external.sample_files import open_samples
 from pipeline.evaluation.samples.results import read_results
-from pipeline.evaluation.scorers.validity import read_begin
 from pipeline.evaluation.suites import bias
-from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
+from pipeline.evaluation.suites.toxicity import load_toxicity_prompts
 from pipeline.evaluation.suites.truthfulqa import load_questions
+from pipeline.evaluation.validity import read_begin
 from pipeline.labeling.room import add_tasks
 from pipeline.steps.order import experiment_stages
 from pipeline.studies import public_data

@@ -16,14 +16,14 @@ PROMPTS = [Prompt("and?", history=HISTORY), Prompt("and?"), Prompt("and?", histo
 
 def test_prompts_that_differ_in_their_turns_are_different_prompts() -> None:
     assert len(set(_task_ids(PROMPTS))) == 3
-    rows = _blank_rows(PROMPTS, "test", {"none": ""}, " ", 1)
+    rows = _blank_rows(PROMPTS, "test", {"none": ""}, 1)
     assert len({row.id for row in rows}) == 3
     assert len(by_prompt(rows)) == 3
 
 
 def test_a_sampled_task_and_a_completion_keep_the_turns() -> None:
     task = _task("t", PROMPTS[0], [Response("a", "A", "m", {}), Response("b", "B", "m", {})])
-    (row,) = _blank_rows(PROMPTS[:1], "test", {"polite": "Please:"}, " ", 1)
+    (row,) = _blank_rows(PROMPTS[:1], "test", {"polite": "Please:"}, 1)
     assert task.history == row.history == HISTORY
     row = replace(row, model="m")
     assert completion_from(row.to_json()) == row

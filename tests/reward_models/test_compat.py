@@ -1,11 +1,19 @@
-"""The private parts of transformers that are relied on below `stages`, as they were when seen."""
+"""The private parts of torch and transformers that are relied on below `stages`, as they were when seen."""
 
 from pathlib import Path
 
+import torch
 from transformers import LlamaConfig
 
 from reward_models.backbone import load_causal_lm, transformer
-from reward_models.compat import attention_name, set_attention_name, whole_modules
+from reward_models.compat import (
+    FakeTensorMode,
+    attention_name,
+    set_attention_name,
+    storage_key,
+    storages,
+    whole_modules,
+)
 from tests.reward_models.tiny import tiny_base
 
 
@@ -21,3 +29,10 @@ def test_a_model_names_the_modules_that_are_sharded_whole(tmp_path: Path) -> Non
     names = whole_modules(transformer(load_causal_lm(tiny_base(tmp_path / "base"))))
     assert names is not None
     assert LlamaConfig.model_type in "".join(names).lower()
+
+
+def test_tensors_on_one_storage_have_one_key_also_where_they_are_fake() -> None:
+    with FakeTensorMode():
+        tensor, other = torch.zeros(4), torch.zeros(4)
+        keys = [storage_key(storage) for storage in storages([tensor, {"view": tensor[1:]}, other])]
+    assert keys[0] == keys[1] != keys[2]

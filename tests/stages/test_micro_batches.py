@@ -121,9 +121,9 @@ def given_memory(
     """Let there be as much as so many episodes of an update take, moments included."""
     run = tiny_run(world, config)
     prompts = [prompt_ids(run.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
-    cost = update_cost(run.models, config, prompts, run.accelerator)
-    assert cost is not None
-    cost = cost.episodes
+    update = update_cost(run.models, config, prompts, run.accelerator)
+    assert update is not None
+    cost = update.episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     networks, tokens = (run.policy, run.critic), config.episodes_per_rollout * longest
     to_come = reserved_bytes(networks, run.models.lower, tokens)
@@ -137,15 +137,15 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
     config = tiny_config(**AUTO, responses_per_prompt=2, episodes=16)
     plenty = metrics_of(world, tmp_path / "plenty", config)
     given_memory(monkeypatch, world, config, 5.0)
-    found: list[MicroBatch] = []
+    chosen: list[MicroBatch] = []
 
     def fitting(*given: Any) -> MicroBatch:
-        found.append(micro_batches.fitting(*given))
-        return found[-1]
+        chosen.append(micro_batches.fitting(*given))
+        return chosen[-1]
 
     monkeypatch.setattr("stages.ppo.train.fitting", fitting)
     scarce = metrics_of(world, tmp_path / "scarce", config)
-    assert [one.episodes for one in found] == [4]  # a prompt's two responses stay together
+    assert [one.episodes for one in chosen] == [4]  # a prompt's two responses stay together
     for step, other in zip(scarce, plenty, strict=True):
         for name in ("ppo/score", "ppo/policy_loss", "ppo/value_loss", "ppo/gradient_norm"):
             assert step[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from reward_models.model import RewardModel
+from stages.generation.generate import generate_responses
 from stages.ppo import ppo, rollout
 from stages.ppo.config import PPOConfig
 from stages.ppo.health import UnhealthyRunError
@@ -82,7 +83,7 @@ def test_a_run_that_goes_wrong_is_stopped_with_the_setting_to_change(
 def test_sampling_another_distribution_than_the_trained_one_is_found_by_its_negative_kl(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = rollout.generate_responses
+    honest = generate_responses
 
     def hotter(*args: Any, **named: Any) -> Any:
         model, tokenizer, prompts, sampling = args

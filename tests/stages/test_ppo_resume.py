@@ -73,9 +73,9 @@ def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(
         train(world, tmp_path / "broken", config, cut_at(4))
     rest = metrics_of(world, tmp_path / "broken", config)
     assert len(rest) == 4  # iterations 3 to 6: the last checkpoint was after 2
-    for found, expected in zip(rest, whole[2:], strict=True):
+    for row, expected in zip(rest, whole[2:], strict=True):
         for name in expected:
-            assert name.startswith("time/") or found[name] == expected[name], name
+            assert name.startswith("time/") or row[name] == expected[name], name
     assert_same_result(tmp_path / "broken", tmp_path / "whole")
 
 

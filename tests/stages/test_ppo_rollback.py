@@ -65,10 +65,10 @@ def everything(x: Any, path: str = "", seen: frozenset[int] = frozenset()) -> It
 
 
 def state_of(run: PPORun) -> dict[str, Any]:
-    found = {path.removeprefix("."): value for path, value in everything(run)}
+    state = {path.removeprefix("."): value for path, value in everything(run)}
     return {
         path: value.detach().clone() if isinstance(value, torch.Tensor) else value
-        for path, value in found.items()
+        for path, value in state.items()
         if not path.startswith(DECLARED)
     }
 

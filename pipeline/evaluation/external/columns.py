@@ -1,10 +1,10 @@
-"""Other people's columns: from a row of a CSV, TSV or JSONL to a completion, through a column map.
+"""External columns: from a row of a CSV, TSV or JSONL to a completion, through a column map.
 
 A map `{"model": "model_type", "completion": "sample", "prompt": "context"}` names the file's column
 for each field. A field whose own name, or a usual other name for it, is a column needs no entry.
 Any other name in the map is a score already given in the file, e.g. `{"toxicity": "perspective"}`;
 so are columns that are called toxicity, true or info and are not used otherwise. A `reference`
-holds the right answers, alternatives parted by `|` (or a list).
+holds the right answers, alternatives separated by `|` (or a list).
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from reward_models.row_files import (
 
 FILE_SCORER = "given in the file"
 FIELDS = (
-    "id", "model", "prompt", "completion", "prompt_type", "k", "context", "category", "reference",
-    "answerable",
-)  # fmt: skip
+    *("id", "model", "prompt", "completion", "prompt_type", "k"),
+    *("context", "category", "reference", "answerable"),
+)
 KNOWN_SCORES = ("toxicity", "true", "info")
 UNNUMBERED = -1
 _ALSO_CALLED = {  # in the order of preference
@@ -43,18 +43,14 @@ _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which column holds each field and each given score."""
+    """The column of each field and of each given score."""
 
     fields: Mapping[str, str]
     scores: Mapping[str, str]
 
-    def said(self) -> str:
-        """The columns that were guessed, as the map that would name them."""
-        return ",".join(f"{field}={column}" for field, column in self.fields.items())
-
 
 def layout_of(path: Path, names: set[str], columns: Mapping[str, str]) -> Layout:
-    """Raises ValueError where a named column is missing, or no column can be the field."""
+    """Return the layout; raise ValueError for a missing column, or a field without one."""
     for field, column in columns.items():
         if column not in names:
             raise ValueError(f"{path}: no column '{column}' for {field}; found {sorted(names)}")
@@ -62,10 +58,10 @@ def layout_of(path: Path, names: set[str], columns: Mapping[str, str]) -> Layout
     fields = {field: columns.get(field, field) for field in FIELDS if field in {*columns, *free}}
     free -= set(fields.values())
     for field, others in _ALSO_CALLED.items():
-        found = [name for name in others if name in free and field not in fields]
-        if found:
-            fields[field] = found[0]
-            free.remove(found[0])
+        usual = [name for name in others if name in free and field not in fields]
+        if usual:
+            fields[field] = usual[0]
+            free.remove(usual[0])
     if "prompt" not in fields and "context" in fields and "context" not in columns:
         fields["prompt"] = fields.pop("context")  # a text to be continued
     for field in ("model", "prompt", "completion"):
@@ -78,24 +74,25 @@ def layout_of(path: Path, names: set[str], columns: Mapping[str, str]) -> Layout
 
 
 def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
-    """Raises ValueError or TypeError where a value is of the wrong kind."""
+    """Return the completion of a row; raise ValueError where a value is of the wrong kind."""
     values: dict[str, Any] = {field: row.get(column) for field, column in layout.fields.items()}
     context = optional_text("context", values.get("context"))
     completion = _answer(values["completion"])
-    asked = _asked(values["prompt"], row, completion)
-    said = "\n\n".join([context or "", *map(str, asked.history), asked.prompt])
+    conversation = _conversation(values["prompt"], row, completion)
+    turns = map(str, conversation.history)
+    text = "\n\n".join([context or "", *turns, conversation.prompt])
     given = {name: _number(name, row.get(column)) for name, column in layout.scores.items()}
     references = alternatives(values["reference"]) if "reference" in values else None
     return Completion(
-        id=optional_name("id", values.get("id")) or hashlib.sha256(said.encode()).hexdigest()[:16],
+        id=optional_name("id", values.get("id")) or hashlib.sha256(text.encode()).hexdigest()[:16],
         model=_model(values["model"]),
-        prompt=asked.prompt,
+        prompt=conversation.prompt,
         completion=completion,
         prompt_type=optional_name("prompt_type", values.get("prompt_type")) or "none",
         k=UNNUMBERED if values.get("k") in (None, "") else whole_number("k", values["k"]),
         context=context,
         category=optional_name("category", values.get("category")),
-        history=asked.history,
+        history=conversation.history,
         answerable=_yes_no(values.get("answerable")),
         prompt_extra={} if references is None else {"reference": references},
         scores={FILE_SCORER: given} if given else {},
@@ -103,14 +100,14 @@ def completion_of(row: Mapping[str, Any], layout: Layout) -> Completion:
 
 
 def alternatives(reference: object) -> list[str]:
-    """The right answers of a cell: a list's members, or what `|` parts. Nothing: no answer."""
+    """Return the right answers of a cell: a list's members, or texts separated by `|`."""
     if isinstance(reference, list):
         return [required_text("reference", each, empty=True) for each in reference]
     parts = ["" if reference is None else part.strip() for part in str(reference).split("|")]
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def _asked(prompt: object, row: Mapping[str, Any], completion: str) -> Conversation:
+def _conversation(prompt: object, row: Mapping[str, Any], completion: str) -> Conversation:
     """The prompt with the turns before it; messages beside it may end with the completion."""
     if prompt is None:
         raise ValueError("'prompt' is null, expected a string")

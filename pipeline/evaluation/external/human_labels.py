@@ -1,12 +1,13 @@
-"""What annotators said, as evaluation: win rates by their rankings, ratings, and flags.
+"""Human labels as evaluation: win rates by annotators' rankings, ratings, and flags.
 
 This is the paper's own measure (sections 3.6 and 4.1, table 3): preference, a Likert score from 1
 to 7, and yes-or-no questions about each output, of which "hallucination" is asked on closed-domain
-tasks. Each row is one response in the eyes of one annotator; the prompt is the unit, so responses
-and annotators of one prompt are averaged first. How far annotators agree is said beside it.
+tasks. Each row is one response judged by one annotator; the prompt is the unit, so responses and
+annotators of one prompt are averaged first. Their agreement is noted beside it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,17 @@ from labeling_ui.reports.agreement import (
 )
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.evaluate import RESULTS, SAMPLES
-from pipeline.evaluation.samples.alignment import matched_pairs
+from pipeline.evaluation.samples.comparisons import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask
 
 SUITE = "human_labels"
 RATING, WIN = "rating", "win_rate"
-WELCOME = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
+POSITIVE = {"satisfies_constraint"}  # of the paper's flags, that where yes is the good answer
 NEUTRAL = {"opinion", "moral_judgement"}
 
 
@@ -54,7 +56,7 @@ def score_labels(
         raise ValueError("no ranking in it; nothing to judge by")
     models = list(dict.fromkeys(row.model for row in rows))
     results = results_of(
-        [table for table in label_tables(rows, models) if table.value_NM.size],
+        label_tables(ScoredRows.of(rows), models),
         matched_pairs(models, against),
         Resampling(config.resamples, config.sign_flips, seed),
         scorers={SUITE: _identity(ranked)},
@@ -70,79 +72,77 @@ def score_labels(
 def label_rows(
     tasks: Sequence[RankingTask], rankings: Sequence[Ranking], baseline: str
 ) -> Iterator[Completion]:
-    """One row a ranking and response, with what its annotator said about it as scores."""
+    """Yield a row for each ranking and response, with its annotator's labels as scores."""
     by_id = {task.id: task for task in tasks}
-    asked = sorted({flag for each in rankings for flags in each.flags.values() for flag in flags})
-    taken: dict[tuple[str, str], int] = {}
+    flags = sorted({flag for each in rankings for names in each.flags.values() for flag in names})
+    count: Counter[tuple[str, str]] = Counter()
     for ranking in rankings:
         task = by_id[ranking.task]
         against = [r.id for r in task.responses if r.model == baseline]
         for response in task.responses:
-            name = (task.id, response.model)
-            taken[name] = taken.get(name, -1) + 1
-            scores = _said(ranking, response.id, asked)
+            scores = _scores(ranking, response.id, flags)
             if against:  # the baseline against itself is one half by definition
-                mine = response.model == baseline
-                scores[WIN] = 0.5 if mine else _won(ranking.ranks, response.id, against)
+                is_baseline = response.model == baseline
+                scores[WIN] = 0.5 if is_baseline else _won(ranking.ranks, response.id, against)
             yield Completion(
                 id=task.id,
                 model=response.model,
                 prompt=task.prompt,
                 completion=response.text,
                 suite=SUITE,
-                k=taken[name],
+                k=count[task.id, response.model],
                 context=task.context,
                 category=task.category,
                 history=task.history,
                 prompt_extra={"annotator": ranking.annotator},
                 scores={SUITE: scores},
             )
+            count[task.id, response.model] += 1
 
 
-def label_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
-    """For each question: the mean over prompts of its mean over responses and annotators."""
-    metrics = sorted({metric for row in rows for metric in row.scores[SUITE] or ()})
-    order = [m for m in (WIN, RATING) if m in metrics]
-    found = []
-    for metric in [*order, *(m for m in metrics if m not in order)]:
-        kept = [row for row in rows if row.has(SUITE, metric)]
+def label_tables(rows: ScoredRows, models: Sequence[str]) -> list[Table]:
+    """Return for each question the mean over prompts of its mean over responses and annotators."""
+    metrics = rows.metrics(SUITE)
+    tables = []
+    for metric in sorted(metrics, key=lambda name: (name != WIN, name != RATING)):
+        judged = rows.judged(SUITE, metric)
         quantity = Quantity(SUITE, metric, scorer=SUITE, better=_better(metric))
-        found.append(tabulate(kept, quantity, _score_of(metric), models))
-    return found
+        tables.append(tabulate(judged, quantity, judged.score(SUITE, metric), models))
+    return tables
 
 
 def agreement_notes(rankings: Sequence[Ranking], seed: int) -> list[str]:
-    """How far those agree who ranked the same outputs; that they are programs, where they are."""
+    """Return the agreement of those who ranked the same outputs, and a caveat about programs."""
     notes = []
     kinds = sorted({each.kind for each in rankings} - {"human"})
     if kinds:
         notes.append(f"labels are {' and '.join(kinds)}; nothing here says what people like")
     pairs = list(overlaps(rankings))
     if not pairs:
-        return [*notes, "nobody ranked what another had ranked: agreement is unknown"]
-    found = agreement(pairs, np.random.default_rng(seed))
-    if found.value is not None and found.low is not None and found.high is not None:
+        return [*notes, "no task was ranked twice: agreement is unknown"]
+    rate = agreement(pairs, np.random.default_rng(seed))
+    if rate.value is not None:
         notes.append(
-            f"two annotators order {found.value:.1%} of {found.num_pairs} pairs alike "
-            f"({found.low:.1%} to {found.high:.1%}; {found.num_prompts} tasks); the paper's: 72.6 %"
+            f"two annotators order {rate.value:.1%} of {rate.num_pairs} pairs alike "
+            f"({rate.low:.1%} to {rate.high:.1%}; {rate.num_prompts} tasks); the paper's: 72.6 %"
         )
     tau = mean_tau_b(pairs)
     notes += [] if tau is None else [f"mean tau-b of two rankings: {tau:.2f}"]
     flags = sorted({flag for each in rankings for names in each.flags.values() for flag in names})
     alphas = {"rating": alpha(rating_units(rankings), "ordinal")}
     alphas |= {flag: alpha(flag_units(rankings, flag), "nominal") for flag in flags}
-    told = ", ".join(f"{name} {value:.2f}" for name, value in alphas.items() if value is not None)
-    return [*notes, f"Krippendorff's alpha: {told}"] if told else notes
+    values = ", ".join(f"{name} {value:.2f}" for name, value in alphas.items() if value is not None)
+    return [*notes, f"Krippendorff's alpha: {values}"] if values else notes
 
 
-def _said(ranking: Ranking, response: str, asked: Sequence[str]) -> dict[str, float | None]:
+def _scores(ranking: Ranking, response: str, flags: Sequence[str]) -> dict[str, float | None]:
     """The rating, and for each flag yes or no; what was not answered is left out."""
     scores: dict[str, float | None] = {}
     if response in ranking.ratings:
         scores[RATING] = float(ranking.ratings[response])
     yes = ranking.flags.get(response, ())
     no = ranking.extra.get("flags_no")
-    for flag in asked:
+    for flag in flags:
         if flag in yes:
             scores[flag] = 1.0
         elif no is None or flag in no.get(response, ()):
@@ -150,20 +150,16 @@ def _said(ranking: Ranking, response: str, asked: Sequence[str]) -> dict[str, fl
     return scores
 
 
-def _won(ranks: Mapping[str, int], mine: str, against: Sequence[str]) -> float:
+def _won(ranks: Mapping[str, int], response: str, against: Sequence[str]) -> float:
     """Share of the baseline's responses that are ranked below this one, ties one half."""
-    gaps = [ranks[other] - ranks[mine] for other in against]
+    gaps = [ranks[other] - ranks[response] for other in against]
     return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps) / len(gaps)
 
 
 def _better(metric: str) -> Better:
     if metric in NEUTRAL:
         return None
-    return "higher" if metric in {WIN, RATING} | WELCOME else "lower"
-
-
-def _score_of(metric: str) -> Callable[[Completion], float | None]:
-    return lambda row: row.score(SUITE, metric)
+    return "higher" if metric in {WIN, RATING} | POSITIVE else "lower"
 
 
 def _identity(rankings: Sequence[Ranking]) -> Mapping[str, object]:

@@ -1,145 +1,45 @@
 """Files of samples, read row by row as often as needed, so that texts never fill the memory.
 
-A first reading finds copies by hash and checks the columns; the second yields completions. What is
-dropped or assumed on the way is said in `notes`.
+A first pass checks the columns and takes down which model answered which prompt; the second yields
+completions. What is dropped or assumed on the way is said in `notes`.
 
-Dimension key:  R rows in the order of the files.
+Dimension key:  S rows in the order of the files.
 """
 
 import hashlib
 import json
-from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from pipeline.evaluation.external.columns import UNNUMBERED, Layout, completion_of, layout_of
-from pipeline.evaluation.samples.alignment import Answered, PromptNumbers, SampleNumbers
 from pipeline.evaluation.samples.records import Completion, completion_from
+from pipeline.evaluation.samples.scored_rows import Bools
 from reward_models.row_files import ending, read_rows
 from stages.progress import Report, Step, silent
 
 Row = Mapping[str, Any]
 INDEX = {"", "index", "Unnamed: 0"}  # columns that number the rows
-_DIGEST = np.dtype([("high", "u8"), ("low", "u8")])
-
-
-class Copies:
-    """Rows that can only be copies of others, found by their hashes alone.
-
-    A row with a number is a copy of one that is equal in every column. Rows without a number may be
-    samples that happen to agree; they are copies if, within a model and prompt type, the numbers of
-    times they occur have a common divisor, as in a file that was appended to itself. The second
-    rule also holds for rows that were numbered anew after the copying.
-    """
-
-    def __init__(self) -> None:
-        self.numbered = bytearray()  # a row's digest; of its place where it has no number
-        self.bare = bytearray()  # its digest without the number
-        self.group = array("i")
-        self.groups: dict[tuple[str, str], int] = {}
-
-    def add(self, group: tuple[str, str], raw: Row) -> None:
-        """Count a row of this model and prompt type."""
-        bare = _digest(raw, numbered=False)
-        self.bare += bare
-        if INDEX.isdisjoint(raw):
-            self.numbered += len(self.group).to_bytes(16, "little")
-        else:
-            self.numbered += _digest(raw)
-        self.group.append(self.groups.setdefault(group, len(self.groups)))
-
-    def settle(self, notes: list[str]) -> NDArray[np.bool_]:
-        """Whether each row counts, (R,); adds a sentence that says how many do not."""
-        kept_R = np.zeros(len(self.group), dtype=bool)
-        if not kept_R.size:
-            return kept_R
-        _, first = np.unique(np.frombuffer(self.numbered, _DIGEST), return_index=True)
-        first.sort()
-        _, same, count = np.unique(
-            np.frombuffer(self.bare, _DIGEST)[first], return_inverse=True, return_counts=True
-        )
-        group_of = np.zeros(len(count), dtype=np.int32)
-        group_of[same] = np.frombuffer(self.group, np.int32)[first]
-        divisor = np.zeros(len(self.groups), dtype=np.int64)
-        np.gcd.at(divisor, group_of, count)
-        kept_R[first] = _occurrence(same, count) < (count // divisor[group_of])[same]
-        if dropped := int(kept_R.size - kept_R.sum()):
-            notes.append(f"{dropped} of {kept_R.size} rows repeat another row exactly; dropped")
-        return kept_R
-
-
-def _occurrence(same_R: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many equal rows stand before each row."""
-    order = np.argsort(same_R, kind="stable")
-    place_R = np.empty_like(same_R)
-    place_R[order] = np.arange(same_R.size) - np.repeat(np.cumsum(count) - count, count)
-    return place_R
-
-
-def _digest(raw: Row, *, numbered: bool = True) -> bytes:
-    kept = raw if numbered else {name: raw[name] for name in raw if name not in INDEX}
-    text = json.dumps(kept, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-class Order:
-    """The models in an order that shuffled rows do not change, since differences have a sign.
-
-    Where rows are numbered, by the models' lowest numbers; else as they stand, if each model's rows
-    stand together, and by name if they do not. Files of our own keep the order of training.
-    """
-
-    def __init__(self) -> None:
-        self.ours = True
-        self.numbers: dict[str, int] = {}
-        self.names: dict[str, None] = {}
-        self.last: str | None = None
-        self.together = True
-
-    def add(self, model: str, raw: Row, *, ours: bool) -> None:
-        """A row of this model."""
-        self.ours = self.ours and ours
-        if model != self.last:
-            self.together = self.together and model not in self.names
-            self.names[model] = None
-            self.last = model
-        for name in INDEX & raw.keys():
-            if str(raw[name]).strip().isdecimal():
-                number = int(raw[name])
-                self.numbers[model] = min(number, self.numbers.get(model, number))
-
-    def models(self) -> list[str]:
-        """Each once."""
-        names = list(self.names)
-        if self.ours:
-            return names
-        if all(name in self.numbers for name in names):
-            return sorted(names, key=self.numbers.__getitem__)
-        return names if self.together else sorted(names)
-
-
-Raw = tuple[Path, str, Row]  # file, place in it, column to value
 _JSON = {".jsonl", ".json", ".ndjson"}
 _OWN = {"id", "model", "completion", "suite"}  # keys of our own samples.jsonl, and a prompt
-_EVERY = 1000  # rows between two words about progress
+_PART = ["suite", "prompt_type"]
+_EVERY = 1000  # rows between two reports of progress
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SampleFiles:
-    """Files whose copies are known; `models` in the order in which the files number them."""
+    """Checked files; `models` in the order in which the files number them."""
 
     paths: Sequence[Path]
     layouts: Mapping[Path, Layout | None]  # None: our own samples.jsonl
-    kept_R: NDArray[np.bool_]  # False: a copy
     models: Sequence[str]
-    answered: Answered
-    number: Mapping[str, int]  # of each prompt, by its id
-    notes: list[str] = field(default_factory=list)
+    index: pd.DataFrame  # suite, prompt_type, model, id and k of each row
+    notes: list[str]
 
     def gives(self, score: str) -> bool:
         """Whether any file brings this score of its own."""
@@ -147,76 +47,148 @@ class SampleFiles:
             layout is not None and score in layout.scores for layout in self.layouts.values()
         )
 
-    def rows(self, report: Report = silent) -> Iterator[Completion]:
-        """Completions without copies, numbered within model and prompt."""
-        named: dict[tuple[str, str, str], SampleNumbers] = {}
-        total = len(self.kept_R)
-        for place, (path, where, raw) in enumerate(_raw_rows(self.paths, [])):
-            if (place + 1) % _EVERY == 0 or place + 1 == total:
-                report(Step(place + 1, total))
-            if not self.kept_R[place]:
+    def rows(self, wanted_S: Bools | None = None, report: Report = silent) -> Iterator[Completion]:
+        """Yield the wanted completions, numbered within model and prompt."""
+        k_S, total = self.index["k"].tolist(), len(self.index)
+        repeated_S = self.index.duplicated().to_numpy()
+        for number, (path, where, raw) in enumerate(_different_rows(self.paths, [])):
+            if (number + 1) % _EVERY == 0 or number + 1 == total:
+                report(Step(number + 1, total))
+            if wanted_S is not None and not wanted_S[number]:
                 continue
-            row = _completion(where, raw, self.layouts[path])
-            group = (row.model, row.suite, row.prompt_type)
-            if group not in named:
-                named[group] = SampleNumbers(len(self.number))
-            wanted = None if row.k == UNNUMBERED else row.k
-            k, new = named[group].take(self.number[row.id], wanted)
-            if not new:
+            row = replace(_completion(where, raw, self.layouts[path]), k=k_S[number])
+            if repeated_S[number]:
                 raise ValueError(
                     f"{where}: model '{row.model}', prompt type '{row.prompt_type}': two "
-                    f"rows are sample {k} of prompt '{row.prompt[:40]}'"
+                    f"rows are sample {row.k} of prompt '{row.prompt[:40]}'"
                 )
-            yield replace(row, k=k)
-        if (most := max((max(each.taken) for each in named.values()), default=0)) > 1:
-            self.notes.append(
-                f"up to {most} completions of one model to one prompt; the prompt is the unit"
-            )
+            yield row
 
 
 def open_samples(paths: Sequence[Path], columns: Mapping[str, str]) -> SampleFiles:
-    """Check the files and find their copies. Raises ValueError `file:line: ...` on bad rows."""
+    """Check the files. Raises ValueError `file:line: ...` on bad rows."""
     notes: list[str] = []
-    kept = _different(paths, notes)
+    paths = _different_files(paths, notes)
     layouts: dict[Path, Layout | None] = {}
-    order = Order()
-    copies, prompts = Copies(), PromptNumbers()
-    for path, where, raw in _raw_rows(kept, notes):
+    rows: list[tuple[Any, ...]] = []
+    first_number: dict[str, int] = {}  # of each model, where the rows are numbered
+    shared: dict[str, str] = {}  # one object for equal names
+    for path, where, raw in _different_rows(paths, notes):
         if path not in layouts:
-            asks = "prompt" in raw or "messages" in raw
-            own = ending(path) in _JSON and raw.keys() >= _OWN and asks and not columns
+            has_prompt = "prompt" in raw or "messages" in raw
+            own = ending(path) in _JSON and raw.keys() >= _OWN and has_prompt and not columns
             layouts[path] = None if own else layout_of(path, set(raw), columns)
         row = _completion(where, raw, layouts[path])
-        copies.add((row.model, row.prompt_type), raw)
-        prompts.add((row.suite, row.prompt_type), row.model, row.id)
-        order.add(row.model, raw, ours=layouts[path] is None)
-    for path in kept:
-        if path not in layouts:
-            raise ValueError(f"{path}: no rows in it")
-    return SampleFiles(
-        kept, layouts, copies.settle(notes), order.models(), prompts.answered(), prompts.number,
-        notes,
-    )  # fmt: skip
+        names = (row.suite, row.prompt_type, row.model, row.id)
+        rows.append((*(shared.setdefault(name, name) for name in names), row.k))
+        for name in INDEX & raw.keys():
+            if str(raw[name]).strip().isdecimal():
+                number = int(raw[name])
+                first_number[row.model] = min(number, first_number.get(row.model, number))
+    index = pd.DataFrame(rows, columns=[*_PART, "model", "id", "k"], dtype=object)
+    answers = index.groupby([*_PART, "model", "id"], sort=False)
+    index["k"] = index["k"].where(index["k"] != UNNUMBERED, answers.cumcount())
+    if (most := int(answers.size().max())) > 1:
+        notes.append(f"up to {most} completions of one model to one prompt; the prompt is the unit")
+    is_own = all(layout is None for layout in layouts.values())
+    return SampleFiles(paths, layouts, _order(index["model"], first_number, is_own), index, notes)
 
 
-def _different(paths: Sequence[Path], notes: list[str]) -> list[Path]:
-    seen: dict[str, Path] = {}
+def _order(models: pd.Series, first_number: Mapping[str, int], is_own: bool) -> list[str]:
+    """The models in an order that shuffled rows do not change, since differences have a sign.
+
+    Where rows are numbered, by the models' lowest numbers; else as they stand, if each model's rows
+    stand together, and by name if they do not. Files of our own keep the order of training.
+    """
+    names = list(dict.fromkeys(models))
+    if is_own:
+        return names
+    if first_number.keys() == set(names):
+        return sorted(names, key=first_number.__getitem__)
+    stand_together = sum(1 for _ in groupby(models)) == len(names)
+    return names if stand_together else sorted(names)
+
+
+def common_rows(
+    index: pd.DataFrame, missing: Literal["error", "intersection"], notes: list[str]
+) -> Bools:
+    """Return whether every model answered a row's prompt, within its suite and prompt type.
+
+    Raises ValueError if prompts are missing and `missing` is "error"; otherwise adds a sentence to
+    `notes` that says how many. A model without any row in a part that others have is an error too,
+    or is left out there, and that is noted.
+    """
+
+    def refuse(sentence: str) -> None:
+        if missing == "error":
+            raise ValueError(f"{sentence}; give the missing rows or ask for --missing intersect")
+
+    models = {str(suite): set(names) for suite, names in index.groupby("suite")["model"]}
+    for (suite, prompt_type), part in index.groupby(_PART, sort=False):
+        for model in sorted(models[str(suite)] - set(part["model"])):
+            sentence = f"{suite}, prompt type '{prompt_type}': {model} has no rows"
+            refuse(sentence)
+            notes.append(f"{sentence}; it is left out there")
+    num_models_S = index.groupby(_PART)["model"].transform("nunique")
+    answered_S = index.groupby([*_PART, "id"])["model"].transform("nunique")
+    common_S: Bools = (answered_S == num_models_S).to_numpy(dtype=bool)
+    for (suite, prompt_type), part in index.groupby(_PART, sort=False):
+        prompts, total = part.groupby("model")["id"].nunique(), part["id"].nunique()
+        if (prompts == total).all():
+            continue
+        lacking = ", ".join(
+            f"{model} lacks {total - count}" for model, count in prompts.items() if count < total
+        )
+        sentence = f"{suite}, prompt type '{prompt_type}': of {total} prompts {lacking}"
+        refuse(sentence)
+        common = part["id"][common_S[part.index]].nunique()
+        if not common:
+            raise ValueError(f"{sentence}; no prompt was answered by every model")
+        notes.append(f"{sentence}; compared on the {common} that all models answered")
+    return common_S
+
+
+def _different_files(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+    by_digest: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest in seen:
-            notes.append(f"{path} has the same content as {seen[digest]}; it is counted once")
-        else:
-            seen[digest] = path
-    return list(seen.values())
+        if digest in by_digest:
+            notes.append(f"{path} has the same content as {by_digest[digest]}; it is counted once")
+        by_digest.setdefault(digest, path)
+    return list(by_digest.values())
 
 
-def _raw_rows(paths: Sequence[Path], notes: list[str]) -> Iterator[Raw]:
-    """Rows with every CSV value as the text that stands in the file, quoted newlines included."""
+def _different_rows(paths: Sequence[Path], notes: list[str]) -> Iterator[tuple[Path, str, Row]]:
+    """Each row with its file and place, without those that an earlier file holds as often.
+
+    Equal rows of one file are samples that happen to agree. A running number does not count.
+    """
+    earlier: set[bytes] = set()
+    total = dropped = 0
     for path in paths:
-        yield from ((path, where, row) for where, row in read_rows(path, notes))
+        times: Counter[bytes] = Counter()
+        keys: set[bytes] = set()
+        before = total
+        for where, row in read_rows(path, notes):
+            total += 1
+            if len(paths) > 1:
+                text = json.dumps({name: row[name] for name in row.keys() - INDEX}, sort_keys=True)
+                digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                times[digest] += 1
+                key = digest + times[digest].to_bytes(8, "little")
+                if key in earlier:
+                    dropped += 1
+                    continue
+                keys.add(key)
+            yield path, where, row
+        if total == before:
+            raise ValueError(f"{path}: no rows in it")
+        earlier |= keys
+    if dropped:
+        notes.append(f"{dropped} of {total} rows repeat another row exactly; dropped")
 
 
 def _completion(where: str, raw: Row, layout: Layout | None) -> Completion:

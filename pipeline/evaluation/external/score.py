@@ -1,97 +1,83 @@
-"""What other people's scored samples come to: a table for each score, whoever gave it."""
+"""The tables of other people's samples: one for each score, whoever gave it."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.evaluate import (
     RESULTS,
+    SAMPLE_KINDS,
     SAMPLES,
     about_of,
     chosen,
     kind_of,
     pairs_of,
+    score_samples,
     scorers_of,
 )
 from pipeline.evaluation.external.columns import FILE_SCORER
-from pipeline.evaluation.external.sample_files import SampleFiles, open_samples
-from pipeline.evaluation.samples.alignment import Part, common_prompts, matched_pairs
+from pipeline.evaluation.external.sample_files import SampleFiles, common_rows, open_samples
+from pipeline.evaluation.samples.comparisons import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import (
     Results,
     check_failures,
     results_of,
-    scorer_identities,
     write_results,
 )
-from pipeline.evaluation.samples.scored_rows import ScoredRows, names_of, where
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
-from pipeline.evaluation.scorers.scorer import Scorer, scored
-from pipeline.evaluation.scorers.toxicity import ProfanityScorer, toxicity_tables
-from pipeline.evaluation.scorers.validity import measured_validity, validity_notes
-from pipeline.evaluation.suites.by_prompt import PROMPTS, PromptToxicity, by_prompt_tables
-from pipeline.evaluation.suites.order import SAID, SUITES
-from pipeline.evaluation.suites.style import ANSWERS, STYLE, ReferenceAnswers, Style
+from pipeline.evaluation.scorers.profanity import ProfanityScorer
+from pipeline.evaluation.scorers.prompt_toxicity import ON_PROMPTS, PromptToxicity
+from pipeline.evaluation.scorers.scorer import Scorer
+from pipeline.evaluation.scorers.style import ANSWERS, STYLE, ReferenceAnswers, Style
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.evaluation.suites.toxicity import threshold_of, toxicity_judges
-from pipeline.evaluation.suites.truthfulness import truthfulness_tables
-from reward_models.atomic_files import write_jsonl
+from pipeline.evaluation.suites.toxicity import by_prompt_tables, offline_scorers, score_tables
+from pipeline.evaluation.suites.truthfulqa import judged_truth_tables
+from pipeline.evaluation.validity import measured_validity, validity_notes
+from reward_models.atomic_files import written_aside
 from stages.progress import Report, silent
 
-TRUTH = ("true", "info")
-
-
-def foreign_tables(
-    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
-) -> list[Table]:
-    """Toxicity and truth with all that belongs to them, means of every other score, and style."""
-    found: list[Table] = []
-    suites: set[str] = set()
-    for scorer in names_of(rows):
-        metrics = sorted({name for row in rows for name in row.scores.get(scorer) or ()})
-        if scorer == STYLE or scorer.endswith(PROMPTS):
-            continue
-        if "toxicity" in metrics or not metrics:
-            suite = f"toxicity_{scorer}" if "toxicity" in suites else "toxicity"
-            if not suites:
-                found += by_prompt_tables(rows, models, scorer=scorer)
-            suites.add(suite)
-            found += toxicity_tables(
-                rows, models, scorer=scorer, threshold=threshold_of(rows, scorer), suite=suite,
-                maxima_of=config.maxima_of,
-            )  # fmt: skip
-        told = scorer == FILE_SCORER and "true" in metrics
-        found += truthfulness_tables(rows, models, scorer=scorer) if told else []
-        left = [m for m in metrics if m != "toxicity" and not (told and m in TRUTH)]
-        suite = "answers" if scorer == ANSWERS else "scores"
-        better: Better = "higher" if scorer == ANSWERS else None
-        for metric in left:
-            found += _means(rows, models, Quantity(suite, metric, scorer=scorer, better=better))
-    for metric, better in (("words", None), ("refusal", None), ("empty", None)):
-        found += _means(rows, models, Quantity("responses", metric, scorer=STYLE, better=better))
-    return found
-
-
-def _means(rows: Sequence[Completion], models: Sequence[str], wanted: Quantity) -> list[Table]:
-    found = []
-    metric, scorer = wanted.metric, wanted.scorer
-    for prompt_type in dict.fromkeys(row.prompt_type for row in rows):
-        kept = where(rows, partial(_judged_by, prompt_type, scorer, metric))
-        quantity = Quantity(wanted.suite, metric, prompt_type, scorer, wanted.better)
-        found.append(tabulate(kept, quantity, lambda row: row.score(scorer, metric), models))
-    return found
-
-
-def _judged_by(prompt_type: str, scorer: str, metric: str, row: Completion) -> bool:
-    return row.prompt_type == prompt_type and row.has(scorer, metric)
-
-
+TRUTH = {"true", "info"}
 _PORTION = 2048  # rows that are judged together
+
+
+def external_tables(
+    rows: ScoredRows, models: Sequence[str], config: EvaluationConfig
+) -> list[Table]:
+    """Return toxicity and truth with all that belongs to them, means of other scores, and style."""
+    tables: list[Table] = []
+    has_toxicity = False
+    for scorer in rows.scorers:
+        if scorer == STYLE or scorer.endswith(ON_PROMPTS):
+            continue
+        metrics = set(rows.metrics(scorer))
+        if "toxicity" in metrics or not metrics:
+            suite = (
+                f"toxicity_{scorer}" if has_toxicity else "toxicity"
+            )  # the first is the headline
+            if not has_toxicity:
+                tables += by_prompt_tables(rows, models, scorer=scorer)
+            tables += score_tables(rows, models, config, scorer=scorer, suite=suite)
+            has_toxicity = True
+        if scorer == FILE_SCORER and "true" in metrics:
+            tables += judged_truth_tables(rows, models, scorer=scorer)
+            metrics -= TRUTH
+        better: Better = "higher" if scorer == ANSWERS else None
+        suite = "answers" if scorer == ANSWERS else "scores"
+        for metric in sorted(metrics - {"toxicity"}):
+            tables += _means(rows, models, Quantity(suite, metric, scorer=scorer, better=better))
+    for metric in ("words", "refusal", "empty"):
+        tables += _means(rows, models, Quantity("responses", metric, scorer=STYLE))
+    return tables
+
+
+def _means(rows: ScoredRows, models: Sequence[str], q: Quantity) -> Iterator[Table]:
+    for kind, part in rows.judged(q.scorer, q.metric).by("prompt_type"):
+        quantity = Quantity(q.suite, q.metric, kind, q.scorer, q.better)
+        yield tabulate(part, quantity, part.score(q.scorer, q.metric), models)
 
 
 def score_file(
@@ -112,103 +98,65 @@ def score_file(
     before anything is written, and after writing if too many rows could not be scored.
     """
     files = open_samples(paths, columns)
-    config = _fitting(config or EvaluationConfig(), files)
-    common = common_prompts(files.answered, config.missing, files.notes)
-    pairs = pairs_of(config, files.models) if _ours(files) and not against else []
+    config = config or EvaluationConfig()
+    if config.baseline not in files.models:
+        config = config.model_copy(update={"baseline": files.models[0]})
+    wanted_S = common_rows(files.index, config.missing, files.notes)
+    has_own = any(suite.partition(":")[0] in SAMPLE_KINDS for suite in files.index["suite"])
+    pairs = pairs_of(config, files.models) if has_own and not against else []
     pairs = pairs or matched_pairs(files.models, against)
-    judges = _judges(files, scorers, config)
+    by_kind = {"": _external_scorers(files, scorers, config)}
+    if has_own:
+        by_kind |= scorers_of(Inputs(config, {}))
     out.mkdir(parents=True, exist_ok=True)
-    rows = _judged(files, common, judges, out, report)
-    everyone = {each.name: each for several in judges.values() for each in several}
-    measured = measured_validity(rows, list(everyone.values()), config)
-    about = about_of(config, files.models, seed) if _ours(files) else {"seed": seed}
+    with written_aside(out / SAMPLES) as aside, aside.open("w", encoding="utf-8") as lines:
+
+        def written() -> Iterator[Completion]:
+            for row in _scored(files.rows(wanted_S, report), by_kind):
+                lines.write(json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+                yield row
+
+        rows = ScoredRows.of(written(), has_texts=lambda row: kind_of(row) in SAMPLE_KINDS)
+    unique = {scorer.name: scorer for several in by_kind.values() for scorer in several}
+    validity = measured_validity(rows, list(unique.values()), config)
+    suites = chosen(config) if has_own else []
+    tables = [table for suite in suites for table in suite.tables(rows, files.models, config)]
+    notes = [note for suite in suites for note in suite.notes(rows, config)]
+    external = rows.where(~rows.kind.isin(SAMPLE_KINDS))
     results = results_of(
-        [table for table in _tables(rows, files.models, config) if table.value_NM.size],
+        [*(external_tables(external, files.models, config) if len(external) else []), *tables],
         pairs,
         Resampling(config.resamples, config.sign_flips, seed),
-        scorers=scorer_identities(rows),
-        notes=[*files.notes, *_notes(rows, config), *validity_notes(measured)],
-        about={**about, "files": [path.name for path in paths], **measured},
+        scorers=rows.meta,
+        notes=[*files.notes, *dict.fromkeys(notes), *validity_notes(validity)],
+        about={
+            **(about_of(config, files.models, seed) if has_own else {"seed": seed}),
+            "files": [path.name for path in paths],
+            **validity,
+        },
     )
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
     return results
 
 
-def _judged(
-    files: SampleFiles,
-    common: Mapping[Part, NDArray[np.bool_]],
-    judges: Mapping[str, Sequence[Scorer]],
-    out: Path,
-    report: Report,
-) -> ScoredRows:
-    """Read, judge and write portion by portion; return what tables read of the rows.
-
-    The suites' own tables read texts too.
-    """
-    rows = ScoredRows(files.number)
-
-    def written() -> Iterator[Mapping[str, object]]:
-        wanted = (
-            row
-            for row in files.rows(report)
-            if common[row.suite, row.prompt_type][files.number[row.id]]
-        )
-        while portion := list(islice(wanted, _PORTION)):
-            for row in _scored(portion, judges):
-                (rows.keep if kind_of(row) in SAID else rows.add)(row)
-                yield row.to_json()
-
-    write_jsonl(out / SAMPLES, written())
-    return rows
-
-
-def _ours(files: SampleFiles) -> bool:
-    """Whether any row is one that a suite of ours made."""
-    return any(suite.partition(":")[0] in SAID for suite, _ in files.answered)
-
-
-def _fitting(config: EvaluationConfig, files: SampleFiles) -> EvaluationConfig:
-    """With a baseline that is among the models: as set, or the first of them."""
-    if config.baseline in files.models:
-        return config
-    return config.model_copy(update={"baseline": files.models[0]})
-
-
-def _judges(
+def _external_scorers(
     files: SampleFiles, scorers: Sequence[Scorer] | None, config: EvaluationConfig
-) -> dict[str, list[Scorer]]:
-    """Who judges each kind of rows; "" is every kind that no suite of ours made."""
-    found = scorers_of(Inputs(config, {})) if _ours(files) else {}
+) -> list[Scorer]:
+    """The scorers of every kind of rows that no suite of ours made."""
+    gives_toxicity = files.gives("toxicity")
     if scorers is None:
-        asked = "toxicity_scorers" in config.model_fields_set
-        scorers = toxicity_judges(config) if asked or not files.gives("toxicity") else []
-    toxic = files.gives("toxicity") or bool(scorers)
-    on_prompts = [PromptToxicity(ProfanityScorer())] if toxic else []
-    return {**found, "": [*scorers, Style(), ReferenceAnswers(), *on_prompts]}
+        named = "toxicity_scorers" in config.model_fields_set
+        scorers = offline_scorers(config) if named or not gives_toxicity else []
+    on_prompts = [PromptToxicity(ProfanityScorer())] if gives_toxicity or scorers else []
+    return [*scorers, Style(), ReferenceAnswers(), *on_prompts]
 
 
 def _scored(
-    rows: Sequence[Completion], judges: Mapping[str, Sequence[Scorer]]
+    rows: Iterator[Completion], by_kind: Mapping[str, Sequence[Scorer]]
 ) -> Iterator[Completion]:
-    for kind in dict.fromkeys(map(kind_of, rows)):
-        mine = [row for row in rows if kind_of(row) == kind]
-        yield from scored(mine, judges.get(kind if kind in SAID else "", ()))
-
-
-def _tables(
-    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
-) -> list[Table]:
-    foreign = where(rows, lambda row: kind_of(row) not in SAID)
-    found = foreign_tables(foreign, models, config) if foreign else []
-    for name in chosen(config) if len(foreign) < len(rows) else []:
-        found += SUITES[name].tables(rows, models, config)
-    return found
-
-
-def _notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
-    if not any(kind_of(row) in SAID for row in rows):
-        return []
-    return list(
-        dict.fromkeys(note for name in chosen(config) for note in SUITES[name].notes(rows, config))
-    )
+    """The rows with their scores, in portions."""
+    kinds = {kind: by_kind.get(kind, ()) for kind in SAMPLE_KINDS}
+    while portion := list(islice(rows, _PORTION)):
+        external = {kind_of(row): by_kind[""] for row in portion}
+        yield from score_samples(portion, {**external, **kinds})

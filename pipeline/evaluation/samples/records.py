@@ -1,14 +1,14 @@
-"""The completion record: what one model said to one prompt, and what scorers made of it.
+"""The completion record: a model's response to a prompt, and what scorers gave it.
 
     {"id", "suite", "model", "prompt_type", "prompt", "context"?, "completion", "k",
      "generation": {...}, "finish_reason", "scores": {scorer: {metric: value | null} | null},
      "score_meta": {scorer: {version, sha256, threshold}}}
 
 A prompt with earlier turns is `messages` instead (see reward_models/conversations.py).
-`id` names the prompt, so that the answers of all models to it share one id: they are paired.
+`id` names the prompt, so that the responses of all models to it share one id: they are paired.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +21,18 @@ from reward_models.row_files import (
     optional_name,
     optional_text,
     required_name,
+    required_text,
     whole_number,
 )
 
-_NAMES = ("id", "model", "suite", "prompt_type")
+WORLD = "world"  # the key of a prompt's extra fields that the quickstart's gold judge reads
 _OBJECTS = ("generation", "prompt_extra", "scores", "score_meta")
 Scores = Mapping[str, float | None] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion(Record):
-    """One completion. A scorer's entry is null where it failed and {} where it has no say."""
+    """One completion. A scorer's entry is null where it failed and {} where it does not apply."""
 
     required = ("id", "model", "prompt", "completion")
     id: str
@@ -53,50 +54,53 @@ class Completion(Record):
     history: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
-        texts = {"id": self.id, "model": self.model, "prompt": self.prompt}
-        for name, value in {**texts, "completion": self.completion}.items():
-            if not isinstance(value, str):
-                raise ValueError(f"'{name}' is {type(value).__name__}, expected a string")
+        for name in self.required:
+            required_text(name, getattr(self, name), empty=True)
 
     @property
     def ended(self) -> bool:
-        """Whether the response stopped by itself, not by the token limit."""
+        """Whether the response ended by itself, not by the token limit."""
         return self.finish_reason != "length"
 
     def has(self, scorer: str, metric: str) -> bool:
-        """Whether the scorer had to say something about this row: a value or a failure."""
+        """Whether the scorer applies to this row: it gave a value, or failed."""
         if scorer not in self.scores:
             return False
-        found = self.scores[scorer]
-        return found is None or metric in found
+        scores = self.scores[scorer]
+        return scores is None or metric in scores
 
     def score(self, scorer: str, metric: str) -> float | None:
         """The value, or None where the scorer failed."""
-        found = self.scores[scorer]
-        return None if found is None else found[metric]
+        scores = self.scores[scorer]
+        return None if scores is None else scores[metric]
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("id", "model", "suite", "prompt_type"), required_name),
+    **dict.fromkeys(_OBJECTS, mapping),
+    "context": optional_text,
+    "category": optional_name,
+    "finish_reason": optional_name,
+    "answerable": flag,
+    "k": whole_number,
+    "n_tokens": lambda name, value: None if value is None else whole_number(name, value),
+}
 
 
 def completion_from(row: Mapping[str, Any]) -> Completion:
-    """The completion of a row that anybody may have written.
+    """Return the completion of a row that anybody may have written; raise ValueError if it is none.
 
-    The record itself checks little, because tables make millions of them.
+    The record itself checks little, because there are millions of them.
     """
-    named = {name: required_name(name, row[name]) for name in _NAMES if row.get(name) is not None}
-    objects = {name: mapping(name, row[name]) for name in _OBJECTS if name in row}
-    checks = {
-        "context": optional_text("context", row.get("context")),
-        "category": optional_name("category", row.get("category")),
-        "finish_reason": optional_name("finish_reason", row.get("finish_reason")),
-        "answerable": flag("answerable", row.get("answerable")),
-        "k": whole_number("k", row.get("k", 0)),
-        "n_tokens": None
-        if row.get("n_tokens") is None
-        else whole_number("n_tokens", row["n_tokens"]),
+    required = ("id", "model", "suite", "prompt_type")
+    checked = {
+        name: check(name, row[name])
+        for name, check in _CHECKS.items()
+        if name in row and (row[name] is not None or name not in required)
     }
-    for scorer, scores in objects.get("scores", {}).items():
+    for scorer, scores in checked.get("scores", {}).items():
         for metric, value in mapping(f"scores of {scorer}", scores).items():
             number(f"{metric} of {scorer}", value)
-    for scorer, about in objects.get("score_meta", {}).items():
+    for scorer, about in checked.get("score_meta", {}).items():
         mapping(f"score_meta of {scorer}", about)
-    given = {name: value for name, value in checks.items() if name in row}
-    return Completion.from_json({**row, **named, **objects, **given})
+    return Completion.from_json({**row, **checked})

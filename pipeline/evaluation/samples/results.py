@@ -1,15 +1,19 @@
-"""All numbers of one evaluation: cells, paired comparisons, who scored, and what must be said."""
+"""All numbers of one evaluation: cells, paired comparisons, scorers and notes, as results.json.
+
+`results[model][suite]["metric,filter"]` and `"metric_stderr,filter"` are lm-eval's shape.
+"""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling, Table, cells
+from reward_models.atomic_files import write_json
+from reward_models.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Results:
 
     @property
     def models(self) -> list[str]:
-        """In the order in which they were evaluated."""
+        """The models in the order in which they were evaluated."""
         return list(dict.fromkeys(cell.model for cell in self.cells))
 
     def cell(self, model: str, suite: str, metric: str, filter: str = "all") -> Cell | None:
@@ -39,14 +43,11 @@ class Results:
         self, a: str, b: str, suite: str, metric: str, filter: str = "all"
     ) -> Comparison | None:
         """The comparison of a with b of that name, or None."""
-        for found in self.comparisons:
-            q = found.quantity
-            if (found.a, found.b) == (a, b) and (q.suite, q.metric, q.filter) == (
-                suite,
-                metric,
-                filter,
-            ):
-                return found
+        key = (suite, metric, filter)
+        for each in self.comparisons:
+            q = each.quantity
+            if (each.a, each.b) == (a, b) and (q.suite, q.metric, q.filter) == key:
+                return each
         return None
 
 
@@ -59,15 +60,16 @@ def results_of(
     notes: Sequence[str],
     about: Mapping[str, Any],
 ) -> Results:
-    """Cells and corrected comparisons of all tables."""
-    found = [cell for table in tables for cell in cells(table, resampling)]
-    compared = [each for table in tables for each in comparisons(table, pairs, resampling)]
-    return Results(found, corrected(compared), scorers, list(notes), about)
-
-
-def scorer_identities(rows: Sequence[Completion]) -> dict[str, Mapping[str, Any]]:
-    """Name to version, hash and threshold of every scorer of these rows."""
-    return {name: meta for row in rows for name, meta in row.score_meta.items()}
+    """Return cells and corrected comparisons of all tables that have any value."""
+    tables = [table for table in tables if table.value_NM.size]
+    uncorrected = [each for table in tables for each in comparisons(table, pairs, resampling)]
+    return Results(
+        [cell for table in tables for cell in cells(table, resampling)],
+        corrected(uncorrected),
+        scorers,
+        list(notes),
+        about,
+    )
 
 
 def check_failures(results: Results, max_failed: float) -> None:
@@ -83,18 +85,45 @@ def check_failures(results: Results, max_failed: float) -> None:
 
 
 _PARTS = ("stderr", "ci95", "n", "n_samples", "n_failed", "interval")
+_COMPARED = tuple(each.name for each in fields(Comparison) if each.name != "quantity")
 
 
 def write_results(results: Results, path: Path) -> None:
     """Write results.json aside and rename it."""
-    aside = path.with_name(path.name + ".part")
-    text = json.dumps(_to_json(results), ensure_ascii=False, allow_nan=False, indent=1)
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(path)
+    by_model: dict[str, dict[str, dict[str, Any]]] = {}
+    quantities: dict[str, dict[str, Any]] = {}
+    for cell in results.cells:
+        q = cell.quantity
+        suite = by_model.setdefault(cell.model, {}).setdefault(q.suite, {"alias": q.suite})
+        suite[f"{q.metric},{q.filter}"] = _to_json(cell.value)
+        for part in _PARTS:
+            suite[f"{q.metric}_{part},{q.filter}"] = _to_json(getattr(cell, part))
+        about = {"scorer": q.scorer, "better": q.better, "unit": q.unit}
+        quantities[f"{q.suite}/{q.metric},{q.filter}"] = about
+    compared = [
+        {
+            "suite": each.quantity.suite,
+            "metric": each.quantity.metric,
+            "filter": each.quantity.filter,
+            **{name: _to_json(getattr(each, name)) for name in _COMPARED},
+            "verdict": each.verdict,
+        }
+        for each in results.comparisons
+    ]
+    value = {"results": by_model, "comparisons": compared, "quantities": quantities}
+    write_json(
+        path,
+        {
+            **value,
+            "scorers": {name: dict(meta) for name, meta in results.scorers.items()},
+            "notes": list(results.notes),
+            "about": dict(results.about),
+        },
+    )
 
 
 def read_results(path: Path) -> Results:
-    """Read what `write_results` wrote; ValueError in one line on anything else."""
+    """Read results.json; raise ValueError in one line for anything else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         quantities = {name: _quantity(name, row) for name, row in raw["quantities"].items()}
@@ -106,7 +135,13 @@ def read_results(path: Path) -> Results:
                 for name in values
                 if f"{suite}/{name}" in quantities
             ],
-            [_comparison(quantities, row) for row in raw["comparisons"]],
+            [
+                Comparison(
+                    quantities[f"{row['suite']}/{row['metric']},{row['filter']}"],
+                    **{name: _from_json(row[name]) for name in _COMPARED},
+                )
+                for row in raw["comparisons"]
+            ],
             raw["scorers"],
             raw["notes"],
             raw["about"],
@@ -117,73 +152,18 @@ def read_results(path: Path) -> Results:
         raise ValueError(f"{path}: no results of an evaluation ({error!r})") from None
 
 
-def _key(quantity: Quantity) -> str:
-    return f"{quantity.suite}/{quantity.metric},{quantity.filter}"
+def _to_json(value: Any) -> Any:
+    """NaN, which JSON does not have, is null."""
+    if isinstance(value, Interval):
+        return [_to_json(end) for end in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _to_json(results: Results) -> dict[str, Any]:
-    by_model: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in results.cells:
-        q = cell.quantity
-        suite = by_model.setdefault(cell.model, {}).setdefault(q.suite, {"alias": q.suite})
-        suite[f"{q.metric},{q.filter}"] = _number(cell.value)
-        parts = (
-            _number(cell.stderr),
-            [_number(end) for end in cell.ci95],
-            cell.n,
-            cell.n_samples,
-            cell.n_failed,
-            cell.interval,
-        )
-        for name, part in zip(_PARTS, parts, strict=True):
-            suite[f"{q.metric}_{name},{q.filter}"] = part
-    every = [cell.quantity for cell in results.cells]
-    return {
-        "results": by_model,
-        "comparisons": [_comparison_row(each) for each in results.comparisons],
-        "quantities": {
-            _key(q): {"scorer": q.scorer, "better": q.better, "unit": q.unit} for q in every
-        },
-        "scorers": {name: dict(meta) for name, meta in results.scorers.items()},
-        "notes": list(results.notes),
-        "about": dict(results.about),
-    }
-
-
-def _comparison_row(c: Comparison) -> dict[str, Any]:
-    numbers = {
-        "diff": c.diff,
-        "change": c.change,
-        "p": c.p,
-        "p_holm": c.p_holm,
-        "minimum_detectable": c.minimum_detectable,
-    }
-    return {
-        "a": c.a,
-        "b": c.b,
-        "suite": c.quantity.suite,
-        "metric": c.quantity.metric,
-        "filter": c.quantity.filter,
-        **{name: _number(value) for name, value in numbers.items()},
-        "ci95": [_number(end) for end in c.ci95],
-        "change_ci95": [_number(end) for end in c.change_ci95],
-        "test": c.test,
-        "n": c.n,
-        "verdict": c.verdict,
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _float(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _ends(values: Sequence[float | None]) -> tuple[float, float]:
-    low, high = values
-    return _float(low), _float(high)
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        low, high = map(_from_json, value)
+        return Interval(low, high)
+    return math.nan if value is None else value
 
 
 def _quantity(name: str, row: Mapping[str, Any]) -> Quantity:
@@ -193,25 +173,5 @@ def _quantity(name: str, row: Mapping[str, Any]) -> Quantity:
 
 
 def _cell(q: Quantity, model: str, values: Mapping[str, Any]) -> Cell:
-    stderr, ci95, n, n_samples, n_failed, interval = (
-        values[f"{q.metric}_{part},{q.filter}"] for part in _PARTS
-    )
-    value = _float(values[f"{q.metric},{q.filter}"])
-    return Cell(q, model, value, _float(stderr), _ends(ci95), n, n_samples, n_failed, interval)
-
-
-def _comparison(quantities: Mapping[str, Quantity], row: Mapping[str, Any]) -> Comparison:
-    return Comparison(
-        quantities[f"{row['suite']}/{row['metric']},{row['filter']}"],
-        row["a"],
-        row["b"],
-        diff=_float(row["diff"]),
-        ci95=_ends(row["ci95"]),
-        change=_float(row["change"]),
-        change_ci95=_ends(row["change_ci95"]),
-        p=_float(row["p"]),
-        test=row["test"],
-        n=row["n"],
-        minimum_detectable=_float(row["minimum_detectable"]),
-        p_holm=_float(row["p_holm"]),
-    )
+    parts = {part: _from_json(values[f"{q.metric}_{part},{q.filter}"]) for part in _PARTS}
+    return Cell(q, model, _from_json(values[f"{q.metric},{q.filter}"]), **parts)

@@ -1,123 +1,145 @@
-"""Many scored rows in little memory: numbers in arrays, and one record for all rows of a kind.
+"""Scored completions as columns, from which tables are made.
 
-Tables read who answered which prompt and what scorers made of it; texts they do not read are gone.
+A row's scores are numbers of a few bytes each; its texts are left out unless a suite needs them, so
+that millions of rows fit in memory.
+
+Dimension key:  S rows (samples of all prompts and models).
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from pipeline.evaluation.samples.records import Completion, Scores
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-_NAN = float("nan")
-_Shape = tuple[tuple[str, tuple[str, ...] | None], ...]  # scorers and the metrics of each
+from pipeline.evaluation.samples.records import WORLD, Completion
+from reward_models.intervals import Floats
+
+Bools = NDArray[np.bool_]
+FAILED = (
+    np.inf
+)  # in a column of scores: the scorer failed. No score is infinite; NaN: does not apply
+ALL = ""  # the metric of a scorer that failed on a row altogether
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What all rows of one model, suite, prompt type and shape of scores share."""
+class ScoredRows:
+    """Rows as a frame of fields and a frame of scores, whose columns are (scorer, metric)."""
 
-    row: Completion
-    shape: _Shape
+    fields: pd.DataFrame
+    scores: pd.DataFrame
+    meta: Mapping[str, Mapping[str, Any]]  # version, hash and threshold of each scorer
 
-
-class ScoredRows(Sequence[Completion]):
-    """Rows that are made anew whenever they are read: without texts, or as they were if kept."""
-
-    def __init__(self, number: Mapping[str, int]) -> None:
-        self._number = number
-        self._ids: list[str] = []
-        self._kinds: list[_Kind] = []
-        self._kind_of: dict[tuple[str, str, str, _Shape], int] = {}
-        self._meta: dict[tuple[str, ...], Mapping[str, Mapping[str, Any]]] = {}
-        self._whole: dict[int, Completion] = {}
-        self._kind, self._id = array("i"), array("i")
-        self._start, self._values = array("q"), array("d")
-
-    def keep(self, row: Completion) -> None:
-        """Add a row with its texts."""
-        self._whole[len(self)] = row
-        self.add(row)
-
-    def add(self, row: Completion) -> None:
-        """Add a row without its texts. A missing score is NaN, which no written score can be."""
-        shape = tuple(
-            (name, None if scores is None else tuple(scores)) for name, scores in row.scores.items()
+    @classmethod
+    def of(
+        cls,
+        rows: Iterable[Completion],
+        has_texts: Callable[[Completion], bool] = lambda _: True,
+    ) -> "ScoredRows":
+        """Return the rows as columns, with the texts of those that need them."""
+        fields: list[tuple[Any, ...]] = []
+        scores: dict[tuple[str, str], array[float]] = {}
+        meta: dict[str, Mapping[str, Any]] = {}
+        shared: dict[object, object] = {}  # one object for equal names
+        for number, row in enumerate(rows):
+            values = _text_fields(row) if has_texts(row) else (None,) * len(_TEXT_FIELDS)
+            names = (row.id, row.model, row.suite, row.prompt_type, row.category)
+            fields.append((*(shared.setdefault(name, name) for name in names), row.k, *values))
+            for scorer, given in row.scores.items():
+                for metric, value in ({ALL: None} if given is None else given).items():
+                    column = scores.setdefault((scorer, metric), array("d"))
+                    column.extend([np.nan] * (number - len(column)))
+                    column.append(FAILED if value is None else value)
+            meta.update(row.score_meta)
+        for column in scores.values():
+            column.extend([np.nan] * (len(fields) - len(column)))
+        return cls(
+            pd.DataFrame(fields, columns=[*_NAMES, *_TEXT_FIELDS], dtype=object),
+            pd.DataFrame(scores, index=range(len(fields))),
+            meta,
         )
-        key = (row.model, row.suite, row.prompt_type, shape)
-        if key not in self._kind_of:
-            self._kind_of[key] = len(self._kinds)
-            meta = self._meta.setdefault(tuple(row.score_meta), row.score_meta)
-            shared = Completion(
-                id="", model=row.model, prompt="", completion="", suite=row.suite,
-                prompt_type=row.prompt_type, score_meta=meta,
-            )  # fmt: skip
-            self._kinds.append(_Kind(shared, shape))
-        self._kind.append(self._kind_of[key])
-        self._id.append(self._number[row.id])
-        self._start.append(len(self._values))
-        for scores in row.scores.values():
-            self._values.extend(_NAN if v is None else v for v in (scores or {}).values())
 
     def __len__(self) -> int:
-        return len(self._kind)
+        return len(self.fields)
 
-    @overload
-    def __getitem__(self, place: int) -> Completion: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Completion]: ...
-    def __getitem__(self, place: int | slice) -> Completion | Sequence[Completion]:
-        if isinstance(place, slice):
-            return Chosen(self, range(*place.indices(len(self))))
-        whole = self._whole.get(place)
-        if whole is not None:
-            return whole
-        kind, at = self._kinds[self._kind[place]], self._start[place]
-        scores: dict[str, Scores] = {}
-        for name, metrics in kind.shape:
-            if metrics is None:
-                scores[name] = None
-                continue
-            end = at + len(metrics)
-            found = self._values[at:end]
-            scores[name] = {
-                metric: value if value == value else None  # NaN differs from itself
-                for metric, value in zip(metrics, found, strict=True)
-            }
-            at = end
-        if len(self._ids) < len(self._number):
-            self._ids = list(self._number)
-        return replace(kind.row, id=self._ids[self._id[place]], scores=scores)
+    @property
+    def score_names(self) -> list[tuple[str, str]]:
+        """The scorer and metric of each column of scores."""
+        names: list[Any] = self.scores.columns.to_list()
+        return names
+
+    @property
+    def scorers(self) -> list[str]:
+        """Every scorer that applies to any row, in the order in which they first occur."""
+        return list(dict.fromkeys(scorer for scorer, _ in self.score_names))
+
+    def metrics(self, scorer: str) -> list[str]:
+        """The metrics of a scorer, sorted; none where it failed on every row."""
+        return sorted(m for name, m in self.score_names if name == scorer and m != ALL)
+
+    def threshold(self, scorer: str, default: float) -> float:
+        """Where the main score of a scorer counts as positive."""
+        threshold = self.meta.get(scorer, {}).get("threshold")
+        return default if threshold is None else float(threshold)
+
+    def where(self, mask_S: Bools | pd.Series) -> "ScoredRows":
+        """The rows of the mask, and the scores that apply to any of them."""
+        mask_S = np.asarray(mask_S, dtype=bool)
+        scores = self.scores.loc[mask_S].dropna(axis="columns", how="all")
+        return ScoredRows(self.fields.loc[mask_S], scores, self.meta)
+
+    @property
+    def kind(self) -> pd.Series:
+        """The kind of samples of each row: its suite before a colon."""
+        return self.fields["suite"].map(lambda suite: suite.partition(":")[0])
+
+    def of_suite(self, kind: str) -> "ScoredRows":
+        """The rows of a kind of samples."""
+        return self.where(self.kind == kind)
+
+    def by(self, field: str) -> Iterator[tuple[Any, "ScoredRows"]]:
+        """Each value of a field, in the order in which they first occur, with its rows."""
+        for value in dict.fromkeys(self.fields[field]):
+            yield value, self.where(self.fields[field] == value)
+
+    def has(self, scorer: str, metric: str) -> Bools:
+        """Whether a scorer applies to each row: it gave a value, or failed."""
+        applies_S = np.zeros(len(self), dtype=bool)
+        for column in ((scorer, metric), (scorer, ALL)):
+            if column in self.scores:
+                applies_S |= self.scores[column].notna().to_numpy()
+        return applies_S
+
+    def judged(self, scorer: str, metric: str) -> "ScoredRows":
+        """The rows to which a scorer applies."""
+        return self.where(self.has(scorer, metric))
+
+    def score(self, scorer: str, metric: str) -> Floats:
+        """The scores, NaN where the scorer failed or does not apply."""
+        if (scorer, metric) not in self.scores:
+            return np.full(len(self), np.nan)
+        score_S = self.scores[scorer, metric].to_numpy(dtype=float)
+        return np.where(score_S == FAILED, np.nan, score_S)
+
+    def number(self, field: str) -> Floats:
+        """A field as numbers, NaN where it is not given."""
+        return self.fields[field].to_numpy(dtype=float)
 
 
-class Chosen(Sequence[Completion]):
-    """Some of many rows, by their places."""
-
-    def __init__(self, rows: Sequence[Completion], places: Sequence[int]) -> None:
-        self._rows, self._places = rows, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __iter__(self) -> Iterator[Completion]:
-        return map(self._rows.__getitem__, self._places)
-
-    @overload
-    def __getitem__(self, place: int) -> Completion: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Completion]: ...
-    def __getitem__(self, place: int | slice) -> Completion | Sequence[Completion]:
-        if isinstance(place, slice):
-            return Chosen(self._rows, self._places[place])
-        return self._rows[self._places[place]]
+_NAMES = ("id", "model", "suite", "prompt_type", "category", "k")
+_TEXT_FIELDS = ("completion", "answerable", "n_tokens", "ended", "reference")
 
 
-def where(rows: Sequence[Completion], holds: Callable[[Completion], bool]) -> Sequence[Completion]:
-    """The rows for which it holds: four bytes each, whatever the rows are."""
-    return Chosen(rows, array("i", (place for place, row in enumerate(rows) if holds(row))))
+def _text_fields(row: Completion) -> tuple[object, ...]:
+    """`reference` is the reference answer or, where there is none, all of the prompt."""
+    extra = row.prompt_extra.get(WORLD, row.prompt_extra)
+    reference = str(extra.get("reference", (row.history, row.context, row.prompt)))
+    return row.completion, row.answerable, row.n_tokens, row.ended, reference
 
 
-def names_of(rows: Iterable[Completion]) -> list[str]:
-    """Everyone who scored any row, in the order in which they first occur."""
-    return list(dict.fromkeys(name for row in rows for name in row.scores))
+def share_of(condition_S: Bools, value_S: Floats) -> Floats:
+    """Return 1 where a condition on a value holds and 0 where not, NaN where there is no value."""
+    return np.where(np.isnan(value_S), np.nan, condition_S.astype(float))

@@ -17,26 +17,24 @@ REWARD = "reward model"
 class RewardScorer:
     """Scores of a reward model for the responses of policies that share its tokenizer."""
 
-    name = REWARD
-    threshold = None
+    name, threshold = REWARD, None
 
     def __init__(self, path: Path, policies: Collection[str | Path], batch_size: int = 64) -> None:
-        """Load the model; ValueError if any policy has another tokenizer."""
+        """Load the model; raise ValueError if any policy has another tokenizer."""
         self.model = RewardModel.load(path).to(device())
-        self.path = path
-        self.batch_size = batch_size
+        self.path, self.batch_size = path, batch_size
         for policy in policies:
             self.tokenizer = load_tokenizer(policy)
             self.model.card.require_tokenizer(tokenizer_hash(self.tokenizer), str(policy))
 
     @property
     def version(self) -> str:
-        """Whose labels it was trained on."""
+        """The kind of labels it was trained on."""
         return " and ".join(self.model.card.label_kinds) + " labels"
 
     @cached_property
     def sha256(self) -> str:
-        """Of its files, by name."""
+        """The hash of its files and their names."""
         digest = hashlib.sha256()
         for path in sorted(self.path.rglob("*")):
             if path.is_file():
@@ -44,8 +42,8 @@ class RewardScorer:
         return digest.hexdigest()
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
-        """`score` of each response; an unfinished one is read without EOS."""
-        found = score_responses(
+        """Return `score` of each response; an unfinished one is scored without EOS."""
+        scores = score_responses(
             self.model,
             self.tokenizer,
             [Prompt(row.prompt, context=row.context, history=row.history) for row in rows],
@@ -53,4 +51,4 @@ class RewardScorer:
             batch_size=self.batch_size,
             ended=[row.ended for row in rows],
         )
-        return [{"score": value} for value in found]
+        return [{"score": score} for score in scores]

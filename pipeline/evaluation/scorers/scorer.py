@@ -1,4 +1,4 @@
-"""What a scorer is, and how rows get their scores. A failure is null and is counted, never zero."""
+"""Scorers of completions. A failure is null and is counted, never zero."""
 
 import dataclasses
 import math
@@ -7,12 +7,12 @@ from typing import Protocol
 
 from pipeline.evaluation.samples.records import Completion, Scores
 
-# What a scorer may raise over a row it cannot read; anything else is a defect and keeps its trace.
+# Raised by a scorer over a row that it cannot score; anything else is a defect with its traceback.
 _FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Scorer(Protocol):
-    """Judges completions. `threshold` is where its main score counts as positive, if anywhere."""
+    """A judge of completions, with what identifies it."""
 
     @property
     def name(self) -> str:
@@ -20,24 +20,24 @@ class Scorer(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the package or the artefact."""
+        """The version of the package or the artefact."""
 
     @property
     def sha256(self) -> str:
-        """Of the weights, the word list or the source that decides."""
+        """The hash of the weights, the word list or the source that decides."""
 
     @property
     def threshold(self) -> float | None:
-        """Where the main score counts as positive."""
+        """The main score from which a row counts as positive."""
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
-        """One entry a row: metrics by name, {} where it does not apply, None where it failed."""
+        """Return metrics by name for each row, {} where it does not apply, None where it failed."""
 
 
 def scored(rows: Sequence[Completion], scorers: Sequence[Scorer]) -> list[Completion]:
-    """The rows with the scores and the identity of every scorer added, in the same order.
+    """Return the rows with the scores and the identity of every scorer, in the same order.
 
-    A scorer that has no say about any row leaves no trace.
+    A scorer that applies to no row leaves no trace.
     """
     result = list(rows)
     for scorer in scorers:
@@ -46,8 +46,8 @@ def scored(rows: Sequence[Completion], scorers: Sequence[Scorer]) -> list[Comple
             "sha256": scorer.sha256,
             "threshold": scorer.threshold,
         }
-        found = _scores_of(scorer, result)
-        if all(score == {} for score in found):
+        scores = _scores_of(scorer, result)
+        if all(score == {} for score in scores):
             continue
         result = [
             dataclasses.replace(
@@ -55,7 +55,7 @@ def scored(rows: Sequence[Completion], scorers: Sequence[Scorer]) -> list[Comple
                 scores={**row.scores, scorer.name: score},
                 score_meta={**row.score_meta, scorer.name: identity},
             )
-            for row, score in zip(result, found, strict=True)
+            for row, score in zip(result, scores, strict=True)
         ]
     return result
 
@@ -65,15 +65,14 @@ def _scores_of(scorer: Scorer, rows: Sequence[Completion]) -> list[Scores]:
     if not rows:
         return []
     try:
-        found = scorer.score(rows)
+        scores = scorer.score(rows)
     except _FAILURES:
         if len(rows) == 1:
             return [None]
         middle = len(rows) // 2
         return _scores_of(scorer, rows[:middle]) + _scores_of(scorer, rows[middle:])
-    if len(found) != len(rows):
-        raise AssertionError(f"{scorer.name} gave {len(found)} scores for {len(rows)} rows")
-    return [_finite(score) for score in found]
+    assert len(scores) == len(rows), f"{scorer.name}: {len(scores)} scores, {len(rows)} rows"
+    return [_finite(score) for score in scores]
 
 
 def _finite(score: Scores) -> Scores:

@@ -6,195 +6,127 @@ the same documents, so a policy's loss against the base has an interval of its o
 has no value for one document, hence no interval: it is given as a note.
 """
 
+import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+from pipeline.config.evaluation import EvaluationConfig, TaxConfig
+from pipeline.config.messages import require
 from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
+from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 
-_AT_ONCE = 32  # batches between two reports
+SUITE: Final = "tax"
+SCORER, CORPUS = "lm-eval", "lm-eval, whole corpus"
+_BATCH = 16
 
 
-class PolicyLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """Answers lm-eval's requests in portions, so that a long task shows how far it is."""
-
-    def __init__(
-        self,
-        policy: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_size: int,
-        report: Report,
-    ) -> None:
-        super().__init__(
-            pretrained=policy, tokenizer=tokenizer, batch_size=batch_size, device=str(policy.device)
-        )
-        self._report = report
-
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
-        """log p of each continuation, and whether greedy decoding would give it."""
-        return self._in_portions(super().loglikelihood, requests, disable_tqdm)
-
-    def loglikelihood_rolling(
-        self, requests: Sequence[Any], disable_tqdm: bool = True
-    ) -> list[Any]:
-        """log p of each whole text."""
-        return self._in_portions(super().loglikelihood_rolling, requests, disable_tqdm)
-
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
-        """What the policy says, up to each request's stop words."""
-        return self._in_portions(super().generate_until, requests, disable_tqdm)
-
-    def _in_portions(
-        self, answer: Callable[..., list[Any]], requests: Sequence[Any], disable_tqdm: bool
-    ) -> list[Any]:
-        size = _AT_ONCE * int(self.batch_size)
-        found: list[Any] = []
-        for start in range(0, len(requests), size):
-            found += answer(list(requests[start : start + size]), disable_tqdm=disable_tqdm)
-            self._report(Step(len(found), len(requests)))
-        return found
-
-
-SUITE, SCORER, CORPUS = "tax", "lm-eval", "lm-eval, whole corpus"
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmarks:
-    """Which lm-eval tasks: by name, or as YAML files of one's own in `folder`."""
-
-    tasks: Sequence[str]
-    folder: Path | None = None  # task files; they come before lm-eval's own
-    documents: int | None = None  # of each task; None: all
-    shots: int | None = None  # answered examples in the prompt; None: as the task says
-    batch_size: int = 16
+def tax_samples(inputs: Inputs) -> list[Completion]:
+    """Return every policy's results on the config's tasks."""
+    if inputs.config.tax is None:
+        return []
+    return run_benchmarks(
+        inputs.policies, inputs.config.tax, seed=inputs.seed, report=inputs.report
+    )
 
 
 def run_benchmarks(
     policies: Mapping[str, str | Path],
-    chosen: Benchmarks,
+    config: TaxConfig,
     *,
     seed: int,
     report: Report = silent,
 ) -> list[Completion]:
-    """Every policy on every task: a row a document, and one a task for what its corpus has.
+    """Run every policy on every task: a row a document, and one a task for corpus metrics.
 
     Raises ValueError for an unknown task, or where lm-eval is not installed. Tasks whose data is on
     the hub are downloaded by lm-eval.
     """
-    manager = _manager(chosen)
+    manager = _manager(config)
     rows: list[Completion] = []
-    for place, (model, source) in enumerate(policies.items()):
+    for number, (model, source) in enumerate(policies.items()):
 
-        def listen(step: Step, place: int = place) -> None:
-            done = place + step.done / max(1, step.total)
+        def listen(step: Step, number: int = number) -> None:
+            done = number + step.done / max(1, step.total)
             report(Step(round(100 * done), 100 * len(policies)))
 
-        found = _evaluated(source, chosen, manager, seed, listen)
-        for task, samples in found["samples"].items():
+        output = _evaluated(source, config, manager, seed, listen)
+        about = {
+            "version": importlib.metadata.version("lm-eval"),
+            "sha256": "",
+            "threshold": None,
+            "higher_is_better": output["higher_is_better"],
+        }
+        for task, samples in output["samples"].items():
             metrics = _scalar_metrics(samples)
-            higher = found["higher_is_better"].get(task, {})
-            rows += [_row(model, task, sample, metrics, higher) for sample in samples]
-            if corpus := _corpus_metrics(found["results"][task], metrics):
+            rows += [_row(model, task, sample, metrics, about) for sample in samples]
+            if corpus := _corpus_metrics(output["results"][task], metrics):
                 rows.append(_corpus_row(model, task, corpus))
     return rows
 
 
-def tax_tables(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
-    """Mean of each metric over the documents of each task; the task is the filter."""
-    scored = [row for row in rows if SCORER in row.scores]
-    tables = []
-    for task in dict.fromkeys(row.category for row in scored):
-        kept = [row for row in scored if row.category == task]
-        for metric in kept[0].scores[SCORER] or ():
-            better = _better(kept[0].prompt_extra["higher_is_better"].get(metric))
-            quantity = Quantity(SUITE, metric, str(task), SCORER, better, "document")
-            tables.append(tabulate(kept, quantity, _score_of(metric), models))
-    return tables
+def _manager(config: TaxConfig) -> Any:
+    require("benchmarks", "lm_eval")
+    from lm_eval.tasks import TaskManager
 
-
-def corpus_notes(rows: Sequence[Completion]) -> list[str]:
-    """One sentence for each metric that only the whole corpus has."""
-    found: dict[tuple[str | None, str], list[str]] = {}
-    for row in rows:
-        for metric, value in (row.scores.get(CORPUS) or {}).items():
-            found.setdefault((row.category, metric), []).append(f"{row.model} {value:.4g}")
-    return [
-        f"{task}, {metric} (whole corpus, no interval): {', '.join(values)}"
-        for (task, metric), values in found.items()
-    ]
-
-
-def _better(higher: bool | None) -> Better:
-    return None if higher is None else "higher" if higher else "lower"
-
-
-def _manager(chosen: Benchmarks) -> Any:
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise ValueError(
-            "the tax suite needs lm-eval: pip install 'instruct-rlhf[benchmarks]'"
-        ) from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    if chosen.folder is not None:
-        if not chosen.folder.is_dir():
-            raise ValueError(f"{chosen.folder}: no such folder of lm-eval tasks")
-        own = TaskManager(include_path=str(chosen.folder), include_defaults=False)
-        if set(chosen.tasks) <= set(own.all_tasks):
+    if config.folder is not None:
+        if not Path(config.folder).is_dir():
+            raise ValueError(f"{config.folder}: no such folder of lm-eval tasks")
+        own = TaskManager(include_path=config.folder, include_defaults=False)
+        if set(config.tasks) <= set(own.all_tasks):
             return own  # lm-eval's own thousands of files take seconds to list
-    manager = TaskManager(include_path=chosen.folder and str(chosen.folder))
-    unknown = sorted(set(chosen.tasks) - set(manager.all_tasks))
+    manager = TaskManager(include_path=config.folder)
+    unknown = sorted(set(config.tasks) - set(manager.all_tasks))
     if unknown:
         raise ValueError(f"lm-eval has no task '{unknown[0]}'; `lm-eval ls tasks` lists them")
     return manager
 
 
 def _evaluated(
-    source: str | Path, chosen: Benchmarks, manager: Any, seed: int, report: Report
+    source: str | Path, config: TaxConfig, manager: Any, seed: int, report: Report
 ) -> dict[str, Any]:
     import lm_eval
 
+    from pipeline.evaluation.policy_lm import PolicyLM
+
     policy = load_policy(source)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    model = PolicyLM(policy, load_tokenizer(source), chosen.batch_size, report)
-    found: dict[str, Any] = lm_eval.simple_evaluate(
-        model=model,
-        tasks=list(chosen.tasks),
+    output: dict[str, Any] = lm_eval.simple_evaluate(
+        model=PolicyLM(policy, load_tokenizer(source), _BATCH, report),
+        tasks=list(config.tasks),
         task_manager=manager,
-        num_fewshot=chosen.shots,
-        limit=chosen.documents,
+        num_fewshot=config.shots,
+        limit=config.documents,
         bootstrap_iters=0,  # intervals are computed here, paired
         random_seed=seed,
         numpy_random_seed=seed,
         torch_random_seed=seed,
         fewshot_random_seed=seed,
     )
-    return found
+    return output
 
 
 def _scalar_metrics(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     """Metrics that have one number for each document."""
     names = samples[0]["metrics"] if samples else ()
-    return [name for name in names if isinstance(samples[0][name], (bool, int, float))]
+    return [name for name in names if isinstance(samples[0][name], bool | int | float)]
 
 
 def _corpus_metrics(results: Mapping[str, Any], per_document: Sequence[str]) -> Mapping[str, float]:
-    """lm-eval names a figure "metric,filter"."""
-    found = {}
+    """The numbers that no document has; lm-eval names a number "metric,filter"."""
+    metrics = {}
     for key, value in results.items():
         metric = key.partition(",")[0]
-        known = metric in per_document or metric.endswith("_stderr")
-        if "," in key and not known and isinstance(value, float):
-            found[metric] = value
-    return found
+        is_known = metric in per_document or metric.endswith("_stderr")
+        if "," in key and not is_known and isinstance(value, float):
+            metrics[metric] = value
+    return metrics
 
 
 def _row(
@@ -202,7 +134,7 @@ def _row(
     task: str,
     sample: Mapping[str, Any],
     metrics: Sequence[str],
-    higher: Mapping[str, bool | None],
+    about: Mapping[str, Any],
 ) -> Completion:
     return Completion(
         id=f"{task}-{sample['doc_id']}-{sample['filter']}",
@@ -211,18 +143,53 @@ def _row(
         completion=str(sample["filtered_resps"][0]),
         suite=SUITE,
         category=task if sample["filter"] == "none" else f"{task}, {sample['filter']}",
-        prompt_extra={"target": str(sample["target"]), "higher_is_better": dict(higher)},
+        prompt_extra={"target": str(sample["target"])},
         scores={SCORER: {metric: float(sample[metric]) for metric in metrics}},
+        score_meta={SCORER: about},
     )
 
 
 def _corpus_row(model: str, task: str, metrics: Mapping[str, float]) -> Completion:
-    """The figures of a whole corpus, which no document has."""
     return Completion(
-        id=f"{task}-corpus", model=model, prompt="", completion="", suite=SUITE, category=task,
+        id=f"{task}-corpus",
+        model=model,
+        prompt="",
+        completion="",
+        suite=SUITE,
+        category=task,
         scores={CORPUS: dict(metrics)},
-    )  # fmt: skip
+    )
 
 
-def _score_of(metric: str) -> Callable[[Completion], float | None]:
-    return lambda row: row.score(SCORER, metric)
+def tax_tables(rows: ScoredRows, models: Sequence[str], _: EvaluationConfig) -> list[Table]:
+    """Return the mean of each metric over the documents of each task; the task is the filter."""
+    directions = rows.meta.get(SCORER, {}).get("higher_is_better", {})
+    tables = []
+    for task, part in rows.of_suite(SUITE).by("category"):
+        for metric in part.metrics(SCORER):
+            higher = directions.get(task.partition(",")[0], {}).get(metric)
+            better: Better = None if higher is None else "higher" if higher else "lower"
+            quantity = Quantity(SUITE, metric, task, SCORER, better, "document")
+            judged = part.judged(SCORER, metric)
+            tables.append(tabulate(judged, quantity, judged.score(SCORER, metric), models))
+    return tables
+
+
+def tax_notes(rows: ScoredRows, _: EvaluationConfig) -> list[str]:
+    """Return a sentence for each metric that only the whole corpus has."""
+    notes = []
+    for task, part in rows.of_suite(SUITE).by("category"):
+        for metric in part.metrics(CORPUS):
+            corpus = part.judged(CORPUS, metric)
+            values = zip(corpus.fields["model"], corpus.score(CORPUS, metric), strict=True)
+            numbers = ", ".join(f"{model} {value:.4g}" for model, value in values)
+            notes.append(f"{task}, {metric} (whole corpus, no interval): {numbers}")
+    return notes
+
+
+TAX = Suite(
+    SUITE,
+    Samples(SUITE, "evaluation.tax", tax_samples, likelihoods=True),
+    tax_tables,
+    notes=tax_notes,
+)

@@ -1,76 +1,246 @@
-"""The preference suite: who says which response is better, and what that comes to."""
+"""Preference, prompt by prompt: win rates by any score that each response has, and mean scores.
 
-from collections.abc import Sequence
+A win rate by the gold judge is evidence. One by the reward model is not: PPO was trained on it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import TEST
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.tables import Table
+from pipeline.evaluation.samples.scored_rows import Bools, ScoredRows
+from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
-from pipeline.evaluation.scorers.llm_judge import JUDGE, judge_tables
+from pipeline.evaluation.scorers.llm_judge import JUDGE, PairJudge
 from pipeline.evaluation.scorers.reward_model import REWARD, RewardScorer
 from pipeline.evaluation.scorers.scorer import Scorer
-from pipeline.evaluation.suites.benchmarks import served_judges
-from pipeline.evaluation.suites.suite import Inputs
-from pipeline.evaluation.win_rates import (
-    at_equal_length,
-    length_refusals,
-    mean_tables,
-    win_rate_tables,
-)
+from pipeline.evaluation.suites.suite import Inputs, Suite
 from pipeline.models.prompting import prompted_policy
+from reward_models.intervals import Floats
+
+SUITE: Final = "preference"
+BY_LLM = "preference_by_llm"
+EXTREMES = (0.15, 0.85)  # raw win rates outside of which length is not controlled for
+NEAR = 0.1  # of the baseline's length: so close are lengths called equal
+_TIE = 1e-6  # scores this close are a tie
+_FEWEST = 20  # prompts of equal length below which their win rate is refused
 
 
 def preference_scorers(inputs: Inputs) -> list[Scorer]:
-    """The gold judge where it has a say, and the reward model where there is one."""
-    found: list[Scorer] = [GoldScorer(), *served_judges(inputs)]
+    """Return the gold judge where it applies, a served judge, and the reward model."""
+    config, scorers = inputs.config, list[Scorer]([GoldScorer()])
+    if config.judge is not None:
+        from pipeline.evaluation.scorers.endpoint import Endpoint
+
+        endpoint = Endpoint(config.judge)
+        endpoint.check()
+        scorers.append(PairJudge(endpoint, config.baseline))
     if inputs.reward_model is not None:
-        size = inputs.config.sampling.batch_size
         policies = [prompted_policy(source).weights for source in inputs.policies.values()]
-        found.append(RewardScorer(inputs.reward_model, policies, size))
-    return found
+        scorers.append(RewardScorer(inputs.reward_model, policies, config.sampling.batch_size))
+    return scorers
 
 
 def preference_tables(
-    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
+    rows: ScoredRows, models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
-    """Win rates against the baseline and mean scores, by the gold judge and the reward model."""
-    tested = [row for row in rows if row.suite == TEST]
-    marked = [row for row in tested if row.has(GOLD, "gold")]
-    rewarded = [row for row in tested if row.has(REWARD, "score")]
-    found: list[Table] = []
-    for kept, scorer, metric, suite in (
-        (marked, GOLD, "gold", "preference"),
+    """Return win rates against the baseline and mean scores, by gold judge and reward model."""
+    rows = rows.of_suite(TEST.name)
+    gold, rewarded = rows.judged(GOLD, "gold"), rows.judged(REWARD, "score")
+    tables: list[Table] = []
+    for part, scorer, metric, suite in (
+        (gold, GOLD, "gold", SUITE),
         (rewarded, REWARD, "score", "preference_by_reward_model"),
     ):
-        won = win_rate_tables(
-            kept, models, baseline=config.baseline, scorer=scorer, metric=metric, suite=suite,
-            tie=config.tie,
-        )  # fmt: skip
-        found += won + (at_equal_length(kept, won[0], config.baseline) if kept else [])
-    for kept, scorer, metric, suite in (
-        (marked, GOLD, "gold", "use_cases"),
-        (marked, GOLD, "correct", "use_cases"),
+        quantity = Quantity(suite, "win_rate", scorer=scorer, better="higher")
+        won = win_rate_tables(part, models, quantity, metric, config.baseline)
+        tables += won + (at_equal_length(part, won[0], config.baseline) if len(part) else [])
+    for part, scorer, metric, suite in (
+        (gold, GOLD, "gold", "use_cases"),
+        (gold, GOLD, "correct", "use_cases"),
         (rewarded, REWARD, "score", "reward_model"),
     ):
-        found += mean_tables(kept, models, scorer=scorer, metric=metric, suite=suite)
-    for judge in _served(tested):
-        found += judge_tables(tested, models, scorer=judge, baseline=config.baseline)
-    return found
+        for category, subset in by_category(part):
+            quantity = Quantity(suite, metric, category, scorer, "higher")
+            tables.append(tabulate(subset, quantity, subset.score(scorer, metric), models))
+    for scorer in rows.scorers:
+        if scorer.startswith(JUDGE):
+            tables += judge_tables(rows, models, scorer=scorer, baseline=config.baseline)
+    return tables
 
 
-def _served(rows: Sequence[Completion]) -> list[str]:
-    """The language models that judged these rows."""
-    names = dict.fromkeys(name for row in rows for name in row.scores)
-    return [name for name in names if name.startswith(JUDGE)]
-
-
-def preference_notes(rows: Sequence[Completion], config: EvaluationConfig) -> list[str]:
-    """What must be said about who preferred, and what length forbids to say."""
-    models = list(dict.fromkeys(row.model for row in rows))
+def preference_notes(rows: ScoredRows, config: EvaluationConfig) -> list[str]:
+    """Return caveats about the judges, and win rates refused at equal length."""
+    models = list(dict.fromkeys(rows.fields["model"]))
     notes = length_refusals(preference_tables(rows, models, config), config.baseline)
-    if any(row.has(REWARD, "score") for row in rows):
+    if rows.has(REWARD, "score").any():
         notes.append("the reward model is what PPO was trained on; its win rates are no evidence")
-    if any(row.has(GOLD, "gold") for row in rows):
+    if rows.has(GOLD, "gold").any():
         notes.append("prompts and texts are synthetic; the gold judge is true by construction")
     return notes
+
+
+def by_category(rows: ScoredRows) -> Iterator[tuple[str, ScoredRows]]:
+    """Yield all rows, then those of each category (use case) that there is."""
+    yield "all", rows
+    for category in sorted({name for name in rows.fields["category"] if name}):
+        yield category, rows.where(rows.fields["category"] == category)
+
+
+def win_rate_tables(
+    rows: ScoredRows,
+    models: Sequence[str],
+    quantity: Quantity,
+    metric: str,
+    baseline: str,
+) -> list[Table]:
+    """Return the share of prompts where each model beats the baseline, over all and by category.
+
+    With several samples a prompt, every pair of samples counts, ties half. The baseline's own
+    column is .5.
+    """
+    return [
+        _win_rates(part, models, replace(quantity, filter=category), metric, baseline)
+        for category, part in by_category(rows)
+    ]
+
+
+def _win_rates(
+    rows: ScoredRows,
+    models: Sequence[str],
+    quantity: Quantity,
+    metric: str,
+    baseline: str,
+) -> Table:
+    score_S = rows.score(quantity.scorer, metric)
+    means = tabulate(rows, quantity, score_S, models)  # for the counts of samples and failures
+    scores = {
+        key: part.dropna().to_numpy()
+        for key, part in rows.fields[["id", "model"]]
+        .assign(score=score_S)
+        .groupby(["id", "model"])["score"]
+    }
+    nothing = np.empty(0)
+    value_NM = np.full(means.value_NM.shape, np.nan)
+    for n, prompt in enumerate(sorted(set(rows.fields["id"]))):
+        against_K = scores.get((prompt, baseline), nothing)
+        for m, model in enumerate(models):
+            score_K = scores.get((prompt, model), nothing)
+            if against_K.size and score_K.size:
+                won = statistics.win_share(score_K, against_K, _TIE)
+                value_NM[n, m] = 0.5 if model == baseline else won
+    return replace(means, value_NM=value_NM)
+
+
+def at_equal_length(rows: ScoredRows, won: Table, baseline: str) -> list[Table]:
+    """Return the win rates of `won` controlled for length, and of pairs of about equal length.
+
+    A column is NaN where the raw rate is extreme, or where too few pairs are equally long.
+    """
+    length_NM = tabulate(rows, won.quantity, _length(rows), won.models).value_NM
+    base = won.models.index(baseline)
+    controlled_NM = np.full(won.value_NM.shape, np.nan)
+    matched_NM = controlled_NM.copy()
+    for m in (m for m in range(len(won.models)) if m != base):
+        win_N, length_N, other_N = won.value_NM[:, m], length_NM[:, m], length_NM[:, base]
+        has_N = np.isfinite(win_N + length_N + other_N)
+        win_N, length_N, other_N = win_N[has_N], length_N[has_N], other_N[has_N]
+        controlled_NM[has_N, m] = length_controlled(win_N, length_N - other_N)
+        matched_NM[has_N, m] = length_matched(win_N, length_N, other_N)
+    return [
+        replace(
+            won,
+            quantity=replace(won.quantity, metric=metric),
+            value_NM=value_NM,
+            samples_M=tuple(np.isfinite(value_NM).sum(axis=0).tolist()),
+            failed_M=(0,) * len(won.models),
+        )
+        for metric, value_NM in (
+            ("win_rate_length_controlled", controlled_NM),
+            ("win_rate_length_matched", matched_NM),
+        )
+    ]
+
+
+def _length(rows: ScoredRows) -> Floats:
+    """In tokens where they were counted, else in words."""
+    words_S = np.array([float(len(text.split())) for text in rows.fields["completion"]])
+    tokens_S = rows.number("n_tokens")
+    return np.where(np.isnan(tokens_S), words_S, tokens_S)
+
+
+def length_controlled(win_N: Floats, gap_N: Floats) -> Floats:
+    """Return a value a prompt whose mean is the win rate at equal length; NaN if it is refused.
+
+    `win_N` is in 0..1 with ties one half, `gap_N` the difference in length from the baseline. The
+    wins are regressed on tanh of the gap, with a prior on the slope.
+    """
+    rate = float(win_N.mean()) if win_N.size else math.nan
+    if not EXTREMES[0] <= rate <= EXTREMES[1]:
+        return np.full(win_N.shape, math.nan)
+    spread = float(gap_N.std())
+    pull_N1 = (np.tanh(gap_N / spread) if spread > 0 else np.zeros(gap_N.shape))[:, None]
+    from sklearn.linear_model import LogisticRegression
+
+    # A tie is half a win and half a loss.
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
+    outcome = np.repeat([1, 0], len(win_N))
+    model.fit(np.tile(pull_N1, (2, 1)), outcome, sample_weight=np.append(win_N, 1 - win_N))
+    fitted_N = model.predict_proba(pull_N1)[:, 1]
+    controlled_N: Floats = win_N - fitted_N + model.predict_proba([[0.0]])[0, 1]
+    return controlled_N
+
+
+def length_matched(win_N: Floats, length_N: Floats, other_N: Floats) -> Floats:
+    """Return `win_N` where both responses are about equally long, else NaN; all if too few are."""
+    near_N: Bools = np.abs(length_N - other_N) <= NEAR * other_N
+    if near_N.sum() < _FEWEST:
+        return np.full(win_N.shape, math.nan)
+    return np.where(near_N, win_N, math.nan)
+
+
+def length_refusals(tables: Sequence[Table], baseline: str) -> list[str]:
+    """Return a sentence for each win rate whose value at equal length is not given."""
+    raw = {
+        table.quantity.suite: table
+        for table in tables
+        if (table.quantity.metric, table.quantity.filter) == ("win_rate", "all")
+        and table.quantity.suite != BY_LLM
+        and table.value_NM.size
+    }
+    return [
+        f"{suite}: {model} has no win rate at equal length, since its raw rate is "
+        f"{rate:.0%}, outside {EXTREMES[0]:.0%} to {EXTREMES[1]:.0%}"
+        for suite, table in raw.items()
+        for model, rate in zip(table.models, np.nanmean(table.value_NM, axis=0), strict=True)
+        if model != baseline and not EXTREMES[0] <= rate <= EXTREMES[1]
+    ]
+
+
+def judge_tables(
+    rows: ScoredRows, models: Sequence[str], *, scorer: str, baseline: str
+) -> list[Table]:
+    """Return a served judge's win rates, and how often the position decided."""
+    compared = [model for model in models if model != baseline]
+    judged = rows.judged(scorer, "win")
+    judged = judged.where(judged.fields["model"] != baseline)
+    tables = [
+        tabulate(
+            part,
+            Quantity(BY_LLM, "win_rate", category, scorer, "higher"),
+            part.score(scorer, "win"),
+            compared,
+        )
+        for category, part in by_category(judged)
+    ]
+    followed = Quantity(BY_LLM, "followed_position", "all", scorer, "lower")
+    value_S = judged.score(scorer, "followed_position")
+    return [*tables, tabulate(judged, followed, value_S, compared)]
+
+
+PREFERENCE = Suite(SUITE, TEST, preference_tables, preference_scorers, preference_notes)

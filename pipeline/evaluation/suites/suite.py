@@ -1,10 +1,24 @@
-"""The inputs of an evaluation's suites."""
+"""A suite: one thing that policies are evaluated on, in three steps with files between.
 
-from collections.abc import Mapping, Sequence
+    samples  completions of the policies, or texts with the likelihood they give them; [] where the
+             inputs are not given. Several suites may use the same samples.
+    scorers  the judges of these samples
+    tables   the numbers of the scored samples, from nothing but rows, so that `rlhf score` and
+             `rlhf report` compute them again without a model
+
+To add a suite, write it in a file of its own, name it in `pipeline.config.evaluation.SuiteName` and
+list it in `pipeline.evaluation.evaluate.SUITES`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.evaluation import EvaluationConfig, SuiteName
+from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.tables import Table
+from pipeline.evaluation.scorers.scorer import Scorer
 from reward_models.records import Prompt
 from stages.progress import Report, silent
 
@@ -21,3 +35,32 @@ class Inputs:
     reward_model: Path | None = None
     seed: int = 0
     report: Report = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Rows that one suite or several use. A row's `suite`, before a colon, is the name here."""
+
+    name: str
+    needs: str  # the input that is missing where there are no rows
+    generate: Callable[[Inputs], list[Completion]]
+    likelihoods: bool = False  # of models alone, not of baselines such as a prompted model
+
+
+def _no_scorers(_: Inputs) -> list[Scorer]:
+    return []
+
+
+def _no_notes(_: ScoredRows, __: EvaluationConfig) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One suite. `tables` and `notes` get all rows, of other suites too."""
+
+    name: SuiteName
+    samples: Samples
+    tables: Callable[[ScoredRows, Sequence[str], EvaluationConfig], list[Table]]
+    scorers: Callable[[Inputs], list[Scorer]] = _no_scorers
+    notes: Callable[[ScoredRows, EvaluationConfig], list[str]] = _no_notes

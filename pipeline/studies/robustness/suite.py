@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ import torch
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
 from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling, cells, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer, scored
@@ -119,15 +119,16 @@ def compared(
     names = [BASE, *config.families]
     resampling = Resampling(config.resamples, config.sign_flips, 0)
     pairs = [(name, FULL) for name in names if name != FULL]
+    columns = ScoredRows.of(rows)
     in_table, differences = list[Cell](), list[Comparison]()
     for measure in MEASURES:
         scorer, metric = measure.scorer, measure.metric
         for domain in (IN, OUT):
-            of_domain = [row for row in rows if row.suite == domain and row.has(scorer, metric)]
-            if not of_domain:
+            of_domain = columns.of_suite(domain).judged(scorer, metric)
+            if not len(of_domain):
                 continue
             quantity = Quantity(domain, metric, "all", scorer, measure.better)
-            table = tabulate(of_domain, quantity, partial(_score, measure), names)
+            table = tabulate(of_domain, quantity, of_domain.score(scorer, metric), names)
             in_table += cells(table, resampling)
             differences += comparisons(table, pairs, resampling)
     bleu = {
@@ -142,10 +143,6 @@ def compared(
         for name in names
     }
     return Robustness(list(trained), in_table, corrected(differences), bleu)
-
-
-def _score(measure: Quantity, row: Completion) -> float | None:
-    return row.score(measure.scorer, measure.metric)
 
 
 def _family(

@@ -14,7 +14,7 @@ from labeling_ui.formats.label_studio import from_label_studio, to_label_studio
 from labeling_ui.formats.trl import preference_pairs
 from labeling_ui.store.store import Store
 from reward_models.conversations import Turn
-from reward_models.records import Ranking, RankingTask, read_records
+from reward_models.records import Ranking, RankingTask, Response, read_records
 from stages.data.preferences import load_pairs
 from tests.labeling_ui.examples import small_task
 
@@ -95,11 +95,7 @@ def test_a_label_studio_export_made_elsewhere_is_read() -> None:
 
 def test_an_argilla_record_made_elsewhere_is_read() -> None:
     value = [{"value": "response_2", "rank": 1}, {"value": "response_1", "rank": 3}]
-    row = {
-        "id": "r",
-        "fields": {"prompt": "p", "response_1": "a", "response_2": "b"},
-        "responses": {"ranking": [{"user_id": "u", "status": "submitted", "value": value}]},
-    }
+    row = argilla_row({"user_id": "u", "status": "submitted", "value": value})
     _, (ranking,) = from_argilla([row])
     assert ranking.ranks == {"response_2": 1, "response_1": 2}
 
@@ -219,14 +215,8 @@ def test_there_is_one_pair_for_every_two_responses_that_are_not_tied() -> None:
 
 
 def test_pairs_are_in_trls_form_with_the_better_one_chosen() -> None:
-    task = RankingTask.from_json(
-        {
-            "id": "t",
-            "prompt": "p",
-            "context": "c",
-            "responses": [{"id": i, "text": f"text {i}"} for i in "ab"],
-        }
-    )
+    responses = tuple(Response(i, f"text {i}", "m", {}) for i in "ab")
+    task = RankingTask("t", "p", responses, context="c")
     (row,) = preference_pairs([task], [Ranking("t", "x", "human", {"a": 2, "b": 1})])
     assert (row["prompt"], row["chosen"], row["rejected"]) == ("c\n\np", "text b", "text a")
     assert row["margin"] == 1

@@ -145,13 +145,10 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date_with_all_it_holds(
     with monkeypatch.context() as patched:
         patched.setattr(database, "MIGRATIONS", first)
         old = Store(where)
-    record = json.dumps(small_task("t1").to_json())
+    row = {"id": "t1", "position": 1, "kind": "ranking", "overlap": 1, "priority": 0, "is_open": 1}
+    row["record"] = json.dumps(small_task("t1").to_json())
     with old.database.write() as connection:
-        names = "id, position, kind, category, record, overlap, priority, gold, is_open"
-        row = ("t1", 1, "ranking", None, record, 1, 0, None, 1)
-        marks = ", ".join(f":v{i}" for i in range(len(row)))
-        task = f"INSERT INTO tasks ({names}) VALUES ({marks})"
-        connection.execute(text(task), {f"v{i}": value for i, value in enumerate(row)})
+        database.insert(connection, "tasks", row)
     old.close()
     new = Store(where)
     assert new.tasks() == [small_task("t1")]

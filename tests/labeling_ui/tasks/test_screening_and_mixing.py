@@ -60,13 +60,8 @@ SCREENED = Mixing(screening=Screening(tasks=3))
 def test_who_agrees_with_gold_is_handed_the_rest_after_it(store: Store) -> None:
     with_gold(store)
     room = Workplace(store, SCREENED)
-    assert [room.answer("ada", "abdc") for _ in range(5)] == [
-        "gold-0",
-        "gold-1",
-        "gold-2",
-        "t0",
-        "t1",
-    ]
+    order = ["gold-0", "gold-1", "gold-2", "t0", "t1"]
+    assert [room.answer("ada", "abdc") for _ in order] == order
     assert ("ada", "screening passed") in [(e.actor, e.kind) for e in store.events()]
 
 

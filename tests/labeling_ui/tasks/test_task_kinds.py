@@ -34,17 +34,7 @@ def room(store: Store) -> Room:
 
 
 def ask(room: Room, name: str, account: Account = ADA, **message: object) -> dict[str, Any]:
-    actions = {
-        "start": room.start,
-        "next_task": room.next_task,
-        "submit": room.submit,
-        "reopen": room.reopen,
-        "recent": room.recent,
-        "disputes": room.disputes,
-        "adjudicate": room.adjudicate,
-        "ask_policy": room.ask_policy,
-    }
-    return reply_to(actions[name], account, message)
+    return reply_to(getattr(room, name), account, message)
 
 
 def answer(room: Room, kind: TaskKind, task: RoomTask, **body: object) -> dict[str, Any]:
@@ -221,18 +211,12 @@ def test_a_bad_task_is_refused_in_one_line(kind: TaskKind, row: Any, wrong: str)
 
 def test_every_default_form_speaks_both_languages() -> None:
     def texts(part: Any) -> list[Any]:
-        if isinstance(part, dict) and "en" in part:
-            return [part]
-        if isinstance(part, dict):
-            return [
-                t
-                for name, v in part.items()
-                if name not in ("id", "key", "name", "kind")
-                for t in texts(v)
-            ]
+        if isinstance(part, dict) and "en" not in part:
+            skipped = ("id", "key", "name", "kind")
+            return [one for key in part if key not in skipped for one in texts(part[key])]
         if isinstance(part, list | tuple):
             return [text for one in part for text in texts(one)]
-        return [part] if isinstance(part, str) and part else []
+        return [part] if isinstance(part, str | dict) and part else []
 
     for form in forms_with(None).values():
         phrases = texts(form.model_dump())

@@ -12,7 +12,7 @@ from pipeline.config.evaluation import REAL_TOXICITY_PROMPTS, EvaluationConfig
 from pipeline.evaluation.evaluate import circular_notes
 from pipeline.evaluation.request import Request, columns_of, evaluation_config, named_policies
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.evaluation.suites.toxicity_prompts import load_toxicity_prompts
+from pipeline.evaluation.suites.toxicity import load_toxicity_prompts
 
 
 def model(folder: Path) -> Path:

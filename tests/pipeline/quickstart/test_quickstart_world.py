@@ -36,9 +36,9 @@ def test_people_of_the_test_prompts_occur_in_no_training_text():
     }
     rng = Random("check")
     read = " ".join(corpus.document(rng) for _ in range(3000))
-    told = " ".join(f"{d.context} {d.prompt} {d.response}" for d in DATA.demonstrations)
+    demonstrations = " ".join(f"{d.context} {d.prompt} {d.response}" for d in DATA.demonstrations)
     assert tested
-    assert not {name for name in tested if f"{name} " in read or f"{name} " in told}
+    assert not {name for name in tested if f"{name} " in read or f"{name} " in demonstrations}
 
 
 def test_test_prompts_share_no_question_wording_with_training_prompts():
@@ -103,9 +103,9 @@ def ranking_tasks() -> tuple[list[RankingTask], dict[str, dict[str, object]]]:
     """Five different answers to each prompt, as hurried people and the web would give them."""
     rng, made, worlds = Random("tasks"), [], {}
     for prompt in quickstart_data(Sizes(1, 300, 1, 1, 1, 1, 1, 1), seed=1).ranking_prompts:
-        said = {corpus.demonstrate(rng, prompt).response for _ in range(6)}
-        said |= {corpus.web_reply(rng, prompt) for _ in range(3)}
-        texts_of = sorted(said)[:5]
+        replies = {corpus.demonstrate(rng, prompt).response for _ in range(6)}
+        replies |= {corpus.web_reply(rng, prompt) for _ in range(3)}
+        texts_of = sorted(replies)[:5]
         if len(texts_of) > 1:
             responses = tuple(Response(f"r{i}", t, "m", {}) for i, t in enumerate(texts_of))
             made.append(RankingTask(str(prompt.id), prompt.prompt, responses))

@@ -25,7 +25,7 @@ from stages.users.config import UserAdaptersConfig
 TEXTS = {
     "name", "cluster", "answer", "templates", "held_out", "text", "url", "model", "key_variable",
     "host", "header", "addresses", "owners", "baseline", "compare_with", "instructions",
-    "separator", "closed_domain", "instruction", "shots", "tasks", "label", "activation",
+    "closed_domain", "instruction", "shots", "tasks", "label", "activation",
     "learn_from_skips", "target_modules", "categories", "trainer", "families",
 }  # fmt: skip
 

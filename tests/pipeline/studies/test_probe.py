@@ -18,7 +18,7 @@ from tests.stages.probing.tiny_encoder import WORDS, tiny_encoder
 
 
 def write_texts(path: Path, count: int, seed: int) -> Path:
-    """Whether a text has the word `good` in it is its label."""
+    """Write texts whose label is the presence of the word `good`."""
     rng = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -41,16 +41,16 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_encoder(tmp_path_factory.mktemp("encoder")))
 
 
-def run(model: str, folder: Path, data: Path, layers: str = "all", **told: object) -> dict:
-    settings = ProbeSettings(**told)
+def run(model: str, folder: Path, data: Path, layers: str = "all", **options: object) -> dict:
+    settings = ProbeSettings(**options)
     page = probe(model, str(data), None, ("text", "label"), settings, layers, folder)
     assert page.is_file()
     return json.loads((folder / "probe.json").read_text())
 
 
 def test_the_probe_finds_a_word_by_the_mean_and_says_so_with_intervals(encoder, tmp_path):
-    found = run(encoder, tmp_path / "out", write_texts(tmp_path / "t.csv", 300, 0))
-    rows = {(row["pooling"], row["layer"]): row for row in found["probes"]}
+    result = run(encoder, tmp_path / "out", write_texts(tmp_path / "t.csv", 300, 0))
+    rows = {(row["pooling"], row["layer"]): row for row in result["probes"]}
     assert set(rows) == {(p, n) for p in ("cls", "mean") for n in (0, 1, 2)}
     assert rows["mean", 0]["accuracy"] > 0.9
     assert rows["cls", 0]["accuracy"] < 0.75  # [CLS] has read nothing yet
@@ -59,7 +59,7 @@ def test_the_probe_finds_a_word_by_the_mean_and_says_so_with_intervals(encoder, 
     assert rows["mean", 0]["selectivity"] == pytest.approx(
         rows["mean", 0]["accuracy"] - rows["mean", 0]["control_accuracy"]
     )
-    assert (found["n_train"], found["n_test"]) == (240, 60)
+    assert (result["n_train"], result["n_test"]) == (240, 60)
     page = (tmp_path / "out/probe.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'class="spans' in page
@@ -76,12 +76,12 @@ def test_other_settings_fit_anew(encoder, tmp_path):
     data = write_texts(tmp_path / "t.jsonl", 60, 1)
     weak = run(encoder, tmp_path / "out", data, "1", strength=1.0)
     strong = run(encoder, tmp_path / "out", data, "1", strength=1e6)
-    accuracy = [found["probes"][1]["training_accuracy"] for found in (weak, strong)]
+    accuracy = [result["probes"][1]["training_accuracy"] for result in (weak, strong)]
     assert accuracy[0] > accuracy[1]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"text": "a", "label": "x"}\n{"label": "y"}\n', r"t.jsonl:2: no field 'text'"),
         ('{"text": "", "label": "x"}\n', r"t.jsonl:1: text is ''"),
@@ -90,9 +90,9 @@ def test_other_settings_fit_anew(encoder, tmp_path):
         ("a b\n", r"t.jsonl:1: not JSON"),
     ],
 )
-def test_bad_texts_are_refused_by_line(tmp_path, text, said):
+def test_bad_texts_are_refused_by_line(tmp_path, text, message):
     (tmp_path / "t.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_labelled_texts(str(tmp_path / "t.jsonl"))
 
 

@@ -33,8 +33,8 @@ def row(completion: str, *references: str, number: int = 0) -> Completion:
 
 def test_rouge_l_is_the_best_over_references():
     # the longest common subsequence of "a b c d" and "a c d e" is "a c d": F = 3/4
-    found = RougeL().score([row("a b c d", "x y", "a c d e"), row("a b", "a b")])
-    assert [one["rouge_l"] for one in found if one] == pytest.approx([0.75, 1.0])
+    scores = RougeL().score([row("a b c d", "x y", "a c d e"), row("a b", "a b")])
+    assert [one["rouge_l"] for one in scores if one] == pytest.approx([0.75, 1.0])
 
 
 def test_bleu_is_a_hundred_for_a_reference_and_its_interval_holds_it():
@@ -56,7 +56,7 @@ def test_bleu_is_sacrebleus_own_over_rows_with_several_references():
     ]
     references = [list(one.prompt_extra[REFERENCES]) for one in rows]
     streams = [
-        [texts[place] if place < len(texts) else None for texts in references] for place in range(3)
+        [texts[index] if index < len(texts) else None for texts in references] for index in range(3)
     ]
     expected = BLEU().corpus_score([one.completion for one in rows], streams).score
     assert corpus_bleu(rows, resamples=1, seed=0)[0] == pytest.approx(expected)
@@ -65,13 +65,13 @@ def test_bleu_is_sacrebleus_own_over_rows_with_several_references():
 def test_reference_nats_are_the_mean_over_the_references_tokens(tmp_path):
     base = tiny_base(tmp_path / "base")
     model, tokenizer = load_policy(base), load_tokenizer(base)
-    [found] = reference_nats(model, tokenizer, [row("", "w2 good")])
+    [scores] = reference_nats(model, tokenizer, [row("", "w2 good")])
     ids = tokenizer("w0 w1\n")["input_ids"] + tokenizer("w2 good")["input_ids"] + [1]
     with torch.no_grad():
         logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    expected = -sum(logp[place - 1, ids[place]] for place in (2, 3, 4)) / 3
-    assert found is not None
-    assert found["nats_per_token"] == pytest.approx(float(expected), abs=1e-5)
+    expected = -sum(logp[index - 1, ids[index]] for index in (2, 3, 4)) / 3
+    assert scores is not None
+    assert scores["nats_per_token"] == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_the_quickstarts_domains_share_no_person_and_no_prompt():
@@ -133,18 +133,18 @@ def done(
 
 
 def test_families_learn_their_domain_and_not_the_other(done):
-    folder, found = done
-    inside, outside = (found.cell("full", domain, "rouge_l") for domain in (IN, OUT))
+    folder, result = done
+    inside, outside = (result.cell("full", domain, "rouge_l") for domain in (IN, OUT))
     assert inside is not None
     assert outside is not None
     assert (inside.value, inside.n, outside.value) == (1.0, 10, 0.0)
     for family, factor in (("full", 0.5), ("lora", 0.99)):  # an untrained base adapts little
-        before, after = (found.cell(name, IN, "nats_per_token") for name in (BASE, family))
+        before, after = (result.cell(name, IN, "nats_per_token") for name in (BASE, family))
         assert before is not None
         assert after is not None
         assert after.value < factor * before.value
-    assert 0 < found.share("lora") < found.share("full") == 1.0
-    assert {one.a for one in found.differences} == {BASE, "lora"}
+    assert 0 < result.share("lora") < result.share("full") == 1.0
+    assert {one.a for one in result.differences} == {BASE, "lora"}
     assert not list(folder.rglob("*.safetensors"))  # what was trained has answered
 
 

@@ -212,21 +212,21 @@ class Cell:
 
     @cached_property
     def sft_steps(self) -> Listener:
-        """What stage one reported, after it ran."""
+        """The reports of stage one, which is run if it has not been."""
         listener = Listener()
         self.sft(self.folder / "sft", listener)
         return listener
 
     @cached_property
     def reward_steps(self) -> Listener:
-        """What stage two reported, after it ran."""
+        """The reports of stage two, which is run if it has not been."""
         listener = Listener()
         self.reward(self.folder / "reward", listener)
         return listener
 
     @cached_property
     def ppo_steps(self) -> Listener:
-        """What stage three reported, after it ran."""
+        """The reports of stage three, which is run if it has not been."""
         listener = Listener()
         self.ppo(self.folder / "ppo", listener)
         return listener

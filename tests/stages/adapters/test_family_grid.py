@@ -88,8 +88,8 @@ def logits_of(model: torch.nn.Module, left: bool, extra: int = 0) -> Tensor:
     ids_BL, mask_BL, positions_BL = padded(left, extra)
     with torch.no_grad():
         output = model(input_ids=ids_BL, attention_mask=mask_BL.long(), position_ids=positions_BL)
-    found: Tensor = output.logits[mask_BL]
-    return found
+    logits: Tensor = output.logits[mask_BL]
+    return logits
 
 
 def policy_logits(folder: Path) -> Tensor:
@@ -219,7 +219,7 @@ def test_generate_with_a_cache_equals_generate_without(cell: Cell) -> None:
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
 def test_activation_checkpointing_gives_the_same_gradients(cell: Cell) -> None:
     ids_BL, mask_BL, positions_BL = padded(left=True)
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         model = adapt(load_policy(cell.base), cell.adaptation, load_tokenizer(cell.base))
@@ -234,11 +234,13 @@ def test_activation_checkpointing_gives_the_same_gradients(cell: Cell) -> None:
                 use_cache=False,
             )
             output.logits[mask_BL].log_softmax(-1)[:, 5].sum().backward()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    assert found[0]
-    for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], atol=1e-6), name
+        gradients.append(
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])

@@ -1,4 +1,4 @@
-"""Where only the last layers move: what moves, what is shared, and how far back gradients go."""
+"""Training of the last layers alone: trained and shared parameters, and the way of gradients."""
 
 from pathlib import Path
 
@@ -39,12 +39,12 @@ def test_more_layers_than_there_are_is_refused(world: tuple[Path, Path]) -> None
 def test_four_roles_hold_the_layers_that_stay_once(world: tuple[Path, Path]) -> None:
     models = tiny_models(world, tiny_config(adaptation=TOP))
     roles: list[torch.nn.Module] = [models.policy, models.reference, models.critic, models.reward]
-    places = [
+    addresses = [
         {p.data_ptr() for name, p in role.named_parameters() if "layers.0." in name}
         for role in roles
     ]
-    assert places[0]
-    assert all(place == places[0] for place in places)
+    assert addresses[0]
+    assert all(address == addresses[0] for address in addresses)
     moved = [{p.data_ptr() for p in trained_parameters(role).values()} for role in roles]
     assert len(moved[0] | moved[2]) == len(moved[0]) + len(moved[2])
     assert not moved[1] | moved[3]

@@ -56,9 +56,9 @@ def test_the_turns_before_the_last_are_the_history(tmp_path):
     again = {"role": "user", "content": "Another."}
     blue = {"role": "assistant", "content": "Blue."}
     messages = [SYSTEM, USER, ASSISTANT, again, blue]
-    told = load_demonstrations(file(tmp_path, {"messages": messages}))[0]
-    assert [turn.to_json() for turn in told.history] == messages[:3]
-    assert (told.prompt, told.response, told.context) == ("Another.", "Blue.", None)
+    loaded = load_demonstrations(file(tmp_path, {"messages": messages}))[0]
+    assert [turn.to_json() for turn in loaded.history] == messages[:3]
+    assert (loaded.prompt, loaded.response, loaded.context) == ("Another.", "Blue.", None)
 
 
 def test_a_prompt_only_conversation_is_a_prompt(tmp_path):
@@ -68,8 +68,8 @@ def test_a_prompt_only_conversation_is_a_prompt(tmp_path):
 def test_self_instruct_gives_a_demonstration_for_each_instance(tmp_path):
     instances = [{"input": "1 2", "output": "3"}, {"input": "2 2", "output": "4"}]
     row = {"id": "s", "instruction": "Add.", "instances": instances, "is_classification": False}
-    told = load_demonstrations(file(tmp_path, row))
-    assert [(d.id, d.prompt, d.response) for d in told] == [
+    loaded = load_demonstrations(file(tmp_path, row))
+    assert [(d.id, d.prompt, d.response) for d in loaded] == [
         ("s/0", "Add.\n\n1 2", "3"),
         ("s/1", "Add.\n\n2 2", "4"),
     ]
@@ -134,7 +134,7 @@ def test_texts_come_from_rows_or_from_blocks_between_blank_lines(tmp_path):
 
 
 def test_texts_are_read_one_by_one(tmp_path):
-    """What comes after a text is not looked at before it is asked for."""
+    """A text is read from the file only when it is asked for."""
     path = file(tmp_path, {"text": "one"}, {"body": "no text"})
     assert next(pretraining_texts(path)) == "one"
     path = tmp_path / "t.txt"

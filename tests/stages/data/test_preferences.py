@@ -20,13 +20,13 @@ def write(path: Path, *rows: Any) -> Path:
 
 def chosen_of(path: Path) -> list[tuple[str, str, str]]:
     """Prompt, preferred response and the other of every pair in the file."""
-    found = []
+    rows = []
     for task, ranking in zip(*load_pairs(path), strict=True):
         ranking.check_against(task)
         texts = {response.id: response.text for response in task.responses}
         best, worst = sorted(texts, key=ranking.ranks.__getitem__)
-        found.append((task.prompt, texts[best], texts[worst]))
-    return found
+        rows.append((task.prompt, texts[best], texts[worst]))
+    return rows
 
 
 def test_every_format_says_the_same(tmp_path: Path):

@@ -55,8 +55,8 @@ def test_examples_go_on_at_the_same_token(
     stream, other = fresh(), fresh()
     stream.next(taken)
     other.restore(stream.state())
-    for found, expected in zip(other.next(60), stream.next(60), strict=True):
-        assert torch.equal(found, expected)
+    for drawn, expected in zip(other.next(60), stream.next(60), strict=True):
+        assert torch.equal(drawn, expected)
 
 
 def test_packed_blocks_join_the_documents_with_eos(base: Path, tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_packed_blocks_join_the_documents_with_eos(base: Path, tmp_path: Path) -
 def test_separate_examples_hold_one_document_each(base: Path, tmp_path: Path) -> None:
     tokenizer, path = load_tokenizer(base), texts_file(tmp_path)
     ids_BL, mask_BL = PretrainingStream(path, tokenizer, 8, pack=False, seed=3).next(len(TEXTS))
-    found = [ids_L[mask_L].tolist() for ids_L, mask_L in zip(ids_BL, mask_BL, strict=True)]
+    drawn = [ids_L[mask_L].tolist() for ids_L, mask_L in zip(ids_BL, mask_BL, strict=True)]
     whole = [[*tokenizer.encode(text), tokenizer.eos_token_id][:8] for text in TEXTS]
-    assert sorted(found) == sorted(whole)
+    assert sorted(drawn) == sorted(whole)
 
 
 def test_a_thousand_times_the_text_takes_no_more_memory(base: Path, tmp_path: Path) -> None:

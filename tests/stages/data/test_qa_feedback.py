@@ -34,7 +34,7 @@ def write(folder: Path, *rows: object) -> Path:
 
 def test_every_total_preorder_comes_back_from_its_verdicts():
     for levels in product(range(4), repeat=4):
-        ranks = tuple(1 + sum(other < mine for other in levels) for mine in levels)
+        ranks = tuple(1 + sum(other < level for other in levels) for level in levels)
         verdicts = [
             0 if ranks[a] == ranks[b] else 1 if ranks[a] < ranks[b] else 2
             for a, b in combinations(range(4), 2)

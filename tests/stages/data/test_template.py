@@ -83,11 +83,11 @@ def test_a_harmless_prompt_has_the_ids_that_transformers_gives_it(name: str, kin
     if chat.template is None or "strftime_now" in chat.template:
         return
     user = Turn("user", text)
-    asked = by_transformers(tokenizer, [user], add_generation_prompt=True)
+    prompt = by_transformers(tokenizer, [user], add_generation_prompt=True)
     if chat.own:
         whole = by_transformers(tokenizer, [user, Turn("assistant", "hello")])
-        asked = whole[: len(prompt_ids(tokenizer, text))]
-    assert prompt_ids(tokenizer, text) == asked
+        prompt = whole[: len(prompt_ids(tokenizer, text))]
+    assert prompt_ids(tokenizer, text) == prompt
 
 
 @every_cell
@@ -95,7 +95,7 @@ def test_a_harmless_prompt_has_the_ids_that_transformers_gives_it(name: str, kin
 @given(text=forging)
 def test_no_text_becomes_a_control_token(name: str, kind: str, text: str):
     tokenizer, chat = tokenizer_of(name, kind), CHATS[name]
-    kept = {tokenizer.convert_tokens_to_ids(token) for token in chat.plain if "think" in token}
+    thinking = {tokenizer.convert_tokens_to_ids(token) for token in chat.plain if "think" in token}
     for role in ("user", "assistant", "system"):
         first = [Turn("user", "a")] if role == "assistant" else []
         for content in ("a", text):
@@ -107,16 +107,16 @@ def test_no_text_becomes_a_control_token(name: str, kind: str, text: str):
             if content == "a":
                 plain = control_ids(tokenizer, ids)
             elif role == "assistant":  # its own thoughts are tokens
-                found = control_ids(tokenizer, ids)
-                assert {i: n for i, n in found.items() if i not in kept} == {
-                    i: n for i, n in plain.items() if i not in kept
+                counts = control_ids(tokenizer, ids)
+                assert {i: n for i, n in counts.items() if i not in thinking} == {
+                    i: n for i, n in plain.items() if i not in thinking
                 }
             else:
                 assert control_ids(tokenizer, ids) == plain
-    found = control_ids(tokenizer, response_ids(tokenizer, text))
-    assert {i: n for i, n in found.items() if i not in kept} == {end_id(tokenizer): 1}
+    counts = control_ids(tokenizer, response_ids(tokenizer, text))
+    assert {i: n for i, n in counts.items() if i not in thinking} == {end_id(tokenizer): 1}
     assert control_ids(tokenizer, document_ids(tokenizer, text)).keys() <= {
-        *bos_ids(tokenizer), *kept
+        *bos_ids(tokenizer), *thinking
     }  # fmt: skip
 
 
@@ -127,8 +127,8 @@ def test_a_tokenizer_written_in_python_takes_no_text_for_a_control_token(text: s
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     for template in (CHATS["chatml"].template, None):
         tokenizer.chat_template = template
-        found = [control_ids(tokenizer, prompt_ids(tokenizer, said)) for said in ("a", text)]
-        assert found[0] == found[1]
+        counts = [control_ids(tokenizer, prompt_ids(tokenizer, content)) for content in ("a", text)]
+        assert counts[0] == counts[1]
         assert response_text(tokenizer, response_ids(tokenizer, text)) == text.strip()
 
 
@@ -147,9 +147,9 @@ def test_a_response_ends_as_its_template_ends_it(name: str):
     assert response_ids(tokenizer, "hello")[-1] == end == end_id(tokenizer)
     others = {tokenizer.convert_tokens_to_ids(CHATS[name].earlier_end or EOS)}
     assert set(stop_ids(tokenizer)) == {end, tokenizer.eos_token_id, *others}
-    said = response_ids(tokenizer, "hello")
+    response = response_ids(tokenizer, "hello")
     for stop in stop_ids(tokenizer):
-        further = [*said[:-1], stop, *prompt_ids(tokenizer, "more")]
+        further = [*response[:-1], stop, *prompt_ids(tokenizer, "more")]
         assert response_text(tokenizer, further) == "hello"
 
 
@@ -171,15 +171,15 @@ def test_a_response_follows_its_prompt_as_the_template_writes_both(name: str):
     tokenizer, chat = tokenizer_of(name), CHATS[name]
     if chat.template is None:
         return
-    asked, said = prompt_ids(tokenizer, "hi"), response_ids(tokenizer, "fox", ended=False)
-    opened = tokenizer.decode(asked)
+    prompt, response = prompt_ids(tokenizer, "hi"), response_ids(tokenizer, "fox", ended=False)
+    opened = tokenizer.decode(prompt)
     assert opened.endswith(chat.own)
     if name != "deepseek":  # whose prompts open a thought, which its past answers have not
         messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "fox"}]
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
-        shown = tokenizer.decode([*asked, *said])
+        decoded = tokenizer.decode([*prompt, *response])
         dated = "strftime_now" in chat.template
-        assert dated or whole.startswith(shown)
+        assert dated or whole.startswith(decoded)
 
 
 @every_chat
@@ -188,15 +188,15 @@ def test_a_conversation_goes_through_the_template_turn_by_turn(name: str):
     history = [Turn("system", "Be kind."), Turn("user", "hi"), Turn("assistant", "fox")]
     ids = prompt_ids(tokenizer, "dog", history=history)
     if chat.template is None:
-        told = "Be kind.\n\nUser: hi\nAssistant: fox\nUser: dog\n"
-        assert ids == tokenizer.encode(told)
+        written = "Be kind.\n\nUser: hi\nAssistant: fox\nUser: dog\n"
+        assert ids == tokenizer.encode(written)
     elif "strftime_now" not in chat.template:
         if not chat.takes_system:
             history = [Turn("user", "Be kind.\n\nhi"), Turn("assistant", "fox")]
         turns = [*history, Turn("user", "dog")]
-        asked = by_transformers(tokenizer, turns, add_generation_prompt=True)
-        assert ids[: len(asked)] == asked
-        assert tokenizer.decode(ids[len(asked) :]) == chat.own
+        prompt = by_transformers(tokenizer, turns, add_generation_prompt=True)
+        assert ids[: len(prompt)] == prompt
+        assert tokenizer.decode(ids[len(prompt) :]) == chat.own
 
 
 @pytest.mark.parametrize("name", ["llama-3", "gpt-oss"])
@@ -218,8 +218,8 @@ def test_a_prompt_has_the_same_ids_tomorrow(name: str, monkeypatch: pytest.Monke
 def test_a_thought_is_tokens_where_the_tokenizer_can_write_it_and_else_text():
     for kind in KINDS:
         tokenizer = tokenizer_of("deepseek", kind)
-        said = "I wonder.</think>hello"
-        ids = response_ids(tokenizer, said)
+        response = "I wonder.</think>hello"
+        ids = response_ids(tokenizer, response)
         thought = tokenizer.convert_tokens_to_ids("</think>")
         assert ids.count(thought) == (kind != "sentencepiece")
-        assert response_text(tokenizer, ids) == said
+        assert response_text(tokenizer, ids) == response

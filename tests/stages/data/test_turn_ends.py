@@ -71,10 +71,10 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def answer(folder: Path, said: str = "hi") -> tuple[bool, str]:
+def answer(folder: Path, text: str = "hi") -> tuple[bool, str]:
     policy, tokenizer = load_policy(folder), load_tokenizer(folder)
-    asked = [prompt_ids(tokenizer, said)]
-    [drawn] = generate_responses(policy, tokenizer, asked, GREEDY, generator=torch.Generator())
+    prompts = [prompt_ids(tokenizer, text)]
+    [drawn] = generate_responses(policy, tokenizer, prompts, GREEDY, generator=torch.Generator())
     return drawn.ended, response_text(tokenizer, drawn.ids)
 
 
@@ -94,8 +94,8 @@ def test_it_stops_at_an_id_that_its_settings_alone_name_and_shows_nothing_of_it(
     gemma: Path, tmp_path: Path
 ):
     policy, tokenizer = load_policy(gemma), load_tokenizer(gemma)
-    (said,) = response_ids(tokenizer, "hello", ended=False)
-    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, said]
+    (stop,) = response_ids(tokenizer, "hello", ended=False)
+    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, stop]
     save_policy(policy, tokenizer, tmp_path)
     assert answer(tmp_path) == (True, "")
     saved = adapt(load_policy(tmp_path), LoRA(rank=2))
@@ -185,12 +185,14 @@ def test_likelihoods_follow_bos_with_a_prefix_and_without():
     tokenizer = build(CHATS["none"])
     model = tiny(tokenizer).eval()
     texts = [("hello", " world"), ("", "hello world")]
-    for (prefix, said), found in zip(texts, likelihoods(model, tokenizer, texts), strict=True):
-        ids = torch.tensor([tokenizer.encode(prefix + said)])
+    for (prefix, text), likelihood in zip(texts, likelihoods(model, tokenizer, texts), strict=True):
+        ids = torch.tensor([tokenizer.encode(prefix + text)])
         with torch.no_grad():
             logprob_LV = model(input_ids=ids).logits[0].log_softmax(-1)
         chosen_L = logprob_LV[:-1].gather(-1, ids[0, 1:, None])[:, 0]
-        assert found.logprob == pytest.approx(float(chosen_L[-found.tokens :].sum()), abs=1e-4)
+        assert likelihood.logprob == pytest.approx(
+            float(chosen_L[-likelihood.tokens :].sum()), abs=1e-4
+        )
 
 
 def test_prompts_that_follow_others_begin_without_bos():

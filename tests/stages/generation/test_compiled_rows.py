@@ -29,18 +29,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
-    """What is compiled, by a backend that needs no compiler."""
-    found: list[torch.fx.GraphModule] = []
+    """Record compiled graphs, by a backend that needs no compiler."""
+    graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
-        found.append(graph)
+        graphs.append(graph)
         return graph
 
     monkeypatch.setattr("stages.generation.compiled.BACKEND", backend)
     monkeypatch.setattr("stages.generation.compiled._FEWEST_ROWS", 1)
     compiled_rows._compiled.cache_clear()
     torch._dynamo.reset()
-    yield found
+    yield graphs
     compiled_rows._compiled.cache_clear()
 
 

@@ -44,7 +44,7 @@ def test_pooling_counts_only_a_texts_own_tokens():
 
 
 def test_representations_equal_those_of_each_text_read_alone(encoder, tmp_path):
-    found = vectors(encoder, tmp_path / "r", POOLINGS, batch_size=3)
+    by_layer = vectors(encoder, tmp_path / "r", POOLINGS, batch_size=3)
     model = AutoModel.from_pretrained(encoder.name).eval()
     tokenizer = AutoTokenizer.from_pretrained(encoder.name)
     for row, text in enumerate(TEXTS):
@@ -52,8 +52,8 @@ def test_representations_equal_those_of_each_text_read_alone(encoder, tmp_path):
             states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
         for layer, hidden_1LD in enumerate(states.hidden_states):
             mean_D, first_D = hidden_1LD[0].mean(0), hidden_1LD[0, 0]
-            torch.testing.assert_close(torch.tensor(found["mean", layer][row]), mean_D)
-            torch.testing.assert_close(torch.tensor(found["cls", layer][row]), first_D)
+            torch.testing.assert_close(torch.tensor(by_layer["mean", layer][row]), mean_D)
+            torch.testing.assert_close(torch.tensor(by_layer["cls", layer][row]), first_D)
 
 
 def test_a_decoders_representations_do_not_depend_on_the_batch(decoder, tmp_path):
@@ -113,8 +113,8 @@ def planted(rng: np.random.Generator, kind: str, count: int = 400):
 def test_a_probe_finds_what_its_kind_can_read(task, probe, low, high):
     rng = np.random.default_rng(0)
     train, test = planted(rng, task), planted(rng, task)
-    found = fit_probe(*train, *test, kind=probe, strength=1.0, seed=0)
-    assert low <= found.accuracy <= high
+    probed = fit_probe(*train, *test, kind=probe, strength=1.0, seed=0)
+    assert low <= probed.accuracy <= high
 
 
 def test_the_control_of_a_linear_probe_is_near_chance_where_texts_far_outnumber_dimensions():

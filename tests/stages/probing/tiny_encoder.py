@@ -12,7 +12,7 @@ WORDS = [f"w{number}" for number in range(20)] + ["good", "bad"]
 def tiny_encoder(folder: Path) -> Path:
     """A saved BERT of two layers whose tokenizer puts [CLS] first and [SEP] last."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: place for place, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     plain.post_processor = processors.TemplateProcessing(

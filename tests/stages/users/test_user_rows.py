@@ -16,7 +16,7 @@ from tests.reward_models.tiny import tiny_base
 
 PROMPTS = [[4, 5, 6], [7, 8], [9, 10, 11, 12, 13], [3], [5, 5, 5, 5]]
 HEADS, HEAD_SIZE, HIDDEN = 2, 8, 16
-PLACES = ("self_attn.o_proj", "mlp.down_proj")
+TARGETS = ("self_attn.o_proj", "mlp.down_proj")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def bottleneck_adapter(user: int, *, parallel: bool) -> UserAdapter:
     """A bottleneck of another width for every user."""
     tensors, width = {}, 2 + user
     for layer in (0, 1):
-        for place in PLACES:
-            path = f"base_model.model.model.layers.{layer}.{place}"
-            incoming = 32 if parallel and "mlp" in place else HIDDEN
+        for target in TARGETS:
+            path = f"base_model.model.model.layers.{layer}.{target}"
+            incoming = 32 if parallel and "mlp" in target else HIDDEN
             shapes = {"down.weight": (width, incoming), "down.bias": (width,),
                       "up.weight": (HIDDEN, width), "up.bias": (HIDDEN,)}  # fmt: skip
             for number, (name, shape) in enumerate(shapes.items()):
-                seed = 1000 * user + 100 * layer + 10 * len(place) + number
+                seed = 1000 * user + 100 * layer + 10 * len(target) + number
                 tensors[f"{path}.{name}"] = drawn(*shape, seed=seed)
     config = {
         "peft_type": "BOTTLENECK", "activation": "gelu", "parallel": parallel, "scaling": 1.5 + user
@@ -70,8 +70,10 @@ def together(model: PreTrainedModel, adapters: list[UserAdapter], users: list[in
     return [logits_BLV[row, : len(prompt)] for row, prompt in enumerate(PROMPTS)]
 
 
-def check(found: list[Tensor], alone: Callable[[int, list[int]], Tensor], users: list[int]) -> None:
-    for logits, user, prompt in zip(found, users, PROMPTS, strict=True):
+def check(
+    output: list[Tensor], alone: Callable[[int, list[int]], Tensor], users: list[int]
+) -> None:
+    for logits, user, prompt in zip(output, users, PROMPTS, strict=True):
         torch.testing.assert_close(logits, alone(user, prompt), atol=1e-5, rtol=1e-5)
 
 
@@ -108,7 +110,7 @@ def test_rows_bottlenecks_equal_adapters_written_out_in_each_layer(base, paralle
     def alone(user: int, prompt: list[int]) -> Tensor:
         handles = []
         for name, module in model.named_modules():
-            if name.endswith(PLACES):
+            if name.endswith(TARGETS):
                 part = {
                     key.removeprefix(f"base_model.model.{name}."): tensor
                     for key, tensor in adapters[user].tensors.items()

@@ -166,9 +166,9 @@ def test_users_trained_together_become_what_each_becomes_alone(base, tmp_path, f
     tokenizer, model = load_tokenizer(base), load_policy(base)
     together = open_user_store(tmp_path / "together", model)
     train_user_adapters(model, tokenizer, data, config, together, seed=0)
-    for name, mine in data.items():
+    for name, own in data.items():
         separate = open_user_store(tmp_path / name, model)
-        train_user_adapters(model, tokenizer, {name: mine}, config, separate, seed=0)
+        train_user_adapters(model, tokenizer, {name: own}, config, separate, seed=0)
         for key, tensor in separate.get(name).tensors.items():
             torch.testing.assert_close(
                 together.get(name).tensors[key], tensor, atol=2e-5, rtol=1e-3
@@ -261,7 +261,7 @@ def test_32_users_in_one_batch_are_five_times_as_fast(base, tmp_path):
 
 
 def ratio(base: Path, folder: Path, *, users: int, rounds: int) -> float:
-    """How many times the tokens a second of one user after another; turns alternate."""
+    """Return the speed in one batch over that of one user after another; turns alternate."""
     store, model, tokenizer = (
         store_of(base, folder, "lora", users), load_policy(base), load_tokenizer(base)
     )  # fmt: skip
@@ -271,9 +271,9 @@ def ratio(base: Path, folder: Path, *, users: int, rounds: int) -> float:
         for kind, groups in (("together", [names]), ("apart", [[name] for name in names])):
             began, done = time.process_time(), 0
             for group in groups:
-                mine = prompts[done : done + len(group)]
+                batch = prompts[done : done + len(group)]
                 generate_for_users(
-                    model, tokenizer, store, mine, GREEDY, users=group, generator=torch.Generator()
+                    model, tokenizer, store, batch, GREEDY, users=group, generator=torch.Generator()
                 )
                 done += len(group)
             spent[kind] += time.process_time() - began

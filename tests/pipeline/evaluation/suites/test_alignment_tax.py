@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.config.evaluation import EvaluationConfig, TaxConfig
 from pipeline.evaluation.likelihood import likelihoods
 from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.tables import Resampling, Table, cells
 from pipeline.evaluation.suites.alignment_tax import (
-    Benchmarks,
-    corpus_notes,
     run_benchmarks,
+    tax_notes,
     tax_tables,
 )
 from pipeline.runs.manifest import model_source
@@ -58,8 +59,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Completion], l
     for name, text in (("cups", CHOICE), ("cups_said", GENERATION)):
         (folder / f"{name}.yaml").write_text(text.format(path=documents))
     steps: list[Step] = []
-    chosen = Benchmarks(["cups", "cups_said"], folder)
-    return run_benchmarks({"base": BASE, "b": BASE}, chosen, seed=0, report=steps.append), steps
+    config = TaxConfig(tasks=["cups", "cups_said"], folder=str(folder))
+    return run_benchmarks({"base": BASE, "b": BASE}, config, seed=0, report=steps.append), steps
+
+
+def tables(rows: list[Completion]) -> list[Table]:
+    return tax_tables(ScoredRows.of(rows), ["base", "b"], EvaluationConfig())
 
 
 def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[list[Completion], list[Step]]):
@@ -70,7 +75,7 @@ def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[list[Complet
         float((said[2 * n + 1].logprob > said[2 * n].logprob) == bool(n % 2))
         for n in range(len(QUESTIONS))
     ]
-    (accuracy,) = [t for t in tax_tables(found[0], ["base", "b"]) if t.quantity.metric == "acc"]
+    (accuracy,) = [t for t in tables(found[0]) if t.quantity.metric == "acc"]
     assert accuracy.value_NM.tolist() == [[value, value] for value in right]
     assert accuracy.quantity.filter == "cups"
     assert accuracy.quantity.better == "higher"
@@ -79,7 +84,7 @@ def test_accuracy_is_that_of_our_own_log_probabilities(found: tuple[list[Complet
 def test_equal_policies_pay_no_tax_and_every_cell_has_an_interval(
     found: tuple[list[Completion], list[Step]],
 ):
-    for table in tax_tables(found[0], ["base", "b"]):
+    for table in tables(found[0]):
         first, second = cells(table, Resampling(100, 100))
         assert first.value == second.value
         assert first.n == 6
@@ -87,9 +92,11 @@ def test_equal_policies_pay_no_tax_and_every_cell_has_an_interval(
 
 
 def test_a_corpus_metric_is_told_without_an_interval(found: tuple[list[Completion], list[Step]]):
-    metrics = {table.quantity.metric for table in tax_tables(found[0], ["base", "b"])}
+    metrics = {table.quantity.metric for table in tables(found[0])}
     assert metrics == {"acc", "exact_match"}
-    assert corpus_notes(found[0])[0].startswith("cups_said, bleu (whole corpus, no interval): base")
+    assert tax_notes(ScoredRows.of(found[0]), EvaluationConfig())[0].startswith(
+        "cups_said, bleu (whole corpus, no interval): base"
+    )
 
 
 def test_progress_ends_with_the_whole(found: tuple[list[Completion], list[Step]]):
@@ -101,9 +108,13 @@ def test_progress_ends_with_the_whole(found: tuple[list[Completion], list[Step]]
 @pytest.mark.slow  # lm-eval lists its thousands of tasks first
 def test_an_unknown_task_is_one_line_before_anything_loads(tmp_path: Path):
     with pytest.raises(ValueError, match="lm-eval has no task 'no_such_task'"):
-        run_benchmarks({"a": "nowhere"}, Benchmarks(["no_such_task"], tmp_path), seed=0)
+        run_benchmarks(
+            {"a": "nowhere"}, TaxConfig(tasks=["no_such_task"], folder=str(tmp_path)), seed=0
+        )
 
 
 def test_a_missing_folder_of_tasks_is_one_line(tmp_path: Path):
     with pytest.raises(ValueError, match="no such folder of lm-eval tasks"):
-        run_benchmarks({"a": "nowhere"}, Benchmarks(["cups"], tmp_path / "absent"), seed=0)
+        run_benchmarks(
+            {"a": "nowhere"}, TaxConfig(tasks=["cups"], folder=str(tmp_path / "absent")), seed=0
+        )

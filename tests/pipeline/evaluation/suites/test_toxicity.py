@@ -7,9 +7,11 @@ import pytest
 
 from pipeline.config import evaluation as config
 from pipeline.evaluation.samples.records import Completion, Scores
-from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.tables import Resampling, Table, cells
+from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.scorer import scored
-from pipeline.evaluation.scorers.toxicity import ProfanityScorer, toxicity_tables
+from pipeline.evaluation.suites.toxicity import score_tables
 
 
 def row(model: str, prompt: int, toxicity: float | None, k: int = 0) -> Completion:
@@ -17,6 +19,10 @@ def row(model: str, prompt: int, toxicity: float | None, k: int = 0) -> Completi
     return Completion(
         id=str(prompt), model=model, prompt=f"p{prompt}", completion="", k=k, scores={"s": given}
     )
+
+
+def tables_of(rows: Sequence[Completion], scorer: str = "s") -> list[Table]:
+    return score_tables(ScoredRows.of(rows), ["m"], config.EvaluationConfig(), scorer=scorer)
 
 
 def test_the_instructions_are_the_papers():
@@ -56,14 +62,14 @@ def test_only_the_completion_is_scored():
 
 def test_mean_and_share_by_hand():
     rows = [row("m", i, value) for i, value in enumerate([0.1, 0.5, 0.9, 0.1])]
-    mean, share = (cells(t, Resampling(100))[0] for t in toxicity_tables(rows, ["m"], scorer="s"))
+    mean, share = (cells(t, Resampling(100))[0] for t in tables_of(rows))
     assert mean.value == pytest.approx(0.4)
     assert share.value == pytest.approx(0.5)  # at the threshold counts
 
 
 def test_maxima_over_two_samples_by_hand():
     rows = [row("m", 0, 0.2, 0), row("m", 0, 0.8, 1), row("m", 1, 0.1, 0), row("m", 1, 0.3, 1)]
-    tables = {t.quantity.metric: t for t in toxicity_tables(rows, ["m"], scorer="s")}
+    tables = {t.quantity.metric: t for t in tables_of(rows)}
     most = cells(tables["expected_max_toxicity_2"], Resampling(100))[0]
     anyone = cells(tables["any_toxic_2"], Resampling(100))[0]
     assert most.value == pytest.approx((0.8 + 0.3) / 2)
@@ -72,7 +78,7 @@ def test_maxima_over_two_samples_by_hand():
 
 def test_a_failed_score_is_counted_and_left_out():
     rows = [row("m", 0, 0.4), row("m", 1, None), row("m", 2, 0.6)]
-    cell = cells(toxicity_tables(rows, ["m"], scorer="s")[0], Resampling(100))[0]
+    cell = cells(tables_of(rows)[0], Resampling(100))[0]
     assert (cell.value, cell.n, cell.n_failed) == (pytest.approx(0.5), 2, 1)
 
 
@@ -89,5 +95,5 @@ def test_none_and_nan_both_stay_failures():
     rows = [dataclasses.replace(row("m", i, 0.0), scores={}) for i in range(4)]
     found = scored(rows, [HalfSilent()])
     assert [r.scores["half"] for r in found] == [{"toxicity": None}, None] * 2
-    table = toxicity_tables(found, ["m"], scorer="half")[0]
+    table = tables_of(found, "half")[0]
     assert table.failed_M == (4,)

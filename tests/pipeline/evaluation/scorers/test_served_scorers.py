@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.evaluation import EndpointConfig
 from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
-from pipeline.evaluation.scorers.endpoint import Endpoint, Reply, ask, bill, check_endpoint
-from pipeline.evaluation.scorers.llm_judge import PairJudge, judge_tables, pair_scores, verdict
+from pipeline.evaluation.scorers.endpoint import Endpoint, Reply
+from pipeline.evaluation.scorers.guard import GuardScorer, guard_verdict
+from pipeline.evaluation.scorers.llm_judge import PairJudge, pair_scores, verdict
+from pipeline.evaluation.scorers.perspective import PerspectiveScorer
 from pipeline.evaluation.scorers.scorer import scored
-from pipeline.evaluation.scorers.served import GuardScorer, PerspectiveScorer, guard_verdict
+from pipeline.evaluation.suites.preference import judge_tables
 
 
 class Service(BaseHTTPRequestHandler):
@@ -82,6 +86,13 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
+def endpoint(
+    url: str, cache: Path, model: str = "judge", retries: int = 0, **prices: float
+) -> Endpoint:
+    config = EndpointConfig(url=url, model=model, cache=str(cache), **prices)
+    return Endpoint(config, retries=retries)
+
+
 def rows(*pairs: tuple[str, str]) -> list[Completion]:
     """The baseline's and the policy's response to each prompt."""
     return [
@@ -92,9 +103,9 @@ def rows(*pairs: tuple[str, str]) -> list[Completion]:
 
 
 def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_path: Path):
-    endpoint = Endpoint(url, "judge", price_prompt=2.0, price_response=10.0)
+    served = endpoint(url, tmp_path / "c.db", retries=3, price_prompt=2.0, price_response=10.0)
     given = rows(("bad", "good"), ("good", "bad"), ("good", "good"), ("bad", "mumble"))
-    judge = PairJudge(endpoint, "sft", tmp_path / "m.db")
+    judge = PairJudge(served, "sft")
     judged = scored(given, [judge])
     told = [row.scores["judge judge"] for row in judged if row.model == "ppo"]
     assert told == [
@@ -105,50 +116,51 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
     ]
     # Two equal responses make one request in both orders: the second may find the first's answer.
     paid = len(Service.asked)
-    assert judge.bill.requests == paid + judge.bill.remembered == 8
+    assert judge.bill.requests == paid + judge.bill.cached == 8
     assert paid >= 7
     assert judge.bill.cost == pytest.approx(paid * (100 * 2.0 + 10 * 10.0) / 1e6)
-    tables = judge_tables(judged, ["sft", "ppo"], scorer="judge judge", baseline="sft")
+    tables = judge_tables(
+        ScoredRows.of(judged), ["sft", "ppo"], scorer="judge judge", baseline="sft"
+    )
     (cell,) = cells(tables[0], Resampling(100, 100))
     assert (cell.model, cell.value, cell.n, cell.n_failed) == ("ppo", 0.5, 3, 1)
 
 
 def test_what_was_answered_is_not_paid_twice_and_failures_are_asked_again(url: str, tmp_path: Path):
-    endpoint = Endpoint(url, "judge", attempts=1)
+    served = endpoint(url, tmp_path / "c.db")
     told = [[{"role": "user", "content": text}] for text in ("one [Response A][Response B]",)]
-    memory = tmp_path / "m.db"
     Service.stumbles["one"] = 400
-    assert ask(endpoint, told, memory=memory)[0].text is None
-    first = ask(endpoint, told, memory=memory)
-    second = ask(endpoint, told, memory=memory)
+    assert served.replies(told)[0].text is None
+    first = served.replies(told)
+    second = served.replies(told)
     assert first[0].text == second[0].text
-    assert (first[0].remembered, second[0].remembered) == (False, True)
+    assert (first[0].cached, second[0].cached) == (False, True)
     assert len(Service.asked) == 2
-    assert bill(endpoint, second).prompt_tokens == 0
-    assert bill(endpoint, second).cost is None
+    assert served.bill(second).prompt_tokens == 0
+    assert served.bill(second).cost is None
 
 
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_counted(url: str, tmp_path: Path):
-    endpoint = Endpoint(url, "judge", attempts=2)
+    served = endpoint(url, tmp_path / "c.db", retries=1)
     Service.stumbles["hiccup"] = 503
     asked = [
         [{"role": "user", "content": f"{text} [Response A] good [Response B]"}]
         for text in ("hiccup", "always fails")
     ]
-    hiccup, lasting = ask(endpoint, asked, memory=tmp_path / "m.db")
+    hiccup, lasting = served.replies(asked)
     assert hiccup.text == "One is good. [[A]]"
     assert lasting.text is None
     assert lasting.error == "status 500"
-    assert bill(endpoint, [hiccup, lasting]).failed == 1
+    assert served.bill([hiccup, lasting]).failed == 1
 
 
-def test_a_wrong_key_or_address_is_told_before_anything_is_generated(url: str):
-    check_endpoint(Endpoint(url, "judge"))
+def test_a_wrong_key_or_address_is_told_before_anything_is_generated(url: str, tmp_path: Path):
+    endpoint(url, tmp_path / "c.db").check()
     Service.stumbles["/models"] = 401
     with pytest.raises(ValueError, match=r"refuses the key in \$OPENAI_API_KEY \(401\)"):
-        check_endpoint(Endpoint(url, "judge"))
+        endpoint(url, tmp_path / "c.db").check()
     with pytest.raises(ValueError, match="no answer"):
-        check_endpoint(Endpoint("http://127.0.0.1:1/v1", "judge"))
+        endpoint("http://127.0.0.1:1/v1", tmp_path / "c.db").check()
 
 
 def test_verdicts_are_read_from_the_last_line():
@@ -165,7 +177,7 @@ def test_guards_speak_in_either_dialect(url: str, tmp_path: Path):
     assert guard_verdict(Reply("<score> yes </score>")) == {"unsafe": 1.0}
     assert guard_verdict(Reply("well")) is None
     assert guard_verdict(Reply(None)) is None
-    scorer = GuardScorer(Endpoint(url, "guard"), tmp_path / "m.db")
+    scorer = GuardScorer(endpoint(url, tmp_path / "c.db", "guard"))
     found = scored(rows(("a bomb", "a cake")), [scorer])
     assert [row.score(scorer.name, "unsafe") for row in found] == [1.0, 0.0]
     assert found[0].score_meta[scorer.name]["version"] == "guard"

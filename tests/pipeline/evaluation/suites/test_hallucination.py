@@ -2,20 +2,23 @@
 
 import pytest
 
+from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.scorers.gold import GOLD
-from pipeline.evaluation.scorers.scorer import scored
-from pipeline.evaluation.scorers.wording import abstains, normalised
-from pipeline.evaluation.suites.hallucination import (
+from pipeline.evaluation.scorers.lexical_support import (
     LexicalSupport,
-    hallucination_tables,
     novel_bigrams,
     unsupported,
 )
+from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.style import abstains, normalised
+from pipeline.evaluation.suites.hallucination import hallucination_tables
 
 PASSAGE = "Bora Kel was born in 1,840 and works as a baker in Tamsin. She has two cats."
 CLOSED = ["closed_qa", "summarize"]
+CONFIG = EvaluationConfig(closed_domain=CLOSED)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,7 @@ def rows(*answers: tuple[str, bool | None]) -> list[Completion]:
         Completion(
             id=str(i),
             model="m",
+            suite="test",
             prompt="Where was she born?",
             context=PASSAGE,
             completion=text,
@@ -90,7 +94,7 @@ def rows(*answers: tuple[str, bool | None]) -> list[Completion]:
 
 
 def rates(found: list[Completion]) -> dict[str, float]:
-    tables = hallucination_tables(found, ["m"], closed_domain=CLOSED)
+    tables = hallucination_tables(ScoredRows.of(found), ["m"], CONFIG)
     return {
         t.quantity.metric: cells(t, Resampling(50))[0].value
         for t in tables
@@ -126,13 +130,15 @@ def test_the_judge_decides_where_there_is_one():
         Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
         for row in rows(("She was born in Tamsin.", True))
     ]
-    tables = hallucination_tables(found, ["m"], closed_domain=CLOSED)
+    tables = hallucination_tables(ScoredRows.of(found), ["m"], CONFIG)
     assert {t.quantity.metric: t.quantity.scorer for t in tables}["hallucination"] == GOLD
     assert rates(found)["hallucination"] == 1
 
 
 def test_open_questions_are_no_closed_domain():
-    row = Completion(id="a", model="m", prompt="Why?", completion="In 1999.", category="open_qa")
+    row = Completion(
+        id="a", model="m", suite="test", prompt="Why?", completion="In 1999.", category="open_qa"
+    )
     found = scored([row], [LexicalSupport(CLOSED)])
     assert not found[0].has("lexical support", "unsupported")
-    assert hallucination_tables(found, ["m"], closed_domain=CLOSED) == []
+    assert hallucination_tables(ScoredRows.of(found), ["m"], CONFIG) == []

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 from torch.nn.functional import cross_entropy
 
+from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.likelihood import likelihoods
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.bias import (
     SentencePair,
@@ -23,7 +25,7 @@ from pipeline.runs.manifest import model_source
 from stages.models import load_policy, load_tokenizer
 
 BASE = model_source("quickstart")
-SHARED = Path(__file__).resolve().parents[3] / "shared/data/train/bias"
+SHARED = Path(__file__).resolve().parents[5] / "shared/data/train/bias"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public bias data is not here")
 finite = st.floats(-1e4, 0.0)
 
@@ -75,7 +77,7 @@ def test_a_pair_of_equal_sentences_has_one_bit_under_every_instruction():
     assert [row.prompt_type for row in rows] == ["none", "none", "kind", "kind"]
     tables = {
         (t.quantity.metric, t.quantity.filter): cells(t, Resampling(100, 100))[0].value
-        for t in bias_tables(rows, ["base"])
+        for t in bias_tables(ScoredRows.of(rows), ["base"], EvaluationConfig())
     }
     # Equal sentences: 1 bit, half a preference. English against noise: no doubt, and the
     # stereotype is the noise, so it is not preferred.

@@ -36,7 +36,7 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
     a = run(tmp_path / "a", base.tolist())
     b = run(tmp_path / "b", (base[10:] - 0.2 + 0.01 * draw.random(50)).tolist(), start=10)
     result = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(500, 500))
-    (found,) = result.found
+    (found,) = result.comparisons
     assert (found.a, found.b, found.n, found.verdict) == ("B:ppo", "A:ppo", 50, "reduction")
     assert found.diff == pytest.approx(-0.195, abs=0.002)
     assert found.ci95[0] < found.diff < found.ci95[1] < 0
@@ -49,7 +49,7 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
 def test_a_run_differs_from_itself_by_nothing(tmp_path: Path):
     values = np.random.default_rng(1).random(30).tolist()
     a, b = run(tmp_path / "a", values), run(tmp_path / "b", values)
-    (found,) = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200)).found
+    (found,) = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200)).comparisons
     assert (found.diff, found.p, found.verdict) == (0, 1, "no difference shown")
 
 

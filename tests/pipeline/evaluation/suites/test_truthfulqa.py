@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.truthfulqa import (
     Question,
@@ -22,7 +24,7 @@ from pipeline.runs.manifest import model_source
 from stages.generation.config import SamplingConfig
 
 BASE = model_source("quickstart")
-SHARED = Path(__file__).resolve().parents[3] / "shared/data/train/truthfulqa/TruthfulQA.csv"
+SHARED = Path(__file__).resolve().parents[5] / "shared/data/train/truthfulqa/TruthfulQA.csv"
 QUESTION = Question("q", "Is the moon cheese?", "No", ("No, it is rock", "No"), ("Yes", "Mostly"))
 PROMPTS = TruthPrompts("Be careful.", [("Is ice cold?", "Yes.")])
 
@@ -42,9 +44,9 @@ def test_mc2_is_the_true_share_of_the_probability():
 
 def test_the_three_ways_to_ask():
     end = "Q: Why?\nA:"
-    assert PROMPTS.ask("Why?", "qa") == f"Q: Is ice cold?\nA: Yes.\n\n{end}"
-    assert PROMPTS.ask("Why?", "instruction") == f"Be careful.\n\n{end}"
-    assert PROMPTS.ask("Why?", "both") == f"Be careful.\n\nQ: Is ice cold?\nA: Yes.\n\n{end}"
+    assert PROMPTS.prompt("Why?", "qa") == f"Q: Is ice cold?\nA: Yes.\n\n{end}"
+    assert PROMPTS.prompt("Why?", "instruction") == f"Be careful.\n\n{end}"
+    assert PROMPTS.prompt("Why?", "both") == f"Be careful.\n\nQ: Is ice cold?\nA: Yes.\n\n{end}"
 
 
 def test_an_answer_near_a_truth_is_true_and_silence_too():
@@ -66,9 +68,10 @@ def test_choices_and_answers_of_a_policy_become_paired_rows():
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=4)
     said = generate_answers(both, questions, PROMPTS, kinds=["qa"], sampling=greedy, seed=0)
     assert all("\n" not in row.completion for row in said)
+    rows = ScoredRows.of([*chosen, *said])
     names = {
         cell.quantity.metric
-        for table in truthfulqa_tables([*chosen, *said], ["base", "again"])
+        for table in truthfulqa_tables(rows, ["base", "again"], EvaluationConfig())
         for cell in cells(table, Resampling(50, 50))
     }
     assert names == {"mc1", "mc2", "true", "no_comment"}

@@ -11,18 +11,17 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from pipeline.config.evaluation import ClassifierConfig, EntailmentConfig, EvaluationConfig
 from pipeline.evaluation.request import evaluation_config, scorer_settings
 from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.scorers.classifier import (
-    EntailmentScorer,
-    SequenceClassifier,
-    ToxicityClassifier,
-)
+from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.scorers.classifier import SequenceClassifier, ToxicityClassifier
+from pipeline.evaluation.scorers.entailment import EntailmentScorer
+from pipeline.evaluation.scorers.lexical_support import LexicalSupport
+from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.scorer import scored
-from pipeline.evaluation.scorers.toxicity import ProfanityScorer
-from pipeline.evaluation.scorers.validity import grounding_validity, measured_validity
-from pipeline.evaluation.suites.hallucination import LexicalSupport, hallucination_tables
+from pipeline.evaluation.suites.hallucination import hallucination_tables
+from pipeline.evaluation.validity import grounding_validity, measured_validity
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "kind", "vile", "Bora", "bakes", "sings", "."]
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "eval"
+SHARED = Path(__file__).parents[5] / "shared" / "data" / "eval"
 
 
 def classifier(folder: Path, labels: list[str], problem: str | None = None) -> str:
@@ -48,7 +47,7 @@ def classifier(folder: Path, labels: list[str], problem: str | None = None) -> s
 
 def rows(*texts: str) -> list[Completion]:
     return [Completion(id=t, model="m", prompt="p", completion=t, context="Bora bakes .",
-                       category="closed_qa") for t in texts]  # fmt: skip
+                       category="closed_qa", suite="test") for t in texts]  # fmt: skip
 
 
 def logits(path: str, text: str) -> torch.Tensor:
@@ -91,7 +90,7 @@ def test_a_model_whose_labels_do_not_say_which_is_toxic_needs_to_be_told(tmp_pat
     with pytest.raises(ValueError, match=r"which label says toxic.*one of a, b"):
         ToxicityClassifier(ClassifierConfig(kind="classifier", model=path))
     told = ToxicityClassifier(ClassifierConfig(kind="classifier", model=path, label="B"))
-    assert told.place == 1
+    assert told.column == 1
 
 
 def test_no_model_there_is_one_line(tmp_path: Path):
@@ -124,7 +123,7 @@ def test_the_rate_of_unsupported_answers_stands_among_the_tables(tmp_path: Path)
     config = EntailmentConfig(model=path, threshold=1.0)  # nothing is certain: all are unsupported
     judged = scored(rows("Bora bakes."), [EntailmentScorer(config, ["closed_qa"]),
                                           LexicalSupport(["closed_qa"])])  # fmt: skip
-    tables = hallucination_tables(judged, ["m"], closed_domain=["closed_qa"])
+    tables = hallucination_tables(ScoredRows.of(judged), ["m"], EvaluationConfig())
     (found,) = [t for t in tables if t.quantity.metric == "not_entailed"]
     assert (found.quantity.scorer, found.value_NM.tolist()) == ("nli nli", [[1.0]])
 
@@ -143,7 +142,7 @@ def test_the_offline_scorer_is_calibrated_on_perspectives_scores():
     if not path.is_file():
         pytest.skip("OpenAI's released samples are not here (their licence does not let us ship)")
     config = EvaluationConfig(calibration=str(path))
-    found = measured_validity([], [ProfanityScorer()], config)["calibration"]
+    found = measured_validity(ScoredRows.of([]), [ProfanityScorer()], config)["calibration"]
     assert found["alt-profanity-check"]["auroc"] == pytest.approx(0.8875, abs=0.001)
     assert found["alt-profanity-check"]["n"] == 3600
 

@@ -5,17 +5,24 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.evaluation.samples.alignment import matched_pairs
-from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.evaluation.samples.comparisons import (
+    Comparison,
+    comparisons,
+    corrected,
+    matched_pairs,
+)
 from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, cells
-from pipeline.evaluation.suites.responses import key_of, most_frequent_answers, repeated_answers
-from pipeline.evaluation.win_rates import (
+from pipeline.evaluation.scorers.gold import GOLD
+from pipeline.evaluation.suites.preference import (
     at_equal_length,
     length_refusals,
-    mean_tables,
+    preference_tables,
     win_rate_tables,
 )
+from pipeline.evaluation.suites.responses import most_frequent_answers, repeated_answers
 
 MODELS = ["sft", "ppo"]
 
@@ -35,10 +42,9 @@ def rows(scores: dict[str, list[float]], category: str | None = None) -> list[Co
     ]
 
 
-def win_table(found: list[Completion], part: str = "all") -> Table:
-    tables = win_rate_tables(
-        found, MODELS, baseline="sft", scorer="judge", metric="gold", suite="p", tie=1e-6
-    )
+def win_table(completions: list[Completion], part: str = "all") -> Table:
+    quantity = Quantity("p", "win_rate", scorer="judge", better="higher")
+    tables = win_rate_tables(ScoredRows.of(completions), MODELS, quantity, "gold", "sft")
     return next(table for table in tables if table.quantity.filter == part)
 
 
@@ -93,7 +99,14 @@ def test_each_use_case_has_its_own_mean_and_win_rate():
     ]
     assert cells(win_table(found, "chat"), Resampling(20))[1].value == 1
     assert cells(win_table(found, "list"), Resampling(20))[1].value == 0
-    means = mean_tables(found, MODELS, scorer="judge", metric="gold", suite="use_cases")
+    judged = [
+        Completion.from_json(
+            {**row.to_json(), "suite": "test", "scores": {GOLD: row.scores["judge"]}}
+        )
+        for row in found
+    ]
+    tables = preference_tables(ScoredRows.of(judged), MODELS, EvaluationConfig())
+    means = [t for t in tables if (t.quantity.suite, t.quantity.metric) == ("use_cases", "gold")]
     assert [t.quantity.filter for t in means] == ["all", "chat", "list"]
     assert cells(means[1], Resampling(20))[1].value == 1
 
@@ -154,13 +167,13 @@ def test_one_answer_to_questions_with_different_references_is_repeated():
         answer(2, "A cook.", "A cook."),
         answer(3, "A cook.", "A cook."),  # the same reference: no repetition
     ]
-    assert repeated_answers(found) == {key_of(found[0])}
+    assert repeated_answers(ScoredRows.of(found)).tolist() == [True, False, False, False]
 
 
 def test_without_references_different_prompts_count():
-    found = [answer(i, "Yes.", None) for i in range(3)] + [answer(9, "No.", None)]
-    assert repeated_answers(found) == {key_of(row) for row in found[:3]}
-    assert most_frequent_answers(found) == {key_of(row) for row in found[:3]}
+    found = ScoredRows.of([*(answer(i, "Yes.", None) for i in range(3)), answer(9, "No.", None)])
+    assert repeated_answers(found).tolist() == [True, True, True, False]
+    assert most_frequent_answers(found).tolist() == [True, True, True, False]
 
 
 def test_win_rates_at_equal_length_stand_beside_the_raw_one_or_say_why_not():
@@ -177,15 +190,16 @@ def test_win_rates_at_equal_length_stand_beside_the_raw_one_or_say_why_not():
             )  # fmt: skip
     won = win_table(found)
     raw = cells(won, Resampling(50))[1].value
-    controlled, matched = at_equal_length(found, won, "sft")
+    controlled, matched = at_equal_length(ScoredRows.of(found), won, "sft")
     (cell,), (near,) = cells(controlled, Resampling(50)), cells(matched, Resampling(50))
     assert (cell.model, cell.n, near.n) == ("ppo", 60, 20)
     assert cell.value < raw
     assert length_refusals([won], "sft") == []
 
-    beaten = win_table(rows({"sft": [1.0] * 30, "ppo": [0.0] * 30}))
-    assert cells(at_equal_length(rows({"sft": [1.0] * 30, "ppo": [0.0] * 30}), beaten, "sft")[0],
-                 Resampling(50)) == []  # fmt: skip
+    completions = rows({"sft": [1.0] * 30, "ppo": [0.0] * 30})
+    beaten = win_table(completions)
+    controlled, _ = at_equal_length(ScoredRows.of(completions), beaten, "sft")
+    assert cells(controlled, Resampling(50)) == []
     assert length_refusals([beaten], "sft") == [
         "p: ppo has no win rate at equal length, since its raw rate is 0%, outside 15% to 85%"
     ]

@@ -7,8 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from pipeline.evaluation.statistics import pair_agreement
-from pipeline.evaluation.win_rates import length_controlled, length_matched
+from pipeline.evaluation.suites.preference import length_controlled, length_matched
 
 
 def draw(b0: float, b1: float, prompts: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,8 +39,8 @@ def test_the_fit_is_scipys():
 
     def loss(beta: np.ndarray) -> float:
         chance_N = expit(beta[0] + beta[1] * pull_N)
-        told_N = win_N * np.log(chance_N) + (1 - win_N) * np.log(1 - chance_N)
-        return float(-told_N.sum() + 0.5 * beta[1] ** 2)
+        log_likelihood_N = win_N * np.log(chance_N) + (1 - win_N) * np.log(1 - chance_N)
+        return float(-log_likelihood_N.sum() + 0.5 * beta[1] ** 2)
 
     b0 = minimize(loss, np.zeros(2), tol=1e-12).x[0]
     assert length_controlled(win_N, gap_N).mean() == pytest.approx(expit(b0), abs=1e-5)
@@ -90,14 +89,3 @@ def test_only_pairs_of_about_equal_length_are_matched():
 
 def test_too_few_pairs_of_equal_length_are_refused():
     assert np.isnan(length_matched(np.ones(30), np.full(30, 200.0), np.full(30, 100.0))).all()
-
-
-def test_agreement_counts_a_tie_against_a_verdict_one_half():
-    one, other = np.array([1.0, 0.5, 0.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0])
-    assert pair_agreement(one, other) == pytest.approx((1 + 0.5 + 0 + 1) / 4)
-    assert (
-        pair_agreement(one, other)
-        == pair_agreement(other, one)
-        == pair_agreement(1 - one, 1 - other)
-    )
-    assert pair_agreement(np.tile(one, 3), np.tile(other, 3)) == pair_agreement(one, other)

@@ -1,4 +1,4 @@
-"""Foreign files with traps: copies, shuffles, guessed columns, alternatives, models with gaps."""
+"""External files with traps: duplicates, shuffles, guessed columns, models with gaps."""
 
 import csv
 import json
@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation.external.columns import FILE_SCORER, alternatives
-from pipeline.evaluation.external.sample_files import SampleFiles, open_samples
-from pipeline.evaluation.samples.alignment import common_prompts
+from pipeline.evaluation.external.sample_files import SampleFiles, common_rows, open_samples
 
 HEADER = ["", "model_type", "prompt_type", "context", "sample", "toxicity"]
 Rows = list[list[object]]
@@ -57,11 +56,6 @@ def test_a_copy_in_other_bytes_counts_once(tmp_path: Path, start: int, form: str
     ]
 
 
-def test_a_file_appended_to_itself_and_numbered_anew_counts_once(tmp_path: Path):
-    rows = [[number, *row[1:]] for number, row in enumerate(table() + table())]
-    assert len(opened(write(tmp_path / "s.csv", rows))[1]) == len(table())
-
-
 def test_files_that_share_the_rows_of_one_model_count_them_once(tmp_path: Path):
     rows = [row[1:] for row in table(("a", "b", "c"))]
     one = write(tmp_path / "one.csv", [r for r in rows if r[0] in "ab"], HEADER[1:])
@@ -99,11 +93,11 @@ def test_a_model_without_any_row_in_a_part_is_said(tmp_path: Path):
     rows = [row for row in table() if row[1:3] != ["a", "biased"]]
     files, _ = opened(write(tmp_path / "s.csv", rows))
     with pytest.raises(ValueError, match="prompt type 'biased': a has no rows"):
-        common_prompts(files.answered, "error", [])
+        common_rows(files.index, "error", [])
     notes: list[str] = []
-    common = common_prompts(files.answered, "intersection", notes)
+    common = common_rows(files.index, "intersection", notes)
     assert notes == ["samples, prompt type 'biased': a has no rows; it is left out there"]
-    assert common["samples", "biased"].sum() == 6
+    assert common.sum() == len(rows)
 
 
 def test_a_quote_that_never_ends_is_one_line_and_so_is_another_encoding(tmp_path: Path):
