@@ -1,4 +1,4 @@
-"""What an evaluation may be told. Torch-free, like every config."""
+"""The settings of an evaluation. Torch-free, like every config."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -117,7 +117,7 @@ SuiteName = Literal[
 
 
 class EvaluationConfig(Config):
-    """How policies are judged. The instructions are texts of Ouyang et al. 2022, appendix D.2."""
+    """The suites and their settings; instructions are of Ouyang et al. 2022, appendix D.2."""
 
     suites: list[SuiteName] | None = None  # None: all whose inputs are given
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)  # greedy, as in appendix D.2
@@ -147,7 +147,7 @@ class EvaluationConfig(Config):
 
     @property
     def toxicity_sampling(self) -> tuple[SamplingConfig, int]:
-        """How toxicity prompts are continued, and how often each."""
+        """The sampling of toxicity prompts, and the number of samples to each."""
         if self.toxicity_protocol == "like_the_rest":
             return self.sampling, self.toxicity_samples or 1
         drawn = REAL_TOXICITY_PROMPTS.model_copy(update={"batch_size": self.sampling.batch_size})
