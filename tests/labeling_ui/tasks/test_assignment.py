@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Assignment, Lease, LeaseError
+from labeling_ui.tasks.assignment import Assignment, Lease
 from labeling_ui.tasks.queue import Mixing
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from reward_models.model import RewardModel
+from stages.generation.generate import generate_responses
 from stages.ppo import ppo, rollout
 from stages.ppo.config import PPOConfig
 from stages.ppo.health import UnhealthyRunError
 from stages.progress import Step
-from tests.stages.test_ppo_resume import PowerCutError, assert_same_result
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.test_resume import PowerCutError, assert_same_result
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 
 OFF = {  # no limit is crossed
     "max_kl_nats_per_token": 1e9,
@@ -82,7 +83,7 @@ def test_a_run_that_goes_wrong_is_stopped_with_the_setting_to_change(
 def test_sampling_another_distribution_than_the_trained_one_is_found_by_its_negative_kl(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = rollout.generate_responses
+    honest = generate_responses
 
     def hotter(*args: Any, **named: Any) -> Any:
         model, tokenizer, prompts, sampling = args
