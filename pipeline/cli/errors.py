@@ -1,4 +1,4 @@
-"""How a command ends: the path of what it made, one line about a mistake, or a traceback."""
+"""The end of a command: the path of its artefact, one line about a mistake, or a traceback."""
 
 import functools
 import os

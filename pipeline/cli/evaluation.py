@@ -231,7 +231,7 @@ def compare(
 
 @verb
 def report(
-    place: Annotated[
+    source: Annotated[
         Path,
         typer.Argument(
             parser=o.path, help="An experiment, or a folder that evaluate or score wrote."
@@ -244,12 +244,12 @@ def report(
 
     Beside it every table as Markdown and CSV. Reads files only.
     """
-    if not place.is_dir():
-        return run_config(place, sets, out, only="report")
+    if not source.is_dir():
+        return run_config(source, sets, out, only="report")
     from pipeline.report.build import write_report
 
-    page = place / "report.html" if out is None else out
-    return write_report(place, page if page.suffix == ".html" else page / "report.html")
+    page = source / "report.html" if out is None else out
+    return write_report(source, page if page.suffix == ".html" else page / "report.html")
 
 
 def inputs_of(request: "Request", out: Path) -> "Inputs":
@@ -294,17 +294,17 @@ def _run_of(policies: "Mapping[str, Path | str]") -> Path | None:
     return next((folder for folder in above if (folder / "data").is_dir()), None)
 
 
-def _reward_model(place: Path | None, run: Path | None) -> Path | None:
-    """Return the reward model at `place`, a run or a model; else that of the policies' run."""
+def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
+    """Return the reward model in `folder`, a run's or its own; else that of the policies' run."""
     from pipeline.runs.rounds import latest
 
-    if place is None:
+    if folder is None:
         own = None if run is None else latest(run) / "model"
         return own if own is not None and own.is_dir() else None
-    for folder in (latest(place) / "model", place / "model", place):
-        if (folder / "config.json").is_file() or (folder / "reward_model.json").is_file():
-            return folder
-    raise ValueError(f"{place}: no reward model there")
+    for model in (latest(folder) / "model", folder / "model", folder):
+        if (model / "config.json").is_file() or (model / "reward_model.json").is_file():
+            return model
+    raise ValueError(f"{folder}: no reward model there")
 
 
 def _displayed(stage: str, work: "Callable[[Report], T]") -> T:

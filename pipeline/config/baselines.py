@@ -1,4 +1,4 @@
-"""Which baselines are judged beside the trained policies. Torch-free, like every config."""
+"""The baselines that are evaluated beside the trained policies. Torch-free, like every config."""
 
 from typing import Annotated, Literal, Self
 
@@ -23,7 +23,7 @@ class PromptedBase(Config):
 
     @property
     def name(self) -> str:
-        """What tables and folders call it."""
+        """Its name in tables and folders."""
         return "prompted"
 
 
@@ -37,7 +37,7 @@ class BestOfN(Config):
 
     @property
     def name(self) -> str:
-        """What tables and folders call it."""
+        """Its name in tables and folders."""
         return f"best-of-{self.n}" + ("" if self.policy == "sft" else f"-{self.policy}")
 
 
@@ -69,7 +69,7 @@ class InstructionTuned(Config):
 
     @property
     def name(self) -> str:
-        """What tables and folders call it."""
+        """Its name in tables and folders."""
         return "instructed"
 
     @model_validator(mode="after")

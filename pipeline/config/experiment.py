@@ -1,7 +1,7 @@
-"""What an experiment may be told: one YAML file, checked before anything is loaded or written.
+"""The config of an experiment: one YAML file, checked before anything is loaded or written.
 
 Every class is frozen and refuses unknown keys; nothing here imports torch. The stages' own settings
-are in `stages/config.py`, the evaluation's in `pipeline/config/evaluation.py`.
+are in `stages/NAME/config.py`, the evaluation's in `pipeline/config/evaluation.py`.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -30,18 +30,18 @@ STAGES: dict[str, type[Config]] = {
 LEFT_OUT = ("ppo_init", "ppo_ptx")  # unless the experiment names them
 
 
-def fill_stages(told: Any) -> Any:
-    """The experiment's mapping with its `adaptation` in every stage that has none.
+def fill_stages(values: Any) -> Any:
+    """Return the experiment's mapping with its `adaptation` in every stage that has none.
 
     What is not a mapping, or names no known family, is left for the config's own checks.
     """
-    if not isinstance(told, dict) or not isinstance(told.get("adaptation"), dict):
-        return told
-    adaptation = told["adaptation"]
+    if not isinstance(values, dict) or not isinstance(values.get("adaptation"), dict):
+        return values
+    adaptation = values["adaptation"]
     factors = rates_of(adaptation)
-    filled = dict(told)
+    filled = dict(values)
     for name, kind in STAGES.items():
-        stage = told.get(name, None if name in LEFT_OUT else {})
+        stage = values.get(name, None if name in LEFT_OUT else {})
         if isinstance(stage, dict) and "adaptation" not in stage:
             own = factors.score if kind is RewardConfig else factors.policy
             rates = {
@@ -86,7 +86,7 @@ class FileSource(Config):
 
 
 class RankingTasks(Config):
-    """What annotators are shown: K responses to a prompt (K = 4 to 9 in section 3.5)."""
+    """The tasks of annotators: K responses to a prompt (K = 4 to 9 in section 3.5)."""
 
     responses: tuple[PositiveInt, PositiveInt] = (4, 9)
     policies: list[Policy] = ["sft"]
@@ -158,9 +158,9 @@ class ExperimentConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def stages_without_a_family_take_the_experiments(cls, told: Any) -> Any:
+    def stages_without_a_family_take_the_experiments(cls, values: Any) -> Any:
         """Fill in `adaptation`, with the learning rates that its family wants."""
-        return fill_stages(told)
+        return fill_stages(values)
 
     @model_validator(mode="after")
     def a_further_round_has_something_new_to_rank(self) -> Self:
@@ -208,27 +208,27 @@ class ExperimentConfig(Config):
         for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
             if chosen is None or chosen.models.kind != "joint":
                 continue
-            for key, found, expected in (
+            for key, value, expected in (
                 ("reward.adaptation.family", self.reward.adaptation.family, "probe"),
                 ("reward_base", self.reward_base, "sft"),
                 ("sft.adaptation.family", self.sft.adaptation.family, "full"),
                 ("sft_choice", self.sft_choice, "loss"),
                 ("ppo_init", "null" if self.ppo_init is None else "set", "null"),
             ):
-                if found != expected:
+                if value != expected:
                     raise ValueError(
-                        f"{name}.models.kind is joint but {key} is {found}; expected {expected}: "
+                        f"{name}.models.kind is joint but {key} is {value}; expected {expected}: "
                         "the reward model must be a probe on the very model that PPO starts from"
                     )
         return self
 
     @model_validator(mode="after")
     def the_judge_knows_only_its_world(self) -> Self:
-        """Refuse the quickstart's judge as a second opinion on prompts that it cannot judge."""
+        """Refuse the quickstart's judge as a gold reward on prompts that it cannot judge."""
         for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
             rule = None if chosen is None else chosen.overoptimization
-            asked = rule is not None and rule.gold_reward == "judge"
-            if asked and self.data.kind != "quickstart":
+            judged = rule is not None and rule.gold_reward == "judge"
+            if judged and self.data.kind != "quickstart":
                 raise ValueError(
                     f"{name}.overoptimization.gold_reward is 'judge' but data.kind is "
                     f"'{self.data.kind}': the judge "

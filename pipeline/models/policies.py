@@ -8,25 +8,25 @@ from pipeline.runs.rounds import in_round, last_round
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
 
 
-def policy_folder(place: Path) -> Path:
+def policy_folder(folder: Path) -> Path:
     """Return the folder of the policy; of a run, that of its last finished stage.
 
     Raise ValueError where there is none.
     """
-    if (place / "config.json").is_file() or (place / "adapter_config.json").is_file():
-        return place
-    if (place / "model").is_dir():
-        return place / "model"
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return folder
+    if (folder / "model").is_dir():
+        return folder / "model"
     later = [
         in_round(name, number)
-        for number in range(last_round(place, "sample"), 1, -1)
+        for number in range(last_round(folder, "sample"), 1, -1)
         for name in ("ppo-ptx", "ppo")
     ]
     for stage in (*later, *BEST_FIRST):
-        if (place / stage / "manifest.json").is_file():
-            return place / stage / "model"
+        if (folder / stage / "manifest.json").is_file():
+            return folder / stage / "model"
     raise ValueError(
-        f"{place}: no policy there; expected a run with a finished stage, a stage, or a model"
+        f"{folder}: no policy there; expected a run with a finished stage, a stage, or a model"
     )
 
 

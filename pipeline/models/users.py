@@ -24,14 +24,14 @@ def user_adapters_config(sets: Sequence[str]) -> UserAdaptersConfig:
     return validated(UserAdaptersConfig, values=values)
 
 
-def train_users(place: Path, source: str, out: Path | None, sets: Sequence[str], seed: int) -> Path:
+def train_users(run: Path, source: str, out: Path | None, sets: Sequence[str], seed: int) -> Path:
     """Train an adapter for each user who has none yet; return the store's folder."""
     from stages.data.demonstrations import load_demonstrations
     from stages.models import device, load_policy, load_tokenizer
     from stages.users.store import checked_name
     from stages.users.train import open_user_store, train_user_adapters
 
-    config, folder = user_adapters_config(sets), policy_folder(place)
+    config, folder = user_adapters_config(sets), policy_folder(run)
     by_user: dict[str, list[Demonstration]] = defaultdict(list)
     demonstrations = load_demonstrations(source)
     for number, demonstration in enumerate(demonstrations, 1):

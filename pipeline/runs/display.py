@@ -1,16 +1,16 @@
-"""What a person sees while stages run: a live display on stderr, or lines where it is no terminal.
+"""Progress on stderr: a live table, or lines where it is no terminal.
 
 ✓ sft        ━━━━━━━━━━━━━━━━━━━━ 96/96   0:41
-▸ ppo        ━━━━━━━━━╸           19/40   0:52  left 0:57   loss 0.021 · reward 0.64 · KL 3.1
+▸ ppo        ━━━━━━━━━╸           19/40   0:52, 0:57 left   reward 0.64 · KL 3.1 · loss 0.021
 · evaluate
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
@@ -20,21 +20,122 @@ from rich.text import Text
 
 from stages.progress import Step
 
-_ROUNDING = 1e-6  # smaller numbers are rounding errors, such as PPO's loss at ratio 1
-SHOWN = (
-    ("loss", "loss"),
-    ("accuracy", "accuracy"),
-    ("reward", "reward"),
-    ("score", "score"),
-    ("kl", "KL"),
-)
+ROUNDING = 1e-6  # smaller numbers are rounding errors, such as PPO's loss at ratio 1
+HEADLINES = {"loss": "loss", "accuracy": "accuracy", "reward": "reward", "score": "score"}
+HEADLINES["kl"] = "KL"
+WIDE = 100  # columns from which on a bar is long
+PLAIN_EVERY_S = 15.0
+PLAIN_AFTER_S = 2.0  # work without a count of its own that takes longer gets a line
+POLL_S = 0.5
+
+
+class Display(Protocol):
+    """A listener to the stages of a run."""
+
+    def begin(self, stage: str, about: str) -> None:
+        """Show that a stage starts or resumes."""
+
+    def step(self, step: Step) -> None:
+        """Show a step of the running stage."""
+
+    def finish(self, note: str) -> None:
+        """Show that the running stage is done."""
+
+    def skip(self, stage: str, note: str) -> None:
+        """Show that a stage needs no work."""
+
+    def print(self, text: str) -> None:
+        """Show a line that is not about a step."""
+
+
+@contextmanager
+def display(stages: Sequence[str]) -> Iterator[Display]:
+    """Yield a display of these stages, in order."""
+    console = Console(stderr=True, soft_wrap=False)
+    if not console.is_terminal:
+        yield PlainDisplay()
+        return
+    with progress_table(console) as table:
+        yield LiveDisplay(table, stages)
+
+
+def headlines(metrics: Mapping[str, float]) -> list[str]:
+    """Return loss, reward, KL and the like out of metrics, by the last part of their names."""
+    parts = []
+    for word, title in HEADLINES.items():
+        for name, value in metrics.items():
+            last = name.rsplit("/", 1)[-1]
+            if last == word or last.startswith(f"{word}_") or last.endswith(f"_{word}"):
+                parts.append(f"{title} {0.0 if abs(value) < ROUNDING else value:.3g}")
+                break
+    is_ppo = any(part.startswith("reward") for part in parts)  # its loss is of little interest
+    return sorted(parts, key=lambda part: is_ppo and part.startswith("loss"))
+
+
+def trained_line(metrics: Mapping[str, float]) -> str:
+    """Return the number of parameters a stage trained and their share of the model, if known."""
+    values = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
+    if "trained_share" not in values:
+        return ""
+    percent = 100 * values["trained_share"]
+    return f"trained {values['trained_parameters']:,.0f} parameters ({percent:.3g} % of the model)"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as m:ss, or h:mm:ss."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class StageProgress:
+    """The progress of a stage by its steps so far. The count never runs backwards.
+
+    The time left goes by the pace since the first counted step: it comes after the libraries are
+    loaded, and a resumed stage does not start with step 1.
+    """
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first: tuple[float, int] | None = None  # time and count of the first step
+        self.done, self.total, self.doing = 0, 0, ""
+        self.left_s: float | None = None
+        self.metrics: dict[str, float] = {}
+
+    def add(self, step: Step) -> None:
+        """Add a step. An iteration that is repeated after a rollback does not count down."""
+        self.metrics.update(step.metrics)
+        self.doing = step.doing
+        if not step.total:
+            return
+        self.total = max(self.total, step.total)
+        self.done = max(self.done, min(step.done, self.total))
+        now = time.monotonic()
+        if self.first is None or self.done <= self.first[1]:
+            self.first = (now, self.done)
+            self.left_s = None
+        else:
+            start, done = self.first
+            self.left_s = (now - start) / (self.done - done) * (self.total - self.done)
+
+    def count(self) -> str:
+        """Return the steps done of all."""
+        return f"{self.done}/{self.total}" if self.total else ""
+
+    def used(self) -> str:
+        """Return the time used."""
+        return duration(time.monotonic() - self.start)
+
+    def clock(self) -> str:
+        """Return the time used, and the time left as of the last step."""
+        return self.used() + ("" if self.left_s is None else f", {duration(self.left_s)} left")
 
 
 class ClockColumn(ProgressColumn):
-    """The time of a row, which goes on between steps."""
+    """The time of a row, which continues between steps."""
 
     def render(self, task: Task) -> Text:
-        """Return the row as it is now."""
+        """Return the time now."""
         return Text(task.fields["clock"]())
 
 
@@ -42,278 +143,149 @@ class PartsColumn(ProgressColumn):
     """The words of a stage's row."""
 
     def render(self, task: Task) -> "Parts":
-        """The row's parts."""
+        """Return the row's parts."""
         return Parts(task.fields["parts"], task.fields["style"])
 
 
 class Parts:
-    """Parts of a line, as many of them as there is room for: none is cut or wrapped."""
+    """As many parts of a line as fit: none is cut or wrapped."""
 
     def __init__(self, parts: Sequence[str], style: str = "") -> None:
         self.parts, self.style = [part for part in parts if part], style
 
     def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
-        """Anything down to nothing."""
-        return Measurement(0, min(len(self.within(10**6)), options.max_width))
+        return Measurement(0, min(len(self._within(10**6)), options.max_width))
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """The parts that fit."""
-        yield Text(self.within(options.max_width), style=self.style, no_wrap=True)
+        yield Text(self._within(options.max_width), style=self.style, no_wrap=True)
 
-    def within(self, width: int) -> str:
-        """The first parts that fit into so many characters."""
-        words = ""
+    def _within(self, width: int) -> str:
+        line = ""
         for part in self.parts:
-            longer = f"{words} · {part}" if words else part
+            longer = f"{line} · {part}" if line else part
             if len(longer) > width:
                 break
-            words = longer
-        return words
+            line = longer
+        return line
 
 
-def numbers_line(metrics: Mapping[str, float]) -> str:
-    """Loss, reward and KL out of a step's metrics, by the last part of their names."""
-    parts = []
-    for word, shown in SHOWN:
-        for name, value in metrics.items():
-            last = name.rsplit("/", 1)[-1]
-            if last == word or last.startswith(f"{word}_") or last.endswith(f"_{word}"):
-                rounded = 0.0 if abs(value) < _ROUNDING else value
-                parts.append(f"{shown} {rounded:.3g}")
-                break
-    return " · ".join(parts)
-
-
-def trained_line(metrics: Mapping[str, float]) -> str:
-    """The number of parameters a stage trained and their share of the model, if it said so."""
-    share = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
-    if "trained_share" not in share:
-        return ""
-    percent = 100 * share["trained_share"]
-    count = f"{share['trained_parameters']:,.0f}"
-    return f"trained {count} parameters ({percent:.3g} % of the model)"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-PLAIN_EVERY_S = 15.0
-PLAIN_AFTER_S = 2.0  # work without a count of its own that takes longer gets a line
-LOOK_EVERY_S = 0.5
-
-Field = str | Sequence[str] | Callable[[], str]  # of a row
-_WIDE = 100  # columns from which on a bar is long
-
-
-class Display(Protocol):
-    """Who listens to a run."""
-
-    def begin(self, stage: str, about: str) -> None:
-        """A stage starts, or goes on."""
-
-    def step(self, step: Step) -> None:
-        """A step of the running stage is done."""
-
-    def finish(self, note: str) -> None:
-        """The running stage is done."""
-
-    def skip(self, stage: str, note: str) -> None:
-        """A stage needs no work."""
-
-    def say(self, text: str) -> None:
-        """A line for the person, not about a step."""
-
-
-@contextmanager
-def display(stages: Sequence[str]) -> Iterator[Display]:
-    """A display of these stages, in order, for as long as the context lasts."""
-    console = Console(stderr=True, soft_wrap=False)
-    if not console.is_terminal:
-        yield PlainDisplay()
-        return
-    with rows(console) as bars:
-        yield LiveDisplay(bars, stages)
-
-
-def rows(console: Console) -> Progress:
-    """The table of the live display, without rows yet."""
-    whole = Column(no_wrap=True)
+def progress_table(console: Console) -> Progress:
+    """Return the table of the live display, without rows yet."""
     return Progress(
-        TextColumn("{task.fields[mark]} {task.description}", table_column=whole),
-        BarColumn(bar_width=18 if console.width >= _WIDE else 10),
-        TextColumn("{task.fields[count]}", justify="right", table_column=whole.copy()),
-        ClockColumn(table_column=whole.copy()),
+        TextColumn("{task.fields[mark]} {task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=18 if console.width >= WIDE else 10),
+        TextColumn("{task.fields[count]}", justify="right", table_column=Column(no_wrap=True)),
+        ClockColumn(table_column=Column(no_wrap=True)),
         PartsColumn(table_column=Column()),
         console=console,
         refresh_per_second=4,
     )
 
 
-class Clock:
-    """Time since the stage began, and time left by the pace since its first word.
-
-    The first word comes after the libraries are loaded, and a resumed stage does not begin with
-    step 1: neither counts towards the pace.
-    """
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.first: tuple[float, int] | None = None
-
-    def read(self, step: Step | None = None) -> tuple[float, float | None]:
-        """Seconds used and seconds left; None while the pace is unknown."""
-        now = time.monotonic()
-        used = now - self.began
-        if step is None or step.total == 0:
-            return used, None
-        if self.first is None or step.done <= self.first[1]:
-            self.first = (now, step.done)
-            return used, None
-        begun, done = self.first
-        return used, (now - begun) / (step.done - done) * (step.total - step.done)
-
-
-class State:
-    """The progress of a stage by its steps so far. The count never runs backwards."""
-
-    def __init__(self) -> None:
-        self.clock, self.done, self.total, self.doing = Clock(), 0, 0, ""
-        self.left_s: float | None = None
-        self.metrics: dict[str, float] = {}
-
-    def take(self, step: Step) -> None:
-        """Add a step. An iteration that is done again after a rollback does not count down."""
-        self.metrics.update(step.metrics)
-        self.doing = step.doing
-        if step.total:
-            self.total = max(self.total, step.total)
-            self.done = max(self.done, min(step.done, self.total))
-            _, self.left_s = self.clock.read(Step(self.done, self.total))
-
-    def clock_text(self) -> str:
-        """Time used, and time left as of the last step."""
-        left = "" if self.left_s is None else f", {duration(self.left_s)} left"
-        return f"{self.used()}{left}"
-
-    def used(self) -> str:
-        """Time used."""
-        return duration(self.clock.read()[0])
-
-    def numbers(self) -> list[str]:
-        """The numbers that a person follows, as parts of a line."""
-        parts = list(filter(None, numbers_line(self.metrics).split(" · ")))
-        is_ppo = any(part.startswith("reward") for part in parts)  # its loss says little
-        return sorted(parts, key=lambda part: is_ppo and part.startswith("loss"))
-
-
 class LiveDisplay:
     """A row a stage, redrawn in place."""
 
-    def __init__(self, bars: Progress, stages: Sequence[str]) -> None:
-        self.bars = bars
-        self.rows = {name: self._row(name) for name in stages}
-        self.running: TaskID | None = None
-        self.state = State()
+    def __init__(self, table: Progress, stages: Sequence[str]) -> None:
+        self.table = table
+        row: dict[str, Any] = {"count": "", "clock": str, "parts": (), "style": ""}
+        row["mark"] = "[dim]·[/]"
+        self.rows = {
+            name: table.add_task(f"{name:<9}", total=1, start=False, **row) for name in stages
+        }
+        self.row = TaskID(0)
+        self.progress = StageProgress()
 
     def begin(self, stage: str, about: str) -> None:
         """Mark the stage as running."""
-        self.running, self.state = self.rows[stage], State()
-        self.bars.start_task(self.running)
-        state, parts = self.state, about.split(", ")
-        self._set(mark="[bold cyan]▸[/]", clock=state.clock_text, parts=parts, done=0, total=None)
+        self.row, self.progress = self.rows[stage], StageProgress()
+        self.table.start_task(self.row)
+        clock, parts = self.progress.clock, about.split(", ")
+        self.table.update(self.row, total=None, mark="[bold cyan]▸[/]", clock=clock, parts=parts)
 
     def step(self, step: Step) -> None:
-        """Move the bar; show time left and the numbers a person follows."""
-        self.state.take(step)
-        parts = [self.state.doing, *self.state.numbers()]
-        done, total = self.state.done, self.state.total
-        self._set(count=f"{done}/{total}" if total else "", parts=parts, done=done, total=total)
+        """Move the bar; show time left and the metrics that a person follows."""
+        progress = self.progress
+        progress.add(step)
+        parts = [progress.doing, *headlines(progress.metrics)]
+        done, total = progress.done, progress.total or None
+        self.table.update(
+            self.row, completed=done, total=total, count=progress.count(), parts=parts
+        )
 
     def finish(self, note: str) -> None:
         """Mark the stage as done."""
-        used = self.state.used()
-        trained = trained_line(self.state.metrics)
-        parts = [*self.state.numbers(), *note.split(", "), trained]
-        self._set(mark="[green]✓[/]", clock=lambda: used, parts=parts, done=1, total=1)
-        self.running = None
+        used, metrics = self.progress.used(), self.progress.metrics
+        parts = [*headlines(metrics), *note.split(", "), trained_line(metrics)]
+        self._complete(clock=lambda: used, parts=parts)
 
     def skip(self, stage: str, note: str) -> None:
         """Mark the stage as up to date."""
-        self.running = self.rows[stage]
-        self._set(mark="[green]✓[/]", parts=[note], style="dim", done=1, total=1)
-        self.running = None
+        self.row = self.rows[stage]
+        self._complete(parts=[note], style="dim")
 
-    def say(self, text: str) -> None:
-        """Print above the display."""
-        self.bars.console.print(text, markup=False, soft_wrap=True)
+    def print(self, text: str) -> None:
+        """Print above the table."""
+        self.table.console.print(text, markup=False, soft_wrap=True)
 
-    def _row(self, name: str) -> TaskID:
-        fields = {"mark": "[dim]·[/]", "count": "", "clock": str, "parts": (), "style": ""}
-        return self.bars.add_task(f"{name:<9}", total=1, start=False, **fields)  # type: ignore[arg-type]
-
-    def _set(self, *, done: int, total: int | None, **fields: Field) -> None:
-        if self.running is not None:
-            self.bars.update(self.running, completed=done, total=total or None, **fields)  # type: ignore[arg-type]
+    def _complete(self, **fields: Any) -> None:
+        self.table.update(self.row, completed=1, total=1, mark="[green]✓[/]", **fields)
 
 
 class PlainDisplay:
-    """A line when a stage begins, when it does something else, now and then, and at its end."""
+    """A line when a stage starts, when its work changes, now and then, and at its end."""
 
     def __init__(self) -> None:
         self.stage = ""
-        self.state = State()
-        self.spoke = self.changed = 0.0  # when a line was printed, and when other work began
-        self.told = ""  # the last work that a line named
-        self.ends = Event()
+        self.progress = StageProgress()
+        self.printed = self.changed = 0.0  # times of the last line, and of the last change of work
+        self.printed_work = ""
+        self.finished = Event()
 
     def begin(self, stage: str, about: str) -> None:
-        """Say that the stage starts; from now on it is never silent for long."""
-        self.stage, self.state, self.spoke = stage, State(), time.monotonic()
-        self.told, self.ends = "", Event()
+        """Print that the stage starts; from now on it is never silent for long."""
+        self.stage, self.progress, self.printed = stage, StageProgress(), time.monotonic()
+        self.printed_work, self.finished = "", Event()
         if about:
-            self.say(f"{stage}: {about}")
-        Thread(target=self._watch, args=(self.ends,), daemon=True).start()
+            self.print(f"{stage}: {about}")
+        Thread(target=self._watch, args=(self.finished,), daemon=True).start()
 
     def step(self, step: Step) -> None:
-        """Take note of it."""
-        if _kind(step.doing) != _kind(self.state.doing):
+        """Add a step; a line follows when it is time."""
+        if _work(step.doing) != _work(self.progress.doing):
             self.changed = time.monotonic()
-        self.state.take(step)
+        self.progress.add(step)
 
     def finish(self, note: str) -> None:
-        """Say that the stage is done."""
-        self.ends.set()
-        trained = trained_line(self.state.metrics)
-        self._say_parts(f"done in {self.state.used()}", *self.state.numbers(), trained, note)
+        """Print that the stage is done."""
+        self.finished.set()
+        metrics = self.progress.metrics
+        done = f"done in {self.progress.used()}"
+        self._print(done, *headlines(metrics), trained_line(metrics), note)
 
     def skip(self, stage: str, note: str) -> None:
-        """Say that the stage needs no work."""
-        self.say(f"{stage}: {note}")
+        """Print that the stage needs no work."""
+        self.print(f"{stage}: {note}")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line on stderr."""
         print(text, file=sys.stderr, flush=True)
 
-    def _say_parts(self, *parts: str) -> None:
-        self.say(f"{self.stage}: {', '.join(part for part in parts if part)}")
+    def _print(self, *parts: str) -> None:
+        self.print(f"{self.stage}: {', '.join(part for part in parts if part)}")
 
-    def _watch(self, ends: Event) -> None:
-        while not ends.wait(LOOK_EVERY_S):
-            self._look(time.monotonic())
+    def _watch(self, finished: Event) -> None:
+        while not finished.wait(POLL_S):
+            self._print_if_due(time.monotonic())
 
-    def _look(self, now: float) -> None:
-        doing = self.state.doing
-        is_new = _kind(doing) not in ("", self.told) and now - self.changed >= PLAIN_AFTER_S
-        if is_new or now - self.spoke >= PLAIN_EVERY_S:
-            self.told, self.spoke = _kind(doing), now
-            count = f"{self.state.done}/{self.state.total}" if self.state.total else ""
-            self._say_parts(count, self.state.clock_text(), doing, *self.state.numbers())
+    def _print_if_due(self, now: float) -> None:
+        progress, work = self.progress, _work(self.progress.doing)
+        is_new = work not in ("", self.printed_work) and now - self.changed >= PLAIN_AFTER_S
+        if is_new or now - self.printed >= PLAIN_EVERY_S:
+            self.printed_work, self.printed = work, now
+            metrics = headlines(progress.metrics)
+            self._print(progress.count(), progress.clock(), progress.doing, *metrics)
 
 
-def _kind(doing: str) -> str:
-    """Work without its count, which follows a comma."""
+def _work(doing: str) -> str:
+    """Return the work without its count, which follows a comma."""
     return doing.partition(",")[0]

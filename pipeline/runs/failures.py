@@ -36,7 +36,7 @@ class RankFailed(Exception):  # noqa: N818 - a rank failed, not this process
 
 
 def one_line(error: BaseException, out: Path | None) -> str | None:
-    """The line for a failure that is not our bug, or None for one that is.
+    """Return the line for a failure that is not our bug, or None for one that is.
 
     Libraries wrap a full disk in errors of their own, so the chain of causes is searched, and the
     free space where the command writes (`out`) is looked at.
@@ -45,8 +45,8 @@ def one_line(error: BaseException, out: Path | None) -> str | None:
         return " ".join(str(error).split())
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in ROOM:
-            place = cause.filename or out or "output"
-            return f"{place}: {ROOM[cause.errno]}"
+            path = cause.filename or out or "output"
+            return f"{path}: {ROOM[cause.errno]}"
         if any(word in str(cause) for word in FULL_WORDS):
             return f"{out or 'output'}: {ROOM[errno.ENOSPC]}"
     if isinstance(error, OSError | RuntimeError) and out is not None and _is_full(out):

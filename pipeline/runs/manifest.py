@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from pipeline.runs.rounds import latest
 from pipeline.runs.stage import Source
+from reward_models.atomic_files import write_json
 from reward_models.model_files import check_model
 from stages.config import HUB, external_names, key_path
 from stages.data.hub_data import HubData, commit_of, commit_of_model
@@ -100,13 +101,6 @@ def label_kinds(run: Path) -> list[str]:
     """Return the kinds of annotators behind a run's reward model, from its manifests."""
     manifest = Manifest.read(latest(run) / "manifest.json")
     return list(manifest.labels) if manifest is not None else []
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object beside `path` and rename."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:

@@ -1,6 +1,6 @@
 """A stage's `metrics.jsonl`: one line a step, {"step", "total", "area/quantity": number | null}.
 
-A stage that goes on after an interruption repeats the steps since its last checkpoint; their lines
+A resumed stage repeats the steps since its last checkpoint; their lines
 are replaced, so the file of a resumed stage equals that of an unbroken one. No times are in it:
 two runs with one seed write the same file.
 """
@@ -30,13 +30,14 @@ class MetricsFile:
         if not numbers:
             return
         row = {"step": step.done, "total": step.total, **numbers}
-        if step.done == 0:  # some is said again when a stage goes on, and the rest of it stays
+        if step.done == 0:  # a resumed stage repeats a part of it, and the rest stays
             first = self.rows[0] if self.rows and self.rows[0]["step"] == 0 else {}
-            self.rows = [{**first, **row}, *(kept for kept in self.rows if kept["step"] > 0)]
+            self.rows = [{**first, **row}, *(later for later in self.rows if later["step"] > 0)]
             write_jsonl(self.path, self.rows)
         elif self.rows and step.done <= self.rows[-1]["step"]:
-            said = self.rows[-1] if step.done == self.current else {}
-            self.rows = [kept for kept in self.rows if kept["step"] < step.done] + [{**said, **row}]
+            same = self.rows[-1] if step.done == self.current else {}
+            earlier = [other for other in self.rows if other["step"] < step.done]
+            self.rows = [*earlier, {**same, **row}]
             write_jsonl(self.path, self.rows)
         else:
             self.rows.append(row)

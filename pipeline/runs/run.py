@@ -25,6 +25,7 @@ from pipeline.runs.manifest import SCHEMA, Hashes, Input, Manifest, require_sche
 from pipeline.runs.metrics import MetricsFile
 from pipeline.runs.stage import Ranks, Source, Stage
 from pipeline.runs.usage import Meter
+from reward_models.atomic_files import write_json
 from stages.config import HUB
 from stages.data.hub_data import HubData
 from stages.progress import Report, Step
@@ -88,7 +89,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         started = {"fingerprint": status.fingerprint, "started": time, "attempts": attempts}
-        manifests.write_json(folder / "started.json", {**started, "schema": SCHEMA})
+        write_json(folder / "started.json", {**started, "schema": SCHEMA})
         metrics, meter = MetricsFile(folder / "metrics.jsonl"), Meter()
 
         def listen(step: Step) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pipeline.runs.display import Display, display, duration
 from pipeline.runs.run import Run, Status, is_gone, open_run
 from pipeline.runs.stage import Ranks, Stage
+from reward_models.atomic_files import written_aside
 from stages.progress import announce
 
 VERBS = {"changed": "restarts", "interrupted": "resumes", "new": ""}
@@ -32,11 +33,10 @@ def run_stages(
     _require_inputs(stages, folder)
     for stage in stages:
         stage.check_settings()
-    with open_run(folder) as run, display([stage.name for stage in stages]) as shown:
-        path = folder / "config.yaml"
+    with open_run(folder) as run, display([stage.name for stage in stages]) as progress:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        path.with_name("config.yaml.part").write_text(text, encoding="utf-8")
-        path.with_name("config.yaml.part").replace(path)
+        with written_aside(folder / "config.yaml") as aside:
+            aside.write_text(text, encoding="utf-8")
         checked = False
         for number, stage in enumerate(stages):
             status = run.status(stage)
@@ -46,7 +46,7 @@ def run_stages(
                 for later in stages[number:]:
                     later.check_data()
                 checked = True
-            _advance(run, stage, status, shown, ranks)
+            _advance(run, stage, status, progress, ranks)
     return folder / stages[-1].name
 
 
@@ -72,16 +72,18 @@ def require_done(run: Run, stage: Stage, status: Status) -> None:
     raise ValueError(f"{run.folder / stage.name} {state}; expected it done first, by {command}")
 
 
-def _advance(run: Run, stage: Stage, status: Status, shown: Display, ranks: Ranks | None) -> None:
+def _advance(
+    run: Run, stage: Stage, status: Status, progress: Display, ranks: Ranks | None
+) -> None:
     if status.state == "finished":
-        shown.skip(stage.name, "up to date")
+        progress.skip(stage.name, "up to date")
         return
     parts = [stage.about, VERBS[status.state], status.reason]
-    shown.begin(stage.name, ", ".join(text for text in parts if text))
+    progress.begin(stage.name, ", ".join(text for text in parts if text))
     trains = stage.work == "training"
     if trains:
-        announce(shown.step, "loading libraries and models")
+        announce(progress.step, "loading libraries and models")
     with contextlib.redirect_stdout(sys.stderr):
-        manifest = run.execute(stage, status, shown.step, ranks if trains else None)
+        manifest = run.execute(stage, status, progress.step, ranks if trains else None)
     memory = f"{manifest.peak_rss_bytes / 2**30:.1f} GiB of memory"
-    shown.finish(f"{duration(manifest.cpu_s)} of CPU time, {memory}")
+    progress.finish(f"{duration(manifest.cpu_s)} of CPU time, {memory}")

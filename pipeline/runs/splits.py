@@ -1,4 +1,4 @@
-"""Which rows are held out, and how far what is held out was trained on.
+"""Held-out rows, and their overlap with what is trained on.
 
 Ouyang et al. 2022 (section 3.2) split their prompts by user. Here rows that share a prompt, white
 space and case aside, or a user stand on one side together; where rows name no user that is a split
@@ -21,24 +21,24 @@ Row = Demonstration | Prompt
 R = TypeVar("R", Demonstration, Prompt)
 Label = tuple[str, str]  # ("prompt", its text) or ("user", a name)
 OVERLAP = "overlap.json"  # in the folder of data sets
-SHOWN = 60  # characters of an example
+EXAMPLE_LENGTH = 60  # characters of an example
 
 log = logging.getLogger(__name__)
 
 
 def normalised(text: str) -> str:
-    """The text with single spaces and without case."""
+    """Return the text with single spaces and without case."""
     return " ".join(text.split()).casefold()
 
 
 def prompt_key(row: Row) -> str:
-    """All that is asked in a row, normalised: history, context and prompt."""
+    """Return history, context and prompt of a row, normalised."""
     turns = map(str, row.history)
     return "\n".join(map(normalised, [*turns, row.context or "", row.prompt]))
 
 
 def labels(row: Row) -> list[Label]:
-    """The labels of a row: its prompt, and its user if it names one."""
+    """Return the labels of a row: its prompt, and its user if it names one."""
     user = [] if row.user is None else [("user", row.user)]
     return [("prompt", prompt_key(row)), *user]
 
@@ -56,16 +56,18 @@ class Groups:
                 self._above[self._top(other)] = self._top(first)
 
     def of(self, row: Row) -> Label:
-        """The group of a row that was given."""
+        """Return the group of a row that was given."""
         return self._top(labels(row)[0])
 
     def in_order(self, seed: str) -> dict[Label, list[Label]]:
-        """Every group with its labels, in an order drawn from the seed and what the labels say."""
+        """Return every group with its labels, in an order drawn from the seed and the labels."""
         members: dict[Label, list[Label]] = defaultdict(list)
         for label in self._above:
             members[self._top(label)].append(label)
-        drawn = {group: min(_digest(seed, *each) for each in inside)
-                 for group, inside in members.items()}  # fmt: skip
+        drawn = {
+            group: min(_digest(seed, *label) for label in inside)
+            for group, inside in members.items()
+        }
         return {group: members[group] for group in sorted(members, key=drawn.__getitem__)}
 
     def _top(self, label: Label) -> Label:
@@ -76,7 +78,7 @@ class Groups:
 
 
 def split(rows: Sequence[R], number: int, seed: str, where: str) -> tuple[list[R], list[R]]:
-    """The rows to train on and about `number` to hold out, no prompt and no user in both.
+    """Return rows to train on and about `number` to hold out, no prompt and no user in both.
 
     ValueError where all rows share a prompt or a user.
     """
@@ -92,7 +94,7 @@ def split(rows: Sequence[R], number: int, seed: str, where: str) -> tuple[list[R
 
 
 def choose(groups: Groups, rows: Sequence[Row], number: int, order: Iterable[Label]) -> set[Label]:
-    """Groups, the first in order first, that have at most `number` of the rows together.
+    """Choose groups, first in order first, that have at most `number` of the rows together.
 
     One group at least, the smallest, unless it is the only one.
     """
@@ -118,7 +120,7 @@ def validation_prompts(
     demonstrations: Collection[Row],
     where: str,
 ) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
-    """(PPO's prompts, those to be ranked, those to validate by), nothing of the last in the others.
+    """Return prompts for PPO, to be ranked, and to validate by, the last apart from the others.
 
     Prompts that are `ranked` already are taken only where there are no others; among the others,
     those that are not in the demonstrations, and not to be ranked, come first.
@@ -130,8 +132,10 @@ def validation_prompts(
     if not any(groups.of(row) in free for row in ppo):
         log.warning(
             "%s: all %d prompts were ranked, so the reward model chooses by prompts that it learnt "
-            "from; give data.validation_prompts a file of its own", *(where, len(ppo))
-        )  # fmt: skip
+            "from; give data.validation_prompts a file of its own",
+            where,
+            len(ppo),
+        )
         free = order
     held = choose(groups, ppo, number, sorted(free, key=lambda g: not known.isdisjoint(free[g])))
     sides = [[row for row in rows if groups.of(row) not in held] for rows in (ppo, ranking)]
@@ -144,7 +148,7 @@ def validation_prompts(
 
 
 def limited(rows: Sequence[R], per_user: int | None, prefix: int | None, where: str) -> list[R]:
-    """The rows without those beyond `per_user` prompts of a user, and without near-duplicates.
+    """Return the rows but those beyond `per_user` prompts of a user, and near-duplicates.
 
     Prompts whose first `prefix` characters are those of an earlier prompt are near-duplicates. How
     many are left out is logged.
@@ -156,10 +160,10 @@ def limited(rows: Sequence[R], per_user: int | None, prefix: int | None, where: 
         beginning = key if prefix is None or len(key) < prefix else key[:prefix]
         if first.setdefault(beginning, key) != key:
             continue
-        mine = prompts[row.user or ""]
-        if per_user is not None and row.user is not None and len(mine | {key}) > per_user:
+        of_user = prompts[row.user or ""]
+        if per_user is not None and row.user is not None and len(of_user | {key}) > per_user:
             continue
-        mine.add(key)
+        of_user.add(key)
         used.append(row)
     if len(used) < len(rows):
         log.warning(
@@ -192,7 +196,7 @@ class Overlap:
 def overlaps(
     held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
 ) -> list[Overlap]:
-    """Every pair of sets that share something."""
+    """Return every pair of sets that share something."""
     overlaps = []
     for training_name, trained in training.items():
         known = _labels_of(trained)
@@ -200,7 +204,7 @@ def overlaps(
             prompts = [row for row in rows if labels(row)[0] in known]
             users = [row for row in rows if not known.isdisjoint(labels(row)[1:])]
             if prompts or users:
-                example = (prompts or users)[0].prompt[:SHOWN]
+                example = (prompts or users)[0].prompt[:EXAMPLE_LENGTH]
                 counts = (len(prompts), len(users), len(rows))
                 overlaps.append(Overlap(name, training_name, *counts, example))
     return overlaps
@@ -220,12 +224,12 @@ def read_overlaps(path: Path) -> list[Overlap]:
 
 
 def held_out_digest(seed: str, text: str) -> bytes:
-    """The number by which a text is held out: of equal texts, white space and case aside, one."""
+    """Return the number by which a text is held out; case and white space do not matter."""
     return _digest(seed, normalised(text))
 
 
 def smallest(digests: Iterable[bytes], number: int) -> tuple[set[bytes], bool]:
-    """The smallest `number` of different digests, and whether there are others."""
+    """Return the smallest `number` of different digests, and true where there are others."""
     held: set[int] = set()
     heap: list[int] = []  # negated: the largest comes first
     others = False

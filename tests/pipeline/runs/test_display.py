@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import pipeline.runs.display as progress
 from pipeline.runs.display import (
-    Clock,
     LiveDisplay,
     PlainDisplay,
+    StageProgress,
     duration,
-    numbers_line,
+    headlines,
+    progress_table,
     trained_line,
 )
-from pipeline.runs.display import rows as table
 from pipeline.runs.metrics import MetricsFile
 from stages.progress import Step
 
@@ -89,8 +88,8 @@ def test_what_could_not_be_computed_is_null(tmp_path: Path):
 def test_loss_reward_and_kl_are_found_by_name():
     metrics = {"ppo/policy_loss": 0.5, "ppo/reward": 1.25, "ppo/score": 2.0, "ppo/kl_nats": 3.0,
                "ppo/policy_clip_fraction": 0.1}  # fmt: skip
-    assert numbers_line(metrics) == "loss 0.5 · reward 1.25 · score 2 · KL 3"
-    assert numbers_line({"time/step_s": 3.0}) == ""
+    assert headlines(metrics) == ["reward 1.25", "score 2", "KL 3", "loss 0.5"]
+    assert headlines({"time/step_s": 3.0}) == []
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
@@ -99,14 +98,14 @@ def test_durations_read_like_a_clock(seconds: float, said: str):
 
 
 def test_time_left_counts_only_the_steps_of_this_process():
-    clock = Clock()
-    clock.began -= 30.0
-    assert clock.read(Step(50, 100))[1] is None
-    assert clock.first is not None
-    clock.began, clock.first = clock.began - 10.0, (clock.first[0] - 10.0, 50)
-    used, left = clock.read(Step(60, 100))
-    assert used == pytest.approx(40.0, abs=0.5)
-    assert left == pytest.approx(40.0, abs=2.0)
+    progress = StageProgress()
+    progress.start -= 40.0
+    progress.add(Step(50, 100))
+    assert progress.left_s is None
+    progress.first = (time.monotonic() - 10.0, 50)
+    progress.add(Step(60, 100))
+    assert progress.left_s == pytest.approx(40.0, abs=2.0)
+    assert progress.clock() == "0:40, 0:40 left"
 
 
 def test_plain_lines_say_begin_and_end(capsys: pytest.CaptureFixture[str]):
@@ -125,7 +124,7 @@ def test_plain_lines_say_begin_and_end(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_live_display_has_a_row_a_stage():
-    bars = table(Console(file=StringIO()))
+    bars = progress_table(Console(file=StringIO()))
     live = LiveDisplay(bars, ["data", "sft", "ppo"])
     live.skip("data", "up to date")
     live.begin("sft", "fine-tuning")
@@ -142,11 +141,11 @@ def test_the_live_display_has_a_row_a_stage():
 
 
 def counts(steps: list[Step]) -> list[tuple[int, int]]:
-    state, found = progress.State(), []
+    progress, seen = StageProgress(), []
     for step in steps:
-        state.take(step)
-        found.append((state.done, state.total))
-    return found
+        progress.add(step)
+        seen.append((progress.done, progress.total))
+    return seen
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -174,7 +173,7 @@ METRICS = {"ppo/policy_loss": -0.01234, "ppo/reward": -1.25, "ppo/score": 0.0916
 def test_at_no_width_is_a_row_of_the_live_display_wrapped_or_a_word_of_it_cut(width: int):
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=False)
-    bars = table(console)
+    bars = progress_table(console)
     live = LiveDisplay(bars, NAMES)
     doing = "scoring the responses to held-out prompts, 12 of 240"
     about = "PPO with pretraining mix, restarts, changed: ppo.kl.coefficient"
@@ -191,7 +190,7 @@ def test_at_no_width_is_a_row_of_the_live_display_wrapped_or_a_word_of_it_cut(wi
     assert max(len(line.rstrip()) for line in lines) <= width
     assert "…" not in out.getvalue()
     known = {*about.split(", "), *note.split(", "), doing, "up to date"}
-    known |= {*numbers_line(METRICS).split(" · "), trained_line(METRICS)}
+    known |= {*headlines(METRICS), trained_line(METRICS)}
     for line in lines:
         said = line.rstrip().rpartition("   ")[2] if "0:00" not in line else ""
         parts = line.rstrip().partition("0:00 ")[2].replace("left", "", 1).strip() or said
@@ -205,12 +204,12 @@ def test_work_that_takes_long_is_told_without_a_step(capsys: pytest.CaptureFixtu
     began = time.monotonic()
     plain.step(Step(3, 3, {"reward/loss": 0.5}))
     plain.step(Step(0, 0, doing="writing"))  # too short for a line
-    plain._look(began + 1)
+    plain._print_if_due(began + 1)
     plain.step(Step(0, 0, doing="scoring demonstrations"))
-    plain._look(began + 3)
+    plain._print_if_due(began + 3)
     plain.step(Step(0, 0, doing="scoring demonstrations, 64 of 400"))
     for second in range(4, 34):
-        plain._look(began + second)
+        plain._print_if_due(began + second)
     plain.finish("")
     assert capsys.readouterr().err.splitlines() == [
         "reward: reward model",

@@ -58,7 +58,7 @@ class Recorder:
     def skip(self, _: str, __: str) -> None:
         pass
 
-    def say(self, _: str) -> None:
+    def print(self, _: str) -> None:
         pass
 
 
