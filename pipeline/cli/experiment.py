@@ -271,7 +271,7 @@ def doctor(
             print(f"{name:<14} {text}")
         return
     from pipeline.config.loading import load_config
-    from pipeline.estimate.doctor import experiment_needs
+    from pipeline.estimate.doctor import estimate_lines
 
-    for line in experiment_needs(load_config(config, sets or [])):
+    for line in estimate_lines(load_config(config, sets or [])):
         print(line, flush=True)

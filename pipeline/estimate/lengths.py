@@ -1,7 +1,7 @@
-"""The number and the lengths of the texts that a stage reads, from the data where they are here.
+"""The number and lengths of each stage's texts, from the data where it is on this machine.
 
-Where they are not, the paper's counts and lengths stand in (Ouyang et al. 2022, section 3.2 and
-appendix A), and the page says so.
+Otherwise the paper's counts and lengths are used (Ouyang et al. 2022, section 3.2 and appendix A),
+and the output says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,20 +23,20 @@ CHARACTERS = 4.0  # a token, where the base's tokenizer is not on this machine
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The number of texts, and the tokens of the mean one and the longest."""
+    """Number of texts, and tokens of the mean one and the longest."""
 
     count: int
     mean: float
     longest: int
-    assumed: bool = False  # the paper's, for want of the data
+    assumed: bool = False  # the paper's, because the data is not here
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The texts of every data set that a stage reads; a demonstration is prompt and response."""
+    """The texts of each data set; a demonstration is its prompt and response."""
 
     demonstrations: Texts
-    responses: Texts  # of the demonstrations, as outputs are expected to be
+    responses: Texts  # of the demonstrations, as an estimate of outputs
     ranking_prompts: Texts
     ppo_prompts: Texts
 
@@ -48,65 +48,77 @@ PAPER = Lengths(
     ranking_prompts=Texts(33_207, 199.0, 1024, assumed=True),
     ppo_prompts=Texts(31_144, 166.0, 1024, assumed=True),
 )
-Row = tuple[Demonstration | Prompt | None, str | None]  # a prompt, a response
+Row = tuple[Demonstration | Prompt | None, str | None]  # prompt and response
 
 
-def text_lengths(config: ExperimentConfig) -> Lengths:
-    """Return the lengths of the experiment's data, by the base's tokenizer where it is here."""
-    base = model_source(config.model)
-    tokenizer = load_tokenizer(base) if Path(base).is_dir() else None
+def lengths(config: ExperimentConfig) -> Lengths:
+    """Return the lengths of all data sets, by the base's tokenizer where it is here."""
+    tokenizer = _tokenizer(config)
     match config.data:
-        case QuickstartSource() as source:
-            from pipeline.quickstart.data import quickstart_data
+        case QuickstartSource():
+            return _quickstart(config.data, config.seed, tokenizer)
+        case FileSource():
+            return _files(config.data, tokenizer)
 
-            made = quickstart_data(source.sizes, config.seed)
-            demonstrations = _rows(made.demonstrations)
-            ranking, ppo = _rows(made.ranking_prompts), _rows(made.ppo_prompts)
-        case FileSource() as source:
-            demonstrations = _read(source.demonstrations, load_demonstrations)
-            ranking = _read(source.ranking_prompts, load_prompts)
-            ppo = _read(source.ppo_prompts or source.ranking_prompts, load_prompts)
-    responses: list[Row] = [(None, response) for _, response in demonstrations]
 
-    def measure(rows: list[Row], assumed: Texts) -> Texts:
-        counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
-        return Texts(len(rows), sum(counts) / len(counts), max(counts)) if counts else assumed
+def _quickstart(
+    source: QuickstartSource, seed: int, tokenizer: PreTrainedTokenizerBase | None
+) -> Lengths:
+    from pipeline.quickstart.data import quickstart_data
 
+    data = quickstart_data(source.sizes, seed)
     return Lengths(
-        measure(demonstrations, PAPER.demonstrations),
-        measure(responses, PAPER.responses),
-        measure(ranking, PAPER.ranking_prompts),
-        measure(ppo, PAPER.ppo_prompts),
+        _texts([(one, one.response) for one in data.demonstrations], tokenizer),
+        _texts([(None, one.response) for one in data.demonstrations], tokenizer),
+        _texts([(one, None) for one in data.ranking_prompts], tokenizer),
+        _texts([(one, None) for one in data.ppo_prompts], tokenizer),
     )
 
 
-def _rows(records: Sequence[Demonstration] | Sequence[Prompt]) -> list[Row]:
-    return [
-        (record, record.response if isinstance(record, Demonstration) else None)
-        for record in records
-    ]
+def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Lengths:
+    demonstrations = _rows(source.demonstrations, load_demonstrations)
+    responses: list[Row] = [(None, response) for _, response in demonstrations]
+    ranking = _rows(source.ranking_prompts, load_prompts)
+    ppo = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
+    return Lengths(
+        _texts(demonstrations, tokenizer) if demonstrations else PAPER.demonstrations,
+        _texts(responses, tokenizer) if responses else PAPER.responses,
+        _texts(ranking, tokenizer) if ranking else PAPER.ranking_prompts,
+        _texts(ppo, tokenizer) if ppo else PAPER.ppo_prompts,
+    )
 
 
-def _read(
-    file: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
+def _rows(
+    source: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
 ) -> list[Row]:
-    """Return the rows of a file; none where it is not here, or not yet as the data stage wants."""
-    if not Path(file).is_file():
+    """Return the rows of a file; none where it is missing or not yet valid."""
+    if not Path(source).is_file():
         return []
     try:
-        return _rows(load(file))
+        records = load(source)
     except ValueError:
         return []
+    return [(one, one.response if isinstance(one, Demonstration) else None) for one in records]
+
+
+def _texts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+    counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
+    return Texts(len(rows), sum(counts) / len(counts), max(counts))
 
 
 def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
     prompt, response = row
     if tokenizer is None:
-        texts = (
+        before = (
             [] if prompt is None else [*(turn.content for turn in prompt.history), prompt.prompt]
         )
         context = None if prompt is None else prompt.context
-        characters = sum(map(len, [*texts, context or "", response or ""]))
-        return max(1, round(characters / CHARACTERS))
-    length = 0 if response is None else len(response_ids(tokenizer, response))
-    return length + (0 if prompt is None else len(conversation_ids(tokenizer, prompt)))
+        written = sum(map(len, [*before, context or "", response or ""]))
+        return max(1, round(written / CHARACTERS))
+    ids = [] if response is None else response_ids(tokenizer, response)
+    return len(ids) + (0 if prompt is None else len(conversation_ids(tokenizer, prompt)))
+
+
+def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:
+    base = model_source(config.model)
+    return load_tokenizer(base) if Path(base).is_dir() else None

@@ -1,4 +1,4 @@
-"""This machine: what it can run, its free memory, and its speed, measured in a second."""
+"""This machine: versions, memory, disk, and its speed, measured in a second."""
 
 import os
 import platform
@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import psutil
 import torch
 
 from pipeline.runs.manifest import code_version
-from stages.distributed.memory import free_memory
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "gradio", "vllm")
+
 SIDE = 1024  # of the matrices on a CPU; eight times that on a GPU
-MEASURE_S = 0.4
-NUMBERS = 64 * 2**20  # that are read
+LASTS_S = 0.4
+COPIED = 64 * 2**20  # numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`room` is the free memory of one device in bytes, `disk` is free here."""
+    """`room` is the memory of one device in bytes that is free to use, `disk` is free here."""
 
     device: str
     on_gpu: bool
@@ -35,40 +34,26 @@ class Machine:
     read_bytes_per_s: float
 
 
-def this_machine(folder: Path) -> Machine:
-    """Return memory and disk as they are now, and speeds in float32, in which stages train."""
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    threads = f"CPU, {torch.get_num_threads()} threads"
-    side = SIDE * 8 if on_gpu else SIDE
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
-    numbers = torch.ones(NUMBERS, device=device)
-    return Machine(
-        device=torch.cuda.get_device_name() if on_gpu else threads,
-        on_gpu=on_gpu,
-        devices=torch.cuda.device_count() if on_gpu else 1,
-        room=free_memory(device),
-        disk=shutil.disk_usage(folder).free,
-        flops_per_s=2.0 * side**3 / _seconds(lambda: torch.matmul(a, b), device),
-        read_bytes_per_s=NUMBERS * 4.0 / _seconds(numbers.sum, device),
-    )
-
-
 def findings() -> Iterator[tuple[str, str]]:
-    """Yield name and finding, line by line."""
+    """Yield name and value of everything that `rlhf doctor` prints about the machine."""
     yield "rlhf", code_version()
     yield "Python", f"{platform.python_version()} on {platform.platform(terse=True)}"
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     yield "cores", f"{cores} for this process"
-    memory = psutil.virtual_memory()
-    free = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    yield "memory", f"{free}; the quickstart needs 2 GiB"
+    yield "memory", _memory()
     yield "disk", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
     for name in LIBRARIES:
         yield name, _version(name)
     yield from _accelerators()
-    browser = shutil.which("chromium")
-    yield "chromium", browser or "not found: the browser tests are skipped"
+    yield "chromium", shutil.which("chromium") or "not found: the browser tests are skipped"
+
+
+def _memory() -> str:
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return "unknown"
+    free, total = (_meminfo(path)[name] / 2**30 for name in ("MemAvailable", "MemTotal"))
+    return f"{free:.1f} of {total:.1f} GiB free; the quickstart needs 2 GiB"
 
 
 def _version(name: str) -> str:
@@ -84,20 +69,61 @@ def _accelerators() -> Iterator[tuple[str, str]]:
         yield "sharding", "every --sharding works on the CPU (gloo), for tests and small models"
         return
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        yield f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        about = torch.cuda.get_device_properties(index)
+        yield f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
     yield "bfloat16", "yes" if torch.cuda.is_bf16_supported() else "no"
 
 
-def _seconds(work: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Return the time of the quickest of as many runs as fit into MEASURE_S, after a first one."""
-    best, ends = float("inf"), None
-    while ends is None or time.perf_counter() < ends:
+def this_machine(folder: Path) -> Machine:
+    """Return memory and disk as they are now, and speeds in float32, in which stages train."""
+    on_gpu = torch.cuda.is_available()
+    where = torch.device("cuda" if on_gpu else "cpu")
+    return Machine(
+        device=torch.cuda.get_device_name()
+        if on_gpu
+        else f"CPU, {torch.get_num_threads()} threads",
+        on_gpu=on_gpu,
+        devices=torch.cuda.device_count() if on_gpu else 1,
+        room=torch.cuda.mem_get_info()[0] if on_gpu else _available(),
+        disk=shutil.disk_usage(folder).free,
+        flops_per_s=_matrix_product(where),
+        read_bytes_per_s=_read_speed(where),
+    )
+
+
+def _matrix_product(where: torch.device) -> float:
+    side = SIDE * 8 if where.type == "cuda" else SIDE
+    a, b = torch.randn(side, side, device=where), torch.randn(side, side, device=where)
+    return 2.0 * side**3 / _seconds(lambda: torch.matmul(a, b), where)
+
+
+def _read_speed(where: torch.device) -> float:
+    numbers = torch.ones(COPIED, device=where)
+    return COPIED * 4.0 / _seconds(numbers.sum, where)
+
+
+def _seconds(work: Callable[[], torch.Tensor], where: torch.device) -> float:
+    """Return the time of the fastest run within LASTS_S; the first run is a warm-up."""
+    best, until = float("inf"), None
+    while until is None or time.perf_counter() < until:
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
+        if where.type == "cuda":
             torch.cuda.synchronize()
-        duration = time.perf_counter() - start
-        best = best if ends is None else min(best, duration)
-        ends = time.perf_counter() + MEASURE_S if ends is None else ends
+        took = time.perf_counter() - start
+        best = best if until is None else min(best, took)
+        until = time.perf_counter() + LASTS_S if until is None else until
     return best
+
+
+def _available() -> int:
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _meminfo(path)["MemAvailable"]
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    """Return the kernel's sizes in bytes."""
+    rows = (line.split(":") for line in path.read_text(encoding="ascii").splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, value in rows}

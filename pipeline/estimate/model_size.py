@@ -1,8 +1,8 @@
-"""A model's size, found without its weights.
+"""The size of a model and the memory of its forward pass, without its weights.
 
 The model is built from its config on tensors that have a shape and no content, and its own forward
-pass is run on them: parameters, activations and the key-value cache are counted, not guessed from a
-formula.
+pass is run on them: parameters, the activations that autograd keeps for the backward pass, and the
+cache of keys and values are counted, not guessed from a formula.
 """
 
 from dataclasses import dataclass
@@ -22,38 +22,50 @@ from transformers import (
 from reward_models.backbone import without_dropout
 from reward_models.compat import FakeTensorMode
 from reward_models.model_files import LOAD_ERRORS, check_source, first_line
-from stages.adapters.config import Adaptation, Full, Probe, Prompt
+from stages.adapters.config import Adaptation, Full, Prompt
 from stages.distributed.memory import peak_bytes
 from stages.models import adapt, trainable_parameters
 
 _ROWS = 8  # of the dry run, so that what building takes for a moment is small beside them
 FLOAT = 4  # bytes: weights are float32 wherever they are trained
-LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the loss's peak
 
-# Public models that presets and examples name, so that nothing has to be fetched to size them.
-KNOWN: dict[str, tuple[str, dict[str, object]]] = {
-    "EleutherAI/pythia-1.4b": ("gpt_neox", {"vocab_size": 50304, "hidden_size": 2048,
-        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 8192}),
-    "EleutherAI/pythia-6.9b": ("gpt_neox", {"vocab_size": 50432, "hidden_size": 4096,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 16384}),
-    "tiiuae/falcon-7b": ("falcon", {"vocab_size": 65024, "hidden_size": 4544,
-        "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
-        "parallel_attn": True, "bias": False, "alibi": False}),
-    "tiiuae/falcon-180B": ("falcon", {"vocab_size": 65024, "hidden_size": 14848,
-        "num_hidden_layers": 80, "num_attention_heads": 232, "num_kv_heads": 8,
-        "new_decoder_architecture": True, "parallel_attn": True, "bias": False, "alibi": False}),
-    "HuggingFaceTB/SmolLM2-135M": ("llama", {"vocab_size": 49152, "hidden_size": 576,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-        "intermediate_size": 1536, "tie_word_embeddings": True}),
-}  # fmt: skip
+# Public models that presets and examples name, so that nothing has to be fetched to measure them.
+KNOWN: dict[str, tuple[str, dict[str, int]]] = {
+    "EleutherAI/pythia-1.4b": (
+        "gpt_neox",
+        {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24}
+        | {"num_attention_heads": 16, "intermediate_size": 8192},
+    ),
+    "EleutherAI/pythia-6.9b": (
+        "gpt_neox",
+        {"vocab_size": 50432, "hidden_size": 4096, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "intermediate_size": 16384},
+    ),
+    "tiiuae/falcon-7b": (
+        "falcon",
+        {"vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32}
+        | {"num_attention_heads": 71, "multi_query": True, "parallel_attn": True}
+        | {"bias": False, "alibi": False},
+    ),
+    "tiiuae/falcon-180B": (
+        "falcon",
+        {"vocab_size": 65024, "hidden_size": 14848, "num_hidden_layers": 80}
+        | {"num_attention_heads": 232, "num_kv_heads": 8, "new_decoder_architecture": True}
+        | {"parallel_attn": True, "bias": False, "alibi": False},
+    ),
+    "HuggingFaceTB/SmolLM2-135M": (
+        "llama",
+        {"vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30}
+        | {"num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
+        | {"tie_word_embeddings": True},
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """A model under an adaptation. `cache_bytes` are of one token."""
+    """Parameters of a model under an adaptation; the KV cache is of one token, in bytes."""
 
-    source: str | Path
-    adaptation: Adaptation
     parameters: int
     trainable: int
     width: int
@@ -61,53 +73,13 @@ class ModelSize:
     cache_bytes: int
 
     @property
-    def frozen(self) -> int:
-        """The number of parameters that are not trained."""
-        return self.parameters - self.trainable
-
-    @property
-    def head(self) -> int:
-        """The number of parameters of a reward model's head."""
-        match self.adaptation:
-            case Probe(kind="mlp", width=hidden):
-                return self.width + hidden * (2 * self.width + 1) + self.width
-            case _:
-                return self.width
-
-    @property
-    def trainable_with_head(self) -> int:
-        """The number that training a reward model or critic trains; of a probe, the head alone."""
-        return self.head + (0 if isinstance(self.adaptation, Probe) else self.trainable)
-
-    @property
-    def forward_flops(self) -> float:
-        """Operations of a forward pass, a token: two a weight (Kaplan et al. 2020, section 2.1)."""
+    def flops(self) -> float:
+        """The operations of a forward pass, a token: two a weight (Kaplan et al. 2020)."""
         return 2.0 * self.parameters
-
-    @property
-    def update_flops(self) -> float:
-        """Operations of a forward and a backward pass, a token.
-
-        A backward pass costs two forward passes, or one where the weights are frozen; a probe has
-        none through its frozen backbone.
-        """
-        if isinstance(self.adaptation, Probe):
-            return self.forward_flops
-        return self.forward_flops * (2.0 if self.frozen else 3.0)
-
-    def activations(self, rows: int, tokens: int) -> int:
-        """Return the bytes that the backward pass of so many rows needs."""
-        if isinstance(self.adaptation, Probe):
-            return rows * tokens * self.width * FLOAT
-        return rows * activation_bytes(self.source, tokens)
-
-    def logits(self, rows: int, tokens: int) -> int:
-        """Return the bytes of logits and of what the loss computes beside them."""
-        return rows * tokens * self.vocabulary * FLOAT * LOGIT_COPIES
 
 
 def model_config(source: str | Path) -> PretrainedConfig:
-    """Return the config of a folder, of a known model, or of the hub; ValueError for none."""
+    """Return the config of a folder, a known model, or the hub; ValueError where there is none."""
     if str(source) in KNOWN and not Path(source).is_dir():
         kind, settings = KNOWN[str(source)]
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
@@ -127,11 +99,9 @@ def model_size(source: str | Path, adaptation: Adaptation) -> ModelSize:
     unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(unembedding, nn.Linear)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable, adds = _trainable(model, adaptation), not isinstance(adaptation, Full)
+    trainable, is_new = _num_trainable(model, adaptation), not isinstance(adaptation, Full)
     return ModelSize(
-        source=source,
-        adaptation=adaptation,
-        parameters=parameters + (trainable if adds else 0),
+        parameters=parameters + (trainable if is_new else 0),
         trainable=trainable,
         width=unembedding.in_features,
         vocabulary=unembedding.out_features,
@@ -141,15 +111,15 @@ def model_size(source: str | Path, adaptation: Adaptation) -> ModelSize:
 
 @lru_cache(maxsize=64)
 def activation_bytes(source: str | Path, tokens: int) -> int:
-    """Return what a forward pass holds of one row of so many tokens, up to the hidden states.
+    """Return the activations of one row of so many tokens, up to the hidden states, in bytes.
 
-    All weights are trained; a restricted model holds a little less.
+    All weights are trained; an adapter needs a little less.
     """
     weights = 0
 
     def forward() -> None:
         nonlocal weights
-        model = _build(model_config(source))
+        model = _build(model_config(source))  # all of it stays, so that no moment of freeing counts
         weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         _forward(_backbone(model), _ROWS, tokens, use_cache=False)
 
@@ -177,11 +147,11 @@ def _forward(
     return list(output.past_key_values) if use_cache else None
 
 
-def _trainable(model: PreTrainedModel, adaptation: Adaptation) -> int:
-    """Return the number of trained parameters; a soft prompt's first values are not looked up."""
+def _num_trainable(model: PreTrainedModel, adaptation: Adaptation) -> int:
+    """Return the number of parameters that `adaptation` trains."""
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
-    if isinstance(adaptation, Prompt):
+    if isinstance(adaptation, Prompt):  # its initialisation needs weights
         return adaptation.length * table.embedding_dim
     with torch.device("meta"):
         unused = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]

@@ -1,0 +1,255 @@
+"""The memory, operations and disk of each training stage of an experiment.
+
+Everything is counted for the longest row that the settings allow, so the memory is the peak.
+Operations are two a weight and token forward and four backward (Kaplan et al. 2020), two where the
+weights are frozen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.estimate.lengths import Lengths
+from pipeline.estimate.memory import FLOAT, LOGIT_COPIES, StageMemory, trained
+from pipeline.estimate.model_size import ModelSize, activation_bytes, model_size
+from pipeline.runs.manifest import checked_source
+from pipeline.runs.stage import Source
+from stages.adapters.config import Adaptation, Probe
+from stages.models import device
+from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModels
+from stages.reward.config import RewardConfig
+from stages.sft.config import SFTConfig
+
+FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights are frozen
+NUM_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """The memory of one stage, operations in matrix products, bytes that decoding reads, disk."""
+
+    memory: StageMemory
+    flops: float
+    read_bytes: float  # weights read from memory, one pass a step of every batch that decodes
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base under an adaptation."""
+
+    source: Source
+    size: ModelSize
+    adaptation: Adaptation
+
+    @classmethod
+    def of(cls, name: str, adaptation: Adaptation) -> "Model":
+        """Build it from its config alone."""
+        source = checked_source(name)
+        return cls(source, model_size(source, adaptation), adaptation)
+
+    @property
+    def trained(self) -> int:
+        """The parameters that training a policy changes."""
+        return self.size.trainable
+
+    @property
+    def trained_with_head(self) -> int:
+        """The parameters that training a reward model or critic changes; of a probe, the head."""
+        return self.head + (0 if isinstance(self.adaptation, Probe) else self.trained)
+
+    @property
+    def head(self) -> int:
+        """The parameters of a reward model's head."""
+        width, chosen = self.size.width, self.adaptation
+        if isinstance(chosen, Probe) and chosen.kind == "mlp":
+            return width + chosen.width * (2 * width + 1) + width
+        return width
+
+    @property
+    def frozen(self) -> int:
+        """The parameters of the base that are frozen."""
+        return self.size.parameters - self.size.trainable
+
+    @property
+    def training_cost(self) -> float:
+        """The cost of a forward and a backward pass, in forward passes.
+
+        A probe's backbone has no backward pass.
+        """
+        if isinstance(self.adaptation, Probe):
+            return 1.0
+        return 2.0 if self.frozen else 3.0
+
+    def activations(self, rows: int, tokens: int) -> int:
+        """Return the activations of so many rows, in bytes."""
+        if isinstance(self.adaptation, Probe):
+            return rows * tokens * self.size.width * FLOAT
+        return rows * activation_bytes(self.source, tokens)
+
+    def logits(self, rows: int, tokens: int) -> int:
+        """Return the logits of so many rows and the tensors computed beside them, in bytes."""
+        return rows * tokens * self.size.vocabulary * FLOAT * LOGIT_COPIES
+
+
+def stage_estimates(config: ExperimentConfig, sizes: Lengths) -> Iterator[StageEstimate]:
+    """Yield the estimates of the stages that train, as far as the experiment has them."""
+    yield _sft("sft", config, config.sft, sizes)
+    yield _reward(config, config.reward, sizes)
+    if config.ppo_init is not None:
+        yield _sft("ppo-init", config, config.ppo_init, sizes)
+    for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
+        if chosen is not None:
+            yield _ppo(name, config, chosen, sizes)
+
+
+def reward_base(config: ExperimentConfig) -> str:
+    """Return the model that the reward model starts from; SFT is as large as the base."""
+    return config.model if config.reward_base in ("sft", "base") else config.reward_base
+
+
+def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths) -> StageEstimate:
+    model = Model.of(config.model, chosen.adaptation)
+    counts, texts = model.size, sizes.demonstrations
+    rows = chosen.micro_batch_size or chosen.batch_size
+    longest = min(texts.longest, chosen.max_tokens)
+    tokens = chosen.epochs * texts.count * min(texts.mean, chosen.max_tokens)
+    if chosen.pretraining is not None:
+        longest = max(longest, chosen.pretraining.tokens_per_example)
+        share = chosen.pretraining.share / (1.0 - chosen.pretraining.share)
+        tokens += chosen.epochs * texts.count * share * chosen.pretraining.tokens_per_example
+    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
+    activations = model.activations(rows, longest)  # TRL computes the logits piece by piece
+    memory = StageMemory(
+        name,
+        weights,
+        gradients,
+        optimizer,
+        activations,
+        result=2 * weights if device().type == "cpu" else 0,
+        least=rows == 1,
+    )
+    saved = _saved(counts)
+    disk = (chosen.epochs + 1) * saved + optimizer
+    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
+
+
+def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> StageEstimate:
+    model = Model.of(reward_base(config), chosen.adaptation)
+    counts, prompts = model.size, sizes.ranking_prompts
+    most = max(setting.max_new_tokens for setting in config.sampling.settings)
+    low, high = config.sampling.responses
+    each = min(prompts.longest + most, chosen.max_tokens)
+    response_tokens = each - min(prompts.longest, each - 1)
+    longest = min(prompts.longest, each) + high * response_tokens
+    mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
+    tokens = chosen.epochs * prompts.count * mean
+    num_trained = model.trained_with_head
+    weights, gradients, optimizer = trained(counts.parameters, num_trained)
+    rows = 1 if chosen.micro_prompts == "auto" else chosen.micro_prompts  # the least, as in PPO
+    activations = (
+        model.activations(rows, longest) + rows * high * response_tokens * each * FLOAT
+    )  # and the mask
+    memory = StageMemory("reward", weights, gradients, optimizer, activations, least=rows == 1)
+    disk = 2 * _saved(counts) + optimizer
+    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
+
+
+def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
+    policy = Model.of(config.model, chosen.adaptation)
+    critic = Model.of(reward_base(config), config.reward.adaptation)
+    own_critic = isinstance(chosen.models, SeparateModels)
+    num_trained = policy.trained + (critic.trained_with_head if own_critic else policy.size.width)
+    _, gradients, optimizer = trained(0, num_trained)
+    joint = isinstance(chosen.models, JointModels)
+    reward_backbone = 0 if joint or _share_backbone(config, policy, critic) else critic.frozen
+    copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
+    if chosen.pretraining is not None:
+        copies += 2  # the two gradients that are compared at the first minibatch
+    memory = StageMemory(
+        name,
+        policy.size.parameters * FLOAT,
+        gradients,
+        optimizer,
+        _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+        _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
+        critic=(critic.trained_with_head if own_critic else policy.size.width) * FLOAT,
+        reference=policy.trained * FLOAT,
+        reward=(reward_backbone + critic.trained_with_head) * FLOAT,
+        average=copies * policy.trained * FLOAT,
+        policy=policy.size.parameters * FLOAT,
+        least=_rows(chosen) == chosen.responses_per_prompt,
+        in_buckets=False,
+    )
+    state = (policy.trained * copies + num_trained) * FLOAT + optimizer
+    disk = NUM_CHECKPOINTS * state + _saved(policy.size) + _saved(critic.size)
+    flops, read = _ppo_work(chosen, policy, critic, sizes)
+    return StageEstimate(memory, flops, read, disk)
+
+
+def _share_backbone(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
+    """Return True where policy and reward model are adapters on one base."""
+    start = config.ppo_init or config.sft
+    of_policy = "sft" if start.adaptation.family == "full" else "base"
+    of_reward = of_policy if config.reward_base == "sft" else config.reward_base
+    return bool(policy.frozen and critic.frozen) and of_policy == of_reward
+
+
+def _rows(chosen: PPOConfig) -> int:
+    """Return the episodes that an update holds at once; where memory decides, the fewest."""
+    if chosen.micro_batch_size == "auto":
+        return chosen.responses_per_prompt
+    if chosen.cached.first_forward and chosen.minibatch == chosen.episodes_per_rollout:
+        return chosen.minibatch  # whose graphs are in memory at once
+    return chosen.micro_batch_size
+
+
+def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
+    rows = _rows(chosen)
+    response_tokens = chosen.sampling.max_new_tokens
+    update = policy.activations(rows, prompt + response_tokens)
+    if isinstance(chosen.models, SeparateModels):
+        update += critic.activations(rows, prompt + response_tokens)
+    update += policy.logits(rows, response_tokens + 1)
+    mix = chosen.pretraining
+    if mix is None:
+        return update
+    rows = min(rows, round(mix.examples_per_episode * chosen.minibatch)) or 1
+    length = mix.tokens_per_example
+    return max(update, policy.activations(rows, length) + policy.logits(rows, length))
+
+
+def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
+    rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
+    tokens = prompt + chosen.sampling.max_new_tokens
+    merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
+    copied = policy.frozen * FLOAT if merges else 0
+    return rows * tokens * policy.size.cache_bytes + policy.logits(rows, 1) + copied
+
+
+def _ppo_work(
+    chosen: PPOConfig, policy: Model, critic: Model, sizes: Lengths
+) -> tuple[float, float]:
+    """Return the operations, and the bytes of weights that decoding reads."""
+    response_tokens = min(sizes.responses.mean, chosen.sampling.max_new_tokens)
+    tokens = chosen.episodes * (sizes.ppo_prompts.mean + response_tokens)
+    # policy: decoding, old log-probabilities, update; the reference; critic: values, update; score;
+    # of these, critic and score are heads on other passes where models are shared
+    epochs = chosen.inner_epochs
+    flops = tokens * policy.size.flops * (3 * FORWARD + epochs * policy.training_cost)
+    if isinstance(chosen.models, SeparateModels):
+        flops += tokens * critic.size.flops * (FORWARD + epochs * critic.training_cost)
+    if not isinstance(chosen.models, JointModels):
+        flops += tokens * critic.size.flops * FORWARD
+    mix = chosen.pretraining
+    if mix is not None:
+        extra = chosen.episodes * mix.examples_per_episode * mix.tokens_per_example
+        flops += policy.training_cost * epochs * extra * policy.size.flops
+    together = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
+    steps = chosen.sampling.max_new_tokens * chosen.episodes / together
+    return flops, steps * policy.size.parameters * FLOAT
+
+
+def _saved(counts: ModelSize) -> int:
+    """Return the bytes of a model on disk: its trained parameters."""
+    return counts.trainable * FLOAT
