@@ -119,10 +119,9 @@ def activation_bytes(source: str | Path, tokens: int) -> int:
 
     def forward() -> None:
         nonlocal weights
-        backbone = _backbone(_build(model_config(source)))
-        tensors = (*backbone.parameters(), *backbone.buffers())
-        weights = sum(tensor.nbytes for tensor in tensors)
-        _forward(backbone, _ROWS, tokens, use_cache=False)
+        model = _build(model_config(source))  # all of it stays, so that no moment of freeing counts
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        _forward(_backbone(model), _ROWS, tokens, use_cache=False)
 
     return (peak_bytes(forward) - weights) // _ROWS
 
