@@ -51,7 +51,7 @@ class Rows(Protocol):
     logits_BV: Tensor  # of the next token
 
     def rows_for(self, num_alive: int) -> int:
-        """Return the number of rows to continue with: all, until enough are over to be worth a copy."""
+        """Return the number of rows to keep: all, until enough are over to be worth a copy."""
         return num_alive if num_alive < _EVICT_BELOW * len(self.row_B) else len(self.row_B)
 
     def keep(self, index_B: Tensor) -> None:
