@@ -18,7 +18,14 @@ from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.tiny_ppo import (
+    PROMPTS,
+    metrics_of,
+    probe_world,
+    tiny_config,
+    tiny_world,
+    train,
+)
 
 World = tuple[Path, Path]
 ALL: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
@@ -246,3 +253,67 @@ def test_a_second_opinion_may_load_a_model_of_its_own(
     assert [step["ppo/gold_score"] for step in ranks[0]] == [
         step["ppo/gold_score"] for step in alone
     ]
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A reward model that is a head on the policy's own transformer."""
+    return probe_world(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero1", "zero2"), "zero2"))
+@pytest.mark.parametrize("family", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_joint_passes_train_as_one_process_does(
+    probe: World, tmp_path: Path, family: str, sharding: Sharding
+) -> None:
+    adaptation: dict[str, Any] = {"family": family} | ({"rank": 2} if family == "lora" else {})
+    settings: dict[str, Any] = {
+        "adaptation": adaptation,
+        "models": {"kind": "joint"},
+        "ema_decay": 0.9,
+        "pretraining": {"examples_per_episode": 0.75, "tokens_per_example": 8},
+    }
+    alone = trained(probe, tmp_path / "one", settings)
+    ranks = run_ranks(trained, probe, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
+def test_shared_passes_over_divided_weights_are_refused_in_words(
+    probe: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    settings = {"models": {"kind": "joint"}}
+    with pytest.raises(AssertionError, match=r"models\.kind is joint, but weights are sharded"):
+        run_ranks(trained, probe, tmp_path / "two", settings, sharding=sharding)
+
+
+TOP: dict[str, Any] = {"adaptation": {"family": "full", "top_layers": 1}, "inner_epochs": 2}
+PLAIN = {"cached": {"lower_layers": False}}
+FIRST = {"cached": {"first_forward": True}, "minibatch": 8}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero1", "zero2", "zero3", "fsdp2"), "zero2"))
+def test_the_last_layers_are_trained_as_by_one_that_keeps_nothing(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    alone = trained(world, tmp_path / "one", TOP | PLAIN)
+    ranks = run_ranks(trained, world, tmp_path / "two", TOP, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero2", "zero3", "fsdp2"), "ddp"))
+def test_a_first_pass_that_is_kept_or_cannot_be_trains_as_one_process_does(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    alone = trained(world, tmp_path / "one", {"minibatch": 8})
+    ranks = run_ranks(trained, world, tmp_path / "two", FIRST, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    if sharding == "ddp":
+        assert all(step["ppo/first_ratio_error"] == 0.0 for step in ranks[0])

@@ -29,7 +29,7 @@ from tests.equivalence.trl_ppo_models import (
     language_model,
 )
 from tests.reward_models.tiny import tiny_tokenizer
-from tests.stages.tiny_ppo import outputs
+from tests.stages.ppo.tiny_ppo import outputs
 
 RECORDED = json.loads(Path(__file__).with_name("trl_ppo_reference.json").read_text())
 TOLERANCE = 1e-6  # the models are float64; each side takes its log-softmax and its sums in float32

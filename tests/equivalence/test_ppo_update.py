@@ -12,8 +12,8 @@ from stages.ppo.health import MetricSums
 from stages.ppo.ppo import add_ppo_gradients, add_pretraining_gradients
 from stages.ppo.rollout import Experience
 from stages.ppo.run import PPORun
-from tests.stages.frozen_batch import frozen_batch
-from tests.stages.tiny_ppo import texts_file, tiny_config, tiny_run, tiny_world
+from tests.stages.ppo.frozen_batch import frozen_batch
+from tests.stages.ppo.tiny_ppo import texts_file, tiny_config, tiny_run, tiny_world
 
 
 @pytest.fixture(scope="module")

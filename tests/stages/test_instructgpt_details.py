@@ -27,7 +27,14 @@ from stages.seeding import generator_for
 from stages.sft.config import SFTConfig
 from stages.sft.train import _arguments as sft_arguments
 from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
-from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import (
+    outputs,
+    roll_out,
+    tiny_config,
+    tiny_models,
+    tiny_run,
+    tiny_world,
+)
 
 
 @pytest.fixture(scope="module")

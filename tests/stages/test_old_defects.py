@@ -35,7 +35,7 @@ from tests.reward_models.tiny import (
     tiny_tasks,
     tiny_tokenizer,
 )
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.tiny_ppo import (
     metrics_of,
     outputs,
     roll_out,

@@ -17,7 +17,7 @@ from stages.reward.batches import RankedPrompt
 from stages.reward.config import RewardConfig
 from stages.reward.held_out import check_reward_model, held_out_prompts
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks
-from tests.stages.tiny_ppo import tiny_config, tiny_world, train
+from tests.stages.ppo.tiny_ppo import tiny_config, tiny_world, train
 
 
 @pytest.fixture(scope="module")

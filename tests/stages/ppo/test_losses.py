@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.ppo import losses
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GENERATOR = torch.Generator()
 
 

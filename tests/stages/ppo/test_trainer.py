@@ -16,7 +16,7 @@ from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.health import UnhealthyRunError
 from stages.ppo.train import train_ppo
 from stages.progress import silent
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.tiny_ppo import (
     PROMPTS,
     TEXTS,
     metrics_of,

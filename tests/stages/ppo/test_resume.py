@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from stages.distributed.checkpoints import STATE, Checkpoints
 from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 from tests.stages.small_disk import size_of, small_disk
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 
 CHANGES: dict[str, Any] = {
     "episodes": 48,
@@ -30,7 +30,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint_every": 1,
     "responses_per_prompt": 2,
 }
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: s
         import torch
         torch.set_num_threads(1)
         from stages.ppo.config import PPOConfig
-        from tests.stages.tiny_ppo import train
+        from tests.stages.ppo.tiny_ppo import train
         config = PPOConfig.model_validate_json({config.model_dump_json()!r})
         world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
         {before}

@@ -20,8 +20,8 @@ from stages.ppo.config import PPOConfig
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.run import PPORun, RunState
 from stages.progress import Report, silent
-from tests.stages.test_ppo_guards import OFF
-from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.test_guards import OFF
+from tests.stages.ppo.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
 
 World = tuple[Path, Path]
 # What a rollback changes.

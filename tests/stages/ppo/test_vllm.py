@@ -11,8 +11,8 @@ import pytest
 from stages.distributed.network import trained_parameters
 from stages.models import load_policy
 from tests.distributed.ranks import run_ranks
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world
-from tests.stages.vllm_server import TinyVllm
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world
+from tests.stages.ppo.vllm_server import TinyVllm
 
 World = tuple[Path, Path]
 LORA = {"family": "lora", "rank": 2, "alpha": 4}

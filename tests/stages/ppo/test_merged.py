@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.adapters.lora import merged_lora
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_models, tiny_world
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_models, tiny_world
 
 LORA = {"family": "lora", "rank": 2}
 

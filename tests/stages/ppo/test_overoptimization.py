@@ -13,8 +13,8 @@ from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo.config import Overoptimization
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step, silent
-from tests.stages.test_ppo_resume import assert_same_result
-from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
+from tests.stages.ppo.test_resume import assert_same_result
+from tests.stages.ppo.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
 
 RULE = {"gold_reward": "a test", "every": 2, "num_prompts": 6}
 

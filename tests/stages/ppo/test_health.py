@@ -21,7 +21,14 @@ from stages.ppo.health import (
 from stages.ppo.ppo import experience, optimizer_step, update
 from stages.ppo.rollout import Episodes
 from stages.seeding import endless_order, generator_for
-from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import (
+    outputs,
+    roll_out,
+    tiny_config,
+    tiny_models,
+    tiny_run,
+    tiny_world,
+)
 
 HEALTHY = {
     "ppo/kl_nats": 3.0,

@@ -21,8 +21,8 @@ from stages.ppo.models import Models
 from stages.ppo.ppo import add_ppo_gradients, experience, iterate
 from stages.ppo.rollout import Episodes, Experience
 from stages.ppo.run import PPORun
-from tests.stages.test_ppo_resume import PowerCutError, cut_at
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.test_resume import PowerCutError, cut_at
+from tests.stages.ppo.tiny_ppo import (
     metrics_of,
     outputs,
     probe_world,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.ppo.ppo import iterate
-from tests.stages.tiny_ppo import tiny_config, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import tiny_config, tiny_run, tiny_world
 
 FAMILIES = {
     "full": {"family": "full"},
