@@ -131,13 +131,13 @@ class _Stack:
     @classmethod
     def of(cls, model: nn.Module) -> "_Stack | None":
         """None for a model without one clear stack, or whose adapter acts below it."""
-        carrier = model.backbone if isinstance(model, RewardModel) else model
-        if isinstance(carrier, PeftModel):
-            if family_of(carrier) not in _ABOVE_ONLY:
+        adapted = model.backbone if isinstance(model, RewardModel) else model
+        if isinstance(adapted, PeftModel):
+            if family_of(adapted) not in _ABOVE_ONLY:
                 return None
-        elif not isinstance(carrier, PreTrainedModel):
+        elif not isinstance(adapted, PreTrainedModel):
             return None
-        backbone = transformer(carrier)
+        backbone = transformer(adapted)
         count = backbone.config.get_text_config().num_hidden_layers
         lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
         if len(lists) != 1:

@@ -200,7 +200,7 @@ class PPOConfig(Config):
 
     @property
     def iterations(self) -> int:
-        """How many rollouts the episodes make; the last one is whole."""
+        """The number of rollouts; the last one is whole."""
         return -(-self.episodes // self.episodes_per_rollout)
 
     @model_validator(mode="after")

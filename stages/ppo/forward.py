@@ -211,7 +211,7 @@ def lay_out(episodes: Episodes, *, packed: bool = False, right: bool = False) ->
     """A row for each episode, padded on the left or `right`, or, where `packed`, one for all."""
     if packed:
         return _packed(episodes)
-    return _padded_right(episodes) if right else _padded_left(episodes)
+    return _padded(episodes, right=right)
 
 
 def policy_logits(
@@ -335,40 +335,29 @@ def _head_outputs(model: nn.Module, layout: Layout) -> Tensor:
     return output_BL.flatten()
 
 
-def _padded_left(episodes: Episodes) -> Layout:
-    columns = episodes.response_BT.shape[1] + 1
-    row_N, column_N = episodes.response_BT.nonzero(as_tuple=True)
-    row_E = torch.arange(len(episodes.ids_BL), device=episodes.ids_BL.device)
-    return Layout(
-        ids_BL=episodes.ids_BL,
-        mask=episodes.mask_BL,
-        positions_BL=positions(episodes.mask_BL),
-        columns=columns,
-        predict_N=row_N * columns + column_N,  # one column before the token's own
-        end_E=row_E * columns + columns - 1,
-        length_B=episodes.mask_BL.sum(-1),
-    )
-
-
-def _padded_right(episodes: Episodes) -> Layout:
-    """Rows that begin in the first column; the logits of all columns are needed."""
-    width = episodes.ids_BL.shape[1]
-    length_B, response_B = episodes.mask_BL.sum(-1), episodes.response_BT.sum(-1)
-    column_L = torch.arange(width, device=length_B.device)
-    mask_BL = column_L < length_B[:, None]
-    source_BL = (column_L + width - length_B[:, None]).clamp(max=width - 1)
+def _padded(episodes: Episodes, *, right: bool) -> Layout:
+    """A row for each episode. Padded on the right, the logits of all columns are needed."""
+    width, longest = episodes.ids_BL.shape[1], episodes.response_BT.shape[1]
+    ids_BL, mask_BL, length_B = episodes.ids_BL, episodes.mask_BL, episodes.mask_BL.sum(-1)
     row_B = torch.arange(len(length_B), device=length_B.device)
+    columns, shift_B = longest + 1, torch.zeros_like(length_B)
+    if right:
+        columns, shift_B = width, width - length_B
+        column_L = torch.arange(width, device=length_B.device)
+        mask_BL = column_L < length_B[:, None]
+        source_BL = (column_L + shift_B[:, None]).clamp(max=width - 1)
+        ids_BL = ids_BL.gather(1, source_BL).masked_fill(~mask_BL, 0)
     row_N, column_N = episodes.response_BT.nonzero(as_tuple=True)
-    pads_B = episodes.response_BT.shape[1] - response_B  # columns before a response
+    last_B = (row_B + 1) * columns - 1 - shift_B
     return Layout(
-        ids_BL=episodes.ids_BL.gather(1, source_BL).masked_fill(~mask_BL, 0),
+        ids_BL=ids_BL,
         mask=mask_BL,
         positions_BL=positions(mask_BL),
-        columns=width,
-        predict_N=row_N * width + (length_B - response_B)[row_N] + column_N - pads_B[row_N] - 1,
-        end_E=row_B * width + length_B - 1,
+        columns=columns,
+        predict_N=last_B[row_N] - longest + column_N,  # one column before the token's own
+        end_E=last_B,
         length_B=length_B,
-        padded_right=True,
+        padded_right=right,
     )
 
 

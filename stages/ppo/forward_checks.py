@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
@@ -140,14 +140,9 @@ def _state_reader(scorer: RewardModel) -> ForwardFn:
 
 def _backbones(models: Models) -> list[PreTrainedModel]:
     roles = (models.policy, models.reference, models.critic, models.reward)
-    carriers: list[nn.Module] = [
-        role.backbone if isinstance(role, RewardModel) else role for role in roles
-    ]
-    return [  # a value head has none
-        transformer(carrier)
-        for carrier in carriers
-        if isinstance(carrier, PreTrainedModel | PeftModel)
-    ]
+    adapted = [role.backbone if isinstance(role, RewardModel) else role for role in roles]
+    # A value head has none.
+    return [transformer(x) for x in adapted if isinstance(x, PreTrainedModel | PeftModel)]
 
 
 def _example(

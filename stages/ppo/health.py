@@ -69,8 +69,8 @@ class RecoverableRunError(UnhealthyRunError):
     """An instability that smaller steps from an earlier checkpoint may avoid."""
 
 
-class Means:
-    """Means of metrics over everything that was counted, on all ranks."""
+class MetricSums:
+    """Metrics summed over everything that was counted, to be averaged over all ranks."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -85,30 +85,30 @@ class Means:
         """Add every element of `x`."""
         self.add(name, x.double().sum(), x.numel())
 
-    def over(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def averages(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means over all ranks."""
         names = sorted(self._sums)
         table = sum_over_ranks(torch.stack([self._sums[name] for name in names]))
         return {name: float(s / n) for name, (s, n) in zip(names, table, strict=True)}
 
 
-def add_rollout(means: Means, rollout: Rollout, reward_BT: Tensor) -> None:
+def add_rollout(sums: MetricSums, rollout: Rollout, reward_BT: Tensor) -> None:
     """Add score, reward, KL, entropy, length, endings and repetition of a rollout."""
     mask_BT, episodes = rollout.episodes.response_BT, rollout.episodes
     k1_BT = losses.kl_k1(rollout.old_BT, rollout.reference_BT)
     k3_N = losses.kl_k3(rollout.old_BT[mask_BT], rollout.reference_BT[mask_BT])
-    means.add_all("ppo/score", rollout.score_B)
-    means.add_all("ppo/reward", reward_BT.sum(-1))
-    means.add_all("ppo/kl_nats", k1_BT.sum(-1))
-    means.add_all("ppo/kl_squared", k1_BT.sum(-1).square())
-    means.add_all("ppo/kl_nats_per_token", k1_BT[mask_BT])
-    means.add_all("ppo/kl_k3_nats_per_token", k3_N)
-    means.add_all("ppo/entropy_nats_per_token", rollout.entropy_BT[mask_BT])
-    means.add_all("ppo/response_tokens", mask_BT.sum(-1))
-    means.add_all("ppo/eos_rate", episodes.ended_B)
+    sums.add_all("ppo/score", rollout.score_B)
+    sums.add_all("ppo/reward", reward_BT.sum(-1))
+    sums.add_all("ppo/kl_nats", k1_BT.sum(-1))
+    sums.add_all("ppo/kl_squared", k1_BT.sum(-1).square())
+    sums.add_all("ppo/kl_nats_per_token", k1_BT[mask_BT])
+    sums.add_all("ppo/kl_k3_nats_per_token", k3_N)
+    sums.add_all("ppo/entropy_nats_per_token", rollout.entropy_BT[mask_BT])
+    sums.add_all("ppo/response_tokens", mask_BT.sum(-1))
+    sums.add_all("ppo/eos_rate", episodes.ended_B)
     repeated = repetition(episodes)
-    means.add("ppo/repetition", sum(repeated), len(repeated))
-    means.add("ppo/distinct_responses", distinct_responses(episodes), len(repeated))
+    sums.add("ppo/repetition", sum(repeated), len(repeated))
+    sums.add("ppo/distinct_responses", distinct_responses(episodes), len(repeated))
 
 
 def experience_moments(data: Experience) -> dict[str, float]:
@@ -133,7 +133,7 @@ def with_standard_error(metrics: dict[str, float], episodes: int) -> dict[str, f
 
 
 def repetition(episodes: Episodes) -> list[float]:
-    """Of each response, the share of trigrams that occur earlier in it; 0 where it has none."""
+    """The share of each response's trigrams that occur earlier in it; 0 where it has none."""
 
     def repeated(tokens: list[int]) -> float:
         trigrams = [tuple(tokens[i : i + _TRIGRAM]) for i in range(len(tokens) - _TRIGRAM + 1)]

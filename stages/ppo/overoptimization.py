@@ -17,7 +17,7 @@ from reward_models.records import Prompt
 from stages.data.template import response_text
 from stages.distributed.sharding import autocast
 from stages.ppo import forward
-from stages.ppo.health import Means
+from stages.ppo.health import MetricSums
 from stages.ppo.rollout import Rollout, collect, even_rows, gather
 from stages.ppo.run import Best, PPORun
 from stages.seeding import EVERY_RANK, generator_for
@@ -43,24 +43,24 @@ class GoldReward:
 
 def validate(run: PPORun, prompts: Sequence[list[int]]) -> dict[str, float]:
     """Mean score and KL (nats a response) of the result's weights on validation prompts."""
-    rollout, means = result_rollout(run, prompts), Means()
-    means.add_all("ppo/validation_score", rollout.score_B)
-    means.add_all("ppo/validation_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
-    return means.over(run.sum_over_ranks)
+    rollout, sums = result_rollout(run, prompts), MetricSums()
+    sums.add_all("ppo/validation_score", rollout.score_B)
+    sums.add_all("ppo/validation_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
+    return sums.averages(run.sum_over_ranks)
 
 
 def gold_scores(run: PPORun, gold: GoldReward, prompts: Sequence[list[int]]) -> dict[str, float]:
     """Mean gold score, score and KL (nats a response); `prompts` are the token ids of `gold`'s."""
-    rollout, means = result_rollout(run, prompts), Means()
+    rollout, sums = result_rollout(run, prompts), MetricSums()
     tokenizer, is_main = run.models.tokenizer, run.accelerator.is_main_process
     texts = [response_text(tokenizer, ids) for ids in rollout.episodes.responses()]
     ended = rollout.episodes.ended_B.tolist()
     for name, judge in {"gold_score": gold.judge, **gold.also}.items():
         scores = judge(gold.prompts, texts, ended) if is_main else ()
-        means.add_all(f"ppo/{name}", torch.tensor(scores))
-    means.add_all("ppo/proxy_score", rollout.score_B)
-    means.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
-    return means.over(run.sum_over_ranks)
+        sums.add_all(f"ppo/{name}", torch.tensor(scores))
+    sums.add_all("ppo/proxy_score", rollout.score_B)
+    sums.add_all("ppo/gold_kl_nats", (rollout.old_BT - rollout.reference_BT).sum(-1))
+    return sums.averages(run.sum_over_ranks)
 
 
 def choose_best(

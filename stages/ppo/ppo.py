@@ -34,7 +34,7 @@ from stages.distributed.sharding import autocast
 from stages.generation.vllm import VllmSampler
 from stages.ppo import forward, health, losses
 from stages.ppo.config import AdaptiveKL, PPOConfig
-from stages.ppo.health import Means, RecoverableRunError, UnhealthyRunError
+from stages.ppo.health import MetricSums, RecoverableRunError, UnhealthyRunError
 from stages.ppo.overoptimization import GoldReward, choose_best, gold_scores, validate
 from stages.ppo.rollout import Experience, Rollout, collect, gather, shuffled
 from stages.ppo.run import Best, PPORun
@@ -131,7 +131,7 @@ def iterate(
     where a check that holds by construction fails.
     """
     config, state, accelerator = run.config, run.state, run.accelerator
-    means, times = Means(), [time.perf_counter()]
+    sums, times = MetricSums(), [time.perf_counter()]
 
     # 1. Sample a response to each of the next prompts from the current policy. Each rank takes the
     # episodes that it will train on first.
@@ -174,15 +174,15 @@ def iterate(
 
     # 5. Update policy and critic in minibatches.
     doing("updating policy and critic")
-    update(run, data, iteration, means, forwards)
+    update(run, data, iteration, sums, forwards)
     run.models.lower.forget()
     times.append(time.perf_counter())
 
-    health.add_rollout(means, rollout, reward_BT)
+    health.add_rollout(sums, rollout, reward_BT)
     if isinstance(run.sampler, VllmSampler):
         gap_BT = (rollout.sampler_BT - rollout.old_BT).abs()
-        means.add_all("ppo/sampler_gap_nats_per_token", gap_BT[rollout.episodes.response_BT])
-    metrics = means.over(run.sum_over_ranks)
+        sums.add_all("ppo/sampler_gap_nats_per_token", gap_BT[rollout.episodes.response_BT])
+    metrics = sums.averages(run.sum_over_ranks)
     metrics = health.with_standard_error(metrics, config.episodes_per_rollout)
     state.first_response_tokens = state.first_response_tokens or metrics["ppo/response_tokens"]
     names = ("time/rollout_s", "time/scoring_s", "time/update_s")
@@ -226,7 +226,7 @@ def update(
     run: PPORun,
     data: Experience,
     iteration: int,
-    means: Means,
+    sums: MetricSums,
     forwards: Sequence[forward.Forward] = (),
 ) -> None:
     """Step 5: all minibatches of all inner epochs, with an optimiser step each.
@@ -237,17 +237,17 @@ def update(
     for epoch in range(run.config.inner_epochs):
         for number, rows in enumerate(minibatches(run, iteration, epoch)):
             first = epoch == 0 and number == 0
-            add_ppo_gradients(run, data, rows, means, forwards if first else (), first=first)
+            add_ppo_gradients(run, data, rows, sums, forwards if first else (), first=first)
             if run.stream is not None:
-                add_pretraining_gradients(run, means, measure=first)
-            optimizer_step(run, iteration, means)
+                add_pretraining_gradients(run, sums, measure=first)
+            optimizer_step(run, iteration, sums)
 
 
 def add_ppo_gradients(
     run: PPORun,
     data: Experience,
     rows: Tensor,
-    means: Means,
+    sums: MetricSums,
     forwards: Sequence[forward.Forward] = (),
     *,
     first: bool = False,
@@ -290,21 +290,21 @@ def add_ppo_gradients(
         with torch.no_grad():
             ratio_N = (new_N - old_N).exp()
             ratio_error = torch.maximum(ratio_error, (ratio_N - 1.0).abs().max())
-            means.add("ppo/policy_loss", policy_loss.item() * count, len(new_N))
-            means.add("ppo/value_loss", value_loss(value_N).item() * count, len(new_N))
-            means.add_all("ppo/ratio", ratio_N)
-            means.add_all("ppo/approx_kl", losses.kl_k3(old_N, new_N))
+            sums.add("ppo/policy_loss", policy_loss.item() * count, len(new_N))
+            sums.add("ppo/value_loss", value_loss(value_N).item() * count, len(new_N))
+            sums.add_all("ppo/ratio", ratio_N)
+            sums.add_all("ppo/approx_kl", losses.kl_k3(old_N, new_N))
             clipped_N = losses.policy_clipped(new_N, old_N, advantage_N, config.clip)
-            means.add_all("ppo/policy_clip_fraction", clipped_N)
+            sums.add_all("ppo/policy_clip_fraction", clipped_N)
             clipped_N = losses.value_clipped(value_N, old_value_N, return_N, config.value_clip)
-            means.add_all("ppo/value_clip_fraction", clipped_N)
+            sums.add_all("ppo/value_clip_fraction", clipped_N)
     if first:
         ratio_error = accelerator.gather(ratio_error).max()
-        means.add("ppo/first_ratio_error", ratio_error)
+        sums.add("ppo/first_ratio_error", ratio_error)
         health.check_first_ratio(float(ratio_error), accelerator.mixed_precision, run.models.policy)
 
 
-def add_pretraining_gradients(run: PPORun, means: Means, *, measure: bool = False) -> None:
+def add_pretraining_gradients(run: PPORun, sums: MetricSums, *, measure: bool = False) -> None:
     """Step 5b: add gamma * d(nll)/d(theta) of pretraining text to the policy's gradients.
 
     With `measure`, their norm is compared with that of PPO's own.
@@ -327,14 +327,14 @@ def add_pretraining_gradients(run: PPORun, means: Means, *, measure: bool = Fals
             nll = forward.pretraining_nll(policy.model, ids_BL[part], mask_BL[part])
         policy.backward(config.coefficient * nll / divisor)
         tokens = int(mask_BL[part, 1:].sum())
-        means.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
+        sums.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)
     if before:
         added = [after - old for after, old in zip(policy.gradients(), before, strict=True)]
         ratio = policy.norm(added) / policy.norm(before)
-        means.add("ppo/pretraining_gradient_ratio", ratio)
+        sums.add("ppo/pretraining_gradient_ratio", ratio)
 
 
-def optimizer_step(run: PPORun, iteration: int, means: Means) -> None:
+def optimizer_step(run: PPORun, iteration: int, sums: MetricSums) -> None:
     """Step 5c: a step of both networks, each with its own learning rate and gradient clip."""
     norms = {  # both, so that no gradient is left for an iteration after a rollback
         "gradient": run.policy.step(run.learning_rate(iteration)),
@@ -346,7 +346,7 @@ def optimizer_step(run: PPORun, iteration: int, means: Means) -> None:
                 f"the {name.replace('_', ' ')} is not finite: the learning rate is too high "
                 "or a score is not finite; lower learning_rate, or set score_clip"
             )
-        means.add(f"ppo/{name}_norm", norm)
+        sums.add(f"ppo/{name}_norm", norm)
     if run.average is not None:
         run.average.step(run.policy.shards())
 

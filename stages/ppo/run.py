@@ -87,7 +87,7 @@ class PPORun:
 
     @property
     def keeps_first_forward(self) -> bool:
-        """Whether the first minibatch goes backward through the rollout's own forward passes.
+        """True where the first minibatch goes backward through the rollout's own forward passes.
 
         It must be the whole rollout, no engine may need a forward pass of its own, and where memory
         limits the micro-batches, it must not have had to.

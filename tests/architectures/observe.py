@@ -36,7 +36,7 @@ from stages.reward.shared_prompt import SharedPrompt, choose_layout
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
 from tests.architectures.tiny import ARCHITECTURES, save
-from tests.stages.tiny_ppo import outputs
+from tests.stages.ppo.tiny_ppo import outputs
 
 PROMPT_TOKENS = (1, 2, 8, 8, 20)
 NEW_TOKENS = 12

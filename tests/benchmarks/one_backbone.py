@@ -30,7 +30,7 @@ from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import models
 from stages.reward.config import RewardConfig
 from tests.reward_models.tiny import tiny_tokenizer
-from tests.stages.tiny_ppo import tiny_config, train
+from tests.stages.ppo.tiny_ppo import tiny_config, train
 
 WAYS = ("one-backbone", "four-bases", "four-full", "narrow")
 SHAPE = LlamaConfig(

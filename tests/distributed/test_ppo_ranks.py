@@ -18,7 +18,14 @@ from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.tiny_ppo import (
+    PROMPTS,
+    metrics_of,
+    probe_world,
+    tiny_config,
+    tiny_world,
+    train,
+)
 
 World = tuple[Path, Path]
 ALL: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
@@ -29,12 +36,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def brief(cases: Sequence[Any], *kept: Any) -> list[Any]:
+def brief(cases: Sequence[Any], *brief_cases: Any) -> list[Any]:
     """All cases; those that are not `kept` are marked slow."""
     slow = pytest.mark.slow
     each = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [
-        pytest.param(*values, marks=() if case in kept else slow)
+        pytest.param(*values, marks=() if case in brief_cases else slow)
         for case, values in zip(cases, each, strict=True)
     ]
 
@@ -49,23 +56,23 @@ def trained(world: World, out: Path, settings: dict[str, Any]) -> list[dict[str,
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    ranks = {}
     for folder in (out / "model", out / "critic"):
         for file in sorted(folder.glob("*.safetensors")):
-            found |= {f"{folder.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
-    return found
+            ranks |= {f"{folder.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
+    return ranks
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name, weight in mine.items():
-        torch.testing.assert_close(weight, theirs[name], atol=1e-5, rtol=1e-4, msg=name)
+    ours, others = weights(one), weights(other)
+    assert ours.keys() == others.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, others[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def assert_same_course(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
-    assert len(mine) == len(theirs) > 0
-    for step, other in zip(mine, theirs, strict=True):
+def assert_same_course(ours: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    assert len(ours) == len(others) > 0
+    for step, other in zip(ours, others, strict=True):
         for name, value in other.items():
             if not name.startswith("time/"):
                 assert step[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
@@ -78,10 +85,10 @@ def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding:
     if sharding == "zero3-offload":  # its gradients are on their way until the step
         for step in alone:
             del step["ppo/pretraining_gradient_ratio"]
-    found = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
-    assert_same_course(found[0], alone)
-    assert [step["ppo/first_ratio_error"] for step in found[0]] == [0.0] * len(alone)
-    assert found[1] == []
+    ranks = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert [step["ppo/first_ratio_error"] for step in ranks[0]] == [0.0] * len(alone)
+    assert ranks[1] == []
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -114,8 +121,8 @@ def test_a_set_is_trained_as_by_one(
 ) -> None:
     settings = {"adaptation": {"family": family, **FAMILIES[family]}}
     alone = trained(world, tmp_path / "one", settings)
-    found = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -148,8 +155,8 @@ def test_a_run_goes_on_under_another_sharding(
 @pytest.mark.parametrize("sharding", ["ddp", "zero3"])
 def test_four_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
     alone = trained(world, tmp_path / "one", SETTINGS)
-    found = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
-    assert_same_course(found[0], alone)
+    ranks = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
+    assert_same_course(ranks[0], alone)
     assert_alike(tmp_path / "one", tmp_path / "four")
 
 
@@ -184,26 +191,26 @@ def starved(world: World, out: Path) -> str:
 def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
-    for said in run_ranks(starved, world, tmp_path, sharding=sharding):
-        assert said.startswith("to sample, a rank needs the whole policy")
+    for message in run_ranks(starved, world, tmp_path, sharding=sharding):
+        assert message.startswith("to sample, a rank needs the whole policy")
 
 
 def with_little_on_one(
     world: World, out: Path, settings: dict[str, Any]
 ) -> tuple[list[dict[str, float]], list[MicroBatch]]:
     """Train where the second rank has no memory to spare; every rank's micro-batches too."""
-    found: list[MicroBatch] = []
+    ranks: list[MicroBatch] = []
 
     def fitting(*given: Any) -> MicroBatch:
-        found.append(micro_batches.fitting(*given))
-        return found[-1]
+        ranks.append(micro_batches.fitting(*given))
+        return ranks[-1]
 
     little = os.environ.get("RANK") == "1"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("stages.ppo.train.fitting", fitting)
         if little:
             patched.setattr(micro_batches, "free_memory", lambda _: 0)
-        return trained(world, out, settings), found
+        return trained(world, out, settings), ranks
 
 
 @pytest.mark.distributed
@@ -213,10 +220,10 @@ def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
 ) -> None:
     settings = SETTINGS | {"micro_batch_size": "auto"}
     alone = trained(world, tmp_path / "one", settings)
-    (course, mine), (_, theirs) = run_ranks(
+    (course, ours), (_, others) = run_ranks(
         with_little_on_one, world, tmp_path / "two", settings, sharding=sharding
     )
-    assert mine == theirs == [MicroBatch(1, 1)]
+    assert ours == others == [MicroBatch(1, 1)]
     assert_same_course(course, alone)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
@@ -224,8 +231,8 @@ def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
 def watched(world: World, out: Path) -> list[dict[str, float]]:
     """Train beside a second opinion, for which the first rank alone loads a policy."""
 
-    def length(_: Sequence[Prompt], said: Sequence[str], ended: Sequence[bool]) -> list[float]:
-        return [len(text) + float(over) for text, over in zip(said, ended, strict=True)]
+    def length(_: Sequence[Prompt], message: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        return [len(text) + float(over) for text, over in zip(message, ended, strict=True)]
 
     config = tiny_config(
         overoptimization={"gold_reward": "judge", "every": 2, "num_prompts": 5}, episodes=16
@@ -242,7 +249,71 @@ def test_a_second_opinion_may_load_a_model_of_its_own(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     alone = watched(world, tmp_path / "one")
-    found = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
-    assert [step["ppo/gold_score"] for step in found[0]] == [
+    ranks = run_ranks(watched, world, tmp_path / "two", sharding=sharding)
+    assert [step["ppo/gold_score"] for step in ranks[0]] == [
         step["ppo/gold_score"] for step in alone
     ]
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A reward model that is a head on the policy's own transformer."""
+    return probe_world(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero1", "zero2"), "zero2"))
+@pytest.mark.parametrize("family", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_joint_passes_train_as_one_process_does(
+    probe: World, tmp_path: Path, family: str, sharding: Sharding
+) -> None:
+    adaptation: dict[str, Any] = {"family": family} | ({"rank": 2} if family == "lora" else {})
+    settings: dict[str, Any] = {
+        "adaptation": adaptation,
+        "models": {"kind": "joint"},
+        "ema_decay": 0.9,
+        "pretraining": {"examples_per_episode": 0.75, "tokens_per_example": 8},
+    }
+    alone = trained(probe, tmp_path / "one", settings)
+    ranks = run_ranks(trained, probe, tmp_path / "two", settings, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
+def test_shared_passes_over_divided_weights_are_refused_in_words(
+    probe: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    settings = {"models": {"kind": "joint"}}
+    with pytest.raises(AssertionError, match=r"models\.kind is joint, but weights are sharded"):
+        run_ranks(trained, probe, tmp_path / "two", settings, sharding=sharding)
+
+
+TOP: dict[str, Any] = {"adaptation": {"family": "full", "top_layers": 1}, "inner_epochs": 2}
+PLAIN = {"cached": {"lower_layers": False}}
+FIRST = {"cached": {"first_forward": True}, "minibatch": 8}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero1", "zero2", "zero3", "fsdp2"), "zero2"))
+def test_the_last_layers_are_trained_as_by_one_that_keeps_nothing(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    alone = trained(world, tmp_path / "one", TOP | PLAIN)
+    ranks = run_ranks(trained, world, tmp_path / "two", TOP, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", brief(("ddp", "zero2", "zero3", "fsdp2"), "ddp"))
+def test_a_first_pass_that_is_kept_or_cannot_be_trains_as_one_process_does(
+    world: World, tmp_path: Path, sharding: Sharding
+) -> None:
+    alone = trained(world, tmp_path / "one", {"minibatch": 8})
+    ranks = run_ranks(trained, world, tmp_path / "two", FIRST, sharding=sharding)
+    assert_same_course(ranks[0], alone)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    if sharding == "ddp":
+        assert all(step["ppo/first_ratio_error"] == 0.0 for step in ranks[0])

@@ -117,8 +117,8 @@ def test_gradients_of_a_batch_are_finite_and_equal_those_of_sequences_alone(
     model.zero_grad()
     for prompt, response in zip(prompts, responses, strict=True):
         read_alone(model, prompt, response.ids).log_softmax(-1)[:, 5].sum().backward()
-    for found, parameter in zip(together, model.parameters(), strict=True):
-        torch.testing.assert_close(found, parameter.grad, atol=2e-4, rtol=1e-4)
+    for outputs, parameter in zip(together, model.parameters(), strict=True):
+        torch.testing.assert_close(outputs, parameter.grad, atol=2e-4, rtol=1e-4)
 
 
 @BOTH
@@ -151,8 +151,8 @@ def test_batches_by_length_hold_every_row_once_and_similar_lengths(episodes: Epi
 
 def test_response_tokens_are_the_responses(episodes: Episodes) -> None:
     _, responses = ragged()
-    found = episodes.response_tokens()[episodes.response_BT].tolist()
-    assert found == [token for response in responses for token in response.ids]
+    outputs = episodes.response_tokens()[episodes.response_BT].tolist()
+    assert outputs == [token for response in responses for token in response.ids]
 
 
 def shared(sharing: int) -> Episodes:
@@ -172,8 +172,8 @@ def test_a_prompt_read_once_for_its_responses_gives_what_separate_rows_give(fami
         (response_values, reward),
         (response_scores, reward),
     ):
-        expected, found = read(model, apart), read(model, together)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        expected, outputs = read(model, apart), read(model, together)
+        torch.testing.assert_close(outputs, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])

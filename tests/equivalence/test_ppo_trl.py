@@ -29,14 +29,14 @@ from tests.equivalence.trl_ppo_models import (
     language_model,
 )
 from tests.reward_models.tiny import tiny_tokenizer
-from tests.stages.tiny_ppo import outputs
+from tests.stages.ppo.tiny_ppo import outputs
 
 RECORDED = json.loads(Path(__file__).with_name("trl_ppo_reference.json").read_text())
 TOLERANCE = 1e-6  # the models are float64; each side takes its log-softmax and its sums in float32
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def told(case: str, name: str) -> Tensor:
+def recorded(case: str, name: str) -> Tensor:
     """A recorded table; masks as bool."""
     return torch.tensor(RECORDED[case][name])
 
@@ -52,8 +52,8 @@ def scorer(kind: str, seed: int) -> RewardModel:
 
 def read(kind: str, case: str) -> Rollout:
     """The recorded episodes as this project reads them."""
-    said = [_without_pads(row) for row in RECORDED[case]["postprocessed_responses"]]
-    episodes = Episodes.build(_prompts(case), said, torch.device("cpu"))
+    responses = [_without_pads(row) for row in RECORDED[case]["postprocessed_responses"]]
+    episodes = Episodes.build(_prompts(case), responses, torch.device("cpu"))
     policy, reference = language_model(kind, 1), language_model(kind, 2)
     models = Models(tiny_tokenizer(), policy, reference, scorer(kind, 3), scorer(kind, 4))
     return outputs(models, episodes)
@@ -63,9 +63,9 @@ def _prompts(case: str) -> list[list[int]]:
     """In the order in which TRL's data loader took them."""
     start = RECORDED[case]["context_length"]
     rows = [row[:start] for row in RECORDED[case]["query_responses"]]
-    found = [[token for token in row if token != PAD] for row in rows]
-    assert sorted(found) == sorted(PROMPTS)
-    return found
+    aligned = [[token for token in row if token != PAD] for row in rows]
+    assert sorted(aligned) == sorted(PROMPTS)
+    return aligned
 
 
 def _without_pads(response: list[int]) -> Sampled:
@@ -75,14 +75,14 @@ def _without_pads(response: list[int]) -> Sampled:
 
 def left_aligned(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """TRL's tables begin with the response, ours end with it; 0 where there is none."""
-    found = torch.zeros(len(x_BT), RESPONSE)
+    aligned = torch.zeros(len(x_BT), RESPONSE)
     for row, (values, mask) in enumerate(zip(x_BT, mask_BT, strict=True)):
-        found[row, : int(mask.sum())] = values[mask]
-    return found
+        aligned[row, : int(mask.sum())] = values[mask]
+    return aligned
 
 
-def equal(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
-    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+def equal(ours: Tensor, others: Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
 
 
 def generalised_advantages(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -97,15 +97,15 @@ def test_log_probabilities_values_kl_and_scores_agree(kind: str, lengths: str):
     case = f"{kind}, {lengths}"
     rollout = read(kind, case)
     mask_BT = rollout.episodes.response_BT
-    real_BT = ~told(case, "padding_mask")
+    real_BT = ~recorded(case, "padding_mask")
     for ours_BT, name in (
         (rollout.old_BT, "logprobs"),
         (rollout.reference_BT, "ref_logprobs"),
         (rollout.value_BT, "values"),
         (losses.kl_k1(rollout.old_BT, rollout.reference_BT), "kl"),
     ):
-        equal(left_aligned(ours_BT, mask_BT), told(case, name) * real_BT)
-    equal(rollout.score_B, told(case, "scores"))
+        equal(left_aligned(ours_BT, mask_BT), recorded(case, name) * real_BT)
+    equal(rollout.score_B, recorded(case, "scores"))
 
 
 @each_kind
@@ -116,30 +116,30 @@ def test_rewards_returns_and_advantages_agree_on_responses_of_full_length(kind: 
     reward_BT = losses.shaped_rewards(
         rollout.score_B, rollout.old_BT, rollout.reference_BT, mask_BT, SETTINGS["kl_coef"]
     )
-    equal(reward_BT, told(case, "rewards"))
+    equal(reward_BT, recorded(case, "rewards"))
     advantage_BT = generalised_advantages(reward_BT, rollout.value_BT, mask_BT)
-    equal(advantage_BT + rollout.value_BT, told(case, "returns"))
+    equal(advantage_BT + rollout.value_BT, recorded(case, "returns"))
     whitened_BT = losses.whiten(advantage_BT, mask_BT)
     # TRL divides the variance by n - 1; this project, as Ziegler et al.'s code does, by n.
     count = int(mask_BT.sum())
     ours_BT = whitened_BT * ((count - 1) / count) ** 0.5
     # Divided by a deviation of about a third, so rounding is three times as large.
-    equal(ours_BT, told(case, "advantages"), 3 * TOLERANCE)
+    equal(ours_BT, recorded(case, "advantages"), 3 * TOLERANCE)
 
 
 @each_kind
 @pytest.mark.parametrize("lengths", ["full length", "ending"])
 def test_the_policy_loss_agrees_after_an_update(kind: str, lengths: str):
     case = f"{kind}, {lengths}"
-    real_BT = ~told(case, "padding_mask")
+    real_BT = ~recorded(case, "padding_mask")
     new_N, old_N, advantage_N = (
-        told(case, name)[real_BT] for name in ("second_logprobs", "logprobs", "advantages")
+        recorded(case, name)[real_BT] for name in ("second_logprobs", "logprobs", "advantages")
     )
     assert losses.policy_clipped(new_N, old_N, advantage_N, SETTINGS["cliprange"]).any()
     loss = losses.policy_loss(
         new_N, old_N, advantage_N, clip=SETTINGS["cliprange"], count=len(new_N)
     )
-    equal(loss, told(case, "pg_loss_stats")[1, 0, 0])
+    equal(loss, recorded(case, "pg_loss_stats")[1, 0, 0])
 
 
 @each_kind
@@ -147,13 +147,13 @@ def test_the_policy_loss_agrees_after_an_update(kind: str, lengths: str):
 def test_the_value_loss_agrees_after_an_update(kind: str, lengths: str):
     case = f"{kind}, {lengths}"
     # TRL's mask here has one token more than the response, see the test below.
-    kept_BT = ~told(case, "padding_mask_p1")
+    kept_BT = ~recorded(case, "padding_mask_p1")
     new_N, old_N, return_N = (
-        told(case, name)[kept_BT] for name in ("second_values", "values", "returns")
+        recorded(case, name)[kept_BT] for name in ("second_values", "values", "returns")
     )
     clip = SETTINGS["cliprange_value"]
     loss = losses.value_loss(new_N, old_N, return_N, clip=clip, count=len(new_N))
-    equal(loss, told(case, "vf_loss_stats")[1, 0, 0])
+    equal(loss, recorded(case, "vf_loss_stats")[1, 0, 0])
 
 
 @each_kind
@@ -165,16 +165,16 @@ def test_a_score_one_token_after_the_end_token_gives_trl_s_rewards_and_returns(k
     assert ended_B.any()
     assert not ended_B.all()
     # Where a response ends early, TRL pays the score at the pad after it, and has a value there.
-    longer_BT = ~told(case, "padding_mask_p1")
+    longer_BT = ~recorded(case, "padding_mask_p1")
     penalty_BT = -SETTINGS["kl_coef"] * left_aligned(
         losses.kl_k1(rollout.old_BT, rollout.reference_BT), mask_BT
     )
     last_BT = longer_BT & ~torch.nn.functional.pad(longer_BT[:, 1:], (0, 1))
-    theirs_BT = told(case, "rewards") * longer_BT
+    theirs_BT = recorded(case, "rewards") * longer_BT
     # At that pad TRL's KL term is that of two equal fillers, hence 0.
     equal(penalty_BT + rollout.score_B[:, None] * last_BT, theirs_BT)
-    advantage_BT = generalised_advantages(theirs_BT, told(case, "values"), longer_BT)
-    equal(advantage_BT + told(case, "values"), told(case, "returns") * longer_BT)
+    advantage_BT = generalised_advantages(theirs_BT, recorded(case, "values"), longer_BT)
+    equal(advantage_BT + recorded(case, "values"), recorded(case, "returns") * longer_BT)
     # Ours pays at the end token itself, so no token outside the response takes part.
     ours_BT = losses.shaped_rewards(
         rollout.score_B, rollout.old_BT, rollout.reference_BT, mask_BT, SETTINGS["kl_coef"]

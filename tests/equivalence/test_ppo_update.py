@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from stages.data.streams import PretrainingStream
-from stages.ppo.health import Means
+from stages.ppo.health import MetricSums
 from stages.ppo.ppo import add_ppo_gradients, add_pretraining_gradients
 from stages.ppo.rollout import Experience
 from stages.ppo.run import PPORun
-from tests.stages.frozen_batch import frozen_batch
-from tests.stages.tiny_ppo import texts_file, tiny_config, tiny_run, tiny_world
+from tests.stages.ppo.frozen_batch import frozen_batch
+from tests.stages.ppo.tiny_ppo import texts_file, tiny_config, tiny_run, tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def slow_gradients(
         value_L = hidden_LD @ critic.head.weight[0] + critic.bias
         first = data.episodes.response_BT.shape[1] - len(response)
         for t, token in enumerate(response):
-            place, read = first + t, len(prompt) + t - 1
-            old, advantage = data.old_BT[b, place].double(), data.advantage_BT[b, place].double()
+            column, read = first + t, len(prompt) + t - 1
+            old, advantage = data.old_BT[b, column].double(), data.advantage_BT[b, column].double()
             ratio = (logprob_LV[read, token] - old).exp()
             loss = loss - torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-            target, before = data.return_BT[b, place].double(), data.value_BT[b, place].double()
+            target, before = data.return_BT[b, column].double(), data.value_BT[b, column].double()
             near = before + (value_L[read] - before).clamp(-0.2, 0.2)
             errors = torch.stack([(value_L[read] - target) ** 2, (near - target) ** 2])
             loss = loss + 0.5 * errors.max()
@@ -50,8 +50,8 @@ def slow_gradients(
     )
 
 
-def assert_close(found: dict[str, torch.nn.Parameter], expected: dict[str, Tensor]) -> None:
-    for name, parameter in found.items():
+def assert_close(parameters: dict[str, torch.nn.Parameter], expected: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
         grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(
             grad.double(), expected[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
@@ -65,7 +65,7 @@ def test_ppo_gradients_equal_a_slow_loop_whatever_the_micro_batch(
     run = tiny_run(world, tiny_config(micro_batch_size=micro_batch_size))
     prompts, responses, data = frozen_batch()
     expected_policy, expected_critic = slow_gradients(run, prompts, responses, data)
-    add_ppo_gradients(run, data, torch.tensor([2, 0, 3, 1]), Means(), first=False)
+    add_ppo_gradients(run, data, torch.tensor([2, 0, 3, 1]), MetricSums(), first=False)
     assert_close(run.policy.parameters, expected_policy)
     assert_close(run.critic.parameters, expected_critic)
 
@@ -90,15 +90,17 @@ def test_pretraining_gradients_are_added_with_their_coefficient_and_divisor(
     logprob_BLV = policy(ids_BL).logits[:, :-1].log_softmax(-1)
     nll = -logprob_BLV.gather(-1, ids_BL[:, 1:, None]).sum()
     (3.0 * nll / (8 * 7 if normaliser == "token" else 8)).backward()
-    add_ppo_gradients(run, data, torch.arange(4), Means(), first=False)
-    means = Means()
+    add_ppo_gradients(run, data, torch.arange(4), MetricSums(), first=False)
+    sums = MetricSums()
     run.stream = blocks
-    add_pretraining_gradients(run, means, measure=True)
+    add_pretraining_gradients(run, sums, measure=True)
     added = {name: p.grad for name, p in policy.named_parameters()}
     assert_close(run.policy.parameters, {name: expected[name] + added[name] for name in added})
-    said = means.over(lambda x: x)
-    assert said["ppo/pretraining_loss_nats_per_token"] == pytest.approx(nll.item() / 56, rel=1e-5)
+    metrics = sums.averages(lambda x: x)
+    assert metrics["ppo/pretraining_loss_nats_per_token"] == pytest.approx(
+        nll.item() / 56, rel=1e-5
+    )
     ratio = torch.stack([g.norm() for g in added.values()]).norm() / (
         torch.stack([g.norm() for g in expected.values()]).norm()
     )
-    assert said["ppo/pretraining_gradient_ratio"] == pytest.approx(ratio.item(), rel=1e-3)
+    assert metrics["ppo/pretraining_gradient_ratio"] == pytest.approx(ratio.item(), rel=1e-3)

@@ -61,7 +61,7 @@ FAMILIES = {
 }
 
 
-def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
+def tiny_backbone(family: str, attention: str = "sdpa") -> PreTrainedModel:
     config_type, model_type, settings = FAMILIES[family]
     config = without_dropout(config_type(**settings, attn_implementation=attention))
     with torch.random.fork_rng():
@@ -73,8 +73,8 @@ def trunk(family: str, attention: str = "sdpa") -> PreTrainedModel:
     return model
 
 
-def reward_model(carrier: PreTrainedModel) -> RewardModel:
-    model = RewardModel(carrier, RewardCard(base="tiny", base_hash=""))
+def reward_model(backbone: PreTrainedModel) -> RewardModel:
+    model = RewardModel(backbone, RewardCard(base="tiny", base_hash=""))
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -109,20 +109,20 @@ def loss_and_gradient(model: RewardModel, layout: Layout) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_scores_equal_separate_passes(family: str) -> None:
-    model = reward_model(trunk(family))
+    model = reward_model(tiny_backbone(family))
     batch = SharedPrompt().collate(elements())
     reward_BK = SharedPrompt().scores(model, batch)
     for row, element in enumerate(elements()):
-        for place, response in enumerate(element.responses):
+        for index, response in enumerate(element.responses):
             ids_BL = torch.tensor([element.prompt + response])
             mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
             alone = model(ids_BL, mask_BL, torch.arange(ids_BL.shape[1])[None])
-            assert torch.allclose(reward_BK[row, place], alone[0], atol=1e-5), (row, place)
+            assert torch.allclose(reward_BK[row, index], alone[0], atol=1e-5), (row, index)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_gradients_equal_separate_gradients(family: str) -> None:
-    model = reward_model(trunk(family)).double()
+    model = reward_model(tiny_backbone(family)).double()
     shared, shared_gradient = loss_and_gradient(model, SharedPrompt())
     separate, separate_gradient = loss_and_gradient(model, SeparateRows())
     assert torch.allclose(shared, separate, atol=1e-6)
@@ -132,7 +132,7 @@ def test_shared_gradients_equal_separate_gradients(family: str) -> None:
 
 @pytest.mark.parametrize("layout", [SharedPrompt(), SeparateRows()])
 def test_a_score_does_not_depend_on_the_other_prompts_of_the_batch(layout: Layout) -> None:
-    model = reward_model(trunk("llama"))
+    model = reward_model(tiny_backbone("llama"))
     together = layout.scores(model, layout.collate(elements()))
     for row, element in enumerate(elements()):
         alone = layout.scores(model, layout.collate([element]))[0]
@@ -140,7 +140,7 @@ def test_a_score_does_not_depend_on_the_other_prompts_of_the_batch(layout: Layou
 
 
 def test_an_empty_unended_response_is_scored_at_the_prompt_s_end_in_both_layouts() -> None:
-    model = reward_model(trunk("gpt2"))
+    model = reward_model(tiny_backbone("gpt2"))
     element = RankedPrompt("t", "p", (5, 6, 7), ((8, 1), ()), ("a", "a"), ("x",), ((1, 2),))
     shared = SharedPrompt().scores(model, SharedPrompt().collate([element]))
     separate = SeparateRows().scores(model, SeparateRows().collate([element]))
@@ -149,7 +149,7 @@ def test_an_empty_unended_response_is_scored_at_the_prompt_s_end_in_both_layouts
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_that_can_share_do(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_layout(reward_model(trunk(family)), elements()) == SharedPrompt()
+    assert choose_layout(reward_model(tiny_backbone(family)), elements()) == SharedPrompt()
     assert not caplog.records
 
 
@@ -169,7 +169,10 @@ def test_attention_of_another_kind_falls_back_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert choose_layout(reward_model(trunk("llama", "eager")), elements()) == SeparateRows()
+        assert (
+            choose_layout(reward_model(tiny_backbone("llama", "eager")), elements())
+            == SeparateRows()
+        )
     assert "LlamaModel cannot share a prompt" in caplog.text
     assert "its attention is 'eager', not 'sdpa'" in caplog.text
 
@@ -179,7 +182,7 @@ def test_pieces_that_do_not_arrive_at_attention_are_noticed(
 ) -> None:
     monkeypatch.setattr("reward_models.packed_attention.ATTENTION", "sdpa")
     with caplog.at_level(logging.WARNING):
-        assert choose_layout(reward_model(trunk("llama")), elements()) == SeparateRows()
+        assert choose_layout(reward_model(tiny_backbone("llama")), elements()) == SeparateRows()
     assert "scores differ by" in caplog.text
 
 
@@ -212,7 +215,7 @@ def one_by_one(model: RewardModel, element: RankedPrompt) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_scores_equal_separate_passes_in_batches_of_any_size(family: str) -> None:
-    model = reward_model(trunk(family))
+    model = reward_model(tiny_backbone(family))
     everything = elements(6)
     expected = [one_by_one(model, element) for element in everything]
     for batch_size in (1, 2, 3, 6):

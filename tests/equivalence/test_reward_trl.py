@@ -49,12 +49,12 @@ def trl_loss_and_gradient(base: Path, model: RewardModel, folder: Path) -> dict[
     batch = DataCollatorForPreference(pad_token_id=0).torch_call(rows)
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    found = {
+    actual = {
         name.removeprefix("model."): parameter.grad
         for name, parameter in trainer.model.named_parameters()
         if parameter.grad is not None
     }
-    return found | {"loss": loss.detach()}
+    return actual | {"loss": loss.detach()}
 
 
 def our_loss_and_gradient(model: RewardModel, layout: Layout) -> dict[str, torch.Tensor]:
@@ -63,12 +63,12 @@ def our_loss_and_gradient(model: RewardModel, layout: Layout) -> dict[str, torch
     scores_BK = layout.scores(model, batch)
     loss = ranking_loss(scores_BK, batch["rank_BAK"])
     loss.backward()
-    found = {
+    actual = {
         name.removeprefix("backbone.").replace("head.", "score."): parameter.grad.clone()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    return found | {"loss": loss.detach()}
+    return actual | {"loss": loss.detach()}
 
 
 def test_two_responses_equal_trl_s_reward_trainer_in_loss_and_gradients(tmp_path: Path) -> None:

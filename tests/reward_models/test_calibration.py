@@ -34,9 +34,9 @@ def calibrated(count: int) -> Comparisons:
 
 
 def test_accuracy_counts_right_pairs_and_half_of_equal_scores() -> None:
-    found = pair_accuracy(comparisons([1.0, 2.0, -1.0, 0.0], [0, 0, 1, 1]), rng())
-    assert found.value == pytest.approx(2.5 / 4)
-    assert (found.num_pairs, found.num_prompts) == (4, 2)
+    result = pair_accuracy(comparisons([1.0, 2.0, -1.0, 0.0], [0, 0, 1, 1]), rng())
+    assert result.value == pytest.approx(2.5 / 4)
+    assert (result.num_pairs, result.num_prompts) == (4, 2)
 
 
 def test_the_interval_widens_when_pairs_share_a_prompt() -> None:
@@ -51,8 +51,8 @@ def test_the_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
     draw = np.random.default_rng(3)
     covered = 0
     for _ in range(200):
-        found = rate_by_prompt((draw.random(80) < 0.7).astype(float), np.arange(80), draw)
-        covered += found.low <= 0.7 <= found.high
+        result = rate_by_prompt((draw.random(80) < 0.7).astype(float), np.arange(80), draw)
+        covered += result.low <= 0.7 <= result.high
     assert 180 <= covered <= 199
 
 
@@ -90,27 +90,27 @@ def test_certain_predictions_fall_into_the_last_bin() -> None:
 def test_length_correlation_within_prompts_ignores_what_prompts_ask_for() -> None:
     draw = np.random.default_rng(4)
     prompt = np.repeat(np.arange(200), 4)
-    asked = np.repeat(draw.normal(0, 10, 200), 4)
-    length, score = asked + draw.normal(0, 1, 800), asked + draw.normal(0, 1, 800)
-    found = length_correlation(score, length, prompt, rng())
-    assert found["overall"] > 0.9
-    assert abs(found["within_prompt"]) < 0.1
-    assert found["ci95"][0] < found["within_prompt"] < found["ci95"][1]
+    offset = np.repeat(draw.normal(0, 10, 200), 4)
+    length, score = offset + draw.normal(0, 1, 800), offset + draw.normal(0, 1, 800)
+    result = length_correlation(score, length, prompt, rng())
+    assert result["overall"] > 0.9
+    assert abs(result["within_prompt"]) < 0.1
+    assert result["ci95"][0] < result["within_prompt"] < result["ci95"][1]
 
 
 def test_length_correlation_is_that_of_numpy_over_centred_values() -> None:
     draw = np.random.default_rng(5)
     score, length, prompt = draw.normal(size=60), draw.normal(size=60), np.repeat(np.arange(20), 3)
     centred = [x - x.reshape(20, 3).mean(1).repeat(3) for x in (score, length)]
-    found = length_correlation(score, length, prompt, rng())
-    assert found["within_prompt"] == pytest.approx(np.corrcoef(*centred)[0, 1])
-    assert found["overall"] == pytest.approx(np.corrcoef(score, length)[0, 1])
+    result = length_correlation(score, length, prompt, rng())
+    assert result["within_prompt"] == pytest.approx(np.corrcoef(*centred)[0, 1])
+    assert result["overall"] == pytest.approx(np.corrcoef(score, length)[0, 1])
 
 
 def test_length_correlation_is_null_where_no_length_varies() -> None:
-    found = length_correlation(np.arange(4.0), np.ones(4), np.zeros(4, dtype=np.int64), rng())
-    assert found["within_prompt"] is None
-    assert found["overall"] is None
+    result = length_correlation(np.arange(4.0), np.ones(4), np.zeros(4, dtype=np.int64), rng())
+    assert result["within_prompt"] is None
+    assert result["overall"] is None
 
 
 def ranking(task: str, annotator: str, ranks: dict[str, int], **more: str) -> Ranking:

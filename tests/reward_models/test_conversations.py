@@ -18,12 +18,12 @@ from reward_models.records import Demonstration, Prompt, RankingTask
 from stages.data.demonstrations import load_demonstrations, load_prompts
 from stages.data.preferences import load_pairs
 
-Asked = tuple[tuple[Turn, ...], str | None, str]  # history, context, prompt
+Parsed = tuple[tuple[Turn, ...], str | None, str]  # history, context, prompt
 Messages = list[dict[str, Any]]
 GOOD, BAD = "a good answer", "a bad answer"
 
 
-def asked_of(record: Any) -> Asked:
+def parsed(record: Any) -> Parsed:
     return record.history, record.context, record.prompt
 
 
@@ -72,7 +72,7 @@ def prompt_forms(turns: Messages) -> dict[str, dict[str, Any]]:
 def pair_forms(turns: Messages) -> dict[str, dict[str, Any]]:
     texts = {"chosen": GOOD, "rejected": BAD}
     spoken = {name: answer(text) for name, text in texts.items()}
-    whole = {name: [*turns, *said] for name, said in spoken.items()}
+    whole = {name: [*turns, *answer] for name, answer in spoken.items()}
     forms: dict[str, dict[str, Any]] = {
         "implicit": whole,
         "text beside whole": {"prompt": turns[-1]["content"], **whole},
@@ -85,10 +85,10 @@ def pair_forms(turns: Messages) -> dict[str, dict[str, Any]]:
             forms[f"{name}, texts"] = {**form, **texts}
             forms[f"{name}, messages"] = {**form, **spoken}
     if turns[0]["role"] != "system":
-        said = as_dialogue(turns)
-        forms["anthropic"] = {n: f"{said}\n\nAssistant: {text}" for n, text in texts.items()}
+        dialogue = as_dialogue(turns)
+        forms["anthropic"] = {n: f"{dialogue}\n\nAssistant: {text}" for n, text in texts.items()}
     if len(turns) > 2 and turns[-2]["role"] == "assistant":
-        later = {name: [*turns[-2:], *said] for name, said in spoken.items()}
+        later = {name: [*turns[-2:], *answer] for name, answer in spoken.items()}
         forms["several turns"] = {"prompt": turns[:-2], **later}
     return forms
 
@@ -111,7 +111,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def readings(folder: Path, turns: Messages, context: str | None, ending: str) -> dict[str, Asked]:
+def readings(folder: Path, turns: Messages, context: str | None, ending: str) -> dict[str, Parsed]:
     """The result of every reader for the conversation in every form."""
     about = {} if context is None else {"context": context}
     number = 0
@@ -143,7 +143,7 @@ def readings(folder: Path, turns: Messages, context: str | None, ending: str) ->
         if isinstance(record, Prompt | Demonstration | RankingTask):
             made[f"again: {len(made)}"] = type(record).from_json(record.to_json())
     assert {one.response for one in made.values() if isinstance(one, Demonstration)} == {GOOD}
-    return {name: asked_of(record) for name, record in made.items()}
+    return {name: parsed(record) for name, record in made.items()}
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -171,17 +171,17 @@ def conversations(draw: st.DrawFn) -> Messages:
 def test_one_conversation_is_one_prompt_through_every_format(
     tmp_path_factory: pytest.TempPathFactory, turns: Messages, context: str | None, ending: str
 ) -> None:
-    found = readings(tmp_path_factory.mktemp("c"), turns, context, ending)
+    parsed_by_format = readings(tmp_path_factory.mktemp("c"), turns, context, ending)
     history = tuple(Turn(turn["role"], turn["content"]) for turn in turns[:-1])
     expected = (history, context, turns[-1]["content"])
-    assert {name: asked for name, asked in found.items() if asked != expected} == {}
+    assert {name: row for name, row in parsed_by_format.items() if row != expected} == {}
 
 
 @pytest.mark.parametrize("context", ["", "  \n", None])
 def test_an_empty_context_is_none(tmp_path: Path, context: str | None) -> None:
     row = {"instruction": "2+2?", "context": context, "response": "4", "category": "closed_qa"}
-    (told,) = load_demonstrations(str(write(tmp_path, "d.jsonl", [row])))
-    assert (told.context, told.prompt) == (None, "2+2?")
+    (loaded,) = load_demonstrations(str(write(tmp_path, "d.jsonl", [row])))
+    assert (loaded.context, loaded.prompt) == (None, "2+2?")
 
 
 @pytest.mark.parametrize("context", [["one", "two"], {"a": 1}, 3, True])

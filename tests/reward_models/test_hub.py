@@ -16,17 +16,17 @@ from reward_models.model_files import check_source
 from stages.models import load_policy, load_tokenizer
 from stages.probing.representations import load_frozen
 
-DOORS = [load_tokenizer, load_policy, load_causal_lm, load_frozen, model_config]
+LOADERS = [load_tokenizer, load_policy, load_causal_lm, load_frozen, model_config]
 
 
 @contextmanager
 def hub(status: int, error_code: str = "") -> Iterator[list[str]]:
     """What a hub is asked meanwhile that gives every question the same answer."""
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(status)
             self.send_header("X-Error-Code", error_code)
             self.send_header("Content-Length", "2")
@@ -41,7 +41,7 @@ def hub(status: int, error_code: str = "") -> Iterator[list[str]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "HF_HUB_OFFLINE", False)
             patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-            yield asked
+            yield requests
         server.shutdown()
 
 
@@ -51,15 +51,17 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("load", [*DOORS, SequenceClassifier.load])
+@pytest.mark.parametrize("load", [*LOADERS, SequenceClassifier.load])
 def test_a_hub_that_nobody_reaches_is_told_in_one_line(
     load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(ValueError, match="nowhere: no such folder, and the hub cannot be") as told:
+    with pytest.raises(
+        ValueError, match="nowhere: no such folder, and the hub cannot be"
+    ) as caught:
         load("nowhere")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_permission_to_ask_the_line_says_so():
@@ -69,21 +71,21 @@ def test_without_permission_to_ask_the_line_says_so():
 
 def test_a_name_that_the_hub_does_not_know_is_told():
     with (
-        hub(404, "RepoNotFound") as asked,
+        hub(404, "RepoNotFound") as requests,
         pytest.raises(ValueError, match="a/b: no such folder, and no such model on the hub"),
     ):
         check_source("a/b")
-    assert asked == ["/api/models/a/b"]
+    assert requests == ["/api/models/a/b"]
 
 
 def test_a_busy_hub_leaves_the_word_to_the_loader():
-    with hub(503) as asked:
+    with hub(503) as requests:
         check_source("a/b")
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_what_is_in_the_cache_needs_no_hub(empty_cache: Path):
     (empty_cache / "models--a--b").mkdir()
-    with hub(404, "RepoNotFound") as asked:
+    with hub(404, "RepoNotFound") as requests:
         check_source("a/b")
-    assert asked == []
+    assert requests == []

@@ -27,15 +27,15 @@ def model(base: Path) -> RewardModel:
 
 
 def padded(sequences: list[list[int]], length: int, *, left: bool) -> tuple[Tensor, Tensor, Tensor]:
-    rows, masks, places = [], [], []
+    rows, masks, position_rows = [], [], []
     for ids in sequences:
         empty = length - len(ids)
         real, fill = [True] * len(ids), [False] * empty
         counted = list(range(len(ids)))
         rows.append([0] * empty + ids if left else ids + [0] * empty)
         masks.append(fill + real if left else real + fill)
-        places.append([0] * empty + counted if left else counted + [0] * empty)
-    return torch.tensor(rows), torch.tensor(masks), torch.tensor(places)
+        position_rows.append([0] * empty + counted if left else counted + [0] * empty)
+    return torch.tensor(rows), torch.tensor(masks), torch.tensor(position_rows)
 
 
 SEQUENCES = [[5, 6, 7, 1], [8, 3, 9, 10, 11, 1], [4, 1]]

@@ -124,8 +124,8 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
-def one_line(error: pytest.ExceptionInfo[ValueError], place: Path) -> None:
-    assert str(place) in str(error.value)
+def one_line(error: pytest.ExceptionInfo[ValueError], folder: Path) -> None:
+    assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -134,10 +134,10 @@ def one_line(error: pytest.ExceptionInfo[ValueError], place: Path) -> None:
 def test_a_damaged_folder_is_told_in_one_line(
     kind: str, load: Callable[[Path], object], whole: Path, tmp_path: Path
 ):
-    damage, told = DAMAGES[kind]
+    damage, message = DAMAGES[kind]
     folder = copied(whole, tmp_path / "base")
     damage(folder)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         load(folder)
     one_line(error, folder)
 
@@ -196,9 +196,9 @@ ADAPTERS: dict[str, tuple[Damage, str]] = {
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_damaged_adapter_is_told_in_one_line(kind: str, adapter: Path):
-    damage, told = ADAPTERS[kind]
+    damage, message = ADAPTERS[kind]
     damage(adapter)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         load_policy(adapter)
     one_line(error, adapter)
 
@@ -222,7 +222,7 @@ def test_an_adapter_with_other_weights_is_told_in_one_line(change: str, adapter:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda f: (f / "head.safetensors").unlink(), "no such file"),
         (lambda f: (f / "head.safetensors").write_text(POINTER), "LFS pointer"),
@@ -241,11 +241,11 @@ def test_an_adapter_with_other_weights_is_told_in_one_line(change: str, adapter:
     ],
 )
 def test_a_damaged_reward_model_is_told_in_one_line(
-    damage: Damage, told: str, whole: Path, tmp_path: Path
+    damage: Damage, message: str, whole: Path, tmp_path: Path
 ):
     RewardModel.from_base(whole, seed=0).save(tmp_path / "rm")
     damage(tmp_path / "rm")
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         RewardModel.load(tmp_path / "rm")
     one_line(error, tmp_path / "rm")
 
@@ -266,7 +266,7 @@ def test_an_adapter_refuses_a_base_with_other_embeddings(whole: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (ValueError("no such layer\nTry another."), "no such layer"),
         (OSError("\n\n  the disk is full  \n"), "the disk is full"),
@@ -274,5 +274,5 @@ def test_an_adapter_refuses_a_base_with_other_embeddings(whole: Path, tmp_path: 
         (RuntimeError(" \n "), "RuntimeError"),
     ],
 )
-def test_the_first_line_that_says_something_is_told(error: Exception, told: str) -> None:
-    assert first_line(error) == told
+def test_the_first_line_that_says_something_is_told(error: Exception, message: str) -> None:
+    assert first_line(error) == message

@@ -75,13 +75,17 @@ def tiny(**changes: object) -> LlamaForCausalLM:
 
 
 def inputs_of(forest: Forest) -> dict[str, object]:
-    starts, places = 0, []
+    starts, position_list = 0, []
     for stem, branches in forest:
-        places += [*range(stem), *(stem + k for branch in branches for k in range(branch))]
+        position_list += [*range(stem), *(stem + k for branch in branches for k in range(branch))]
         starts += stem + sum(branches)
     ids_1N = torch.arange(2, 2 + starts)[None]
     segments = PackedSegments.of(segment_table(table(forest)))
-    return {"input_ids": ids_1N, "position_ids": torch.tensor([places]), **segments.as_inputs()}
+    return {
+        "input_ids": ids_1N,
+        "position_ids": torch.tensor([position_list]),
+        **segments.as_inputs(),
+    }
 
 
 def test_a_layer_computed_anew_for_its_gradient_reads_its_own_pieces() -> None:
@@ -97,8 +101,8 @@ def test_a_layer_computed_anew_for_its_gradient_reads_its_own_pieces() -> None:
         model.zero_grad()
         torch.stack(losses).sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for kept, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(again, kept)
+    for first, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, first)
 
 
 def test_attention_in_16_bits_takes_pieces() -> None:

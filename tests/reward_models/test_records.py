@@ -176,5 +176,5 @@ def test_rankings_of_a_table_have_only_their_own_responses(tmp_path: Path) -> No
     """A table gives every row the keys of all rows, null where a row has none."""
     rows = [{**RANKING, "task": name, "ranks": {f"{name}-a": 1, f"{name}-b": 2}} for name in "xy"]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet")
-    found = read_records(tmp_path / "r.parquet", Ranking)
-    assert [one.to_json()["ranks"] for one in found] == [row["ranks"] for row in rows]
+    records = read_records(tmp_path / "r.parquet", Ranking)
+    assert [one.to_json()["ranks"] for one in records] == [row["ranks"] for row in rows]

@@ -79,11 +79,11 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_a_row_is_known_by_its_place(tmp_path: Path) -> None:
-    places = {}
+    locations = {}
     for name in ("rows.jsonl", "list.json", "rows.csv", "rows.parquet"):
         FORMATS[name](tmp_path / name)
-        places[name] = [where for where, _ in read_rows(tmp_path / name)][1]
-    assert [place.removeprefix(f"{tmp_path}/") for place in places.values()] == [
+        locations[name] = [where for where, _ in read_rows(tmp_path / name)][1]
+    assert [location.removeprefix(f"{tmp_path}/") for location in locations.values()] == [
         "rows.jsonl:2", "list.json, entry 2", "rows.csv:4", "rows.parquet, row 2"
     ]  # fmt: skip
 
@@ -202,9 +202,9 @@ def test_changed_bytes_give_rows_or_one_line(
 ) -> None:
     content = bytearray(SOUND[name])
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
+        location = data.draw(st.integers(0, len(content) - 1))
         change: bytes = data.draw(st.binary(max_size=3))
-        content[place : place + data.draw(st.integers(0, 3))] = change
+        content[location : location + data.draw(st.integers(0, 3))] = change
         content = content or bytearray(b" ")
     path = tmp_path_factory.mktemp("fuzz") / name
     path.write_bytes(content)

@@ -13,7 +13,7 @@ WORDS = [f"w{number}" for number in range(20)] + ["good", "bad"]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: place for place, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -51,9 +51,9 @@ def tiny_tasks(count: int, rng: random.Random) -> list[RankingTask]:
         prompt = " ".join(["w0", f"w{number % 20}", *rng.choices(WORDS[:20], k=rng.randint(2, 6))])
         responses = tuple(
             Response(
-                f"r{place}", " ".join(rng.choices(WORDS, k=rng.randint(1, 6))), "ab"[place % 2], {}
+                f"r{index}", " ".join(rng.choices(WORDS, k=rng.randint(1, 6))), "ab"[index % 2], {}
             )
-            for place in range(rng.randint(3, 5))
+            for index in range(rng.randint(3, 5))
         )
         tasks.append(RankingTask(f"t{number}", prompt, responses))
     return tasks

@@ -94,8 +94,8 @@ def test_no_checkpoint_is_begun_where_there_is_no_room_for_it(
     with pytest.raises(OSError, match="No space left") as caught:
         world.train(tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
-    said = one_line(caught.value, tmp_path)
-    assert said == f"{tmp_path}: the disk is full"
+    message = one_line(caught.value, tmp_path)
+    assert message == f"{tmp_path}: the disk is full"
 
 
 @pytest.mark.slow

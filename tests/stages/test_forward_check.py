@@ -36,41 +36,41 @@ def tiny(name: str, folder: Path) -> PreTrainedModel:
 
 @pytest.mark.parametrize("name", ["falcon, new decoder", "falcon, multi-query", "falcon, ALiBi"])
 def test_attention_that_loses_its_mask_under_another_name_is_taken_back(name: str, tmp_path: Path):
-    trunk = transformer(tiny(name, tmp_path))
-    obstacle = attention_mismatch([trunk], lambda: enable_packing(trunk))
+    backbone = transformer(tiny(name, tmp_path))
+    obstacle = attention_mismatch([backbone], lambda: enable_packing(backbone))
     assert obstacle is not None
-    assert trunk.config._attn_implementation == "sdpa"
-    assert_causal(trunk)
+    assert backbone.config._attn_implementation == "sdpa"
+    assert_causal(backbone)
 
 
 def test_attention_that_is_what_it_was_keeps_its_new_name(tmp_path: Path):
-    trunk = transformer(tiny("llama", tmp_path))
-    assert attention_mismatch([trunk], lambda: enable_packing(trunk)) is None
-    assert trunk.config._attn_implementation == ATTENTION
+    backbone = transformer(tiny("llama", tmp_path))
+    assert attention_mismatch([backbone], lambda: enable_packing(backbone)) is None
+    assert backbone.config._attn_implementation == ATTENTION
 
 
 def test_one_refusing_model_leaves_all_others_as_they_were(tmp_path: Path):
     llama, falcon = (tiny(n, tmp_path / n) for n in ("llama", "falcon, new decoder"))
-    trunks = [transformer(llama), transformer(falcon)]
+    backbones = [transformer(llama), transformer(falcon)]
 
     def change() -> None:
-        for trunk in trunks:
-            enable_packing(trunk)
+        for backbone in backbones:
+            enable_packing(backbone)
 
-    assert attention_mismatch(trunks, change) is not None
-    assert [trunk.config._attn_implementation for trunk in trunks] == ["sdpa", "sdpa"]
+    assert attention_mismatch(backbones, change) is not None
+    assert [backbone.config._attn_implementation for backbone in backbones] == ["sdpa", "sdpa"]
 
 
 def test_what_is_raised_in_a_trial_leaves_the_model_as_it_was(tmp_path: Path):
-    trunk = transformer(tiny("llama", tmp_path))
+    backbone = transformer(tiny("llama", tmp_path))
 
     def change() -> None:
-        enable_packing(trunk)
+        enable_packing(backbone)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attention_mismatch([trunk], change)
-    assert trunk.config._attn_implementation == "sdpa"
+        attention_mismatch([backbone], change)
+    assert backbone.config._attn_implementation == "sdpa"
 
 
 def test_a_prefix_on_attention_that_loses_its_mask_is_refused(tmp_path: Path):
@@ -176,10 +176,12 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
     )
     roles = (models.policy, models.critic, models.reference, models.reward)
     models = without_wrong_states(replace(models, lower=CachedLayers(roles)), prompts()[-1])
-    asked = prompts()
-    responses = [Sampled([*prompt[:3], 9], ended=False) for prompt in asked]
-    expected = read(replace(models, lower=CachedLayers()), asked, responses)
+    prompt_ids = prompts()
+    responses = [Sampled([*prompt[:3], 9], ended=False) for prompt in prompt_ids]
+    expected = read(replace(models, lower=CachedLayers()), prompt_ids, responses)
     for _ in range(2):  # the second time from states, where they are kept
-        found = read(models, asked, responses)
-        assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-4
+        outputs = read(models, prompt_ids, responses)
+        assert (
+            max(float((a - b).abs().max()) for a, b in zip(outputs, expected, strict=True)) < 1e-4
+        )
     assert (models.lower.num_bytes > 0) == (name != "gemma3n_text")

@@ -16,7 +16,7 @@ from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
-from stages.ppo.health import Means, preflight
+from stages.ppo.health import MetricSums, preflight
 from stages.ppo.ppo import add_ppo_gradients, experience, update
 from stages.ppo.rollout import Experience
 from stages.ppo.run import PPORun
@@ -27,7 +27,14 @@ from stages.seeding import generator_for
 from stages.sft.config import SFTConfig
 from stages.sft.train import _arguments as sft_arguments
 from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
-from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import (
+    outputs,
+    roll_out,
+    tiny_config,
+    tiny_models,
+    tiny_run,
+    tiny_world,
+)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +142,9 @@ def test_detail_08_rollout_and_update_read_the_same_log_probabilities(
     """Dropout is off in both, whatever mode the modules are in: the first ratio is 1."""
     run = tiny_run(world, tiny_config())
     data, _ = rolled_out(run, PROMPTS)
-    means = Means()
-    add_ppo_gradients(run, data, torch.arange(4), means, first=True)
-    assert means.over(run.sum_over_ranks)["ppo/first_ratio_error"] <= 1e-5
+    sums = MetricSums()
+    add_ppo_gradients(run, data, torch.arange(4), sums, first=True)
+    assert sums.averages(run.sum_over_ranks)["ppo/first_ratio_error"] <= 1e-5
 
 
 def test_detail_09_adam_s_epsilon_is_that_of_the_code_behind_each_stage(
@@ -183,7 +190,7 @@ def test_detail_16_inner_epochs_and_minibatches_are_settings(
     config = tiny_config(inner_epochs=inner_epochs, minibatch=minibatch, micro_batch_size=1)
     run = tiny_run(world, config)
     data, _ = rolled_out(run, PROMPTS)
-    update(run, data, 0, Means())
+    update(run, data, 0, MetricSums())
     [first, *_] = run.policy.parameters.values()
     assert int(run.policy.optimizer.state[first]["step"]) == steps
 

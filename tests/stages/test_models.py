@@ -219,8 +219,8 @@ def test_the_hash_of_the_base_does_not_see_the_adapter(base):
 
 def opt(vocabulary: int) -> PreTrainedModel:
     sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
-    places = {"num_attention_heads": 2, "max_position_embeddings": 64}
-    return OPTForCausalLM(OPTConfig(vocab_size=vocabulary, **sizes, **places))
+    heads = {"num_attention_heads": 2, "max_position_embeddings": 64}
+    return OPTForCausalLM(OPTConfig(vocab_size=vocabulary, **sizes, **heads))
 
 
 def falcon(vocabulary: int) -> PreTrainedModel:

@@ -35,7 +35,7 @@ from tests.reward_models.tiny import (
     tiny_tasks,
     tiny_tokenizer,
 )
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.tiny_ppo import (
     metrics_of,
     outputs,
     roll_out,
@@ -152,7 +152,6 @@ def test_the_loaded_model_is_the_untrained_one(world: tuple[Path, Path], tmp_pat
     assert all(not torch.equal(start[name], saved[name]) for name in saved if "norm" not in name)
     newest = max((tmp_path / "checkpoints").rglob("*.pt"), key=lambda path: path.stat().st_mtime)
     state = torch.load(newest, weights_only=False)
-    state = state.get("state", state)
     average = state["average"]
     assert all(torch.equal(average[name], saved[name]) for name in average if name in saved)
 
@@ -342,7 +341,7 @@ def test_a_resumed_run_begins_with_fresh_optimizers(world: tuple[Path, Path]) ->
         for parameter in network.parameters.values():
             parameter.grad = torch.ones_like(parameter)
         network.step(1e-3)
-    other.restore(one.state())
+    other.load_state_dict(one.state_dict())
     for name, mine in one.critic.parameters.items():
         theirs = other.critic.parameters[name]
         moments = other.critic.optimizer.state[theirs]

@@ -43,13 +43,13 @@ def test_every_stage_reads_a_conversation_of_any_file_as_the_same_tokens(
     (pair,), _ = ranked_prompts(tokenizer, tasks, rankings, max_tokens=999)
     (row,) = _blank_rows([prompt], "test", {"none": ""}, " ", 1)
     example = encode(tokenizer, demonstration)
-    asked = {
+    prompts = {
         "fine-tuning": example.ids[: example.response_start],
         "reward model": list(pair.prompt),
         "PPO": conversation_ids(tokenizer, prompt),
         "evaluation": conversation_ids(tokenizer, Prompt(row.prompt, history=row.history)),
     }
-    assert len(set(map(tuple, asked.values()))) == 1, asked
+    assert len(set(map(tuple, prompts.values()))) == 1, prompts
     assert example.ids[example.response_start :] in map(list, pair.responses)
 
 

@@ -33,7 +33,7 @@ from stages.generation.config import SamplingConfig
 from stages.generation.score import score_sequences
 from stages.models import load_policy, load_tokenizer
 from stages.progress import silent
-from tests.stages.tiny_ppo import PROMPTS, tiny_world
+from tests.stages.ppo.tiny_ppo import PROMPTS, tiny_world
 
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=5, batch_size=16)
 SHOTS = [Demonstration(f"w{i} w{i + 1}", "good w2") for i in range(6)]

@@ -36,7 +36,7 @@ from stages.reward.train import train_reward
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
 from tests.reward_models.tiny import WORDS, tiny_rankings, tiny_tasks, tiny_tokenizer
-from tests.stages.tiny_ppo import tiny_config
+from tests.stages.ppo.tiny_ppo import tiny_config
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -10,7 +10,7 @@ from stages.adapters.backbone import layers_of
 from stages.adapters.config import Full
 from stages.distributed.network import trained_parameters
 from stages.models import adapt, load_policy
-from tests.stages.tiny_ppo import tiny_config, tiny_models, tiny_world, train
+from tests.stages.ppo.tiny_ppo import tiny_config, tiny_models, tiny_world, train
 
 TOP = {"family": "full", "top_layers": 1}
 

@@ -10,7 +10,7 @@ import torch
 from stages.data.streams import PretrainingStream, TextStream
 from stages.models import load_tokenizer
 from tests.reward_models.tiny import tiny_base
-from tests.stages.tiny_ppo import TEXTS, texts_file
+from tests.stages.ppo.tiny_ppo import TEXTS, texts_file
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ def task(name: str, prompt: str = "w1 w2", **sampling: object) -> RankingTask:
 
 
 def ranking(name: str, ranks: list[int], annotator: str = "ann", **more: str) -> Ranking:
-    given = {f"r{place}": rank for place, rank in enumerate(ranks)}
+    given = {f"r{index}": rank for index, rank in enumerate(ranks)}
     return Ranking(name, annotator, "human", given, **more)  # type: ignore[arg-type]
 
 
@@ -111,12 +111,12 @@ def test_a_share_of_zero_holds_out_nothing_and_all_held_out_is_refused() -> None
 
 
 def test_every_epoch_visits_each_prompt_once_sorted_inside_its_batches() -> None:
-    lengths = [random.Random(place).randrange(100) for place in range(21)]
+    lengths = [random.Random(index).randrange(100) for index in range(21)]
     sampler = SortedWithinBatches(lengths, 8, seed=0, multiple_of=1)
     first = list(sampler)
     assert sorted(first) == list(range(21))
     for start in range(0, 21, 8):
-        inside = [lengths[place] for place in first[start : start + 8]]
+        inside = [lengths[index] for index in first[start : start + 8]]
         assert inside == sorted(inside)
     sampler.epoch = 1
     assert set(list(sampler)[:8]) != set(first[:8])
@@ -127,7 +127,7 @@ def test_the_last_batch_of_several_ranks_is_filled_with_blanks_that_weigh_nothin
     elements = RankedPromptDataset([element] * 5)
     order = list(SortedWithinBatches([3] * 5, 4, seed=0, multiple_of=4))
     assert sorted(order) == [BLANK] * 3 + list(range(5))
-    batch = SharedPrompt().collate([elements[place] for place in order[4:]])
+    batch = SharedPrompt().collate([elements[index] for index in order[4:]])
     weight_BKK = pair_weights(batch["rank_BAK"], "prompt")
     assert weight_BKK.sum((1, 2)).tolist() == [1.0, 0.0, 0.0, 0.0]
     assert count_elements(batch["rank_BAK"], "prompt") == 1
@@ -144,13 +144,13 @@ def test_what_was_rated_before_a_skip_is_ordered_by_its_ratings_where_its_reason
     tasks = tiny_tasks(1, random.Random(0))
     names = [response.id for response in tasks[0].responses]
     rated = skip({names[0]: 2, names[2]: 6})
-    found, left_out = ranked_prompts(
+    usable, left_out = ranked_prompts(
         tiny_tokenizer(), tasks, [rated], max_tokens=64, learn_from_skips=[ASIDE]
     )
-    assert [one.ranks for one in found] == [((2, 0, 1) + (0,) * (len(names) - 3),)]
-    assert found[0].num_pairs == 1
+    assert [one.ranks for one in usable] == [((2, 0, 1) + (0,) * (len(names) - 3),)]
+    assert usable[0].num_pairs == 1
     assert left_out.skipped_rankings == 0
-    weight_KK = pair_weights(SharedPrompt().collate(found)["rank_BAK"], "prompt")[0]
+    weight_KK = pair_weights(SharedPrompt().collate(usable)["rank_BAK"], "prompt")[0]
     assert weight_KK.nonzero().tolist() == [[2, 0]]
 
 
@@ -161,10 +161,10 @@ def test_a_skip_teaches_nothing_by_default_for_another_reason_or_without_two_rat
     equal = skip({names[0]: 4, names[1]: 4}, annotator="e")
     other = skip({names[0]: 1, names[1]: 7}, "Not my language", "o")
     assert ranked_prompts(tiny_tokenizer(), tasks, [plain], max_tokens=64)[0] == []
-    found, left_out = ranked_prompts(
+    usable, left_out = ranked_prompts(
         tiny_tokenizer(), tasks, [equal, other], max_tokens=64, learn_from_skips=[ASIDE]
     )
-    assert (found, left_out.skipped_rankings) == ([], 2)
+    assert (usable, left_out.skipped_rankings) == ([], 2)
 
 
 def test_a_reason_for_which_nothing_was_skipped_is_refused() -> None:

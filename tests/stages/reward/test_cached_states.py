@@ -60,8 +60,8 @@ def scores_and_gradients(
     model.zero_grad()
     reward_BK = layout.scores(model, layout.collate(elements))
     weight_BK = torch.arange(reward_BK.numel()).view(reward_BK.shape).float()
-    for place, one in enumerate(elements):
-        weight_BK[place, len(one.responses) :] = 0
+    for row, one in enumerate(elements):
+        weight_BK[row, len(one.responses) :] = 0
     torch.autograd.backward((reward_BK * weight_BK).sum())
     moved = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     return [reward_BK.detach() * (weight_BK > 0), *moved]
@@ -72,54 +72,54 @@ def test_scores_and_gradients_are_those_of_reading_everything_each_time(
     base: Path, elements: list[RankedPrompt], adaptation: Probe, tmp_path: Path
 ) -> None:
     model = probe(base, adaptation)
-    plain, kept = choose_layout(model, elements), cached_layout(model, elements, tmp_path)
-    assert isinstance(kept, CachedStates)
+    plain, cached = choose_layout(model, elements), cached_layout(model, elements, tmp_path)
+    assert isinstance(cached, CachedStates)
     some, others = elements[:5], elements[3:9]
-    kept.scores(model, kept.collate(elements))
-    for mine in (some, others, some):
-        told = scores_and_gradients(model, kept, mine)
-        expected = scores_and_gradients(model, plain, mine)  # type: ignore[arg-type]
-        for a, b in zip(told, expected, strict=True):
+    cached.scores(model, cached.collate(elements))
+    for batch in (some, others, some):
+        actual = scores_and_gradients(model, cached, batch)
+        expected = scores_and_gradients(model, plain, batch)  # type: ignore[arg-type]
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_transformer_is_asked_once_and_after_a_restart_not_at_all(
     base: Path, elements: list[RankedPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    tokens: list[int] = []
     states = RewardModel.states
 
     def counted(self: RewardModel, *inputs: Tensor) -> Tensor:
-        asked.append(int(inputs[0].numel()))
+        tokens.append(int(inputs[0].numel()))
         return states(self, *inputs)
 
     model = probe(base, Probe())
     layouts = [cached_layout(model, elements, tmp_path)]
     monkeypatch.setattr(RewardModel, "states", counted)
     first = [layouts[0].scores(model, layouts[0].collate(elements)) for _ in range(3)]
-    assert sum(asked) == sum(element.row_tokens for element in elements)
+    assert sum(tokens) == sum(element.row_tokens for element in elements)
     monkeypatch.undo()
     layouts.append(cached_layout(model, elements, tmp_path))
     monkeypatch.setattr(RewardModel, "states", counted)
     again = layouts[1].scores(model, layouts[1].collate(elements))
-    assert sum(asked) == sum(element.row_tokens for element in elements)
+    assert sum(tokens) == sum(element.row_tokens for element in elements)
     assert all(torch.equal(again, each) for each in first[1:])
 
 
 def test_what_other_models_or_prompts_left_is_not_taken_for_one_s_own(
     base: Path, elements: list[RankedPrompt], tmp_path: Path
 ) -> None:
-    def first_score(adaptation: Probe, some: Sequence[RankedPrompt], place: Path) -> Tensor:
+    def first_score(adaptation: Probe, some: Sequence[RankedPrompt], row: Path) -> Tensor:
         model = probe(base, adaptation)
-        layout = cached_layout(model, some, place)
+        layout = cached_layout(model, some, row)
         return layout.scores(model, layout.collate(some))
 
     first_score(Probe(), elements, tmp_path)
     assert list((tmp_path / STATES).glob("*.safetensors"))
     mean: Literal["mean"] = "mean"
     for adaptation, some in ((Probe(pooling=mean), elements), (Probe(), elements[::-1])):
-        found = first_score(adaptation, some, tmp_path)
-        torch.testing.assert_close(found, first_score(adaptation, some, tmp_path / "new"))
+        result = first_score(adaptation, some, tmp_path)
+        torch.testing.assert_close(result, first_score(adaptation, some, tmp_path / "new"))
 
 
 def test_models_that_move_are_read_each_time(
@@ -153,7 +153,7 @@ def test_folds_find_what_can_be_learnt_and_nothing_where_there_is_nothing(
             for one in rankings
             if (ranks := rng.sample(list(one.ranks.values()), len(one.ranks)))
         ]
-    found = accuracy_over_all_prompts(
+    result = accuracy_over_all_prompts(
         RewardConfig(
             learning_rate=3e-2,
             epochs=15,
@@ -168,9 +168,9 @@ def test_folds_find_what_can_be_learnt_and_nothing_where_there_is_nothing(
         seed=0,
         report=silent,
     )
-    assert low < found["pair_accuracy"]["value"] < high
-    assert (found["pair_accuracy"]["ci95"][0] > 0.5) == bool(sense)
-    pairs = {found[name]["n_pairs"] for name in ("pair_accuracy", "longer_wins")}
+    assert low < result["pair_accuracy"]["value"] < high
+    assert (result["pair_accuracy"]["ci95"][0] > 0.5) == bool(sense)
+    pairs = {result[name]["n_pairs"] for name in ("pair_accuracy", "longer_wins")}
     assert pairs == {
         sum(0 < a < b for r in rankings for a in r.ranks.values() for b in r.ranks.values())
     }

@@ -124,10 +124,10 @@ def test_a_model_that_asks_for_numbers_is_read_whole(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def asks(*_: Any) -> None:
+    def needs_values(*_: Any) -> None:
         torch.ones(2).sum().item()
 
-    monkeypatch.setattr(reward_cut, "forward_backward", asks)
+    monkeypatch.setattr(reward_cut, "forward_backward", needs_values)
     with caplog.at_level(logging.WARNING):
         world.train(tmp_path)
     assert "every micro-batch is a whole batch, fitting or not" in caplog.text

@@ -39,9 +39,9 @@ def test_what_others_ranked_is_not_learnt_from() -> None:
     tasks = tiny_tasks(10, rng)
     rankings = tiny_rankings(tasks, ["ann"], rng) + tiny_rankings(tasks[:4], ["ben"], rng)
     elements, _ = ranked_prompts(tiny_tokenizer(), tasks, rankings, max_tokens=64)
-    kept = ranked_by(elements, {"ben"})
-    assert {element.task for element in kept} <= {task.id for task in tasks[:4]}
-    assert {name for element in kept for name in element.annotators} == {"ben"}
+    restricted = ranked_by(elements, {"ben"})
+    assert {element.task for element in restricted} <= {task.id for task in tasks[:4]}
+    assert {name for element in restricted for name in element.annotators} == {"ben"}
 
 
 def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(
@@ -55,7 +55,7 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
         for one in liked
     ]
     config = RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2, annotator_folds=2)
-    found = accuracy_on_unseen_annotators(
+    result = accuracy_on_unseen_annotators(
         config,
         split_rankings(config, tiny_tokenizer(), tasks, liked + contrary, 0),
         base=tiny_base(tmp_path / "base"),
@@ -63,9 +63,9 @@ def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them
         seed=0,
         report=silent,
     )
-    assert found["in_group"]["value"] > 0.7
-    assert found["held_out_group"]["value"] < 0.3
-    assert found["groups"] in ([["ann"], ["zoe"]], [["zoe"], ["ann"]])
+    assert result["in_group"]["value"] > 0.7
+    assert result["held_out_group"]["value"] < 0.3
+    assert result["groups"] in ([["ann"], ["zoe"]], [["zoe"], ["ann"]])
 
 
 def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_pa
     tasks = tiny_tasks(12, rng)
     out = tmp_path / "reward"
     out.mkdir()
-    told: list[Step] = []
+    steps: list[Step] = []
     write_folds(
         RewardConfig(prompts_per_batch=8, held_out=0.3, annotator_folds=2, prompt_folds=3),
         base=tiny_base(tmp_path / "base"),
@@ -81,16 +81,16 @@ def test_the_files_of_folds_are_whole_and_what_was_trained_for_it_is_gone(tmp_pa
         rankings=tiny_rankings(tasks, ["ann", "ben"], rng),
         out=out,
         seed=0,
-        report=told.append,
+        report=steps.append,
     )
-    assert not any(step.total for step in told)  # the count is that of the reward model
-    words = [step.doing for step in told if "step" in step.doing]
+    assert not any(step.total for step in steps)  # the count is that of the reward model
+    words = [step.doing for step in steps if "step" in step.doing]
     assert [text.partition(":")[0] for text in words] == [
         *(f"annotator fold {number} of 2" for number in (1, 2)),
         *(f"prompt fold {number} of 3" for number in (1, 2, 3)),
     ]  # a batch a fold
-    assert not any(step.metrics for step in told)
-    found = json.loads((out / ANNOTATOR_FOLDS).read_text())
-    assert found["in_group"]["n_pairs"] == found["held_out_group"]["n_pairs"] > 0
+    assert not any(step.metrics for step in steps)
+    result = json.loads((out / ANNOTATOR_FOLDS).read_text())
+    assert result["in_group"]["n_pairs"] == result["held_out_group"]["n_pairs"] > 0
     assert json.loads((out / PROMPT_FOLDS).read_text())["pair_accuracy"]["n_pairs"] > 0
     assert sorted(path.name for path in out.iterdir()) == [ANNOTATOR_FOLDS, PROMPT_FOLDS]

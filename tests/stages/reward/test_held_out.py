@@ -17,7 +17,7 @@ from stages.reward.batches import RankedPrompt
 from stages.reward.config import RewardConfig
 from stages.reward.held_out import check_reward_model, held_out_prompts
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks
-from tests.stages.tiny_ppo import tiny_config, tiny_world, train
+from tests.stages.ppo.tiny_ppo import tiny_config, tiny_world, train
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,12 @@ def held_out(base: Path, tasks: Sequence[RankingTask]) -> list[RankedPrompt]:
     return held_out_prompts(config, load_tokenizer(base), tasks, rankings, seed=0)
 
 
-def ranked_by(model: RewardModel, found: Sequence[RankedPrompt], sign: int) -> list[RankedPrompt]:
+def ranked_by(
+    model: RewardModel, elements: Sequence[RankedPrompt], sign: int
+) -> list[RankedPrompt]:
     """The same prompts, ranked by the model's own scores; sign -1: the wrong way round."""
     ranked = []
-    for one in found:
+    for one in elements:
         scores = score_sequences(model, [[*one.prompt, *response] for response in one.responses])
         order = sorted(scores, key=lambda score: -sign * score)
         ranks = tuple(order.index(score) + 1 for score in scores)
@@ -47,9 +49,9 @@ def test_a_model_that_orders_held_out_pairs_the_wrong_way_round_stops_ppo(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     model = RewardModel.load(world[1])
-    found = held_out(world[0], tiny_tasks(40, random.Random(0)))
-    assert check_reward_model(model, ranked_by(model, found, 1)) == 1.0
-    backwards = ranked_by(model, found, -1)
+    elements = held_out(world[0], tiny_tasks(40, random.Random(0)))
+    assert check_reward_model(model, ranked_by(model, elements, 1)) == 1.0
+    backwards = ranked_by(model, elements, -1)
     with pytest.raises(ValueError, match=r"orders 0.0% .* of \d+ held-out pairs .*head was lost"):
         train(world, tmp_path, tiny_config(), held_out=backwards)
 
@@ -58,8 +60,8 @@ def test_a_model_that_cannot_be_told_from_chance_is_warned_of(
     world: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = RewardModel.load(world[1])
-    found = held_out(world[0], tiny_tasks(40, random.Random(0)))
-    mixed = [*ranked_by(model, found[::2], 1), *ranked_by(model, found[1::2], -1)]
+    elements = held_out(world[0], tiny_tasks(40, random.Random(0)))
+    mixed = [*ranked_by(model, elements[::2], 1), *ranked_by(model, elements[1::2], -1)]
     share = check_reward_model(model, mixed)
     assert share is not None
     assert 0.3 < share < 0.7
@@ -70,10 +72,10 @@ def test_a_head_that_was_lost_on_the_way_is_warned_of(
     world: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = RewardModel.load(world[1])
-    found = ranked_by(model, held_out(world[0], tiny_tasks(40, random.Random(0))), 1)
+    elements = ranked_by(model, held_out(world[0], tiny_tasks(40, random.Random(0))), 1)
     with torch.no_grad():
         model.head.weight.zero_()
-    assert check_reward_model(model, found) == 0.5
+    assert check_reward_model(model, elements) == 0.5
     assert "which may be chance" in caplog.text
 
 
@@ -81,23 +83,23 @@ def test_no_more_prompts_are_scored_than_tell_the_model_from_chance(
     world: tuple[Path, Path],
 ) -> None:
     model = RewardModel.load(world[1])
-    found = held_out(world[0], tiny_tasks(120, random.Random(1)))
+    elements = held_out(world[0], tiny_tasks(120, random.Random(1)))
     steps: list[Step] = []
-    assert check_reward_model(model, ranked_by(model, found, 1), steps.append) == 1.0
-    assert [(step.done, step.total) for step in steps] == [(40, len(found))]
+    assert check_reward_model(model, ranked_by(model, elements, 1), steps.append) == 1.0
+    assert [(step.done, step.total) for step in steps] == [(40, len(elements))]
     with pytest.raises(ValueError, match=r"orders 0\.0%"):
-        check_reward_model(model, ranked_by(model, found, -1), steps.append)
+        check_reward_model(model, ranked_by(model, elements, -1), steps.append)
     assert [step.done for step in steps] == [40, 40]
 
 
 def test_few_rankings_stop_nobody(world: tuple[Path, Path]) -> None:
     model = RewardModel.load(world[1])
-    found = ranked_by(model, held_out(world[0], tiny_tasks(6, random.Random(0))), -1)
-    assert check_reward_model(model, found) == 0.0
+    elements = ranked_by(model, held_out(world[0], tiny_tasks(6, random.Random(0))), -1)
+    assert check_reward_model(model, elements) == 0.0
     assert check_reward_model(model, []) is None
 
 
 def test_the_prompts_are_those_that_training_held_out(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    found = held_out(base, tiny_tasks(40, random.Random(0)))
-    assert len(found) == pytest.approx(36, abs=3)
+    elements = held_out(base, tiny_tasks(40, random.Random(0)))
+    assert len(elements) == pytest.approx(36, abs=3)

@@ -58,8 +58,8 @@ class World:
             seed=seed,
             report=report,
         )
-        found: dict[str, object] = json.loads((out / "held_out.json").read_text())
-        return found
+        results: dict[str, object] = json.loads((out / "held_out.json").read_text())
+        return results
 
 
 def ranked_world(folder: Path) -> World:
@@ -79,8 +79,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    found = load_file(out / "model" / "model.safetensors")
-    return found | load_file(out / "model" / "head.safetensors")
+    results = load_file(out / "model" / "model.safetensors")
+    return results | load_file(out / "model" / "head.safetensors")
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
@@ -107,8 +107,8 @@ def test_rankings_teach_the_annotators_taste(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     steps = Steps()
     config = RewardConfig(learning_rate=1e-2, prompts_per_batch=8, held_out=0.2)
-    found = World(base, tasks, rankings, []).train(tmp_path / "out", config, steps)
-    assert found["ci95"][0] > 0.75  # type: ignore[index]
+    results = World(base, tasks, rankings, []).train(tmp_path / "out", config, steps)
+    assert results["ci95"][0] > 0.75  # type: ignore[index]
     losses = [step.metrics["reward/loss_nats_per_pair"] for step in steps.seen]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     model, tokenizer = RewardModel.load(tmp_path / "out" / "model"), load_tokenizer(base)
@@ -190,12 +190,14 @@ def test_a_checkpoint_cut_short_is_ignored_and_removed(
 
 def test_a_run_broken_off_after_training_only_finishes(world: World, tmp_path: Path) -> None:
     world.train(tmp_path / "out")
-    kept = weights(tmp_path / "out")
+    written = weights(tmp_path / "out")
     (tmp_path / "out" / "held_out.json").unlink()
     again = Steps()
     world.train(tmp_path / "out", report=again)
     assert again.seen == []
-    assert all(torch.equal(value, kept[name]) for name, value in weights(tmp_path / "out").items())
+    assert all(
+        torch.equal(value, written[name]) for name, value in weights(tmp_path / "out").items()
+    )
 
 
 def test_demonstrations_score_zero_on_average(world: World, tmp_path: Path) -> None:
@@ -251,14 +253,14 @@ def test_every_step_is_reported(world: World, tmp_path: Path) -> None:
 
 
 def test_what_is_held_out_is_told_with_its_ceiling(world: World, tmp_path: Path) -> None:
-    found = world.train(tmp_path)
-    assert found["n_prompts"] == 12
-    assert found["trained_prompts"] == 48 - found["left_out"]["tasks_without_pair"]  # type: ignore[index]
-    within, across = found["within_model"], found["across_models"]
-    assert within["n_pairs"] + across["n_pairs"] == found["n_pairs"]  # type: ignore[index]
-    assert 0.5 < found["ceiling"]["oracle_accuracy"]["value"] <= 1.0  # type: ignore[index]
-    assert len(found["by_confidence"]) == 5  # type: ignore[arg-type]
-    assert found["label_kinds"] == ["simulated"]
+    results = world.train(tmp_path)
+    assert results["n_prompts"] == 12
+    assert results["trained_prompts"] == 48 - results["left_out"]["tasks_without_pair"]  # type: ignore[index]
+    within, across = results["within_model"], results["across_models"]
+    assert within["n_pairs"] + across["n_pairs"] == results["n_pairs"]  # type: ignore[index]
+    assert 0.5 < results["ceiling"]["oracle_accuracy"]["value"] <= 1.0  # type: ignore[index]
+    assert len(results["by_confidence"]) == 5  # type: ignore[arg-type]
+    assert results["label_kinds"] == ["simulated"]
 
 
 def broken(
@@ -296,10 +298,12 @@ def test_rankings_that_are_all_skipped_leave_nothing_to_learn_from(
 def test_further_training_arguments_reach_the_trainer(
     world: World, tmp_path: Path, further: dict[str, object]
 ) -> None:
-    plain, asked = Steps(), Steps()
+    plain, checkpointed = Steps(), Steps()
     world.train(tmp_path / "plain", CONFIG, plain)
-    world.train(tmp_path / "asked", CONFIG.model_copy(update={"trainer": further}), asked)
-    first, second = (steps.seen[0].metrics["reward/gradient_norm"] for steps in (plain, asked))
+    world.train(tmp_path / "asked", CONFIG.model_copy(update={"trainer": further}), checkpointed)
+    first, second = (
+        steps.seen[0].metrics["reward/gradient_norm"] for steps in (plain, checkpointed)
+    )
     assert first == pytest.approx(second, rel=0.05)
     assert (first == second) is ("bf16" not in further)
 

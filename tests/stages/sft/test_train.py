@@ -27,8 +27,8 @@ TEMPLATE = (
 )
 COLOURS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey", "gold", "teal"]
 DEMONSTRATIONS = [
-    Demonstration(f"Which colour is the {thing}?", f"It is {colour}{'!' * (place % 3)}")
-    for place, (thing, colour) in enumerate(zip("abcdefghij", COLOURS, strict=True))
+    Demonstration(f"Which colour is the {thing}?", f"It is {colour}{'!' * (index % 3)}")
+    for index, (thing, colour) in enumerate(zip("abcdefghij", COLOURS, strict=True))
 ]
 
 
@@ -112,14 +112,14 @@ def test_labels_are_the_response_with_eos_and_nothing_else(base):
     examples = [encode(tokenizer, d) for d in DEMONSTRATIONS[:3]]
     batch = collate(examples, tokenizer.pad_token_id)
     for demonstration, labels_L in zip(DEMONSTRATIONS, batch["labels"], strict=False):
-        kept = labels_L[labels_L != IGNORED].tolist()
-        assert tokenizer.decode(kept) == f" {demonstration.response}<|end|>"
+        labelled = labels_L[labels_L != IGNORED].tolist()
+        assert tokenizer.decode(labelled) == f" {demonstration.response}<|end|>"
 
 
 def test_a_demonstration_keeps_its_context_before_its_prompt(base):
     tokenizer = load_tokenizer(base)
-    told = Demonstration("Which colour is a?", "red", context="The a is red.")
-    text = tokenizer.decode(encode(tokenizer, told).ids)
+    demonstration = Demonstration("Which colour is a?", "red", context="The a is red.")
+    text = tokenizer.decode(encode(tokenizer, demonstration).ids)
     assert text == "User: The a is red.\n\nWhich colour is a?\nAssistant: red<|end|>"
 
 
@@ -129,8 +129,8 @@ def test_the_validation_loss_is_a_mean_over_tokens_whatever_the_batch(base):
     nats, tokens = 0.0, 0
     for example in examples:  # the slow way: one by one, token by token
         log_p_LV = model(torch.tensor([example.ids])).logits[0].log_softmax(-1)
-        for place in range(example.response_start, len(example.ids)):
-            nats -= log_p_LV[place - 1, example.ids[place]].item()
+        for index in range(example.response_start, len(example.ids)):
+            nats -= log_p_LV[index - 1, example.ids[index]].item()
             tokens += 1
     for batch_size in (1, 3, 10):
         loss = response_loss(model, examples, tokenizer.pad_token_id, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""PPO under a limit on addresses:  python -m tests.stages.tight_memory FOLDER SIZE
+"""PPO under a limit on addresses:  python -m tests.stages.ppo.tight_memory FOLDER SIZE
 
 Once models can be loaded, 700 MiB are left; the logits of a whole minibatch and what is computed of
 them take more. Prints how many episodes were read at once.
@@ -20,7 +20,7 @@ from stages.ppo import train as ppo_train
 from stages.ppo.config import PPOConfig
 from stages.ppo.micro_batches import MicroBatch
 from tests.reward_models.tiny import tiny_tokenizer
-from tests.stages.tiny_ppo import tiny_config, train
+from tests.stages.ppo.tiny_ppo import tiny_config, train
 
 ROOM = 700 * 2**20
 TOKENS = 16

@@ -1,6 +1,7 @@
 """The mathematics of PPO against slow loops in float64, written from the equations."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from stages.ppo import losses
 
+ROOT = Path(__file__).parents[3]
 GENERATOR = torch.Generator()
 
 
@@ -21,9 +23,9 @@ def normal(*shape: int) -> Tensor:
 
 
 def mask_of(lengths: list[int], width: int, side: str) -> Tensor:
-    places = torch.arange(width)
+    columns = torch.arange(width)
     counts = torch.tensor(lengths)[:, None]
-    return places < counts if side == "right" else places >= width - counts
+    return columns < counts if side == "right" else columns >= width - counts
 
 
 def slow_advantages(
@@ -54,16 +56,16 @@ def test_logprobs_divide_by_the_temperature_and_come_in_float32(
 
 def test_at_temperature_one_logprobs_keep_no_copy_of_the_logits_for_the_gradient() -> None:
     logits_NV = normal(3, 11).float().requires_grad_()
-    kept: list[int] = []
+    saved: list[int] = []
 
     def keep(x: torch.Tensor) -> torch.Tensor:
         if x.shape == logits_NV.shape:
-            kept.append(x.data_ptr())
+            saved.append(x.data_ptr())
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         losses.chosen_logprobs(logits_NV, torch.tensor([0, 3, 10]), 1.0)
-    assert set(kept) == {logits_NV.data_ptr()}
+    assert set(saved) == {logits_NV.data_ptr()}
 
 
 def test_entropy_is_log_of_the_vocabulary_for_equal_logits_and_zero_for_certainty() -> None:
@@ -156,8 +158,8 @@ def test_policy_loss_equals_a_loop_over_tokens() -> None:
         ratio = math.exp(new - old)
         cut = max(0.8, min(1.2, ratio))
         total -= min(ratio * advantage, cut * advantage)
-    found = losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=50)
-    assert found.item() == pytest.approx(total / 50, abs=1e-12)
+    result = losses.policy_loss(new_N, old_N, advantage_N, clip=0.2, count=50)
+    assert result.item() == pytest.approx(total / 50, abs=1e-12)
 
 
 def test_at_ratio_one_the_policy_gradient_is_minus_the_advantage() -> None:
@@ -186,8 +188,8 @@ def test_value_loss_equals_a_loop_over_tokens(clip: float | None) -> None:
             near = old + max(-clip, min(clip, value - old))
             error = max(error, (near - target) ** 2)
         total += 0.5 * error
-    found = losses.value_loss(value_N, old_N, return_N, clip=clip, count=40)
-    assert found.item() == pytest.approx(total / 40, abs=1e-12)
+    result = losses.value_loss(value_N, old_N, return_N, clip=clip, count=40)
+    assert result.item() == pytest.approx(total / 40, abs=1e-12)
 
 
 def test_clipped_values_are_those_without_gradient_beyond_the_clip() -> None:
@@ -214,8 +216,8 @@ def test_losses_of_unequal_parts_add_up_to_the_loss_of_the_whole() -> None:
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_the_mean() -> None:
     return_N = normal(30)
     for guess_N, expected in ((return_N, 1.0), (torch.full_like(return_N, 3.0), 0.0)):
-        found = losses.explained_variance(guess_N, return_N)
-        assert found.item() == pytest.approx(expected, abs=1e-9)
+        result = losses.explained_variance(guess_N, return_N)
+        assert result.item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_controller_moves_by_the_relative_error_cut_to_a_fifth() -> None:
@@ -233,3 +235,12 @@ def test_the_controller_moves_by_the_relative_error_cut_to_a_fifth() -> None:
 def test_the_learning_rate_warms_up_from_a_tenth_and_stays() -> None:
     shares = [losses.warm_up(iteration, 10) for iteration in (0, 5, 10, 11, 500)]
     assert shares == pytest.approx([0.1, 0.55, 1.0, 1.0, 1.0])
+
+
+def test_the_docs_name_the_line_of_every_step_of_the_paper() -> None:
+    table = (ROOT / "docs/ppo.md").read_text().split("| in `ppo.py` |")[1].split("\n\n")[0]
+    rows = [row.split("|") for row in table.splitlines()[2:]]
+    code = (ROOT / "stages/ppo/ppo.py").read_text()
+    quotes = [quote for row in rows for quote in row[3].split("`")[1::2]]
+    assert len(quotes) > 12
+    assert [quote for quote in quotes if quote not in code] == []

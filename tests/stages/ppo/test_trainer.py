@@ -16,7 +16,7 @@ from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.health import UnhealthyRunError
 from stages.ppo.train import train_ppo
 from stages.progress import silent
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.tiny_ppo import (
     PROMPTS,
     TEXTS,
     metrics_of,
@@ -28,7 +28,7 @@ from tests.stages.tiny_ppo import (
 )
 
 PTX = {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8}
-SHOWN = {
+REPORTED = {
     "advantage_mean",
     "advantage_variance",
     "approx_kl",
@@ -83,7 +83,7 @@ def test_a_run_shows_what_a_person_needs_and_starts_where_it_must(
     steps = metrics_of(world, tmp_path, tiny_config())
     assert len(steps) == 4
     for step in steps:
-        assert {f"ppo/{name}" for name in SHOWN} <= step.keys()
+        assert {f"ppo/{name}" for name in REPORTED} <= step.keys()
         assert {"time/rollout_s", "time/scoring_s", "time/update_s"} <= step.keys()
         assert step["ppo/first_ratio_error"] == 0.0  # read in the same passes
     assert steps[0]["ppo/kl_nats"] == 0.0
@@ -234,8 +234,8 @@ def test_an_adaptive_controller_moves_the_coefficient(
 ) -> None:
     kl = {"kind": "adaptive", "coefficient": 0.1, "target_nats": 5.0, "horizon_episodes": 80}
     steps = metrics_of(world, tmp_path, tiny_config(kl=kl))
-    found = [step["ppo/kl_coefficient"] for step in steps]
-    assert found[:2] == pytest.approx([0.1, 0.1 * (1 - 0.2 * 8 / 80)])
+    coefficients = [step["ppo/kl_coefficient"] for step in steps]
+    assert coefficients[:2] == pytest.approx([0.1, 0.1 * (1 - 0.2 * 8 / 80)])
 
 
 def test_the_best_policy_on_validation_prompts_is_the_result(

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from stages.distributed.checkpoints import STATE, Checkpoints
 from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 from tests.stages.small_disk import size_of, small_disk
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 
 CHANGES: dict[str, Any] = {
     "episodes": 48,
@@ -30,7 +30,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint_every": 1,
     "responses_per_prompt": 2,
 }
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(
         train(world, tmp_path / "broken", config, cut_at(4))
     rest = metrics_of(world, tmp_path / "broken", config)
     assert len(rest) == 4  # iterations 3 to 6: the last checkpoint was after 2
-    for found, expected in zip(rest, whole[2:], strict=True):
+    for row, expected in zip(rest, whole[2:], strict=True):
         for name in expected:
-            assert name.startswith("time/") or found[name] == expected[name], name
+            assert name.startswith("time/") or row[name] == expected[name], name
     assert_same_result(tmp_path / "broken", tmp_path / "whole")
 
 
@@ -165,7 +165,7 @@ def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: s
         import torch
         torch.set_num_threads(1)
         from stages.ppo.config import PPOConfig
-        from tests.stages.tiny_ppo import train
+        from tests.stages.ppo.tiny_ppo import train
         config = PPOConfig.model_validate_json({config.model_dump_json()!r})
         world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
         {before}

@@ -20,8 +20,8 @@ from stages.ppo.config import PPOConfig
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.run import PPORun, RunState
 from stages.progress import Report, silent
-from tests.stages.test_ppo_guards import OFF
-from tests.stages.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.test_guards import OFF
+from tests.stages.ppo.tiny_ppo import PROMPTS, metrics_of, tiny_config, tiny_world, train
 
 World = tuple[Path, Path]
 # What a rollback changes.
@@ -65,10 +65,10 @@ def everything(x: Any, path: str = "", seen: frozenset[int] = frozenset()) -> It
 
 
 def state_of(run: PPORun) -> dict[str, Any]:
-    found = {path.removeprefix("."): value for path, value in everything(run)}
+    state = {path.removeprefix("."): value for path, value in everything(run)}
     return {
         path: value.detach().clone() if isinstance(value, torch.Tensor) else value
-        for path, value in found.items()
+        for path, value in state.items()
         if not path.startswith(DECLARED)
     }
 

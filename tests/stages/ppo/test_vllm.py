@@ -11,8 +11,8 @@ import pytest
 from stages.distributed.network import trained_parameters
 from stages.models import load_policy
 from tests.distributed.ranks import run_ranks
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world
-from tests.stages.vllm_server import TinyVllm
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world
+from tests.stages.ppo.vllm_server import TinyVllm
 
 World = tuple[Path, Path]
 LORA = {"family": "lora", "rank": 2, "alpha": 4}
@@ -72,9 +72,9 @@ def test_a_run_that_goes_on_is_answered_by_its_own_adapter_not_by_the_one_it_lef
     half = tiny_config(**served_by(server.url), episodes=16)
     metrics_of(world, tmp_path / "broken", half)
     rest = trained(world, tmp_path / "broken", server.url)
-    for found, expected in zip(rest, whole[2:], strict=True):
-        assert found["ppo/score"] == expected["ppo/score"]
-        assert found["ppo/sampler_gap_nats_per_token"] < 1e-5
+    for row, expected in zip(rest, whole[2:], strict=True):
+        assert row["ppo/score"] == expected["ppo/score"]
+        assert row["ppo/sampler_gap_nats_per_token"] < 1e-5
 
 
 @pytest.mark.distributed
@@ -82,9 +82,9 @@ def test_several_ranks_are_answered_as_one_is(
     world: World, server: TinyVllm, tmp_path: Path
 ) -> None:
     alone = trained(world, tmp_path / "one", server.url)
-    found = run_ranks(trained, world, tmp_path / "two", server.url, sharding="zero3")
-    for mine, theirs in zip(found[0], alone, strict=True):
-        assert mine["ppo/score"] == pytest.approx(theirs["ppo/score"], abs=1e-4)
+    row = run_ranks(trained, world, tmp_path / "two", server.url, sharding="zero3")
+    for ours, others in zip(row[0], alone, strict=True):
+        assert ours["ppo/score"] == pytest.approx(others["ppo/score"], abs=1e-4)
 
 
 def test_what_cannot_be_served_is_told_in_a_line(

@@ -24,8 +24,8 @@ from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.micro_batches import MicroBatch, reserved_bytes, update_cost
 from tests.stages.adapters.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.allocator import allocated_peak
-from tests.stages.test_ppo_resume import PowerCutError, assert_same_result, cut_at
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.test_resume import PowerCutError, assert_same_result, cut_at
+from tests.stages.ppo.tiny_ppo import (
     PROMPTS,
     metrics_of,
     tiny_config,
@@ -39,7 +39,7 @@ World = tuple[Path, Path]
 PTX = {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8}
 AUTO: dict[str, Any] = {"micro_batch_size": "auto", "minibatch": 8, "pretraining": PTX}
 KINDS = ("separate", "shared-critic")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +137,15 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
     config = tiny_config(**AUTO, responses_per_prompt=2, episodes=16)
     plenty = metrics_of(world, tmp_path / "plenty", config)
     given_memory(monkeypatch, world, config, 5.0)
-    found: list[MicroBatch] = []
+    chosen: list[MicroBatch] = []
 
     def fitting(*given: Any) -> MicroBatch:
-        found.append(micro_batches.fitting(*given))
-        return found[-1]
+        chosen.append(micro_batches.fitting(*given))
+        return chosen[-1]
 
     monkeypatch.setattr("stages.ppo.train.fitting", fitting)
     scarce = metrics_of(world, tmp_path / "scarce", config)
-    assert [one.episodes for one in found] == [4]  # a prompt's two responses stay together
+    assert [one.episodes for one in chosen] == [4]  # a prompt's two responses stay together
     for step, other in zip(scarce, plenty, strict=True):
         for name in ("ppo/score", "ppo/policy_loss", "ppo/value_loss", "ppo/gradient_norm"):
             assert step[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
@@ -193,7 +193,7 @@ def test_a_process_with_a_limit_lives_by_itself(
     tmp_path: Path, size: int | str, survives: bool
 ) -> None:
     """A real limit, under which a whole minibatch cannot be allocated."""
-    command = [sys.executable, "-m", "tests.stages.tight_memory", str(tmp_path), str(size)]
+    command = [sys.executable, "-m", "tests.stages.ppo.tight_memory", str(tmp_path), str(size)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if survives:
         assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.adapters.lora import merged_lora
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_models, tiny_world
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_models, tiny_world
 
 LORA = {"family": "lora", "rank": 2}
 
@@ -48,8 +48,8 @@ def test_a_run_that_samples_merged_starts_every_update_at_a_ratio_of_one(
     rows = metrics_of(world, tmp_path / "merged", merged)
     plain = metrics_of(world, tmp_path / "plain", tiny_config(adaptation=LORA))
     assert all(row["ppo/first_ratio_error"] < 1e-5 for row in rows)
-    for found, expected in zip(rows, plain, strict=True):  # the same draws give the same tokens
-        assert found["ppo/score"] == pytest.approx(expected["ppo/score"], abs=1e-3)
+    for row, expected in zip(rows, plain, strict=True):  # the same draws give the same tokens
+        assert row["ppo/score"] == pytest.approx(expected["ppo/score"], abs=1e-3)
 
 
 def test_merging_asks_for_lora() -> None:

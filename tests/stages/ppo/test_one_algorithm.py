@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from reward_models.model import RewardModel
 from stages.models import load_policy, load_tokenizer, tokenizer_hash
 from tests.reward_models.tiny import tiny_tokenizer
-from tests.stages.tiny_ppo import tiny_config, train
+from tests.stages.ppo.tiny_ppo import tiny_config, train
 
 World = tuple[Path, Path]
 FAST: dict[str, Any] = {"packed": True, "cached": {"lower_layers": True}}

@@ -20,13 +20,13 @@ from stages.ppo.forward import (
     response_scores,
     values,
 )
-from stages.ppo.health import Means
+from stages.ppo.health import MetricSums
 from stages.ppo.models import VALUE_HEAD, ValueHead
 from stages.ppo.ppo import add_ppo_gradients, experience
 from stages.ppo.rollout import Episodes
 from stages.ppo.run import PPORun
-from tests.stages.test_ppo_resume import PowerCutError, cut_at
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.test_resume import PowerCutError, cut_at
+from tests.stages.ppo.tiny_ppo import (
     metrics_of,
     outputs,
     probe_world,
@@ -66,10 +66,10 @@ def with_values(run: PPORun) -> PPORun:
 
 
 def episodes_of(run: PPORun, sharing: int = 1) -> Episodes:
-    asked = [list(range(2 + n // sharing, 5 + n // sharing)) for n in range(8)]
+    prompts = [list(range(2 + n // sharing, 5 + n // sharing)) for n in range(8)]
     generator = torch.Generator().manual_seed(0)
     sampling = run.config.sampling
-    return roll_out(run.models, asked, sampling, generator, sharing=sharing)
+    return roll_out(run.models, prompts, sampling, generator, sharing=sharing)
 
 
 @pytest.mark.parametrize(("packed", "sharing"), [(False, 1), (True, 1), (True, 2)])
@@ -94,9 +94,9 @@ def gradients(world: World, config: PPOConfig, like: PPORun | None = None) -> di
     source = run if like is None else like
     rollout = outputs(source.models, episodes_of(source))
     data, _ = experience(rollout, config, 0.05)
-    add_ppo_gradients(run, data, torch.arange(4), Means(), first=True)
-    found = run.policy.parameters.items()
-    return {name: p.grad.clone() for name, p in found if p.grad is not None}
+    add_ppo_gradients(run, data, torch.arange(4), MetricSums(), first=True)
+    gradients_of = run.policy.parameters.items()
+    return {name: p.grad.clone() for name, p in gradients_of if p.grad is not None}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -107,19 +107,19 @@ def test_without_the_value_losss_pull_the_policys_gradients_are_those_of_separat
     none = {"kind": "joint", "value_coefficient": 0.0}
     shared = separate.model_copy(update={"models": tiny_config(models=none).models})
     expected = gradients(world, separate)
-    found = gradients(world, shared, like=with_values(tiny_run(world, separate)))
-    assert found.keys() == expected.keys()
+    gradients_of = gradients(world, shared, like=with_values(tiny_run(world, separate)))
+    assert gradients_of.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradients_of[name], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_one_backward_pass_gives_the_gradients_of_policy_loss_plus_coefficient_times_value_loss(
     world: World,
 ) -> None:
-    found: list[dict[str, Tensor]] = []
+    gradients_of: list[dict[str, Tensor]] = []
     for coefficient in (0.0, 0.3):
         config = tiny_config(models={"kind": "joint", "value_coefficient": coefficient})
-        found.append(gradients(world, config))
+        gradients_of.append(gradients(world, config))
     run = with_values(tiny_run(world, config))
     rollout = outputs(run.models, episodes_of(run))
     data, _ = experience(rollout, config, 0.05)
@@ -132,7 +132,9 @@ def test_one_backward_pass_gives_the_gradients_of_policy_loss_plus_coefficient_t
     (0.3 * loss).backward()
     for name, p in run.policy.parameters.items():
         pull = torch.zeros_like(p) if p.grad is None else p.grad
-        torch.testing.assert_close(found[1][name] - found[0][name], pull, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            gradients_of[1][name] - gradients_of[0][name], pull, rtol=1e-3, atol=1e-6
+        )
 
 
 def _values(run: PPORun, episodes: Episodes) -> Tensor:
@@ -142,8 +144,8 @@ def _values(run: PPORun, episodes: Episodes) -> Tensor:
     for ids_L, mask_L, response_T in zip(
         episodes.ids_BL, episodes.mask_BL, episodes.response_BT, strict=True
     ):
-        said = run.models.policy(input_ids=ids_L[mask_L][None], output_hidden_states=True)
-        state_LD = said.hidden_states[-1][0]
+        output = run.models.policy(input_ids=ids_L[mask_L][None], output_hidden_states=True)
+        state_LD = output.hidden_states[-1][0]
         count = int(response_T.sum())
         values.append(head(state_LD[-count - 1 : -1]))
     return torch.cat(values)
@@ -213,9 +215,9 @@ def test_an_interrupted_joint_run_with_all_its_parts_ends_bit_equal(
         train(world, tmp_path / "broken", config, cut_at(4))
     rest = metrics_of(world, tmp_path / "broken", config)
     assert len(rest) == 2
-    for found, expected in zip(rest, whole[2:], strict=True):
+    for gradients_of, expected in zip(rest, whole[2:], strict=True):
         for name in expected:
-            assert name.startswith("time/") or found[name] == expected[name], name
+            assert name.startswith("time/") or gradients_of[name] == expected[name], name
     for part in ("model/adapter_model.safetensors", f"critic/{VALUE_HEAD}"):
         left, right = (load_file(tmp_path / run / part) for run in ("whole", "broken"))
         assert all(torch.equal(left[name], right[name]) for name in left)

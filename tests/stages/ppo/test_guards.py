@@ -14,8 +14,8 @@ from stages.ppo import ppo, rollout
 from stages.ppo.config import PPOConfig
 from stages.ppo.health import UnhealthyRunError
 from stages.progress import Step
-from tests.stages.test_ppo_resume import PowerCutError, assert_same_result
-from tests.stages.tiny_ppo import metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.test_resume import PowerCutError, assert_same_result
+from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world, train
 
 OFF = {  # no limit is crossed
     "max_kl_nats_per_token": 1e9,

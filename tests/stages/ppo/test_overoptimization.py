@@ -13,8 +13,8 @@ from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo.config import Overoptimization
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step, silent
-from tests.stages.test_ppo_resume import assert_same_result
-from tests.stages.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
+from tests.stages.ppo.test_resume import assert_same_result
+from tests.stages.ppo.tiny_ppo import PROMPTS, tiny_config, tiny_world, train
 
 RULE = {"gold_reward": "a test", "every": 2, "num_prompts": 6}
 
@@ -27,22 +27,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_changes_nothing(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    asked: list[tuple[list[Prompt], list[str], list[bool]]] = []
+    calls: list[tuple[list[Prompt], list[str], list[bool]]] = []
 
     def judge(
         prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
     ) -> list[float]:
-        asked.append((list(prompts), list(responses), list(ended)))
+        calls.append((list(prompts), list(responses), list(ended)))
         return [float(len(response.split())) for response in responses]
 
     config = tiny_config(overoptimization=RULE, episodes=40, learning_rate=0.01)
     steps: list[Step] = []
     train(world, tmp_path / "marked", config, steps.append, gold=GoldReward(judge, PROMPTS[:6]))
-    found = [step for step in steps if "ppo/gold_score" in step.metrics]
-    assert [step.done for step in found] == [0, 2, 4, 5]
-    assert all(prompts == PROMPTS[:6] for prompts, _, _ in asked)
-    assert found[0].metrics["ppo/gold_kl_nats"] == 0.0
-    for step, (_, responses, _) in zip(found, asked, strict=True):
+    result = [step for step in steps if "ppo/gold_score" in step.metrics]
+    assert [step.done for step in result] == [0, 2, 4, 5]
+    assert all(prompts == PROMPTS[:6] for prompts, _, _ in calls)
+    assert result[0].metrics["ppo/gold_kl_nats"] == 0.0
+    for step, (_, responses, _) in zip(result, calls, strict=True):
         mean = sum(len(text.split()) for text in responses) / 6
         assert step.metrics["ppo/gold_score"] == pytest.approx(mean)
     train(world, tmp_path / "plain", tiny_config(episodes=40, learning_rate=0.01))
@@ -59,16 +59,18 @@ def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
     gold = gold_reward(rule, PROMPTS, world[0], tiny_config().sampling, 0)
     assert gold is not None
     assert gold.prompts == PROMPTS[:4]
-    said, ended = ["w1 w2", "w3", "w4 w5 w6", "w1"], [True, False, True, True]
-    found = gold.judge(gold.prompts, said, ended)
-    assert found == score_responses(reward, tokenizer, PROMPTS[:4], said, ended=ended)
-    assert len(set(found)) == 4
+    responses, ended = ["w1 w2", "w3", "w4 w5 w6", "w1"], [True, False, True, True]
+    result = gold.judge(gold.prompts, responses, ended)
+    assert result == score_responses(reward, tokenizer, PROMPTS[:4], responses, ended=ended)
+    assert len(set(result)) == 4
     steps: list[Step] = []
     config = tiny_config(overoptimization=RULE, episodes=16)
     train(world, tmp_path / "out", config, steps.append, gold=gold)
-    told = [step.metrics for step in steps if "ppo/gold_score" in step.metrics]
-    assert len(told) == 2
-    assert all(0 <= step[name] <= 1 for step in told for name in ("ppo/win_rate", "ppo/toxicity"))
+    metrics = [step.metrics for step in steps if "ppo/gold_score" in step.metrics]
+    assert len(metrics) == 2
+    assert all(
+        0 <= step[name] <= 1 for step in metrics for name in ("ppo/win_rate", "ppo/toxicity")
+    )
 
 
 def test_a_gold_rule_without_anybody_to_ask_is_refused(
@@ -80,19 +82,19 @@ def test_a_gold_rule_without_anybody_to_ask_is_refused(
 
 
 def test_wins_are_against_the_start_policys_own_answers(world: tuple[Path, Path]) -> None:
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     def by_length(_: Sequence[Prompt], responses: Sequence[str], __: Sequence[bool]) -> list[float]:
-        asked.append(list(responses))
+        calls.append(list(responses))
         return [float(len(response)) for response in responses]
 
     sampling = tiny_config().sampling
     wins = WinRate(by_length, PROMPTS[:3], world[0], sampling, 0)
     assert wins(PROMPTS[:1], ["w" * 900], [True]) == [1.0]
-    own = asked[-1]
+    own = calls[-1]
     assert wins(PROMPTS[:3], own, [True] * 3) == [0.5] * 3
     assert wins(PROMPTS[1:3], ["", ""], [True] * 2) == [0.0 if text else 0.5 for text in own[1:]]
-    assert len(asked) == 4  # the start policy answers once
+    assert len(calls) == 4  # the start policy answers once
 
 
 def test_toxicity_is_of_the_answers_alone() -> None:

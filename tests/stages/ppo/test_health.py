@@ -9,7 +9,7 @@ from torch import nn
 from stages.generation.generate import Sampled
 from stages.ppo.config import HealthChecks
 from stages.ppo.health import (
-    Means,
+    MetricSums,
     UnhealthyRunError,
     alarms,
     check_first_ratio,
@@ -21,7 +21,14 @@ from stages.ppo.health import (
 from stages.ppo.ppo import experience, optimizer_step, update
 from stages.ppo.rollout import Episodes
 from stages.seeding import endless_order, generator_for
-from tests.stages.tiny_ppo import outputs, roll_out, tiny_config, tiny_models, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import (
+    outputs,
+    roll_out,
+    tiny_config,
+    tiny_models,
+    tiny_run,
+    tiny_world,
+)
 
 HEALTHY = {
     "ppo/kl_nats": 3.0,
@@ -91,7 +98,7 @@ def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(
         next(iter(run.policy.parameters.values())).mul_(1.01)
     before = [p.clone() for p in run.policy.parameters.values()]
     with pytest.raises(UnhealthyRunError, match="off 1 by"):
-        update(run, data, 0, Means())
+        update(run, data, 0, MetricSums())
     for old, new in zip(before, run.policy.parameters.values(), strict=True):
         assert torch.equal(old, new)
 
@@ -108,7 +115,7 @@ def test_gradients_that_are_not_finite_never_reach_the_weights(world: tuple[Path
     for parameter in run.policy.parameters.values():
         parameter.grad = torch.full_like(parameter, float("nan"))
     with pytest.raises(UnhealthyRunError, match="learning_rate"):
-        optimizer_step(run, 0, Means())
+        optimizer_step(run, 0, MetricSums())
     assert all(p.isfinite().all() for p in run.policy.parameters.values())
 
 
@@ -132,8 +139,8 @@ def episodes_of(*responses: list[int]) -> Episodes:
 
 
 def test_repetition_is_the_share_of_trigrams_seen_before() -> None:
-    found = repetition(episodes_of([4, 5, 6, 7], [4, 4, 4, 4, 4, 4], [4]))
-    assert found == pytest.approx([0.0, 0.75, 0.0])
+    shares = repetition(episodes_of([4, 5, 6, 7], [4, 4, 4, 4, 4, 4], [4]))
+    assert shares == pytest.approx([0.0, 0.75, 0.0])
 
 
 def test_distinct_responses_are_counted_without_their_padding() -> None:
@@ -149,6 +156,6 @@ def test_every_pass_visits_everything_once_in_its_own_order() -> None:
 
 
 def test_a_generator_depends_on_every_part_of_its_place() -> None:
-    places = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]
-    drawn = {float(torch.rand((), generator=generator_for(*place))) for place in places}
+    positions = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]
+    drawn = {float(torch.rand((), generator=generator_for(*position))) for position in positions}
     assert len(drawn) == 4

@@ -16,13 +16,13 @@ from stages.adapters.cached_layers import CachedLayers
 from stages.ppo import ppo
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import evaluate
-from stages.ppo.health import Means
+from stages.ppo.health import MetricSums
 from stages.ppo.models import Models
 from stages.ppo.ppo import add_ppo_gradients, experience, iterate
 from stages.ppo.rollout import Episodes, Experience
 from stages.ppo.run import PPORun
-from tests.stages.test_ppo_resume import PowerCutError, cut_at
-from tests.stages.tiny_ppo import (
+from tests.stages.ppo.test_resume import PowerCutError, cut_at
+from tests.stages.ppo.tiny_ppo import (
     metrics_of,
     outputs,
     probe_world,
@@ -58,12 +58,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def one_trunk(tmp_path_factory: pytest.TempPathFactory) -> World:
+def one_backbone(tmp_path_factory: pytest.TempPathFactory) -> World:
     return probe_world(tmp_path_factory.mktemp("one-trunk"))
 
 
-def config_of(family: str, kept: dict[str, bool], **changes: Any) -> PPOConfig:
-    return tiny_config(adaptation=FAMILIES[family], cached=kept, **changes)
+def config_of(family: str, cached: dict[str, bool], **changes: Any) -> PPOConfig:
+    return tiny_config(adaptation=FAMILIES[family], cached=cached, **changes)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -74,18 +74,18 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_alike(one: Path, other: Path, *, exact: bool = False) -> None:
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name, weight in mine.items():
+    ours, others = weights(one), weights(other)
+    assert ours.keys() == others.keys()
+    for name, weight in ours.items():
         tolerance = 0.0 if exact else 1e-5
-        torch.testing.assert_close(weight, theirs[name], rtol=0, atol=tolerance, msg=name)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=tolerance, msg=name)
 
 
 def assert_same_course(
-    mine: list[dict[str, float]], theirs: list[dict[str, float]], *, exact: bool = False
+    ours: list[dict[str, float]], others: list[dict[str, float]], *, exact: bool = False
 ) -> None:
-    assert len(mine) == len(theirs) > 1
-    for step, other in zip(mine, theirs, strict=True):
+    assert len(ours) == len(others) > 1
+    for step, other in zip(ours, others, strict=True):
         assert step.keys() == other.keys()
         for name, value in other.items():
             expected = value if exact else pytest.approx(value, rel=1e-4, abs=1e-5)
@@ -104,22 +104,22 @@ class Passes:
             "reward": models.reward,
         }.items():
             self.seen[name] = [0, 0]
-            for place, layer in enumerate(layers_of(role_trunk(role))):
+            for number, layer in enumerate(layers_of(role_backbone(role))):
                 first = next(iter(layer.children()))
-                first.register_forward_hook(self._counter(name, place))
+                first.register_forward_hook(self._counter(name, number))
 
-    def _counter(self, name: str, place: int) -> Any:
+    def _counter(self, name: str, number: int) -> Any:
         def count(*_: object) -> None:
-            self.seen[name][place] += 1
+            self.seen[name][number] += 1
 
         return count
 
 
-def role_trunk(role: nn.Module) -> PreTrainedModel:
+def role_backbone(role: nn.Module) -> PreTrainedModel:
     """The model or what carries a reward model's head."""
-    found = role.backbone if isinstance(role, RewardModel) else role
-    assert isinstance(found, PreTrainedModel)
-    return found
+    gradients = role.backbone if isinstance(role, RewardModel) else role
+    assert isinstance(gradients, PreTrainedModel)
+    return gradients
 
 
 WHOLE = {"minibatch": 8}  # one minibatch is the rollout
@@ -140,15 +140,15 @@ def test_going_back_through_the_first_pass_trains_what_another_pass_would(
     world: World, tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
     again = config_of(family, {"first_forward": False}, **WHOLE | changes)
-    kept = config_of(family, {"first_forward": True}, **WHOLE | changes)
-    mine = metrics_of(world, tmp_path / "kept", kept)
-    assert_same_course(mine, metrics_of(world, tmp_path / "again", again))
+    cached = config_of(family, {"first_forward": True}, **WHOLE | changes)
+    ours = metrics_of(world, tmp_path / "kept", cached)
+    assert_same_course(ours, metrics_of(world, tmp_path / "again", again))
     assert_alike(tmp_path / "kept", tmp_path / "again")
-    assert all(row["ppo/first_ratio_error"] == 0.0 for row in mine)
+    assert all(row["ppo/first_ratio_error"] == 0.0 for row in ours)
 
 
 def test_where_passes_are_cut_alike_the_gradients_are_the_same_bits(world: World) -> None:
-    found = []
+    gradients = []
     for keep in (True, False):
         run = tiny_run(world, config_of("full", {"first_forward": keep}, **WHOLE))
         rollout, forwards = evaluate(
@@ -156,18 +156,22 @@ def test_where_passes_are_cut_alike_the_gradients_are_the_same_bits(world: World
         )
         data, _ = experience(rollout, run.config, 0.05)
         assert len(forwards) == (4 if keep else 0)
-        add_ppo_gradients(run, data, torch.arange(8), Means(), forwards, first=True)
-        found.append([*run.policy.gradients(), *run.critic.gradients()])
-    assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
-    assert any(gradient.abs().max() > 0 for gradient in found[0])
+        add_ppo_gradients(run, data, torch.arange(8), MetricSums(), forwards, first=True)
+        gradients.append([*run.policy.gradients(), *run.critic.gradients()])
+    assert all(torch.equal(cached, again) for cached, again in zip(*gradients, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
 @pytest.mark.parametrize("kind", ["shared-critic", "joint"])
-def test_a_value_heads_first_pass_is_kept_too(one_trunk: World, tmp_path: Path, kind: str) -> None:
+def test_a_value_heads_first_pass_is_kept_too(
+    one_backbone: World, tmp_path: Path, kind: str
+) -> None:
     courses = []
     for name, first_pass in (("kept", True), ("again", False)):
-        kept, changes = {"first_forward": first_pass}, WHOLE | {"models": {"kind": kind}}
-        courses.append(metrics_of(one_trunk, tmp_path / name, config_of("lora", kept, **changes)))
+        cached, changes = {"first_forward": first_pass}, WHOLE | {"models": {"kind": kind}}
+        courses.append(
+            metrics_of(one_backbone, tmp_path / name, config_of("lora", cached, **changes))
+        )
     assert_same_course(*courses)
     assert_alike(tmp_path / "kept", tmp_path / "again")
 
@@ -179,12 +183,12 @@ def test_the_first_epoch_makes_no_pass_of_its_own(world: World) -> None:
         passes = Passes(run.models)
         iterated(run)
         calls.append(passes.seen)
-    again, kept = calls
+    again, cached = calls
     micro_batches = 4
     assert again["critic"][0] == 2 * micro_batches
-    assert kept["critic"][0] == micro_batches
-    assert again["policy"][0] - kept["policy"][0] == micro_batches
-    assert again["reference"] == kept["reference"]
+    assert cached["critic"][0] == micro_batches
+    assert again["policy"][0] - cached["policy"][0] == micro_batches
+    assert again["reference"] == cached["reference"]
 
 
 def test_several_minibatches_are_read_anew_and_that_is_said(
@@ -192,8 +196,10 @@ def test_several_minibatches_are_read_anew_and_that_is_said(
 ) -> None:
     for name, first_pass in (("on", True), ("off", False)):
         train(world, tmp_path / name, config_of("full", {"first_forward": first_pass}))
-        said = "cached.first_forward has no effect: it takes one minibatch a rollout" in caplog.text
-        assert said is first_pass
+        warned = (
+            "cached.first_forward has no effect: it takes one minibatch a rollout" in caplog.text
+        )
+        assert warned is first_pass
         caplog.clear()
     assert_alike(tmp_path / "on", tmp_path / "off", exact=True)
 
@@ -214,10 +220,10 @@ def test_lower_layers_computed_once_train_what_computing_them_anew_does(
 ) -> None:
     once = config_of(family, {"lower_layers": True, "first_forward": True}, **changes)
     anew = config_of(family, {"lower_layers": False}, **changes)
-    mine = metrics_of(world, tmp_path / "once", once)
-    assert_same_course(mine, metrics_of(world, tmp_path / "anew", anew))
+    ours = metrics_of(world, tmp_path / "once", once)
+    assert_same_course(ours, metrics_of(world, tmp_path / "anew", anew))
     assert_alike(tmp_path / "once", tmp_path / "anew")
-    assert all(row["ppo/first_ratio_error"] < 1e-5 for row in mine)
+    assert all(row["ppo/first_ratio_error"] < 1e-5 for row in ours)
 
 
 def test_the_layers_below_are_run_for_no_model_but_the_first(world: World) -> None:
@@ -267,7 +273,7 @@ def test_a_role_on_other_weights_reads_its_own(world: World) -> None:
     run = tiny_run(world, config_of("top_layers", {"lower_layers": True}))
     models = run.models
     with torch.no_grad():
-        for layer in list(layers_of(role_trunk(models.reward)))[:1]:
+        for layer in list(layers_of(role_backbone(models.reward)))[:1]:
             for parameter in layer.parameters():
                 parameter.set_(parameter + 0.1)  # type: ignore[call-overload]
     apart = replace(models, lower=CachedLayers((models.policy, models.reference, models.reward)))
@@ -281,8 +287,8 @@ def test_a_role_on_other_weights_reads_its_own(world: World) -> None:
 def test_an_interrupted_run_that_keeps_everything_ends_bit_equal(
     world: World, tmp_path: Path
 ) -> None:
-    kept = {"first_forward": True, "lower_layers": True}
-    config = config_of("top_layers", kept, **PARTS | WHOLE)
+    cached = {"first_forward": True, "lower_layers": True}
+    config = config_of("top_layers", cached, **PARTS | WHOLE)
     whole = metrics_of(world, tmp_path / "whole", config)
     with pytest.raises(PowerCutError):
         train(world, tmp_path / "broken", config, cut_at(4))
@@ -292,11 +298,11 @@ def test_an_interrupted_run_that_keeps_everything_ends_bit_equal(
 
 
 def iterated(run: PPORun) -> None:
-    asked = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
-    iterate(run, asked, 0)
+    prompts = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
+    iterate(run, prompts, 0)
 
 
 def rolled(run: PPORun) -> Episodes:
-    asked = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
+    prompts = [list(range(2 + n, 5 + n + n % 3)) for n in range(8)]
     generator = torch.Generator().manual_seed(0)
-    return roll_out(run.models, asked, run.config.sampling, generator)
+    return roll_out(run.models, prompts, run.config.sampling, generator)

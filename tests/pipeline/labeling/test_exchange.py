@@ -18,7 +18,7 @@ from pipeline.cli.app import app
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, Response, read_records
 
-SHARED = Path(__file__).parents[3] / "shared/data/train"
+SHARED = Path(__file__).parents[4] / "shared/data/train"
 SQUALITY = SHARED / "squality/human-eval-all-responses.jsonl"
 QA_FEEDBACK = SHARED / "qa-feedback/dev_feedback.json"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.ppo.ppo import iterate
-from tests.stages.tiny_ppo import tiny_config, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import tiny_config, tiny_run, tiny_world
 
 FAMILIES = {
     "full": {"family": "full"},
@@ -24,7 +24,7 @@ FAMILIES = {
 def test_an_iteration_is_the_same_packed_and_padded(
     tmp_path: Path, family: str, sharing: int
 ) -> None:
-    world, found, weights = tiny_world(tmp_path), [], []
+    world, metrics, weights = tiny_world(tmp_path), [], []
     for packed in (True, False):
         config = tiny_config(
             packed=packed,
@@ -36,10 +36,10 @@ def test_an_iteration_is_the_same_packed_and_padded(
         run = tiny_run(world, config)
         assert run.models.packed == packed
         prompts = [[5, 6, 7 + n // sharing] * (1 + n // sharing) for n in range(8)]
-        said = iterate(run, prompts, 0)
-        assert said["ppo/kl_nats"] == 0.0
-        found.append({k: v for k, v in said.items() if not k.startswith("time/")})
+        step = iterate(run, prompts, 0)
+        assert step["ppo/kl_nats"] == 0.0
+        metrics.append({k: v for k, v in step.items() if not k.startswith("time/")})
         moved = [p for p in run.models.policy.parameters() if p.requires_grad]
         weights.append(torch.cat([p.detach().flatten() for p in moved]))
-    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-5)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-5)
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-4)
