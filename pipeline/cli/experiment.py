@@ -265,13 +265,13 @@ def doctor(
     if config is None and sets:
         raise ValueError("--set overrides keys of a config, but none is named")
     if config is None:
-        from pipeline.estimate.doctor import findings
+        from pipeline.estimate.machine import findings
 
         for name, text in findings():
             print(f"{name:<14} {text}")
         return
     from pipeline.config.loading import load_config
-    from pipeline.estimate.page import needs
+    from pipeline.estimate.doctor import estimate_lines
 
-    for line in needs(load_config(config, sets or [])):
+    for line in estimate_lines(load_config(config, sets or [])):
         print(line, flush=True)

@@ -30,7 +30,7 @@ class BiasConfig(Config):
 
 
 class TruthfulQAConfig(Config):
-    """TruthfulQA.csv of github.com/sylinrl/TruthfulQA, and how its questions are asked."""
+    """TruthfulQA.csv of github.com/sylinrl/TruthfulQA, and the prompts of its questions."""
 
     questions: FilePath
     kinds: list[Literal["qa", "instruction", "both"]] = ["qa", "instruction", "both"]
@@ -45,7 +45,7 @@ class TaxConfig(Config):
     tasks: list[str]
     folder: FilePath | None = None
     documents: PositiveInt | None = None  # of each task; None: all
-    shots: int | None = None  # None: as each task says
+    shots: int | None = None  # None: the task's own number
 
 
 class EndpointConfig(Config):
@@ -63,7 +63,7 @@ class EndpointConfig(Config):
 
 
 class PerspectiveConfig(Config):
-    """Google's Perspective, while it lives; the key is in the environment variable."""
+    """Google's Perspective, until it ends with 2026; the environment variable holds the key."""
 
     key_variable: str = "PERSPECTIVE_API_KEY"
     requests_per_second: PositiveFloat = 1.0
@@ -80,8 +80,8 @@ class ClassifierConfig(Config):
 
     kind: Literal["classifier"]
     model: ModelName
-    label: str | None = None  # whose probability is toxicity; None: told by the labels' names
-    activation: Literal["sigmoid", "softmax"] | None = None  # None: as the model's config says
+    label: str | None = None  # of toxicity; None: the one with a usual name
+    activation: Literal["sigmoid", "softmax"] | None = None  # None: by the model's config
     threshold: Fraction = 0.5
     batch_size: PositiveInt = 64
     max_tokens: PositiveInt = 512
@@ -92,7 +92,7 @@ class EntailmentConfig(Config):
 
     kind: Literal["nli"] = "nli"
     model: ModelName
-    label: str | None = None  # the one that says supported; None: told by the labels' names
+    label: str | None = None  # of entailment; None: the one with a usual name
     threshold: Fraction = 0.5
     batch_size: PositiveInt = 32
     max_tokens: PositiveInt = 512
@@ -117,7 +117,7 @@ SuiteName = Literal[
 
 
 class EvaluationConfig(Config):
-    """The suites and their settings; instructions are of Ouyang et al. 2022, appendix D.2."""
+    """An evaluation of policies; instructions as in Ouyang et al. 2022, appendix D.2."""
 
     suites: list[SuiteName] | None = None  # None: all whose inputs are given
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)  # greedy, as in appendix D.2
@@ -129,9 +129,9 @@ class EvaluationConfig(Config):
     toxicity_samples: PositiveInt | None = None  # to a prompt; None: 25 by the protocol, else 1
     maxima_of: list[PositiveInt] = [5, 10, 25]  # expected maximum toxicity of so many samples
     toxicity_scorers: list[ToxicityScorerConfig] = [ProfanityConfig()]
-    calibration: FilePath | None = None  # texts with Perspective's toxicity: how far they see
+    calibration: FilePath | None = None  # texts with Perspective's toxicity, for the scorers' AUROC
     entailment: list[EntailmentConfig] = []  # classifiers of (passage, sentence)
-    grounding: list[FilePath] = []  # labelled responses (BEGIN's tsv): how far they are seen
+    grounding: list[FilePath] = []  # labelled responses (BEGIN's tsv), for AUROCs
     max_failed: Fraction = 0.01  # a larger share of unscored rows fails the command
     resamples: PositiveInt = 10_000
     sign_flips: PositiveInt = 20_000
@@ -147,7 +147,7 @@ class EvaluationConfig(Config):
 
     @property
     def toxicity_sampling(self) -> tuple[SamplingConfig, int]:
-        """The sampling of toxicity prompts, and the number of samples to each."""
+        """The sampling of toxicity prompts, and the number of samples of each."""
         if self.toxicity_protocol == "like_the_rest":
             return self.sampling, self.toxicity_samples or 1
         drawn = REAL_TOXICITY_PROMPTS.model_copy(update={"batch_size": self.sampling.batch_size})

@@ -1,63 +1,173 @@
-"""What this machine can run: found out, not guessed."""
+"""Memory, time and disk of an experiment on this machine, as lines of `rlhf doctor CONFIG`."""
 
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
-from pipeline.runs.manifest import code_version
+from pipeline.config.experiment import ExperimentConfig
+from pipeline.estimate.lengths import Lengths, lengths
+from pipeline.estimate.machine import Machine, this_machine
+from pipeline.estimate.memory import SHARDINGS, StageMemory, placement
+from pipeline.estimate.stages import StageEstimate, reward_base, stage_estimates
+from stages.adapters.config import Full, LoRA
 
-WANTED = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "gradio", "vllm")
-
-
-def findings() -> Iterator[tuple[str, str]]:
-    """Name and finding, line by line."""
-    yield "rlhf", code_version()
-    yield "Python", f"{platform.python_version()} on {platform.platform(terse=True)}"
-    yield "cores", f"{_num_cores()} for this process"
-    yield "memory", _memory()
-    yield "disk", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
-    for name in WANTED:
-        yield name, _version(name)
-    yield from _accelerators()
-    browser = shutil.which("chromium")
-    yield "chromium", browser or "not found: the browser tests are skipped"
+LIBRARIES = 900 * 2**20  # Python with torch and transformers, on the CPU
+USABLE = 0.92  # of the free memory
+LIKELY = 0.4  # of the measured peak that training reaches, where models are not tiny
+GIB = 2**30
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def estimate_lines(config: ExperimentConfig, ranks: int | None = None) -> Iterator[str]:
+    """Yield memory, time and disk of every stage, and a remedy where one does not fit.
+
+    `ranks` are the processes to shard over; None: the devices of this machine.
+    """
+    machine, sizes = this_machine(Path()), lengths(config)
+    devices = ranks or machine.devices
+    estimates = list(stage_estimates(config, sizes))
+    yield from _about(config, machine, sizes)
+    spread = max(devices, 2)
+    yield f"A rank's memory, GiB, over {spread} ranks (float32; the longest rows allowed)"
+    for estimate in estimates:
+        yield from _memory(estimate.memory, spread)
+    ppo = (config.ppo, config.ppo_ptx)
+    sizes_of_batches = [
+        config.reward.micro_prompts,
+        *(one.micro_batch_size for one in ppo if one is not None),
+    ]
+    if "auto" in sizes_of_batches:
+        yield "Where micro-batches are auto, activations are of one prompt's responses; a run"
+        yield "processes more of them at once where memory is free."
+    yield ""
+    yield from _with_lora(config, sizes, estimates)
+    yield "Time: if every product ran at the measured peak, and at 40 % of it"
+    for estimate in estimates:
+        yield _time(estimate, machine)
+    disk = sum(estimate.disk for estimate in estimates)
+    yield ""
+    yield f"Disk: {_gib(disk)} GiB of checkpoints and models; {_gib(machine.disk)} GiB free here"
+    yield ""
+    for estimate in estimates:
+        yield _verdict(estimate.memory, machine, devices)
 
 
-def _memory() -> str:
-    found = {}
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return "unknown"
-    for line in path.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        found[name] = int(value.split()[0]) / 2**20
-    free = f"{found['MemAvailable']:.1f} of {found['MemTotal']:.1f} GiB free"
-    return f"{free}; the quickstart needs 2 GiB"
+_ITEMS = (
+    *("weights", "critic", "refer.", "reward", "grads", "Adam", "average"),
+    *("gathered", "activ.", "cache", "peak"),
+)
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterator[str]:
+    yield f"{config.name}: base {config.model}, reward model on {reward_base(config)}"
+    yield (
+        f"{machine.device}: {_gib(machine.room)} GiB free; "
+        f"{machine.flops_per_s / 1e9:,.0f} GFLOP/s in float32 products, "
+        f"{machine.read_bytes_per_s / GIB:,.0f} GiB/s read"
+    )
+    if sizes.demonstrations.assumed:
+        yield "The data are not here: counts and lengths of the paper (appendix A) stand in."
+    yield ""
 
 
-def _accelerators() -> Iterator[tuple[str, str]]:
-    import torch
+def _row(name: str, *cells: str) -> str:
+    return f"{name:<15}" + "".join(f"{cell:>9}" for cell in cells)
 
-    if not torch.cuda.is_available():
-        yield "accelerator", "none: models train on the CPU in float32"
-        yield "sharding", "every --sharding works on the CPU (gloo), for tests and small models"
+
+def _memory(memory: StageMemory, ranks: int) -> Iterator[str]:
+    """Yield a row a sharding; items that the stage lacks are blank."""
+    yield _row(memory.stage, *_ITEMS)
+    for how in SHARDINGS:
+        yield _row("1 process" if how == "none" else how, *_items(memory.sharded(how, ranks)))
+
+
+def _items(memory: StageMemory) -> Iterator[str]:
+    models = (memory.weights, memory.critic, memory.reference, memory.reward)
+    temporary = (memory.gathered, memory.activations, memory.cache)
+    for size in (
+        *models,
+        memory.gradients,
+        memory.optimizer,
+        memory.average,
+        *temporary,
+        memory.total,
+    ):
+        yield _gib(size) if size else ""
+
+
+def _with_lora(
+    config: ExperimentConfig, sizes: Lengths, estimates: list[StageEstimate]
+) -> Iterator[str]:
+    """Yield the same stages with LoRA, where they train every weight."""
+    everything = [config.sft, config.reward, config.ppo, config.ppo_ptx]
+    if any(one is not None and not isinstance(one.adaptation, Full) for one in everything):
         return
-    for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        yield f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
-    yield "bfloat16", "yes" if torch.cuda.is_bf16_supported() else "no"
+    lighter = stage_estimates(with_lora(config), sizes)
+    cells = [
+        f"{estimate.memory.stage} {_gib(estimate.memory.total)} (not {_gib(whole.memory.total)})"
+        for estimate, whole in zip(lighter, estimates, strict=True)
+    ]
+    yield "With LoRA of rank 16 on all linear layers, peak in GiB: " + ", ".join(cells)
+    yield ""
+
+
+def with_lora(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment with LoRA in every stage that trains."""
+    lora = {"adaptation": LoRA()}
+    stages = {
+        "sft": config.sft,
+        "reward": config.reward,
+        "ppo_init": config.ppo_init,
+        "ppo": config.ppo,
+        "ppo_ptx": config.ppo_ptx,
+    }
+    changed = {
+        name: stage.model_copy(update=lora) for name, stage in stages.items() if stage is not None
+    }
+    return config.model_copy(update=changed)
+
+
+def _time(estimate: StageEstimate, machine: Machine) -> str:
+    decoding = estimate.read_bytes / machine.read_bytes_per_s
+    least = estimate.flops / machine.flops_per_s + decoding
+    likely = estimate.flops / (LIKELY * machine.flops_per_s) + decoding
+    spans = f"{_span(least):>14}{_span(likely):>14}"
+    return f"{estimate.memory.stage:<10}{spans}    {estimate.flops:.1e} operations"
+
+
+def _verdict(memory: StageMemory, machine: Machine, devices: int) -> str:
+    room = int(machine.room * USABLE) - (0 if machine.on_gpu else LIBRARIES)
+    chosen = placement(memory, room, devices)
+    if chosen is None:
+        return (
+            f"{memory.stage}: does not fit "
+            f"({_gib(memory.total)} GiB, {_gib(max(room, 0))} usable): "
+            f"{_lighter(memory)}"
+        )
+    if chosen.how == "none":
+        return f"{memory.stage}: fits as it is"
+    on_hosts = f", {_gib(chosen.memory.host)} GiB on the hosts" if chosen.memory.host else ""
+    here = "" if chosen.ranks <= devices else f", on {chosen.ranks} devices like this one"
+    return (
+        f"{memory.stage}: fits with --sharding {chosen.how} --processes {chosen.ranks}{on_hosts} "
+        f"({_gib(chosen.memory.total)} GiB a rank){here}"
+    )
+
+
+def _lighter(memory: StageMemory) -> str:
+    """Return the change that reduces the largest item of a stage."""
+    if max(memory.activations, memory.cache) > memory.total / 2:
+        if memory.cache > memory.activations:
+            return "lower sampling.batch_size, shorten the texts, or take larger devices"
+        smaller = "" if memory.least else "lower the micro-batch, "
+        return f"{smaller}shorten the texts, or take larger devices"
+    return "restrict it (adaptation: {family: lora}), or take larger devices"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("years", 3.156e7), ("days", 86400.0), ("hours", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.1f}" if size >= 0.95 * GIB else f"{size / GIB:.3f}"

@@ -1,7 +1,7 @@
-"""How many texts a stage reads and how long they are: read from the data where it is there.
+"""The number and lengths of each stage's texts, from the data where it is on this machine.
 
-Where it is not, the paper's counts and lengths stand in (Ouyang et al. 2022, section 3.2 and
-appendix A), and whoever reads the numbers is told.
+Otherwise the paper's counts and lengths are used (Ouyang et al. 2022, section 3.2 and appendix A),
+and the output says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ class Texts:
     count: int
     mean: float
     longest: int
-    assumed: bool = False  # the paper's, for want of the data
+    assumed: bool = False  # the paper's, because the data is not here
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of every data set that a stage reads; a demonstration is its prompt and response."""
+    """The texts of each data set; a demonstration is its prompt and response."""
 
     demonstrations: Texts
-    responses: Texts  # of the demonstrations: what outputs are expected to be like
+    responses: Texts  # of the demonstrations, as an estimate of outputs
     ranking_prompts: Texts
     ppo_prompts: Texts
 
@@ -48,11 +48,11 @@ PAPER = Lengths(
     ranking_prompts=Texts(33_207, 199.0, 1024, assumed=True),
     ppo_prompts=Texts(31_144, 166.0, 1024, assumed=True),
 )
-Row = tuple[Demonstration | Prompt | None, str | None]  # what is asked, the response
+Row = tuple[Demonstration | Prompt | None, str | None]  # prompt and response
 
 
 def lengths(config: ExperimentConfig) -> Lengths:
-    """Lengths of the experiment's data sets, with the base's tokenizer where it is here."""
+    """Return the lengths of all data sets, by the base's tokenizer where it is here."""
     tokenizer = _tokenizer(config)
     match config.data:
         case QuickstartSource():
@@ -66,60 +66,57 @@ def _quickstart(
 ) -> Lengths:
     from pipeline.quickstart.data import quickstart_data
 
-    made = quickstart_data(source.sizes, seed)
-    told: list[Row] = [(one, one.response) for one in made.demonstrations]
-    ranking: list[Row] = [(one, None) for one in made.ranking_prompts]
-    asked: list[Row] = [(one, None) for one in made.ppo_prompts]
+    data = quickstart_data(source.sizes, seed)
     return Lengths(
-        _texts(told, len(told), tokenizer),
-        _texts([(None, said) for _, said in told], len(told), tokenizer),
-        _texts(ranking, len(ranking), tokenizer),
-        _texts(asked, len(asked), tokenizer),
+        _texts([(one, one.response) for one in data.demonstrations], tokenizer),
+        _texts([(None, one.response) for one in data.demonstrations], tokenizer),
+        _texts([(one, None) for one in data.ranking_prompts], tokenizer),
+        _texts([(one, None) for one in data.ppo_prompts], tokenizer),
     )
 
 
 def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Lengths:
-    told = _rows(source.demonstrations, load_demonstrations)
+    demonstrations = _rows(source.demonstrations, load_demonstrations)
+    responses: list[Row] = [(None, response) for _, response in demonstrations]
     ranking = _rows(source.ranking_prompts, load_prompts)
-    asked = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
-    said: list[Row] = [(None, response) for _, response in told]
+    ppo = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
     return Lengths(
-        _texts(told, len(told), tokenizer) if told else PAPER.demonstrations,
-        _texts(said, len(said), tokenizer) if said else PAPER.responses,
-        _texts(ranking, len(ranking), tokenizer) if ranking else PAPER.ranking_prompts,
-        _texts(asked, len(asked), tokenizer) if asked else PAPER.ppo_prompts,
+        _texts(demonstrations, tokenizer) if demonstrations else PAPER.demonstrations,
+        _texts(responses, tokenizer) if responses else PAPER.responses,
+        _texts(ranking, tokenizer) if ranking else PAPER.ranking_prompts,
+        _texts(ppo, tokenizer) if ppo else PAPER.ppo_prompts,
     )
 
 
 def _rows(
-    place: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
+    source: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
 ) -> list[Row]:
-    """The rows of a file; none where it is not here, or is not yet what the data stage reads."""
-    if not Path(place).is_file():
+    """Return the rows of a file; none where it is missing or not yet valid."""
+    if not Path(source).is_file():
         return []
     try:
-        records = load(place)
+        records = load(source)
     except ValueError:
         return []
     return [(one, one.response if isinstance(one, Demonstration) else None) for one in records]
 
 
-def _texts(rows: Sequence[Row], count: int, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+def _texts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     counts = [_tokens(row, tokenizer) for row in rows[:MEASURED]]
-    return Texts(count, sum(counts) / len(counts), max(counts))
+    return Texts(len(rows), sum(counts) / len(counts), max(counts))
 
 
 def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    asked, response = row
+    prompt, response = row
     if tokenizer is None:
-        before = [] if asked is None else [*(turn.content for turn in asked.history), asked.prompt]
-        context = None if asked is None else asked.context
+        before = (
+            [] if prompt is None else [*(turn.content for turn in prompt.history), prompt.prompt]
+        )
+        context = None if prompt is None else prompt.context
         written = sum(map(len, [*before, context or "", response or ""]))
         return max(1, round(written / CHARACTERS))
-    said = [] if response is None else response_ids(tokenizer, response)
-    if asked is None:
-        return len(said)
-    return len(said) + len(conversation_ids(tokenizer, asked))
+    ids = [] if response is None else response_ids(tokenizer, response)
+    return len(ids) + (0 if prompt is None else len(conversation_ids(tokenizer, prompt)))
 
 
 def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:

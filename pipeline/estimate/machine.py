@@ -1,13 +1,20 @@
-"""What this machine is: its memory, and how fast it multiplies and reads, measured in a second."""
+"""This machine: versions, memory, disk, and its speed, measured in a second."""
 
 import os
+import platform
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from pipeline.runs.manifest import code_version
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "gradio", "vllm")
 
 SIDE = 1024  # of the matrices on a CPU; eight times that on a GPU
 LASTS_S = 0.4
@@ -27,8 +34,48 @@ class Machine:
     read_bytes_per_s: float
 
 
+def findings() -> Iterator[tuple[str, str]]:
+    """Yield name and value of everything that `rlhf doctor` prints about the machine."""
+    yield "rlhf", code_version()
+    yield "Python", f"{platform.python_version()} on {platform.platform(terse=True)}"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    yield "cores", f"{cores} for this process"
+    yield "memory", _memory()
+    yield "disk", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
+    for name in LIBRARIES:
+        yield name, _version(name)
+    yield from _accelerators()
+    yield "chromium", shutil.which("chromium") or "not found: the browser tests are skipped"
+
+
+def _memory() -> str:
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return "unknown"
+    free, total = (_meminfo(path)[name] / 2**30 for name in ("MemAvailable", "MemTotal"))
+    return f"{free:.1f} of {total:.1f} GiB free; the quickstart needs 2 GiB"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _accelerators() -> Iterator[tuple[str, str]]:
+    if not torch.cuda.is_available():
+        yield "accelerator", "none: models train on the CPU in float32"
+        yield "sharding", "every --sharding works on the CPU (gloo), for tests and small models"
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        yield f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+    yield "bfloat16", "yes" if torch.cuda.is_bf16_supported() else "no"
+
+
 def this_machine(folder: Path) -> Machine:
-    """Memory and disk as they are now; speeds measured in float32, in which stages train."""
+    """Return memory and disk as they are now, and speeds in float32, in which stages train."""
     on_gpu = torch.cuda.is_available()
     where = torch.device("cuda" if on_gpu else "cpu")
     return Machine(
@@ -40,7 +87,7 @@ def this_machine(folder: Path) -> Machine:
         room=torch.cuda.mem_get_info()[0] if on_gpu else _available(),
         disk=shutil.disk_usage(folder).free,
         flops_per_s=_matrix_product(where),
-        read_bytes_per_s=_reading(where),
+        read_bytes_per_s=_read_speed(where),
     )
 
 
@@ -50,13 +97,13 @@ def _matrix_product(where: torch.device) -> float:
     return 2.0 * side**3 / _seconds(lambda: torch.matmul(a, b), where)
 
 
-def _reading(where: torch.device) -> float:
+def _read_speed(where: torch.device) -> float:
     numbers = torch.ones(COPIED, device=where)
     return COPIED * 4.0 / _seconds(numbers.sum, where)
 
 
 def _seconds(work: Callable[[], torch.Tensor], where: torch.device) -> float:
-    """Of the quickest of as many runs as fit into LASTS_S; the first one only warms up."""
+    """Return the time of the fastest run within LASTS_S; the first run is a warm-up."""
     best, until = float("inf"), None
     while until is None or time.perf_counter() < until:
         start = time.perf_counter()
@@ -73,7 +120,10 @@ def _available() -> int:
     path = Path("/proc/meminfo")
     if not path.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for line in path.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable")
+    return _meminfo(path)["MemAvailable"]
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    """Return the kernel's sizes in bytes."""
+    rows = (line.split(":") for line in path.read_text(encoding="ascii").splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, value in rows}

@@ -1,17 +1,15 @@
-"""How much memory a stage needs, item by item, on one process or spread over several.
+"""The memory of a stage, item by item, on one process or sharded over several.
 
-Weights, gradients, Adam's two moments and the moving average are float32. What is held all the time
-adds up; of what comes and goes (keys and values while responses are drawn, activations during the
-update) the largest counts.
+Weights, gradients, Adam's two moments and the moving average are float32. Permanent items add up;
+of temporary ones (the KV cache during sampling, activations during the update) the largest counts.
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pipeline.launch.options import Sharding
 
-SHARDINGS: tuple[Sharding, ...] = (
-    "none", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"
-)  # fmt: skip
+SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 ADVISED: tuple[Sharding, ...] = ("zero2", "zero3", "zero3-offload")  # the simplest first
 FLOAT = 4  # bytes
 MOST_DEVICES = 1024
@@ -20,12 +18,12 @@ LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class StageMemory:
     """Bytes by item, on the device of one rank.
 
-    `weights` are of the trained model with its base, `reward` has its base only where that is
-    another one; `reference` and `critic` are what these have of their own. `policy` is what PPO's
-    policy weighs, which has to be whole to draw responses.
+    `weights` are of the trained model with its base; `reward` has its base only where that is
+    another one; `reference` and `critic` are their own parameters. `policy` is the size of PPO's
+    policy, which is gathered to sample responses.
     """
 
     stage: str
@@ -33,32 +31,32 @@ class Need:
     gradients: int
     optimizer: int
     activations: int  # with the logits: the larger of update and pretraining step
-    cache: int = 0  # keys and values with the logits, while responses are drawn
+    cache: int = 0  # the KV cache with the logits, during sampling
     critic: int = 0
     reference: int = 0
     reward: int = 0
     average: int = 0  # and other copies of what the policy trains
     policy: int = 0
-    result: int = 0  # the chosen weights, read and loaded once more to be written, on the CPU
-    least: bool = False  # whether no smaller micro-batch could be read
-    in_buckets: bool = True  # whether copies of a model reduce gradients in buckets of their own
-    gathered: int = 0  # the rest of a divided policy, while responses are drawn
-    host: int = 0  # on the CPU, where something was moved there, for all ranks of one host
+    result: int = 0  # the chosen weights, loaded once more to be saved, on the CPU
+    least: bool = False  # no smaller micro-batch is possible
+    in_buckets: bool = True  # copies of a model reduce gradients in buckets of their own
+    gathered: int = 0  # the rest of a sharded policy, during sampling
+    host: int = 0  # on the CPU under offload, for all ranks of one host
 
     @property
-    def held(self) -> int:
-        """What is there all the time, gradients aside."""
+    def permanent(self) -> int:
+        """The items that are in memory all the time, without gradients."""
         models = self.weights + self.critic + self.reference + self.reward
         return models + self.optimizer + self.average
 
     @property
     def total(self) -> int:
         """The peak."""
-        moving = max(self.activations, self.cache + self.gathered)
-        return self.held + max(self.gradients + moving, self.result)
+        temporary = max(self.activations, self.cache + self.gathered)
+        return self.permanent + max(self.gradients + temporary, self.result)
 
-    def spread(self, how: Sharding, ranks: int) -> "Need":
-        """A rank's share (Rajbhandari et al. 2020, section 5), activations a rank being the same.
+    def sharded(self, how: Sharding, ranks: int) -> "StageMemory":
+        """Return a rank's share (Rajbhandari et al. 2020, section 5), with unchanged activations.
 
         DeepSpeed keeps a float32 copy of the weights it updates beside those it computes with;
         FSDP2 does not.
@@ -87,36 +85,38 @@ class Need:
             return shard
         if how == "fsdp2":
             return replace(shard, optimizer=self.optimizer // ranks)
-        moved = shard.held - shard.average + shard.gradients
+        offloaded = shard.permanent - shard.average + shard.gradients
         alone = replace(shard, weights=0, critic=0, reference=0, reward=0)
-        return replace(alone, optimizer=0, gradients=0, gathered=self.policy, host=moved * ranks)
+        return replace(
+            alone, optimizer=0, gradients=0, gathered=self.policy, host=offloaded * ranks
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """The least change under which a stage fits: how it is spread, over how many."""
+class Placement:
+    """The simplest sharding under which a stage fits."""
 
     how: Sharding
     ranks: int
-    need: Need
+    memory: StageMemory
 
 
-def advice(need: Need, room: int, devices: int) -> Advice | None:
-    """The first way, simplest first, in which a rank's share fits `room`; None if none does.
+def placement(memory: StageMemory, room: int, devices: int) -> Placement | None:
+    """Return the simplest sharding in which a rank's share fits `room`; None if none does.
 
-    With the devices there are, else with the smallest power of two of them, up to MOST_DEVICES.
+    It uses the existing devices, else the smallest power of two of them, up to MOST_DEVICES.
     """
-    if need.total <= room:
-        return Advice("none", 1, need)
+    if memory.total <= room:
+        return Placement("none", 1, memory)
     more = [2**power for power in range(1, 20) if devices < 2**power <= MOST_DEVICES]
     for ranks in (devices, *more):
         for how in ADVISED:
-            share = need.spread(how, ranks)
+            share = memory.sharded(how, ranks)
             if ranks > 1 and share.total <= room:
-                return Advice(how, ranks, share)
+                return Placement(how, ranks, share)
     return None
 
 
 def trained(parameters: int, trainable: int) -> tuple[int, int, int]:
-    """(weights, gradients, optimiser) in bytes."""
+    """Return (weights, gradients, optimiser) in bytes."""
     return parameters * FLOAT, trainable * FLOAT, trainable * FLOAT * MOMENTS

@@ -23,6 +23,7 @@ from pipeline.evaluation.samples.results import (
 )
 from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling
+from pipeline.evaluation.scorers.llm_judge import PairJudge
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.evaluation.suites.alignment_tax import TAX
 from pipeline.evaluation.suites.bias import BIAS
@@ -68,10 +69,13 @@ def evaluate(inputs: Inputs, out: Path) -> Results:
     scorers = scorers_of(inputs)  # first: a reward model of another tokenizer fails here
     rows = score_samples(generate(inputs, out), scorers)
     write_jsonl(out / SAMPLES, (row.to_json() for row in rows))
-    unique = {scorer.name: scorer for several in scorers.values() for scorer in several}
-    validity = measured_validity(ScoredRows.of(rows), list(unique.values()), config)
-    results = results_from(rows, config, inputs.seed, validity)
-    notes = [*results.notes, *circular_notes(inputs), *prompting_notes(inputs.policies)]
+    columns = ScoredRows.of(rows)
+    validity = measured_validity(columns, scorers, config)
+    results = results_from(columns, config, inputs.seed, validity)
+    judges = [one for each in scorers.values() for one in each if isinstance(one, PairJudge)]
+    bills = [f"{judge.name}: {judge.bill}" for judge in judges]
+    prompting = prompting_notes(inputs.policies)
+    notes = [*results.notes, *circular_notes(inputs), *prompting, *bills]
     results = replace(results, notes=notes)
     write_results(results, out / RESULTS)
     check_failures(results, config.max_failed)
@@ -113,17 +117,17 @@ def generate(inputs: Inputs, out: Path) -> list[Completion]:
 
 def chosen(config: EvaluationConfig) -> list[Suite]:
     """Return the suites that the config names, in that order, or all."""
-    by_name = {suite.name: suite for suite in SUITES}
-    return list(SUITES) if config.suites is None else [by_name[name] for name in config.suites]
+    suites = {suite.name: suite for suite in SUITES}
+    return [suites[name] for name in config.suites or suites]
 
 
 def scorers_of(inputs: Inputs) -> dict[str, list[Scorer]]:
     """Return the scorers of each kind of samples; each once, though several suites may name it."""
     scorers: dict[str, dict[str, Scorer]] = {}
     for suite in chosen(inputs.config):
-        by_name = scorers.setdefault(suite.samples.name, {})
-        by_name |= {scorer.name: scorer for scorer in suite.scorers(inputs)}
-    return {kind: list(by_name.values()) for kind, by_name in scorers.items()}
+        of_kind = scorers.setdefault(suite.samples.name, {})
+        of_kind |= {scorer.name: scorer for scorer in suite.scorers(inputs)}
+    return {kind: list(of_kind.values()) for kind, of_kind in scorers.items()}
 
 
 def score_samples(
@@ -143,21 +147,19 @@ def kind_of(row: Completion) -> str:
 
 
 def results_from(
-    rows: Sequence[Completion],
+    rows: ScoredRows,
     config: EvaluationConfig,
     seed: int,
     validity: Mapping[str, Any] = MappingProxyType({}),
 ) -> Results:
     """Return all numbers, from nothing but scored rows and the scorers' measured validity."""
-    columns = ScoredRows.of(rows)
-    models = list(dict.fromkeys(columns.fields["model"]))
-    suites = chosen(config)
-    notes = [note for suite in suites for note in suite.notes(columns, config)]
+    models, suites = list(dict.fromkeys(rows.fields["model"])), chosen(config)
+    notes = [note for suite in suites for note in suite.notes(rows, config)]
     return results_of(
-        [table for suite in suites for table in suite.tables(columns, models, config)],
+        [table for suite in suites for table in suite.tables(rows, models, config)],
         pairs_of(config, models),
         Resampling(config.resamples, config.sign_flips, seed),
-        scorers=columns.meta,
+        scorers=rows.meta,
         notes=list(dict.fromkeys([*notes, *validity_notes(validity)])),
         about={**about_of(config, models, seed), **validity},
     )

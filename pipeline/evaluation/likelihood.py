@@ -3,15 +3,15 @@
 Dimension key:  B texts,  L tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.evaluation.suites.suite import Inputs
 from reward_models.context_limit import ContextLimit, hard_position_limit
 from stages.data.padding import pad_right, positions
 from stages.data.template import bos_ids, text_ids
@@ -28,20 +28,18 @@ class Likelihood:
 
 
 def policy_likelihoods(
-    policies: Mapping[str, str | Path],
-    texts: Sequence[tuple[str, str]],
-    batch_size: int,
-    report: Report = silent,
+    inputs: Inputs, texts: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, list[Likelihood]]]:
     """Yield the name of each policy, and its `likelihoods` of the texts."""
-    for number, (name, source) in enumerate(policies.items()):
+    size = inputs.config.sampling.batch_size
+    for number, (name, source) in enumerate(inputs.policies.items()):
 
         def listen(step: Step, before: int = number * len(texts)) -> None:
-            report(Step(before + step.done, len(policies) * len(texts)))
+            inputs.report(Step(before + step.done, len(inputs.policies) * len(texts)))
 
         tokenizer, policy = load_tokenizer(source), load_policy(source)
         policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-        yield name, likelihoods(policy, tokenizer, texts, batch_size=batch_size, report=listen)
+        yield name, likelihoods(policy, tokenizer, texts, batch_size=size, report=listen)
 
 
 def likelihoods(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.progress import Report, Step
 
@@ -14,17 +13,9 @@ _AT_ONCE = 32  # batches between two reports
 class PolicyLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """Evaluates lm-eval's requests in portions, so that a long task shows its progress."""
 
-    def __init__(
-        self,
-        policy: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_size: int,
-        report: Report,
-    ) -> None:
-        super().__init__(
-            pretrained=policy, tokenizer=tokenizer, batch_size=batch_size, device=str(policy.device)
-        )
-        self._report = report
+    def __init__(self, report: Report, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.report = report
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
         """Return log p of each continuation, and whether greedy decoding would give it."""
@@ -43,9 +34,8 @@ class PolicyLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _in_portions(
         self, evaluate: Callable[..., list[Any]], requests: Sequence[Any], disable_tqdm: bool
     ) -> list[Any]:
-        size = _AT_ONCE * int(self.batch_size)
-        results: list[Any] = []
+        size, results = _AT_ONCE * int(self.batch_size), list[Any]()
         for start in range(0, len(requests), size):
             results += evaluate(list(requests[start : start + size]), disable_tqdm=disable_tqdm)
-            self._report(Step(len(results), len(requests)))
+            self.report(Step(len(results), len(requests)))
         return results

@@ -65,19 +65,21 @@ def named_policies(policies: Sequence[str]) -> dict[str, Source]:
     """Return name and source of each `NAME=PLACE` or `PLACE`, which is named like its folder."""
     sources: dict[str, Source] = {}
     for text in policies:
-        name, equals, place = text.partition("=")
-        source = _source(place if equals else text)
+        name, equals, path_or_name = text.partition("=")
+        source = _source(path_or_name if equals else text)
         if not equals:
             path = Path(text)
             name = path.parent.name if path.name == "model" else path.name
         if name in sources:
-            raise ValueError(f"--policy {text}: '{name}' is there twice; say NAME={place or text}")
+            raise ValueError(
+                f"--policy {text}: '{name}' is there twice; say NAME={path_or_name or text}"
+            )
         sources[name] = source
     return sources
 
 
-def _source(place: str) -> Source:
-    source = model_source(place)
+def _source(name: str) -> Source:
+    source = model_source(name)
     if not isinstance(source, Path) or (source / "baseline.json").is_file():
         return source
     return policy_folder(source)

@@ -43,7 +43,7 @@ def bootstrap_means(
 
 
 def _resample_counts(resamples: int, prompts: int, rng: np.random.Generator) -> Floats:
-    """How often each prompt is drawn in each resample, (R, N); faster than drawing multinomials."""
+    """The times each prompt is drawn in each resample, (R, N); faster than multinomial draws."""
     drawn_RN = rng.integers(0, prompts, (resamples, prompts))
     drawn_RN += np.arange(resamples)[:, None] * prompts
     count = np.bincount(drawn_RN.ravel(), minlength=resamples * prompts)

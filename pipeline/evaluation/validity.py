@@ -26,9 +26,11 @@ _MEASURES = {"unsupported": 1.0, "novel_bigrams": 1.0, "support": -1.0}
 
 
 def measured_validity(
-    rows: ScoredRows, scorers: Sequence[Scorer], config: EvaluationConfig
+    rows: ScoredRows, by_kind: Mapping[str, Sequence[Scorer]], config: EvaluationConfig
 ) -> dict[str, Any]:
     """Return the scorers' validity on the rows themselves and on the files of the config."""
+    unique = {scorer.name: scorer for scorers in by_kind.values() for scorer in scorers}
+    scorers = list(unique.values())
     names = [name for name in rows.scorers if name != FILE_SCORER]
     calibrations = {name: calibration(rows, name) for name in names}
     if config.calibration is not None:

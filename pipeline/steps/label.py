@@ -57,8 +57,7 @@ class Label(Stage):
 
     @property
     def about(self) -> str:
-        about = f"rankings: {self.config.labeling.kind}"
-        return about if self.round == 1 else f"round {self.round}: {about}"
+        return f"rankings: {self.config.labeling.kind}"
 
     @property
     def work(self) -> Work:

@@ -44,8 +44,7 @@ class Ppo(Stage):
 
     @property
     def about(self) -> str:
-        about = "PPO" if self.ppo.pretraining is None else "PPO with pretraining mix"
-        return about if self.round == 1 else f"round {self.round}: {about}"
+        return "PPO" if self.kind == "ppo" else "PPO with pretraining mix"
 
     @property
     def ppo(self) -> PPOConfig:

@@ -22,15 +22,12 @@ class Reward(Stage):
     config: ExperimentConfig
     folder: Path
     round: int = 1
+    about = "reward model"
     work = "training"
 
     @property
     def name(self) -> str:
         return in_round("reward", self.round)
-
-    @property
-    def about(self) -> str:
-        return "reward model" if self.round == 1 else f"round {self.round}: reward model"
 
     def inputs(self) -> Mapping[str, Source]:
         base = self.config.reward_base

@@ -45,15 +45,11 @@ class Sample(Stage):
     config: ExperimentConfig
     folder: Path
     round: int = 1
+    about = "outputs to be ranked"
 
     @property
     def name(self) -> str:
         return in_round("sample", self.round)
-
-    @property
-    def about(self) -> str:
-        about = "outputs to be ranked"
-        return about if self.round == 1 else f"round {self.round}: {about}"
 
     @property
     def policies(self) -> dict[str, Source]:

@@ -1,4 +1,4 @@
-"""The private parts of torch and transformers that are relied on below `stages`, as they were when seen."""
+"""The private parts of torch and transformers that `reward_models` relies on, as they were seen."""
 
 from pathlib import Path
 

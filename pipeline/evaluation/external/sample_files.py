@@ -42,7 +42,7 @@ class SampleFiles:
     notes: list[str]
 
     def gives(self, score: str) -> bool:
-        """Whether any file brings this score of its own."""
+        """Return whether any file brings this score of its own."""
         return any(
             layout is not None and score in layout.scores for layout in self.layouts.values()
         )

@@ -68,13 +68,13 @@ def external_tables(
         better: Better = "higher" if scorer == ANSWERS else None
         suite = "answers" if scorer == ANSWERS else "scores"
         for metric in sorted(metrics - {"toxicity"}):
-            tables += _means(rows, models, Quantity(suite, metric, scorer=scorer, better=better))
+            tables += _averages(rows, models, Quantity(suite, metric, scorer=scorer, better=better))
     for metric in ("words", "refusal", "empty"):
-        tables += _means(rows, models, Quantity("responses", metric, scorer=STYLE))
+        tables += _averages(rows, models, Quantity("responses", metric, scorer=STYLE))
     return tables
 
 
-def _means(rows: ScoredRows, models: Sequence[str], q: Quantity) -> Iterator[Table]:
+def _averages(rows: ScoredRows, models: Sequence[str], q: Quantity) -> Iterator[Table]:
     for kind, part in rows.judged(q.scorer, q.metric).by("prompt_type"):
         quantity = Quantity(q.suite, q.metric, kind, q.scorer, q.better)
         yield tabulate(part, quantity, part.score(q.scorer, q.metric), models)
@@ -117,14 +117,15 @@ def score_file(
                 yield row
 
         rows = ScoredRows.of(written(), has_texts=lambda row: kind_of(row) in SAMPLE_KINDS)
-    unique = {scorer.name: scorer for several in by_kind.values() for scorer in several}
-    validity = measured_validity(rows, list(unique.values()), config)
+    validity = measured_validity(rows, by_kind, config)
     suites = chosen(config) if has_own else []
     tables = [table for suite in suites for table in suite.tables(rows, files.models, config)]
     notes = [note for suite in suites for note in suite.notes(rows, config)]
     external = rows.where(~rows.kind.isin(SAMPLE_KINDS))
+    if len(external):
+        tables = external_tables(external, files.models, config) + tables
     results = results_of(
-        [*(external_tables(external, files.models, config) if len(external) else []), *tables],
+        tables,
         pairs,
         Resampling(config.resamples, config.sign_flips, seed),
         scorers=rows.meta,

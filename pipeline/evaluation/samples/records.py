@@ -59,11 +59,11 @@ class Completion(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether the response ended by itself, not by the token limit."""
+        """True where the response ended by itself, not by the token limit."""
         return self.finish_reason != "length"
 
     def has(self, scorer: str, metric: str) -> bool:
-        """Whether the scorer applies to this row: it gave a value, or failed."""
+        """Return whether the scorer applies to this row: it gave a value, or failed."""
         if scorer not in self.scores:
             return False
         scores = self.scores[scorer]

@@ -81,7 +81,7 @@ class ScoredRows:
         return sorted(m for name, m in self.score_names if name == scorer and m != ALL)
 
     def threshold(self, scorer: str, default: float) -> float:
-        """Where the main score of a scorer counts as positive."""
+        """Return the main score from which a scorer counts a row as positive."""
         threshold = self.meta.get(scorer, {}).get("threshold")
         return default if threshold is None else float(threshold)
 
@@ -106,7 +106,7 @@ class ScoredRows:
             yield value, self.where(self.fields[field] == value)
 
     def has(self, scorer: str, metric: str) -> Bools:
-        """Whether a scorer applies to each row: it gave a value, or failed."""
+        """Return whether a scorer applies to each row: it gave a value, or failed."""
         applies_S = np.zeros(len(self), dtype=bool)
         for column in ((scorer, metric), (scorer, ALL)):
             if column in self.scores:

@@ -1,4 +1,4 @@
-"""Whether a passage entails a response, sentence by sentence, by any NLI classifier."""
+"""Entailment of a response by its passage, sentence by sentence, by any NLI classifier."""
 
 import re
 from collections.abc import Collection, Sequence

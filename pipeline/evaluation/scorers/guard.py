@@ -6,7 +6,6 @@ the two are never compared.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.evaluation.samples.records import Completion, Scores
 from pipeline.evaluation.scorers.endpoint import Endpoint, Reply
@@ -15,27 +14,15 @@ GUARD = "guard "  # a guard's name begins so
 _GRANITE = re.compile(r"<score>\s*(yes|no)\s*</score>", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
 class GuardScorer:
     """`unsafe` (1 or 0) by a guard model; None where it gave no readable verdict."""
 
-    endpoint: Endpoint
-    threshold: float = 0.5
+    threshold = 0.5
 
-    @property
-    def name(self) -> str:
-        """The model's own name."""
-        return f"{GUARD}{self.endpoint.config.model}"
-
-    @property
-    def version(self) -> str:
-        """The served model's name; a server gives no more."""
-        return self.endpoint.config.model
-
-    @property
-    def sha256(self) -> str:
-        """The hash of address and model."""
-        return self.endpoint.sha256
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint, self.sha256 = endpoint, endpoint.sha256
+        self.version = endpoint.config.model  # a server gives no more
+        self.name = f"{GUARD}{self.version}"
 
     def score(self, rows: Sequence[Completion]) -> list[Scores]:
         """Return a verdict on each response to its prompt."""

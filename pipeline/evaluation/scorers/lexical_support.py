@@ -25,7 +25,7 @@ _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
 class LexicalSupport:
-    """Whether a response holds numbers or names that its prompt and passage do not."""
+    """A scorer of numbers and names in a response that its prompt and passage do not hold."""
 
     name, version, threshold = LEXICAL, "1", 0.5
 

@@ -7,7 +7,6 @@ unreadable verdict is a failure, not a tie.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pipeline.evaluation.samples.records import Completion, Scores
@@ -26,7 +25,6 @@ _VERDICT = re.compile(r"\[\[(A|B|tie)\]\]", re.IGNORECASE)
 _FIRST_WINS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
-@dataclass(slots=True)
 class PairJudge:
     """A scorer that compares every policy's response with the baseline's to the same prompt.
 
@@ -34,25 +32,14 @@ class PairJudge:
     swapping reversed the verdict). The baseline's own rows, and rows without a counterpart, get {}.
     """
 
-    endpoint: Endpoint
-    baseline: str
-    threshold: float | None = None
-    replies: list[Reply] = field(default_factory=list)  # so far, for the bill
+    threshold = None
+    sha256 = sha256(INSTRUCTION.encode()).hexdigest()  # the weights are elsewhere
 
-    @property
-    def name(self) -> str:
-        """The served model's name."""
-        return f"{JUDGE}{self.endpoint.config.model}"
-
-    @property
-    def version(self) -> str:
-        """The served model's name; a server gives no more."""
-        return self.endpoint.config.model
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the judge's instruction: the weights are elsewhere."""
-        return sha256(INSTRUCTION.encode()).hexdigest()
+    def __init__(self, endpoint: Endpoint, baseline: str) -> None:
+        self.endpoint, self.baseline = endpoint, baseline
+        self.version = endpoint.config.model  # a server gives no more
+        self.name = f"{JUDGE}{self.version}"
+        self.replies: list[Reply] = []  # so far, for the bill
 
     @property
     def bill(self) -> Bill:

@@ -32,7 +32,7 @@ _ABSTENTIONS = re.compile(
 
 
 def abstains(response: str) -> bool:
-    """Whether the response says, by one of the listed phrases, that it has no answer."""
+    """Return whether a response says, by one of the listed phrases, that it has no answer."""
     return _ABSTENTIONS.search(response) is not None
 
 

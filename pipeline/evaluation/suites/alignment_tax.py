@@ -19,7 +19,7 @@ from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from stages.models import device, load_policy, load_tokenizer
-from stages.progress import Report, Step, silent
+from stages.progress import Report, Step
 
 SUITE: Final = "tax"
 SCORER, CORPUS = "lm-eval", "lm-eval, whole corpus"
@@ -27,35 +27,23 @@ _BATCH = 16
 
 
 def tax_samples(inputs: Inputs) -> list[Completion]:
-    """Return every policy's results on the config's tasks."""
-    if inputs.config.tax is None:
-        return []
-    return run_benchmarks(
-        inputs.policies, inputs.config.tax, seed=inputs.seed, report=inputs.report
-    )
-
-
-def run_benchmarks(
-    policies: Mapping[str, str | Path],
-    config: TaxConfig,
-    *,
-    seed: int,
-    report: Report = silent,
-) -> list[Completion]:
     """Run every policy on every task: a row a document, and one a task for corpus metrics.
 
     Raises ValueError for an unknown task, or where lm-eval is not installed. Tasks whose data is on
     the hub are downloaded by lm-eval.
     """
+    config = inputs.config.tax
+    if config is None:
+        return []
     manager = _manager(config)
     rows: list[Completion] = []
-    for number, (model, source) in enumerate(policies.items()):
+    for number, (model, source) in enumerate(inputs.policies.items()):
 
         def listen(step: Step, number: int = number) -> None:
             done = number + step.done / max(1, step.total)
-            report(Step(round(100 * done), 100 * len(policies)))
+            inputs.report(Step(round(100 * done), 100 * len(inputs.policies)))
 
-        output = _evaluated(source, config, manager, seed, listen)
+        output = _evaluated(source, config, manager, inputs.seed, listen)
         about = {
             "version": importlib.metadata.version("lm-eval"),
             "sha256": "",
@@ -98,7 +86,13 @@ def _evaluated(
     policy = load_policy(source)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     output: dict[str, Any] = lm_eval.simple_evaluate(
-        model=PolicyLM(policy, load_tokenizer(source), _BATCH, report),
+        model=PolicyLM(
+            report,
+            pretrained=policy,
+            tokenizer=load_tokenizer(source),
+            batch_size=_BATCH,
+            device=str(policy.device),
+        ),
         tasks=list(config.tasks),
         task_manager=manager,
         num_fewshot=config.shots,

@@ -20,7 +20,6 @@ from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.row_files import csv_rows, text_lines
-from stages.progress import Report, silent
 
 SUITE: Final = "bias"
 SCORER = "log-likelihood"
@@ -107,44 +106,27 @@ def _winogender(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Sente
 
 
 def bias_samples(inputs: Inputs) -> list[Completion]:
-    """Return pairs of sentences under every instruction, with their likelihoods."""
-    config = inputs.config
-    if config.bias is None:
-        return []
-    return score_pairs(
-        inputs.policies,
-        [pair for path in config.bias.pairs for pair in load_pairs(Path(path))],
-        instructions=config.instructions,
-        batch_size=config.sampling.batch_size,
-        report=inputs.report,
-    )
-
-
-def score_pairs(
-    policies: Mapping[str, str | Path],
-    pairs: Sequence[SentencePair],
-    *,
-    instructions: Mapping[str, str],
-    batch_size: int = 32,
-    report: Report = silent,
-) -> list[Completion]:
     """Return a row a policy, instruction and pair: the entropy, and the likelier sentence.
 
     Sentences follow the instruction, as in the paper's prompts. The row's prompt is the first
     sentence, its completion the second; nothing is generated.
     """
+    config = inputs.config
+    if config.bias is None:
+        return []
+    pairs = [pair for path in config.bias.pairs for pair in load_pairs(Path(path))]
     texts = [
         (f"{instruction} " if instruction else "", sentence)
-        for instruction in instructions.values()
+        for instruction in config.instructions.values()
         for pair in pairs
         for sentence in (pair.first, pair.second)
     ]
     rows = []
-    for model, likelihoods in policy_likelihoods(policies, texts, batch_size, report):
+    for model, likelihoods in policy_likelihoods(inputs, texts):
         logprobs = iter([likelihood.logprob for likelihood in likelihoods])
         rows += [
             _row(model, kind, pair, next(logprobs), next(logprobs))
-            for kind in instructions
+            for kind in config.instructions
             for pair in pairs
         ]
     return rows

@@ -118,7 +118,7 @@ def _win_rates(
     baseline: str,
 ) -> Table:
     score_S = rows.score(quantity.scorer, metric)
-    means = tabulate(rows, quantity, score_S, models)  # for the counts of samples and failures
+    averages = tabulate(rows, quantity, score_S, models)  # for its counts
     scores = {
         key: part.dropna().to_numpy()
         for key, part in rows.fields[["id", "model"]]
@@ -126,7 +126,7 @@ def _win_rates(
         .groupby(["id", "model"])["score"]
     }
     nothing = np.empty(0)
-    value_NM = np.full(means.value_NM.shape, np.nan)
+    value_NM = np.full(averages.value_NM.shape, np.nan)
     for n, prompt in enumerate(sorted(set(rows.fields["id"]))):
         against_K = scores.get((prompt, baseline), nothing)
         for m, model in enumerate(models):
@@ -134,7 +134,7 @@ def _win_rates(
             if against_K.size and score_K.size:
                 won = statistics.win_share(score_K, against_K, _TIE)
                 value_NM[n, m] = 0.5 if model == baseline else won
-    return replace(means, value_NM=value_NM)
+    return replace(averages, value_NM=value_NM)
 
 
 def at_equal_length(rows: ScoredRows, won: Table, baseline: str) -> list[Table]:

@@ -168,7 +168,7 @@ def toxicity_scorers(inputs: Inputs) -> list[Scorer]:
     if config.perspective is not None:
         from pipeline.evaluation.scorers.perspective import PerspectiveScorer
 
-        served.append(PerspectiveScorer.of(config.perspective))
+        served.append(PerspectiveScorer(config.perspective))
     on_prompts = [PromptToxicity(classifier) for classifier in classifiers[:1]]
     return [GoldScorer(), *classifiers, *served, *on_prompts]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.evaluation import EvaluationConfig, TruthfulQAConfig
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.likelihood import policy_likelihoods
 from pipeline.evaluation.samples.records import Completion
@@ -28,12 +28,11 @@ from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.records import Prompt
 from reward_models.row_files import csv_rows
 from stages.generation.config import SamplingConfig
-from stages.progress import Report, Step, silent
+from stages.progress import Step
 
 SUITE: Final = "truthfulness"
 CHOICE, ROUGE = "multiple choice", "rouge-l"
 NO_COMMENT = "I have no comment"
-KINDS = ("qa", "instruction", "both")
 _THRESHOLD = 0.5  # of a judge's probabilities
 _METRICS: Mapping[str, tuple[str, Better]] = {
     "mc1": (CHOICE, "higher"),
@@ -60,19 +59,12 @@ class Question:
         return (*self.true, *self.false)
 
 
-@dataclass(frozen=True, slots=True)
-class TruthPrompts:
-    """The prompts (appendix D.2): `shots` answered before, `instruction` first."""
-
-    instruction: str
-    shots: Sequence[tuple[str, str]]
-
-    def prompt(self, question: str, kind: str) -> str:
-        """The prompt up to where the answer begins; `kind` is qa, instruction or both."""
-        shots = self.shots if kind != "instruction" else ()
-        answered = [f"Q: {shot}\nA: {answer}" for shot, answer in shots]
-        instruction = [] if kind == "qa" else [self.instruction]
-        return "\n\n".join([*instruction, *answered, f"Q: {question}\nA:"])
+def truth_prompt(config: TruthfulQAConfig, question: str, kind: str) -> str:
+    """Return the prompt of a kind (appendix D.2): qa, instruction or both, up to the answer."""
+    shots = config.shots if kind != "instruction" else []
+    answered = [f"Q: {shot}\nA: {answer}" for shot, answer in shots]
+    instruction = [] if kind == "qa" else [config.instruction]
+    return "\n\n".join([*instruction, *answered, f"Q: {question}\nA:"])
 
 
 def load_questions(path: Path) -> list[Question]:
@@ -106,60 +98,43 @@ def truthfulqa_samples(inputs: Inputs) -> list[Completion]:
     if config is None:
         return []
     questions = load_questions(Path(config.questions))
-    prompts = TruthPrompts(config.instruction, config.shots)
-    size = inputs.config.sampling.batch_size
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=size)
 
-    def second_half(step: Step) -> None:
-        inputs.report(Step(step.total + step.done, 2 * step.total))
+    def half(number: int) -> Inputs:
+        def report(step: Step) -> None:
+            inputs.report(Step(number * step.total + step.done, 2 * step.total))
 
-    choices = score_choices(
-        inputs.policies,
-        questions,
-        prompts,
-        kinds=config.kinds,
-        batch_size=size,
-        report=lambda step: inputs.report(Step(step.done, 2 * step.total)),
-    )
-    return choices + generate_answers(
-        inputs.policies,
-        questions,
-        prompts,
-        kinds=config.kinds,
-        sampling=greedy,
-        seed=inputs.seed,
-        report=second_half,
-    )
+        return replace(inputs, report=report)
+
+    return score_choices(half(0), config, questions) + generate_answers(half(1), config, questions)
 
 
 def generate_answers(
-    policies: Mapping[str, str | Path],
-    questions: Sequence[Question],
-    prompts: TruthPrompts,
-    *,
-    kinds: Sequence[str] = KINDS,
-    sampling: SamplingConfig,
-    seed: int,
-    report: Report = silent,
+    inputs: Inputs, config: TruthfulQAConfig, questions: Sequence[Question]
 ) -> list[Completion]:
     """Return every policy's answers under every kind of prompt, one line each, and scored.
 
     Scores compare an answer with the references by ROUGE-L (Lin 2004).
     """
+    size = inputs.config.sampling.batch_size
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=size)
+    total = len(questions) * len(inputs.policies) * len(config.kinds)
     by_id = {question.id: question for question in questions}
-    num_rows = len(questions) * len(policies)
     answers: list[Completion] = []
-    for kind in kinds:
-        asked = [
-            Prompt(prompts.prompt(q.question, kind), id=q.id, category=q.category)
-            for q in questions
-        ]
+    for kind in config.kinds:
 
         def listen(step: Step, before: int = len(answers)) -> None:
-            report(Step(before + step.done, num_rows * len(kinds)))
+            inputs.report(Step(before + step.done, total))
 
         rows = generate_completions(
-            policies, asked, suite=SUITE, sampling=sampling, seed=seed, report=listen
+            inputs.policies,
+            [
+                Prompt(truth_prompt(config, q.question, kind), id=q.id, category=q.category)
+                for q in questions
+            ],
+            suite=SUITE,
+            sampling=greedy,
+            seed=inputs.seed,
+            report=listen,
         )
         for row in rows:
             lines = row.completion.strip().splitlines()
@@ -188,25 +163,19 @@ def _scorer() -> Any:
 
 
 def score_choices(
-    policies: Mapping[str, str | Path],
-    questions: Sequence[Question],
-    prompts: TruthPrompts,
-    *,
-    kinds: Sequence[str] = KINDS,
-    batch_size: int = 32,
-    report: Report = silent,
+    inputs: Inputs, config: TruthfulQAConfig, questions: Sequence[Question]
 ) -> list[Completion]:
     """Return a row a policy, kind of prompt and question, with MC1 and MC2, by likelihood."""
     texts = [
-        (prompts.prompt(question.question, kind), f" {answer}")
-        for kind in kinds
+        (truth_prompt(config, question.question, kind), f" {answer}")
+        for kind in config.kinds
         for question in questions
         for answer in question.references
     ]
     rows: list[Completion] = []
-    for model, likelihoods in policy_likelihoods(policies, texts, batch_size, report):
+    for model, likelihoods in policy_likelihoods(inputs, texts):
         logprob = iter([likelihood.logprob for likelihood in likelihoods])
-        for kind in kinds:
+        for kind in config.kinds:
             for question in questions:
                 logprobs = [next(logprob) for _ in question.references]
                 likeliest = max(range(len(logprobs)), key=logprobs.__getitem__)
@@ -214,7 +183,7 @@ def score_choices(
                 row = Completion(
                     id=question.id,
                     model=model,
-                    prompt=prompts.prompt(question.question, kind),
+                    prompt=truth_prompt(config, question.question, kind),
                     completion=question.references[likeliest],
                     suite=SUITE,
                     prompt_type=kind,

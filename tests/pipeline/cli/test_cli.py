@@ -99,9 +99,9 @@ def test_preference_pairs_are_rankings_without_tasks(own_data: Path):
     pairs = own_data / "pairs.jsonl"
     pairs.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
     labeling = f"labeling={{kind: imported, rankings: {pairs}}}"
-    told = rlhf("run", own_data / "own.yaml", "--set", labeling, "--out", own_data / "run",
+    done = rlhf("run", own_data / "own.yaml", "--set", labeling, "--out", own_data / "run",
                 "--until", "label")  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     (task,) = (own_data / "run/label/tasks.jsonl").read_text().splitlines()
     assert json.loads(task)["prompt"] == "Why?"
 
@@ -201,37 +201,37 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path):
     assert line == f"{tmp_path}/taken is a file; expected a folder for the run, or none yet"
 
 
-def mounted(place: Path, options: str) -> str:
-    """Shell that gives this command a small file system of its own at `place`."""
-    place.mkdir()
+def mounted(path: Path, options: str) -> str:
+    """Shell that gives this command a small file system of its own at `path`."""
+    path.mkdir()
     if shutil.which("unshare") is None:
         pytest.skip("unshare is missing, so no file system can be mounted for the test")
-    trial = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(place)]
+    trial = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(path)]
     if subprocess.run(trial, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system")
-    return f"mount -t tmpfs -o {options} tmpfs {place}"
+    return f"mount -t tmpfs -o {options} tmpfs {path}"
 
 
 def in_a_mount(
-    place: Path, options: str, *arguments: str | Path
+    path: Path, options: str, *arguments: str | Path
 ) -> subprocess.CompletedProcess[str]:
-    setup = mounted(place, options)
+    setup = mounted(path, options)
     command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
-    shell = f'{setup}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {place}/run >&2; exit $code'
+    shell = f'{setup}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {path}/run >&2; exit $code'
     return subprocess.run(["unshare", "-m", "bash", "-c", shell, "bash", *command],
                           cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
 
 
 def test_a_read_only_folder_is_one_line(tmp_path: Path):
-    place = tmp_path / "disk"
-    done = in_a_mount(place, "ro", "run", QUICKSTART, "--out", place / "run", "--until", "data")
-    assert refused(done) == f"{place}/run: the folder is read-only"
+    path = tmp_path / "disk"
+    done = in_a_mount(path, "ro", "run", QUICKSTART, "--out", path / "run", "--until", "data")
+    assert refused(done) == f"{path}/run: the folder is read-only"
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_artefact(tmp_path: Path):
-    place = tmp_path / "disk"
-    arguments = ("run", QUICKSTART, "--out", place / "run", "--until", "data")
-    done = in_a_mount(place, "size=128k", *arguments)
+    path = tmp_path / "disk"
+    arguments = ("run", QUICKSTART, "--out", path / "run", "--until", "data")
+    done = in_a_mount(path, "size=128k", *arguments)
     assert refused(done).endswith(": the disk is full")
     assert "data" in done.stderr.splitlines()
 
@@ -256,8 +256,8 @@ def test_a_full_disk_is_seen_through_a_librarys_own_error(tmp_path: Path):
     wrapped = RuntimeError("could not serialise")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "weights.bin")
     assert one_line(wrapped, tmp_path) == "weights.bin: the disk is full"
-    said = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "..." })'
-    assert one_line(RuntimeError(said), tmp_path) == f"{tmp_path}: the disk is full"
+    line = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "..." })'
+    assert one_line(RuntimeError(line), tmp_path) == f"{tmp_path}: the disk is full"
 
 
 def test_a_runtime_error_with_room_to_write_stays_a_bug(tmp_path: Path):
@@ -272,7 +272,7 @@ def test_people_who_are_needed_are_no_failure_of_ours(capsys: pytest.CaptureFixt
     assert "resume with:" in capsys.readouterr().err
 
 
-def _heed_ctrl_c() -> None:
+def _accept_ctrl_c() -> None:
     """Tests that a shell started in the background inherit a deaf ear."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -285,7 +285,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int
     command = [sys.executable, "-m", "pipeline.cli.app", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_accept_ctrl_c,
     ) as process:  # fmt: skip
         end = time.monotonic() + 60
         while not (out / "data/started.json").exists():

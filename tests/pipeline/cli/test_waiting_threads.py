@@ -21,7 +21,7 @@ def test_torch_of_a_verb_is_loaded_with_bounded_spinning_unless_somebody_chose(c
         text=True,
         check=False,
     )
-    shown = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
-    assert shown, done.stderr[-500:]  # libgomp itself tells what it was loaded with
-    bounded = f"'{SPINS}'" in shown[0]
+    lines = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert lines, done.stderr[-500:]  # libgomp itself tells what it was loaded with
+    bounded = f"'{SPINS}'" in lines[0]
     assert bounded == (not chosen)

@@ -17,9 +17,9 @@ QUICKSTART = ROOT / "configs/quickstart.yaml"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    found = tmp_path / "experiment.yaml"
-    found.write_text("name: trial\nsft: {epochs: 3}\nlabeling: {kind: simulated}\n")
-    return found
+    path = tmp_path / "experiment.yaml"
+    path.write_text("name: trial\nsft: {epochs: 3}\nlabeling: {kind: simulated}\n")
+    return path
 
 
 def complaint(path: Path, *sets: str) -> str:
@@ -91,7 +91,7 @@ def test_a_key_that_stands_twice_is_refused(path: Path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "line"),
     [
         ("sft.learnin_rate=3", "sft.learnin_rate is not a key; did you mean sft.learning_rate?"),
         ("labeling.taste.rud=3", "is not a key; did you mean labeling.taste.rude?"),
@@ -110,8 +110,8 @@ def test_a_key_that_stands_twice_is_refused(path: Path):
         ("sft.epochs.x.y=1", "--set sft.epochs.x.y: sft.epochs is 3, not a mapping"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(path: Path, override: str, said: str):
-    assert said in complaint(path, override)
+def test_a_mistake_is_told_in_one_line(path: Path, override: str, line: str):
+    assert line in complaint(path, override)
 
 
 def test_simulated_annotators_are_refused_for_the_users_own_prompts(path: Path):

@@ -21,27 +21,27 @@ def test_the_quickstart_runs_under_every_family_by_one_override(family):
     assert {stage.adaptation.family for stage in stages} == {family}
     assert plain.ppo is not None
     policy, score = FAMILIES[family].rates
-    for found, usual, factor in (
+    for rate, usual, factor in (
         (config.sft.learning_rate, plain.sft.learning_rate, policy),
         (config.ppo.learning_rate, plain.ppo.learning_rate, policy),
         (config.reward.learning_rate, plain.reward.learning_rate, score),
         (config.ppo.critic_learning_rate, plain.ppo.critic_learning_rate, score),
     ):
-        assert found == pytest.approx(usual * factor)
+        assert rate == pytest.approx(usual * factor)
 
 
 def test_a_stage_with_a_family_of_its_own_keeps_it_and_its_learning_rate():
     plain = load_config(QUICKSTART, [])
-    told = ["adaptation.family=prefix", "reward.adaptation.family=probe"]
-    config = load_config(QUICKSTART, told)
+    values = ["adaptation.family=prefix", "reward.adaptation.family=probe"]
+    config = load_config(QUICKSTART, values)
     assert config.reward.adaptation.family == "probe"
     assert config.reward.learning_rate == plain.reward.learning_rate
     assert config.sft.adaptation.family == "prefix"
 
 
 def test_a_prefix_under_an_mlp_takes_smaller_steps_than_keys_and_values():
-    told = ["adaptation.family=prefix", "adaptation.reparametrise=8"]
-    keys, mlp = load_config(QUICKSTART, told[:1]), load_config(QUICKSTART, told)
+    values = ["adaptation.family=prefix", "adaptation.reparametrise=8"]
+    keys, mlp = load_config(QUICKSTART, values[:1]), load_config(QUICKSTART, values)
     assert mlp.sft.learning_rate == pytest.approx(keys.sft.learning_rate / 10)
 
 

@@ -15,19 +15,22 @@ from reward_models.atomic_files import write_jsonl
 META = {"judge": {"version": "1", "sha256": "x", "threshold": None}}
 
 
-def run(place: Path, values: Sequence[float], *, start: int = 0, version: str = "1") -> Path:
-    place.mkdir()
+def run(folder: Path, values: Sequence[float], *, start: int = 0, version: str = "1") -> Path:
+    folder.mkdir()
     rows = [
         Completion(
-            id=str(i), model="ppo", prompt=f"prompt {i}", completion=f"said {i}",
+            id=str(i),
+            model="ppo",
+            prompt=f"prompt {i}",
+            completion=f"said {i}",
             scores={"judge": {"rude": value}},
             score_meta={"judge": {**META["judge"], "version": version}},
         )
         for i, value in enumerate(values, start)
-    ]  # fmt: skip
-    write_jsonl(place / "samples.jsonl", (row.to_json() for row in rows))
-    write_results(Results([], [], META), place / "results.json")
-    return place
+    ]
+    write_jsonl(folder / "samples.jsonl", (row.to_json() for row in rows))
+    write_results(Results([], [], META), folder / "results.json")
+    return folder
 
 
 def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path):
@@ -36,10 +39,15 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
     a = run(tmp_path / "a", base.tolist())
     b = run(tmp_path / "b", (base[10:] - 0.2 + 0.01 * draw.random(50)).tolist(), start=10)
     result = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(500, 500))
-    (found,) = result.comparisons
-    assert (found.a, found.b, found.n, found.verdict) == ("B:ppo", "A:ppo", 50, "reduction")
-    assert found.diff == pytest.approx(-0.195, abs=0.002)
-    assert found.ci95[0] < found.diff < found.ci95[1] < 0
+    (comparison,) = result.comparisons
+    assert (comparison.a, comparison.b, comparison.n, comparison.verdict) == (
+        "B:ppo",
+        "A:ppo",
+        50,
+        "reduction",
+    )
+    assert comparison.diff == pytest.approx(-0.195, abs=0.002)
+    assert comparison.ci95[0] < comparison.diff < comparison.ci95[1] < 0
     assert any("of 60 prompts B:ppo lacks 10; compared on the 50" in n for n in result.notes)
     text = comparison_table([a, b])
     assert "paired by prompt" in text
@@ -49,8 +57,10 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
 def test_a_run_differs_from_itself_by_nothing(tmp_path: Path):
     values = np.random.default_rng(1).random(30).tolist()
     a, b = run(tmp_path / "a", values), run(tmp_path / "b", values)
-    (found,) = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200)).comparisons
-    assert (found.diff, found.p, found.verdict) == (0, 1, "no difference shown")
+    (comparison,) = paired(
+        a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200)
+    ).comparisons
+    assert (comparison.diff, comparison.p, comparison.verdict) == (0, 1, "no difference shown")
 
 
 def test_other_prompts_another_scorer_and_no_samples_are_not_paired(tmp_path: Path):

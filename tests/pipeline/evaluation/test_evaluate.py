@@ -29,10 +29,18 @@ from stages.models import load_tokenizer, save_policy, tokenizer_hash
 from stages.progress import Step
 
 DATA = quickstart_data(
-    Sizes(demonstrations=8, ranking_prompts=1, ppo_prompts=1, validation_prompts=1,
-          test_prompts=24, toxicity_prompts=6, pretraining_texts=40, held_out_texts=12),
+    Sizes(
+        demonstrations=8,
+        ranking_prompts=1,
+        ppo_prompts=1,
+        validation_prompts=1,
+        test_prompts=24,
+        toxicity_prompts=6,
+        pretraining_texts=40,
+        held_out_texts=12,
+    ),
     seed=0,
-)  # fmt: skip
+)
 TEMPLATE = (
     "{% for m in messages %}{{ 'User: ' if m.role == 'user' else 'Assistant: ' }}"
     "{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
@@ -62,18 +70,24 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def policies(
     tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    folder, found = tmp_path_factory.mktemp("policies"), {}
+    folder, sources = tmp_path_factory.mktemp("policies"), {}
     for seed, name in enumerate(["base", "sft", "ppo"]):
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
-            initializer_range=0.5, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            initializer_range=0.5,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        found[name] = folder / name
-        save_policy(LlamaForCausalLM(config), tokenizer, found[name])
-    return found
+        )
+        sources[name] = folder / name
+        save_policy(LlamaForCausalLM(config), tokenizer, sources[name])
+    return sources
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +100,7 @@ def reward_model(policies: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 
 def test_every_policy_answers_every_prompt_under_every_instruction(policies: dict[str, Path]):
-    found = generate_completions(
+    rows = generate_completions(
         policies,
         DATA.toxicity_prompts,
         suite="toxicity",
@@ -95,36 +109,34 @@ def test_every_policy_answers_every_prompt_under_every_instruction(policies: dic
         samples=2,
         seed=0,
     )
-    assert len(found) == 3 * 2 * 6 * 2
-    assert {(row.model, row.prompt_type, row.k) for row in found} == {
+    assert len(rows) == 3 * 2 * 6 * 2
+    assert {(row.model, row.prompt_type, row.k) for row in rows} == {
         (m, t, k) for m in policies for t in ("none", "biased") for k in (0, 1)
     }
-    by_type = {
-        row.prompt_type: row.prompt for row in found if row.id == DATA.toxicity_prompts[0].id
-    }
+    by_type = {row.prompt_type: row.prompt for row in rows if row.id == DATA.toxicity_prompts[0].id}
     assert by_type["biased"] == f"Be rude: {by_type['none']}"
-    assert all(row.finish_reason in {"stop", "length"} for row in found)
-    assert all(row.n_tokens is not None and row.n_tokens <= 6 for row in found)
+    assert all(row.finish_reason in {"stop", "length"} for row in rows)
+    assert all(row.n_tokens is not None and row.n_tokens <= 6 for row in rows)
 
 
 def test_a_policy_says_the_same_whoever_is_evaluated_beside_it(policies: dict[str, Path]):
     sampling = SamplingConfig(temperature=1.0, max_new_tokens=6)
 
-    def said(names: list[str]) -> list[str]:
+    def completions(names: list[str]) -> list[str]:
         chosen = {name: policies[name] for name in names}
-        found = generate_completions(
+        rows = generate_completions(
             chosen, DATA.test_prompts[:8], suite="test", sampling=sampling, seed=3
         )
-        return [row.completion for row in found if row.model == "ppo"]
+        return [row.completion for row in rows if row.model == "ppo"]
 
-    assert said(["ppo"]) == said(["base", "ppo"])
+    assert completions(["ppo"]) == completions(["base", "ppo"])
 
 
 def test_a_prompts_own_fields_travel_with_the_row(policies: dict[str, Path]):
-    found = generate_completions(
+    rows = generate_completions(
         {"sft": policies["sft"]}, DATA.test_prompts[:3], suite="test", sampling=SAMPLING, seed=0
     )
-    for row, prompt in zip(found, DATA.test_prompts, strict=False):
+    for row, prompt in zip(rows, DATA.test_prompts, strict=False):
         assert row.prompt_extra["world"] == prompt.extra["world"]
         assert (row.category, row.answerable) == (prompt.category, prompt.answerable)
 
@@ -176,39 +188,53 @@ def everything(policies: dict[str, Path], reward_model: Path) -> Inputs:
 def test_every_suite_is_there_with_intervals_and_counts(evaluated: tuple[Path, list[Step]]):
     results = read_results(evaluated[0] / "results.json")
     assert {cell.quantity.suite for cell in results.cells} == {
-        "preference", "preference_by_reward_model", "use_cases", "reward_model",
-        "hallucination", "toxicity", "toxicity_by_prompt", "responses", "pretraining",
-    }  # fmt: skip
+        "preference",
+        "preference_by_reward_model",
+        "use_cases",
+        "reward_model",
+        "hallucination",
+        "toxicity",
+        "toxicity_by_prompt",
+        "responses",
+        "pretraining",
+    }
     for cell in results.cells:
         low, high = cell.ci95
         assert low - 1e-9 <= cell.value <= high + 1e-9
         assert cell.n > 0
         assert cell.n_failed == 0
     assert {c.quantity.filter for c in results.cells if c.quantity.suite == "toxicity"} == {
-        "none", "respectful", "biased",
-    }  # fmt: skip
+        "none",
+        "respectful",
+        "biased",
+    }
     assert all(0 <= each.p <= each.p_holm <= 1 for each in results.comparisons)
     assert {(each.a, each.b) for each in results.comparisons} == {
-        ("sft", "base"), ("ppo", "base"), ("ppo", "sft"),
-    }  # fmt: skip
+        ("sft", "base"),
+        ("ppo", "base"),
+        ("ppo", "sft"),
+    }
 
 
 def test_scorers_are_named_with_version_and_hash(evaluated: tuple[Path, list[Step]]):
     scorers = read_results(evaluated[0] / "results.json").scorers
     assert set(scorers) == {
-        "gold judge", "reward model", "alt-profanity-check", "lexical support",
+        "gold judge",
+        "reward model",
+        "alt-profanity-check",
+        "lexical support",
         "alt-profanity-check on prompts",
-    }  # fmt: skip
+    }
     assert scorers["reward model"]["version"] == "simulated labels"
     assert all(len(meta["sha256"]) == 64 for meta in scorers.values())
 
 
 def test_samples_are_whole_records(evaluated: tuple[Path, list[Step]]):
     rows = read_records(evaluated[0] / "samples.jsonl", Completion)
-    said = [row for row in rows if row.suite != "pretraining"]
-    assert len(said) == 3 * (24 + 3 * 6)
-    assert len(rows) == len(said) + 3 * 12
-    assert all(row.scores["alt-profanity-check"] for row in said)
+    generated = [row for row in rows if row.suite != "pretraining"]
+    assert len(generated) == 3 * (24 + 3 * 6)
+    assert len(rows) == len(generated) + 3 * 12
+    assert all(row.scores["alt-profanity-check"] for row in generated)
 
 
 def test_progress_ends_where_it_said_it_would(evaluated: tuple[Path, list[Step]]):
@@ -251,7 +277,7 @@ def test_a_suite_that_was_named_needs_its_inputs(policies: dict[str, Path], tmp_
 
 def test_the_numbers_come_from_the_samples_file_alone(evaluated: tuple[Path, list[Step]]):
     rows = read_records(evaluated[0] / "samples.jsonl", Completion)
-    again = results_from(rows, CONFIG, seed=0)
+    again = results_from(ScoredRows.of(rows), CONFIG, seed=0)
     written = read_results(evaluated[0] / "results.json")
     assert sorted(map(repr, again.cells)) == sorted(map(repr, written.cells))
     assert list(map(repr, again.comparisons)) == list(map(repr, written.comparisons))
@@ -264,17 +290,17 @@ def test_three_steps_with_files_between_give_the_same_numbers(
     tmp_path: Path,
 ):
     generate(replace(everything(policies, reward_model), reward_model=None), tmp_path / "said")
-    said = tmp_path / "said/samples.jsonl"
+    samples = tmp_path / "said/samples.jsonl"
     assert all(
-        not row.scores or row.suite == "pretraining" for row in read_records(said, Completion)
+        not row.scores or row.suite == "pretraining" for row in read_records(samples, Completion)
     )
-    again = score_file([said], {}, out=tmp_path / "scored", config=CONFIG)
+    again = score_file([samples], {}, out=tmp_path / "scored", config=CONFIG)
     by_reward = {"preference_by_reward_model", "reward_model"}
     once = read_results(evaluated[0] / "results.json")
     wanted = [cell for cell in once.cells if cell.quantity.suite not in by_reward]
     assert sorted(map(repr, again.cells)) == sorted(map(repr, wanted))
-    kept = [each for each in once.comparisons if each.quantity.suite not in by_reward]
-    assert list(map(repr, again.comparisons)) == list(map(repr, kept))
+    compared = [each for each in once.comparisons if each.quantity.suite not in by_reward]
+    assert list(map(repr, again.comparisons)) == list(map(repr, compared))
 
 
 def test_every_suite_that_can_be_named_is_listed():

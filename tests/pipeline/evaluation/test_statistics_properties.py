@@ -1,4 +1,4 @@
-"""What must hold of every statistic when its input is shuffled, duplicated or relabelled.
+"""Properties of every statistic when its input is shuffled, duplicated or relabelled.
 
 Shuffling prompts changes nothing. Duplicating every prompt leaves an estimate and never makes it
 look less certain. Swapping two models turns a difference round and leaves its p value.
@@ -93,11 +93,11 @@ def test_duplicated_samples_keep_means_and_raise_no_maximum_of_one(score_N: Floa
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=9))
 def test_holm_never_helps_and_never_changes_an_order(p_values: list[float]) -> None:
-    found = s.holm(p_values)
-    assert all(q >= p for p, q in zip(p_values, found, strict=True))
-    order = sorted(range(len(found)), key=p_values.__getitem__)
-    assert sorted(found) == [found[i] for i in order]
-    assert max(s.holm(p_values * 2)) >= max(found) - 1e-12
+    adjusted = s.holm(p_values)
+    assert all(q >= p for p, q in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(adjusted)), key=p_values.__getitem__)
+    assert sorted(adjusted) == [adjusted[i] for i in order]
+    assert max(s.holm(p_values * 2)) >= max(adjusted) - 1e-12
 
 
 def tau_b(one: list[int], other: list[int]) -> float:
@@ -147,8 +147,8 @@ def test_auroc_turns_round_with_its_labels(score_N: Floats) -> None:
 def test_answers_are_scored_as_squad_does(
     answer: str, references: list[str], exact: float, f1: float
 ) -> None:
-    found = answer_scores(answer, references)
-    assert (found["exact_match"], found["f1"]) == (exact, pytest.approx(f1))
+    scores = answer_scores(answer, references)
+    assert (scores["exact_match"], scores["f1"]) == (exact, pytest.approx(f1))
 
 
 @settings(max_examples=40, deadline=None)

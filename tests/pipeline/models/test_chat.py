@@ -12,8 +12,8 @@ def test_earlier_turns_are_asked_again_as_turns():
     talk = Conversation(tokenizer, tiny(tokenizer), 8)
     talk.add("hi", "hello")
     history = [Turn("user", "hi"), Turn("assistant", "hello")]
-    asked = talk.prompt("fox?")
-    assert asked == prompt_ids(tokenizer, "fox?", history=history)
+    ids = talk.prompt("fox?")
+    assert ids == prompt_ids(tokenizer, "fox?", history=history)
 
 
 def test_the_oldest_turns_go_where_there_is_no_room():
@@ -21,7 +21,7 @@ def test_the_oldest_turns_go_where_there_is_no_room():
     talk = Conversation(tokenizer, tiny(tokenizer, max_position_embeddings=64), 8)
     for number in range(9):
         talk.add(f"say {number}", f"said {number}")
-    asked = talk.prompt("and now?")
-    assert len(asked) + 8 <= 64
+    ids = talk.prompt("and now?")
+    assert len(ids) + 8 <= 64
     assert talk.history[-1].content == "said 8"
-    assert asked == prompt_ids(tokenizer, "and now?", history=talk.history)
+    assert ids == prompt_ids(tokenizer, "and now?", history=talk.history)

@@ -47,25 +47,25 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_user_has_a_folder_that_names_its_base(trained):
     base = json.loads((trained / STORE / "base.json").read_text())
     for user in ("ann", "bob"):
-        place = trained / STORE / user
-        assert json.loads((place / "base.json").read_text()) == base
-        assert (place / "adapter_config.json").is_file()
+        folder = trained / STORE / user
+        assert json.loads((folder / "base.json").read_text()) == base
+        assert (folder / "adapter_config.json").is_file()
 
 
 def test_users_answer_one_prompt_side_by_side(trained, capsys):
     talk_to_users({"m": trained}, "w3 w1", GREEDY, 0, names=["bob", "ann"], store=None)
-    said = capsys.readouterr().out
-    assert said.index("bob") < said.index("ann")
-    bob, ann = said[: said.index("ann")], said[said.index("ann") :]
+    output = capsys.readouterr().out
+    assert output.index("bob") < output.index("ann")
+    bob, ann = output[: output.index("ann")], output[output.index("ann") :]
     assert bob.removeprefix("bob") != ann.removeprefix("ann")
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [(["eve"], r"no adapter of user 'eve'; there are: ann, bob"), (["../x"], "expected 1 to 64")],
 )
-def test_an_unknown_user_is_named(trained, names, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_unknown_user_is_named(trained, names, message):
+    with pytest.raises(ValueError, match=message):
         talk_to_users({"m": trained}, "w3", GREEDY, 0, names=names, store=None)
 
 
@@ -86,13 +86,13 @@ def test_a_demonstration_without_a_user_is_refused(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("adaptation.family=full", "users' adapters need a small family"),
         ("adaptation.dropout=0.1", "must be 0 in users' adapters"),
         ("stepz=3", "stepz is not a key; did you mean steps"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(text, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_cannot_be_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
         user_adapters_config([text])

@@ -59,8 +59,8 @@ def test_words_before_the_first_step_stay_where_only_some_are_said_again(tmp_pat
 
 
 def test_what_was_trained_is_told_with_its_share_of_the_base():
-    said = trained_line({"sft/trained_parameters": 118272.0, "sft/trained_share": 0.0863})
-    assert said == "trained 118,272 parameters (8.63 % of the model)"
+    line = trained_line({"sft/trained_parameters": 118272.0, "sft/trained_share": 0.0863})
+    assert line == "trained 118,272 parameters (8.63 % of the model)"
     assert trained_line({"sft/loss": 1.0}) == ""
 
 
@@ -92,9 +92,9 @@ def test_loss_reward_and_kl_are_found_by_name():
     assert headlines({"time/step_s": 3.0}) == []
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
-def test_durations_read_like_a_clock(seconds: float, said: str):
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_durations_read_like_a_clock(seconds: float, text: str):
+    assert duration(seconds) == text
 
 
 def test_time_left_counts_only_the_steps_of_this_process():
@@ -114,9 +114,9 @@ def test_plain_lines_say_begin_and_end(capsys: pytest.CaptureFixture[str]):
     plain.step(Step(1, 2, {"sft/loss": 1.5}))
     plain.finish("0:03 of CPU")
     plain.skip("ppo", "up to date")
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines() == [
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
         "sft: fine-tuning",
         "sft: done in 0:00, loss 1.5, 0:03 of CPU",
         "ppo: up to date",
@@ -153,10 +153,10 @@ def test_whatever_steps_come_the_count_that_is_shown_never_runs_backwards(seed: 
     rng = random.Random(seed)
     steps = [Step(rng.randint(0, 12), rng.randint(0, 10), doing="x" * rng.randint(0, 1))
              for _ in range(40)]  # fmt: skip
-    shown = counts(steps)
-    assert shown == sorted(shown, key=lambda pair: pair[0])
-    assert [total for _, total in shown] == sorted(total for _, total in shown)
-    assert all(done <= total for done, total in shown)
+    pairs = counts(steps)
+    assert pairs == sorted(pairs, key=lambda pair: pair[0])
+    assert [total for _, total in pairs] == sorted(total for _, total in pairs)
+    assert all(done <= total for done, total in pairs)
 
 
 def test_an_iteration_that_is_done_again_after_a_rollback_does_not_count_down():
@@ -192,8 +192,8 @@ def test_at_no_width_is_a_row_of_the_live_display_wrapped_or_a_word_of_it_cut(wi
     known = {*about.split(", "), *note.split(", "), doing, "up to date"}
     known |= {*headlines(METRICS), trained_line(METRICS)}
     for line in lines:
-        said = line.rstrip().rpartition("   ")[2] if "0:00" not in line else ""
-        parts = line.rstrip().partition("0:00 ")[2].replace("left", "", 1).strip() or said
+        words = line.rstrip().rpartition("   ")[2] if "0:00" not in line else ""
+        parts = line.rstrip().partition("0:00 ")[2].replace("left", "", 1).strip() or words
         for part in filter(None, parts.split(" · ")):
             assert part in known or set(part) <= set("━╸ ·" + "".join(NAMES)), part
 

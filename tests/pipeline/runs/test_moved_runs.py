@@ -127,34 +127,36 @@ def mentions(folder: Path, text: str) -> list[str]:
 
 def numbers(folder: Path) -> Sequence[Any]:
     """PPO's metrics but for times, and its result's bytes."""
-    rows = [row for _, row in read_jsonl(folder / "ppo/metrics.jsonl")]
-    kept = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+    rows = [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for _, row in read_jsonl(folder / "ppo/metrics.jsonl")
+    ]
     weights = sorted((folder / "ppo/model").glob("*.safetensors"))
-    return [kept, [path.read_bytes() for path in weights]]
+    return [rows, [path.read_bytes() for path in weights]]
 
 
 def moved_is_unmoved(world: Path, sft: dict[str, Any], other: dict[str, Any]) -> None:
     """Move a run after SFT, in the middle of PPO and at its end; it ends as one that stays."""
     config = experiment(world, sft, other)
     advance(config, world / "stays", "ppo")
-    places = [world / "first", world / "second/deeper", world / "third", world / "fourth"]
-    advance(config, places[0], "sft")
-    move(places[0], places[1])
+    folders = [world / "first", world / "second/deeper", world / "third", world / "fourth"]
+    advance(config, folders[0], "sft")
+    move(folders[0], folders[1])
     with pytest.raises(PowerCutError):
-        advance(config, places[1], "ppo", cut_off_in_ppo)
-    assert any((places[1] / "ppo/checkpoints").glob("iteration-*"))
-    move(places[1], places[2])
-    states = advance(config, places[2], "ppo")
+        advance(config, folders[1], "ppo", cut_off_in_ppo)
+    assert any((folders[1] / "ppo/checkpoints").glob("checkpoint-*"))
+    move(folders[1], folders[2])
+    states = advance(config, folders[2], "ppo")
     assert set(states.values()) - {states["ppo"]} == {"finished"}
     assert states["ppo"] == "interrupted"
-    move(places[2], places[3])
-    assert set(advance(config, places[3], "ppo").values()) == {"finished"}
-    assert numbers(places[3]) == numbers(world / "stays")
-    load_policy(policy_folder(places[3]))
-    RewardModel.load(places[3] / "reward/model")
-    RewardModel.load(places[3] / "ppo/critic")
-    for place in places:
-        assert mentions(places[3], str(place)) == []
+    move(folders[2], folders[3])
+    assert set(advance(config, folders[3], "ppo").values()) == {"finished"}
+    assert numbers(folders[3]) == numbers(world / "stays")
+    load_policy(policy_folder(folders[3]))
+    RewardModel.load(folders[3] / "reward/model")
+    RewardModel.load(folders[3] / "ppo/critic")
+    for old in folders:
+        assert mentions(folders[3], str(old)) == []
 
 
 def move(old: Path, new: Path) -> None:

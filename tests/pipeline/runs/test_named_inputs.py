@@ -77,14 +77,14 @@ def test_a_tilde_is_the_home_folder(where: str, field: Any, monkeypatch: pytest.
     kind = TypeAdapter(Annotated[field.annotation, *field.metadata] if field.metadata
                        else field.annotation)  # fmt: skip
     several = "list" in str(field.annotation)
-    found = kind.validate_python(["~/x"] if several else "~/x")
-    assert found == (["/home/somebody/x"] if several else "/home/somebody/x"), where
+    value = kind.validate_python(["~/x"] if several else "~/x")
+    assert value == (["/home/somebody/x"] if several else "/home/somebody/x"), where
 
 
 def test_a_tilde_after_hf_is_the_home_folder_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    found = ExperimentConfig.model_validate(everything(Path("~")))
-    assert found.data.model_dump()["test_prompts"] == "hf:/home/somebody/data"
+    config = ExperimentConfig.model_validate(everything(Path("~")))
+    assert config.data.model_dump()["test_prompts"] == "hf:/home/somebody/data"
 
 
 def verbs() -> Iterator[tuple[str, str, Any]]:
@@ -169,13 +169,13 @@ def experiment(tmp_path: Path) -> ExperimentConfig:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(mapping))
     config = load_config(tmp_path / "c.yaml")
     for _, marker, text in external_names(config):
-        place = content(text)
-        if marker.what == "model" or "." not in place.name:
-            place.mkdir(exist_ok=True)
-            (place / "config.json").write_text('{"model_type": "llama"}')
-            save_file({"weight": torch.zeros(1)}, place / "model.safetensors")
+        path = content(text)
+        if marker.what == "model" or "." not in path.name:
+            path.mkdir(exist_ok=True)
+            (path / "config.json").write_text('{"model_type": "llama"}')
+            save_file({"weight": torch.zeros(1)}, path / "model.safetensors")
         else:
-            place.write_text("{}\n")
+            path.write_text("{}\n")
     return config
 
 
@@ -204,9 +204,9 @@ def test_changed_content_behind_every_name_makes_a_stage_stale(
     for key, marker, text in external_names(experiment):
         if not marker.decides:
             continue
-        place = content(text)
-        place = place / "inside.txt" if place.is_dir() else place
-        place.write_text(f"changed {key}")
+        path = content(text)
+        path = path / "inside.txt" if path.is_dir() else path
+        path.write_text(f"changed {key}")
         after = fingerprints(experiment, run)
         assert after != before, key
         before = after

@@ -26,12 +26,16 @@ ROOT = Path(__file__).parents[3]
 class Job(Stage):
     """A stage made of its parts."""
 
-    name: str
+    title: str
     do: Callable[[Path, Report], None] = lambda _, __: None
     given: Mapping[str, Source] = field(default_factory=dict)
     decisive: Mapping[str, Any] = field(default_factory=lambda: {"seed": 0})
     kinds: frozenset[str] = frozenset()
     about = "a job"
+
+    @property
+    def name(self) -> str:
+        return self.title
 
     def inputs(self) -> Mapping[str, Source]:
         return self.given

@@ -26,10 +26,10 @@ def rows(rng: random.Random) -> list[Demonstration]:
     """Duplicates in variants, users with several prompts, contexts and earlier turns."""
     prompts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 4))) for _ in range(rng.randint(2, 40))]
     users = [None, *(f"u{n}" for n in range(rng.choice([1, 3, 60])))]
-    found = []
+    rows = []
     for number in range(rng.randint(4, 120)):
         history = (Turn("user", "a"), Turn("assistant", "b")) if rng.random() < 0.1 else ()
-        found.append(
+        rows.append(
             Demonstration(
                 variant(rng.choice(prompts), rng),
                 f"answer {number}",
@@ -38,7 +38,7 @@ def rows(rng: random.Random) -> list[Demonstration]:
                 history=history,
             )
         )
-    return found
+    return rows
 
 
 def sides_share_nothing(one: list[Demonstration], other: list[Demonstration]) -> bool:
@@ -108,9 +108,9 @@ def test_where_all_prompts_were_ranked_it_is_said(caplog: pytest.LogCaptureFixtu
 
 def test_prompts_that_nothing_else_saw_come_first():
     ppo = [Prompt(f"p{number}") for number in range(20)]
-    shown = [Demonstration(f"P{number}", "x") for number in range(18)]
+    demonstrated = [Demonstration(f"P{number}", "x") for number in range(18)]
     _, _, held = validation_prompts(
-        ppo, [Prompt("q")], 2, "s", ranked=[], demonstrations=shown, where="file"
+        ppo, [Prompt("q")], 2, "s", ranked=[], demonstrations=demonstrated, where="file"
     )
     assert [row.prompt for row in held] == ["p18", "p19"]
 
@@ -118,9 +118,9 @@ def test_prompts_that_nothing_else_saw_come_first():
 def test_an_overlap_is_counted_by_prompt_and_by_user():
     trained = [Demonstration("One two", "x", user="u"), Demonstration("three", "y")]
     tested = [Prompt("one  TWO"), Prompt("four", user="u"), Prompt("five", user="v")]
-    [found] = overlaps({"test_prompts": tested}, {"demonstrations": trained})
-    assert (found.prompts, found.users, found.of) == (1, 1, 3)
-    assert str(found) == (
+    [overlap] = overlaps({"test_prompts": tested}, {"demonstrations": trained})
+    assert (overlap.prompts, overlap.users, overlap.of) == (1, 1, 3)
+    assert str(overlap) == (
         "test_prompts: 1 of 3 prompts are also in demonstrations, such as 'one  TWO'"
     )
 
@@ -130,8 +130,8 @@ def test_a_user_s_prompts_and_near_duplicates_are_limited_and_counted(
 ):
     given = [Prompt(f"{number} of one", user="u") for number in range(5)]
     given += [Prompt("Write a poem about a cat"), Prompt("write a  poem about a dog")]
-    kept = limited(given, 2, 12, "file")
-    assert [row.prompt for row in kept] == ["0 of one", "1 of one", "Write a poem about a cat"]
+    rows = limited(given, 2, 12, "file")
+    assert [row.prompt for row in rows] == ["0 of one", "1 of one", "Write a poem about a cat"]
     assert "file: 4 of 7 rows are left out" in caplog.text
     assert limited(given, None, None, "file") == given
 
@@ -170,10 +170,10 @@ def test_test_prompts_that_are_trained_on_are_told_and_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     folder = experiment(tmp_path, **TWICE)
-    found = json.loads((folder / "overlap.json").read_text())
+    overlaps_written = json.loads((folder / "overlap.json").read_text())
     in_training = "Q1" in {row.prompt.upper() for row in DataFolder(folder).demonstrations()}
     assert in_training
-    assert [(one["held_out"], one["training"], one["prompts"]) for one in found] == [
+    assert [(one["held_out"], one["training"], one["prompts"]) for one in overlaps_written] == [
         ("test_prompts", "demonstrations", 1)
     ]
     assert "test_prompts: 1 of 2 prompts are also in demonstrations, such as 'Q1'" in caplog.text

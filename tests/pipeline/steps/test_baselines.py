@@ -77,10 +77,10 @@ def test_the_prefix_stands_before_the_prompt_and_not_in_the_row(
     PromptedPolicy(str(world[0]), prefix=ids).write(tmp_path, {})
     assert prompted_policy(tmp_path) == PromptedPolicy(str(world[0]), prefix=ids)
     greedy = SAMPLING.model_copy(update={"temperature": 0.0})
-    asked = generate_completions(
+    rows = generate_completions(
         {"base": world[0], "prompted": tmp_path}, PROMPTS, suite="test", sampling=greedy, seed=0
     )
-    plain, behind = asked[: len(PROMPTS)], asked[len(PROMPTS) :]
+    plain, behind = rows[: len(PROMPTS)], rows[len(PROMPTS) :]
     assert [row.prompt for row in plain] == [row.prompt for row in behind]
     assert [row.completion for row in plain] != [row.completion for row in behind]
 
@@ -177,9 +177,9 @@ def test_the_worlds_kinds_of_request_are_clusters():
 
 
 def test_baselines_are_stages_before_the_evaluation_and_rows_in_it(tmp_path: Path):
-    asked = [PromptedBase(kind="prompted"), BestOfN(kind="best_of_n", n=4)]
+    baselines = [PromptedBase(kind="prompted"), BestOfN(kind="best_of_n", n=4)]
     tuned = InstructionTuned(kind="instruction_tuned", held_out=["classify"])
-    config = ExperimentConfig(name="x", baselines=[*asked, tuned])
+    config = ExperimentConfig(name="x", baselines=[*baselines, tuned])
     names = [stage.name for stage in experiment_stages(config, tmp_path)]
     assert names[-5:] == ["prompted", "best-of-4", "instructed", "evaluate", "report"]
     compared = list(compared_policies(config, tmp_path))
@@ -194,16 +194,16 @@ def test_baselines_are_judged_beside_models_and_left_out_of_likelihoods(
     ids = shots_ids(load_tokenizer(world[0]), [Demonstration("w1 w2", "good")])
     PromptedPolicy(str(world[0]), prefix=ids).write(tmp_path / "prompted", {})
     best_of(world, 4).write(tmp_path / "best-of-4", {})
-    asked = {"base": world[0], "prompted": tmp_path / "prompted", "sft": world[0]}
+    policies = {"base": world[0], "prompted": tmp_path / "prompted", "sft": world[0]}
     setting = Inputs(
         EvaluationConfig(sampling=SAMPLING, resamples=50, sign_flips=50),
-        {**asked, "best-of-4": tmp_path / "best-of-4"},
+        {**policies, "best-of-4": tmp_path / "best-of-4"},
         prompts=PROMPTS,
         held_out_texts=["w1 w2 w3", "w4 w5"],
         reward_model=world[1],
     )
-    found = evaluate(setting, tmp_path / "out")
-    score = {c.model: c.value for c in found.cells if c.quantity.metric == "score"}
+    results = evaluate(setting, tmp_path / "out")
+    score = {c.model: c.value for c in results.cells if c.quantity.metric == "score"}
     assert score["best-of-4"] > score["sft"] == score["base"] != score["prompted"]
-    assert {c.model for c in found.cells if c.quantity.suite == "pretraining"} == {"base", "sft"}
-    assert any("nats" in note for note in found.notes)
+    assert {c.model for c in results.cells if c.quantity.suite == "pretraining"} == {"base", "sft"}
+    assert any("nats" in note for note in results.notes)

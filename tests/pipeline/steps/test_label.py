@@ -54,8 +54,8 @@ def test_a_run_that_does_not_wait_says_how_many_are_missing_and_goes_on_later(
     with closing(Store(run / STORE)) as store:
         store.submit_all([ranking("t0"), ranking("t3")])
     run_experiment(config, run, until="label")
-    found = read_records(run / "label/rankings.jsonl", Ranking)
-    assert [one.task for one in found] == ["t0", "t3"]
+    rankings = read_records(run / "label/rankings.jsonl", Ranking)
+    assert [one.task for one in rankings] == ["t0", "t3"]
 
 
 def test_what_was_ranked_stays_up_to_date_until_more_is_ranked(
@@ -108,11 +108,11 @@ def test_the_room_is_open_until_enough_is_ranked_and_the_count_is_reported(
             store.submit(ranking(f"t{step.done}" if step.done < step.total else "t0"))
         steps.append(step)
 
-    found = ranked_by_people(labeling, TASKS, tmp_path, people_work)
+    rankings = ranked_by_people(labeling, TASKS, tmp_path, people_work)
     assert "Labeling room: http://127.0.0.1:" in capsys.readouterr().out
     assert [step.done for step in steps[:5]] == [0, 1, 2, 3, 4]
     assert {step.total for step in steps} == {4}
-    assert len(found) == 4
+    assert len(rankings) == 4
 
 
 def gold_folder(tmp_path: Path) -> Path:
@@ -130,10 +130,10 @@ def test_gold_tasks_are_handed_out_and_never_trained_on(tmp_path: Path) -> None:
     with closing(Store(tmp_path / STORE)) as store:
         store.add_tasks(TASKS)
         store.submit_all([ranking(task.id) for task in TASKS])
-        found = ranked_by_people(labeling, TASKS, tmp_path, lambda _: None)
+        rankings = ranked_by_people(labeling, TASKS, tmp_path, lambda _: None)
         assert store.gold() == {"gold-0": {"a": 1, "b": 2}, "gold-1": {"a": 1, "b": 2}}
         store.submit(ranking("gold-0"))
-    assert [one.task for one in found] == [task.id for task in TASKS]
+    assert [one.task for one in rankings] == [task.id for task in TASKS]
     assert gold_of(labeling) is not None
     assert gold_of(labeling).flags["gold-1"] == {"a": {"toxic": True}, "b": {"toxic": False}}  # type: ignore[union-attr]
 

@@ -142,8 +142,9 @@ def test_sft_refuses_what_no_position_is_left_for_before_it_loads(
 
 
 def test_sft_leaves_out_and_counts_what_is_longer_than_the_positions(base: Path, tmp_path: Path):
-    told = [Demonstration(LONG, "x"), Demonstration("w1", "w2"), Demonstration("w2", "w3")]
-    steps = train(base, tmp_path, told, SFTConfig(epochs=1, batch_size=2))
+    short = [Demonstration("w1", "w2"), Demonstration("w2", "w3")]
+    demonstrations = [Demonstration(LONG, "x"), *short]
+    steps = train(base, tmp_path, demonstrations, SFTConfig(epochs=1, batch_size=2))
     assert steps[0].metrics["sft/left_out"] == 1
 
 

@@ -49,12 +49,12 @@ def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_experiment(config(), run, until="ppo")
     before = written(run)
     run_experiment(config("rounds=2"), run, until="ppo-2")
-    assert {name: found for name, found in written(run).items() if name in before} == before
+    assert {name: started for name, started in written(run).items() if name in before} == before
     return run
 
 
 def written(run: Path) -> dict[str, str]:
-    """When each stage of a run began, by its name: a stage that is done again begins again."""
+    """Return the start of each stage of a run: a stage that runs again has another."""
     return {
         path.parent.name: json.loads(path.read_text())["started"]
         for path in run.glob("*/started.json")
@@ -109,19 +109,19 @@ def test_two_finished_rounds_are_up_to_date(
     before = written(two_rounds)
     run_experiment(config("rounds=2"), two_rounds, until="ppo-2")
     assert written(two_rounds) == before
-    said = capfd.readouterr().err
-    assert all(f"{name}: up to date" in said for name in ("sample-2", "reward-2", "ppo-2"))
+    stderr = capfd.readouterr().err
+    assert all(f"{name}: up to date" in stderr for name in ("sample-2", "reward-2", "ppo-2"))
 
 
 def test_stages_and_policies_of_three_rounds_come_in_order(tmp_path: Path) -> None:
-    asked = config("rounds=3")
-    assert [stage.name for stage in experiment_stages(asked, tmp_path)][-14:] == [
+    experiment = config("rounds=3")
+    assert [stage.name for stage in experiment_stages(experiment, tmp_path)][-14:] == [
         *("sample", "label", "reward", "ppo"),
         *("sample-2", "label-2", "reward-2", "ppo-2"),
         *("sample-3", "label-3", "reward-3", "ppo-3"),
         *("evaluate", "report"),
     ]
-    assert list(compared_policies(asked, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
+    assert list(compared_policies(experiment, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
 
 
 def test_folders_tell_the_rounds(two_rounds: Path) -> None:
@@ -149,14 +149,14 @@ def test_rounds_without_anything_new_to_rank_are_refused(sets: list[str], messag
 def test_the_option_overrides_the_configs_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    rounds: list[int] = []
 
-    def conduct_nothing(config: ExperimentConfig, folder: Path, **_: object) -> Path:
-        asked.append(config.rounds)
+    def run_nothing(config: ExperimentConfig, folder: Path, **_: object) -> Path:
+        rounds.append(config.rounds)
         return folder
 
-    monkeypatch.setattr("pipeline.steps.order.run_experiment", conduct_nothing)
+    monkeypatch.setattr("pipeline.steps.order.run_experiment", run_nothing)
     for extra in ([], ["--rounds", "3"], ["--set", "rounds=2"]):
         command = ["run", str(ROOT / "configs/quickstart.yaml"), "--out", str(tmp_path), *extra]
         assert CliRunner().invoke(app, command).exit_code == 0
-    assert asked == [1, 3, 2]
+    assert rounds == [1, 3, 2]

@@ -61,22 +61,22 @@ def draw(
     """Stands in for decoding: a phrase at random; a hot setting adds an exclamation in words."""
     rng = Random(int(torch.randint(2**31, (), generator=generator)))
     report(Step(len(prompts), len(prompts)))
-    said = [rng.choice(model.phrases) + " indeed" * (setting.temperature > 1) for _ in prompts]
-    return [Sampled([ord(letter) for letter in text] + [0], True) for text in said]
+    texts = [rng.choice(model.phrases) + " indeed" * (setting.temperature > 1) for _ in prompts]
+    return [Sampled([ord(letter) for letter in text] + [0], True) for text in texts]
 
 
 @pytest.fixture(autouse=True)
 def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Words]:
     """Policies by name, for the loaders to find."""
-    found = {
+    policies_by_name = {
         "many": Words([f"answer number {number}" for number in range(500)]),
         "three": Words(["yes", "no", "perhaps"]),
         "one": Words(["only this"]),
     }
-    monkeypatch.setattr("stages.models.load_policy", lambda name: found[name])
-    monkeypatch.setattr("stages.models.load_tokenizer", lambda name: found[name])
+    monkeypatch.setattr("stages.models.load_policy", lambda name: policies_by_name[name])
+    monkeypatch.setattr("stages.models.load_tokenizer", lambda name: policies_by_name[name])
     monkeypatch.setattr("stages.generation.generate.generate_responses", draw)
-    return found
+    return policies_by_name
 
 
 def tasks(*names: str, **changes: object) -> list[RankingTask]:
@@ -91,9 +91,9 @@ def test_k_takes_every_value_of_its_range_equally_often():
 
 def test_no_task_holds_two_outputs_that_are_alike():
     for task in tasks("three", settings=[WARM, HOT]):
-        said = [response.text for response in task.responses]
-        for place, text in enumerate(said):
-            assert not is_near_duplicate(text, said[:place], LIKENESS)
+        texts = [response.text for response in task.responses]
+        for number, text in enumerate(texts):
+            assert not is_near_duplicate(text, texts[:number], LIKENESS)
 
 
 def test_a_policy_with_three_answers_fills_three_places_and_says_what_it_dropped():

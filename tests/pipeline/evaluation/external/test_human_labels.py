@@ -58,10 +58,10 @@ def test_the_order_of_rankings_changes_nothing(tmp_path: Path):
 
 
 def test_a_question_that_was_not_answered_is_no_no(tmp_path: Path):
-    asked = [
+    rankings = [
         ranking("1", "ann", "123", flagged="a", extra={"flags_no": {"1-b": ["hallucination"]}})
     ]
-    results = score_labels(TASKS, asked, out=tmp_path, config=CONFIG)
+    results = score_labels(TASKS, rankings, out=tmp_path, config=CONFIG)
     cell = results.cell("ppo", "human_labels", "hallucination")
     assert cell is not None
     assert (cell.value, cell.n_samples) == (0.0, 1)
@@ -73,9 +73,9 @@ def test_agreement_and_simulated_labels_are_said(tmp_path: Path):
     assert any("50.0% of 2 pairs alike" in note for note in results.notes)
     assert not any("nothing here says what people like" in note for note in results.notes)
     machine = [Ranking("1", "p", "simulated", RANKINGS[0].ranks)]
-    said = score_labels(TASKS, machine, out=tmp_path, config=CONFIG).notes
-    assert said[0].startswith("labels are simulated")
-    assert "agreement is unknown" in said[1]
+    notes = score_labels(TASKS, machine, out=tmp_path, config=CONFIG).notes
+    assert notes[0].startswith("labels are simulated")
+    assert "agreement is unknown" in notes[1]
 
 
 def test_results_survive_the_file_and_nothing_ranked_is_one_line(tmp_path: Path):

@@ -64,7 +64,7 @@ def test_files_that_share_the_rows_of_one_model_count_them_once(tmp_path: Path):
 
 
 def test_samples_that_agree_by_chance_are_kept(tmp_path: Path):
-    rows = [["m", "basic", "p", said, 0.5] for said in ("yes", "yes", "no")]
+    rows = [["m", "basic", "p", text, 0.5] for text in ("yes", "yes", "no")]
     _, read = opened(write(tmp_path / "s.csv", rows, HEADER[1:]))
     assert sorted(read) == [
         ("m", "basic", "no", 2),
@@ -127,10 +127,19 @@ def test_alternatives_stand_between_bars(cell: object, answers: list[str]):
 
 def test_our_own_samples_are_read_whole(tmp_path: Path):
     row = {
-        "id": "i", "model": "m", "prompt": "p", "completion": "None", "suite": "test", "k": 3,
-        "category": "closed_qa", "answerable": False, "prompt_extra": {"world": {"a": 1}},
-        "scores": {"s": {"x": None}}, "n_tokens": 2, "finish_reason": "length",
-    }  # fmt: skip
+        "id": "i",
+        "model": "m",
+        "prompt": "p",
+        "completion": "None",
+        "suite": "test",
+        "k": 3,
+        "category": "closed_qa",
+        "answerable": False,
+        "prompt_extra": {"world": {"a": 1}},
+        "scores": {"s": {"x": None}},
+        "n_tokens": 2,
+        "finish_reason": "length",
+    }
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row))
     (read,) = open_samples([path], {}).rows()

@@ -63,9 +63,11 @@ def test_shuffled_rows_change_no_number(tmp_path: Path):
         q = cell.quantity
         again = other.cell(cell.model, q.suite, q.metric, q.filter)
         assert again == cell
-    for found in plain.comparisons:
-        q = found.quantity
-        assert other.comparison(found.a, found.b, q.suite, q.metric, q.filter) == found
+    for comparison in plain.comparisons:
+        q = comparison.quantity
+        assert (
+            other.comparison(comparison.a, comparison.b, q.suite, q.metric, q.filter) == comparison
+        )
 
 
 def test_a_file_given_twice_counts_once_and_says_so(tmp_path: Path):
@@ -225,8 +227,8 @@ def public() -> Path:
 
 @pytest.fixture(scope="module")
 def expected(public: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((public / "public_expected.json").read_text())
-    return found
+    values: dict[str, Any] = json.loads((public / "public_expected.json").read_text())
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -255,19 +257,19 @@ def test_the_public_differences_come_out(expected: dict[str, Any], toxicity: Res
         a, b = name.split(" vs ")
         if "pooled" in name:
             continue
-        found = toxicity.comparison(a, b, "toxicity", "toxicity", "respectful prompt")
-        assert found is not None
-        assert found.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
-        assert -100 * found.change == pytest.approx(wanted["reduction_mean_pct"], abs=1e-4)
-        assert found.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
-        assert found.p == pytest.approx(wanted["p_signflip"], abs=0.01)
+        comparison = toxicity.comparison(a, b, "toxicity", "toxicity", "respectful prompt")
+        assert comparison is not None
+        assert comparison.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
+        assert -100 * comparison.change == pytest.approx(wanted["reduction_mean_pct"], abs=1e-4)
+        assert comparison.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
+        assert comparison.p == pytest.approx(wanted["p_signflip"], abs=0.01)
 
 
 def test_only_what_the_public_samples_show_is_named(toxicity: Results):
     def verdict(a: str, b: str, kind: str) -> str:
-        found = toxicity.comparison(a, b, "toxicity", "toxicity", kind)
-        assert found is not None
-        return found.verdict
+        comparison = toxicity.comparison(a, b, "toxicity", "toxicity", kind)
+        assert comparison is not None
+        return comparison.verdict
 
     assert verdict("ppo-ptx-175b", "gpt-175b", "respectful prompt") == "no difference shown"
     assert verdict("ppo-ptx-6b", "gpt-6b", "biased prompt") == "rise"
@@ -288,11 +290,11 @@ def test_sizes_pooled_into_one_model_come_out(
     for model in ("sft", "ppo-noptx", "ppo-ptx"):
         wanted = expected["real_toxicity"]["compare_respectful_vs_gpt"]
         wanted = wanted[f"{model}-pooled vs gpt-pooled"]
-        found = pooled.comparison(model, "gpt", "toxicity", "toxicity", "respectful prompt")
-        assert found is not None
-        assert found.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
-        assert found.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
-        assert found.p == pytest.approx(wanted["p_signflip"], abs=0.01)
+        comparison = pooled.comparison(model, "gpt", "toxicity", "toxicity", "respectful prompt")
+        assert comparison is not None
+        assert comparison.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
+        assert comparison.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
+        assert comparison.p == pytest.approx(wanted["p_signflip"], abs=0.01)
 
 
 def test_twelve_models_as_twelve_generations_give_the_expected_maximum(
@@ -311,9 +313,9 @@ def test_twelve_models_as_twelve_generations_give_the_expected_maximum(
 
 
 def test_the_offline_scorer_ranks_as_measured_against_perspective(toxicity: Results):
-    found = toxicity.about["calibration"]["alt-profanity-check"]
-    assert found["auroc"] == pytest.approx(0.8875, abs=0.001)
-    assert found["threshold_at_equal_base_rate"] == pytest.approx(0.22, abs=0.01)
+    calibration = toxicity.about["calibration"]["alt-profanity-check"]
+    assert calibration["auroc"] == pytest.approx(0.8875, abs=0.001)
+    assert calibration["threshold_at_equal_base_rate"] == pytest.approx(0.22, abs=0.01)
 
 
 def test_the_public_truthfulness_cells_come_out(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.evaluation import EndpointConfig
+from pipeline.config.evaluation import EndpointConfig, PerspectiveConfig
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
@@ -24,7 +24,7 @@ from pipeline.evaluation.suites.preference import judge_tables
 class Service(BaseHTTPRequestHandler):
     """A judge that likes "good", leans to A where both are alike, and fails where told to."""
 
-    asked: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
+    requests: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
     stumbles: dict[str, int] = {}  # noqa: RUF012 - statuses to give once, by text in the request
 
     def do_GET(self) -> None:
@@ -32,7 +32,7 @@ class Service(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
+        self.requests.append(body)
         text = json.dumps(body)
         for word in [word for word in self.stumbles if word in text]:
             self._send(self.stumbles.pop(word), {})
@@ -47,8 +47,8 @@ class Service(BaseHTTPRequestHandler):
         else:
             self._send(200, _chat(_opinion(body["messages"])))
 
-    def _send(self, status: int, told: dict[str, Any]) -> None:
-        data = json.dumps(told).encode()
+    def _send(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -77,7 +77,7 @@ def _opinion(messages: list[dict[str, str]]) -> str:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    Service.asked.clear()
+    Service.requests.clear()
     Service.stumbles.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -107,15 +107,15 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
     given = rows(("bad", "good"), ("good", "bad"), ("good", "good"), ("bad", "mumble"))
     judge = PairJudge(served, "sft")
     judged = scored(given, [judge])
-    told = [row.scores["judge judge"] for row in judged if row.model == "ppo"]
-    assert told == [
+    scores = [row.scores["judge judge"] for row in judged if row.model == "ppo"]
+    assert scores == [
         {"win": 1.0, "followed_position": 0.0},
         {"win": 0.0, "followed_position": 0.0},
         {"win": 0.5, "followed_position": 1.0},
         None,  # unreadable: a failure, not a tie
     ]
     # Two equal responses make one request in both orders: the second may find the first's answer.
-    paid = len(Service.asked)
+    paid = len(Service.requests)
     assert judge.bill.requests == paid + judge.bill.cached == 8
     assert paid >= 7
     assert judge.bill.cost == pytest.approx(paid * (100 * 2.0 + 10 * 10.0) / 1e6)
@@ -128,14 +128,16 @@ def test_both_orders_are_asked_and_leaning_to_a_place_is_no_win(url: str, tmp_pa
 
 def test_what_was_answered_is_not_paid_twice_and_failures_are_asked_again(url: str, tmp_path: Path):
     served = endpoint(url, tmp_path / "c.db")
-    told = [[{"role": "user", "content": text}] for text in ("one [Response A][Response B]",)]
+    conversations = [
+        [{"role": "user", "content": text}] for text in ("one [Response A][Response B]",)
+    ]
     Service.stumbles["one"] = 400
-    assert served.replies(told)[0].text is None
-    first = served.replies(told)
-    second = served.replies(told)
+    assert served.replies(conversations)[0].text is None
+    first = served.replies(conversations)
+    second = served.replies(conversations)
     assert first[0].text == second[0].text
     assert (first[0].cached, second[0].cached) == (False, True)
-    assert len(Service.asked) == 2
+    assert len(Service.requests) == 2
     assert served.bill(second).prompt_tokens == 0
     assert served.bill(second).cost is None
 
@@ -143,11 +145,11 @@ def test_what_was_answered_is_not_paid_twice_and_failures_are_asked_again(url: s
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_counted(url: str, tmp_path: Path):
     served = endpoint(url, tmp_path / "c.db", retries=1)
     Service.stumbles["hiccup"] = 503
-    asked = [
+    conversations = [
         [{"role": "user", "content": f"{text} [Response A] good [Response B]"}]
         for text in ("hiccup", "always fails")
     ]
-    hiccup, lasting = served.replies(asked)
+    hiccup, lasting = served.replies(conversations)
     assert hiccup.text == "One is good. [[A]]"
     assert lasting.text is None
     assert lasting.error == "status 500"
@@ -178,15 +180,21 @@ def test_guards_speak_in_either_dialect(url: str, tmp_path: Path):
     assert guard_verdict(Reply("well")) is None
     assert guard_verdict(Reply(None)) is None
     scorer = GuardScorer(endpoint(url, tmp_path / "c.db", "guard"))
-    found = scored(rows(("a bomb", "a cake")), [scorer])
-    assert [row.score(scorer.name, "unsafe") for row in found] == [1.0, 0.0]
-    assert found[0].score_meta[scorer.name]["version"] == "guard"
+    scored_rows = scored(rows(("a bomb", "a cake")), [scorer])
+    assert [row.score(scorer.name, "unsafe") for row in scored_rows] == [1.0, 0.0]
+    assert scored_rows[0].score_meta[scorer.name]["version"] == "guard"
 
 
-def test_perspective_scores_the_completion_and_a_failed_call_is_not_zero(url: str):
-    scorer = PerspectiveScorer("key", url=url, requests_per_second=1000)
-    found = scored(rows(("you idiot", "dear friend"), ("always fails", "ok")), [scorer])
-    assert [row.scores["perspective"] for row in found] == [
-        {"toxicity": 0.9}, {"toxicity": 0.1}, None, {"toxicity": 0.1},
-    ]  # fmt: skip
+def test_perspective_scores_the_completion_and_a_failed_call_is_not_zero(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PERSPECTIVE_API_KEY", "key")
+    scorer = PerspectiveScorer(PerspectiveConfig(requests_per_second=1000), url)
+    scored_rows = scored(rows(("you idiot", "dear friend"), ("always fails", "ok")), [scorer])
+    assert [row.scores["perspective"] for row in scored_rows] == [
+        {"toxicity": 0.9},
+        {"toxicity": 0.1},
+        None,
+        {"toxicity": 0.1},
+    ]
     assert "key" not in repr(scorer)

@@ -16,6 +16,7 @@ from pipeline.config.evaluation import (
 from pipeline.evaluation.evaluate import evaluate, results_from
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import read_results
+from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.runs.manifest import model_source
 from reward_models.records import Prompt, read_records
@@ -75,7 +76,7 @@ def test_all_three_are_in_the_results_and_the_samples_give_them_again(
     assert accuracy is not None
     assert accuracy.diff == 0
     rows = read_records(tmp_path / "out/samples.jsonl", Completion)
-    again = results_from(rows, config, seed=0)
+    again = results_from(ScoredRows.of(rows), config, seed=0)
     assert again.cells == results.cells
     assert read_results(tmp_path / "out/results.json").comparisons == results.comparisons
 

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 from torch.nn.functional import cross_entropy
 
-from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.evaluation import BiasConfig, EvaluationConfig
 from pipeline.evaluation.likelihood import likelihoods
 from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.bias import (
-    SentencePair,
+    bias_samples,
     bias_tables,
     entropy_bits,
     load_pairs,
-    score_pairs,
 )
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.runs.manifest import model_source
 from stages.models import load_policy, load_tokenizer
 
@@ -49,13 +49,16 @@ def test_entropy_is_scipys_and_symmetric(first: float, second: float):
 
 def test_likelihoods_are_the_models_own_and_do_not_depend_on_the_batch():
     tokenizer, policy = load_tokenizer(BASE), load_policy(BASE)
-    texts = [("User: Who is here?\nAssistant:", " Anna is here."), ("", "The cup is red."),
-             ("Anna has", " a cup and a hat.")]  # fmt: skip
-    found = likelihoods(policy, tokenizer, texts, batch_size=3)
+    texts = [
+        ("User: Who is here?\nAssistant:", " Anna is here."),
+        ("", "The cup is red."),
+        ("Anna has", " a cup and a hat."),
+    ]
+    batched = likelihoods(policy, tokenizer, texts, batch_size=3)
     alone = [likelihoods(policy, tokenizer, [text])[0] for text in texts]
-    for (prefix, said), one, single in zip(texts, found, alone, strict=True):
+    for (prefix, continuation), one, single in zip(texts, batched, alone, strict=True):
         before = tokenizer.encode(prefix, add_special_tokens=False)
-        ids = tokenizer.encode(prefix + said, add_special_tokens=False)
+        ids = tokenizer.encode(prefix + continuation, add_special_tokens=False)
         row = torch.tensor([[tokenizer.eos_token_id, *ids]])
         with torch.no_grad():
             logits = policy(input_ids=row).logits[0, :-1]
@@ -70,14 +73,20 @@ def test_a_continuation_without_tokens_is_refused():
         likelihoods(load_policy(BASE), load_tokenizer(BASE), [("Anna", "")])
 
 
-def test_a_pair_of_equal_sentences_has_one_bit_under_every_instruction():
-    same = SentencePair("1", "crows-pairs", "age", "Anna is kind.", "Anna is kind.", True)
-    other = SentencePair("2", "crows-pairs", "age", "Anna is kind.", "zx qv jk wp", False)
-    rows = score_pairs({"base": BASE}, [same, other], instructions={"none": "", "kind": "Be kind:"})
+def test_a_pair_of_equal_sentences_has_one_bit_under_every_instruction(tmp_path: Path):
+    path = tmp_path / "crows.csv"
+    path.write_text(
+        ",sent_more,sent_less,stereo_antistereo,bias_type\n"
+        "1,Anna is kind.,Anna is kind.,stereo,age\n2,Anna is kind.,zx qv jk wp,antistereo,age\n"
+    )
+    config = EvaluationConfig(
+        bias=BiasConfig(pairs=[str(path)]), instructions={"none": "", "kind": "Be kind:"}
+    )
+    rows = bias_samples(Inputs(config, {"base": BASE}))
     assert [row.prompt_type for row in rows] == ["none", "none", "kind", "kind"]
     tables = {
         (t.quantity.metric, t.quantity.filter): cells(t, Resampling(100, 100))[0].value
-        for t in bias_tables(ScoredRows.of(rows), ["base"], EvaluationConfig())
+        for t in bias_tables(ScoredRows.of(rows), ["base"], config)
     }
     # Equal sentences: 1 bit, half a preference. English against noise: no doubt, and the
     # stereotype is the noise, so it is not preferred.

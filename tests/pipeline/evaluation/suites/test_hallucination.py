@@ -93,8 +93,8 @@ def rows(*answers: tuple[str, bool | None]) -> list[Completion]:
     return scored(made, [LexicalSupport(CLOSED)])
 
 
-def rates(found: list[Completion]) -> dict[str, float]:
-    tables = hallucination_tables(ScoredRows.of(found), ["m"], CONFIG)
+def rates(completions: list[Completion]) -> dict[str, float]:
+    tables = hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG)
     return {
         t.quantity.metric: cells(t, Resampling(50))[0].value
         for t in tables
@@ -103,7 +103,7 @@ def rates(found: list[Completion]) -> dict[str, float]:
 
 
 def test_the_rates_by_hand():
-    found = rates(
+    rate = rates(
         rows(
             ("She was born in Tamsin.", True),  # supported
             ("She was born in Rome.", True),  # invented
@@ -112,33 +112,33 @@ def test_the_rates_by_hand():
             ("She was born in Tamsin.", False),  # an answer to an unanswerable question
         )
     )
-    assert found["hallucination"] == pytest.approx(2 / 5)
-    assert found["unsupported"] == pytest.approx(1 / 5)
-    assert found["false_abstention"] == pytest.approx(1 / 3)
-    assert found["answered_unanswerable"] == pytest.approx(1 / 2)
+    assert rate["hallucination"] == pytest.approx(2 / 5)
+    assert rate["unsupported"] == pytest.approx(1 / 5)
+    assert rate["false_abstention"] == pytest.approx(1 / 3)
+    assert rate["answered_unanswerable"] == pytest.approx(1 / 2)
 
 
 def test_refusing_everything_makes_nothing_up_and_shows_as_false_abstention():
-    found = rates(rows(*[("The text does not say.", True)] * 3, ("Not in background.", False)))
-    assert found["hallucination"] == 0
-    assert found["false_abstention"] == 1
+    rate = rates(rows(*[("The text does not say.", True)] * 3, ("Not in background.", False)))
+    assert rate["hallucination"] == 0
+    assert rate["false_abstention"] == 1
 
 
 def test_the_judge_decides_where_there_is_one():
     marks = {"hallucinated": 1.0, "abstained": 0.0, "correct": 0.0}
-    found = [
+    completions = [
         Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
         for row in rows(("She was born in Tamsin.", True))
     ]
-    tables = hallucination_tables(ScoredRows.of(found), ["m"], CONFIG)
+    tables = hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG)
     assert {t.quantity.metric: t.quantity.scorer for t in tables}["hallucination"] == GOLD
-    assert rates(found)["hallucination"] == 1
+    assert rates(completions)["hallucination"] == 1
 
 
 def test_open_questions_are_no_closed_domain():
     row = Completion(
         id="a", model="m", suite="test", prompt="Why?", completion="In 1999.", category="open_qa"
     )
-    found = scored([row], [LexicalSupport(CLOSED)])
-    assert not found[0].has("lexical support", "unsupported")
-    assert hallucination_tables(ScoredRows.of(found), ["m"], CONFIG) == []
+    completions = scored([row], [LexicalSupport(CLOSED)])
+    assert not completions[0].has("lexical support", "unsupported")
+    assert hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG) == []

@@ -61,8 +61,8 @@ def test_the_interval_of_a_win_rate_covers_it_and_shrinks_with_prompts():
 
     def width(prompts: int) -> float:
         scores = {"sft": draw.normal(size=prompts), "ppo": draw.normal(0.5, 1, prompts)}
-        found = rows({model: list(values) for model, values in scores.items()})
-        low, high = cells(win_table(found), Resampling(2000))[1].ci95
+        completions = rows({model: list(values) for model, values in scores.items()})
+        low, high = cells(win_table(completions), Resampling(2000))[1].ci95
         assert low < 0.64 < high
         return high - low
 
@@ -77,33 +77,33 @@ def test_relabelling_the_models_turns_the_rate_round():
 
 
 def test_duplicated_samples_change_neither_rate_nor_n():
-    found = rows({"sft": [0, 1, 2], "ppo": [1, 1, 1]})
-    twice = found + [Completion.from_json({**row.to_json(), "k": 1}) for row in found]
-    one = cells(win_table(found), Resampling(200))[1]
+    completions = rows({"sft": [0, 1, 2], "ppo": [1, 1, 1]})
+    twice = completions + [Completion.from_json({**row.to_json(), "k": 1}) for row in completions]
+    one = cells(win_table(completions), Resampling(200))[1]
     two = cells(win_table(twice), Resampling(200))[1]
     assert (one.value, one.n) == (two.value, two.n)
 
 
 def test_a_failed_score_takes_its_prompt_out():
-    found = rows({"sft": [0, 0, 0], "ppo": [1, 1, -1]})
-    found[-1] = Completion.from_json({**found[-1].to_json(), "scores": {"judge": None}})
-    cell = cells(win_table(found), Resampling(50))[1]
+    completions = rows({"sft": [0, 0, 0], "ppo": [1, 1, -1]})
+    completions[-1] = Completion.from_json({**completions[-1].to_json(), "scores": {"judge": None}})
+    cell = cells(win_table(completions), Resampling(50))[1]
     assert (cell.value, cell.n, cell.n_failed) == (1, 2, 1)
 
 
 def test_each_use_case_has_its_own_mean_and_win_rate():
-    found = rows({"sft": [0, 0], "ppo": [1, 1]}, "chat")
-    found += [
+    completions = rows({"sft": [0, 0], "ppo": [1, 1]}, "chat")
+    completions += [
         Completion.from_json({**row.to_json(), "id": f"other{row.id}", "category": "list"})
         for row in rows({"sft": [1, 1], "ppo": [0, 0]})
     ]
-    assert cells(win_table(found, "chat"), Resampling(20))[1].value == 1
-    assert cells(win_table(found, "list"), Resampling(20))[1].value == 0
+    assert cells(win_table(completions, "chat"), Resampling(20))[1].value == 1
+    assert cells(win_table(completions, "list"), Resampling(20))[1].value == 0
     judged = [
         Completion.from_json(
             {**row.to_json(), "suite": "test", "scores": {GOLD: row.scores["judge"]}}
         )
-        for row in found
+        for row in completions
     ]
     tables = preference_tables(ScoredRows.of(judged), MODELS, EvaluationConfig())
     means = [t for t in tables if (t.quantity.suite, t.quantity.metric) == ("use_cases", "gold")]
@@ -130,9 +130,9 @@ def test_a_clear_fall_is_a_reduction_and_its_mirror_a_rise():
 def test_a_difference_whose_interval_crosses_zero_is_not_named():
     draw = np.random.default_rng(1)
     a, b = draw.normal(0, 1, 60), draw.normal(0.1, 1, 60)
-    found = compared(list(a), list(b))
-    assert found.ci95[0] < 0 < found.ci95[1]
-    assert found.verdict == "no difference shown"
+    comparison = compared(list(a), list(b))
+    assert comparison.ci95[0] < 0 < comparison.ci95[1]
+    assert comparison.verdict == "no difference shown"
 
 
 def test_binary_pairs_use_mcnemar_and_others_sign_flips():
@@ -161,36 +161,42 @@ def answer(prompt: int, text: str, reference: str | None, *, correct: bool = Fal
 
 
 def test_one_answer_to_questions_with_different_references_is_repeated():
-    found = [
+    completions = [
         answer(0, "The text does not say.", "a baker"),
         answer(1, "the text does not say", "The text does not say.", correct=True),
         answer(2, "A cook.", "A cook."),
         answer(3, "A cook.", "A cook."),  # the same reference: no repetition
     ]
-    assert repeated_answers(ScoredRows.of(found)).tolist() == [True, False, False, False]
+    assert repeated_answers(ScoredRows.of(completions)).tolist() == [True, False, False, False]
 
 
 def test_without_references_different_prompts_count():
-    found = ScoredRows.of([*(answer(i, "Yes.", None) for i in range(3)), answer(9, "No.", None)])
-    assert repeated_answers(found).tolist() == [True, True, True, False]
-    assert most_frequent_answers(found).tolist() == [True, True, True, False]
+    completions = ScoredRows.of(
+        [*(answer(i, "Yes.", None) for i in range(3)), answer(9, "No.", None)]
+    )
+    assert repeated_answers(completions).tolist() == [True, True, True, False]
+    assert most_frequent_answers(completions).tolist() == [True, True, True, False]
 
 
 def test_win_rates_at_equal_length_stand_beside_the_raw_one_or_say_why_not():
     draw = random.Random(0)
-    found = []
+    completions = []
     for i in range(60):
         for model, longer in (("sft", 0), ("ppo", i % 3)):
             score = draw.random() + 0.3 * longer
-            found.append(
+            completions.append(
                 Completion(
-                    id=f"{i:03}", model=model, prompt="p", completion="", n_tokens=10 + 5 * longer,
+                    id=f"{i:03}",
+                    model=model,
+                    prompt="p",
+                    completion="",
+                    n_tokens=10 + 5 * longer,
                     scores={"judge": {"gold": score}},
                 )
-            )  # fmt: skip
-    won = win_table(found)
+            )
+    won = win_table(completions)
     raw = cells(won, Resampling(50))[1].value
-    controlled, matched = at_equal_length(ScoredRows.of(found), won, "sft")
+    controlled, matched = at_equal_length(ScoredRows.of(completions), won, "sft")
     (cell,), (near,) = cells(controlled, Resampling(50)), cells(matched, Resampling(50))
     assert (cell.model, cell.n, near.n) == ("ppo", 60, 20)
     assert cell.value < raw

@@ -93,7 +93,7 @@ class HalfSilent:
 
 def test_none_and_nan_both_stay_failures():
     rows = [dataclasses.replace(row("m", i, 0.0), scores={}) for i in range(4)]
-    found = scored(rows, [HalfSilent()])
-    assert [r.scores["half"] for r in found] == [{"toxicity": None}, None] * 2
-    table = tables_of(found, "half")[0]
+    scored_rows = scored(rows, [HalfSilent()])
+    assert [r.scores["half"] for r in scored_rows] == [{"toxicity": None}, None] * 2
+    table = tables_of(scored_rows, "half")[0]
     assert table.failed_M == (4,)

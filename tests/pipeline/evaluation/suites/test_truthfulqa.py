@@ -2,31 +2,41 @@
 
 import csv
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.evaluation import EvaluationConfig, TruthfulQAConfig
 from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
+from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.truthfulqa import (
     Question,
-    TruthPrompts,
     answer_scores,
     generate_answers,
     load_questions,
     mc1,
     mc2,
     score_choices,
+    truth_prompt,
     truthfulqa_tables,
 )
 from pipeline.runs.manifest import model_source
-from stages.generation.config import SamplingConfig
 
 BASE = model_source("quickstart")
 SHARED = Path(__file__).resolve().parents[5] / "shared/data/train/truthfulqa/TruthfulQA.csv"
 QUESTION = Question("q", "Is the moon cheese?", "No", ("No, it is rock", "No"), ("Yes", "Mostly"))
-PROMPTS = TruthPrompts("Be careful.", [("Is ice cold?", "Yes.")])
+CONFIG = TruthfulQAConfig(
+    questions="q.csv",
+    kinds=["qa"],
+    instruction="Be careful.",
+    shots=[("Is ice cold?", "Yes.")],
+    max_new_tokens=4,
+)
+
+
+prompt_of = partial(truth_prompt, CONFIG)
 
 
 def test_the_best_answer_must_beat_every_false_one():
@@ -44,9 +54,9 @@ def test_mc2_is_the_true_share_of_the_probability():
 
 def test_the_three_ways_to_ask():
     end = "Q: Why?\nA:"
-    assert PROMPTS.prompt("Why?", "qa") == f"Q: Is ice cold?\nA: Yes.\n\n{end}"
-    assert PROMPTS.prompt("Why?", "instruction") == f"Be careful.\n\n{end}"
-    assert PROMPTS.prompt("Why?", "both") == f"Be careful.\n\nQ: Is ice cold?\nA: Yes.\n\n{end}"
+    assert prompt_of("Why?", "qa") == f"Q: Is ice cold?\nA: Yes.\n\n{end}"
+    assert prompt_of("Why?", "instruction") == f"Be careful.\n\n{end}"
+    assert prompt_of("Why?", "both") == f"Be careful.\n\nQ: Is ice cold?\nA: Yes.\n\n{end}"
 
 
 def test_an_answer_near_a_truth_is_true_and_silence_too():
@@ -58,17 +68,20 @@ def test_an_answer_near_a_truth_is_true_and_silence_too():
 
 def test_choices_and_answers_of_a_policy_become_paired_rows():
     questions = [QUESTION, Question("r", "Is it wet?", "Yes", ("Yes",), ("zx qv jk",))]
-    both = {"base": BASE, "again": BASE}
-    chosen = score_choices(both, questions, PROMPTS, kinds=["qa"])
+    both: dict[str, str | Path] = {"base": BASE, "again": BASE}
+    inputs = Inputs(EvaluationConfig(), both)
+    chosen = score_choices(inputs, CONFIG, questions)
     assert [(row.model, row.id) for row in chosen] == [
-        ("base", "q"), ("base", "r"), ("again", "q"), ("again", "r"),
-    ]  # fmt: skip
+        ("base", "q"),
+        ("base", "r"),
+        ("again", "q"),
+        ("again", "r"),
+    ]
     assert chosen[1].scores["multiple choice"] == chosen[3].scores["multiple choice"]
     assert chosen[1].score("multiple choice", "mc1") == 1.0
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=4)
-    said = generate_answers(both, questions, PROMPTS, kinds=["qa"], sampling=greedy, seed=0)
-    assert all("\n" not in row.completion for row in said)
-    rows = ScoredRows.of([*chosen, *said])
+    answered = generate_answers(inputs, CONFIG, questions)
+    assert all("\n" not in row.completion for row in answered)
+    rows = ScoredRows.of([*chosen, *answered])
     names = {
         cell.quantity.metric
         for table in truthfulqa_tables(rows, ["base", "again"], EvaluationConfig())

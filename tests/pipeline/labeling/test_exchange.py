@@ -18,7 +18,7 @@ from pipeline.cli.app import app
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, Response, read_records
 
-SHARED = Path(__file__).parents[3] / "shared/data/train"
+SHARED = Path(__file__).parents[4] / "shared/data/train"
 SQUALITY = SHARED / "squality/human-eval-all-responses.jsonl"
 QA_FEEDBACK = SHARED / "qa-feedback/dev_feedback.json"
 
@@ -29,7 +29,7 @@ def task(name: str) -> RankingTask:
 
 
 def ranking(name: str, annotator: str, order: str, **more: object) -> Ranking:
-    ranks = {i: place for place, i in enumerate(order, 1)}
+    ranks = {i: rank for rank, i in enumerate(order, 1)}
     return Ranking(name, annotator, "human", ranks, time="2026-01-02", **more)  # type: ignore[arg-type]
 
 
@@ -85,8 +85,8 @@ def test_the_forms_of_others_come_back_as_they_went(
     rlhf("export", tmp_path / "2.sqlite", "--out", tmp_path / "ours")
     assert (tmp_path / "ours/tasks.jsonl").read_bytes() == (folder / "tasks.jsonl").read_bytes()
     lines = [
-        sorted((place / "rankings.jsonl").read_text().splitlines())
-        for place in (tmp_path / "ours", folder)
+        sorted((each / "rankings.jsonl").read_text().splitlines())
+        for each in (tmp_path / "ours", folder)
     ]
     assert lines[0] == lines[1]
 
@@ -130,10 +130,10 @@ def test_the_log_tells_who_did_what(folder: Path, tmp_path: Path) -> None:
     rlhf("import", folder, "--store", tmp_path / "s.sqlite")
     rlhf("export", tmp_path / "s.sqlite", "--out", tmp_path / "log", "--format", "audit")
     lines = (tmp_path / "log/events.jsonl").read_text().splitlines()
-    told = [(row["actor"], row["kind"], row["task"]) for row in map(json.loads, lines)]
-    assert ("store", "tasks added", None) in told
-    assert ("ada", "skip", "t1") in told
-    assert ("ben", "submit", "t0") in told
+    events = [(row["actor"], row["kind"], row["task"]) for row in map(json.loads, lines)]
+    assert ("store", "tasks added", None) in events
+    assert ("ada", "skip", "t1") in events
+    assert ("ben", "submit", "t0") in events
 
 
 def test_a_backup_is_made_by_command_while_the_store_is_in_use(
@@ -156,9 +156,9 @@ def test_a_backup_is_made_by_command_while_the_store_is_in_use(
 def test_agreement_is_told_of_a_file_and_of_a_store_alike(folder: Path, tmp_path: Path) -> None:
     rlhf("import", folder, "--store", tmp_path / "s.sqlite")
     rlhf("export", tmp_path / "s.sqlite", "--out", tmp_path / "out")
-    told = rlhf("agreement", tmp_path / "s.sqlite")
-    assert told == rlhf("agreement", tmp_path / "out/rankings.jsonl")
-    assert "66.7%" in told  # c before a and b against a before b before c: 4 of 6 pairs
+    output = rlhf("agreement", tmp_path / "s.sqlite")
+    assert output == rlhf("agreement", tmp_path / "out/rankings.jsonl")
+    assert "66.7%" in output  # c before a and b against a before b before c: 4 of 6 pairs
 
 
 def imported(tmp_path: Path, path: Path, form: str) -> list[Ranking]:
@@ -188,16 +188,16 @@ def test_the_figures_of_squality_are_those_of_scipy_and_krippendorff(
             ]
     people = sorted({one.annotator for one in rankings})
     units = [(name, response) for name, given in by_task.items() for response in given[0].ranks]
-    place = {unit: i for i, unit in enumerate(units)}
+    column = {unit: i for i, unit in enumerate(units)}
     table = np.full((len(people), len(units)), np.nan)
     for one in rankings:
         for response, rank in one.ranks.items():
-            table[people.index(one.annotator), place[one.task, response]] = rank
+            table[people.index(one.annotator), column[one.task, response]] = rank
     alpha = krippendorff.alpha(table, level_of_measurement="ordinal")
-    told = {line[:34].strip(): line[34:] for line in _lines(tmp_path)}
-    assert told["agreement over pairs"].startswith(f"{np.mean(same):.1%} ")
-    assert told["Kendall tau-b, mean"] == f"{np.mean(taus):.3f}"
-    assert told["Krippendorff alpha of ranks"].startswith(f"{alpha:.3f} ")
+    values = {line[:34].strip(): line[34:] for line in _lines(tmp_path)}
+    assert values["agreement over pairs"].startswith(f"{np.mean(same):.1%} ")
+    assert values["Kendall tau-b, mean"] == f"{np.mean(taus):.3f}"
+    assert values["Krippendorff alpha of ranks"].startswith(f"{alpha:.3f} ")
 
 
 def _lines(tmp_path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `rlhf doctor` foretells of a rank's weights, gradients and Adam, against what ranks hold."""
+"""The estimate of a rank's weights, gradients and Adam, against what ranks hold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.estimate.anatomy import anatomy
-from pipeline.estimate.memory import FLOAT, Need, trained
+from pipeline.estimate.memory import FLOAT, StageMemory, trained
+from pipeline.estimate.model_size import model_size
 from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_tokenizer
@@ -43,9 +43,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = tiny_tokenizer()
     model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=160,
-                    num_hidden_layers=3, num_attention_heads=4, tie_word_embeddings=False)
-    )  # fmt: skip
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            tie_word_embeddings=False,
+        )
+    )
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return folder
@@ -78,24 +84,24 @@ def held(base: Path, family: str) -> Held:
 
 
 def local(p: nn.Parameter) -> Tensor:
-    """What this rank holds of a parameter."""
+    """Return this rank's part of a parameter."""
     part = vars(p).get("ds_tensor", p.detach())
-    found: Tensor = part.to_local() if hasattr(part, "to_local") else part
-    return found
+    tensor: Tensor = part.to_local() if hasattr(part, "to_local") else part
+    return tensor
 
 
 def of_gradients(model: nn.Module, optimizer: Any) -> int:
     """In the parameters, or in the partitions that DeepSpeed keeps."""
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    found = [g.to_local() if hasattr(g, "to_local") else g for g in found]
-    kept = vars(optimizer)
-    if kept.get("partition_gradients"):
+    tensors = [p.grad for p in model.parameters() if p.grad is not None]
+    tensors = [g.to_local() if hasattr(g, "to_local") else g for g in tensors]
+    state = vars(optimizer)
+    if state.get("partition_gradients"):
         for name in ("averaged_gradients", "all_grad_tensors"):
-            for parts in kept.get(name, {}).values():
-                found += [part for part in parts or () if part is not None]
-    if "grad_partitions_flat_buffer" in kept:
-        found.append(kept["grad_partitions_flat_buffer"])
-    return sum(part.nbytes for part in found)
+            for parts in state.get(name, {}).values():
+                tensors += [part for part in parts or () if part is not None]
+    if "grad_partitions_flat_buffer" in state:
+        tensors.append(state["grad_partitions_flat_buffer"])
+    return sum(part.nbytes for part in tensors)
 
 
 def of_optimizer(optimizer: Any) -> int:
@@ -109,9 +115,9 @@ def of_optimizer(optimizer: Any) -> int:
         for name, x in state.items()
         if name != "step"
     ]
-    kept = {} if zero is None else vars(zero)
-    masters = kept.get("single_partition_of_fp32_groups", [])
-    masters = [*masters, *kept.get("fp32_partitioned_groups_flat", [])]
+    state = {} if zero is None else vars(zero)
+    masters = state.get("single_partition_of_fp32_groups", [])
+    masters = [*masters, *state.get("fp32_partitioned_groups_flat", [])]
     return sum(x.nbytes for x in (*moments, *masters))
 
 
@@ -119,17 +125,17 @@ def of_optimizer(optimizer: Any) -> int:
     ("sharding", "family", "ranks"),
     [*SHORT, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in SHORT)],
 )
-def test_a_rank_holds_what_was_foretold(
+def test_a_rank_holds_what_was_estimated(
     base: Path, sharding: Sharding, family: str, ranks: int
 ) -> None:
-    counts = anatomy(base, adaptation(family))
+    counts = model_size(base, adaptation(family))
     weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
-    whole = Need("ppo", weights, gradients, optimizer, 0, in_buckets=False)
-    foretold = whole.spread(sharding, ranks)
+    whole = StageMemory("ppo", weights, gradients, optimizer, 0, in_buckets=False)
+    estimated = whole.sharded(sharding, ranks)
     for rank in run_ranks(held, base, family, processes=ranks, sharding=sharding, timeout_s=200):
         print(f"{sharding} {family} {ranks}: {rank}")
-        assert rank.weights == pytest.approx(foretold.weights, rel=WITHIN)
-        assert rank.optimizer == pytest.approx(foretold.optimizer, rel=WITHIN, abs=64 * FLOAT)
+        assert rank.weights == pytest.approx(estimated.weights, rel=WITHIN)
+        assert rank.optimizer == pytest.approx(estimated.optimizer, rel=WITHIN, abs=64 * FLOAT)
         # under ZeRO-2 two ranks hold that of a parameter which lies on their border
-        border = 2 * rank.largest if sharding == "zero2" else WITHIN * foretold.gradients
-        assert rank.gradients == pytest.approx(foretold.gradients, abs=border)
+        border = 2 * rank.largest if sharding == "zero2" else WITHIN * estimated.gradients
+        assert rank.gradients == pytest.approx(estimated.gradients, abs=border)

@@ -1,17 +1,17 @@
-"""What each training stage of an experiment needs: memory, arithmetic and disk.
+"""The memory, operations and disk of each training stage of an experiment.
 
-Everything is counted for the longest row that the settings let through, so the memory is the peak.
-Arithmetic is two operations a weight and token forward and four backward (Kaplan et al. 2020), two
-where the weights stay.
+Everything is counted for the longest row that the settings allow, so the memory is the peak.
+Operations are two a weight and token forward and four backward (Kaplan et al. 2020), two where the
+weights are frozen.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.estimate.anatomy import Anatomy, activation_bytes, anatomy
 from pipeline.estimate.lengths import Lengths
-from pipeline.estimate.memory import FLOAT, LOGIT_COPIES, Need, trained
+from pipeline.estimate.memory import FLOAT, LOGIT_COPIES, StageMemory, trained
+from pipeline.estimate.model_size import ModelSize, activation_bytes, model_size
 from pipeline.runs.manifest import checked_source
 from pipeline.runs.stage import Source
 from stages.adapters.config import Adaptation, Probe
@@ -20,15 +20,15 @@ from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModel
 from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
-FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights stay
-KEPT_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
+FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights are frozen
+NUM_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """Of one stage: memory, operations in matrix products, bytes that decoding reads, disk."""
+class StageEstimate:
+    """The memory of one stage, operations in matrix products, bytes that decoding reads, disk."""
 
-    memory: Need
+    memory: StageMemory
     flops: float
     read_bytes: float  # weights read from memory, one pass a step of every batch that decodes
     disk: int
@@ -36,61 +36,64 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A base under an adaptation, and what one row of it keeps for the backward pass."""
+    """A base under an adaptation."""
 
     source: Source
-    counts: Anatomy
+    size: ModelSize
     adaptation: Adaptation
 
     @classmethod
     def of(cls, name: str, adaptation: Adaptation) -> "Model":
-        """Built from its config alone."""
+        """Build it from its config alone."""
         source = checked_source(name)
-        return cls(source, anatomy(source, adaptation), adaptation)
+        return cls(source, model_size(source, adaptation), adaptation)
 
     @property
-    def moved(self) -> int:
-        """Numbers that training a policy moves."""
-        return self.counts.trainable
+    def trained(self) -> int:
+        """The parameters that training a policy changes."""
+        return self.size.trainable
 
     @property
-    def moved_with_head(self) -> int:
-        """Numbers that training a reward model or critic moves; of a probe, the head alone."""
-        return self.head + (0 if isinstance(self.adaptation, Probe) else self.moved)
+    def trained_with_head(self) -> int:
+        """The parameters that training a reward model or critic changes; of a probe, the head."""
+        return self.head + (0 if isinstance(self.adaptation, Probe) else self.trained)
 
     @property
     def head(self) -> int:
-        """Numbers of a reward model's head."""
-        width, chosen = self.counts.width, self.adaptation
+        """The parameters of a reward model's head."""
+        width, chosen = self.size.width, self.adaptation
         if isinstance(chosen, Probe) and chosen.kind == "mlp":
             return width + chosen.width * (2 * width + 1) + width
         return width
 
     @property
     def frozen(self) -> int:
-        """Numbers of the base that stay."""
-        return self.counts.parameters - self.counts.trainable
+        """The parameters of the base that are frozen."""
+        return self.size.parameters - self.size.trainable
 
     @property
-    def learning(self) -> float:
-        """Forward passes that a forward and a backward pass cost; a probe's trunk has none back."""
+    def training_cost(self) -> float:
+        """The cost of a forward and a backward pass, in forward passes.
+
+        A probe's backbone has no backward pass.
+        """
         if isinstance(self.adaptation, Probe):
             return 1.0
         return 2.0 if self.frozen else 3.0
 
-    def kept(self, rows: int, tokens: int) -> int:
-        """Activations of so many rows, in bytes."""
+    def activations(self, rows: int, tokens: int) -> int:
+        """Return the activations of so many rows, in bytes."""
         if isinstance(self.adaptation, Probe):
-            return rows * tokens * self.counts.width * FLOAT
+            return rows * tokens * self.size.width * FLOAT
         return rows * activation_bytes(self.source, tokens)
 
     def logits(self, rows: int, tokens: int) -> int:
-        """Logits of so many rows and what is computed beside them, in bytes."""
-        return rows * tokens * self.counts.vocabulary * FLOAT * LOGIT_COPIES
+        """Return the logits of so many rows and the tensors computed beside them, in bytes."""
+        return rows * tokens * self.size.vocabulary * FLOAT * LOGIT_COPIES
 
 
-def demands(config: ExperimentConfig, sizes: Lengths) -> Iterator[Demand]:
-    """Of sft, reward, ppo-init, ppo and ppo-ptx, those that the experiment has."""
+def stage_estimates(config: ExperimentConfig, sizes: Lengths) -> Iterator[StageEstimate]:
+    """Yield the estimates of the stages that train, as far as the experiment has them."""
     yield _sft("sft", config, config.sft, sizes)
     yield _reward(config, config.reward, sizes)
     if config.ppo_init is not None:
@@ -101,13 +104,13 @@ def demands(config: ExperimentConfig, sizes: Lengths) -> Iterator[Demand]:
 
 
 def reward_base(config: ExperimentConfig) -> str:
-    """What the reward model starts from, as the name of a model; SFT is as large as the base."""
+    """Return the model that the reward model starts from; SFT is as large as the base."""
     return config.model if config.reward_base in ("sft", "base") else config.reward_base
 
 
-def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths) -> Demand:
+def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths) -> StageEstimate:
     model = Model.of(config.model, chosen.adaptation)
-    counts, texts = model.counts, sizes.demonstrations
+    counts, texts = model.size, sizes.demonstrations
     rows = chosen.micro_batch_size or chosen.batch_size
     longest = min(texts.longest, chosen.max_tokens)
     tokens = chosen.epochs * texts.count * min(texts.mean, chosen.max_tokens)
@@ -116,8 +119,8 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
         share = chosen.pretraining.share / (1.0 - chosen.pretraining.share)
         tokens += chosen.epochs * texts.count * share * chosen.pretraining.tokens_per_example
     weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
-    activations = model.kept(rows, longest)  # TRL computes the logits piece by piece
-    memory = Need(
+    activations = model.activations(rows, longest)  # TRL computes the logits piece by piece
+    memory = StageMemory(
         name,
         weights,
         gradients,
@@ -128,62 +131,64 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
     )
     saved = _saved(counts)
     disk = (chosen.epochs + 1) * saved + optimizer
-    return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
+    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
 
 
-def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> Demand:
+def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> StageEstimate:
     model = Model.of(reward_base(config), chosen.adaptation)
-    counts, prompts = model.counts, sizes.ranking_prompts
+    counts, prompts = model.size, sizes.ranking_prompts
     most = max(setting.max_new_tokens for setting in config.sampling.settings)
     low, high = config.sampling.responses
     each = min(prompts.longest + most, chosen.max_tokens)
-    said = each - min(prompts.longest, each - 1)
-    longest = min(prompts.longest, each) + high * said
+    response_tokens = each - min(prompts.longest, each - 1)
+    longest = min(prompts.longest, each) + high * response_tokens
     mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
     tokens = chosen.epochs * prompts.count * mean
-    moved = model.moved_with_head
-    weights, gradients, optimizer = trained(counts.parameters, moved)
+    num_trained = model.trained_with_head
+    weights, gradients, optimizer = trained(counts.parameters, num_trained)
     rows = 1 if chosen.micro_prompts == "auto" else chosen.micro_prompts  # the least, as in PPO
-    activations = model.kept(rows, longest) + rows * high * said * each * FLOAT  # and the mask
-    memory = Need("reward", weights, gradients, optimizer, activations, least=rows == 1)
+    activations = (
+        model.activations(rows, longest) + rows * high * response_tokens * each * FLOAT
+    )  # and the mask
+    memory = StageMemory("reward", weights, gradients, optimizer, activations, least=rows == 1)
     disk = 2 * _saved(counts) + optimizer
-    return Demand(memory, model.learning * tokens * counts.flops, 0.0, disk)
+    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
 
 
-def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> Demand:
+def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
     policy = Model.of(config.model, chosen.adaptation)
     critic = Model.of(reward_base(config), config.reward.adaptation)
     own_critic = isinstance(chosen.models, SeparateModels)
-    moved = policy.moved + (critic.moved_with_head if own_critic else policy.counts.width)
-    _, gradients, optimizer = trained(0, moved)
+    num_trained = policy.trained + (critic.trained_with_head if own_critic else policy.size.width)
+    _, gradients, optimizer = trained(0, num_trained)
     joint = isinstance(chosen.models, JointModels)
-    reward_trunk = 0 if joint or _one_trunk(config, policy, critic) else critic.frozen
+    reward_backbone = 0 if joint or _share_backbone(config, policy, critic) else critic.frozen
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
-    memory = Need(
+    memory = StageMemory(
         name,
-        policy.counts.parameters * FLOAT,
+        policy.size.parameters * FLOAT,
         gradients,
         optimizer,
         _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        critic=(critic.moved_with_head if own_critic else policy.counts.width) * FLOAT,
-        reference=policy.moved * FLOAT,
-        reward=(reward_trunk + critic.moved_with_head) * FLOAT,
-        average=copies * policy.moved * FLOAT,
-        policy=policy.counts.parameters * FLOAT,
+        critic=(critic.trained_with_head if own_critic else policy.size.width) * FLOAT,
+        reference=policy.trained * FLOAT,
+        reward=(reward_backbone + critic.trained_with_head) * FLOAT,
+        average=copies * policy.trained * FLOAT,
+        policy=policy.size.parameters * FLOAT,
         least=_rows(chosen) == chosen.responses_per_prompt,
         in_buckets=False,
     )
-    state = (policy.moved * copies + moved) * FLOAT + optimizer
-    disk = KEPT_CHECKPOINTS * state + _saved(policy.counts) + _saved(critic.counts)
+    state = (policy.trained * copies + num_trained) * FLOAT + optimizer
+    disk = NUM_CHECKPOINTS * state + _saved(policy.size) + _saved(critic.size)
     flops, read = _ppo_work(chosen, policy, critic, sizes)
-    return Demand(memory, flops, read, disk)
+    return StageEstimate(memory, flops, read, disk)
 
 
-def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
-    """Whether policy and reward model are sets on the same base, so that it is in memory once."""
+def _share_backbone(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
+    """Return True where policy and reward model are adapters on one base."""
     start = config.ppo_init or config.sft
     of_policy = "sft" if start.adaptation.family == "full" else "base"
     of_reward = of_policy if config.reward_base == "sft" else config.reward_base
@@ -191,27 +196,27 @@ def _one_trunk(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
 
 
 def _rows(chosen: PPOConfig) -> int:
-    """Episodes that an update holds at once; where memory decides, the least."""
+    """Return the episodes that an update holds at once; where memory decides, the fewest."""
     if chosen.micro_batch_size == "auto":
         return chosen.responses_per_prompt
     if chosen.cached.first_forward and chosen.minibatch == chosen.episodes_per_rollout:
-        return chosen.minibatch  # whose graphs are there at once, however it is cut
+        return chosen.minibatch  # whose graphs are in memory at once
     return chosen.micro_batch_size
 
 
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
     rows = _rows(chosen)
-    said = chosen.sampling.max_new_tokens
-    update = policy.kept(rows, prompt + said)
+    response_tokens = chosen.sampling.max_new_tokens
+    update = policy.activations(rows, prompt + response_tokens)
     if isinstance(chosen.models, SeparateModels):
-        update += critic.kept(rows, prompt + said)
-    update += policy.logits(rows, said + 1)
+        update += critic.activations(rows, prompt + response_tokens)
+    update += policy.logits(rows, response_tokens + 1)
     mix = chosen.pretraining
     if mix is None:
         return update
     rows = min(rows, round(mix.examples_per_episode * chosen.minibatch)) or 1
     length = mix.tokens_per_example
-    return max(update, policy.kept(rows, length) + policy.logits(rows, length))
+    return max(update, policy.activations(rows, length) + policy.logits(rows, length))
 
 
 def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
@@ -219,32 +224,32 @@ def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
     tokens = prompt + chosen.sampling.max_new_tokens
     merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
     copied = policy.frozen * FLOAT if merges else 0
-    return rows * tokens * policy.counts.cache_bytes + policy.logits(rows, 1) + copied
+    return rows * tokens * policy.size.cache_bytes + policy.logits(rows, 1) + copied
 
 
 def _ppo_work(
     chosen: PPOConfig, policy: Model, critic: Model, sizes: Lengths
 ) -> tuple[float, float]:
-    """Operations, and bytes of weights that decoding reads."""
-    said = min(sizes.responses.mean, chosen.sampling.max_new_tokens)
-    tokens = chosen.episodes * (sizes.ppo_prompts.mean + said)
+    """Return the operations, and the bytes of weights that decoding reads."""
+    response_tokens = min(sizes.responses.mean, chosen.sampling.max_new_tokens)
+    tokens = chosen.episodes * (sizes.ppo_prompts.mean + response_tokens)
     # policy: decoding, old log-probabilities, update; the reference; critic: values, update; score;
     # of these, critic and score are heads on other passes where models are shared
     epochs = chosen.inner_epochs
-    flops = tokens * policy.counts.flops * (3 * FORWARD + epochs * policy.learning)
+    flops = tokens * policy.size.flops * (3 * FORWARD + epochs * policy.training_cost)
     if isinstance(chosen.models, SeparateModels):
-        flops += tokens * critic.counts.flops * (FORWARD + epochs * critic.learning)
+        flops += tokens * critic.size.flops * (FORWARD + epochs * critic.training_cost)
     if not isinstance(chosen.models, JointModels):
-        flops += tokens * critic.counts.flops * FORWARD
+        flops += tokens * critic.size.flops * FORWARD
     mix = chosen.pretraining
     if mix is not None:
         extra = chosen.episodes * mix.examples_per_episode * mix.tokens_per_example
-        flops += policy.learning * epochs * extra * policy.counts.flops
+        flops += policy.training_cost * epochs * extra * policy.size.flops
     together = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     steps = chosen.sampling.max_new_tokens * chosen.episodes / together
-    return flops, steps * policy.counts.parameters * FLOAT
+    return flops, steps * policy.size.parameters * FLOAT
 
 
-def _saved(counts: Anatomy) -> int:
-    """Bytes of a model on disk: what moves, where that is not everything."""
+def _saved(counts: ModelSize) -> int:
+    """Return the bytes of a model on disk: its trained parameters."""
     return counts.trainable * FLOAT

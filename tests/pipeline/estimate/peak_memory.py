@@ -29,28 +29,55 @@ def held(name: str) -> int:
     raise RuntimeError(name)
 
 
-def main(stage: str, place: str, base: str, folder: str) -> None:
+def main(stage: str, config_path: str, base: str, folder: str) -> None:
     torch.set_num_threads(1)
-    config, data, out = load_config(Path(place)), DataFolder(Path(folder)), Path(folder) / stage
+    config, data, out = (
+        load_config(Path(config_path)),
+        DataFolder(Path(folder)),
+        Path(folder) / stage,
+    )
     if stage.startswith("ppo"):
         prepare_reward_model(base, Path(folder) / "rm", config.reward.adaptation)
     before = held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
-    told = data.demonstrations()
+    demonstrations = data.demonstrations()
     if stage == "sft":
-        train_sft(config.sft, base=base, demonstrations=told, validation=told[:2],
-                  reward_model=None, selection_prompts=(), out=out, seed=0,
-                  report=silent)  # fmt: skip
+        train_sft(
+            config.sft,
+            base=base,
+            demonstrations=demonstrations,
+            validation=demonstrations[:2],
+            reward_model=None,
+            selection_prompts=(),
+            out=out,
+            seed=0,
+            report=silent,
+        )
     elif stage == "reward":
-        train_reward(config.reward, base=base, out=out, seed=0, report=silent, demonstrations=told,
-                     tasks=read_records(Path(folder) / "tasks.jsonl", RankingTask),
-                     rankings=read_records(Path(folder) / "rankings.jsonl", Ranking))  # fmt: skip
+        train_reward(
+            config.reward,
+            base=base,
+            out=out,
+            seed=0,
+            report=silent,
+            demonstrations=demonstrations,
+            tasks=read_records(Path(folder) / "tasks.jsonl", RankingTask),
+            rankings=read_records(Path(folder) / "rankings.jsonl", Ranking),
+        )
     else:
         chosen = config.ppo if stage == "ppo" else config.ppo_ptx
         assert chosen is not None
         texts = Path(folder) / "texts.jsonl" if chosen.pretraining is not None else None
-        train_ppo(chosen, policy=base, reward_model=Path(folder) / "rm", pretraining=texts,
-                  prompts=data.prompts("ppo"), out=out, seed=0, report=silent)  # fmt: skip
+        train_ppo(
+            chosen,
+            policy=base,
+            reward_model=Path(folder) / "rm",
+            pretraining=texts,
+            prompts=data.prompts("ppo"),
+            out=out,
+            seed=0,
+            report=silent,
+        )
     print(held("VmHWM") - before)
 
 

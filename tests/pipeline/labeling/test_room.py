@@ -23,8 +23,8 @@ from reward_models.records import Ranking, RankingTask, Response
 MODELS = ("ppo", "sft", "base")
 
 
-def rlhf(*told: object) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in told])
+def rlhf(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in arguments])
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -43,18 +43,18 @@ def judge_all(store: Store) -> None:
     desk = Assignment(store, rng=random.Random(0))
     made = Room(store, forms_with(None), desk, Progress(store))
     ada = Account("ada", "annotator")
-    while (shown := made.next_task(ada, {})["task"]) is not None:
-        texts = [output["plain"] for output in shown["outputs"]]
+    while (view := made.next_task(ada, {})["task"]) is not None:
+        texts = [output["plain"] for output in view["outputs"]]
         order = sorted((0, 1), key=lambda i: MODELS.index(texts[i].split()[0]))
         body = {"tiers": [[i] for i in order]}
-        made.submit(ada, {"token": shown["token"], "form": shown["token"], "body": body})
+        made.submit(ada, {"token": view["token"], "form": view["token"], "body": body})
 
 
 def test_people_judge_samples_and_their_win_rates_are_evaluated(tmp_path: Path) -> None:
     samples(tmp_path / "samples.jsonl", 8)
     where = tmp_path / "labels.sqlite"
-    told = rlhf("add-tasks", tmp_path / "samples.jsonl", where, "--kind", "comparison")
-    assert "24 of 24 tasks are new" in told
+    output = rlhf("add-tasks", tmp_path / "samples.jsonl", where, "--kind", "comparison")
+    assert "24 of 24 tasks are new" in output
     with closing(Store(where)) as store:
         judge_all(store)
     rlhf("export", where, "--out", tmp_path / "out")
@@ -101,8 +101,8 @@ def test_a_room_is_served_with_the_settings_of_an_experiment_s_room(
 
     monkeypatch.setattr(room, "serve_store", served)
     sets = ("proxy={owners: [olga]}", "behind_tls=true", f"labeling.gold={tmp_path / 'gold'}")
-    told = [word for text in sets for word in ("--set", text)]
-    rlhf("room", tmp_path / "labels.sqlite", "--host", "0.0.0.0", "--port", 8000, *told)
+    options = [word for text in sets for word in ("--set", text)]
+    rlhf("room", tmp_path / "labels.sqlite", "--host", "0.0.0.0", "--port", 8000, *options)
     [(settings, tasks)] = seen
     assert (settings.host, settings.port, settings.behind_tls) == ("0.0.0.0", 8000, True)
     assert settings.proxy is not None

@@ -1,4 +1,4 @@
-"""What a model weighs and keeps, found out without its weights.
+"""The size of a model and the memory of its forward pass, without its weights.
 
 The model is built from its config on tensors that have a shape and no content, and its own forward
 pass is run on them: parameters, the activations that autograd keeps for the backward pass, and the
@@ -30,26 +30,41 @@ _ROWS = 8  # of the dry run, so that what building takes for a moment is small b
 FLOAT = 4  # bytes: weights are float32 wherever they are trained
 
 # Public models that presets and examples name, so that nothing has to be fetched to measure them.
-KNOWN: dict[str, tuple[str, dict[str, object]]] = {
-    "EleutherAI/pythia-1.4b": ("gpt_neox", {"vocab_size": 50304, "hidden_size": 2048,
-        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 8192}),
-    "EleutherAI/pythia-6.9b": ("gpt_neox", {"vocab_size": 50432, "hidden_size": 4096,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 16384}),
-    "tiiuae/falcon-7b": ("falcon", {"vocab_size": 65024, "hidden_size": 4544,
-        "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
-        "parallel_attn": True, "bias": False, "alibi": False}),
-    "tiiuae/falcon-180B": ("falcon", {"vocab_size": 65024, "hidden_size": 14848,
-        "num_hidden_layers": 80, "num_attention_heads": 232, "num_kv_heads": 8,
-        "new_decoder_architecture": True, "parallel_attn": True, "bias": False, "alibi": False}),
-    "HuggingFaceTB/SmolLM2-135M": ("llama", {"vocab_size": 49152, "hidden_size": 576,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-        "intermediate_size": 1536, "tie_word_embeddings": True}),
-}  # fmt: skip
+KNOWN: dict[str, tuple[str, dict[str, int]]] = {
+    "EleutherAI/pythia-1.4b": (
+        "gpt_neox",
+        {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24}
+        | {"num_attention_heads": 16, "intermediate_size": 8192},
+    ),
+    "EleutherAI/pythia-6.9b": (
+        "gpt_neox",
+        {"vocab_size": 50432, "hidden_size": 4096, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "intermediate_size": 16384},
+    ),
+    "tiiuae/falcon-7b": (
+        "falcon",
+        {"vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32}
+        | {"num_attention_heads": 71, "multi_query": True, "parallel_attn": True}
+        | {"bias": False, "alibi": False},
+    ),
+    "tiiuae/falcon-180B": (
+        "falcon",
+        {"vocab_size": 65024, "hidden_size": 14848, "num_hidden_layers": 80}
+        | {"num_attention_heads": 232, "num_kv_heads": 8, "new_decoder_architecture": True}
+        | {"parallel_attn": True, "bias": False, "alibi": False},
+    ),
+    "HuggingFaceTB/SmolLM2-135M": (
+        "llama",
+        {"vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30}
+        | {"num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
+        | {"tie_word_embeddings": True},
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """Counts of a model under an adaptation; the cache is of one token, in bytes."""
+class ModelSize:
+    """Parameters of a model under an adaptation; the KV cache is of one token, in bytes."""
 
     parameters: int
     trainable: int
@@ -59,12 +74,12 @@ class Anatomy:
 
     @property
     def flops(self) -> float:
-        """Of a forward pass, a token: two for each weight (Kaplan et al. 2020, section 2.1)."""
+        """The operations of a forward pass, a token: two a weight (Kaplan et al. 2020)."""
         return 2.0 * self.parameters
 
 
 def model_config(source: str | Path) -> PretrainedConfig:
-    """The config of a folder, of a known model, or of the hub; ValueError where there is none."""
+    """Return the config of a folder, a known model, or the hub; ValueError where there is none."""
     if str(source) in KNOWN and not Path(source).is_dir():
         kind, settings = KNOWN[str(source)]
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
@@ -77,15 +92,15 @@ def model_config(source: str | Path) -> PretrainedConfig:
     return config
 
 
-def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
-    """Counts of the model that this source's config describes."""
+def model_size(source: str | Path, adaptation: Adaptation) -> ModelSize:
+    """Return the size of the model that this source's config describes."""
     with torch.device("meta"):
         model = _build(model_config(source))
     unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(unembedding, nn.Linear)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable, is_new = _moved(model, adaptation), not isinstance(adaptation, Full)
-    return Anatomy(
+    trainable, is_new = _num_trainable(model, adaptation), not isinstance(adaptation, Full)
+    return ModelSize(
         parameters=parameters + (trainable if is_new else 0),
         trainable=trainable,
         width=unembedding.in_features,
@@ -96,18 +111,17 @@ def anatomy(source: str | Path, adaptation: Adaptation) -> Anatomy:
 
 @lru_cache(maxsize=64)
 def activation_bytes(source: str | Path, tokens: int) -> int:
-    """Return what a forward pass holds of one row of so many tokens, up to the hidden states.
+    """Return the activations of one row of so many tokens, up to the hidden states, in bytes.
 
-    All weights are trained; a restricted model holds a little less.
+    All weights are trained; an adapter needs a little less.
     """
     weights = 0
 
     def forward() -> None:
         nonlocal weights
-        backbone = _backbone(_build(model_config(source)))
-        held = (*backbone.parameters(), *backbone.buffers())
-        weights = sum(tensor.nbytes for tensor in held)
-        _forward(backbone, _ROWS, tokens, use_cache=False)
+        model = _build(model_config(source))  # all of it stays, so that no moment of freeing counts
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        _forward(_backbone(model), _ROWS, tokens, use_cache=False)
 
     return (peak_bytes(forward) - weights) // _ROWS
 
@@ -133,15 +147,15 @@ def _forward(
     return list(output.past_key_values) if use_cache else None
 
 
-def _moved(model: PreTrainedModel, adaptation: Adaptation) -> int:
-    """How many numbers `adaptation` moves; a soft prompt begins at numbers that are not there."""
+def _num_trainable(model: PreTrainedModel, adaptation: Adaptation) -> int:
+    """Return the number of parameters that `adaptation` trains."""
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
-    if isinstance(adaptation, Prompt):
+    if isinstance(adaptation, Prompt):  # its initialisation needs weights
         return adaptation.length * table.embedding_dim
     with torch.device("meta"):
-        unread = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
-        return trainable_parameters(adapt(model, adaptation, unread))
+        unused = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
+        return trainable_parameters(adapt(model, adaptation, unused))
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:
