@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling_ui.formats.round_trip import NAMES, by_task, one_each, updated_row
+from reward_models.atomic_files import written_aside
 from reward_models.records import Ranking, RankingTask
 from reward_models.row_files import required_name
 
@@ -31,9 +32,8 @@ def write_label_studio(out: Path, rows: list[Row]) -> list[Path]:
     """Write one JSON list, as Label Studio imports it, and the labeling interface that fits it."""
     files = {"label_studio.json": json.dumps(rows, ensure_ascii=False), "interface.xml": INTERFACE}
     for name, text in files.items():
-        aside = out / f"{name}.part"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(out / name)
+        with written_aside(out / name) as aside:
+            aside.write_text(text, encoding="utf-8")
     return [out / name for name in files]
 
 

@@ -21,6 +21,8 @@ from sqlalchemy import URL, Connection, CursorResult, Engine, bindparam, create_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from reward_models.atomic_files import written_aside
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 IDENTITY = {
     "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -84,17 +86,15 @@ class Database:
         """
         if path.exists():
             raise ValueError(f"{path}: is there already")
-        aside = path.with_name(path.name + ".part")
-        aside.unlink(missing_ok=True)
-        if self.dialect == "postgresql":
-            _dump(self.engine.url, aside)
-        else:
+        with written_aside(path) as aside:
+            if self.dialect == "postgresql":
+                _dump(self.engine.url, aside)
+                return
             with self.engine.connect() as connection:
                 source = connection.connection.driver_connection
                 assert isinstance(source, sqlite3.Connection)
                 with closing(sqlite3.connect(aside)) as copy:
                     source.backup(copy)
-        aside.replace(path)
 
     def close(self) -> None:
         """Give up all connections."""

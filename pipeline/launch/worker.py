@@ -32,6 +32,7 @@ def run_rank(
     os.dup2(2, 1)  # stdout is for the path that the command prints
     threads = (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     handler = get_error_handler()
@@ -49,6 +50,8 @@ def run_rank(
         handler.record_exception(error)
         sys.stderr.flush()
         os._exit(code)  # an orderly exit would wait for ranks that are gone
+    if dist.is_initialized():  # threads of a group must not outlive the interpreter
+        dist.destroy_process_group()
 
 
 def end_with_launcher(launcher: int) -> None:

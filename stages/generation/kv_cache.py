@@ -51,7 +51,8 @@ class Rows(Protocol):
     logits_BV: Tensor  # of the next token
 
     def rows_for(self, num_alive: int) -> int:
-        """Return the number of rows to continue with when so many are alive."""
+        """Return the number of rows to keep: all, until enough are over to be worth a copy."""
+        return num_alive if num_alive < _EVICT_BELOW * len(self.row_B) else len(self.row_B)
 
     def keep(self, index_B: Tensor) -> None:
         """Drop the rows that are not among these."""
@@ -60,7 +61,7 @@ class Rows(Protocol):
         """Append one token to every row and compute the logits of the next."""
 
 
-class CachedRows:
+class CachedRows(Rows):
     """Rows with a KV cache, mask and positions."""
 
     def __init__(
@@ -100,10 +101,6 @@ class CachedRows:
             self._select(source_B)
             self.logits_BV = self.logits_BV[source_B]
 
-    def rows_for(self, num_alive: int) -> int:
-        """Return the number of rows to continue with when so many are alive."""
-        return rows_after_eviction(num_alive, len(self.row_B))
-
     def keep(self, index_B: Tensor) -> None:
         """Drop the rows that are not among these."""
         self.row_B = self.row_B[index_B]
@@ -138,7 +135,7 @@ class CachedRows:
         return logits_BV
 
 
-class UncachedRows:
+class UncachedRows(Rows):
     """The same rows and numbers without a cache: every token takes a pass over the whole text."""
 
     def __init__(
@@ -150,10 +147,6 @@ class UncachedRows:
         self.user_B = torch.tensor([user for _, user in requests], device=model.device)
         self.row_B = torch.arange(len(requests), device=model.device)
         self.logits_BV = self._forward()
-
-    def rows_for(self, num_alive: int) -> int:
-        """Return the number of rows to continue with when so many are alive."""
-        return rows_after_eviction(num_alive, len(self.row_B))
 
     def keep(self, index_B: Tensor) -> None:
         """Drop the rows that are not among these."""
@@ -181,11 +174,6 @@ class UncachedRows:
         if logits_BCV.shape[1] != len(column_C):  # a model that gives those of all columns
             index_B = last_B
         return logits_BCV[torch.arange(len(index_B), device=index_B.device), index_B]
-
-
-def rows_after_eviction(num_alive: int, rows: int) -> int:
-    """Return the number of `rows` to keep: all until enough are finished to be worth a copy."""
-    return num_alive if num_alive < _EVICT_BELOW * rows else rows
 
 
 def growing_cache(config: PretrainedConfig) -> DynamicCache:

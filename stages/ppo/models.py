@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.atomic_files import written_aside
 from reward_models.backbone import hidden_size, transformer
 from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
@@ -52,14 +53,10 @@ class ValueHead(nn.Module):
         return value_N
 
     def save(self, folder: Path) -> None:
-        """Write the head beside `folder` and rename."""
-        aside = folder.with_name(folder.name + ".part")
-        aside.mkdir(parents=True, exist_ok=True)
+        """Write the head into `folder`."""
         tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
-        save_file(tensors, aside / VALUE_HEAD)
-        folder.mkdir(exist_ok=True)
-        (aside / VALUE_HEAD).replace(folder / VALUE_HEAD)
-        aside.rmdir()
+        with written_aside(folder / VALUE_HEAD) as aside:
+            save_file(tensors, aside)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reward_models.atomic_files import written_aside
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
 from reward_models.packed_attention import (
@@ -244,13 +245,9 @@ class CachedStates:
         self._num_files = len(list(self.folder.glob("*.safetensors")))
 
     def _save(self, new: dict[int, Tensor]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self._num_files:06d}.safetensors"
-        aside = path.with_suffix(".part")
-        save_file(
-            {str(number): state_KD for number, state_KD in new.items()}, aside, {"key": self.key}
-        )
-        aside.replace(path)
+        states = {str(number): state_KD for number, state_KD in new.items()}
+        with written_aside(self.folder / f"{self._num_files:06d}.safetensors") as aside:
+            save_file(states, aside, {"key": self.key})
         self._num_files += 1
 
 

@@ -81,7 +81,7 @@ def goes_on_after_a_kill(world: Prepared, moment: int, sharding: Sharding, folde
         with contextlib.suppress(TimeoutError):  # until ranks have met, only a launcher ends them
             ranks.wait(STOPS_WITHIN_S)
     print(f"moment {moment}: left {left(run / world.stage)}")
-    run_ranks(without_a_launcher, run, world.stage, sharding=sharding)
+    run_ranks(without_a_launcher, run, world.stage, sharding=sharding, timeout_s=300.0)
     ended_alike(run / world.stage, world.done)
     no_rank_is_left(run)
 
