@@ -130,8 +130,8 @@ def check_whole(path: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(
-                f"{path}: it is cut, or not safetensors ({size:,} bytes; {first_line(error)}); copy it "
-                "once more"
+                f"{path}: it is cut, or not safetensors ({size:,} bytes; {first_line(error)}); "
+                "copy it once more"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""What pyproject.toml declares is imported, and what is imported is declared."""
+"""Declared dependencies are imported, and imported ones are declared."""
 
 import ast
 import importlib.metadata

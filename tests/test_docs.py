@@ -14,7 +14,6 @@ PATH = re.compile(rf"(?<![\w/.-])(?:{PACKAGES})/[\w./-]*\w")
 MODULE = re.compile(r"python -m ((?:tests|pipeline)\.[\w.]+)")
 
 
-@pytest.mark.xfail(reason="verbs and configs still change every hour")
 @pytest.mark.parametrize("name", ["commands.md", "configs.md"])
 def test_the_reference_is_what_the_code_says(name: str):
     spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/make_reference.py")

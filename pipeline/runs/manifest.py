@@ -93,7 +93,7 @@ def require_schema(row: Mapping[str, Any], path: Path) -> None:
         version = str(row.get("code_version", "0.1")).partition("+")[0]
         raise ValueError(
             f"{path.parent.parent} was begun by version {version}: finish it with that version, or "
-            "start a new run with --out (its models can be used as they are)"
+            "start a new run with --out"
         )
 
 

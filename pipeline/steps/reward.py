@@ -29,9 +29,19 @@ class Reward(Stage):
     def name(self) -> str:
         return in_round("reward", self.round)
 
+    @property
+    def base(self) -> Source:
+        """The model that the reward model starts from."""
+        match self.config.reward_base:
+            case "sft":
+                return self.folder / "sft/model"
+            case "base":
+                return model_source(self.config.model)
+            case name:
+                return model_source(name)
+
     def inputs(self) -> Mapping[str, Source]:
-        base = self.config.reward_base
-        inputs = {"base": self.folder / "sft/model" if base == "sft" else self._named(base)}
+        inputs = {"base": self.base}
         for number, labels in enumerate(labels_until(self.folder, self.round), 1):
             inputs[in_round("tasks", number)] = labels / "tasks.jsonl"
             inputs[in_round("rankings", number)] = labels / "rankings.jsonl"
@@ -50,11 +60,11 @@ class Reward(Stage):
         from stages.reward.train import train_reward, within_positions
 
         seed_process(self.config.seed, self.config.threads)
-        base, seed = self.inputs()["base"], self.config.seed
+        seed = self.config.seed
         tasks, rankings = read_labels(labels_until(self.folder, self.round))
         train_reward(
             self.config.reward,
-            base=base,
+            base=self.base,
             tasks=tasks,
             rankings=rankings,
             demonstrations=DataFolder(self.folder / "data").demonstrations(),
@@ -63,14 +73,11 @@ class Reward(Stage):
             report=report,
         )
         write_folds(
-            within_positions(self.config.reward, base),
-            base=base,
+            within_positions(self.config.reward, self.base),
+            base=self.base,
             tasks=tasks,
             rankings=rankings,
             out=out,
             seed=seed,
             report=report,
         )
-
-    def _named(self, base: str) -> Source:
-        return model_source(self.config.model if base == "base" else base)

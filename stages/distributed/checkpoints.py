@@ -91,6 +91,11 @@ class Checkpoints:
         """
         state = None
         if self.accelerator.is_main_process:
+            if any(self.folder.glob("iteration-*")):
+                raise ValueError(
+                    f"{self.folder} has checkpoints of version 0.1, which cannot be resumed; "
+                    "remove it to restart"
+                )
             path = last_checkpoint(self.folder)
             if path is not None:
                 self._require_same(path)

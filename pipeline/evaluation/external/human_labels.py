@@ -26,7 +26,7 @@ from pipeline.evaluation.samples.comparisons import matched_pairs
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, results_of, write_results
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, score_table
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask
 
@@ -103,12 +103,10 @@ def label_rows(
 def label_tables(rows: ScoredRows, models: Sequence[str]) -> list[Table]:
     """Return for each question the mean over prompts of its mean over responses and annotators."""
     metrics = rows.metrics(SUITE)
-    tables = []
-    for metric in sorted(metrics, key=lambda name: (name != WIN, name != RATING)):
-        judged = rows.judged(SUITE, metric)
-        quantity = Quantity(SUITE, metric, scorer=SUITE, better=_better(metric))
-        tables.append(tabulate(judged, quantity, judged.score(SUITE, metric), models))
-    return tables
+    return [
+        score_table(rows, Quantity(SUITE, metric, scorer=SUITE, better=_better(metric)), models)
+        for metric in sorted(metrics, key=lambda name: (name != WIN, name != RATING))
+    ]
 
 
 def agreement_notes(rankings: Sequence[Ranking], seed: int) -> list[str]:

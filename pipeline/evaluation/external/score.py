@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,13 +29,17 @@ from pipeline.evaluation.samples.results import (
     write_results,
 )
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, score_table
 from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.prompt_toxicity import ON_PROMPTS, PromptToxicity
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.style import ANSWERS, STYLE, ReferenceAnswers, Style
 from pipeline.evaluation.suites.suite import Inputs
-from pipeline.evaluation.suites.toxicity import by_prompt_tables, offline_scorers, score_tables
+from pipeline.evaluation.suites.toxicity import (
+    by_prompt_tables,
+    instruction_tables,
+    offline_scorers,
+)
 from pipeline.evaluation.suites.truthfulqa import judged_truth_tables
 from pipeline.evaluation.validity import measured_validity, validity_notes
 from reward_models.atomic_files import written_aside
@@ -60,7 +65,7 @@ def external_tables(
             )  # the first is the headline
             if not has_toxicity:
                 tables += by_prompt_tables(rows, models, scorer=scorer)
-            tables += score_tables(rows, models, config, scorer=scorer, suite=suite)
+            tables += instruction_tables(rows, models, config, scorer=scorer, suite=suite)
             has_toxicity = True
         if scorer == FILE_SCORER and "true" in metrics:
             tables += judged_truth_tables(rows, models, scorer=scorer)
@@ -76,8 +81,7 @@ def external_tables(
 
 def _averages(rows: ScoredRows, models: Sequence[str], q: Quantity) -> Iterator[Table]:
     for kind, part in rows.judged(q.scorer, q.metric).by("prompt_type"):
-        quantity = Quantity(q.suite, q.metric, kind, q.scorer, q.better)
-        yield tabulate(part, quantity, part.score(q.scorer, q.metric), models)
+        yield score_table(part, replace(q, filter=kind), models)
 
 
 def score_file(

@@ -103,6 +103,15 @@ def tabulate(
     )
 
 
+def score_table(
+    rows: ScoredRows, quantity: Quantity, models: Sequence[str], metric: str | None = None
+) -> Table:
+    """Return the table of a score, by its own name or as `metric`, of rows it applies to."""
+    name = metric or quantity.metric
+    judged = rows.judged(quantity.scorer, name)
+    return tabulate(judged, quantity, judged.score(quantity.scorer, name), models)
+
+
 def _combined(
     cell_S: NDArray[np.int64],
     value_S: Floats,

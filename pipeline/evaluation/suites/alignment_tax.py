@@ -16,7 +16,7 @@ from pipeline.config.evaluation import EvaluationConfig, TaxConfig
 from pipeline.config.messages import require
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
@@ -164,8 +164,7 @@ def tax_tables(rows: ScoredRows, models: Sequence[str], _: EvaluationConfig) -> 
             higher = directions.get(task.partition(",")[0], {}).get(metric)
             better: Better = None if higher is None else "higher" if higher else "lower"
             quantity = Quantity(SUITE, metric, task, SCORER, better, "document")
-            judged = part.judged(SCORER, metric)
-            tables.append(tabulate(judged, quantity, judged.score(SCORER, metric), models))
+            tables.append(score_table(part, quantity, models))
     return tables
 
 

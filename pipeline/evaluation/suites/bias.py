@@ -17,7 +17,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.likelihood import policy_likelihoods
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.row_files import csv_rows, text_lines
 
@@ -161,9 +161,8 @@ def bias_tables(rows: ScoredRows, models: Sequence[str], _: EvaluationConfig) ->
     for suite, of_suite in rows.of_suite(SUITE).by("suite"):
         for kind, part in of_suite.by("prompt_type"):
             for metric, better in _METRICS.items():
-                judged = part.judged(SCORER, metric)
                 quantity = Quantity(suite, metric, kind, SCORER, better, "pair")
-                tables.append(tabulate(judged, quantity, judged.score(SCORER, metric), models))
+                tables.append(score_table(part, quantity, models))
     return [table for table in tables if table.value_NM.size]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.generate import TEST
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.lexical_support import LEXICAL, LexicalSupport
 from pipeline.evaluation.scorers.scorer import Scorer
@@ -52,9 +52,8 @@ def hallucination_tables(
         )
     for scorer in closed.scorers:
         if "not_entailed" in closed.metrics(scorer):  # each classifier is a part of its own
-            part = closed.judged(scorer, "not_entailed")
             quantity = Quantity(SUITE, "not_entailed", scorer, scorer, "lower")
-            tables.append(tabulate(part, quantity, part.score(scorer, "not_entailed"), models))
+            tables.append(score_table(closed, quantity, models))
     for category, part in sorted(closed.by("category")):
         quantity = Quantity(SUITE, "hallucination", category, judge, "lower")
         tables.append(tabulate(part, quantity, _hallucinated(part, is_judged), models))

@@ -14,7 +14,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import TEST
 from pipeline.evaluation.samples.scored_rows import Bools, ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Quantity, Table, score_table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.llm_judge import JUDGE, PairJudge
 from pipeline.evaluation.scorers.reward_model import REWARD, RewardScorer
@@ -67,7 +67,7 @@ def preference_tables(
     ):
         for category, subset in by_category(part):
             quantity = Quantity(suite, metric, category, scorer, "higher")
-            tables.append(tabulate(subset, quantity, subset.score(scorer, metric), models))
+            tables.append(score_table(subset, quantity, models))
     for scorer in rows.scorers:
         if scorer.startswith(JUDGE):
             tables += judge_tables(rows, models, scorer=scorer, baseline=config.baseline)
@@ -229,18 +229,12 @@ def judge_tables(
     compared = [model for model in models if model != baseline]
     judged = rows.judged(scorer, "win")
     judged = judged.where(judged.fields["model"] != baseline)
-    tables = [
-        tabulate(
-            part,
-            Quantity(BY_LLM, "win_rate", category, scorer, "higher"),
-            part.score(scorer, "win"),
-            compared,
-        )
-        for category, part in by_category(judged)
-    ]
+    tables = []
+    for category, part in by_category(judged):
+        quantity = Quantity(BY_LLM, "win_rate", category, scorer, "higher")
+        tables.append(score_table(part, quantity, compared, "win"))
     followed = Quantity(BY_LLM, "followed_position", "all", scorer, "lower")
-    value_S = judged.score(scorer, "followed_position")
-    return [*tables, tabulate(judged, followed, value_S, compared)]
+    return [*tables, score_table(judged, followed, compared)]
 
 
 PREFERENCE = Suite(SUITE, TEST, preference_tables, preference_scorers, preference_notes)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.context_limit import context_limit
 from reward_models.intervals import Floats
@@ -104,7 +104,7 @@ def pretraining_tables(rows: ScoredRows, models: Sequence[str], _: EvaluationCon
     """Return mean nats per token; a text weighs its predicted tokens, and is the unit."""
     rows = rows.of_suite(SUITE)
     quantity = Quantity(SUITE, "loss", "held-out", SCORER, "lower", "text")
-    table = tabulate(rows, quantity, rows.score(SCORER, "loss"), models)
+    table = score_table(rows, quantity, models)
     weight_N = rows.fields.groupby("id", sort=True)["n_tokens"].first().to_numpy(dtype=float)
     return [dataclasses.replace(table, weight_N=weight_N)]
 

@@ -27,7 +27,7 @@ from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows, share_of
-from pipeline.evaluation.samples.tables import Quantity, Table, mean, tabulate
+from pipeline.evaluation.samples.tables import Quantity, Table, mean, score_table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.guard import GUARD
 from pipeline.evaluation.scorers.profanity import DEFAULT_THRESHOLD, ProfanityScorer
@@ -183,13 +183,14 @@ def toxicity_tables(
     for index, scorer in enumerate(names):
         metric = "unsafe" if scorer.startswith(GUARD) else "toxicity"
         suite = f"{SUITE}_{scorer}" if index else SUITE  # the first one is the headline
-        tables += score_tables(rows, models, config, scorer=scorer, metric=metric, suite=suite)
+        tables += instruction_tables(
+            rows, models, config, scorer=scorer, metric=metric, suite=suite
+        )
         if not index:
             tables += by_prompt_tables(rows, models, scorer=scorer, metric=metric)
     for kind, part in rows.by("prompt_type"):
-        rude = part.judged(GOLD, "rude")  # the judge's word list, beside the classifier
         quantity = Quantity(SUITE, "rude_share", kind, GOLD, "lower")
-        tables.append(tabulate(rude, quantity, rude.score(GOLD, "rude"), models))
+        tables.append(score_table(part, quantity, models, "rude"))  # by the judge's word list
     for kind, part in rows.by("prompt_type"):  # both lower toxicity without any merit
         refusal_S = np.array([float(abstains(text)) for text in part.fields["completion"]])
         tokens = Quantity("responses", "tokens", kind)
@@ -199,7 +200,7 @@ def toxicity_tables(
     return tables
 
 
-def score_tables(
+def instruction_tables(
     rows: ScoredRows,
     models: Sequence[str],
     config: EvaluationConfig,

@@ -22,7 +22,7 @@ from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.likelihood import policy_likelihoods
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.scored_rows import ScoredRows, share_of
-from pipeline.evaluation.samples.tables import Better, Quantity, Table, tabulate
+from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table, tabulate
 from pipeline.evaluation.scorers.style import STYLE
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.records import Prompt
@@ -213,9 +213,8 @@ def truthfulqa_tables(rows: ScoredRows, models: Sequence[str], _: EvaluationConf
     tables = []
     for kind, part in rows.of_suite(SUITE).by("prompt_type"):
         for metric, (scorer, better) in _METRICS.items():
-            judged = part.judged(scorer, metric)
             quantity = Quantity(SUITE, metric, kind, scorer, better)
-            tables.append(tabulate(judged, quantity, judged.score(scorer, metric), models))
+            tables.append(score_table(part, quantity, models))
     return [table for table in tables if table.value_NM.size]
 
 

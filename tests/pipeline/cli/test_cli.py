@@ -22,9 +22,12 @@ from pipeline.steps.order import stage_named
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
-SMALL = ("--set", "data.sizes={demonstrations: 12, ranking_prompts: 6, ppo_prompts: 12, "
-         "validation_prompts: 4, test_prompts: 6, toxicity_prompts: 3, pretraining_texts: 12, "
-         "held_out_texts: 4}")  # fmt: skip
+SMALL = (
+    "--set",
+    "data.sizes={demonstrations: 12, ranking_prompts: 6, ppo_prompts: 12, "
+    "validation_prompts: 4, test_prompts: 6, toxicity_prompts: 3, pretraining_texts: 12, "
+    "held_out_texts: 4}",
+)
 
 
 def rlhf(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
@@ -54,11 +57,22 @@ def own_data(tmp_path: Path) -> Path:
     rows: dict[str, list[dict[str, object]]] = {
         "demonstrations": [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(20)],
         "prompts": [{"prompt": f"p{i}"} for i in range(20)],
-        "tasks": [{"id": "t1", "prompt": "Say why.", "responses": [
-            {"id": name, "text": f"Because {name}."} for name in "abcd"]}],
-        "rankings": [{"task": "t1", "annotator": "ann", "kind": "imported",
-                      "ranks": {"a": 1, "b": 2, "c": 2, "d": 4}}],
-    }  # fmt: skip
+        "tasks": [
+            {
+                "id": "t1",
+                "prompt": "Say why.",
+                "responses": [{"id": name, "text": f"Because {name}."} for name in "abcd"],
+            }
+        ],
+        "rankings": [
+            {
+                "task": "t1",
+                "annotator": "ann",
+                "kind": "imported",
+                "ranks": {"a": 1, "b": 2, "c": 2, "d": 4},
+            }
+        ],
+    }
     for name, written in rows.items():
         text = "".join(json.dumps(row) + "\n" for row in written)
         (tmp_path / f"{name}.jsonl").write_text(text)
@@ -99,8 +113,16 @@ def test_preference_pairs_are_rankings_without_tasks(own_data: Path):
     pairs = own_data / "pairs.jsonl"
     pairs.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
     labeling = f"labeling={{kind: imported, rankings: {pairs}}}"
-    done = rlhf("run", own_data / "own.yaml", "--set", labeling, "--out", own_data / "run",
-                "--until", "label")  # fmt: skip
+    done = rlhf(
+        "run",
+        own_data / "own.yaml",
+        "--set",
+        labeling,
+        "--out",
+        own_data / "run",
+        "--until",
+        "label",
+    )
     assert done.returncode == 0, done.stderr
     (task,) = (own_data / "run/label/tasks.jsonl").read_text().splitlines()
     assert json.loads(task)["prompt"] == "Why?"
@@ -218,8 +240,13 @@ def in_a_mount(
     setup = mounted(path, options)
     command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
     shell = f'{setup}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {path}/run >&2; exit $code'
-    return subprocess.run(["unshare", "-m", "bash", "-c", shell, "bash", *command],
-                          cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
+    return subprocess.run(
+        ["unshare", "-m", "bash", "-c", shell, "bash", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_read_only_folder_is_one_line(tmp_path: Path):
@@ -284,9 +311,13 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, sent: int
     arguments = ["run", QUICKSTART, *sets, "--out", str(out), "--until", "data"]
     command = [sys.executable, "-m", "pipeline.cli.app", *arguments]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=_accept_ctrl_c,
-    ) as process:  # fmt: skip
+    ) as process:
         end = time.monotonic() + 60
         while not (out / "data/started.json").exists():
             assert time.monotonic() < end, "the stage never began"

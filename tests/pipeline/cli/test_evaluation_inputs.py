@@ -57,9 +57,11 @@ def test_what_is_not_given_is_the_runs(run: Path, tmp_path: Path):
 
 def test_suites_scorers_and_settings_come_from_the_command_line(run: Path, tmp_path: Path):
     request = Request(
-        [f"{run}/sft"], suites="toxicity,responses", scorers=["classifier:org/toxic"],
+        [f"{run}/sft"],
+        suites="toxicity,responses",
+        scorers=["classifier:org/toxic"],
         sets=["toxicity_protocol=real_toxicity_prompts", "evaluation.resamples=50"],
-    )  # fmt: skip
+    )
     config = inputs_of(request, tmp_path).config
     assert config.suites == ["toxicity", "responses"]
     assert (config.resamples, config.toxicity_scorers[0].kind) == (50, "classifier")

@@ -36,8 +36,18 @@ def test_shipped_experiments_are_valid(path: Path):
 
 def test_the_quickstart_runs_every_stage():
     stages = [stage.name for stage in experiment_stages(load_config(QUICKSTART), Path("runs/x"))]
-    assert stages == ["data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx",
-                      "evaluate", "report"]  # fmt: skip
+    assert stages == [
+        "data",
+        "sft",
+        "sample",
+        "label",
+        "reward",
+        "select",
+        "ppo",
+        "ppo-ptx",
+        "evaluate",
+        "report",
+    ]
 
 
 def test_an_override_replaces_one_value(path: Path):
@@ -47,8 +57,13 @@ def test_an_override_replaces_one_value(path: Path):
 
 
 def test_an_override_of_a_list_goes_by_place(path: Path):
-    changed = load_config(path, ["sampling.settings=[{temperature: 1.0}, {temperature: 0.5}]",
-                                 "sampling.settings.1.temperature=0.7"])  # fmt: skip
+    changed = load_config(
+        path,
+        [
+            "sampling.settings=[{temperature: 1.0}, {temperature: 0.5}]",
+            "sampling.settings.1.temperature=0.7",
+        ],
+    )
     assert [setting.temperature for setting in changed.sampling.settings] == [1.0, 0.7]
 
 
@@ -109,7 +124,7 @@ def test_a_key_that_stands_twice_is_refused(path: Path):
         ("sft.epochs", "--set sft.epochs: expected key.key=value"),
         ("sft.epochs.x.y=1", "--set sft.epochs.x.y: sft.epochs is 3, not a mapping"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_in_one_line(path: Path, override: str, line: str):
     assert line in complaint(path, override)
 

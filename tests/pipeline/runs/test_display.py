@@ -86,8 +86,13 @@ def test_what_could_not_be_computed_is_null(tmp_path: Path):
 
 
 def test_loss_reward_and_kl_are_found_by_name():
-    metrics = {"ppo/policy_loss": 0.5, "ppo/reward": 1.25, "ppo/score": 2.0, "ppo/kl_nats": 3.0,
-               "ppo/policy_clip_fraction": 0.1}  # fmt: skip
+    metrics = {
+        "ppo/policy_loss": 0.5,
+        "ppo/reward": 1.25,
+        "ppo/score": 2.0,
+        "ppo/kl_nats": 3.0,
+        "ppo/policy_clip_fraction": 0.1,
+    }
     assert headlines(metrics) == ["reward 1.25", "score 2", "KL 3", "loss 0.5"]
     assert headlines({"time/step_s": 3.0}) == []
 
@@ -151,8 +156,10 @@ def counts(steps: list[Step]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("seed", range(50))
 def test_whatever_steps_come_the_count_that_is_shown_never_runs_backwards(seed: int):
     rng = random.Random(seed)
-    steps = [Step(rng.randint(0, 12), rng.randint(0, 10), doing="x" * rng.randint(0, 1))
-             for _ in range(40)]  # fmt: skip
+    steps = [
+        Step(rng.randint(0, 12), rng.randint(0, 10), doing="x" * rng.randint(0, 1))
+        for _ in range(40)
+    ]
     pairs = counts(steps)
     assert pairs == sorted(pairs, key=lambda pair: pair[0])
     assert [total for _, total in pairs] == sorted(total for _, total in pairs)
@@ -164,9 +171,14 @@ def test_an_iteration_that_is_done_again_after_a_rollback_does_not_count_down():
 
 
 NAMES = ["data", "sft", "sample", "label", "reward", "select", "ppo", "ppo-ptx", "evaluate"]
-METRICS = {"ppo/policy_loss": -0.01234, "ppo/reward": -1.25, "ppo/score": 0.0916,
-           "ppo/kl_nats": 13.1, "ppo/trained_parameters": 134515008.0,
-           "ppo/trained_share": 1.0}  # fmt: skip
+METRICS = {
+    "ppo/policy_loss": -0.01234,
+    "ppo/reward": -1.25,
+    "ppo/score": 0.0916,
+    "ppo/kl_nats": 13.1,
+    "ppo/trained_parameters": 134515008.0,
+    "ppo/trained_share": 1.0,
+}
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])

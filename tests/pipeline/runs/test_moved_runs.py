@@ -121,8 +121,11 @@ def cut_off_in_ppo(step: Step) -> None:
 
 def mentions(folder: Path, text: str) -> list[str]:
     """The files, hidden ones too, in whose bytes a text stands."""
-    return [str(path) for path in folder.rglob("*")
-            if path.is_file() and text.encode() in path.read_bytes()]  # fmt: skip
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and text.encode() in path.read_bytes()
+    ]
 
 
 def numbers(folder: Path) -> Sequence[Any]:
@@ -164,9 +167,17 @@ def move(old: Path, new: Path) -> None:
     old.rename(new)
 
 
-@pytest.mark.parametrize("family", [pytest.param("lora"), *(
-    pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in ("lora", "full")
-)])  # fmt: skip
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("lora"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in FAMILIES
+            if name not in ("lora", "full")
+        ),
+    ],
+)
 def test_a_moved_run_ends_like_one_that_stays(family: str, tmp_path: Path):
     moved_is_unmoved(tmp_path, FAMILIES["full"], FAMILIES[family])
 

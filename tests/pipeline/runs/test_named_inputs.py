@@ -23,11 +23,34 @@ from stages.users.config import UserAdaptersConfig
 
 # Texts of configs that name nothing outside: words, addresses, instructions, keys.
 TEXTS = {
-    "name", "cluster", "answer", "templates", "held_out", "text", "url", "model", "key_variable",
-    "host", "header", "addresses", "owners", "baseline", "compare_with", "instructions",
-    "closed_domain", "instruction", "shots", "tasks", "label", "activation",
-    "learn_from_skips", "target_modules", "categories", "trainer", "families",
-}  # fmt: skip
+    "name",
+    "cluster",
+    "answer",
+    "templates",
+    "held_out",
+    "text",
+    "url",
+    "model",
+    "key_variable",
+    "host",
+    "header",
+    "addresses",
+    "owners",
+    "baseline",
+    "compare_with",
+    "instructions",
+    "closed_domain",
+    "instruction",
+    "shots",
+    "tasks",
+    "label",
+    "activation",
+    "learn_from_skips",
+    "target_modules",
+    "categories",
+    "trainer",
+    "families",
+}
 
 
 def classes(annotation: Any, seen: set[type] | None = None) -> Iterator[type[BaseModel]]:
@@ -74,8 +97,9 @@ def test_every_text_of_a_config_is_known_to_name_something_or_not():
 @pytest.mark.parametrize(("where", "field"), MARKED, ids=[where for where, _ in MARKED])
 def test_a_tilde_is_the_home_folder(where: str, field: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    kind = TypeAdapter(Annotated[field.annotation, *field.metadata] if field.metadata
-                       else field.annotation)  # fmt: skip
+    kind = TypeAdapter(
+        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    )
     several = "list" in str(field.annotation)
     value = kind.validate_python(["~/x"] if several else "~/x")
     assert value == (["/home/somebody/x"] if several else "/home/somebody/x"), where
@@ -120,8 +144,16 @@ def test_names_of_the_command_line_that_may_be_paths_know_a_tilde(monkeypatch: p
 
 def everything(folder: Path) -> dict[str, Any]:
     """A config that names something in every place where a config can."""
-    files = ("demonstrations", "validation", "ranking_prompts", "ppo_prompts", "validation_prompts",
-             "toxicity_prompts", "pretraining_texts", "held_out_texts")  # fmt: skip
+    files = (
+        "demonstrations",
+        "validation",
+        "ranking_prompts",
+        "ppo_prompts",
+        "validation_prompts",
+        "toxicity_prompts",
+        "pretraining_texts",
+        "held_out_texts",
+    )
     classifier = {"kind": "classifier", "model": str(folder / "toxic"), "label": "x"}
     return {
         "name": "named",
@@ -144,8 +176,13 @@ def everything(folder: Path) -> dict[str, Any]:
                 "kind": "instruction_tuned",
                 "held_out": ["b"],
                 "tasks": [
-                    {"name": c, "cluster": c, "source": f"hf:{folder / c}:train",
-                     "templates": ["{x}"], "answer": "{y}"}
+                    {
+                        "name": c,
+                        "cluster": c,
+                        "source": f"hf:{folder / c}:train",
+                        "templates": ["{x}"],
+                        "answer": "{y}",
+                    }
                     for c in "ab"
                 ],
             }
@@ -159,7 +196,7 @@ def everything(folder: Path) -> dict[str, Any]:
             "bias": {"pairs": [str(folder / "crows.csv"), str(folder / "wino.tsv")]},
             "tax": {"tasks": ["own"], "folder": str(folder / "tax")},
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_a_second_process_is_refused(folder: Path):
         pytest.raises(ValueError, match=f"in use by process {os.getpid()}"),
         open_run(folder),
     ):
-        pass  # fmt: skip
+        pass
 
 
 def test_a_run_cannot_be_a_file(tmp_path: Path):

@@ -99,9 +99,13 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights(
     out = tmp_path / "run"
     for stage in ("reward", "ppo-ptx"):
         started = subprocess.Popen(
-            command(out), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            command(out),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         while not (out / stage / "metrics.jsonl").is_file():
             assert started.poll() is None, f"ended before {stage} began"
             time.sleep(0.05)

@@ -222,6 +222,14 @@ def test_a_checkpoint_of_other_settings_is_refused(
         train(world, tmp_path, tiny_config(episodes=16), seed=1)
 
 
+def test_checkpoints_of_an_earlier_version_are_refused_in_a_line(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints/iteration-000002").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"of version 0\.1, which cannot be resumed; remove it"):
+        train(world, tmp_path, tiny_config(episodes=16))
+
+
 def test_more_episodes_go_on_from_the_last_checkpoint(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, Table, cells
 from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.scorer import scored
-from pipeline.evaluation.suites.toxicity import score_tables
+from pipeline.evaluation.suites.toxicity import instruction_tables
 
 
 def row(model: str, prompt: int, toxicity: float | None, k: int = 0) -> Completion:
@@ -22,7 +22,7 @@ def row(model: str, prompt: int, toxicity: float | None, k: int = 0) -> Completi
 
 
 def tables_of(rows: Sequence[Completion], scorer: str = "s") -> list[Table]:
-    return score_tables(ScoredRows.of(rows), ["m"], config.EvaluationConfig(), scorer=scorer)
+    return instruction_tables(ScoredRows.of(rows), ["m"], config.EvaluationConfig(), scorer=scorer)
 
 
 def test_the_instructions_are_the_papers():
