@@ -55,15 +55,22 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
         base = load_causal_lm(source)
-    sha256 = weights_hash(base, card.base_rows)
-    if sha256 != card.base_hash:
-        raise ValueError(
-            f"{folder} was trained on base {card.base_hash[:8]}…, {source} is {sha256[:8]}…: "
-            "an adapter only fits the weights it was trained on"
-        )
+    require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
     return load_adapter(base, folder, trainable=True)
+
+
+def require_base(
+    base: PreTrainedModel, source: str, sha256: str, rows: int | None, folder: Path
+) -> None:
+    """Raise ValueError unless the base loaded from `source` is the one of the adapter `folder`."""
+    own = weights_hash(base, rows)
+    if own != sha256:
+        raise ValueError(
+            f"{folder} was trained on base {sha256[:8]}…, {source} is {own[:8]}…: "
+            "an adapter only fits the weights it was trained on"
+        )
 
 
 def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:

@@ -131,7 +131,7 @@ def noise_ceiling(rankings: Iterable[Ranking], rng: np.random.Generator) -> dict
                 agree.append(alike / others)
                 agree_task.append(task)
             if others >= 2:
-                majority.append(_share_right(alike, others))
+                majority.append(0.5 if 2 * alike == others else float(2 * alike > others))
                 majority_task.append(task)
     if not agree:
         return None
@@ -155,8 +155,3 @@ def _votes(rankings: Iterable[Ranking]) -> Iterator[tuple[int, list[bool]]]:
             votes[ranking.task, first, second].append(first == better)
     for (task, _, _), given in votes.items():
         yield numbers[task], given
-
-
-def _share_right(alike: int, others: int) -> float:
-    """1 where most of the others order the pair alike, one half where they are split."""
-    return 0.5 if 2 * alike == others else float(2 * alike > others)

@@ -126,25 +126,21 @@ class RewardModel(nn.Module):
 
         A folder at `path` is replaced once all is written.
         """
-        folder = Path(path)
-        with written_aside(folder) as aside:
-            self._save(aside, folder, tokenizer)
-
-    def _save(self, aside: Path, folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        aside.mkdir()
-        if isinstance(self.backbone, PeftModel):
-            self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
-            write_base_name(aside, base_name(self.card.base, folder))
-        elif not self.card.head_only:
-            self.backbone.save_pretrained(str(aside))
-        (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        card = replace(self.card, base=base_name(self.card.base, Path(path)))
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
         head = {"head.weight": self.head.weight.detach(), **inner}
-        save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(aside))
-        card = replace(self.card, base=base_name(self.card.base, folder))
-        card.write(aside, self.bias.item())
+        with written_aside(Path(path)) as aside:
+            aside.mkdir()
+            if isinstance(self.backbone, PeftModel):
+                self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
+                write_base_name(aside, card.base)
+            elif not card.head_only:
+                self.backbone.save_pretrained(str(aside))
+            (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(aside))
+            card.write(aside, self.bias.item())
 
     def forward(
         self,

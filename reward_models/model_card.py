@@ -5,10 +5,12 @@ The card lies beside the weights as `reward.json`, with the bias in it, where a 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from reward_models.atomic_files import write_json
 
 CARD = "reward.json"
 LIBRARIES = ("torch", "transformers", "peft", "safetensors")
@@ -63,20 +65,8 @@ class RewardCard:
 
     def write(self, folder: Path, bias: float) -> None:
         """Write the card, the bias and the versions of the libraries that are running."""
-        row: dict[str, Any] = {
-            "bias": bias,
-            "divided_by": self.divided_by,
-            "head_only": self.head_only,
-            "pooling": self.pooling,
-            "inner_width": self.inner_width,
-            "base": self.base,
-            "base_hash": self.base_hash,
-            "base_rows": self.base_rows,
-            "tokenizer": self.tokenizer,
-            "label_kinds": list(self.label_kinds),
-            "versions": {name: version(name) for name in LIBRARIES},
-        }
-        (folder / CARD).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+        versions = {name: version(name) for name in LIBRARIES}
+        write_json(folder / CARD, {"bias": bias, **asdict(replace(self, versions=versions))})
 
     def require_tokenizer(self, tokenizer: str, policy: str) -> None:
         """Raise ValueError unless the policy's tokenizer, by hash, is this model's own."""

@@ -15,7 +15,6 @@ source) may be whole numbers and become texts; an optional text that is null or 
 list or an object may be JSON text, as tables hold it. Nothing here imports torch.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import combinations
@@ -351,11 +350,6 @@ def _located_records(path: Path, kind: type[R]) -> Iterator[tuple[str, R]]:
             yield where, kind.from_json(row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return the value, or None for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
 
 
 class UniqueKeys:

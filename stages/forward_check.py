@@ -41,10 +41,10 @@ def check_forward(model: PreTrainedModel, source: object) -> None:
     try:
         require_backbone(model, source)
         with torch.no_grad():
-            alone = [_logits(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
+            alone = [logits_of(model)(ids, torch.ones_like(ids).bool(), None) for ids in examples]
             later_1L = examples[0].clone()
             later_1L[0, -1] = later_1L[0, 0]
-            changed = _logits(model)(later_1L, torch.ones_like(later_1L).bool(), None)
+            changed = logits_of(model)(later_1L, torch.ones_like(later_1L).bool(), None)
     except ValueError:
         raise
     except FORWARD_ERRORS as error:
@@ -55,7 +55,7 @@ def check_forward(model: PreTrainedModel, source: object) -> None:
             f"{name} lets a later token change the logits of earlier ones; expected a causal "
             "language model (an encoder is none)"
         )
-    difference = _padded_difference(_logits(model), examples, alone, "right")
+    difference = _padded_difference(logits_of(model), examples, alone, "right")
     if isinstance(difference, str) or not difference <= tolerance:
         raise ValueError(
             f"{name} gives a text other logits beside a longer one, padded on the right with "
@@ -151,7 +151,9 @@ def _has_finite_gradients(
     )
 
 
-def _logits(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def logits_of(model: PreTrainedModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return the forward pass of a causal language model; without positions, of unpadded rows."""
+
     def forward(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         given = {}
         if positions_BL is not None:

@@ -35,6 +35,7 @@ from reward_models.backbone import (
     base_token_rows,
     load_adapter,
     load_causal_lm,
+    require_base,
     weights_hash,
 )
 from reward_models.model_files import (
@@ -356,10 +357,5 @@ def _load_base_of(path: Path) -> PreTrainedModel:
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     add_token_rows(model, len(load_tokenizer(path)))
-    sha256 = weights_hash(model, base["token_rows"])
-    if sha256 != base["weights_sha256"]:
-        raise ValueError(
-            f"{path} was trained on base {base['weights_sha256'][:8]}…, "
-            f"{source} is {sha256[:8]}…: an adapter only fits the weights it was trained on"
-        )
+    require_base(model, source, base["weights_sha256"], base["token_rows"], path)
     return model

@@ -1,13 +1,18 @@
 """Memory, time and disk of an experiment on this machine, as lines of `rlhf doctor CONFIG`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.estimate.lengths import Lengths, lengths
 from pipeline.estimate.machine import Machine, this_machine
-from pipeline.estimate.memory import SHARDINGS, StageMemory, placement
-from pipeline.estimate.stages import StageEstimate, reward_base, stage_estimates
+from pipeline.estimate.stages import (
+    SHARDINGS,
+    StageEstimate,
+    StageMemory,
+    placement,
+    reward_base,
+    stage_estimates,
+)
 from stages.adapters.config import Full, LoRA
 
 LIBRARIES = 900 * 2**20  # Python with torch and transformers, on the CPU
@@ -21,7 +26,7 @@ def estimate_lines(config: ExperimentConfig, ranks: int | None = None) -> Iterat
 
     `ranks` are the processes to shard over; None: the devices of this machine.
     """
-    machine, sizes = this_machine(Path()), lengths(config)
+    machine, sizes = this_machine(), lengths(config)
     devices = ranks or machine.devices
     estimates = list(stage_estimates(config, sizes))
     yield from _about(config, machine, sizes)

@@ -53,7 +53,8 @@ Row = tuple[Demonstration | Prompt | None, str | None]  # prompt and response
 
 def lengths(config: ExperimentConfig) -> Lengths:
     """Return the lengths of all data sets, by the base's tokenizer where it is here."""
-    tokenizer = _tokenizer(config)
+    base = model_source(config.model)
+    tokenizer = load_tokenizer(base) if Path(base).is_dir() else None
     match config.data:
         case QuickstartSource():
             return _quickstart(config.data, config.seed, tokenizer)
@@ -117,8 +118,3 @@ def _tokens(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> int:
         return max(1, round(written / CHARACTERS))
     ids = [] if response is None else response_ids(tokenizer, response)
     return len(ids) + (0 if prompt is None else len(conversation_ids(tokenizer, prompt)))
-
-
-def _tokenizer(config: ExperimentConfig) -> PreTrainedTokenizerBase | None:
-    base = model_source(config.model)
-    return load_tokenizer(base) if Path(base).is_dir() else None

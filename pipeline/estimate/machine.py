@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
+import psutil
 import torch
 
 from pipeline.runs.manifest import code_version
@@ -40,20 +40,14 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.platform(terse=True)}"
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     yield "cores", f"{cores} for this process"
-    yield "memory", _memory()
+    memory = psutil.virtual_memory()
+    free, total = memory.available / 2**30, memory.total / 2**30
+    yield "memory", f"{free:.1f} of {total:.1f} GiB free; the quickstart needs 2 GiB"
     yield "disk", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
     for name in LIBRARIES:
         yield name, _version(name)
     yield from _accelerators()
     yield "chromium", shutil.which("chromium") or "not found: the browser tests are skipped"
-
-
-def _memory() -> str:
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return "unknown"
-    free, total = (_meminfo(path)[name] / 2**30 for name in ("MemAvailable", "MemTotal"))
-    return f"{free:.1f} of {total:.1f} GiB free; the quickstart needs 2 GiB"
 
 
 def _version(name: str) -> str:
@@ -74,7 +68,7 @@ def _accelerators() -> Iterator[tuple[str, str]]:
     yield "bfloat16", "yes" if torch.cuda.is_bf16_supported() else "no"
 
 
-def this_machine(folder: Path) -> Machine:
+def this_machine() -> Machine:
     """Return memory and disk as they are now, and speeds in float32, in which stages train."""
     on_gpu = torch.cuda.is_available()
     where = torch.device("cuda" if on_gpu else "cpu")
@@ -84,8 +78,8 @@ def this_machine(folder: Path) -> Machine:
         else f"CPU, {torch.get_num_threads()} threads",
         on_gpu=on_gpu,
         devices=torch.cuda.device_count() if on_gpu else 1,
-        room=torch.cuda.mem_get_info()[0] if on_gpu else _available(),
-        disk=shutil.disk_usage(folder).free,
+        room=torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available,
+        disk=shutil.disk_usage(".").free,
         flops_per_s=_matrix_product(where),
         read_bytes_per_s=_read_speed(where),
     )
@@ -114,16 +108,3 @@ def _seconds(work: Callable[[], torch.Tensor], where: torch.device) -> float:
         best = best if until is None else min(best, took)
         until = time.perf_counter() + LASTS_S if until is None else until
     return best
-
-
-def _available() -> int:
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _meminfo(path)["MemAvailable"]
-
-
-def _meminfo(path: Path) -> dict[str, int]:
-    """Return the kernel's sizes in bytes."""
-    rows = (line.split(":") for line in path.read_text(encoding="ascii").splitlines())
-    return {name: int(value.split()[0]) * 1024 for name, value in rows}

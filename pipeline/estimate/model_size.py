@@ -27,7 +27,6 @@ from stages.distributed.memory import peak_bytes
 from stages.models import adapt, trainable_parameters
 
 _ROWS = 8  # of the dry run, so that what building takes for a moment is small beside them
-FLOAT = 4  # bytes: weights are float32 wherever they are trained
 
 # Public models that presets and examples name, so that nothing has to be fetched to measure them.
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {

@@ -1,17 +1,20 @@
 """The memory, operations and disk of each training stage of an experiment.
 
 Everything is counted for the longest row that the settings allow, so the memory is the peak.
+Weights, gradients, Adam's two moments and the moving average are float32. Permanent items add up;
+of temporary ones (the KV cache during sampling, activations during the update) the largest counts.
 Operations are two a weight and token forward and four backward (Kaplan et al. 2020), two where the
 weights are frozen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.estimate.lengths import Lengths
-from pipeline.estimate.memory import FLOAT, LOGIT_COPIES, StageMemory, trained
 from pipeline.estimate.model_size import ModelSize, activation_bytes, model_size
+from pipeline.launch.options import Sharding
 from pipeline.runs.manifest import checked_source
 from pipeline.runs.stage import Source
 from stages.adapters.config import Adaptation, Probe
@@ -20,8 +23,119 @@ from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModel
 from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
+SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
+ADVISED: tuple[Sharding, ...] = ("zero2", "zero3", "zero3-offload")  # the simplest first
+FLOAT = 4  # bytes
+MOST_DEVICES = 1024
+MOMENTS = 2  # of Adam, a parameter
+LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the loss's peak
 FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights are frozen
 NUM_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes by item, on the device of one rank.
+
+    `weights` are of the trained model with its base; `reward` has its base only where that is
+    another one; `reference` and `critic` are their own parameters. `policy` is the size of PPO's
+    policy, which is gathered to sample responses.
+    """
+
+    stage: str
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # with the logits: the larger of update and pretraining step
+    cache: int = 0  # the KV cache with the logits, during sampling
+    critic: int = 0
+    reference: int = 0
+    reward: int = 0
+    average: int = 0  # and other copies of what the policy trains
+    policy: int = 0
+    result: int = 0  # the chosen weights, loaded once more to be saved, on the CPU
+    least: bool = False  # no smaller micro-batch is possible
+    in_buckets: bool = True  # copies of a model reduce gradients in buckets of their own
+    gathered: int = 0  # the rest of a sharded policy, during sampling
+    host: int = 0  # on the CPU under offload, for all ranks of one host
+
+    @property
+    def permanent(self) -> int:
+        """The items that are in memory all the time, without gradients."""
+        models = self.weights + self.critic + self.reference + self.reward
+        return models + self.optimizer + self.average
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        temporary = max(self.activations, self.cache + self.gathered)
+        return self.permanent + max(self.gradients + temporary, self.result)
+
+    def sharded(self, how: Sharding, ranks: int) -> "StageMemory":
+        """Return a rank's share (Rajbhandari et al. 2020, section 5), with unchanged activations.
+
+        DeepSpeed keeps a float32 copy of the weights it updates beside those it computes with;
+        FSDP2 does not.
+        """
+        if how == "none" or ranks == 1:
+            return self
+        if how == "ddp":
+            return replace(self, gradients=self.gradients * (2 if self.in_buckets else 1))
+        copied = self.optimizer + self.optimizer // MOMENTS
+        shard = replace(self, optimizer=copied // ranks)
+        if how == "zero1":
+            return shard
+        shard = replace(shard, gradients=self.gradients // ranks)
+        if how == "zero2":
+            return shard
+        shard = replace(
+            shard,
+            weights=self.weights // ranks,
+            critic=self.critic // ranks,
+            reference=self.reference // ranks,
+            reward=self.reward // ranks,
+            average=self.average // ranks,
+            gathered=self.policy - self.policy // ranks,
+        )
+        if how == "zero3":
+            return shard
+        if how == "fsdp2":
+            return replace(shard, optimizer=self.optimizer // ranks)
+        offloaded = shard.permanent - shard.average + shard.gradients
+        alone = replace(shard, weights=0, critic=0, reference=0, reward=0)
+        return replace(
+            alone, optimizer=0, gradients=0, gathered=self.policy, host=offloaded * ranks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The simplest sharding under which a stage fits."""
+
+    how: Sharding
+    ranks: int
+    memory: StageMemory
+
+
+def placement(memory: StageMemory, room: int, devices: int) -> Placement | None:
+    """Return the simplest sharding in which a rank's share fits `room`; None if none does.
+
+    It uses the existing devices, else the smallest power of two of them, up to MOST_DEVICES.
+    """
+    if memory.total <= room:
+        return Placement("none", 1, memory)
+    more = [2**power for power in range(1, 20) if devices < 2**power <= MOST_DEVICES]
+    for ranks in (devices, *more):
+        for how in ADVISED:
+            share = memory.sharded(how, ranks)
+            if ranks > 1 and share.total <= room:
+                return Placement(how, ranks, share)
+    return None
+
+
+def trained(parameters: int, trainable: int) -> tuple[int, int, int]:
+    """Return (weights, gradients, optimiser) in bytes."""
+    return parameters * FLOAT, trainable * FLOAT, trainable * FLOAT * MOMENTS
 
 
 @dataclass(frozen=True, slots=True)

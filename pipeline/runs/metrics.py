@@ -6,11 +6,11 @@ two runs with one seed write the same file.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from reward_models.atomic_files import write_jsonl
-from reward_models.records import finite_or_none
 from stages.progress import Step
 
 
@@ -26,7 +26,10 @@ class MetricsFile:
 
     def add(self, step: Step) -> None:
         """Write a step's numbers through to the file; a step without numbers leaves no line."""
-        numbers = {name: finite_or_none(float(value)) for name, value in step.metrics.items()}
+        numbers = {  # JSON has neither NaN nor infinity
+            name: float(value) if math.isfinite(value) else None
+            for name, value in step.metrics.items()
+        }
         if not numbers:
             return
         row = {"step": step.done, "total": step.total, **numbers}

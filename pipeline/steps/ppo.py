@@ -92,7 +92,7 @@ class Ppo(Stage):
     def run(self, out: Path, report: Report) -> None:
         from stages.models import load_tokenizer
         from stages.ppo.train import train_ppo
-        from stages.reward.held_out import held_out_prompts
+        from stages.reward.batches import split_rankings
         from stages.reward.train import within_positions
 
         seed_process(self.config.seed, self.config.threads)
@@ -100,7 +100,7 @@ class Ppo(Stage):
         data = DataFolder(self.folder / "data")
         validation = data.prompts("validation")
         # Rankings that the reward model did not learn from check it before PPO starts.
-        held_out = held_out_prompts(
+        split = split_rankings(
             within_positions(self.config.reward, self.reward_model),
             load_tokenizer(policy),
             *read_labels(labels_until(self.folder, self.round)),
@@ -116,7 +116,7 @@ class Ppo(Stage):
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
             gold=gold,
-            held_out=held_out,
+            held_out=split.held_out,
             out=out,
             seed=seed,
             report=report,

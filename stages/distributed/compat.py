@@ -215,6 +215,21 @@ def set_zero_weight(parameter: nn.Parameter, full: Tensor) -> None:
         _set_zero_shard(parameter, full, None)
 
 
+@contextmanager
+def without_zero3_hooks(engine: Any) -> Iterator[None]:
+    """Let the layers of a ZeRO-3 engine keep their weights, which its hooks would release.
+
+    TRL 1.12 has the functions for generation; no public name of DeepSpeed takes the hooks off.
+    """
+    from trl.models.utils import add_hooks, remove_hooks
+
+    remove_hooks(engine)
+    try:
+        yield
+    finally:
+        add_hooks(engine)
+
+
 def zero_moments(parameter: nn.Parameter, adam: torch.optim.AdamW) -> dict[str, Tensor]:
     """Return Adam's state of a trained parameter, {} before the first step; all ranks call."""
     from deepspeed.utils import safe_get_full_optimizer_state

@@ -15,9 +15,8 @@ from accelerate import Accelerator
 from deepspeed import comm
 from deepspeed.utils import safe_get_local_grad
 from torch import Tensor, nn
-from trl.models.utils import add_hooks, remove_hooks
 
-from stages.distributed.compat import full_shape, zero2_gradients, zero3_shard
+from stages.distributed.compat import full_shape, without_zero3_hooks, zero2_gradients, zero3_shard
 from stages.distributed.network import (
     adamw,
     norm_over_ranks,
@@ -72,17 +71,14 @@ class Zero:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """See `Network`. The hooks that release weights after every layer are off meanwhile."""
+        """See `Network`."""
         if not self.shards_weights:
             yield
             return
         require_room_for_full_weights(self.model.module, self.accelerator)
-        with deepspeed.zero.GatheredParameters(list(self.model.module.parameters())):
-            remove_hooks(self.model)
-            try:
-                yield
-            finally:
-                add_hooks(self.model)
+        weights = list(self.model.module.parameters())
+        with deepspeed.zero.GatheredParameters(weights), without_zero3_hooks(self.model):
+            yield
 
     def shards(self) -> dict[str, Tensor]:
         """See `Network`."""

@@ -23,7 +23,7 @@ from reward_models.packed_attention import (
 )
 from stages.adapters.cached_layers import CachedLayers
 from stages.forward_check import Forward as ForwardFn
-from stages.forward_check import padding_side
+from stages.forward_check import logits_of, padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
@@ -58,7 +58,7 @@ def pads_right(models: Models, longest: int) -> bool:
     `longest` is the number of tokens of the longest text. Raises ValueError where padding changes
     that on either side.
     """
-    sides = [padding_side(policy_reader(models.policy), models.policy, longest)]
+    sides = [padding_side(logits_of(models.policy), models.policy, longest)]
     for scorer in (models.critic, models.reward):
         if isinstance(scorer, RewardModel):
             backbone = transformer(scorer.backbone)
@@ -113,21 +113,6 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
         return models
     log.warning("states of lower layers are not cached: %s", obstacle)
     return plain
-
-
-def policy_reader(policy: PreTrainedModel) -> ForwardFn:
-    """The logits of a causal language model, for `padding_side`."""
-
-    def logits(ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
-        logits_BLV: Tensor = policy(
-            input_ids=ids_BL,
-            attention_mask=mask_BL.long(),
-            position_ids=positions_BL,
-            use_cache=False,
-        ).logits
-        return logits_BLV
-
-    return logits
 
 
 def _state_reader(scorer: RewardModel) -> ForwardFn:

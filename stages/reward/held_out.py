@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from reward_models.calibration import (
     Comparisons,
@@ -21,11 +20,10 @@ from reward_models.calibration import (
     pair_accuracy,
 )
 from reward_models.model import RewardModel
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking
 from stages.generation.score import batches_of, score_sequences
 from stages.progress import Report, Step, announce, counted, silent
-from stages.reward.batches import RankedPrompt, split_rankings
-from stages.reward.config import RewardConfig
+from stages.reward.batches import RankedPrompt
 from stages.reward.shared_prompt import Layout
 
 Scores = list[tuple[float, ...]]
@@ -133,17 +131,6 @@ def _length_correlation(
     ]
     score_N, length_N, prompt_N = np.asarray(rows, dtype=np.float64).reshape(-1, 3).T
     return length_correlation(score_N, length_N, prompt_N.astype(np.int64), rng)
-
-
-def held_out_prompts(
-    config: RewardConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[RankingTask],
-    rankings: Sequence[Ranking],
-    seed: int,
-) -> list[RankedPrompt]:
-    """Return the rankings that `train_reward` holds out under these settings and this seed."""
-    return split_rankings(config, tokenizer, tasks, rankings, seed).held_out
 
 
 def check_reward_model(

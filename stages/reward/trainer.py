@@ -8,19 +8,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, TrainingArguments
 
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import BatchElement, count_elements, pair_weights, ranking_loss
@@ -62,7 +56,6 @@ class RewardTrainer(AtomicCheckpoints):
             args=args,
             train_dataset=RankedPromptDataset(elements),
             data_collator=layout.collate,
-            callbacks=[EpochOrder(self.order)],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole batch itself
         let_models_load_whole()
@@ -183,6 +176,10 @@ class SortedWithinBatches(Sampler[int]):
         self.num_blanks = -len(lengths) % multiple_of
         self.epoch = 0
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; Trainer calls it before each, in a resumed run too."""
+        self.epoch = epoch
+
     def __len__(self) -> int:
         return len(self.lengths) + self.num_blanks
 
@@ -193,20 +190,3 @@ class SortedWithinBatches(Sampler[int]):
             batch = order[start : start + self.prompts_per_batch]
             yield from sorted(batch, key=self.lengths.__getitem__)
         yield from [BLANK] * self.num_blanks
-
-
-class EpochOrder(TrainerCallback):
-    """Sets the sampler's epoch, in a resumed run too."""
-
-    def __init__(self, sampler: SortedWithinBatches) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - the Trainer's signature
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Set the epoch that begins."""
-        self.sampler.epoch = int(state.epoch or 0.0)

@@ -11,10 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig as SupervisedArguments
 
 from stages.adapters.config import Full
@@ -26,7 +24,7 @@ from stages.progress import silent
 from stages.sft.trainer import SupervisedTrainer
 from stages.training_arguments import training_arguments
 from tests.distributed.ranks import SHARDINGS, Sharding, run_ranks
-from tests.reward_models.tiny import WORDS, tiny_tokenizer
+from tests.reward_models.tiny import tiny_base
 
 Held = dict[str, int]  # bytes, by what they are
 
@@ -74,23 +72,9 @@ def after_training(base: Path) -> Held:
 
 def small_base(folder: Path) -> Path:
     """A Llama of four layers of width 64."""
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=3 + len(WORDS),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-    ).save_pretrained(str(folder))
-    tiny_tokenizer().save_pretrained(str(folder))
-    return folder
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    return tiny_base(folder, tied=True, **shape, **heads)
 
 
 def of_every_rank(base: Path, sharding: Sharding, ranks: int) -> list[Held]:

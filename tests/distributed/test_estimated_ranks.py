@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.estimate.memory import FLOAT, StageMemory, trained
 from pipeline.estimate.model_size import model_size
+from pipeline.estimate.stages import FLOAT, StageMemory, trained
 from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.reward_models.tiny import tiny_tokenizer
+from tests.reward_models.tiny import tiny_base
 
 pytestmark = [pytest.mark.distributed, pytest.mark.deepspeed]
 WITHIN = 0.02  # DeepSpeed fills up what does not divide
@@ -38,23 +38,9 @@ class Held:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wide enough that what is divided outweighs what fills up."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = tiny_tokenizer()
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=160,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            tie_word_embeddings=False,
-        )
-    )
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    return folder
+    shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    return tiny_base(tmp_path_factory.mktemp("base"), **shape, **heads)
 
 
 def adaptation(family: str) -> Full | Restricted:

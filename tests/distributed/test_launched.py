@@ -144,7 +144,7 @@ def test_torchrun_starts_the_same_verb(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_accelerate_launch_starts_the_same_verb_and_says_how_it_is_sharded(tmp_path: Path):
+def test_accelerate_launch_starts_the_same_verb_and_sets_its_sharding(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     configs = Path(__file__).parents[2] / "configs/accelerate"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0",

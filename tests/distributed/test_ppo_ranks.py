@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def brief(cases: Sequence[Any], *brief_cases: Any) -> list[Any]:
-    """All cases; those that are not `kept` are marked slow."""
+    """All cases; those that are not among `brief_cases` are marked slow."""
     slow = pytest.mark.slow
     each = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [
@@ -78,18 +78,34 @@ def assert_same_course(ours: list[dict[str, float]], others: list[dict[str, floa
                 assert step[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
 
 
+def assert_as_one(
+    world: World,
+    folder: Path,
+    settings: dict[str, Any],
+    sharding: Sharding,
+    *,
+    alone: dict[str, Any] | None = None,
+    processes: int = 2,
+) -> list[list[dict[str, float]]]:
+    """Ranks train what one process trains, perhaps under `alone`; return every rank's metrics."""
+    expected = trained(world, folder / "one", alone or settings)
+    if sharding == "zero3-offload":  # its gradients are on their way until the step
+        for step in expected:
+            step.pop("ppo/pretraining_gradient_ratio", None)
+    ranks = run_ranks(
+        trained, world, folder / "ranks", settings, processes=processes, sharding=sharding
+    )
+    assert_same_course(ranks[0], expected)
+    assert_alike(folder / "one", folder / "ranks")
+    return ranks
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharding", brief(ALL, "zero2", "zero3", "fsdp2"))
 def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
-    alone = trained(world, tmp_path / "one", SETTINGS)
-    if sharding == "zero3-offload":  # its gradients are on their way until the step
-        for step in alone:
-            del step["ppo/pretraining_gradient_ratio"]
-    ranks = run_ranks(trained, world, tmp_path / "two", SETTINGS, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert [step["ppo/first_ratio_error"] for step in ranks[0]] == [0.0] * len(alone)
-    assert ranks[1] == []
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    first, second = assert_as_one(world, tmp_path, SETTINGS, sharding)
+    assert all(step["ppo/first_ratio_error"] == 0.0 for step in first)
+    assert second == []
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -116,14 +132,11 @@ SETS.remove(("prompt", "fsdp2"))
     ("family", "sharding"),
     brief(SETS, ("lora", "zero3"), ("prefix", "zero2"), ("bottleneck", "fsdp2")),
 )
-def test_a_set_is_trained_as_by_one(
+def test_an_adapter_is_trained_as_by_one(
     world: World, tmp_path: Path, family: str, sharding: Sharding
 ) -> None:
     settings = {"adaptation": {"family": family, **FAMILIES[family]}}
-    alone = trained(world, tmp_path / "one", settings)
-    ranks = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert_as_one(world, tmp_path, settings, sharding)
 
 
 MOVES: list[tuple[Sharding, Sharding]] = [
@@ -154,10 +167,7 @@ def test_a_run_goes_on_under_another_sharding(
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["ddp", "zero3"])
 def test_four_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding: Sharding) -> None:
-    alone = trained(world, tmp_path / "one", SETTINGS)
-    ranks = run_ranks(trained, world, tmp_path / "four", SETTINGS, processes=4, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert_alike(tmp_path / "one", tmp_path / "four")
+    assert_as_one(world, tmp_path, SETTINGS, sharding, processes=4)
 
 
 @pytest.mark.distributed
@@ -188,7 +198,7 @@ def starved(world: World, out: Path) -> str:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
-def test_a_policy_that_does_not_fit_whole_is_told_before_it_samples(
+def test_a_policy_that_does_not_fit_whole_is_refused_before_it_samples(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     for message in run_ranks(starved, world, tmp_path, sharding=sharding):
@@ -215,7 +225,7 @@ def with_little_on_one(
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2", "ddp"), "zero3"))
-def test_ranks_read_as_many_at_once_as_the_scarcest_has_memory_for(
+def test_ranks_take_as_many_episodes_as_the_scarcest_has_memory_for(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     settings = SETTINGS | {"micro_batch_size": "auto"}
@@ -245,7 +255,7 @@ def watched(world: World, out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharding", brief(("zero3", "fsdp2"), "zero3"))
-def test_a_second_opinion_may_load_a_model_of_its_own(
+def test_a_gold_reward_may_load_a_model_of_its_own(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
     alone = watched(world, tmp_path / "one")
@@ -274,10 +284,7 @@ def test_joint_passes_train_as_one_process_does(
         "ema_decay": 0.9,
         "pretraining": {"examples_per_episode": 0.75, "tokens_per_example": 8},
     }
-    alone = trained(probe, tmp_path / "one", settings)
-    ranks = run_ranks(trained, probe, tmp_path / "two", settings, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert_as_one(probe, tmp_path, settings, sharding)
 
 
 @pytest.mark.distributed
@@ -300,10 +307,7 @@ FIRST = {"cached": {"first_forward": True}, "minibatch": 8}
 def test_the_last_layers_are_trained_as_by_one_that_keeps_nothing(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
-    alone = trained(world, tmp_path / "one", TOP | PLAIN)
-    ranks = run_ranks(trained, world, tmp_path / "two", TOP, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert_as_one(world, tmp_path, TOP, sharding, alone=TOP | PLAIN)
 
 
 @pytest.mark.distributed
@@ -311,9 +315,6 @@ def test_the_last_layers_are_trained_as_by_one_that_keeps_nothing(
 def test_a_first_pass_that_is_kept_or_cannot_be_trains_as_one_process_does(
     world: World, tmp_path: Path, sharding: Sharding
 ) -> None:
-    alone = trained(world, tmp_path / "one", {"minibatch": 8})
-    ranks = run_ranks(trained, world, tmp_path / "two", FIRST, sharding=sharding)
-    assert_same_course(ranks[0], alone)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    ranks = assert_as_one(world, tmp_path, FIRST, sharding, alone={"minibatch": 8})
     if sharding == "ddp":
         assert all(step["ppo/first_ratio_error"] == 0.0 for step in ranks[0])

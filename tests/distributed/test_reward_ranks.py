@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,11 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from reward_models.model import RewardModel
-from stages.progress import Step
 from stages.reward.config import RewardConfig
 from stages.reward.train import fit_to_memory, train_reward
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.distributed.truths import Told, curve, folder_of
+from tests.distributed.truths import Rows, assert_same_curves, folder_of, recorder
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
 
 QUICK = {("zero2", "bottleneck"), ("zero3", "full"), ("zero3-offload", "lora"), ("fsdp2", "lora")}
@@ -34,20 +32,14 @@ def train(
     micro: int | Literal["auto"],
     epochs: int = 2,
     dies_at: int | None = None,
-) -> Told:
-    """What the steps reported; the rank that hears of step `dies_at` is killed there.
+) -> Rows:
+    """Return the metrics of all steps; the rank that reports step `dies_at` is killed there.
 
     Epsilon keeps Adam from magnifying what is rounding alone.
     """
-    told: Told = []
+    rows: Rows = []
     rng = random.Random(0)
     tasks = tiny_tasks(PROMPTS, rng)
-
-    def listen(step: Step) -> None:
-        if step.done == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step.metrics:  # not one that only says what is being done
-            told.append({"step": step.done, **step.metrics})
 
     train_reward(
         RewardConfig(
@@ -67,9 +59,9 @@ def train(
         demonstrations=tiny_demonstrations(6, rng),
         out=out,
         seed=1,
-        report=listen,
+        report=recorder(rows, dies_at),
     )
-    return told
+    return rows
 
 
 @cache
@@ -78,36 +70,30 @@ def base() -> Path:
 
 
 @cache
-def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor], dict[str, Any]]:
+def truth(family: str, epochs: int = 2) -> tuple[Rows, dict[str, Tensor], dict[str, Any]]:
     out = folder_of("reward-ranks") / f"truth-{family}-{epochs}"
-    told = train(base(), out, family, BATCH, epochs)
-    return told, saved(out), held_out(out)
+    rows = train(base(), out, family, BATCH, epochs)
+    return rows, saved(out), held_out(out)
 
 
 def saved(out: Path) -> dict[str, Tensor]:
     """All that the artefact's weights are, scale and bias of its head included."""
-    found = {}
+    weights = {}
     for path in (out / "model").glob("*.safetensors"):
-        found |= {f"{path.name} {name}": weight for name, weight in load_file(path).items()}
-    return found | {"bias": RewardModel.load(out / "model").bias.detach()}
+        weights |= {f"{path.name} {name}": weight for name, weight in load_file(path).items()}
+    return weights | {"bias": RewardModel.load(out / "model").bias.detach()}
 
 
 def held_out(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "held_out.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((out / "held_out.json").read_text())
+    return report
 
 
-def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
-    """The steps that were told, all or the last ones, and the result are those of one process."""
-    told_true, weights_true, held_true = truth(family, epochs)
-    told_true = told_true[-len(told) :]
-    for name in (
-        "reward/loss_nats_per_pair",
-        "reward/pair_accuracy",
-        "reward/gradient_norm",
-        "step",
-    ):
-        torch.testing.assert_close(curve(told, name), curve(told_true, name), atol=1e-5, rtol=0)
+def check(rows: Rows, out: Path, family: str, epochs: int = 2) -> None:
+    """The metrics, of all steps or of the last ones, and the result are those of one process."""
+    expected_rows, weights_true, held_true = truth(family, epochs)
+    names = ("reward/loss_nats_per_pair", "reward/pair_accuracy", "reward/gradient_norm")
+    assert_same_curves(rows, expected_rows, names)
     weights, held = saved(out), held_out(out)
     assert weights.keys() == weights_true.keys()
     for name, weight in weights_true.items():
@@ -123,12 +109,12 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
 def test_ranks_learn_what_one_process_learns(
     sharding: Sharding, family: str, ranks: int, tmp_path: Path
 ):
-    told = (base(), tmp_path, family, MICRO[ranks])
-    found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
-    check(found, tmp_path, family)
+    arguments = (base(), tmp_path, family, MICRO[ranks])
+    rows = run_ranks(train, *arguments, processes=ranks, sharding=sharding)[0]
+    check(rows, tmp_path, family)
 
 
-def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
+def with_little_on_one(base: Path, out: Path) -> tuple[Rows, int]:
     """Train where the second rank has no memory to spare; how much each rank reads at once too."""
     sizes: list[int] = []
 
@@ -145,12 +131,12 @@ def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharding", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_ranks_read_as_many_prompts_as_the_scarcest_has_memory_for(
+def test_ranks_take_as_many_prompts_as_the_scarcest_has_memory_for(
     tmp_path: Path, sharding: Sharding
 ):
-    (told, mine), (_, theirs) = run_ranks(with_little_on_one, base(), tmp_path, sharding=sharding)
-    assert mine == theirs == 1
-    check(told, tmp_path, "full")
+    (rows, first), (_, second) = run_ranks(with_little_on_one, base(), tmp_path, sharding=sharding)
+    assert first == second == 1
+    check(rows, tmp_path, "full")
 
 
 @pytest.mark.parametrize("family", NOT_UNDER_FSDP2["reward"])

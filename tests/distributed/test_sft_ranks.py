@@ -1,9 +1,7 @@
 """Fine-tuning by several ranks is fine-tuning by one process, whatever shards it."""
 
 import json
-import os
 import random
-import signal
 from functools import cache
 from pathlib import Path
 
@@ -12,17 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.generation.config import SamplingConfig
-from stages.models import load_tokenizer, tokenizer_hash
-from stages.progress import Step
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.distributed.truths import Told, curve, folder_of
-from tests.reward_models.tiny import tiny_base, tiny_demonstrations
+from tests.distributed.truths import Rows, assert_same_curves, folder_of, recorder
+from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_reward
 
 QUICK = {("ddp", "bottleneck"), ("zero1", "lora"), ("zero2", "full"), ("zero3", "prefix")}
 QUICK |= {("fsdp2", "full")}
@@ -39,19 +34,13 @@ def train(
     dies_at: int | None = None,
     reward_model: Path | None = None,
     dropout: float = 0.0,
-) -> Told:
-    """What the steps reported; the rank that hears of step `dies_at` is killed there.
+) -> Rows:
+    """Return the metrics of all steps; the rank that reports step `dies_at` is killed there.
 
     Epsilon keeps Adam from magnifying what is rounding alone.
     """
-    told: Told = []
+    rows: Rows = []
     drawn = tiny_demonstrations(DEMONSTRATIONS + 5, random.Random(0))
-
-    def listen(step: Step) -> None:
-        if step.done == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step.metrics:  # not one that only says what is being done
-            told.append({"step": step.done, **step.metrics})
 
     train_sft(
         SFTConfig(
@@ -71,9 +60,9 @@ def train(
         selection_prompts=[] if reward_model is None else PROMPTS,
         out=out,
         seed=1,
-        report=listen,
+        report=recorder(rows, dies_at),
     )
-    return told
+    return rows
 
 
 @cache
@@ -82,7 +71,7 @@ def base() -> Path:
 
 
 @cache
-def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor]]:
+def truth(family: str, epochs: int = 2) -> tuple[Rows, dict[str, Tensor]]:
     out = folder_of("sft-ranks") / f"truth-{family}-{epochs}"
     return train(base(), out, family, BATCH, epochs), saved(out / "model")
 
@@ -91,19 +80,17 @@ def saved(folder: Path) -> dict[str, Tensor]:
     return load_file(next(folder.glob("*model.safetensors")))
 
 
-def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
-    """The steps that were told, all or the last ones, and the result are those of one process."""
-    told_true, weights_true = truth(family, epochs)
-    told_true = told_true[-len(told) :]
+def check(rows: Rows, out: Path, family: str, epochs: int = 2) -> None:
+    """The metrics, of all steps or of the last ones, and the result are those of one process."""
+    expected_rows, weights_true = truth(family, epochs)
     weights = saved(out / "model")
-    for name in (
+    names = (
         "sft/loss_nats_per_token",
         "sft/gradient_norm",
         "sft/validation_loss_nats_per_token",
         "sft/learning_rate",
-        "step",
-    ):
-        torch.testing.assert_close(curve(told, name), curve(told_true, name), atol=1e-5, rtol=0)
+    )
+    assert_same_curves(rows, expected_rows, names)
     assert weights.keys() == weights_true.keys()
     for name, weight in weights_true.items():
         torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
@@ -114,9 +101,9 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
 def test_ranks_learn_what_one_process_learns(
     sharding: Sharding, family: str, ranks: int, tmp_path: Path
 ):
-    told = (base(), tmp_path, family, MICRO[ranks])
-    found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
-    check(found, tmp_path, family)
+    arguments = (base(), tmp_path, family, MICRO[ranks])
+    rows = run_ranks(train, *arguments, processes=ranks, sharding=sharding)[0]
+    check(rows, tmp_path, family)
 
 
 def masks(base: Path, out: Path) -> list[list[bool]]:
@@ -144,15 +131,11 @@ def test_ranks_drop_out_different_parts(tmp_path: Path):
 
 @pytest.mark.distributed
 def test_a_reward_model_chooses_the_epoch_of_a_sharded_run(tmp_path: Path):
-    scorer = tmp_path / "reward"
-    tokenizer = load_tokenizer(base())
-    model = RewardModel.from_base(base(), seed=3)
-    model.record_training(tokenizer_hash(tokenizer), {"simulated"})
-    model.save(scorer, tokenizer)
+    scorer = tiny_reward(base(), tmp_path / "reward")
     alone, sharded = tmp_path / "alone", tmp_path / "sharded"
     train(base(), alone, "full", BATCH, reward_model=scorer)
-    told = (base(), sharded, "full", MICRO[2], 2, None, scorer)
-    run_ranks(train, *told, sharding="zero3")
+    arguments = (base(), sharded, "full", MICRO[2], 2, None, scorer)
+    run_ranks(train, *arguments, sharding="zero3")
     one, two = (json.loads((out / "selection.json").read_text()) for out in (alone, sharded))
     assert (one["epoch"], one["chosen_by"]) == (two["epoch"], two["chosen_by"])
     for here, there in zip(one["epochs"], two["epochs"], strict=True):

@@ -48,12 +48,12 @@ def test_a_killed_run_goes_on_under_another_sharding(
         else (reward.train, reward.check, reward.base())
     )
     for (sharding, processes), dies_at in zip(legs[:-1], DIES_AT[stage], strict=False):
-        told = (base, tmp_path, family, MICRO[processes], EPOCHS, dies_at)
-        with Ranks(train, *told, processes=processes, sharding=sharding) as ranks:
+        arguments = (base, tmp_path, family, MICRO[processes], EPOCHS, dies_at)
+        with Ranks(train, *arguments, processes=processes, sharding=sharding) as ranks:
             assert all(ranks.wait(120.0))
     sharding, processes = legs[-1]
-    told = (base, tmp_path, family, MICRO[processes], EPOCHS)
-    found = run_ranks(train, *told, processes=processes, sharding=sharding)[0]
-    first = min(row["step"] for row in found if row["step"])
+    arguments = (base, tmp_path, family, MICRO[processes], EPOCHS)
+    rows = run_ranks(train, *arguments, processes=processes, sharding=sharding)[0]
+    first = min(row["step"] for row in rows if row["step"])
     assert 3 <= first <= DIES_AT[stage][len(legs) - 2]  # it did not begin anew
-    check([row for row in found if row["step"]], tmp_path, family, EPOCHS)
+    check([row for row in rows if row["step"]], tmp_path, family, EPOCHS)

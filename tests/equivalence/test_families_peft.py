@@ -102,7 +102,7 @@ def test_a_soft_prompt_is_pefts_without_padding(base: Path) -> None:
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-def test_a_bottleneck_adds_what_the_equation_says(base: Path, placement: str) -> None:
+def test_a_bottleneck_adds_the_equation(base: Path, placement: str) -> None:
     """Re-derived in float64 with hooks on a bare model: z + s (W_up relu(W_down z + b) + c)."""
     model = ours(
         base,
@@ -136,7 +136,7 @@ def test_a_bottleneck_adds_what_the_equation_says(base: Path, placement: str) ->
 
 
 @pytest.mark.parametrize("adaptation", [LoRA(rank=2), BitFit()], ids=["lora", "bitfit"])
-def test_a_merged_set_says_what_it_said(base: Path, adaptation: Restricted) -> None:
+def test_a_merged_adapter_keeps_its_outputs(base: Path, adaptation: Restricted) -> None:
     model = ours(base, adaptation)
     with torch.no_grad():
         for parameter in model.parameters():

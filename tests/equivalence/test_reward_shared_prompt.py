@@ -153,7 +153,7 @@ def test_families_that_can_share_do(family: str, caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-def test_a_window_shorter_than_the_row_falls_back_and_says_so(
+def test_a_window_shorter_than_the_row_falls_back_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8)
@@ -165,7 +165,7 @@ def test_a_window_shorter_than_the_row_falls_back_and_says_so(
     assert "sliding_window of 8" in caplog.text
 
 
-def test_attention_of_another_kind_falls_back_and_says_so(
+def test_attention_of_another_kind_falls_back_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -186,7 +186,7 @@ def test_pieces_that_do_not_arrive_at_attention_are_noticed(
     assert "scores differ by" in caplog.text
 
 
-def test_positions_read_off_the_mask_fall_back_and_say_so(
+def test_positions_from_the_mask_fall_back_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = reward_model(
@@ -197,7 +197,7 @@ def test_positions_read_off_the_mask_fall_back_and_say_so(
     assert "BloomModel cannot share a prompt" in caplog.text
 
 
-def test_a_prompt_shared_by_k_responses_is_read_once() -> None:
+def test_a_prompt_shared_by_k_responses_is_computed_once() -> None:
     [element] = elements(1)
     shared = SharedPrompt().collate([element])["ids_1N"].numel()
     assert shared == len(element.prompt) + sum(map(len, element.responses))

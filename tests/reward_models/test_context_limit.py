@@ -47,7 +47,7 @@ def reads(model: torch.nn.Module, tokens: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_learned_table_reads_its_limit(kind: str):
+def test_a_learned_table_has_its_limit(kind: str):
     own = {
         key: value
         for key, value in SMALL.items()

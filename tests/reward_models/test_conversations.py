@@ -191,7 +191,7 @@ def test_a_context_that_is_no_text_is_refused(tmp_path: Path, context: object) -
         load_prompts(str(path))
 
 
-def test_what_one_speaker_says_in_pieces_is_one_turn() -> None:
+def test_adjacent_messages_of_one_speaker_are_one_turn() -> None:
     text = "Human: a\n\nAssistant: b:\n\nAssistant:  c\n\nHuman: d\n\nAssistant:"
     assert parse_dialogue(text) == (
         Turn("user", "a"),

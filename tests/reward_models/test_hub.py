@@ -52,7 +52,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("load", [*LOADERS, SequenceClassifier.load])
-def test_a_hub_that_nobody_reaches_is_told_in_one_line(
+def test_an_unreachable_hub_is_one_line(
     load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -64,12 +64,12 @@ def test_a_hub_that_nobody_reaches_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_without_permission_to_ask_the_line_says_so():
+def test_offline_mode_is_named_in_the_line():
     with pytest.raises(ValueError, match=r"hub cannot be reached .*offline mode"):
         check_source("nowhere")
 
 
-def test_a_name_that_the_hub_does_not_know_is_told():
+def test_a_name_that_is_not_on_the_hub_is_refused():
     with (
         hub(404, "RepoNotFound") as requests,
         pytest.raises(ValueError, match="a/b: no such folder, and no such model on the hub"),

@@ -72,7 +72,7 @@ def test_the_last_real_token_is_found_under_left_and_right_padding() -> None:
     assert last_real(mask_BL).tolist() == [3, 1, 3]
 
 
-def test_scores_read_at_chosen_places_equal_the_values_there(model: RewardModel) -> None:
+def test_scores_at_chosen_positions_equal_the_values_there(model: RewardModel) -> None:
     ids_BL, mask_BL, positions_BL = padded(SEQUENCES[:2], 6, left=False)
     last_BK = torch.tensor([[3, 1], [5, 2]])
     reward_BK = model(ids_BL, mask_BL, positions_BL, last_BK)
@@ -80,7 +80,7 @@ def test_scores_read_at_chosen_places_equal_the_values_there(model: RewardModel)
     assert torch.allclose(reward_BK, expected_BK, atol=1e-5)
 
 
-def test_the_id_that_pads_is_never_read(model: RewardModel) -> None:
+def test_the_id_of_padding_does_not_matter(model: RewardModel) -> None:
     ids_BL, mask_BL, positions_BL = padded(SEQUENCES, 8, left=False)
     beyond_the_vocabulary_BL = ids_BL.masked_fill(~mask_BL, 9999)
     assert torch.equal(

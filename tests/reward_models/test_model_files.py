@@ -131,7 +131,7 @@ def one_line(error: pytest.ExceptionInfo[ValueError], folder: Path) -> None:
 
 @pytest.mark.parametrize("load", [load_policy, load_causal_lm])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_folder_is_told_in_one_line(
+def test_a_damaged_folder_is_refused_in_one_line(
     kind: str, load: Callable[[Path], object], whole: Path, tmp_path: Path
 ):
     damage, message = DAMAGES[kind]
@@ -144,7 +144,9 @@ def test_a_damaged_folder_is_told_in_one_line(
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("text", [POINTER, "{", "[1]", "{}"])
-def test_a_damaged_tokenizer_is_told_in_one_line(name: str, text: str, whole: Path, tmp_path: Path):
+def test_a_damaged_tokenizer_is_refused_in_one_line(
+    name: str, text: str, whole: Path, tmp_path: Path
+):
     folder = copied(whole, tmp_path / "base")
     (folder / name).write_text(text)
     if (name, text) == ("tokenizer_config.json", "{}"):
@@ -195,7 +197,7 @@ ADAPTERS: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_a_damaged_adapter_is_told_in_one_line(kind: str, adapter: Path):
+def test_a_damaged_adapter_is_refused_in_one_line(kind: str, adapter: Path):
     damage, message = ADAPTERS[kind]
     damage(adapter)
     with pytest.raises(ValueError, match=message) as error:
@@ -204,7 +206,7 @@ def test_a_damaged_adapter_is_told_in_one_line(kind: str, adapter: Path):
 
 
 @pytest.mark.parametrize("change", ["wrong shapes", "a missing weight", "NaN"])
-def test_an_adapter_with_other_weights_is_told_in_one_line(change: str, adapter: Path):
+def test_an_adapter_with_other_weights_is_refused_in_one_line(change: str, adapter: Path):
     path = adapter / "adapter_model.safetensors"
     weights = load_file(path)
     name = sorted(weights)[0]
@@ -240,7 +242,7 @@ def test_an_adapter_with_other_weights_is_told_in_one_line(change: str, adapter:
         (weights_become(forget), "weights are missing"),
     ],
 )
-def test_a_damaged_reward_model_is_told_in_one_line(
+def test_a_damaged_reward_model_is_refused_in_one_line(
     damage: Damage, message: str, whole: Path, tmp_path: Path
 ):
     RewardModel.from_base(whole, seed=0).save(tmp_path / "rm")
@@ -274,5 +276,5 @@ def test_an_adapter_refuses_a_base_with_other_embeddings(whole: Path, tmp_path: 
         (RuntimeError(" \n "), "RuntimeError"),
     ],
 )
-def test_the_first_line_that_says_something_is_told(error: Exception, message: str) -> None:
+def test_the_first_line_with_text_is_returned(error: Exception, message: str) -> None:
     assert first_line(error) == message

@@ -48,7 +48,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 
 @given(FORESTS)
-def test_pieces_say_what_a_mask_over_the_row_says_and_send_back_its_gradients(
+def test_segments_give_the_outputs_and_gradients_of_a_mask_over_the_row(
     forest: Forest,
 ) -> None:
     seen = seen_NN(forest)
@@ -88,7 +88,7 @@ def inputs_of(forest: Forest) -> dict[str, object]:
     }
 
 
-def test_a_layer_computed_anew_for_its_gradient_reads_its_own_pieces() -> None:
+def test_a_layer_recomputed_for_its_gradient_gets_its_own_segments() -> None:
     """Two rows are read before either is gone back through."""
     model, gradients = tiny(), []
     enable_packing(model)
@@ -114,7 +114,7 @@ def test_attention_in_16_bits_takes_pieces() -> None:
     torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.05)
 
 
-def test_what_reads_pieces_is_saved_as_what_it_was(tmp_path: Path) -> None:
+def test_a_model_with_packing_is_saved_as_without(tmp_path: Path) -> None:
     model = tiny()
     model.save_pretrained(tmp_path / "before")
     enable_packing(model)

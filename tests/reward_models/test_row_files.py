@@ -147,7 +147,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_a_file_is_not_is_told_in_one_line(tmp_path: Path, case: str) -> None:
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     name, content, message = WRONG[case]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -157,7 +157,7 @@ def test_what_a_file_is_not_is_told_in_one_line(tmp_path: Path, case: str) -> No
     assert not isinstance(caught.value, UnicodeError)
 
 
-def test_a_folder_and_nothing_are_told_apart(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_refused_differently(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder, expected a file"):
         list(read_rows(tmp_path))
     with pytest.raises(ValueError, match="no such file"):

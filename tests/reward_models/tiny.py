@@ -7,7 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Ranking, RankingTask, Response
+from stages.models import load_tokenizer, tokenizer_hash
 
 WORDS = [f"w{number}" for number in range(20)] + ["good", "bad"]
 
@@ -21,26 +23,38 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_base(folder: Path, *, tied: bool = False) -> Path:
-    """A saved Llama of two layers with its tokenizer."""
+SHAPE = {
+    "vocab_size": 3 + len(WORDS),
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "attention_dropout": 0.5,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+def tiny_base(folder: Path, *, tied: bool = False, **shape: int) -> Path:
+    """A saved Llama of two layers with its tokenizer; `shape` changes its config."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=3 + len(WORDS),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            attention_dropout=0.5,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
+        config = LlamaConfig(**SHAPE | shape, tie_word_embeddings=tied)
         LlamaForCausalLM(config).save_pretrained(str(folder))
     tiny_tokenizer().save_pretrained(str(folder))
+    return folder
+
+
+def tiny_reward(policy: Path, folder: Path, *, seed: int = 3, scale: float = 1.0) -> Path:
+    """A saved reward model on the policy, with its tokenizer; `scale` spreads its scores."""
+    reward, tokenizer = RewardModel.from_base(policy, seed), load_tokenizer(policy)
+    with torch.no_grad():
+        reward.head.weight.mul_(scale)
+    reward.record_training(tokenizer_hash(tokenizer), {"simulated"})
+    reward.save(folder)
     return folder
 
 

@@ -74,7 +74,7 @@ def test_fine_tuning_goes_on_from_the_epoch_before_a_damaged_one(
     assert weights(tmp_path / "a" / "model") == weights(tmp_path / "b" / "model")
 
 
-def test_where_no_checkpoint_is_whole_training_begins_anew_and_says_so(
+def test_where_no_checkpoint_is_whole_training_restarts_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "checkpoint-3").mkdir()

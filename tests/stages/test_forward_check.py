@@ -16,18 +16,19 @@ from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
 from stages.distributed.sharding import require_trainable_precision
-from stages.forward_check import padding_side
+from stages.forward_check import logits_of, padding_side
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.generation.kv_cache import decoding_of
 from stages.generation.score import score_sequences
-from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
+from stages.models import adapt, load_policy, load_tokenizer
 from stages.ppo.config import PPOConfig
-from stages.ppo.forward_checks import policy_reader, without_wrong_states
+from stages.ppo.forward_checks import without_wrong_states
 from stages.ppo.models import load_models
 from stages.reward.shared_prompt import SeparateRows, choose_layout
 from tests.architectures.observe import alone, assert_causal, prompts, ranked, read
 from tests.architectures.tiny import save
+from tests.reward_models.tiny import tiny_reward
 
 
 def tiny(name: str, folder: Path) -> PreTrainedModel:
@@ -132,7 +133,7 @@ def test_rows_are_padded_where_it_changes_nothing(tmp_path: Path):
     for name in ("llama", "rwkv"):
         model = tiny(name, tmp_path / name)
 
-        sides[name] = padding_side(policy_reader(model), model, 20)
+        sides[name] = padding_side(logits_of(model), model, 20)
     assert sides == {"llama": "left", "rwkv": "right"}
 
 
@@ -153,7 +154,7 @@ def test_a_folder_with_router_logits_loads_without_them_and_keeps_its_coefficien
     assert policy.config.router_aux_loss_coef > 0
 
 
-def test_an_adapter_reads_and_decodes_as_its_model(tmp_path: Path):
+def test_an_adapter_scores_and_decodes_as_its_model(tmp_path: Path):
     source = save("llama", tmp_path / "base")
     policy = adapt(load_policy(source), LoRA(rank=2), load_tokenizer(source))
     with torch.inference_mode():
@@ -165,12 +166,10 @@ def test_states_of_lower_layers_are_kept_only_where_passes_without_those_agree(
     name: str, tmp_path: Path
 ):
     source = save(name, tmp_path / "base")
-    reward = RewardModel.from_base(source, seed=0)
-    reward.record_training(tokenizer_hash(load_tokenizer(source)), {"simulated"})
-    reward.save(tmp_path / "reward")
+    reward = tiny_reward(source, tmp_path / "reward", seed=0)
     config = PPOConfig.model_validate({"adaptation": {"family": "full", "top_layers": 1}})
     models = load_models(
-        *(source, tmp_path / "reward", config.adaptation, config.models),
+        *(source, reward, config.adaptation, config.models),
         seed=0,
         device=torch.device("cpu"),
     )

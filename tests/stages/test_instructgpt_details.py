@@ -55,7 +55,7 @@ def rolled_out(
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11], [5]] * 2
 
 
-def test_detail_01_reward_and_value_read_the_query_with_the_response(
+def test_detail_01_reward_and_value_depend_on_the_query_and_the_response(
     world: tuple[Path, Path],
 ) -> None:
     """Another prompt before the same response is another score and other values."""
@@ -136,7 +136,7 @@ def test_detail_07_a_prompt_too_long_is_refused_never_cut(world: tuple[Path, Pat
         preflight(models, config, [[3] * (fits + 1)])
 
 
-def test_detail_08_rollout_and_update_read_the_same_log_probabilities(
+def test_detail_08_rollout_and_update_have_the_same_log_probabilities(
     world: tuple[Path, Path],
 ) -> None:
     """Dropout is off in both, whatever mode the modules are in: the first ratio is 1."""
@@ -158,7 +158,7 @@ def test_detail_09_adam_s_epsilon_is_that_of_the_code_behind_each_stage(
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.5])
-def test_detail_13_policy_and_reference_are_both_read_at_the_temperature(
+def test_detail_13_policy_and_reference_both_have_the_temperature(
     world: tuple[Path, Path], temperature: float
 ) -> None:
     run = tiny_run(world, tiny_config(sampling={"temperature": temperature}))

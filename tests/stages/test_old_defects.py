@@ -20,7 +20,7 @@ from reward_models.records import Demonstration, Prompt
 from stages.data.supervised import IGNORED, Example, collate, encode
 from stages.data.template import prompt_ids
 from stages.generation.score import score_responses
-from stages.models import load_policy, load_tokenizer, tokenizer_hash
+from stages.models import load_policy, load_tokenizer
 from stages.progress import Step, silent
 from stages.reward.batches import ranked_prompts
 from stages.reward.config import RewardConfig
@@ -32,6 +32,7 @@ from tests.reward_models.tiny import (
     tiny_base,
     tiny_demonstrations,
     tiny_rankings,
+    tiny_reward,
     tiny_tasks,
     tiny_tokenizer,
 )
@@ -198,10 +199,8 @@ def test_positions_of_left_padded_prompts_are_off(tmp_path: Path) -> None:
             )
         ).save_pretrained(str(tmp_path / "sft"))  # fmt: skip
     tokenizer.save_pretrained(str(tmp_path / "sft"))
-    reward = RewardModel.from_base(tmp_path / "sft", seed=3)
-    reward.record_training(tokenizer_hash(load_tokenizer(tmp_path / "sft")), {"simulated"})
-    reward.save(tmp_path / "reward")
-    models = tiny_models((tmp_path / "sft", tmp_path / "reward"), tiny_config())
+    reward = tiny_reward(tmp_path / "sft", tmp_path / "reward")
+    models = tiny_models((tmp_path / "sft", reward), tiny_config())
     sampling = tiny_config().sampling
     together = roll_out(models, PROMPTS, sampling, generator_for(0, "a"))
     read = outputs(models, together)
@@ -282,7 +281,7 @@ def test_the_kl_is_negative(world: tuple[Path, Path], tmp_path: Path) -> None:
         assert step["ppo/kl_k3_nats_per_token"] >= 0.0
 
 
-def test_the_score_is_read_one_token_off(world: tuple[Path, Path]) -> None:
+def test_the_score_is_one_token_off(world: tuple[Path, Path]) -> None:
     """trl 3750 and 1893: the score read at the first pad, or a reward placed after EOS."""
     run = tiny_run(world, tiny_config())
     models = run.models

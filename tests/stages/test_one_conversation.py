@@ -32,7 +32,7 @@ def written(folder: Path, **row: Any) -> Path:
 
 
 @pytest.mark.parametrize("chat", CHATS)
-def test_every_stage_reads_a_conversation_of_any_file_as_the_same_tokens(
+def test_every_stage_encodes_a_conversation_of_any_file_as_the_same_tokens(
     chat: str, tmp_path: Path
 ) -> None:
     tokenizer = build(CHATS[chat])
@@ -54,7 +54,7 @@ def test_every_stage_reads_a_conversation_of_any_file_as_the_same_tokens(
 
 
 @pytest.mark.parametrize("chat", ["chatml", "gemma"])
-def test_a_ranked_task_is_asked_as_its_prompt_was(chat: str) -> None:
+def test_a_ranked_task_is_encoded_as_its_prompt(chat: str) -> None:
     tokenizer = build(CHATS[chat])
     prompt = Prompt.from_json({"messages": TURNS})
     outputs = [Response(name, name, "sft", {}) for name in "ab"]

@@ -14,9 +14,8 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.estimate.doctor import estimate_lines, with_lora
 from pipeline.estimate.lengths import lengths
-from pipeline.estimate.memory import StageMemory, placement
 from pipeline.estimate.model_size import KNOWN, activation_bytes, model_config, model_size
-from pipeline.estimate.stages import stage_estimates
+from pipeline.estimate.stages import StageMemory, placement, stage_estimates
 from reward_models import records
 from reward_models.atomic_files import write_jsonl
 from stages.adapters.config import (
@@ -102,7 +101,7 @@ def test_known_shapes_have_the_published_number_of_parameters(name: str, billion
     assert name in KNOWN
 
 
-def test_a_model_whose_size_nobody_knows_is_one_line(tmp_path: Path) -> None:
+def test_a_model_of_unknown_size_is_refused_in_one_line(tmp_path: Path) -> None:
     for source, message in (
         (tmp_path, "its size is not known"),
         (tmp_path / "no", "no such folder"),

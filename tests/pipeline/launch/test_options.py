@@ -83,7 +83,7 @@ def test_one_plain_process_is_no_launch():
     assert choose_launch("none", 1, environment={}) is None
 
 
-def test_an_accelerate_config_of_ones_own_says_how_many(tmp_path: Path):
+def test_an_accelerate_config_of_ones_own_sets_the_number_of_ranks(tmp_path: Path):
     own = tmp_path / "own.yaml"
     own.write_text("distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 3\n")
     launch = choose_launch("none", None, own, {})
@@ -110,7 +110,7 @@ def failure(code: int, message: str = "", folder: Path | None = None) -> Process
         (4, "RuntimeError: gloo: x\ny", "lost contact with another rank (gloo: x)", 4),
     ],
 )
-def test_one_line_says_which_rank_failed_and_why(
+def test_one_line_names_the_rank_that_failed_and_the_cause(
     code: int, message: str | None, line: str, exit_code: int, tmp_path: Path
 ):
     rank = failure(code) if message is None else failure(code, message, tmp_path)
@@ -128,7 +128,7 @@ def test_bad_input_of_a_rank_is_bad_input_of_the_command(tmp_path: Path):
     assert str(error) == "rankings.jsonl:2: 4 responses but 3 ranks"
 
 
-def test_a_lost_connection_is_told_from_an_error():
+def test_a_lost_connection_is_distinguished_from_an_error():
     assert LOST.search("[gloo] Connection closed by peer [10.0.0.2]")
     assert not LOST.search("mat1 and mat2 shapes cannot be multiplied")
 
@@ -148,7 +148,7 @@ def options_of(verb: str) -> set[str]:
     return {option for parameter in parameters for option in parameter.opts}
 
 
-def test_the_slurm_job_is_shell_and_asks_for_what_the_verb_knows():
+def test_the_slurm_job_is_shell_with_options_that_the_verb_has():
     path = JOBS / "slurm.sh"
     subprocess.run(["bash", "-n", str(path)], check=True)
     (line,) = (line for line in path.read_text().splitlines() if line.startswith("srun "))

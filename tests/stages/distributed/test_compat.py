@@ -79,10 +79,17 @@ def test_accelerate_chooses_the_backend_where_it_is_replaced():
     assert callable(PartialState.set_device)
 
 
-def test_deepspeed_reads_its_list_of_operators_where_one_is_taken_off():
+def test_deepspeed_has_the_list_of_operators_where_one_is_taken_off():
     from deepspeed import ops
 
     assert "deepspeed_shm_comm" in ops.__compatible_ops__
+
+
+def test_trl_takes_the_hooks_of_an_engine_off_and_puts_them_back():
+    from trl.models.utils import add_hooks, remove_hooks
+
+    for change in (add_hooks, remove_hooks):
+        assert list(inspect.signature(change).parameters) == ["model"]
 
 
 def test_torch_has_the_timeouts_of_groups_and_the_limit_of_compiled_shapes():

@@ -23,6 +23,7 @@ from stages.ppo.rollout import Episodes, Experience
 from stages.ppo.run import PPORun
 from tests.stages.ppo.test_resume import PowerCutError, cut_at
 from tests.stages.ppo.tiny_ppo import (
+    FAMILIES,
     metrics_of,
     outputs,
     probe_world,
@@ -34,15 +35,6 @@ from tests.stages.ppo.tiny_ppo import (
 )
 
 World = tuple[Path, Path]
-FAMILIES: dict[str, dict[str, Any]] = {
-    "full": {"family": "full"},
-    "top_layers": {"family": "full", "top_layers": 1},
-    "lora": {"family": "lora", "rank": 2},
-    "lora-above": {"family": "lora", "rank": 2, "target_modules": ["layers.1.mlp.up_proj"]},
-    "probe": {"family": "probe"},
-    "prefix": {"family": "prefix", "length": 3},
-    "prompt": {"family": "prompt", "length": 3},
-}
 PARTS: dict[str, Any] = {
     "pretraining": {"coefficient": 1.0, "examples_per_episode": 1.0, "tokens_per_example": 8},
     "validation": {"every": 2},
@@ -191,7 +183,7 @@ def test_the_first_epoch_makes_no_pass_of_its_own(world: World) -> None:
     assert again["reference"] == cached["reference"]
 
 
-def test_several_minibatches_are_read_anew_and_that_is_said(
+def test_several_minibatches_get_new_passes_and_a_warning(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, first_pass in (("on", True), ("off", False)):
@@ -269,7 +261,7 @@ def test_what_may_move_or_changes_what_goes_in_is_never_left_out(world: World) -
     assert off.models.lower.num_models == 0
 
 
-def test_a_role_on_other_weights_reads_its_own(world: World) -> None:
+def test_a_role_on_other_weights_has_its_own_states(world: World) -> None:
     run = tiny_run(world, config_of("top_layers", {"lower_layers": True}))
     models = run.models
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_sampling_another_distribution_than_the_trained_one_is_found_by_its_nega
         train(world, tmp_path, config)
 
 
-def test_a_policy_that_is_read_otherwise_in_training_is_stopped_at_the_first_minibatch(
+def test_a_policy_with_other_outputs_in_training_is_stopped_at_the_first_minibatch(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = ppo.experience
@@ -142,7 +142,7 @@ CAREFUL = {
 }
 
 
-def test_a_sick_run_is_taken_back_to_its_last_good_checkpoint_with_smaller_steps(
+def test_an_unstable_run_is_rolled_back_to_its_last_good_checkpoint_with_smaller_steps(
     world: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps = metrics_of(world, tmp_path, tiny_config(**CAREFUL))
@@ -180,7 +180,7 @@ def test_a_run_that_is_killed_after_a_rollback_ends_bit_equal(
     assert left[0] == left[1]
 
 
-def test_rollbacks_are_bounded_and_the_last_word_names_the_settings(
+def test_rollbacks_are_bounded_and_the_error_names_the_settings(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     guards = CAREFUL["health"] | {"rollback": {"times": 1, "learning_rate_factor": 0.99}}

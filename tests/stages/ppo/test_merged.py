@@ -17,7 +17,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_world(tmp_path_factory.mktemp("world"))
 
 
-def test_merged_the_policy_says_the_same_and_every_bit_is_back_afterwards(
+def test_merging_keeps_the_logits_and_every_bit_is_back_afterwards(
     world: tuple[Path, Path],
 ) -> None:
     models = tiny_models(world, tiny_config(adaptation=LORA))

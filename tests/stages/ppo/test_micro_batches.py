@@ -14,14 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_models.model import RewardModel
 from stages.data.template import prompt_ids
 from stages.distributed import memory as device_memory
 from stages.distributed.memory import Cost, cost_of, peak_bytes
-from stages.models import load_tokenizer, tokenizer_hash
 from stages.ppo import micro_batches
 from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.micro_batches import MicroBatch, reserved_bytes, update_cost
+from tests.reward_models.tiny import tiny_reward
 from tests.stages.adapters.family_cells import ARCHITECTURES, FAMILIES, save_base
 from tests.stages.allocator import allocated_peak
 from tests.stages.ppo.test_resume import PowerCutError, assert_same_result, cut_at
@@ -80,16 +79,13 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("family", "architecture", "kind"), CELLS)
-def test_a_dry_run_tells_what_the_allocator_will_see(
+def test_a_dry_run_predicts_what_the_allocator_measures(
     tmp_path: Path, family: str, architecture: str, kind: str
 ) -> None:
     base = save_base(architecture, tmp_path / "base")
-    reward = RewardModel.from_base(base, seed=3)
-    reward.record_training(tokenizer_hash(load_tokenizer(base)), {"simulated"})
-    reward.save(tmp_path / "reward")
     adaptation = FAMILIES[family].model_dump()
     config = tiny_config(adaptation=adaptation, models={"kind": kind}, minibatch=8)
-    models = tiny_models((base, tmp_path / "reward"), config)
+    models = tiny_models((base, tiny_reward(base, tmp_path / "reward")), config)
     assert obstacle_to_packing(models, [5, 6, 7], 4, 2) is None
     for packed in (True, False):
         models = replace(models, packed=packed)
@@ -151,7 +147,7 @@ def test_scarce_memory_cuts_micro_batches_and_changes_nothing(
             assert step[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
 
 
-def test_where_all_fits_a_minibatch_is_read_at_once(world: World) -> None:
+def test_where_all_fits_a_minibatch_is_one_micro_batch(world: World) -> None:
     run = tiny_run(world, tiny_config(**AUTO))
     assert run.micro == MicroBatch(8, 8)
 
@@ -169,7 +165,7 @@ def test_a_run_that_goes_on_with_more_memory_ends_with_the_same_bits(
     assert_same_result(tmp_path / "broken", tmp_path / "whole")
 
 
-def test_too_little_memory_is_told_and_tried(
+def test_too_little_memory_is_warned_of_and_tried(
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

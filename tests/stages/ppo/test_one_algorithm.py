@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from reward_models.model import RewardModel
-from stages.models import load_policy, load_tokenizer, tokenizer_hash
-from tests.reward_models.tiny import tiny_tokenizer
+from stages.models import load_policy
+from tests.reward_models.tiny import tiny_reward, tiny_tokenizer
 from tests.stages.ppo.tiny_ppo import tiny_config, train
 
 World = tuple[Path, Path]
@@ -46,12 +45,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, **shape, **sizes))
     model.save_pretrained(folder / "sft")
     tokenizer.save_pretrained(folder / "sft")
-    reward = RewardModel.from_base(folder / "sft", seed=3)
-    with torch.no_grad():
-        reward.head.weight.mul_(4.0)
-    reward.record_training(tokenizer_hash(load_tokenizer(folder / "sft")), {"simulated"})
-    reward.save(folder / "reward")
-    return folder / "sft", folder / "reward"
+    return folder / "sft", tiny_reward(folder / "sft", folder / "reward", scale=4.0)
 
 
 def trained(world: World, out: Path, responses: int, changes: dict[str, Any]) -> torch.Tensor:

@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny_world(tmp_path_factory.mktemp("world"))
 
 
-def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_changes_nothing(
+def test_the_gold_reward_scores_first_regularly_and_last_and_changes_nothing(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     calls: list[tuple[list[Prompt], list[str], list[bool]]] = []
@@ -49,7 +49,7 @@ def test_the_second_opinion_is_asked_before_now_and_then_and_at_the_end_and_chan
     assert_same_result(tmp_path / "marked", tmp_path / "plain")
 
 
-def test_another_reward_model_gives_the_second_opinion_in_its_own_tokens(
+def test_another_reward_model_scores_in_its_own_tokens(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     reward, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])

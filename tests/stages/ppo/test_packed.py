@@ -6,21 +6,13 @@ import pytest
 import torch
 
 from stages.ppo.ppo import iterate
-from tests.stages.ppo.tiny_ppo import tiny_config, tiny_run, tiny_world
+from tests.stages.ppo.tiny_ppo import FAMILIES, tiny_config, tiny_run, tiny_world
 
-FAMILIES = {
-    "full": {"family": "full"},
-    "lora": {"family": "lora", "rank": 2},
-    "bottleneck": {"family": "bottleneck", "width": 4},
-    "prefix": {"family": "prefix", "length": 3},
-    "prompt": {"family": "prompt", "length": 3},
-    "ptuning-v2": {"family": "ptuning-v2", "length": 3},
-    "bitfit": {"family": "bitfit"},
-}
+PACKED = ("full", "lora", "bottleneck", "prefix", "prompt", "ptuning-v2", "bitfit")
 
 
 @pytest.mark.parametrize("sharing", [1, 2])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_an_iteration_is_the_same_packed_and_padded(
     tmp_path: Path, family: str, sharing: int
 ) -> None:

@@ -173,7 +173,7 @@ def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: s
     """)
 
 
-def test_a_limit_that_the_checkpoint_hits_is_told_and_the_one_before_it_stays(
+def test_a_file_size_limit_is_reported_and_the_checkpoint_before_stays(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = tiny_config(**CHANGES | {"episodes": 24})

@@ -27,6 +27,7 @@ from stages.ppo.rollout import Episodes
 from stages.ppo.run import PPORun
 from tests.stages.ppo.test_resume import PowerCutError, cut_at
 from tests.stages.ppo.tiny_ppo import (
+    FAMILIES,
     metrics_of,
     outputs,
     probe_world,
@@ -39,14 +40,7 @@ from tests.stages.ppo.tiny_ppo import (
 )
 
 World = tuple[Path, Path]
-FAMILIES: dict[str, dict[str, Any]] = {
-    "full": {"family": "full"},
-    "top_layers": {"family": "full", "top_layers": 1},
-    "probe": {"family": "probe"},
-    "lora": {"family": "lora", "rank": 2},
-    "bottleneck": {"family": "bottleneck", "width": 4},
-    "bitfit": {"family": "bitfit"},
-}
+SHARED = ("full", "top_layers", "probe", "lora", "bottleneck", "bitfit")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +67,8 @@ def episodes_of(run: PPORun, sharing: int = 1) -> Episodes:
 
 
 @pytest.mark.parametrize(("packed", "sharing"), [(False, 1), (True, 1), (True, 2)])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_joint_pass_says_what_reference_and_reward_model_say_apart(
+@pytest.mark.parametrize("family", SHARED)
+def test_a_joint_pass_gives_the_outputs_of_reference_and_reward_model_apart(
     world: World, family: str, packed: bool, sharing: int
 ) -> None:
     run = tiny_run(world, config_of("joint", family))
@@ -99,7 +93,7 @@ def gradients(world: World, config: PPOConfig, like: PPORun | None = None) -> di
     return {name: p.grad.clone() for name, p in gradients_of if p.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHARED)
 def test_without_the_value_losss_pull_the_policys_gradients_are_those_of_separate_models(
     world: World, family: str
 ) -> None:
@@ -151,7 +145,7 @@ def _values(run: PPORun, episodes: Episodes) -> Tensor:
     return torch.cat(values)
 
 
-def test_values_are_read_where_the_tokens_are_predicted(world: World) -> None:
+def test_values_come_from_where_the_tokens_are_predicted(world: World) -> None:
     run = with_values(tiny_run(world, config_of("shared-critic")))
     episodes = episodes_of(run)
     layout = lay_out(episodes)
@@ -239,7 +233,7 @@ def test_joint_refuses_a_policy_that_moved_after_the_probe_was_trained(tmp_path:
         tiny_models((tmp_path / "tuned", reward), config_of("joint", "lora"))
 
 
-def test_joint_refuses_a_reward_model_that_reads_the_mean(world: World, tmp_path: Path) -> None:
+def test_joint_refuses_a_reward_model_that_pools_the_mean(world: World, tmp_path: Path) -> None:
     reward = tiny_models(world, config_of("separate")).reward
     reward.card = replace(reward.card, pooling="mean")
     reward.save(tmp_path / "mean")

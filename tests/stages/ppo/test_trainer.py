@@ -129,7 +129,7 @@ def test_the_micro_batch_changes_nothing(world: tuple[Path, Path], tmp_path: Pat
     assert furthest(weights(tmp_path / "1"), weights(tmp_path / "4")) < 2e-5
 
 
-def test_reading_a_prompt_once_for_its_responses_changes_nothing(
+def test_computing_a_prompt_once_for_its_responses_changes_nothing(
     world: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -40,7 +40,7 @@ def trained(world: World, out: Path, url: str) -> list[dict[str, float]]:
     return metrics_of(world, out, tiny_config(**served_by(url)))
 
 
-def test_the_server_samples_what_was_trained_and_says_the_same_of_it(
+def test_the_server_samples_what_was_trained_with_the_same_log_probabilities(
     world: World, server: TinyVllm, tmp_path: Path
 ) -> None:
     steps = trained(world, tmp_path, server.url)
@@ -87,7 +87,7 @@ def test_several_ranks_are_answered_as_one_is(
         assert ours["ppo/score"] == pytest.approx(others["ppo/score"], abs=1e-4)
 
 
-def test_what_cannot_be_served_is_told_in_a_line(
+def test_what_cannot_be_served_is_refused_in_one_line(
     world: World, server: TinyVllm, tmp_path: Path
 ) -> None:
     gone = "http://127.0.0.1:9"

@@ -24,21 +24,28 @@ from stages.ppo.run import PPORun
 from stages.ppo.train import train_ppo
 from stages.progress import Report, Step, silent
 from stages.reward.batches import RankedPrompt
-from tests.reward_models.tiny import WORDS, tiny_base
+from tests.reward_models.tiny import WORDS, tiny_base, tiny_reward
 
 PROMPTS = [Prompt(" ".join(WORDS[i % 7 : i % 7 + 2 + i % 5])) for i in range(20)]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "full": {"family": "full"},
+    "top_layers": {"family": "full", "top_layers": 1},
+    "lora": {"family": "lora", "rank": 2},
+    "lora-above": {"family": "lora", "rank": 2, "target_modules": ["layers.1.mlp.up_proj"]},
+    "bottleneck": {"family": "bottleneck", "width": 4},
+    "prefix": {"family": "prefix", "length": 3},
+    "prompt": {"family": "prompt", "length": 3},
+    "ptuning-v2": {"family": "ptuning-v2", "length": 3},
+    "bitfit": {"family": "bitfit"},
+    "probe": {"family": "probe"},
+}
 TEXTS = [" ".join(WORDS[(i * 3 + j) % len(WORDS)] for j in range(9)) for i in range(30)]
 
 
 def tiny_world(folder: Path) -> tuple[Path, Path]:
     """The folders of a policy and of a reward model that reads its tokenizer."""
     policy = tiny_base(folder / "sft")
-    reward = RewardModel.from_base(policy, seed=3)
-    with torch.no_grad():
-        reward.head.weight.mul_(4.0)  # scores that differ enough to learn from
-    reward.record_training(tokenizer_hash(load_tokenizer(policy)), {"simulated"})
-    reward.save(folder / "reward")
-    return policy, folder / "reward"
+    return policy, tiny_reward(policy, folder / "reward", scale=4.0)  # to learn from differences
 
 
 def probe_world(folder: Path) -> tuple[Path, Path]:

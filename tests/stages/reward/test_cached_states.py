@@ -83,7 +83,7 @@ def test_scores_and_gradients_are_those_of_reading_everything_each_time(
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_transformer_is_asked_once_and_after_a_restart_not_at_all(
+def test_the_transformer_runs_once_and_after_a_restart_not_at_all(
     base: Path, elements: list[RankedPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens: list[int] = []
@@ -122,7 +122,7 @@ def test_what_other_models_or_prompts_left_is_not_taken_for_one_s_own(
         torch.testing.assert_close(result, first_score(adaptation, some, tmp_path / "new"))
 
 
-def test_models_that_move_are_read_each_time(
+def test_models_that_are_trained_run_each_time(
     base: Path, elements: list[RankedPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = new_reward_model(RewardConfig(adaptation=Full()), base, 0)

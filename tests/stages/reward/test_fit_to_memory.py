@@ -44,7 +44,7 @@ def elements_of(world: World) -> list[RankedPrompt]:
     "family", [pytest.param(one, marks=() if one in BRIEF else SLOW) for one in FAMILIES]
 )
 @pytest.mark.parametrize("layout", [SharedPrompt(), SeparateRows()], ids=["shared", "separate"])
-def test_a_dry_run_tells_what_the_allocator_will_see(
+def test_a_dry_run_predicts_what_the_allocator_measures(
     world: World, tmp_path: Path, family: str, layout: SharedPrompt | SeparateRows
 ) -> None:
     elements = elements_of(world)
@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_with_more_memory_ends_with_the_same_bits(
     assert_same_bits(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_too_little_memory_is_told_and_tried(
+def test_too_little_memory_is_warned_of_and_tried(
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -118,7 +118,7 @@ def test_too_little_memory_is_told_and_tried(
     assert "memory may not suffice" in caplog.text
 
 
-def test_a_model_that_asks_for_numbers_is_read_whole(
+def test_a_model_that_computes_with_values_gets_whole_batches(
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

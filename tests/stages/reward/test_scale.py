@@ -49,7 +49,7 @@ def scores(out: Path) -> list[float]:
     return score_responses(model, tokenizer, prompts, [one.response for one in DEMONSTRATIONS])
 
 
-def test_scores_of_demonstrations_get_mean_0_and_variance_1_and_the_artefact_says_so(
+def test_scores_of_demonstrations_get_mean_0_and_variance_1_as_the_card_records(
     base: Path, tmp_path: Path
 ) -> None:
     plain = trained(base, tmp_path / "plain", "none")

@@ -252,7 +252,7 @@ def test_every_step_is_reported(world: World, tmp_path: Path) -> None:
     assert rates[-1] > 0.1 * CONFIG.learning_rate
 
 
-def test_what_is_held_out_is_told_with_its_ceiling(world: World, tmp_path: Path) -> None:
+def test_held_out_accuracy_is_reported_with_its_ceiling(world: World, tmp_path: Path) -> None:
     results = world.train(tmp_path)
     assert results["n_prompts"] == 12
     assert results["trained_prompts"] == 48 - results["left_out"]["tasks_without_pair"]  # type: ignore[index]

@@ -86,7 +86,7 @@ def test_the_mix_is_trained_on_and_counted(base: Path, texts: Path, tmp_path: Pa
     assert len(again) == len(mixed)
 
 
-def test_the_last_epoch_is_the_result_where_asked(base: Path, tmp_path: Path) -> None:
+def test_the_last_epoch_is_the_result_where_configured(base: Path, tmp_path: Path) -> None:
     taught = [Demonstration(f"w{k}", "good") for k in range(18)]  # unlike those it is judged by
     train(base, tmp_path / "best", None, taught, epochs=3)
     train(base, tmp_path / "last", None, taught, epochs=3, result="last")

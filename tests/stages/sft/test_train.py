@@ -15,11 +15,12 @@ from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import LoRA
 from stages.data.supervised import IGNORED, collate, encode, response_loss
 from stages.generation.config import SamplingConfig
-from stages.models import load_policy, load_tokenizer, save_policy, tokenizer_hash
+from stages.models import load_policy, load_tokenizer, save_policy
 from stages.progress import Step, silent
 from stages.sft.config import SFTConfig
 from stages.sft.selection import choose_epoch, epoch_checkpoints
 from stages.sft.train import train_sft
+from tests.reward_models.tiny import tiny_reward
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'User: ' if m.role == 'user' else 'Assistant: ' }}"
@@ -205,11 +206,8 @@ def test_the_epoch_of_lowest_validation_loss_is_the_result(base, train, tmp_path
 
 def test_a_reward_model_chooses_among_the_epochs_without_training(base, train, tmp_path):
     train(tmp_path / "sft", config())
-    scorer = RewardModel.from_base(base, seed=0)
-    scorer.record_training(tokenizer_hash(load_tokenizer(base)), {"simulated"})
-    scorer.save(tmp_path / "reward")
     choose = {
-        "reward_model": tmp_path / "reward",
+        "reward_model": tiny_reward(base, tmp_path / "reward", seed=0),
         "selection_prompts": [Prompt(d.prompt) for d in DEMONSTRATIONS],
         "sampling": SamplingConfig(max_new_tokens=8),
         "seed": 0,
