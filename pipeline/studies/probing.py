@@ -24,8 +24,16 @@ from pipeline.runs.display import Display
 from reward_models.atomic_files import write_json, write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import source_rows
-from stages.probing.classifier import Kind, control_accuracy, fit_probe, label_numbers
-from stages.probing.representations import FrozenModel, Pooling, Representations, represent
+from stages.probing import (
+    FrozenModel,
+    Kind,
+    Pooling,
+    Representations,
+    control_accuracy,
+    fit_probe,
+    label_numbers,
+    represent,
+)
 from stages.progress import Step
 
 

@@ -20,7 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.adapters.compat import tensor_version
+from reward_models.compat import tensor_version
 from stages.adapters.config import Prompt
 from stages.adapters.prefix_attention import (
     RowPrefix,

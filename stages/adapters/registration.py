@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from stages.adapters.compat import move_to_base_device, peft_type
+from reward_models.compat import move_to_base_device, peft_type
 
 
 @dataclass

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.studies.probe_command import probe
+from pipeline.studies.probe import probe
 from pipeline.studies.probing import ProbeSettings, load_labelled_texts, split_off
 from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from tests.reward_models.tiny import tiny_base
-from tests.stages.probing.tiny_encoder import WORDS, tiny_encoder
+from tests.stages.tiny_encoder import WORDS, tiny_encoder
 
 
 def write_texts(path: Path, count: int, seed: int) -> Path:
@@ -68,7 +68,7 @@ def test_the_probe_finds_a_word_by_the_mean_and_says_so_with_intervals(encoder, 
 def test_the_same_command_again_fits_nothing_and_writes_the_same(encoder, tmp_path, monkeypatch):
     data = write_texts(tmp_path / "t.jsonl", 60, 1)
     first = run(encoder, tmp_path / "out", data, layers="0-2:2")
-    monkeypatch.setattr("stages.probing.classifier.fit_probe", None)
+    monkeypatch.setattr("stages.probing.fit_probe", None)
     assert run(encoder, tmp_path / "out", data, layers="0-2:2") == first
 
 

@@ -7,11 +7,20 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from stages.probing.classifier import control_accuracy, control_labels, fit_probe, label_numbers
-from stages.probing.representations import FrozenModel, Pooling, load_frozen, pooled, represent
+from stages.probing import (
+    FrozenModel,
+    Pooling,
+    control_accuracy,
+    control_labels,
+    fit_probe,
+    label_numbers,
+    load_frozen,
+    pooled,
+    represent,
+)
 from stages.progress import Step
 from tests.reward_models.tiny import tiny_base
-from tests.stages.probing.tiny_encoder import tiny_encoder
+from tests.stages.tiny_encoder import tiny_encoder
 
 TEXTS = ["w0 w1 good", "bad w3 w4 w5 w6 w7", "w1", "good good bad w9", "w2 w2"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
@@ -70,7 +79,7 @@ def test_the_first_token_of_a_decoder_is_no_summary(decoder, tmp_path):
 
 
 def test_an_interrupted_extraction_reads_only_what_is_missing(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.probing.representations.CHUNK", 2)
+    monkeypatch.setattr("stages.probing.CHUNK", 2)
     settings = {"poolings": POOLINGS, "layers": (0, 1), "max_tokens": 32, "batch_size": 2}
 
     def stop(step: Step) -> None:
