@@ -23,12 +23,11 @@ Dimension key:  N texts,  B texts in a batch,  L tokens,  S layers,  D hidden si
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never, cast, get_args
+from typing import Any, Literal, assert_never, cast, get_args
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-from reward_models.atomic_files import written_aside
+from reward_models.atomic_files import empty_unless_same, written_aside
 from reward_models.backbone import weights_hash
 from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.model_files import ADAPTER_CONFIG, LOAD_ERRORS, check_source, first_line
@@ -62,6 +61,14 @@ Pooling = Literal["last", "cls", "mean"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 ABOUT = "about.json"
 CHUNK = 512  # texts to a file
+
+Kind = Literal["linear", "mlp"]
+Vectors = NDArray[np.float32]
+Labels = NDArray[Any]  # numbers or strings
+
+MLP_WIDTH = 128  # units of the hidden layer
+MLP_EPOCHS = 100
+MLP_BATCH = 200  # texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +169,7 @@ def represent(
         "layers": list(layers),
         "max_tokens": max_tokens,
     }
-    _prepare(folder, about)
+    empty_unless_same(folder, ABOUT, json.dumps(about, indent=2) + "\n")
     chunks = -(-len(texts) // CHUNK)
     for chunk in range(chunks):
         path = _chunk_path(folder, chunk)
@@ -173,15 +180,6 @@ def represent(
                 save_file(stored, str(aside))
         report(Step(chunk * CHUNK + len(chunk_texts), len(texts)))
     return Representations(folder, chunks)
-
-
-def _prepare(folder: Path, about: dict[str, object]) -> None:
-    path = folder / ABOUT
-    if path.is_file() and path.read_text(encoding="utf-8") == json.dumps(about, indent=2) + "\n":
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _chunk_path(folder: Path, chunk: int) -> Path:
@@ -198,7 +196,8 @@ def _compute_chunk(
 ) -> dict[str, Tensor]:
     """Return `pooling.layer` -> (N, D), computed in batches of texts of similar length."""
     most = ContextLimit(frozen.name, max_positions(frozen.model.config)).at_most(max_tokens)
-    ids = [_token_ids(frozen.tokenizer, text, most) for text in texts]
+    encoded = frozen.tokenizer(list(texts), truncation=True, max_length=most)
+    ids = cast(list[list[int]], encoded["input_ids"])
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     width = int(frozen.model.config.hidden_size)
     names = [(pooling, layer) for pooling in poolings for layer in layers]
@@ -207,32 +206,13 @@ def _compute_chunk(
         rows = order[start : start + batch_size]
         ids_BL, mask_BL = pad_right([ids[row] for row in rows], 0)
         ids_BL, mask_BL = ids_BL.to(frozen.model.device), mask_BL.to(frozen.model.device)
-        hidden_SBLD = _hidden_states(frozen.model, ids_BL, mask_BL)
+        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
+        with torch.inference_mode():
+            hidden_SBLD = frozen.model(**inputs, output_hidden_states=True).hidden_states
         for pooling, layer in names:
             vectors_BD = pooled(hidden_SBLD[layer], mask_BL, pooling)
             vectors[pooling, layer][rows] = vectors_BD.float().cpu()
     return {f"{pooling}.{layer}": vectors[pooling, layer] for pooling, layer in names}
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
-    ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
-    return [int(token) for token in cast(list[int], ids)]
-
-
-def _hidden_states(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, ...]:
-    """Return every layer's hidden states, of a language model as of its bare transformer."""
-    with torch.inference_mode():
-        output = model(input_ids=ids_BL, attention_mask=mask_BL.long(), output_hidden_states=True)
-    return cast(tuple[Tensor, ...], output.hidden_states)
-
-
-Kind = Literal["linear", "mlp"]
-Vectors = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-MLP_WIDTH = 128  # units of the hidden layer
-MLP_EPOCHS = 100
-MLP_BATCH = 200  # texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +267,6 @@ def control_accuracy(
 def control_labels(label_N: Labels, seed: int) -> Labels:
     """Return a random label a text, with the frequencies of the real ones (a permutation)."""
     return np.random.default_rng(seed).permutation(label_N)
-
-
-def label_numbers(labels: Sequence[str], classes: Sequence[str]) -> Labels:
-    """Return labels as indices of `classes`; ValueError for one that is not there."""
-    index = {name: number for number, name in enumerate(classes)}
-    unknown = sorted(set(labels) - set(index))
-    if unknown:
-        raise ValueError(f"label '{unknown[0]}' is in the test texts but not in the training texts")
-    return np.array([index[label] for label in labels], dtype=np.int64)
 
 
 def _new_probe(

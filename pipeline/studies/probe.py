@@ -16,6 +16,7 @@ from pipeline.studies.probing import (
     Probe,
     ProbeSettings,
     comparisons,
+    labels_of,
     load_labelled_texts,
     majority_share,
     run_probe,
@@ -45,7 +46,7 @@ def probe(
         train, held_out = split_off(train, TEST_SHARE, settings.seed)
     else:
         held_out = load_labelled_texts(test, text=fields[0], label=fields[1])
-    unknown = sorted(set(held_out.labels) - set(train.labels))
+    unknown = sorted(set(labels_of(held_out)) - set(labels_of(train)))
     if unknown:
         raise ValueError(
             f"{test or data}: label '{unknown[0]}' is among the test texts but not among those "

@@ -47,10 +47,6 @@ class PromptConfig(AdapterConfig):
     length: int = field(default=20)
     attention: str = field(default="self_attn")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class PromptLayer(AdapterLayer):
     """The input embedding, beside which the trained embeddings are stored."""
@@ -152,7 +148,7 @@ class PromptModel(AdapterModel):
         model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-TYPE = register("soft_prompt", PromptConfig, PromptModel)
+register("soft_prompt", PromptConfig, PromptModel)
 
 
 def create(

@@ -107,16 +107,13 @@ class SharePanel(Figure):
 
 
 def _panel(config: RobustnessConfig, results: Robustness, metric: str) -> SharePanel | None:
+    """Return a panel of the families that trained anything."""
+    title, about = METRICS[metric].title, METRICS[metric].meaning
     spots = []
     for family in config.families:
         inside, outside = results.cell(family, IN, metric), results.cell(family, OUT, metric)
         if inside is not None and outside is not None:
             spots.append(Spot(family, results.share(family), inside, outside))
-    return share_panel(spots, title=METRICS[metric].title, about=METRICS[metric].meaning)
-
-
-def share_panel(spots: Sequence[Spot], *, title: str, about: str) -> SharePanel | None:
-    """Return a panel of the families that trained anything."""
     spots = sorted((spot for spot in spots if spot.share > 0), key=lambda spot: spot.share)
     if not spots:
         return None

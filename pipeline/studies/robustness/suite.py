@@ -38,7 +38,7 @@ from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.runs.display import Display
 from pipeline.runs.manifest import content_hash, model_source, named_inputs
 from pipeline.studies.robustness.config import FULL, REFERENCES, Domains, RobustnessConfig
-from reward_models.atomic_files import write_json, write_jsonl
+from reward_models.atomic_files import empty_unless_same, write_json, write_jsonl
 from reward_models.records import Demonstration, read_records
 from stages.config import without_external_names
 from stages.data.supervised import encode, response_loss
@@ -152,7 +152,7 @@ def _family(
     config: RobustnessConfig, name: str, seed: int, domains: Domains, out: Path, report: Report
 ) -> tuple[Trained, list[Completion]]:
     """Train one family with one seed and let it answer; what is in the folder is not done again."""
-    _empty_if_changed(out, _settings(config, name, seed))
+    empty_unless_same(out, SETTINGS, _settings(config, name, seed))
     if (out / SAMPLES).is_file():
         cost = json.loads((out / ABOUT).read_text(encoding="utf-8"))
         return Trained(**cost), read_records(out / SAMPLES, Completion)
@@ -194,15 +194,6 @@ def _settings(config: RobustnessConfig, name: str, seed: int) -> str:
     settings["seed"] = seed
     settings["inputs"] = {key: content_hash(one) for key, one in named_inputs(config).items()}
     return json.dumps(settings, indent=1) + "\n"
-
-
-def _empty_if_changed(out: Path, settings: str) -> None:
-    """Make the folder, without what other settings left in it."""
-    path = out / SETTINGS
-    if not path.is_file() or path.read_text(encoding="utf-8") != settings:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        path.write_text(settings, encoding="utf-8")
 
 
 def _answers(
