@@ -29,7 +29,7 @@ recovers every total preorder exactly. Where "no preference" was not transitive 
 verdict gives no ranking (no row does).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
@@ -68,8 +68,14 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     The order of the responses depends on their texts alone, so that it reveals nothing.
     """
     tasks, rankings = [], []
-    for number, where, pair in read_pairs(path):
+    for number, (where, row) in enumerate(read_rows(path), 1):
         name = f"pair-{number:06d}"
+        try:
+            pair = _pair(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if pair.chosen.strip() == pair.rejected.strip():
+            continue
         mirrored = sha256(f"{pair.chosen}\0{pair.rejected}".encode()).digest()[0] % 2
         texts = (pair.rejected, pair.chosen) if mirrored else (pair.chosen, pair.rejected)
         responses = [
@@ -86,17 +92,6 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     if not tasks:
         raise ValueError(f"{path}: no pair in it")
     return tasks, rankings
-
-
-def read_pairs(path: Path) -> Iterator[tuple[int, str, Pair]]:
-    """Yield the number of a row, from 1, its location and its pair, if its responses differ."""
-    for number, (where, row) in enumerate(read_rows(path), 1):
-        try:
-            pair = _pair(row)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if pair.chosen.strip() != pair.rejected.strip():
-            yield number, where, pair
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:

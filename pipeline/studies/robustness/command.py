@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ValidationError
-
-from pipeline.config.loading import load_mapping
-from pipeline.config.messages import first_error, require
+from pipeline.config.loading import load_mapping, validated
+from pipeline.config.messages import require
 from pipeline.config.shipped import configs_folder
 from pipeline.evaluation.samples.tables import Cell
 from pipeline.evaluation.scorers.gold import GOLD
@@ -36,10 +34,7 @@ QUICKSTART = Path("robustness/quickstart.yaml")
 
 def load_robustness(path: Path, overrides: Sequence[str]) -> RobustnessConfig:
     """Return the config of a YAML file with overrides; ValueError naming file and key."""
-    try:
-        return RobustnessConfig.model_validate(load_mapping(path, overrides))
-    except ValidationError as error:
-        raise ValueError(f"{path}: {first_error(error, RobustnessConfig)}") from None
+    return validated(RobustnessConfig, values=load_mapping(path, overrides), where=f"{path}: ")
 
 
 def robustness(path: Path | None, overrides: Sequence[str], out: Path | None) -> Path:
