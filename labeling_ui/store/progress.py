@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labeling_ui.store.database import insert, run
+from labeling_ui.store.database import delete, first, insert, run
 from labeling_ui.store.store import Store
 
 RECENT = 30
@@ -70,13 +70,12 @@ class Progress:
     def is_paused(self) -> bool:
         """Check that the owner has stopped handing out tasks."""
         with self.store.database.read() as connection:
-            value = run(connection, "SELECT value FROM settings WHERE name = 'paused'").scalar()
-        return bool(value == "yes")
+            return first(connection, "settings", name="paused", value="yes") is not None
 
     def pause(self, owner: str, *, paused: bool) -> None:
         """Stop or resume handing out tasks; work in hand can still be sent."""
         with self.store.database.write() as connection:
-            run(connection, "DELETE FROM settings WHERE name = 'paused'")
+            delete(connection, "settings", name="paused")
             insert(connection, "settings", {"name": "paused", "value": "yes" if paused else "no"})
             self.store.log(connection, owner, "paused" if paused else "resumed", None, {})
 

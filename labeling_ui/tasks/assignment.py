@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row
 
 from labeling_ui.store import leases
 from labeling_ui.store.accounts import verdict_of
+from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
 from labeling_ui.tasks.queue import Mixing, choose
@@ -70,10 +71,10 @@ class Assignment:
         """Lease this person this task before all others; LeaseError if there is no place in it."""
         now_s = self.store.clock()
         with self.store.database.write() as connection:
-            task = leases.task_row(connection, task_id)
+            task = first(connection, "tasks", id=task_id)
             if task is None:
                 raise LeaseError("there is no such task")
-            earlier = leases.lease_of_task(connection, annotator, task_id)
+            earlier = first(connection, "leases", task=task_id, annotator=annotator)
             if earlier is None:
                 if not leases.has_place(connection, annotator, task_id, now_s):
                     raise LeaseError("others have taken this task meanwhile")
@@ -111,10 +112,13 @@ class Assignment:
             lease = leases.lease_of_token(connection, annotator, token)
             if lease.state in ("held", "expired"):
                 self._renew(connection, lease, now_s)
-            stored = leases.draft_of(connection, lease)
+            key = {"task": lease.task, "annotator": annotator}
+            stored = first(connection, "drafts", **key)
             if stored is not None and stored.revision >= revision:
                 return bool(stored.writer == writer)
-            leases.replace_draft(connection, lease, revision, writer, body, now_s)
+            delete(connection, "drafts", **key)
+            values = {"revision": revision, "writer": writer, "body": dumps(body), "time": now_s}
+            insert(connection, "drafts", {**key, **values})
         return True
 
     def submit(self, annotator: str, token: str, form: str, record: Mapping[str, Any]) -> Outcome:
@@ -127,9 +131,10 @@ class Assignment:
         with self.store.database.write() as connection:
             lease = leases.lease_of_token(connection, annotator, token)
             assert (record["task"], record["annotator"]) == (lease.task, annotator)
-            before = leases.latest_answer(connection, lease)
+            key = {"task": lease.task, "annotator": annotator}
+            before = first(connection, "answers", **key, is_latest=1)
             row = answer_row(record, 1 if before is None else before.version + 1, now_s)
-            if leases.is_known_form(connection, name) or (
+            if first(connection, "answers", form=name) is not None or (
                 before is not None and same_content(before.record, row["record"])
             ):
                 return "again"
@@ -151,7 +156,7 @@ class Assignment:
         """Close the lease, drop its draft, and close the task once it has all its answers."""
         state = "expired" if surplus else "skipped" if skipped else "done"
         leases.set_state(connection, lease.token, state)
-        leases.drop_draft(connection, lease)
+        delete(connection, "drafts", task=lease.task, annotator=lease.annotator)
         if skipped:  # somebody else gets it, unless the task is full without it
             leases.reopen_task(connection, lease.task)
         leases.close_full(connection, [lease.task])
@@ -170,14 +175,15 @@ class Assignment:
     ) -> Row[Any]:
         order = [response["id"] for response in json.loads(task.record).get("responses", [])]
         self.rng.shuffle(order)
-        end = now_s + self.lease_s
-        token = leases.add_lease(connection, annotator, task.id, order, now_s, end)
+        row = leases.lease_row(task.id, annotator, "held", order, now_s)
+        insert(connection, "leases", {**row, "expires": now_s + self.lease_s})
         self.store.log(connection, annotator, "lease", task.id, {})
-        return leases.lease_of_token(connection, annotator, token)
+        return leases.lease_of_token(connection, annotator, row["token"])
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:
-    task, draft = leases.task_row(connection, row.task), leases.draft_of(connection, row)
+    task = first(connection, "tasks", id=row.task)
+    draft = first(connection, "drafts", task=row.task, annotator=row.annotator)
     assert task is not None
     return Lease(
         token=row.token,
