@@ -142,7 +142,9 @@ class Accounts:
             self._failures.add(name, address)
             return None
         self._failures.forget(name)
-        if stored is not None and _needs_rehash(stored):
+        if stored is not None and (
+            stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
+        ):
             with self.store.database.write() as connection:
                 sql = "UPDATE accounts SET password = :password WHERE name = :name"
                 run(connection, sql, name=name, password=hash_password(password))
@@ -199,17 +201,16 @@ class Accounts:
         with self.store.database.read() as connection:
             row = first(connection, "accounts", name=name)
         if row is None or (is_owner and row.role != "owner"):
-            with self.store.database.write() as connection:
-                row = self._account_of_proxy(connection, name, is_owner=is_owner)
+            with self.store.database.write() as connection:  # another request may have come first
+                if first(connection, "accounts", name=name) is None:
+                    self._insert(connection, name, "owner" if is_owner else "annotator", None)
+                elif is_owner:
+                    sql = "UPDATE accounts SET role = 'owner' WHERE name = :name"
+                    run(connection, sql, name=name)
+                    self.store.log(connection, "proxy", "made owner", None, {"account": name})
+                row = first(connection, "accounts", name=name)
+        assert row is not None
         return self._remember(key, _account(row) if row.is_active else None)
-
-    def _account_of_proxy(self, connection: Connection, name: str, *, is_owner: bool) -> Any:
-        if first(connection, "accounts", name=name) is None:
-            self._insert(connection, name, "owner" if is_owner else "annotator", None)
-        elif is_owner:
-            run(connection, "UPDATE accounts SET role = 'owner' WHERE name = :name", name=name)
-            self.store.log(connection, "proxy", "made owner", None, {"account": name})
-        return first(connection, "accounts", name=name)
 
     def _remember(self, key: str, account: Account | None) -> Account | None:
         if len(self._cache) > 10_000:
@@ -302,10 +303,6 @@ def is_password(password: str, stored: str | None) -> bool:
         return _hasher.verify(stored or _NO_ACCOUNT, _bytes(password))
     except VerifyMismatchError:
         return False
-
-
-def _needs_rehash(stored: str) -> bool:
-    return stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
 
 
 def _bytes(password: str) -> bytes:

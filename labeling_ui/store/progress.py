@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from labeling_ui.store.database import delete, first, insert, run
@@ -13,15 +12,6 @@ DAY_S = 24 * 3600.0
 CACHE_S = 2.0  # how long the open tasks are not counted again
 
 
-@dataclass(frozen=True, slots=True)
-class PersonProgress:
-    """Tasks answered in all and since midnight UTC, and tasks of the room still open."""
-
-    answered: int
-    today: int
-    open: int
-
-
 class Progress:
     """Counts of one store, and the switch that pauses its room."""
 
@@ -29,15 +19,15 @@ class Progress:
         self.store = store
         self._open: tuple[float, int] = (-CACHE_S, 0)
 
-    def of(self, annotator: str) -> PersonProgress:
-        """Return the progress of one person."""
+    def of(self, annotator: str) -> dict[str, int]:
+        """Count a person's answers, in all and since midnight UTC, and the room's open tasks."""
         now_s = self.store.clock()
         sql = """SELECT count(*) AS answered,
                    coalesce(sum(CASE WHEN time >= :midnight THEN 1 ELSE 0 END), 0) AS today
                  FROM answers WHERE annotator = :annotator AND is_latest = 1 AND is_skip = 0"""
         with self.store.database.read() as connection:
             row = run(connection, sql, annotator=annotator, midnight=now_s - now_s % DAY_S).one()
-        return PersonProgress(row.answered, int(row.today), self.open_tasks())
+        return {"answered": row.answered, "today": int(row.today), "open": self.open_tasks()}
 
     def open_tasks(self) -> int:
         """Count the tasks that still want answers, gold ones left out."""

@@ -11,7 +11,7 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask
 from labeling_ui.store.store import Store
-from labeling_ui.web.translations import BOARD
+from labeling_ui.web.sign_in import BOARD
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number

@@ -122,7 +122,7 @@ def test_gold_tells_annotators_of_60_75_and_90_percent_apart_after_200_judgement
         assert rows[low]["gold"]["high"] < rows[high]["gold"]["value"]
         assert rows[low]["gold"]["value"] < rows[high]["gold"]["low"]
     assert any("gold" in warning for warning in rows["x60"]["warnings"])
-    assert rows["z90"]["warnings"] == ()
+    assert rows["z90"]["warnings"] == []
 
 
 def test_who_follows_the_order_shown_is_noticed() -> None:

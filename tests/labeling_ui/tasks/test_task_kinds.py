@@ -14,8 +14,7 @@ from labeling_ui.store.progress import Progress
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import disputes, settled_rankings
-from labeling_ui.tasks.assignment import Assignment
-from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.assignment import Assignment, Live
 from labeling_ui.web.room import Room, reply_to
 from reward_models.records import Ranking, RankingTask, Response
 from reward_models.row_files import read_jsonl
