@@ -109,10 +109,16 @@ class AdapterModel(BaseTuner):
 
 
 def register(name: str, config: type[AdapterConfig], model: type[AdapterModel]) -> PeftType:
-    """Make a family known to PEFT under a name in lower case; return PEFT's type for it."""
+    """Make a family known to PEFT under a name in lower case; return PEFT's type for it.
+
+    Raises ValueError where PEFT has a family of that name, which would be used in its place.
+    """
     kind = peft_type(name.upper())
-    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    if known is None:
         register_peft_method(name=name, config_cls=config, model_cls=model, prefix=model.prefix)
+    elif known is not config:
+        raise ValueError(f"register: '{name}' is {known.__name__} of PEFT; expected a new name")
     return kind
 
 
