@@ -4,9 +4,9 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
+from reward_models.compat import peft_type
 from stages.adapters import backbone
 from stages.adapters.bitfit import BitFitConfig, BitFitModel
-from stages.adapters.compat import peft_type
 from stages.adapters.config import FAMILIES
 from stages.adapters.registration import register
 
@@ -32,4 +32,4 @@ def test_every_family_has_a_module_of_its_name() -> None:
 def test_a_name_that_is_taken_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is .* expected a new name"):
         register(name, BitFitConfig, BitFitModel)
-    assert register("bitfit", BitFitConfig, BitFitModel) is PeftType["BITFIT"]
+    assert BitFitConfig.registered is PeftType["BITFIT"]
