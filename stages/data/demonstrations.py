@@ -29,7 +29,7 @@ from reward_models.conversations import (
     prompt_turns,
 )
 from reward_models.records import Demonstration, Prompt
-from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
+from reward_models.row_files import ENDINGS, ending, located, read_rows, text_lines
 from stages.config import HUB
 from stages.data.hub_data import hub_rows
 
@@ -72,10 +72,9 @@ def _texts_of(source: str) -> Iterator[str]:
         yield from _blocks(path)
     else:
         for where, row in source_rows(source):
-            try:
-                yield _text(row)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            with located(where):
+                text = _text(row)
+            yield text
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -94,10 +93,8 @@ def _blocks(path: Path) -> Iterator[str]:
 def _load(source: str, parse: Callable[[Row], list[R]], what: str) -> list[R]:
     records: list[R] = []
     for where, row in source_rows(source):
-        try:
+        with located(where):
             records += parse(row)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}: {error}") from None
     if not records:
         raise ValueError(f"{source}: no {what} in it")
     return records
