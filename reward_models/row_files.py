@@ -19,7 +19,6 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from decimal import Decimal
 from itertools import chain
 from math import isfinite, isnan
@@ -325,17 +324,6 @@ def _check_signature(path: Path, begin: bytes) -> None:
 
 
 _FLAGS = {"true": True, "false": False}
-
-
-@contextmanager
-def located(where: str) -> Iterator[None]:
-    """Turn the errors of a row that is not as expected into a ValueError that says where it is."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{where}: key {error} is missing") from None
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def required_text(name: str, value: object, *, empty: bool = False) -> str:

@@ -18,6 +18,7 @@ history (see reward_models/conversations.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from reward_models.conversations import (
     prompt_turns,
 )
 from reward_models.records import Demonstration, Prompt
-from reward_models.row_files import ENDINGS, ending, located, read_rows, text_lines
+from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
 from stages.config import HUB
 from stages.data.hub_data import hub_rows
 
@@ -106,6 +107,17 @@ def source_rows(source: str) -> Iterator[tuple[str, Row]]:
         yield from hub_rows(source)
     else:
         yield from read_rows(Path(source))
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Turn the errors of a row that is not as expected into a ValueError that says where it is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where}: key {error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:

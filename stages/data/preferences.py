@@ -47,7 +47,8 @@ from reward_models.conversations import (
     question,
 )
 from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
-from reward_models.row_files import located, read_rows
+from reward_models.row_files import read_rows
+from stages.data.demonstrations import located
 
 Turns = tuple[Turn, ...]
 
