@@ -258,7 +258,8 @@ def inputs_of(request: "Request", out: Path) -> "Inputs":
     from pipeline.evaluation.request import check_files, named_policies
     from pipeline.evaluation.suites.suite import Inputs
     from pipeline.evaluation.suites.toxicity import load_toxicity_prompts
-    from pipeline.steps.data import DataFolder, make_data
+    from pipeline.steps.data import make_data
+    from pipeline.steps.step import DataFolder
     from stages.data.demonstrations import load_prompts, pretraining_texts
 
     if not request.policies:

@@ -23,10 +23,10 @@ from pipeline.runs.splits import (
     validation_prompts,
     write_overlaps,
 )
-from pipeline.runs.stage import Source, Stage
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt, RankingTask, read_records
-from reward_models.row_files import read_jsonl
 from stages.config import external_names, without_external_names
 from stages.progress import Report
 
@@ -38,11 +38,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Data(Stage):
+class Data(ExperimentStage):
     """Write every data set of the experiment."""
 
-    config: ExperimentConfig
-    folder: Path
     name = "data"
     about = "data sets"
     work = "copying"
@@ -61,27 +59,6 @@ class Data(Stage):
 
     def run(self, out: Path, report: Report) -> None:  # noqa: ARG002 - it is done in moments
         make_data(self.config, out)
-
-
-class DataFolder:
-    """Reads what `make_data` wrote. A set that the experiment does not have is empty."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def demonstrations(self, name: str = "demonstrations") -> list[Demonstration]:
-        """Demonstrations to train on, or those named `validation`."""
-        return read_records(self.folder / f"{name}.jsonl", Demonstration)
-
-    def prompts(self, use: str) -> list[Prompt]:
-        """Prompts for `ranking`, `ppo`, `validation`, `test` or `toxicity`."""
-        path = self.folder / f"{use}_prompts.jsonl"
-        return read_records(path, Prompt) if path.is_file() else []
-
-    def texts(self, use: str) -> list[str]:
-        """Texts of the base model's kind: `pretraining` or `held_out`."""
-        path = self.folder / f"{use}_texts.jsonl"
-        return [str(row["text"]) for _, row in read_jsonl(path)] if path.is_file() else []
 
 
 def make_data(config: ExperimentConfig, folder: Path) -> None:

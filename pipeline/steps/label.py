@@ -15,18 +15,13 @@ from typing import Any
 
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import settled_rankings
-from pipeline.config.experiment import (
-    ExperimentConfig,
-    ImportedRankings,
-    Labeling,
-    SimulatedAnnotators,
-)
+from pipeline.config.experiment import ImportedRankings, Labeling, SimulatedAnnotators
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
 from pipeline.runs.failures import PeopleNeeded
 from pipeline.runs.rounds import in_round, latest
-from pipeline.runs.stage import Source, Stage, Work
-from pipeline.steps.data import DataFolder
+from pipeline.runs.stage import Source, Work
+from pipeline.steps.step import DataFolder, ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import (
     Prompt,
@@ -44,11 +39,9 @@ TRANSACTION = 100  # rankings of simulated annotators
 
 
 @dataclass(frozen=True)
-class Label(Stage):
+class Label(ExperimentStage):
     """Collect rankings of a round's tasks from whoever the config names."""
 
-    config: ExperimentConfig
-    folder: Path
     round: int = 1
 
     @property
@@ -113,7 +106,7 @@ class Label(Stage):
             tasks = read_tasks(self.tasks)
             match labeling:
                 case SimulatedAnnotators():
-                    prompts = DataFolder(self.folder / "data").prompts("ranking")
+                    prompts = self.data.prompts("ranking")
                     seed = in_round(str(self.config.seed), self.round)
                     rankings = _simulated(labeling, tasks, prompts, seed, out, report)
                 case HumanAnnotators():

@@ -18,12 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import model_source
 from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
-from pipeline.steps.policies import require_prompts_fit, trained_policies
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Prompt, RankingTask, Response
 from stages.config import without_external_names
@@ -39,11 +36,9 @@ _WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class Sample(Stage):
+class Sample(ExperimentStage):
     """Draw K responses to each ranking prompt; later rounds also from the policy so far."""
 
-    config: ExperimentConfig
-    folder: Path
     round: int = 1
     about = "outputs to be ranked"
 
@@ -54,13 +49,10 @@ class Sample(Stage):
     @property
     def policies(self) -> dict[str, Source]:
         """The policies to sample from, by name, the one of the round before first."""
-        start: dict[str, Source] = {
-            "base": model_source(self.config.model),
-            "sft": self.folder / "sft/model",
-        }
+        start: dict[str, Source] = {"base": self.base_model, "sft": self.folder / "sft/model"}
         policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
-            current = trained_policies(self.config, self.round - 1)[-1]
+            current = self.trained_policies(self.round - 1)[-1]
             policies = {current: self.folder / current / "model", **policies}
         return policies
 
@@ -68,25 +60,21 @@ class Sample(Stage):
         return {"prompts": self.folder / "data/ranking_prompts.jsonl", **self.policies}
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "sampling": without_external_names(self.config.sampling),
-        }
+        return self.seeded(sampling=without_external_names(self.config.sampling))
 
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
         policies = [self.config.sft.adaptation]
-        require_prompts_fit(self.config, self.folder, "ranking", new_tokens, policies, scored=False)
+        self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
         from stages.prompt_lengths import require_fit
 
-        seed_process(self.config.seed, self.config.threads)
+        self.seed_process()
         sampling, policies = self.config.sampling, self.policies
-        prompts = DataFolder(self.folder / "data").prompts("ranking")
+        prompts = self.data.prompts("ranking")
         new_tokens = max(setting.max_new_tokens for setting in sampling.settings)
         for name, source in policies.items():
             limits = [context_limit(source)]

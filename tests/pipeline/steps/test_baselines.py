@@ -23,9 +23,9 @@ from pipeline.models.prompting import (
     prompting_notes,
     shots_ids,
 )
+from pipeline.steps.evaluate import Evaluate
 from pipeline.steps.instructions import task_sets
 from pipeline.steps.order import experiment_stages
-from pipeline.steps.policies import compared_policies
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration
 from stages.data.template import prompt_ids
@@ -182,7 +182,7 @@ def test_baselines_are_stages_before_the_evaluation_and_rows_in_it(tmp_path: Pat
     config = ExperimentConfig(name="x", baselines=[*baselines, tuned])
     names = [stage.name for stage in experiment_stages(config, tmp_path)]
     assert names[-5:] == ["prompted", "best-of-4", "instructed", "evaluate", "report"]
-    compared = list(compared_policies(config, tmp_path))
+    compared = list(Evaluate(config, tmp_path).policies)
     assert compared == ["base", "prompted", "instructed", "sft", "best-of-4", "ppo"]
 
 

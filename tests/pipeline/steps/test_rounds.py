@@ -12,8 +12,8 @@ from pipeline.config.loading import load_config
 from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
+from pipeline.steps.evaluate import Evaluate
 from pipeline.steps.order import experiment_stages, run_experiment
-from pipeline.steps.policies import compared_policies
 from reward_models.records import Ranking, RankingTask, read_records
 
 ROOT = Path(__file__).parents[3]
@@ -121,7 +121,7 @@ def test_stages_and_policies_of_three_rounds_come_in_order(tmp_path: Path) -> No
         *("sample-3", "label-3", "reward-3", "ppo-3"),
         *("evaluate", "report"),
     ]
-    assert list(compared_policies(experiment, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
+    assert list(Evaluate(experiment, tmp_path).policies) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
 
 
 def test_folders_tell_the_rounds(two_rounds: Path) -> None:
