@@ -30,7 +30,6 @@ Policies = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",
-        parser=o.name,
         metavar="[NAME=]PLACE",
         help="A run, one of its stages, a model folder, or a model of the hub. Repeat it.",
     ),
@@ -38,36 +37,23 @@ Policies = Annotated[
 Suites = Annotated[
     str, typer.Option("--suite", help="Such as toxicity,hallucination. Default: all it can.")
 ]
-Source = Annotated[str | None, typer.Option(parser=o.name, help="A file, hf:NAME, or a wheel.")]
+Source = Annotated[str | None, typer.Option(help="A file, hf:NAME, or a wheel.")]
 Scorers = Annotated[
     list[str] | None,
     typer.Option(
         "--scorer",
-        parser=o.name,
         metavar="KIND[:MODEL]",
         help="profanity, classifier:MODEL, nli:MODEL. Repeat it.",
     ),
 ]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key, such as evaluation.resamples=1000. May be repeated.",
-    ),
-]
 Samples = Annotated[
     list[Path] | None,
-    typer.Argument(
-        parser=o.path, help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."
-    ),
+    typer.Argument(help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
-        parser=o.name,
-        metavar="PLACE",
-        help="Instead of samples, annotators' labels: a run, a store, or its URL.",
+        metavar="PLACE", help="Instead of samples, annotators' labels: a run, a store, or its URL."
     ),
 ]
 Against = Annotated[
@@ -86,21 +72,18 @@ Missing = Annotated[
 def evaluate(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            parser=o.path, help="The experiment whose stage this is. Without it: --policy."
-        ),
+        typer.Argument(help="The experiment whose stage this is. Without it: --policy."),
     ] = None,
     policy: Policies = None,
     suite: Suites = "",
     out: o.Out = None,
-    sets: Sets = None,
+    sets: o.Sets = None,
     scorer: Scorers = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
     texts: Source = None,
     reward_model: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="A run, or its reward model, for --suite preference."),
+        Path | None, typer.Option(help="A run, or its reward model, for --suite preference.")
     ] = None,
     seed: o.Seed = 0,
 ) -> Path | None:
@@ -140,10 +123,8 @@ def generate(
     policy: Policies = None,
     suite: Suites = "",
     out: o.Tables = Path("runs/evaluation"),
-    config: Annotated[
-        Path | None, typer.Option(parser=o.path, help="The experiment to take prompts of.")
-    ] = None,
-    sets: Sets = None,
+    config: Annotated[Path | None, typer.Option(help="The experiment to take prompts of.")] = None,
+    sets: o.Sets = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
     texts: Source = None,
@@ -171,7 +152,7 @@ def score(
     against: Against = None,
     missing: Missing = "error",
     scorer: Scorers = None,
-    sets: Sets = None,
+    sets: o.Sets = None,
     seed: o.Seed = 0,
 ) -> Path:
     """Score samples of any models and compare them: CSV, JSON lines, ...
@@ -216,8 +197,7 @@ def score(
 @verb
 def compare(
     runs: Annotated[
-        list[Path],
-        typer.Argument(parser=o.path, help="Folders of runs, or that evaluate or score wrote."),
+        list[Path], typer.Argument(help="Folders of runs, or that evaluate or score wrote.")
     ],
 ) -> None:
     """Print the results of runs side by side; of two that share prompts, their differences too.
@@ -232,12 +212,9 @@ def compare(
 @verb
 def report(
     source: Annotated[
-        Path,
-        typer.Argument(
-            parser=o.path, help="An experiment, or a folder that evaluate or score wrote."
-        ),
+        Path, typer.Argument(help="An experiment, or a folder that evaluate or score wrote.")
     ],
-    sets: Sets = None,
+    sets: o.Sets = None,
     out: o.Out = None,
 ) -> Path | None:
     """Write report.html: one file that shows, with intervals, what each stage changed.
@@ -297,7 +274,7 @@ def _run_of(policies: "Mapping[str, Path | str]") -> Path | None:
 
 def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
     """Return the reward model in `folder`, a run's or its own; else that of the policies' run."""
-    from pipeline.runs.rounds import latest
+    from pipeline.runs.stage import latest
 
     if folder is None:
         own = None if run is None else latest(run) / "model"

@@ -17,8 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.runs.rounds import latest
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, latest
 from reward_models.atomic_files import write_json
 from reward_models.model_files import check_model
 from stages.config import HUB, external_names, key_path

@@ -19,8 +19,7 @@ from pipeline.config.experiment import ImportedRankings, Labeling, SimulatedAnno
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
 from pipeline.runs.failures import PeopleNeeded
-from pipeline.runs.rounds import in_round, latest
-from pipeline.runs.stage import Source, Work
+from pipeline.runs.stage import Source, Work, in_round, latest
 from pipeline.steps.step import DataFolder, ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import (

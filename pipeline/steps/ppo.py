@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.runs.manifest import named_inputs
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.step import ExperimentStage
 from reward_models.conversations import Turn

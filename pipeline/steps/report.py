@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report, Step

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runs.manifest import model_source
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names

@@ -18,8 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Prompt, RankingTask, Response

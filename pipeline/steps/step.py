@@ -7,9 +7,8 @@ from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import model_source
-from pipeline.runs.rounds import in_round
 from pipeline.runs.run import is_gone
-from pipeline.runs.stage import Source, Stage, seed_process
+from pipeline.runs.stage import Source, Stage, in_round, seed_process
 from reward_models.records import Demonstration, Prompt, read_records
 from reward_models.row_files import read_jsonl
 from stages.adapters.config import Adaptation

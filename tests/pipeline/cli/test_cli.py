@@ -17,8 +17,7 @@ from pipeline.cli.errors import guarded
 from pipeline.config.loading import load_config
 from pipeline.runs.failures import PeopleNeeded, one_line
 from pipeline.runs.run import Run, State, Status
-from pipeline.runs.runner import require_done
-from pipeline.steps.order import stage_named
+from pipeline.steps.order import require_done, stages_until
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
@@ -198,7 +197,7 @@ def test_an_earlier_stage_that_a_verb_does_not_run_is_named_with_the_command_tha
     tmp_path: Path, name: str, labeling: dict[str, str], state: State, command: str | None
 ):
     config = load_config(Path(QUICKSTART), [f"labeling={json.dumps(labeling)}"])
-    earlier = stage_named(config, tmp_path, name)
+    earlier = stages_until(config, tmp_path, name)[-1]
     check = partial(require_done, Run(tmp_path), earlier, Status(state, "", "", {}))
     if command is None:
         check()

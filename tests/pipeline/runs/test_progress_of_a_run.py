@@ -73,7 +73,7 @@ def test_in_no_stage_of_a_run_does_the_count_fall_or_the_total_shrink(
     def display(_: Sequence[str]) -> Iterator[Recorder]:
         yield recorder
 
-    monkeypatch.setattr("pipeline.runs.runner.display", display)
+    monkeypatch.setattr("pipeline.steps.order.display", display)
     run_experiment(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
     for stage, steps in recorder.steps.items():
         counted = [step for step in steps if step.total]

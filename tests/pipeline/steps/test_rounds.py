@@ -11,7 +11,7 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
+from pipeline.runs.stage import is_ppo, last_round, latest, stage_names
 from pipeline.steps.evaluate import Evaluate
 from pipeline.steps.order import experiment_stages, run_experiment
 from reward_models.records import Ranking, RankingTask, read_records
