@@ -5,7 +5,7 @@ as instructions (`instructions.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -24,11 +24,11 @@ def baseline_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
     for baseline in config.baselines:
         match baseline:
             case PromptedBase():
-                stages.append(Prompted(config, folder, baseline))
+                stages.append(Prompted(config, folder, baseline=baseline))
             case BestOfN():
-                stages.append(Best(config, folder, baseline))
+                stages.append(Best(config, folder, baseline=baseline))
             case InstructionTuned():
-                stages.append(Instructed(config, folder, baseline))
+                stages.append(Instructed(config, folder, baseline=baseline))
             case _:
                 assert_never(baseline)
     return stages
@@ -36,7 +36,7 @@ def baseline_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
 
 @dataclass(frozen=True)
 class _BaselineStage(ExperimentStage):
-    baseline: Baseline
+    baseline: Baseline = field(kw_only=True)
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class _BaselineStage(ExperimentStage):
 class Prompted(_BaselineStage):
     """Choose the demonstrations that stand before every prompt of the base."""
 
-    baseline: PromptedBase
+    baseline: PromptedBase = field(kw_only=True)
     about = "baseline: few-shot prefix for the base"
 
     def inputs(self) -> Mapping[str, Source]:
@@ -90,7 +90,7 @@ class Best(_BaselineStage):
     The evaluation samples.
     """
 
-    baseline: BestOfN
+    baseline: BestOfN = field(kw_only=True)
 
     @property
     def about(self) -> str:
@@ -119,7 +119,7 @@ class Best(_BaselineStage):
 class Instructed(_BaselineStage):
     """Fine-tune the base on tasks written as instructions."""
 
-    baseline: InstructionTuned
+    baseline: InstructionTuned = field(kw_only=True)
     about = "baseline: fine-tuning on tasks as instructions"
 
     def inputs(self) -> Mapping[str, Source]:

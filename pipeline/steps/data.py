@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Data(ExperimentStage):
     """Write every data set of the experiment."""
 
-    name = "data"
+    kind = "data"
     about = "data sets"
     work = "copying"
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.baselines import InstructionTuned
 from pipeline.config.experiment import FileSource
 from pipeline.runs.manifest import named_inputs
 from pipeline.runs.stage import Source
@@ -18,28 +17,26 @@ from stages.progress import Report
 class Evaluate(ExperimentStage):
     """Generate with every policy, score what it wrote, and compare."""
 
-    name = "evaluate"
+    kind = "evaluate"
     about = "every policy on held-out prompts"
 
     @property
     def policies(self) -> dict[str, Source]:
         """The policies that are evaluated, by the names the report uses."""
-        baselines: dict[str, Source] = {
-            each.name: self.folder
-            / each.name
-            / ("model" if isinstance(each, InstructionTuned) else "")
+        baselines = {
+            each.name: self.folder / each.name / ("model" if each.name == "instructed" else "")
             for each in self.config.baselines
         }
-        best_of_n = {name for name in baselines if name.startswith("best-of-")}
-        policies: dict[str, Source] = {"base": self.base_model}
-        policies |= {name: source for name, source in baselines.items() if name not in best_of_n}
-        policies["sft"] = self.fine_tuned
-        policies |= {name: source for name, source in baselines.items() if name in best_of_n}
-        for number in range(1, self.config.rounds + 1):
-            policies |= {
-                name: self.folder / name / "model" for name in self.trained_policies(number)
-            }
-        return policies
+        picked = {name: path for name, path in baselines.items() if name.startswith("best-of-")}
+        rounds = range(1, self.config.rounds + 1)
+        trained = [name for number in rounds for name in self.trained_policies(number)]
+        return {
+            "base": self.base_model,
+            **{name: path for name, path in baselines.items() if name not in picked},
+            "sft": self.fine_tuned,
+            **picked,
+            **{name: self.folder / name / "model" for name in trained},
+        }
 
     def inputs(self) -> Mapping[str, Source]:
         data = self.config.data
@@ -66,18 +63,17 @@ class Evaluate(ExperimentStage):
         from pipeline.evaluation.generate import ids_of
 
         config, evaluation = self.config, self.config.evaluation
-        data = self.data
         trained = [ppo.adaptation for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
         policies = [config.sft.adaptation, *trained]
         new_tokens = evaluation.sampling.max_new_tokens
         self.require_prompts_fit("test", new_tokens, policies)
         longest = max(evaluation.instructions.values(), key=len, default="")
         before = f"{longest} " if longest else ""
-        instructed = [replace(p, prompt=before + p.prompt) for p in data.prompts("toxicity")]
+        instructed = [replace(p, prompt=before + p.prompt) for p in self.data.prompts("toxicity")]
         new_tokens = evaluation.toxicity_sampling[0].max_new_tokens
         self.require_prompts_fit("toxicity", new_tokens, policies, scored=False, prompts=instructed)
         for use in ("test", "toxicity"):
-            ids_of(data.prompts(use), use)
+            ids_of(self.data.prompts(use), use)
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate

@@ -41,11 +41,7 @@ TRANSACTION = 100  # rankings of simulated annotators
 class Label(ExperimentStage):
     """Collect rankings of a round's tasks from whoever the config names."""
 
-    round: int = 1
-
-    @property
-    def name(self) -> str:
-        return in_round("label", self.round)
+    kind = "label"
 
     @property
     def about(self) -> str:
@@ -118,11 +114,9 @@ class Label(ExperimentStage):
 
 def tasks_file(labeling: Labeling) -> Path | None:
     """Return the file of tasks that the config names; None where the run samples outputs."""
-    match labeling:
-        case ImportedRankings() | HumanAnnotators():
-            return None if labeling.tasks is None else Path(labeling.tasks)
-        case SimulatedAnnotators():
-            return None
+    if isinstance(labeling, SimulatedAnnotators) or labeling.tasks is None:
+        return None
+    return Path(labeling.tasks)
 
 
 def labels_until(run: Path, number: int) -> list[Path]:
@@ -185,7 +179,7 @@ def _worlds(
 
 def store_of(labeling: HumanAnnotators, run: Path) -> str:
     """Return the store of people's rankings: beside the stages, so that no restart touches it."""
-    return labeling.store if labeling.store is not None else str(run / STORE)
+    return labeling.store or str(run / STORE)
 
 
 def ranked_by_people(

@@ -61,15 +61,15 @@ def experiment_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
         stages += [Reward(config, folder, number), *_ppo(config, folder, number)]
     stages += [*baseline_stages(config, folder), Evaluate(config, folder)]
     trained = [stage.name for stage in stages if stage.work == "training"]
-    return [*stages, ReportPage(config, folder, trained)]
+    return [*stages, ReportPage(config, folder, trained=trained)]
 
 
 def _ppo(config: ExperimentConfig, folder: Path, number: int) -> list[Stage]:
     stages: list[Stage] = []
     if config.ppo is not None:
-        stages.append(Ppo(config, folder, "ppo", number))
+        stages.append(Ppo(config, folder, number, kind="ppo"))
     if config.ppo_ptx is not None:
-        stages.append(Ppo(config, folder, "ppo-ptx", number))
+        stages.append(Ppo(config, folder, number, kind="ppo-ptx"))
     return stages
 
 

@@ -5,7 +5,7 @@ or a reward model of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,13 +29,8 @@ if TYPE_CHECKING:
 class Ppo(ExperimentStage):
     """Train a policy against the reward model of its round."""
 
-    kind: Literal["ppo", "ppo-ptx"]
-    round: int = 1
+    kind: Literal["ppo", "ppo-ptx"] = field(kw_only=True)
     work = "training"
-
-    @property
-    def name(self) -> str:
-        return in_round(self.kind, self.round)
 
     @property
     def about(self) -> str:
@@ -146,6 +141,7 @@ def gold_reward(
     return GoldReward(judge, chosen, {"toxicity": toxicity, "win_rate": wins})
 
 
+@dataclass
 class WinRate:
     """1 where an answer scores higher than the start policy's to the same prompt, ties 1/2.
 
@@ -153,16 +149,11 @@ class WinRate:
     resumed run compares with the same answers.
     """
 
-    def __init__(
-        self,
-        judge: "Judge",
-        prompts: Sequence[Prompt],
-        start: Path,
-        sampling: SamplingConfig,
-        seed: int,
-    ) -> None:
-        self.judge, self.prompts = judge, prompts
-        self.start, self.sampling, self.seed = start, sampling, seed
+    judge: "Judge"
+    prompts: Sequence[Prompt]
+    start: Path
+    sampling: SamplingConfig
+    seed: int
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
@@ -217,9 +208,6 @@ def _reward_model_judge(folder: str) -> "Judge":
 
     model, tokenizer = RewardModel.load(Path(folder)).to(device()), load_tokenizer(folder)
 
-    def judge(
-        prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
-    ) -> list[float]:
-        return score_responses(model, tokenizer, prompts, responses, ended=ended)
-
-    return judge
+    return lambda prompts, responses, ended: score_responses(
+        model, tokenizer, prompts, responses, ended=ended
+    )

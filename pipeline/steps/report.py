@@ -15,8 +15,8 @@ from stages.progress import Report, Step
 class ReportPage(ExperimentStage):
     """Write report.html."""
 
-    trained: Sequence[str]  # names of the stages that train
-    name = "report"
+    trained: Sequence[str] = ()  # names of the stages that train
+    kind = "report"
     about = "report.html"
 
     def inputs(self) -> Mapping[str, Source]:

@@ -17,13 +17,9 @@ from stages.progress import Report
 class Reward(ExperimentStage):
     """Train the reward model; with folds also others that never saw a part of the rankings."""
 
-    round: int = 1
+    kind = "reward"
     about = "reward model"
     work = "training"
-
-    @property
-    def name(self) -> str:
-        return in_round("reward", self.round)
 
     @property
     def base(self) -> Source:

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runs.stage import Source, in_round
+from pipeline.runs.stage import Source
 from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Prompt, RankingTask, Response
@@ -38,12 +38,8 @@ _WORDS = re.compile(r"\w+")
 class Sample(ExperimentStage):
     """Draw K responses to each ranking prompt; later rounds also from the policy so far."""
 
-    round: int = 1
+    kind = "sample"
     about = "outputs to be ranked"
-
-    @property
-    def name(self) -> str:
-        return in_round("sample", self.round)
 
     @property
     def policies(self) -> dict[str, Source]:

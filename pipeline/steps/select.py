@@ -19,7 +19,7 @@ from stages.progress import Report
 class Select(ExperimentStage):
     """Choose among the epochs of SFT by the reward model."""
 
-    name = "select"
+    kind = "select"
     about = "SFT's epoch by reward"
 
     def inputs(self) -> Mapping[str, Source]:

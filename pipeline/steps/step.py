@@ -37,10 +37,17 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class ExperimentStage(Stage):
-    """A stage of an experiment, in the run's folder."""
+    """A stage of an experiment, in the run's folder; in later rounds the number ends its name."""
 
     config: ExperimentConfig
     folder: Path
+    round: int = 1
+    kind = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the stage and of its folder."""
+        return in_round(self.kind, self.round)
 
     @property
     def data(self) -> DataFolder:
