@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -64,7 +65,7 @@ PANELS = {
 class Verbs(TyperGroup):
     """The verbs; `~` in a path of theirs is the home folder."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # noqa: D102
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: D102
         return super().parse_args(ctx, [with_home(argument) for argument in args])
 
 

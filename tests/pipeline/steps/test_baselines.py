@@ -85,20 +85,24 @@ def test_the_prefix_stands_before_the_prompt_and_not_in_the_row(
     assert [row.completion for row in plain] != [row.completion for row in behind]
 
 
-def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
-    world: tuple[Path, Path], tmp_path: Path
-):
+def choose(world: tuple[Path, Path], out: Path, **settings: int) -> None:
     choose_prefix(
-        PromptedBase(kind="prompted", shots=2, candidates=4, prompts=8),
+        PromptedBase(kind="prompted", **settings),
         base=world[0],
         reward_model=world[1],
         demonstrations=SHOTS,
         prompts=PROMPTS,
         sampling=SAMPLING,
-        out=tmp_path,
+        out=out,
         seed=0,
         report=silent,
     )
+
+
+def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
+    world: tuple[Path, Path], tmp_path: Path
+):
+    choose(world, tmp_path, shots=2, candidates=4, prompts=8)
     about = json.loads((tmp_path / "baseline.json").read_text())["about"]
     tried = [one["mean_score"] for one in about["candidates"]]
     assert len(tried) == 4
@@ -107,17 +111,7 @@ def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
 
 def test_demonstrations_that_do_not_fit_are_refused(world: tuple[Path, Path], tmp_path: Path):
     with pytest.raises(ValueError, match=r"max_prefix_tokens \(3\); the shortest of 8 sets has"):
-        choose_prefix(
-            PromptedBase(kind="prompted", max_prefix_tokens=3),
-            base=world[0],
-            reward_model=world[1],
-            demonstrations=SHOTS,
-            prompts=PROMPTS,
-            sampling=SAMPLING,
-            out=tmp_path,
-            seed=0,
-            report=silent,
-        )
+        choose(world, tmp_path, max_prefix_tokens=3)
 
 
 def test_only_models_are_asked_for_likelihoods_and_the_kl_is_told(
