@@ -4,8 +4,6 @@ round 1   sample → label → reward → select → ppo → ppo-ptx
 round n   sample-n → label-n → reward-n → ppo-n → ppo-ptx-n
 """
 
-import os
-import random
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,27 +70,6 @@ class Ranks(Protocol):
 
     def manifest(self) -> Mapping[str, Any]:
         """Return what an artefact's manifest records of them."""
-
-
-def seed_process(seed: int, threads: int | None) -> None:
-    """Seed every global generator and bound the threads, before a stage computes.
-
-    Without a GPU the process also keeps the memory that a forward pass frees.
-    """
-    import numpy
-    import torch
-
-    from stages.distributed.memory import keep_freed_memory
-
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    if threads is not None:
-        # Ranks that share a machine share its threads: more than cores wait for each other.
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by every launcher
-        torch.set_num_threads(max(1, threads // ranks))
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def in_round(stage: str, number: int) -> str:

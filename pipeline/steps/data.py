@@ -4,7 +4,6 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from pipeline.runs.splits import (
     Row,
     held_out_digest,
     limited,
-    overlaps,
+    report_overlaps,
     smallest,
     split,
     validation_prompts,
-    write_overlaps,
 )
 from pipeline.runs.stage import Source
 from pipeline.steps.step import ExperimentStage
@@ -33,8 +31,6 @@ from stages.progress import Report
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> N
         _write_prompts(folder, use, prompts)
     training: dict[str, Sequence[Row]] = {"demonstrations": demonstrations, "ppo_prompts": ppo}
     training["ranking_prompts"] = ranked or ranking
-    _report_overlaps(
-        folder,
+    report_overlaps(
+        folder / OVERLAP,
         {"validation": validation} | {f"{use}_prompts": rows for use, rows in held_out.items()},
         training,
     )
@@ -155,16 +151,6 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
         Prompt(one.prompt, user=one.extra.get("user"), context=one.context, history=one.history)
         for one in tasks
     ]
-
-
-def _report_overlaps(
-    folder: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
-) -> None:
-    """Log and write how far held-out rows are also trained on; validation is to be apart."""
-    shared = overlaps(held_out, training)
-    for overlap in shared:
-        log.warning("%s", overlap)
-    write_overlaps(folder / OVERLAP, shared)
 
 
 def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """The base of an experiment's stages: its config, the run's folder, and what lies in it."""
 
+import os
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import model_source
 from pipeline.runs.run import is_gone
-from pipeline.runs.stage import Source, Stage, in_round, seed_process
+from pipeline.runs.stage import Source, Stage, in_round
 from reward_models.records import Demonstration, Prompt, read_records
 from reward_models.row_files import read_jsonl
 from stages.adapters.config import Adaptation
@@ -80,8 +82,24 @@ class ExperimentStage(Stage):
         return {"seed": self.config.seed, "threads": self.config.threads, **settings}
 
     def seed_process(self) -> None:
-        """Seed every global generator and bound the threads."""
-        seed_process(self.config.seed, self.config.threads)
+        """Seed every global generator and bound the threads, before a stage computes.
+
+        Without a GPU the process also keeps the memory that a forward pass frees.
+        """
+        import numpy
+        import torch
+
+        from stages.distributed.memory import keep_freed_memory
+
+        if not torch.cuda.is_available():
+            keep_freed_memory()
+        if self.config.threads is not None:
+            # Ranks that share a machine share its threads: more than cores wait for each other.
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by every launcher
+            torch.set_num_threads(max(1, self.config.threads // ranks))
+        random.seed(self.config.seed)
+        numpy.random.seed(self.config.seed)
+        torch.manual_seed(self.config.seed)
 
     def require_prompts_fit(
         self,
