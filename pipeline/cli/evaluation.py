@@ -8,10 +8,10 @@ evaluate    generate and score in one go
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.request import Request
     from pipeline.evaluation.samples.results import Results
     from pipeline.evaluation.suites.suite import Inputs
-    from stages.progress import Report
 
-T = TypeVar("T")
 Policies = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,16 +103,15 @@ def evaluate(
         return run_config(config, [*(sets or []), *suites], out, only="evaluate")
     from pipeline.evaluation.evaluate import evaluate as evaluate_policies
     from pipeline.evaluation.request import Request
+    from pipeline.runs.display import reporting
 
     given = (prompts, toxicity_prompts, texts, reward_model, seed)
     request = Request(policy or [], suite, config, sets or [], scorer or [], *given)
     folder = out or Path("runs/evaluation")
     inputs = inputs_of(request, folder)
-    _print_results(
-        _displayed(
-            "evaluate", lambda report: evaluate_policies(replace(inputs, report=report), folder)
-        )
-    )
+    with reporting("evaluate") as report:
+        results = evaluate_policies(replace(inputs, report=report), folder)
+    _print_results(results)
     return folder
 
 
@@ -134,10 +131,12 @@ def generate(
     from pipeline.evaluation.evaluate import SAMPLES
     from pipeline.evaluation.evaluate import generate as generate_samples
     from pipeline.evaluation.request import Request
+    from pipeline.runs.display import reporting
 
     given = (prompts, toxicity_prompts, texts, None, seed)
     inputs = inputs_of(Request(policy or [], suite, config, sets or [], (), *given), out)
-    _displayed("generate", lambda report: generate_samples(replace(inputs, report=report), out))
+    with reporting("generate") as report:
+        generate_samples(replace(inputs, report=report), out)
     return out / SAMPLES
 
 
@@ -177,20 +176,17 @@ def score(
         from pipeline.labeling.exchange import tasks_and_rankings
 
         tasks, rankings = tasks_and_rankings(labels)
-        _print_results(
-            score_labels(tasks, rankings, out=out, against=pairs, config=config, seed=seed)
-        )
-        return out
-    from pipeline.evaluation.external.score import score_file
+        results = score_labels(tasks, rankings, out=out, against=pairs, config=config, seed=seed)
+    else:
+        from pipeline.evaluation.external.score import score_file
+        from pipeline.runs.display import reporting
 
-    files, fields = samples or [], columns_of(columns)
-
-    def work(report: "Report") -> "Results":
-        return score_file(
-            files, fields, out=out, against=pairs, config=config, seed=seed, report=report
-        )
-
-    _print_results(_displayed("score", work))
+        files, fields = samples or [], columns_of(columns)
+        with reporting("score") as report:
+            results = score_file(
+                files, fields, out=out, against=pairs, config=config, seed=seed, report=report
+            )
+    _print_results(results)
     return out
 
 
@@ -283,17 +279,6 @@ def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
         if (model / "config.json").is_file() or (model / "reward_model.json").is_file():
             return model
     raise ValueError(f"{folder}: no reward model there")
-
-
-def _displayed(stage: str, work: "Callable[[Report], T]") -> T:
-    """Do the work under a progress display on stderr."""
-    from pipeline.runs.display import display
-
-    with display([stage]) as progress:
-        progress.begin(stage, "")
-        result = work(progress.step)
-        progress.finish("")
-    return result
 
 
 def _print_results(results: "Results") -> None:

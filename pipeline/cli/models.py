@@ -146,14 +146,12 @@ def pretrain(
         raise ValueError(f"{start}: no model there; expected a folder that rlhf pretrain wrote")
     from pipeline.config.loading import validated
     from pipeline.quickstart import pretrain as quickstart
-    from pipeline.runs.display import display
+    from pipeline.runs.display import reporting
 
     recipe = validated(quickstart.Recipe, sets or [])
     out.mkdir(parents=True, exist_ok=True)
-    with display(["pretrain"]) as progress:
-        progress.begin("pretrain", "the base model of the quickstart")
-        quickstart.pretrain(recipe, out, start, progress.step)
-        progress.finish("")
+    with reporting("pretrain", "the base model of the quickstart") as report:
+        quickstart.pretrain(recipe, out, start, report)
     return out
 
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
-from stages.progress import Step
+from stages.progress import Report, Step
 
 ROUNDING = 1e-6  # smaller numbers are rounding errors, such as PPO's loss at ratio 1
 HEADLINES = {"loss": "loss", "accuracy": "accuracy", "reward": "reward", "score": "score"}
@@ -38,6 +38,15 @@ def display(stages: Sequence[str]) -> Iterator["Display"]:
         return
     with progress_table(console) as table:
         yield LiveDisplay(table, stages)
+
+
+@contextmanager
+def reporting(stage: str, about: str = "") -> Iterator[Report]:
+    """Show work that is no stage of a run; yield what its steps are reported to."""
+    with display([stage]) as progress:
+        progress.begin(stage, about)
+        yield progress.step
+        progress.finish("")
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:

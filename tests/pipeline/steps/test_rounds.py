@@ -27,14 +27,8 @@ SMALL = [
     "ppo.minibatch=16",
     "ppo.overoptimization=null",
     "ppo_ptx=null",
-    "data.sizes.demonstrations=16",
-    "data.sizes.ranking_prompts=24",
-    "data.sizes.ppo_prompts=32",
-    "data.sizes.validation_prompts=8",
-    "data.sizes.test_prompts=8",
-    "data.sizes.toxicity_prompts=4",
-    "data.sizes.pretraining_texts=8",
-    "data.sizes.held_out_texts=4",
+    "data.sizes={demonstrations: 16, ranking_prompts: 24, ppo_prompts: 32, validation_prompts: 8, "
+    "test_prompts: 8, toxicity_prompts: 4, pretraining_texts: 8, held_out_texts: 4}",
 ]
 
 
