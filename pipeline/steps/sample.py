@@ -104,8 +104,8 @@ class _Policy:
 class _Outputs:
     """The distinct outputs of each prompt so far, and the counts of the others."""
 
-    def __init__(self, ids: Sequence[str], num_wanted: Sequence[int], likeness: float) -> None:
-        self.ids, self.num_wanted, self.likeness = ids, num_wanted, likeness
+    def __init__(self, ids: Sequence[str], num_wanted: Sequence[int]) -> None:
+        self.ids, self.num_wanted = ids, num_wanted
         self.responses: list[list[Response]] = [[] for _ in ids]
         self.near_duplicates = 0
         self.done = 0  # outputs counted as done so far: those drawn again are not counted down
@@ -113,7 +113,7 @@ class _Outputs:
     def add(self, prompt: int, text: str, model: str, sampling: Mapping[str, object]) -> bool:
         """Add the output and return true, unless its prompt has one like it."""
         responses = self.responses[prompt]
-        if is_near_duplicate(text, (response.text for response in responses), self.likeness):
+        if is_near_duplicate(text, (response.text for response in responses), LIKENESS):
             self.near_duplicates += 1
             return False
         name = f"{self.ids[prompt]}-{len(responses) + 1}"
@@ -143,7 +143,6 @@ def sample_tasks(
     settings: Sequence[SamplingConfig],
     seed: int,
     report: Report,
-    likeness: float = LIKENESS,
     prefix: str = "",
 ) -> list[RankingTask]:
     """Return a task for every prompt with two distinct outputs or more, in the prompts' order.
@@ -160,7 +159,7 @@ def sample_tasks(
     num_wanted = _spread(len(prompts), *responses, f"{prefix}{seed}")
     slots = _slots(num_wanted, len(policies), len(settings))
     ids = [prefix + name for name in _task_ids(prompts)]
-    outputs = _Outputs(ids, num_wanted, likeness)
+    outputs = _Outputs(ids, num_wanted)
     left: list[_Slot] = []
     for number, (name, source) in enumerate(policies.items()):
         report(outputs.step(f"loading {name}"))
