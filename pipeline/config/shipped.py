@@ -101,6 +101,7 @@ def write_own_config(
         optional=[key for key in (*OPTIONAL, *TEXTS) if key not in files],
         rankings=rankings,
         family=family or "lora",
+        families=", ".join(FAMILIES),
     )
     path.write_text(text, encoding="utf-8")
     return path
