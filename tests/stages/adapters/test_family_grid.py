@@ -164,8 +164,12 @@ def test_a_fresh_process_reads_every_stage_alike(
     folders = [cell.trained("ppo").parent for cell in chosen]
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path / "seen.pt")],
-        cwd=ROOT, input="\n".join(map(str, folders)), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        input="\n".join(map(str, folders)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     seen = torch.load(tmp_path / "seen.pt")
     for folder in folders:
