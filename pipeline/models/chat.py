@@ -42,10 +42,6 @@ class Conversation:
                 return ids
             del self.history[:2]
 
-    def add(self, prompt: str, answer: str) -> None:
-        """Add a prompt and its answer."""
-        self.history += [Turn("user", prompt), Turn("assistant", answer)]
-
 
 def talk(
     folders: Mapping[str, Path], prompt: str | None, sampling: SamplingConfig, seed: int
@@ -94,7 +90,8 @@ def talk_to_users(
     tokenizer, policy = load_tokenizer(folder), load_policy(folder)
     adapters = open_user_store(path, policy)
     users = list(dict.fromkeys(names)) or adapters.names()
-    adapters.get_all(users)  # an unknown user is named before anything is generated
+    for name in users:  # an unknown one is named before anything is generated
+        adapters.get(name)
     conversations = {
         name: Conversation(tokenizer, policy, sampling.max_new_tokens) for name in users
     }
@@ -125,7 +122,7 @@ def _converse(
         answers = answer(text, seed + turn)
         for (name, conversation), sampled in zip(conversations.items(), answers, strict=True):
             response = response_text(conversation.tokenizer, sampled.ids)
-            conversation.add(text, response)
+            conversation.history += [Turn("user", text), Turn("assistant", response)]
             ending = "" if sampled.ended else " …"
             console.print(Panel(Text(response + ending), title=name, title_align="left"))
 

@@ -18,7 +18,7 @@ from tests.distributed.ranks import Ranks, Sharding, run_ranks
 
 MOMENTS = {  # a function of the checkpoints, and the rank that dies instead of calling it
     "gathering": ("gather_moments", 1),
-    "summing": ("_finish", 0),
+    "finishing": ("_finish", 0),
     "flushing": ("_flush", 0),
 }
 EPOCHS = 3
@@ -30,13 +30,13 @@ def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
     original: Callable[..., Any] = vars(stages.distributed.checkpoints)[name]
     calls = 0
 
-    def dying(*given: Any) -> Any:
+    def dying(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        in_second = calls == 2 if name == "gather_moments" else "checkpoint-6" in str(given[0])
-        if in_second and int(os.environ["RANK"]) == rank:
+        second = "checkpoint-6" in str(args[0]) if isinstance(args[0], Path) else calls == 2
+        if second and int(os.environ["RANK"]) == rank:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*given)
+        return original(*args, **options)
 
     setattr(stages.distributed.checkpoints, name, dying)
     sft.train(base, out, family, MICRO[2], EPOCHS)
@@ -47,11 +47,11 @@ def train_and_die(base: Path, out: Path, family: str, moment: str) -> None:
 @pytest.mark.parametrize(
     ("sharding", "moment"),
     [
-        ("zero3", "summing"),
+        ("zero3", "finishing"),
         ("zero3", "gathering"),
         ("zero2", "gathering"),
         ("fsdp2", "flushing"),
-        ("ddp", "summing"),
+        ("ddp", "finishing"),
     ],
 )
 def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
@@ -63,10 +63,10 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
         assert all(ranks.wait(120.0))
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left == {"checkpoint-3", "incomplete"}
-    rows = run_ranks(
+    found = run_ranks(
         sft.train, sft.base(), tmp_path, "full", MICRO[2], EPOCHS, processes=2, sharding=sharding
     )[0]
-    rows = [row for row in rows if row["step"]]
+    rows = [row for row in found if row["step"]]
     assert rows[0]["step"] == 4
     sft.check(rows, tmp_path, "full", EPOCHS)
 
