@@ -108,18 +108,18 @@ def test_ranks_learn_what_one_process_learns(
 
 def masks(base: Path, out: Path) -> list[list[bool]]:
     """The part that this rank's first dropout leaves of the states at each row's first position."""
-    found: list[list[bool]] = []
+    results: list[list[bool]] = []
 
     def spy(x: Tensor, rate: float, training: bool) -> Tensor:
         dropped = torch.nn.functional.dropout(x, rate, training)
-        if training and not found:
-            found.extend((dropped[:, 0] != 0).tolist())
+        if training and not results:
+            results.extend((dropped[:, 0] != 0).tolist())
         return dropped
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.models.dropout", spy)
         train(base, out, "full", 4, epochs=1, dropout=0.5)
-    return found
+    return results
 
 
 @pytest.mark.distributed

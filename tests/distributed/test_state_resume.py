@@ -27,11 +27,11 @@ CELLS = [
     pytest.param(
         stage,
         *chain,
-        marks=[] if place in QUICK[stage] else pytest.mark.slow,
+        marks=[] if position in QUICK[stage] else pytest.mark.slow,
         id="-".join([stage, chain[0], *(f"{sharding}x{ranks}" for sharding, ranks in chain[1])]),
     )
     for stage in QUICK
-    for place, chain in enumerate(CHAINS)
+    for position, chain in enumerate(CHAINS)
 ]
 DIES_AT = {"sft": (5, 8), "reward": (4, 8)}  # steps, in the middle of an epoch
 EPOCHS = 3  # of three steps
