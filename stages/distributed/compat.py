@@ -212,7 +212,7 @@ def set_zero_weight(parameter: nn.Parameter, full: Tensor) -> None:
     else:
         parameter.data.copy_(full)
     if is_updated_by_zero(parameter):
-        _set_zero_shard(parameter, full, None)
+        set_zero_shard(parameter, full, None)
 
 
 @contextmanager
@@ -241,11 +241,6 @@ def zero_moments(parameter: nn.Parameter, adam: torch.optim.AdamW) -> dict[str, 
     return {"step": steps[0], **moments}  # ZeRO updates all parameters together
 
 
-def set_zero_moment(parameter: nn.Parameter, full: Tensor, key: str) -> None:
-    """Set this rank's part of a moment to that of `full`, which every rank has."""
-    _set_zero_shard(parameter, full, key)
-
-
 def init_zero_moments(adam: torch.optim.AdamW, zero: Any, step: Tensor) -> None:
     """Give every flat partition the state that its first step would make."""
     for flat in zero_partitions(zero):
@@ -271,8 +266,8 @@ def link_zero_moments(adam: torch.optim.AdamW, zero: Any) -> None:
         lazy_init_hp_params_optimizer_state(parameters, flat, adam.state)
 
 
-def _set_zero_shard(parameter: nn.Parameter, full: Tensor, key: str | None) -> None:
-    """Copy this rank's part into the master (key None) or a moment."""
+def set_zero_shard(parameter: nn.Parameter, full: Tensor, key: str | None) -> None:
+    """Copy this rank's part of `full`, which every rank has, into the master (None) or a moment."""
     from deepspeed import utils
 
     if not is_partitioned(parameter):

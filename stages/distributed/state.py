@@ -117,7 +117,7 @@ def scatter_moments(parameters: Parameters, optimizer: Any, moments: Moments) ->
         step = _from_rank_0(own.get("step"), torch.Size())
         if is_updated_by_zero(parameter):
             for key, value in full.items():
-                compat.set_zero_moment(parameter, value, key)
+                compat.set_zero_shard(parameter, value, key)
         else:
             on_device = adam.defaults["fused"] or adam.defaults["capturable"]
             state = {key: torch.zeros_like(parameter.detach()) for key in MOMENTS}
@@ -141,7 +141,7 @@ def _reset_moments(parameter: nn.Parameter, adam: torch.optim.AdamW) -> None:
         adam.state.pop(parameter, None)
     elif any(adam.state.values()):
         for key in MOMENTS:
-            compat.set_zero_moment(parameter, torch.zeros(full_shape(parameter)), key)
+            compat.set_zero_shard(parameter, torch.zeros(full_shape(parameter)), key)
 
 
 def _full(value: Tensor) -> Tensor:
