@@ -35,10 +35,10 @@ def test_alone_there_is_nobody_to_wait_for():
     limit_waits()
 
 
-@pytest.mark.parametrize("told", ["soon", "0", "-3", "nan"])
+@pytest.mark.parametrize("limit", ["soon", "0", "-3", "nan"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(
-    steps: str, monkeypatch: pytest.MonkeyPatch
+    limit: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(TIMEOUT, steps)
+    monkeypatch.setenv(TIMEOUT, limit)
     with pytest.raises(ValueError, match="expected seconds above 0"):
         limit_waits()
