@@ -15,11 +15,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline.evaluation.external.sample_files import open_samples
-from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import ALL, Completion, ScoredRows
 from pipeline.evaluation.samples.results import Results, read_results
-from pipeline.evaluation.samples.scored_rows import ALL, ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, tabulate
+from pipeline.evaluation.samples.tables import (
+    Comparison,
+    Quantity,
+    Resampling,
+    Table,
+    comparisons,
+    corrected,
+    tabulate,
+)
 
 SAMPLES, RESULTS = "samples.jsonl", "evaluate/results.json"
 Meta = Mapping[str, Any]

@@ -13,10 +13,8 @@ import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation import statistics
-from pipeline.evaluation.external.columns import FILE_SCORER
-from pipeline.evaluation.external.sample_files import open_samples
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.external.sample_files import FILE_SCORER, open_samples
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from reward_models.row_files import csv_rows
 

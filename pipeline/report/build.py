@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation.samples.tables import Cell
-from pipeline.evaluation.scorers.prompt_toxicity import BY_PROMPT
+from pipeline.evaluation.scorers.toxicity import BY_PROMPT
 from pipeline.report import training
 from pipeline.report.figures import (
     Curve,

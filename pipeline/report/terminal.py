@@ -9,9 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.samples.comparisons import Comparison
 from pipeline.evaluation.samples.results import Results
-from pipeline.evaluation.samples.tables import Cell
+from pipeline.evaluation.samples.tables import Cell, Comparison
 from pipeline.report.words import MISSING, cell_text, filter_title, interval, named, number
 
 LINES = (

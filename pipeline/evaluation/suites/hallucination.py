@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.generate import TEST
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
-from pipeline.evaluation.scorers.lexical_support import LEXICAL, LexicalSupport
+from pipeline.evaluation.scorers.grounding import LEXICAL, LexicalSupport
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.style import PHRASES, abstains
 from pipeline.evaluation.suites.suite import Inputs, Suite
@@ -28,7 +28,7 @@ def hallucination_scorers(inputs: Inputs) -> list[Scorer]:
     config = inputs.config
     scorers: list[Scorer] = [GoldScorer(), LexicalSupport(config.closed_domain)]
     for entailment in config.entailment:
-        from pipeline.evaluation.scorers.entailment import EntailmentScorer
+        from pipeline.evaluation.scorers.grounding import EntailmentScorer
 
         scorers.append(EntailmentScorer(entailment, config.closed_domain))
     return scorers

@@ -15,9 +15,8 @@ from pipeline.config.evaluation import EvaluationConfig, SuiteName
 from pipeline.evaluation.evaluate import SUITES, evaluate, generate, results_from
 from pipeline.evaluation.external.score import score_file
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import read_results
-from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.pretraining_loss import pretraining_tables, text_losses
 from pipeline.evaluation.suites.suite import Inputs

@@ -15,7 +15,7 @@ from pipeline.evaluation.external.sample_files import open_samples
 from pipeline.evaluation.external.score import score_file
 from pipeline.evaluation.samples.records import Completion, Scores
 from pipeline.evaluation.samples.results import Results, read_results
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 
 QUICK = EvaluationConfig(resamples=400, sign_flips=400)
 COLUMNS = {"model": "model_type", "prompt": "context", "completion": "sample"}

@@ -3,11 +3,10 @@
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.scorers.gold import GOLD
-from pipeline.evaluation.scorers.lexical_support import (
+from pipeline.evaluation.scorers.grounding import (
     LexicalSupport,
     novel_bigrams,
     unsupported,

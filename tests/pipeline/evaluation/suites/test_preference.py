@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.comparisons import (
+from pipeline.evaluation.samples.records import Completion, ScoredRows
+from pipeline.evaluation.samples.tables import (
     Comparison,
+    Quantity,
+    Resampling,
+    Table,
+    cells,
     comparisons,
     corrected,
     matched_pairs,
 )
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, cells
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.evaluation.suites.preference import (
     at_equal_length,

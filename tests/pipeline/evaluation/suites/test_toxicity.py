@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.config import evaluation as config
-from pipeline.evaluation.samples.records import Completion, Scores
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows, Scores
 from pipeline.evaluation.samples.tables import Resampling, Table, cells
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 from pipeline.evaluation.suites.toxicity import instruction_tables
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig, TruthfulQAConfig
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.truthfulqa import (
