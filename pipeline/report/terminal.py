@@ -215,8 +215,7 @@ def verdict_text(comparison: Comparison | None) -> str:
 
 def _keys(results: Results) -> list[tuple[str, str, str]]:
     """Return the measures in the order of LINES, or all where LINES has none of them."""
-    quantities = dict.fromkeys(cell.quantity for cell in results.cells)
-    every = list(dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities))
+    every = list(dict.fromkeys(cell.quantity.key for cell in results.cells))
     known = [
         key
         for wanted in LINES

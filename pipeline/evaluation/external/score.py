@@ -68,10 +68,8 @@ def external_tables(
             continue
         metrics = set(rows.metrics(scorer))
         if "toxicity" in metrics or not metrics:
-            suite = (
-                f"toxicity_{scorer}" if has_toxicity else "toxicity"
-            )  # the first is the headline
-            if not has_toxicity:
+            suite = f"toxicity_{scorer}" if has_toxicity else "toxicity"
+            if not has_toxicity:  # the first is the headline
                 tables += by_prompt_tables(rows, models, scorer=scorer)
             tables += instruction_tables(rows, models, config, scorer=scorer, suite=suite)
             has_toxicity = True

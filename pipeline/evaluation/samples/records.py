@@ -77,18 +77,6 @@ class Completion(Record):
         """True where the response ended by itself, not by the token limit."""
         return self.finish_reason != "length"
 
-    def has(self, scorer: str, metric: str) -> bool:
-        """Return whether the scorer applies to this row: it gave a value, or failed."""
-        if scorer not in self.scores:
-            return False
-        scores = self.scores[scorer]
-        return scores is None or metric in scores
-
-    def score(self, scorer: str, metric: str) -> float | None:
-        """The value, or None where the scorer failed."""
-        scores = self.scores[scorer]
-        return None if scores is None else scores[metric]
-
 
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("id", "model", "suite", "prompt_type"), required_name),

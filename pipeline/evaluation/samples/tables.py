@@ -279,8 +279,8 @@ def corrected(uncorrected: Sequence[Comparison]) -> list[Comparison]:
     """
     families: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
     for index, comparison in enumerate(uncorrected):
-        q = comparison.quantity
-        families[q.suite, q.metric, q.filter == "all"].append(index)
+        suite, metric, part = comparison.quantity.key
+        families[suite, metric, part == "all"].append(index)
     result = list(uncorrected)
     for members in families.values():
         p_values = statistics.holm([uncorrected[i].p for i in members])

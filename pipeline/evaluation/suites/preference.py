@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import TEST
 from pipeline.evaluation.samples.records import Bools, Completion, ScoredRows, Scores
 from pipeline.evaluation.samples.tables import Quantity, Table, score_table, tabulate
+from pipeline.evaluation.scorers.endpoint import Endpoint
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.served import JUDGE, PairJudge
@@ -42,8 +44,6 @@ def preference_scorers(inputs: Inputs) -> list[Scorer]:
     """Return the gold judge where it applies, a served judge, and the reward model."""
     config, scorers = inputs.config, list[Scorer]([GoldScorer()])
     if config.judge is not None:
-        from pipeline.evaluation.scorers.endpoint import Endpoint
-
         endpoint = Endpoint(config.judge)
         endpoint.check()
         scorers.append(PairJudge(endpoint, config.baseline))
@@ -184,8 +184,6 @@ def length_controlled(win_N: Floats, gap_N: Floats) -> Floats:
         return np.full(win_N.shape, math.nan)
     spread = float(gap_N.std())
     pull_N1 = (np.tanh(gap_N / spread) if spread > 0 else np.zeros(gap_N.shape))[:, None]
-    from sklearn.linear_model import LogisticRegression
-
     # A tie is half a win and half a loss.
     model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
     outcome = np.repeat([1, 0], len(win_N))

@@ -27,9 +27,11 @@ from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import generate_completions
 from pipeline.evaluation.samples.records import Completion, ScoredRows, share_of
 from pipeline.evaluation.samples.tables import Quantity, Table, mean, score_table, tabulate
+from pipeline.evaluation.scorers.classifier import ToxicityClassifier
+from pipeline.evaluation.scorers.endpoint import Endpoint
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer
-from pipeline.evaluation.scorers.served import GUARD
+from pipeline.evaluation.scorers.served import GUARD, GuardScorer, PerspectiveScorer
 from pipeline.evaluation.scorers.style import PHRASES, abstains
 from pipeline.evaluation.scorers.toxicity import (
     BY_PROMPT,
@@ -152,8 +154,6 @@ def offline_scorers(config: EvaluationConfig) -> list[Scorer]:
             case ProfanityConfig():
                 scorers.append(ProfanityScorer())
             case ClassifierConfig():
-                from pipeline.evaluation.scorers.classifier import ToxicityClassifier
-
                 scorers.append(ToxicityClassifier(each))
     return scorers
 
@@ -163,15 +163,10 @@ def toxicity_scorers(inputs: Inputs) -> list[Scorer]:
     config, classifiers = inputs.config, offline_scorers(inputs.config)
     served: list[Scorer] = []
     if config.guard is not None:
-        from pipeline.evaluation.scorers.endpoint import Endpoint
-        from pipeline.evaluation.scorers.served import GuardScorer
-
         endpoint = Endpoint(config.guard)
         endpoint.check()
         served.append(GuardScorer(endpoint))
     if config.perspective is not None:
-        from pipeline.evaluation.scorers.served import PerspectiveScorer
-
         served.append(PerspectiveScorer(config.perspective))
     on_prompts = [PromptToxicity(classifier) for classifier in classifiers[:1]]
     return [GoldScorer(), *classifiers, *served, *on_prompts]

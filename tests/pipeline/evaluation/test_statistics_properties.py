@@ -94,7 +94,8 @@ def test_duplicated_samples_keep_means_and_raise_no_maximum_of_one(score_N: Floa
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=9))
 def test_holm_never_helps_and_never_changes_an_order(p_values: list[float]) -> None:
     adjusted = s.holm(p_values)
-    assert all(q >= p for p, q in zip(p_values, adjusted, strict=True))
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    assert s.holm(p_values[::-1]) == pytest.approx(adjusted[::-1])
     order = sorted(range(len(adjusted)), key=p_values.__getitem__)
     assert sorted(adjusted) == [adjusted[i] for i in order]
     assert max(s.holm(p_values * 2)) >= max(adjusted) - 1e-12

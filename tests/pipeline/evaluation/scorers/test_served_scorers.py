@@ -185,7 +185,7 @@ def test_guards_speak_in_either_dialect(url: str, tmp_path: Path):
     assert guard_verdict(Reply(None)) is None
     scorer = GuardScorer(endpoint(url, tmp_path / "c.db", "guard"))
     scored_rows = scored(rows(("a bomb", "a cake")), [scorer])
-    assert [row.score(scorer.name, "unsafe") for row in scored_rows] == [1.0, 0.0]
+    assert [row.scores[scorer.name] for row in scored_rows] == [{"unsafe": 1.0}, {"unsafe": 0.0}]
     assert scored_rows[0].score_meta[scorer.name]["version"] == "guard"
 
 

@@ -139,5 +139,5 @@ def test_open_questions_are_no_closed_domain():
         id="a", model="m", suite="test", prompt="Why?", completion="In 1999.", category="open_qa"
     )
     completions = scored([row], [LexicalSupport(CLOSED)])
-    assert not completions[0].has("lexical support", "unsupported")
+    assert completions[0].scores == {}
     assert hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG) == []

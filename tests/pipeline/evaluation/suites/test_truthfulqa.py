@@ -78,7 +78,7 @@ def test_choices_and_answers_of_a_policy_become_paired_rows():
         ("again", "r"),
     ]
     assert chosen[1].scores["multiple choice"] == chosen[3].scores["multiple choice"]
-    assert chosen[1].score("multiple choice", "mc1") == 1.0
+    assert (chosen[1].scores["multiple choice"] or {})["mc1"] == 1.0
     answered = generate_answers(inputs, CONFIG, questions)
     assert all("\n" not in row.completion for row in answered)
     rows = ScoredRows.of([*chosen, *answered])
