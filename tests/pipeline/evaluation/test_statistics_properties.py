@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as arrays
 from labeling_ui.reports.agreement import alpha, overlaps
 from pipeline.evaluation import statistics as s
 from pipeline.evaluation.scorers.style import answer_scores, word_f1
+from reward_models.intervals import Floats
 from reward_models.records import Ranking
 
-Floats = s.Floats
 SHARES = arrays.arrays(float, st.integers(2, 12), elements=st.floats(0, 1, width=32))
 PAIRS = arrays.arrays(
     float, st.tuples(st.integers(2, 9), st.just(2)), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])

@@ -1,5 +1,7 @@
 """Closed-domain hallucination: unsupported particulars, abstention, and what counts together."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig
@@ -126,7 +128,7 @@ def test_refusing_everything_makes_nothing_up_and_shows_as_false_abstention():
 def test_the_judge_decides_where_there_is_one():
     marks = {"hallucinated": 1.0, "abstained": 0.0, "correct": 0.0}
     completions = [
-        Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
+        replace(row, scores={**row.scores, GOLD: marks})
         for row in rows(("She was born in Tamsin.", True))
     ]
     tables = hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG)
