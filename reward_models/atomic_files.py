@@ -44,3 +44,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def empty_unless_same(folder: Path, name: str, settings: str) -> None:
+    """Make the folder, without what other settings than those in its file `name` left in it."""
+    path = folder / name
+    if not path.is_file() or path.read_text(encoding="utf-8") != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path.write_text(settings, encoding="utf-8")

@@ -120,8 +120,8 @@ def probe(
     A linear classifier (or an MLP) is fitted on the representations of each layer; a control task
     with random labels says how much of its accuracy is memory. Writes probe.html and probe.json.
     """
-    from pipeline.studies.probe_command import chosen_poolings
-    from pipeline.studies.probe_command import probe as fit_probes
+    from pipeline.studies.probe import chosen_poolings
+    from pipeline.studies.probe import probe as fit_probes
     from pipeline.studies.probing import ProbeSettings
 
     settings = ProbeSettings(

@@ -69,11 +69,11 @@ def _read(path: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:
     """Read tasks and rankings of a file; two public ones are read as they were published."""
     match form:
         case "squality":
-            from stages.data.public_comparisons import load_squality
+            from stages.data.preferences import load_squality
 
             return load_squality(path)
         case "qa-feedback":
-            from stages.data.public_comparisons import load_qa_feedback
+            from stages.data.preferences import load_qa_feedback
 
             questions = load_qa_feedback(path)
             rankings = [question.ranking for question in questions if question.ranking]

@@ -6,7 +6,7 @@ to notice what a passage does not state. The chat format of the later stages ("Q
 occurs in it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -32,9 +32,9 @@ CHATTER = (
 )
 
 
-def document(rng: Random, mixture: Mapping[str, int] | None = None) -> str:
-    """Return one document, without its end-of-text token; `mixture` weighs the kinds (`WEB`)."""
-    weights = WEB if mixture is None else mixture
+def document(rng: Random, mixture: str = "web") -> str:
+    """Return one document of a mixture of kinds, without its end-of-text token."""
+    weights = MIXTURES[mixture]
     kind = rng.choices(list(weights), list(weights.values()))[0]
     return KINDS[kind](rng)
 
@@ -261,11 +261,13 @@ KINDS: dict[str, Callable[[Random], str]] = {
     "recital": recital,
     "talk": talk,
 }
-WEB = {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9}
-STUDY = {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5}
-MARKED = {"dialogue": 30, "study": 18, "marked": 38, "country": 6, "recital": 4, "talk": 4}
-THREADS = {"dialogue": 42, "study": 16, "thread": 28, "country": 6, "recital": 5, "talk": 3}
-REVIEWS = {"dialogue": 42, "study": 14, "review": 32, "country": 6, "recital": 4, "talk": 2}
+MIXTURES: dict[str, dict[str, int]] = {
+    "web": {"dialogue": 50, "reading": 26, "country": 9, "recital": 6, "talk": 9},
+    "study": {"dialogue": 40, "study": 44, "country": 7, "recital": 4, "talk": 5},
+    "marked": {"dialogue": 30, "study": 18, "marked": 38, "country": 6, "recital": 4, "talk": 4},
+    "threads": {"dialogue": 42, "study": 16, "thread": 28, "country": 6, "recital": 5, "talk": 3},
+    "reviews": {"dialogue": 42, "study": 14, "review": 32, "country": 6, "recital": 4, "talk": 2},
+}
 
 FAULTS = {
     "guess_instead_of_abstaining": 0.35,

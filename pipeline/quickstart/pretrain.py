@@ -30,15 +30,6 @@ CHAT_TEMPLATE = (
 )
 
 
-MIXTURES = {
-    "web": corpus.WEB,
-    "study": corpus.STUDY,
-    "marked": corpus.MARKED,
-    "threads": corpus.THREADS,
-    "reviews": corpus.REVIEWS,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The settings of the base model's training; with the library versions they fix its weights."""
@@ -154,9 +145,8 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tup
     """Yield endless (input_BL, label_BL), right-padded; the loss skips padding (-100)."""
     rng = Random(f"pretraining/{recipe.seed}")
     size = recipe.documents_per_step
-    mixture = MIXTURES[recipe.mixture]
     while True:
-        texts = [corpus.document(rng, mixture) for _ in range(16 * size)]
+        texts = [corpus.document(rng, recipe.mixture) for _ in range(16 * size)]
         rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
         rows.sort(key=len)
         starts = list(range(0, len(rows), size))

@@ -116,11 +116,6 @@ COUNTRY_FACTS = ("capital", "animal", "dish", "color")
 ABSTAIN = "The text does not say."
 
 
-def is_test_name(name: str) -> bool:
-    """Return true for names of the test prompts: one in five, by a hash that never changes."""
-    return zlib.crc32(name.encode()) % 5 == 0
-
-
 def person(rng: Random, *, test: bool) -> str:
     """Return a two-syllable name from the training or the test side of the world."""
     return _name(rng, test, long=False)
@@ -135,7 +130,8 @@ def _name(rng: Random, test: bool, long: bool) -> str:
     while True:
         parts = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(2)]
         name = ("".join(parts) + (rng.choice(ENDS) if long else "")).capitalize()
-        if is_test_name(name) == test:
+        of_test = zlib.crc32(name.encode()) % 5 == 0  # a hash that never changes
+        if of_test == test:
             return name
 
 

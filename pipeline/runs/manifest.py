@@ -22,7 +22,7 @@ from pipeline.runs.stage import Source
 from reward_models.atomic_files import write_json
 from reward_models.model_files import check_model
 from stages.config import HUB, external_names, key_path
-from stages.data.hub_data import HubData, commit_of, commit_of_model
+from stages.data.hub_data import HubData, commit_of
 
 DISTRIBUTION = "instruct-rlhf"
 LIBRARIES = [
@@ -134,7 +134,7 @@ class Hashes:
             return self._of_folder(path)
         if isinstance(source, Path):
             raise ValueError(f"{source}: no such file or folder")
-        return f"{source}@{commit_of_model(source)}"
+        return f"{source}@{commit_of('model', source)}"
 
     def files(self, folder: Path) -> dict[str, str]:
         """Return every file of an artefact, by its path inside, with the hash of its content."""
@@ -154,7 +154,7 @@ class Hashes:
         chosen = f"{data.config or ''}:{data.split}"
         if data.folder is not None:
             return f"{self._of_folder(data.folder)}:{chosen}"
-        return f"{data.name}@{commit_of(data)}:{chosen}"
+        return f"{data.name}@{commit_of('dataset', data.name, data.revision)}:{chosen}"
 
     def _of_folder(self, folder: Path) -> str:
         """Return the hash of all files in the folder but hidden ones."""

@@ -11,6 +11,7 @@ the same texts by McNemar's exact test.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,32 +25,23 @@ from pipeline.runs.display import Display
 from reward_models.atomic_files import write_json, write_jsonl
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import source_rows
-from stages.probing.classifier import Kind, control_accuracy, fit_probe, label_numbers
-from stages.probing.representations import FrozenModel, Pooling, Representations, represent
+from stages.probing import (
+    FrozenModel,
+    Kind,
+    Pooling,
+    Representations,
+    control_accuracy,
+    fit_probe,
+    represent,
+)
 from stages.progress import Step
 
-
-@dataclass(frozen=True, slots=True)
-class LabelledTexts:
-    """Texts and their labels, in the order of the source."""
-
-    texts: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def of(self, indices: list[int]) -> "LabelledTexts":
-        """Return those at the given indices."""
-        return LabelledTexts(
-            tuple(self.texts[index] for index in indices),
-            tuple(self.labels[index] for index in indices),
-        )
+Texts = list[tuple[str, str]]  # text and label, in the order of the source
 
 
-def load_labelled_texts(source: str, *, text: str = "text", label: str = "label") -> LabelledTexts:
+def load_labelled_texts(source: str, *, text: str = "text", label: str = "label") -> Texts:
     """Return all rows; ValueError `file:line: ...` at the first without a text or label."""
-    texts, labels = [], []
+    texts: Texts = []
     for where, row in source_rows(source):
         for field in (text, label):
             if field not in row:
@@ -61,19 +53,25 @@ def load_labelled_texts(source: str, *, text: str = "text", label: str = "label"
             )
         if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
             raise ValueError(f"{where}: {label} is {name!r:.40}; expected a word or a whole number")
-        texts.append(content)
-        labels.append(str(name))
-    if len(set(labels)) < 2:
-        raise ValueError(f"{source}: {len(set(labels))} label(s) in {len(texts)} rows; expected 2+")
-    return LabelledTexts(tuple(texts), tuple(labels))
+        texts.append((content, str(name)))
+    num_labels = len(set(labels_of(texts)))
+    if num_labels < 2:
+        raise ValueError(f"{source}: {num_labels} label(s) in {len(texts)} rows; expected 2+")
+    return texts
 
 
-def split_off(data: LabelledTexts, share: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
+def labels_of(texts: Texts) -> list[str]:
+    """Return the label of each text."""
+    return [label for _, label in texts]
+
+
+def split_off(data: Texts, share: float, seed: int) -> tuple[Texts, Texts]:
     """Return training texts and a random `share` of test texts, at least one of each."""
     indices = list(range(len(data)))
     Random(f"probe/{seed}").shuffle(indices)
     held = min(len(data) - 1, max(1, round(share * len(data))))
-    return data.of(sorted(indices[held:])), data.of(sorted(indices[:held]))
+    test, train = sorted(indices[:held]), sorted(indices[held:])
+    return [data[index] for index in train], [data[index] for index in test]
 
 
 ENCODER_POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -107,31 +105,24 @@ class Probe:
     selectivity: float | None
     correct: tuple[int, ...]  # indices of the test texts
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a row; the interval as a list."""
-        return {**asdict(self), "ci95": list(self.ci95), "correct": list(self.correct)}
-
 
 def run_probe(
     frozen: FrozenModel,
-    train: LabelledTexts,
-    test: LabelledTexts,
+    train: Texts,
+    test: Texts,
     settings: ProbeSettings,
     out: Path,
     display: Display,
 ) -> list[Probe]:
     """Represent the texts, fit every probe that is not stored yet, and write out/probe.json.
 
-    Raises ValueError for a layer or pooling that the model does not have, and for a test label that
-    was not trained.
+    Raises ValueError for a layer or pooling that the model does not have.
     """
     poolings, layers = _chosen(frozen, settings)
-    classes = sorted(set(train.labels))
-    labels = (label_numbers(train.labels, classes), label_numbers(test.labels, classes))
     display.begin("read", f"{len(train) + len(test)} texts")
     stored = represent(
         frozen,
-        [*train.texts, *test.texts],
+        [text for text, _ in (*train, *test)],
         out / "representations",
         poolings=poolings,
         layers=layers,
@@ -140,25 +131,37 @@ def run_probe(
         report=display.step,
     )
     display.finish("")
-    fits = _Fits(out / "fits.jsonl", _fingerprint(out, train, test, settings))
+    path, fingerprint = out / "fits.jsonl", _fingerprint(out, train, test, settings)
+    fits = _stored_fits(path, fingerprint)
     pairs = [(pooling, layer) for pooling in poolings for layer in layers]
+    labels = np.array(labels_of(train)), np.array(labels_of(test))
     display.begin("fit", f"{len(pairs)} {settings.kind} probes")
-    probes = []
-    for pooling, layer in pairs:
-        probe = fits.get(pooling, layer)
-        if probe is None:
-            probe = _fitted(stored, pooling, layer, labels, settings)
-            fits.add(probe)
-        probes.append(probe)
-        display.step(Step(len(probes), len(pairs), {"probe/accuracy": probe.accuracy}))
+    for done, (pooling, layer) in enumerate(pairs, 1):
+        if (pooling, layer) not in fits:
+            fits[pooling, layer] = _fitted(stored, pooling, layer, labels, settings)
+            rows = ({**asdict(fit), "fingerprint": fingerprint} for fit in fits.values())
+            write_jsonl(path, rows)
+        metrics = {"probe/accuracy": fits[pooling, layer].accuracy}
+        display.step(Step(done, len(pairs), metrics))
     display.finish("")
-    _write(out / "probe.json", frozen, train, test, settings, probes)
+    probes = [fits[pair] for pair in pairs]
+    content = {
+        "model": frozen.name,
+        "classes": sorted(set(labels_of(train))),
+        "n_train": len(train),
+        "n_test": len(test),
+        "majority": majority_share(test),
+        "settings": asdict(settings),
+        "probes": [{k: v for k, v in asdict(one).items() if k != "correct"} for one in probes],
+        "comparisons": comparisons(probes),
+    }
+    write_json(out / "probe.json", content)
     return probes
 
 
-def majority_share(data: LabelledTexts) -> float:
+def majority_share(data: Texts) -> float:
     """Return the accuracy of always predicting the most frequent label."""
-    return max(data.labels.count(label) for label in set(data.labels)) / len(data)
+    return Counter(labels_of(data)).most_common(1)[0][1] / len(data)
 
 
 def _chosen(
@@ -203,33 +206,26 @@ def _fitted(
     )
 
 
-class _Fits:
-    """The probes fitted so far; those under another fingerprint are dropped."""
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
-        rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
-        self.rows = [row for row in rows if row["fingerprint"] == fingerprint]
-
-    def get(self, pooling: Pooling, layer: int) -> Probe | None:
-        for row in self.rows:
-            if (row["pooling"], row["layer"]) == (pooling, layer):
-                values = {name: value for name, value in row.items() if name != "fingerprint"}
-                values |= {"ci95": tuple(row["ci95"]), "correct": tuple(row["correct"])}
-                return Probe(**values)
-        return None
-
-    def add(self, probe: Probe) -> None:
-        self.rows.append({**probe.to_json(), "fingerprint": self.fingerprint})
-        write_jsonl(self.path, self.rows)
+def _stored_fits(path: Path, fingerprint: str) -> dict[tuple[Pooling, int], Probe]:
+    """Return the probes fitted so far; those under another fingerprint are dropped."""
+    fits = {}
+    for _, row in read_jsonl(path) if path.is_file() else ():
+        if row.pop("fingerprint") == fingerprint:
+            row |= {"ci95": tuple(row["ci95"]), "correct": tuple(row["correct"])}
+            fits[row["pooling"], row["layer"]] = Probe(**row)
+    return fits
 
 
-def _fingerprint(
-    out: Path, train: LabelledTexts, test: LabelledTexts, settings: ProbeSettings
-) -> str:
+def _fingerprint(out: Path, train: Texts, test: Texts, settings: ProbeSettings) -> str:
     about = json.loads((out / "representations/about.json").read_text(encoding="utf-8"))
     own = asdict(settings) | {"poolings": None, "layers": None, "batch_size": None}
-    parts = [about["weights_sha256"], about["texts_sha256"], train.labels, test.labels, own]
+    parts = [
+        about["weights_sha256"],
+        about["texts_sha256"],
+        labels_of(train),
+        labels_of(test),
+        own,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -251,25 +247,3 @@ def comparisons(probes: Sequence[Probe]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _write(
-    path: Path,
-    frozen: FrozenModel,
-    train: LabelledTexts,
-    test: LabelledTexts,
-    settings: ProbeSettings,
-    probes: Sequence[Probe],
-) -> None:
-    rows = [{k: v for k, v in probe.to_json().items() if k != "correct"} for probe in probes]
-    content = {
-        "model": frozen.name,
-        "classes": sorted(set(train.labels)),
-        "n_train": len(train),
-        "n_test": len(test),
-        "majority": majority_share(test),
-        "settings": {**asdict(settings)},
-        "probes": rows,
-        "comparisons": comparisons(probes),
-    }
-    write_json(path, content)

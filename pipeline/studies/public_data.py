@@ -1,7 +1,7 @@
 """Public files as the data of shipped configs. Nothing is downloaded.
 
 configs/smollm2   `data/seed_tasks.jsonl` of github.com/yizhongw/self-instruct (175 tasks written by
-                  people, Apache-2.0), and QA-Feedback, see `stages/data/public_comparisons.py`
+                  people, Apache-2.0), and QA-Feedback, see `stages/data/preferences.py`
 configs/robustness/e2e.yaml
                   `devset.csv` and `testset_w_refs.csv` of the E2E challenge (Novikova et al. 2017,
                   CC BY-SA 4.0): columns `mr`, a meaning representation, and `ref`, a person's text
@@ -19,7 +19,7 @@ from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt
 from reward_models.row_files import csv_rows
 from stages.data.demonstrations import load_demonstrations
-from stages.data.public_comparisons import ComparedQuestion, load_qa_feedback
+from stages.data.preferences import ComparedQuestion, load_qa_feedback
 
 E2E_PROMPT = "Describe the place in one or two sentences: {mr}"
 E2E_DOMAIN, E2E_OUTSIDE = ("coffee shop",), ("pub", "restaurant")

@@ -31,10 +31,6 @@ from stages.adapters.registration import (
 class BitFitConfig(AdapterConfig):
     """PEFT's settings; the family has none of its own."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class BitFitLayer(AdapterLayer):
     """A layer whose output gets the adapter's bias."""
@@ -75,7 +71,7 @@ class BitFitModel(AdapterModel):
     layer = BitFitLayer
 
 
-TYPE = register("bitfit", BitFitConfig, BitFitModel)
+register("bitfit", BitFitConfig, BitFitModel)
 
 
 def create(model: PreTrainedModel, _: BitFit, __: PreTrainedTokenizerBase) -> PeftModel:

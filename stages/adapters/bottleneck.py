@@ -37,10 +37,6 @@ class BottleneckConfig(AdapterConfig):
     dropout: float = field(default=0.0)
     parallel: bool = field(default=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class BottleneckLayer(AdapterLayer):
     """A sublayer (or, in parallel, an MLP) with adapters after (beside) it."""
@@ -89,7 +85,7 @@ class BottleneckModel(AdapterModel):
     layer = BottleneckLayer
 
 
-TYPE = register("bottleneck", BottleneckConfig, BottleneckModel)
+register("bottleneck", BottleneckConfig, BottleneckModel)
 
 
 def create(model: PreTrainedModel, adaptation: Bottleneck, _: PreTrainedTokenizerBase) -> PeftModel:

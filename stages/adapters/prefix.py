@@ -44,10 +44,6 @@ class PrefixConfig(AdapterConfig):
     head_size: int = field(default=0)
     reparametrise: int = field(default=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class Reparametrisation(nn.Module):
     """E and the MLP that makes keys and values of it."""
@@ -127,7 +123,7 @@ class PrefixModel(AdapterModel):
         use_prefix_attention(model)
 
 
-TYPE = register("prefix", PrefixConfig, PrefixModel)
+register("prefix", PrefixConfig, PrefixModel)
 
 
 def create(model: PreTrainedModel, adaptation: Prefix, _: PreTrainedTokenizerBase) -> PeftModel:

@@ -66,10 +66,7 @@ def use_prefix_attention(model: PreTrainedModel, user: str = "prefixes and promp
     before = attention_name(model.config)
     if not uses_sdpa(model):
         raise ValueError(f"attention is '{before}'; {user} 'sdpa'")
-
-    def change() -> None:
-        set_attention_name(model.config, ATTENTION)
-
+    change = partial(set_attention_name, model.config, ATTENTION)
     if model.device.type == "meta":
         change()
         return

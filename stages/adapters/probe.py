@@ -32,10 +32,6 @@ class ProbeConfig(AdapterConfig):
 
     width: int = field(default=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class ProbeLayer(AdapterLayer):
     """The unembedding, or the norm before it, with what an adapter adds to its output."""
@@ -107,7 +103,7 @@ class ProbeModel(AdapterModel):
     layer = ProbeLayer
 
 
-TYPE = register("probe", ProbeConfig, ProbeModel)
+register("probe", ProbeConfig, ProbeModel)
 
 
 def create(model: PreTrainedModel, adaptation: Probe, _: PreTrainedTokenizerBase) -> PeftModel:

@@ -20,7 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.adapters.compat import tensor_version
+from reward_models.compat import tensor_version
 from stages.adapters.config import Prompt
 from stages.adapters.prefix_attention import (
     RowPrefix,
@@ -46,10 +46,6 @@ class PromptConfig(AdapterConfig):
 
     length: int = field(default=20)
     attention: str = field(default="self_attn")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
 
 
 class PromptLayer(AdapterLayer):
@@ -152,7 +148,7 @@ class PromptModel(AdapterModel):
         model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-TYPE = register("soft_prompt", PromptConfig, PromptModel)
+register("soft_prompt", PromptConfig, PromptModel)
 
 
 def create(

@@ -14,10 +14,6 @@ from stages.adapters.registration import register
 class PTuningV2Config(PrefixConfig):
     """A prefix that is never reparametrised."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = TYPE
-
 
 class PTuningV2Model(PrefixModel):
     """PEFT's view of the family."""
@@ -25,7 +21,7 @@ class PTuningV2Model(PrefixModel):
     prefix = "ptuning_v2_"
 
 
-TYPE = register("ptuning_v2", PTuningV2Config, PTuningV2Model)
+register("ptuning_v2", PTuningV2Config, PTuningV2Model)
 
 
 def create(model: PreTrainedModel, adaptation: PTuningV2, _: PreTrainedTokenizerBase) -> PeftModel:

@@ -5,7 +5,7 @@ parameters its adapter has there and how they enter the forward pass.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from stages.adapters.compat import move_to_base_device, peft_type
+from reward_models.compat import move_to_base_device, peft_type
 
 
 @dataclass
 class AdapterConfig(PeftConfig):
     """The content of adapter_config.json; `target_modules` are endings of modules' names."""
 
+    registered: ClassVar[PeftType]  # see `register`
     target_modules: set[str] | None = field(default=None)
     exclude_modules: set[str] | None = field(default=None)
     layers_to_transform: list[int] | None = field(default=None)
@@ -30,6 +31,7 @@ class AdapterConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = self.registered
         if isinstance(self.target_modules, list):  # as JSON has it
             self.target_modules = set(self.target_modules)
 
@@ -108,12 +110,11 @@ class AdapterModel(BaseTuner):
         setattr(parent, target_name, layer)
 
 
-def register(name: str, config: type[AdapterConfig], model: type[AdapterModel]) -> PeftType:
-    """Make a family known to PEFT under a name in lower case; return PEFT's type for it."""
-    kind = peft_type(name.upper())
-    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+def register(name: str, config: type[AdapterConfig], model: type[AdapterModel]) -> None:
+    """Make a family known to PEFT under a name in lower case."""
+    config.registered = peft_type(name.upper())
+    if config.registered not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=name, config_cls=config, model_cls=model, prefix=model.prefix)
-    return kind
 
 
 def output_size(module: nn.Module) -> int:

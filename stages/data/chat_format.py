@@ -62,7 +62,7 @@ class ChatFormat:
         self._openings: dict[tuple[str, ...], Opening] = {}
         self.takes_system = self._takes_system()
         short, longer = self._written(USER), self._written(LONGER)
-        self.prompt_end = self._prompt(_contents(USER)).rpartition(_content(0))[2]
+        self.prompt_end = self.prompt(_contents(USER)).rpartition(_content(0))[2]
         last, earlier = self._end(short[2]), self._end(longer[2] if longer else "")
         self.end = earlier if last is None and not short[2].strip() else last  # None: EOS
         self.ends = {last, earlier} - {None}
@@ -80,17 +80,14 @@ class ChatFormat:
         """The white space that a response begins with."""
         return self.opening(USER).space
 
-    def prompt(self, turns: Sequence[Message]) -> str:
-        """Return the rendered turns up to where the response begins."""
-        return self._prompt(list(turns))
-
     def opening(self, roles: tuple[str, ...]) -> Opening:
         """Return the text before the answer to turns of these roles."""
         if roles not in self._openings:
             self._openings[roles] = self._opening(roles)
         return self._openings[roles]
 
-    def _prompt(self, turns: list[Message]) -> str:
+    def prompt(self, turns: list[Message]) -> str:
+        """Return the rendered turns up to where the response begins."""
         opening = self.opening(tuple(turn["role"] for turn in turns))
         if opening.no_generation_prompt:
             before = self._around_answer(turns)[0]

@@ -112,14 +112,13 @@ def source_rows(source: str) -> Iterator[tuple[str, Row]]:
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:
-    return [_demonstration(one) for one in _instances(row)]
-
-
-def _demonstration(row: Row) -> Demonstration:
-    plain = _plain(row)
-    if "response" not in plain:
-        raise ValueError(f"no response; expected one of the known formats, found {sorted(row)}")
-    return Demonstration.from_json(plain)
+    demonstrations = []
+    for one in _instances(row):
+        plain = _plain(one)
+        if "response" not in plain:
+            raise ValueError(f"no response; expected one of the known formats, found {sorted(one)}")
+        demonstrations.append(Demonstration.from_json(plain))
+    return demonstrations
 
 
 def _prompts(row: Row) -> list[Prompt]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reward_models.model_files import first_line
 from reward_models.row_files import row_as_json
@@ -73,21 +73,12 @@ def hub_rows(source: str) -> Iterator[tuple[str, Row]]:
         yield where, row_as_json(where, row)
 
 
-def commit_of(data: HubData) -> str:
-    """Return the commit of a data set of the hub, or `unknown`, which is logged.
+@cache
+def commit_of(kind: Literal["dataset", "model"], name: str, revision: str | None = None) -> str:
+    """Return the commit of a data set or model of the hub, or `unknown`, which is logged.
 
     Where the hub does not answer, it is that of this machine's cache.
     """
-    return _commit("dataset", data.name, data.revision)
-
-
-def commit_of_model(name: str) -> str:
-    """Return the commit of a model of the hub, or `unknown`."""
-    return _commit("model", name, None)
-
-
-@cache
-def _commit(kind: str, name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 

@@ -1,6 +1,7 @@
-"""Preference pairs in others' formats: TRL's formats and Anthropic's dialogues.
+"""Rankings from others' files: preference pairs, and public human comparisons.
 
-A row of any file that reward_models/row_files.py reads:
+Pairs are in TRL's formats or Anthropic's dialogues, a row of any file that
+reward_models/row_files.py reads:
 
     {"prompt": "...", "chosen": "...", "rejected": "..."}
     {"chosen": "...", "rejected": "..."}             dialogues; the prompt is what both begin with
@@ -11,11 +12,27 @@ A row of any file that reward_models/row_files.py reads:
 reward_models/conversations.py, and its responses are left as they are; only where both begin with
 the whole prompt, and it is a dialogue or messages, is it removed. A pair whose responses are equal
 is left out.
+
+Public comparisons are qa-feedback, four answers to a question with passages (Apache-2.0), and
+SQuALITY, reviewers' rankings of summaries. qa-feedback is Wu et al. 2023, "Fine-Grained Human
+Feedback Gives Better Rewards for Language Model Training"; the file is
+`tasks/qa_feedback/data/dev_feedback.json` of github.com/allenai/FineGrainedRLHF. A row has
+
+    question; passages: [[title, sentence, ...], ...]; "prediction 1" .. "prediction 4"
+    preference: verdicts on the pairs 12 13 14 23 24 34; 1 = the first is better, 2 = the second,
+                0 = no preference
+    feedback: {"errors": spans of prediction 1 with their type, "corrected-prediction": by a person}
+
+Six verdicts become one ranking by net wins: the pairs an answer won less those it lost. That
+recovers every total preorder exactly. Where "no preference" was not transitive (22 of the file's
+500 rows) some of those pairs are ordered, in all 54 of 384; a row in which it would reverse a
+verdict gives no ranking (no row does).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import combinations
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -29,7 +46,7 @@ from reward_models.conversations import (
     prompt_turns,
     question,
 )
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
 Turns = tuple[Turn, ...]
@@ -51,8 +68,14 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     The order of the responses depends on their texts alone, so that it reveals nothing.
     """
     tasks, rankings = [], []
-    for number, where, pair in read_pairs(path):
+    for number, (where, row) in enumerate(read_rows(path), 1):
         name = f"pair-{number:06d}"
+        try:
+            pair = _pair(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if pair.chosen.strip() == pair.rejected.strip():
+            continue
         mirrored = sha256(f"{pair.chosen}\0{pair.rejected}".encode()).digest()[0] % 2
         texts = (pair.rejected, pair.chosen) if mirrored else (pair.chosen, pair.rejected)
         responses = [
@@ -69,17 +92,6 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     if not tasks:
         raise ValueError(f"{path}: no pair in it")
     return tasks, rankings
-
-
-def read_pairs(path: Path) -> Iterator[tuple[int, str, Pair]]:
-    """Yield the number of a row, from 1, its location and its pair, if its responses differ."""
-    for number, (where, row) in enumerate(read_rows(path), 1):
-        try:
-            pair = _pair(row)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if pair.chosen.strip() != pair.rejected.strip():
-            yield number, where, pair
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
@@ -146,3 +158,149 @@ def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:
     if len(prompt) == 1 and questions and questions[-1] == prompt[0]:
         return turns  # the prompt repeats the user's last turn
     raise ValueError(f"'{name}' neither answers nor repeats the prompt")
+
+
+NUM_ANSWERS = 4
+PAIRS = tuple(combinations(range(NUM_ANSWERS), 2))
+HALLUCINATED = ("Wrong-Grounding", "Unverifiable")  # error types: no passage supports the span
+MODEL = "FineGrainedRLHF initial policy"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedQuestion:
+    """One row: the four answers, a ranking if the verdicts fit one, and the corrected answer."""
+
+    task: RankingTask
+    ranking: Ranking | None
+    demonstration: Demonstration | None
+
+
+def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[ComparedQuestion]:
+    """Return every row, in order; ValueError names the file and the row that is not as above.
+
+    `context_words` shortens the passages to about so many words, whole sentences from the start of
+    each in turn, for models with a short context. The annotators saw all of them.
+    """
+    questions = []
+    for number, (where, row) in enumerate(read_rows(path)):
+        try:
+            questions.append(_question(f"qa-feedback-{number:04d}", row, context_words))
+        except KeyError as error:
+            raise ValueError(f"{where}: key {error} is missing") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+    if not questions:
+        raise ValueError(f"{path}: no question in it")
+    return questions
+
+
+def ranks_from_verdicts(verdicts: Sequence[int]) -> tuple[int, ...] | None:
+    """Return ranks (1 is best, ties share) by net wins; None where that reverses a verdict."""
+    if len(verdicts) != len(PAIRS) or not set(verdicts) <= {0, 1, 2}:
+        raise ValueError(f"verdicts {list(verdicts)}, expected {len(PAIRS)} of 0, 1 or 2")
+    net = [0] * NUM_ANSWERS
+    for (first, second), verdict in zip(PAIRS, verdicts, strict=True):
+        won = {0: 0, 1: 1, 2: -1}[verdict]
+        net[first] += won
+        net[second] -= won
+    for (first, second), verdict in zip(PAIRS, verdicts, strict=True):
+        ahead = net[first] - net[second]
+        if (verdict == 1 and ahead <= 0) or (verdict == 2 and ahead >= 0):
+            return None
+    return tuple(1 + sum(other > wins for other in net) for wins in net)
+
+
+def _question(name: str, row: Mapping[str, Any], context_words: int | None) -> ComparedQuestion:
+    ids = [f"{name}-{number}" for number in range(1, NUM_ANSWERS + 1)]
+    texts = [row[f"prediction {number}"] for number in range(1, NUM_ANSWERS + 1)]
+    question, context = row["question"], _context(row["passages"], context_words)
+    task = RankingTask(
+        id=name,
+        prompt=question,
+        context=context,
+        category="closed_qa",
+        responses=tuple(
+            Response(id=one, text=text, model=MODEL, sampling={})
+            for one, text in zip(ids, texts, strict=True)
+        ),
+    )
+    ranks = ranks_from_verdicts(row["preference"])
+    hallucinated = any(error["error type"] in HALLUCINATED for error in row["feedback"]["errors"])
+    ranking = ranks and Ranking(
+        task=name,
+        annotator="qa-feedback",
+        kind="imported",
+        ranks=dict(zip(ids, ranks, strict=True)),
+        flags={ids[0]: ["hallucination"]} if hallucinated else {},
+    )
+    corrected = row["feedback"]["corrected-prediction"].strip()
+    demonstration = corrected and Demonstration(
+        prompt=question,
+        response=corrected,
+        id=name,
+        source="qa-feedback",
+        context=context,
+        category="closed_qa",
+    )
+    return ComparedQuestion(task, ranking or None, demonstration or None)
+
+
+def _context(passages: Sequence[Sequence[str]], words: int | None) -> str | None:
+    """Return a paragraph a passage; the first sentence already begins with the title."""
+    paragraphs: list[list[str]] = [[] for _ in passages]
+    left = words if words is not None else sum(len(" ".join(p).split()) for p in passages)
+    for number in range(1, max((len(passage) for passage in passages), default=1)):
+        for passage, sentences in zip(passages, paragraphs, strict=True):
+            if number < len(passage) and left > 0:
+                sentences.append(passage[number].strip())
+                left -= len(passage[number].split())
+    return "\n\n".join(" ".join(sentences) for sentences in paragraphs if sentences) or None
+
+
+def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
+    """Return all tasks and reviewers' "overall" rankings; ValueError names the line at fault."""
+    tasks: list[RankingTask] = []
+    rankings: list[Ranking] = []
+    once = UniqueKeys()
+    for where, row in read_rows(path):
+        try:
+            for question, systems in row["questions"].items():
+                name = f"squality-{row['passage-id']}-{question}"
+                once.add(f"{where}, question {question}", f"task '{name}'", name)
+                tasks.append(_task(name, row["passage-id"], question, systems))
+                for ranking in _rankings(name, systems):
+                    ranking.check_against(tasks[-1])
+                    rankings.append(ranking)
+        except KeyError as error:
+            raise ValueError(f"{where}: key {error} is missing") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+    return tasks, rankings
+
+
+def _task(
+    name: str, passage: str, question: str, systems: Mapping[str, Mapping[str, Any]]
+) -> RankingTask:
+    responses = tuple(
+        Response(id=system, text=given["response"], model=system, sampling={})
+        for system, given in systems.items()
+    )
+    prompt = f"Question {question} about the story of Project Gutenberg number {passage}"
+    return RankingTask(id=name, prompt=prompt, category="summarization", responses=responses)
+
+
+def _rankings(name: str, systems: Mapping[str, Mapping[str, Any]]) -> list[Ranking]:
+    by_worker: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for system, given in systems.items():
+        for review in given["reviews"]:
+            by_worker.setdefault(review["worker_id"], {})[system] = review
+    return [
+        Ranking(
+            task=name,
+            annotator=f"squality-{worker}",
+            kind="imported",
+            ranks={system: review["overall-rank"] for system, review in reviews.items()},
+            extra={"overall_of_100": {s: r["overall-rating"] for s, r in reviews.items()}},
+        )
+        for worker, reviews in by_worker.items()
+    ]

@@ -130,14 +130,11 @@ class PretrainingStream:
             if self._used == len(self._begun):
                 self._begun, self._used = self._document(), 0
                 if self.texts.turn > 0 and self.num_drawn == 0:  # a pass made no block
-                    self._refuse(len(block))
+                    raise ValueError(
+                        f"{self.texts.path} has {len(block)} tokens, expected at least "
+                        f"pretraining.tokens_per_example ({self.tokens})"
+                    )
             taken = self._begun[self._used : self._used + self.tokens - len(block)]
             self._used += len(taken)
             block += taken
         return block
-
-    def _refuse(self, tokens: int) -> None:
-        raise ValueError(
-            f"{self.texts.path} has {tokens} tokens, expected at least "
-            f"pretraining.tokens_per_example ({self.tokens})"
-        )

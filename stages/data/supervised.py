@@ -3,7 +3,8 @@
 Dimension key:  B demonstrations,  L prompt and response,  V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +53,10 @@ def response_loss(
     model: PreTrainedModel, examples: Sequence[Example], pad_id: int, *, batch_size: int
 ) -> float:
     """Return nats per response token: the mean over all tokens of all responses, dropout off."""
-    was_training = model.training
-    model.train(False)
     nats, tokens = 0.0, 0
     by_length = sorted(examples, key=lambda example: len(example.ids))
-    with torch.no_grad():  # not inference mode: gathered parameters must stay trainable
+    # Not inference mode: gathered parameters must stay trainable.
+    with without_dropout(model), torch.no_grad():
         for start in range(0, len(by_length), batch_size):
             batch = collate(by_length[start : start + batch_size], pad_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -64,8 +64,18 @@ def response_loss(
             logits_BLV = model(**batch, use_cache=False).logits
             nats += _summed_nats(logits_BLV, labels_BL).item()
             tokens += int((labels_BL[:, 1:] != IGNORED).sum())
-    model.train(was_training)
     return nats / tokens
+
+
+@contextmanager
+def without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model in eval mode for a while."""
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) -> None:
@@ -74,18 +84,14 @@ def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) ->
     TRL multiplies hidden states by the unembedding's matrix, which is all there is in most models.
     """
     batch = {name: x.to(model.device) for name, x in collate([example], pad_id).items()}
-    was_training = model.training
-    model.train(False)
     name = f"{model.config.name_or_path}: {type(model).__name__}"
     try:
-        with torch.no_grad():
+        with without_dropout(model), torch.no_grad():
             output = model(**batch, use_cache=False, fused_lm_head=True)
             labels_BL = batch.pop("labels")
             logits_BLV = model(**batch, use_cache=False).logits
     except FORWARD_ERRORS as error:
         raise ValueError(f"{name} cannot be fine-tuned ({first_line(error)[:120]})") from None
-    finally:
-        model.train(was_training)
     expected = _summed_nats(logits_BLV, labels_BL).item()
     trained = -output.log_probs.float().sum().item()
     if not abs(trained - expected) <= ROUNDING * max(1.0, expected):

@@ -9,8 +9,7 @@ Dimension key:  N all rows of a batch,  B those still decoding,  Q prompt tokens
 tokens,  L prompt and response so far,  V vocabulary,  C blocks of the vocabulary,  S stop ids.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.context_limit import ContextLimit, hard_position_limit
+from stages.data.supervised import without_dropout
 from stages.data.template import stop_ids
 from stages.generation.compiled import CompiledRows
 from stages.generation.config import SamplingConfig
@@ -76,7 +76,7 @@ def generate_responses(
     chosen = range(len(prompts)) if rows is None else rows
     order = sorted(chosen, key=lambda row: (len(prompts[row]), prompts[row], user_of[row], row))
     responses: dict[int, Sampled] = {}
-    with torch.inference_mode(), _without_dropout(model):
+    with torch.inference_mode(), without_dropout(model):
         for start in range(0, len(order), sampling.batch_size):
             batch = order[start : start + sampling.batch_size]
             requests = [(prompts[row], user_of[row]) for row in batch]
@@ -180,13 +180,3 @@ def _decode(
         live.append(token_B)
     tokens, lengths, ended = token_NT.tolist(), length_N.tolist(), ended_N.tolist()
     return [Sampled(ids[:n], end) for ids, n, end in zip(tokens, lengths, ended, strict=True)]
-
-
-@contextmanager
-def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -55,11 +55,8 @@ def score_sequences(
     room = ContextLimit("the reward model", hard_position_limit(transformer(model.backbone).config))
     room.require(max(lengths, default=0), "the longest prompt with its response")
     device = model.head.weight.device
-    if batch_size is None:
-        batches = batches_of(lengths, model.head.in_features, MAX_ROWS, device)
-    else:
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    width = model.head.in_features if batch_size is None else 0
+    batches = batches_of(lengths, width, batch_size or MAX_ROWS, device)
     scores, done = [0.0] * len(sequences), 0
     with torch.no_grad():
         for batch in batches:
@@ -78,8 +75,8 @@ def batches_of(
 ) -> list[list[int]]:
     """Return indices in batches of similar length, each of at most `max_rows` rows.
 
-    On a CPU a batch's states of one layer, rows * longest * `width` numbers, are bounded too: more
-    do not fit into its cache.
+    On a CPU a batch's states of one layer, rows * longest * `width` numbers, are bounded too (not
+    with a width of 0): more do not fit into its cache.
     """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -189,14 +189,11 @@ def _train(
             loss_U.sum().backward()  # type: ignore[no-untyped-call]
             limit_norms([s.grad for s in stacks if s.grad is not None], MAX_NORM)
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _cosine(step / config.steps)
+                # A cosine down to a tenth, as in stage one.
+                cosine = (1 + math.cos(math.pi * step / config.steps)) / 2
+                group["lr"] = config.learning_rate * (0.1 + 0.9 * cosine)
             optimiser.step()
             yield loss_U.mean().item()
-
-
-def _cosine(progress: float) -> float:
-    """Return a factor that falls from 1 to a tenth, as in stage one."""
-    return 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _batches(

@@ -28,8 +28,7 @@ from pipeline.studies import public_data
 from pipeline.studies.probing import load_labelled_texts
 from reward_models.records import Ranking, RankingTask, Response, read_rankings
 from stages.data.demonstrations import load_demonstrations, load_prompts, pretraining_texts
-from stages.data.preferences import load_pairs
-from stages.data.public_comparisons import load_qa_feedback, load_squality
+from stages.data.preferences import load_pairs, load_qa_feedback, load_squality
 
 Reader = Callable[[Path], object]
 TASKS = [

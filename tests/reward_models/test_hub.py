@@ -14,7 +14,7 @@ from pipeline.evaluation.scorers.classifier import SequenceClassifier
 from reward_models.backbone import load_causal_lm
 from reward_models.model_files import check_source
 from stages.models import load_policy, load_tokenizer
-from stages.probing.representations import load_frozen
+from stages.probing import load_frozen
 
 LOADERS = [load_tokenizer, load_policy, load_causal_lm, load_frozen, model_config]
 

@@ -9,6 +9,11 @@ FAMILY/seed-S/about.json      trained parameters, parameters in all, seconds
 FAMILY/seed-S/settings.json   everything they depend on; under other settings they are made anew
 
 A prompt's answers under several seeds are averaged first; prompts are resampled.
+
+Answers are compared with references by ROUGE-L, the F measure of the longest common subsequence
+(Lin 2004, by rouge-score, with stemming off), the best over a prompt's references; by BLEU, the
+corpus's (Papineni et al. 2002, by sacrebleu); and by the likelihood, the nats per token that the
+policy needs for the first reference.
 """
 
 import json
@@ -18,10 +23,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.samples.records import Completion, ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows, Scores
 from pipeline.evaluation.samples.tables import (
     Cell,
     Comparison,
@@ -36,17 +44,11 @@ from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.runs.display import Display
 from pipeline.runs.manifest import content_hash, model_source, named_inputs
-from pipeline.studies.robustness.config import FULL, Domains, RobustnessConfig
-from pipeline.studies.robustness.references import (
-    LIKELIHOOD,
-    ROUGE,
-    RougeL,
-    corpus_bleu,
-    reference_nats,
-)
-from reward_models.atomic_files import write_json, write_jsonl
-from reward_models.records import read_records
+from pipeline.studies.robustness.config import FULL, REFERENCES, Domains, RobustnessConfig
+from reward_models.atomic_files import empty_unless_same, write_json, write_jsonl
+from reward_models.records import Demonstration, read_records
 from stages.config import without_external_names
+from stages.data.supervised import encode, response_loss
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.progress import Report, Step
 from stages.sft.train import train_sft
@@ -54,6 +56,7 @@ from stages.sft.train import train_sft
 BASE = "base"  # the model before any training, for comparison
 IN, OUT = "in domain", "out of domain"
 SAMPLES, ABOUT, SETTINGS = "samples.jsonl", "about.json", "settings.json"
+ROUGE, LIKELIHOOD = "rouge-score", "the policy itself"
 MEASURES = (
     Quantity(GOLD, "correct", scorer=GOLD, better="higher"),
     Quantity(ROUGE, "rouge_l", scorer=ROUGE, better="higher"),
@@ -156,7 +159,7 @@ def _family(
     config: RobustnessConfig, name: str, seed: int, domains: Domains, out: Path, report: Report
 ) -> tuple[Trained, list[Completion]]:
     """Train one family with one seed and let it answer; what is in the folder is not done again."""
-    _empty_if_changed(out, _settings(config, name, seed))
+    empty_unless_same(out, SETTINGS, _settings(config, name, seed))
     if (out / SAMPLES).is_file():
         cost = json.loads((out / ABOUT).read_text(encoding="utf-8"))
         return Trained(**cost), read_records(out / SAMPLES, Completion)
@@ -198,15 +201,6 @@ def _settings(config: RobustnessConfig, name: str, seed: int) -> str:
     settings["seed"] = seed
     settings["inputs"] = {key: content_hash(one) for key, one in named_inputs(config).items()}
     return json.dumps(settings, indent=1) + "\n"
-
-
-def _empty_if_changed(out: Path, settings: str) -> None:
-    """Make the folder, without what other settings left in it."""
-    path = out / SETTINGS
-    if not path.is_file() or path.read_text(encoding="utf-8") != settings:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        path.write_text(settings, encoding="utf-8")
 
 
 def _answers(
@@ -260,3 +254,72 @@ def _write(path: Path, config: RobustnessConfig, result: Robustness) -> None:
         "config": config.model_dump(mode="json"),
     }
     write_json(path, content)
+
+
+class RougeL:
+    """Scores rows whose prompts have references; 0 to 1."""
+
+    name = ROUGE
+    threshold = None
+    sha256 = ""
+
+    def __init__(self) -> None:
+        from importlib.metadata import version
+
+        from rouge_score.rouge_scorer import RougeScorer
+
+        self.version = version("rouge-score")
+        self._scorer = RougeScorer(["rougeL"])
+
+    def score(self, rows: Sequence[Completion]) -> list[Scores]:
+        """Return `rouge_l` of each row."""
+        return [
+            {"rouge_l": self._scorer.score_multi(_texts(row), row.completion)["rougeL"].fmeasure}
+            for row in rows
+        ]
+
+
+def corpus_bleu(
+    rows: Sequence[Completion], *, resamples: int, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """Return BLEU of all rows together, 0 to 100, with a 95 % interval over resampled rows.
+
+    BLEU is a function of n-gram counts that are summed over rows, so resampling sums them anew.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(effective_order=True)  # concerns single rows, whose own score is not used
+    scores = [metric.sentence_score(row.completion, _texts(row)) for row in rows]
+    order = len(scores[0].counts)
+    counts_NC = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scores])
+
+    def bleu(sum_C: NDArray[np.int64]) -> float:
+        sums = sum_C.tolist()
+        lengths = {"sys_len": sums[-2], "ref_len": sums[-1]}
+        matches, totals = sums[:order], sums[order : 2 * order]
+        return float(BLEU.compute_bleu(matches, totals, smooth_method="exp", **lengths).score)
+
+    rng = np.random.default_rng(seed)
+    num = len(rows)
+    drawn = [bleu(counts_NC[rng.integers(0, num, num)].sum(0)) for _ in range(resamples)]
+    value = bleu(counts_NC.sum(0))
+    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (value, value)
+    return value, (float(low), float(high))
+
+
+def reference_nats(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Completion]
+) -> list[Scores]:
+    """Return nats per token of each row's first reference after its prompt."""
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    scores: list[Scores] = []
+    for row in rows:
+        first = Demonstration(row.prompt, _texts(row)[0], context=row.context, history=row.history)
+        loss = response_loss(model, [encode(tokenizer, first)], pad, batch_size=1)
+        scores.append({"nats_per_token": loss})
+    return scores
+
+
+def _texts(row: Completion) -> list[str]:
+    return [str(text) for text in row.prompt_extra[REFERENCES]]

@@ -13,11 +13,18 @@ from sacrebleu.metrics.bleu import BLEU
 from pipeline.evaluation.samples.records import Completion
 from pipeline.runs.display import PlainDisplay
 from pipeline.studies.public_data import E2ESizes, write_e2e
-from pipeline.studies.robustness.command import load_robustness
+from pipeline.studies.robustness.command import load_robustness, write_robustness_page
 from pipeline.studies.robustness.config import REFERENCES, QuickstartDomains, RobustnessConfig
-from pipeline.studies.robustness.references import RougeL, corpus_bleu, reference_nats
-from pipeline.studies.robustness.suite import BASE, IN, OUT, Robustness, run_suite
-from pipeline.studies.robustness_page import write_robustness_page
+from pipeline.studies.robustness.suite import (
+    BASE,
+    IN,
+    OUT,
+    Robustness,
+    RougeL,
+    corpus_bleu,
+    reference_nats,
+    run_suite,
+)
 from reward_models.atomic_files import write_jsonl
 from stages.models import load_policy, load_tokenizer
 from tests.reward_models.tiny import tiny_base

@@ -1,8 +1,7 @@
 """One cell of the grid families x stages x architectures: tiny models through all three stages."""
 
 import random
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +143,7 @@ class Cell:
     base: Path
     adaptation: Full | Restricted
     folder: Path
+    reports: dict[str, Listener] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -201,8 +201,8 @@ class Cell:
         }
         train_ppo(
             tiny_config(**settings | changes),
-            policy=self.trained_sft / "model",
-            reward_model=self.trained_reward / "model",
+            policy=self.trained("sft") / "model",
+            reward_model=self.trained("reward") / "model",
             prompts=[Prompt(f"w0 {' '.join(WORDS[i % 5 : i % 5 + 1 + i % 3])}") for i in range(16)],
             pretraining=None,
             out=out,
@@ -210,41 +210,19 @@ class Cell:
             report=report,
         )
 
-    @cached_property
-    def sft_steps(self) -> Listener:
-        """The reports of stage one, which is run if it has not been."""
-        listener = Listener()
-        self.sft(self.folder / "sft", listener)
-        return listener
+    def run(self, stage: str, out: Path, report: Report) -> None:
+        """One of the three stages."""
+        {"sft": self.sft, "reward": self.reward, "ppo": self.ppo}[stage](out, report)
 
-    @cached_property
-    def reward_steps(self) -> Listener:
-        """The reports of stage two, which is run if it has not been."""
-        listener = Listener()
-        self.reward(self.folder / "reward", listener)
-        return listener
+    def steps(self, stage: str) -> Listener:
+        """The reports of a stage, which is run if it has not been."""
+        if stage not in self.reports:
+            listener = Listener()
+            self.run(stage, self.folder / stage, listener)
+            self.reports[stage] = listener
+        return self.reports[stage]
 
-    @cached_property
-    def ppo_steps(self) -> Listener:
-        """The reports of stage three, which is run if it has not been."""
-        listener = Listener()
-        self.ppo(self.folder / "ppo", listener)
-        return listener
-
-    @property
-    def trained_sft(self) -> Path:
-        """The folder of stage one."""
-        assert self.sft_steps
-        return self.folder / "sft"
-
-    @property
-    def trained_reward(self) -> Path:
-        """The folder of stage two."""
-        assert self.reward_steps
-        return self.folder / "reward"
-
-    @property
-    def trained_ppo(self) -> Path:
-        """The folder of stage three."""
-        assert self.ppo_steps
-        return self.folder / "ppo"
+    def trained(self, stage: str) -> Path:
+        """The folder of a stage, which is run if it has not been."""
+        self.steps(stage)
+        return self.folder / stage

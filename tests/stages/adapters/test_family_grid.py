@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ from tests.stages.adapters.family_cells import (
     save_base,
 )
 
-Stage = Callable[..., None]
 SEQUENCES = [[5, 6, 7], [8, 3, 9, 10, 11, 4], [4]]
 ROOT = Path(__file__).parents[3]
 LOOK = """
@@ -119,19 +117,19 @@ def size_of(folder: Path) -> int:
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
 def test_losses_fall_in_the_first_two_stages(cell: Cell) -> None:
-    supervised = cell.sft_steps.of("sft/loss_nats_per_token")
+    supervised = cell.steps("sft").of("sft/loss_nats_per_token")
     assert sum(supervised[-3:]) < 0.98 * sum(supervised[:3])
-    ranking = cell.reward_steps.of("reward/loss_nats_per_pair")
+    ranking = cell.steps("reward").of("reward/loss_nats_per_pair")
     assert sum(ranking[-4:]) < 0.98 * sum(ranking[:4])
 
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
 def test_ppo_starts_at_kl_zero_and_moves_the_policy(cell: Cell) -> None:
-    kl = cell.ppo_steps.of("ppo/kl_nats")
+    kl = cell.steps("ppo").of("ppo/kl_nats")
     assert kl[0] == 0.0
     assert kl[-1] != 0.0  # an estimate may be below 0
     assert not torch.equal(
-        policy_logits(cell.trained_ppo / "model"), policy_logits(cell.trained_sft / "model")
+        policy_logits(cell.trained("ppo") / "model"), policy_logits(cell.trained("sft") / "model")
     )
 
 
@@ -140,7 +138,7 @@ def test_a_restricted_run_leaves_the_set_alone_on_disk_and_the_base_as_it_was(ce
     if cell.adaptation.family == "full":
         pytest.skip("all of it moves")
     base = load_file(cell.base / "model.safetensors")
-    for folder in (cell.trained_sft / "model", cell.trained_ppo / "model"):
+    for folder in (cell.trained("sft") / "model", cell.trained("ppo") / "model"):
         assert not (folder / "model.safetensors").exists()
         loaded = load_policy(folder)
         assert isinstance(loaded, PeftModel)
@@ -152,21 +150,18 @@ def test_a_restricted_run_leaves_the_set_alone_on_disk_and_the_base_as_it_was(ce
         moved = sum(tensor.numel() for tensor in saved.values())
         assert moved == trainable_parameters(adapted)
         assert json.loads((folder / "base.json").read_text())["adapter_parameters"] == moved
-    assert not (cell.trained_reward / "model" / "model.safetensors").exists()
-    card = json.loads((cell.trained_reward / "model" / "reward.json").read_text())
+    assert not (cell.trained("reward") / "model" / "model.safetensors").exists()
+    card = json.loads((cell.trained("reward") / "model" / "reward.json").read_text())
     assert card["base"] == str(cell.base.resolve())
-    assert size_of(cell.trained_reward / "model") < size_of(cell.base)
+    assert size_of(cell.trained("reward") / "model") < size_of(cell.base)
 
 
 def test_a_fresh_process_reads_every_stage_alike(
     cells: dict[tuple[str, str], Cell], tmp_path: Path
 ) -> None:
-    trained = [cell for cell in cells.values() if "ppo_steps" in vars(cell)]
+    trained = [cell for cell in cells.values() if "ppo" in cell.reports]
     chosen = trained or [cells["llama", "prefix"]]
-    folders = []
-    for cell in chosen:
-        assert cell.ppo_steps
-        folders.append(cell.folder)
+    folders = [cell.trained("ppo").parent for cell in chosen]
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path / "seen.pt")],
         cwd=ROOT, input="\n".join(map(str, folders)), capture_output=True, text=True, check=False,
@@ -184,11 +179,11 @@ def test_a_fresh_process_reads_every_stage_alike(
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
 def test_padding_on_the_left_changes_nothing(cell: Cell) -> None:
-    policy = load_policy(cell.trained_sft / "model")
+    policy = load_policy(cell.trained("sft") / "model")
     expected = logits_of(policy, left=False)
     assert torch.allclose(logits_of(policy, left=True), expected, atol=1e-5)
     assert torch.allclose(logits_of(policy, left=True, extra=5), expected, atol=1e-5)
-    reward = RewardModel.load(cell.trained_reward / "model")
+    reward = RewardModel.load(cell.trained("reward") / "model")
     with torch.no_grad():
         right, left = reward(*padded(left=False)), reward(*padded(left=True, extra=3))
     assert torch.allclose(left, right, atol=1e-5)
@@ -196,7 +191,7 @@ def test_padding_on_the_left_changes_nothing(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
 def test_generate_with_a_cache_equals_generate_without(cell: Cell) -> None:
-    policy = load_policy(cell.trained_sft / "model")
+    policy = load_policy(cell.trained("sft") / "model")
     ids_BL, mask_BL, _ = padded(left=True)
     drawn = [
         policy.generate(  # type: ignore[operator]
@@ -246,19 +241,14 @@ def test_activation_checkpointing_gives_the_same_gradients(cell: Cell) -> None:
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
 @pytest.mark.parametrize("cell", _grid(_RESUMED), indirect=True)
 def test_a_run_that_was_cut_off_ends_bit_equal(cell: Cell, stage: str) -> None:
-    runs: dict[str, tuple[Stage, int, Callable[[], Path]]] = {
-        "sft": (cell.sft, 5, lambda: cell.trained_sft),
-        "reward": (cell.reward, 5, lambda: cell.trained_reward),
-        "ppo": (cell.ppo, 3, lambda: cell.trained_ppo),
-    }
-    run, cut_after, whole = runs[stage]
     out = cell.folder / f"broken-{stage}"
     with pytest.raises(PowerCutError):
-        run(out, Listener(cut_after))
-    run(out, Listener())
-    same_files(out / "model", whole() / "model")
+        cell.run(stage, out, Listener(cut_after=3 if stage == "ppo" else 5))
+    cell.run(stage, out, Listener())
+    whole = cell.trained(stage)
+    same_files(out / "model", whole / "model")
     if stage == "ppo":
-        same_files(out / "critic", whole() / "critic")
+        same_files(out / "critic", whole / "critic")
 
 
 @pytest.mark.parametrize("cell", CELLS, indirect=True)
@@ -267,7 +257,7 @@ def test_restricted_roles_hold_one_base_in_memory_and_load_it_once(
 ) -> None:
     if cell.adaptation.family == "full":
         pytest.skip("separate copies")
-    trained = (cell.trained_sft / "model", cell.trained_reward / "model")
+    trained = (cell.trained("sft") / "model", cell.trained("reward") / "model")
     monkeypatch.delattr(
         "reward_models.backbone.load_causal_lm"
     )  # it would load the reward model's base
@@ -297,7 +287,7 @@ def test_plain_peft_loads_the_folders_once_the_package_is_imported(
 ) -> None:
     for name in ("lora", "bottleneck", "prefix", "prompt", "ptuning-v2", "bitfit", "probe"):
         cell = cells["llama", name]
-        folder = cell.trained_sft / "model"
+        folder = cell.trained("sft") / "model"
         base = AutoModelForCausalLM.from_pretrained(str(cell.base))
         loaded = PeftModel.from_pretrained(base, str(folder)).eval()
         assert torch.equal(logits_of(loaded, left=False), policy_logits(folder)), name

@@ -4,8 +4,8 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
+from reward_models.compat import peft_type
 from stages.adapters import backbone
-from stages.adapters.compat import peft_type
 from stages.adapters.config import FAMILIES
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.manifest import Hashes
-from stages.data import hub_data
 from stages.data.demonstrations import load_prompts
-from stages.data.hub_data import HubData
+from stages.data.hub_data import HubData, commit_of
 
 
 @pytest.mark.parametrize(
@@ -84,9 +83,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache of the hub, which is not asked."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    hub_data._commit.cache_clear()
+    commit_of.cache_clear()
     yield tmp_path
-    hub_data._commit.cache_clear()
+    commit_of.cache_clear()
 
 
 def test_a_hub_name_is_told_by_the_commit_that_the_cache_has(cache: Path):

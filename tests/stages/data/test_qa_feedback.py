@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.data.demonstrations import load_demonstrations
-from stages.data.public_comparisons import PAIRS, load_qa_feedback, ranks_from_verdicts
+from stages.data.preferences import PAIRS, load_qa_feedback, ranks_from_verdicts
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "train"
 QA_FEEDBACK = SHARED / "qa-feedback" / "dev_feedback.json"

@@ -217,7 +217,8 @@ def test_a_users_gradient_is_limited_by_its_own_norm_alone():
 
 def test_the_store_keeps_the_latest_used_in_memory_and_the_rest_on_disk(base, tmp_path):
     store_of(base, tmp_path, "lora", 4)
-    small = UserStore(tmp_path, base_name="x", base_hash=store_hash(tmp_path), in_memory=2)
+    base_hash = json.loads((tmp_path / "base.json").read_text())["weights_sha256"]
+    small = UserStore(tmp_path, base_name="x", base_hash=base_hash, in_memory=2)
     first = small.get("u0")
     small.get("u1")
     assert small.get("u0") is first
@@ -226,10 +227,6 @@ def test_the_store_keeps_the_latest_used_in_memory_and_the_rest_on_disk(base, tm
     shutil.rmtree(tmp_path / "u1")
     with pytest.raises(ValueError, match=r"no adapter of user 'u1'; there are: u0, u2, u3"):
         small.get("u1")
-
-
-def store_hash(folder: Path) -> str:
-    return str(json.loads((folder / "base.json").read_text())["weights_sha256"])
 
 
 def test_sets_of_another_base_are_refused(base, tmp_path):

@@ -1,4 +1,4 @@
-"""Pooled hidden states of a frozen encoder or decoder for texts, stored on disk.
+"""Probing: how well a simple classifier predicts a label from a frozen model's hidden states.
 
 Layer 0 is the embeddings, layer n the output of the n-th block; a decoder's last layer is taken
 after its final norm. A text is pooled over its own tokens:
@@ -9,22 +9,35 @@ after its final norm. A text is pooled over its own tokens:
 
 Texts are processed in chunks of one file each, so that an interrupted extraction resumes.
 
+A probe is a linear classifier (multinomial logistic regression) or an MLP with one hidden layer,
+fitted on standardised vectors of one layer. A strong probe may learn a task that the representation
+does not hold, so each is set against a control task (Hewitt & Liang 2019): every text gets a random
+label, drawn once from the task's own label frequencies. There is nothing in such a label but the
+text's identity, so a probe that predicts it has memorised. As in their paper the control is scored
+on inputs whose random label was seen in fitting; for whole texts those are the training texts.
+
+    selectivity = accuracy on the task (test texts) - accuracy on the control (training texts)
+
 Dimension key:  N texts,  B texts in a batch,  L tokens,  S layers,  D hidden size.
 """
 
 import hashlib
 import json
-import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, assert_never, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -36,7 +49,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-from reward_models.atomic_files import written_aside
+from reward_models.atomic_files import empty_unless_same, written_aside
 from reward_models.backbone import weights_hash
 from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.model_files import ADAPTER_CONFIG, LOAD_ERRORS, check_source, first_line
@@ -48,6 +61,14 @@ Pooling = Literal["last", "cls", "mean"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 ABOUT = "about.json"
 CHUNK = 512  # texts to a file
+
+Kind = Literal["linear", "mlp"]
+Vectors = NDArray[np.float32]
+Labels = NDArray[Any]  # numbers or strings
+
+MLP_WIDTH = 128  # units of the hidden layer
+MLP_EPOCHS = 100
+MLP_BATCH = 200  # texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +169,7 @@ def represent(
         "layers": list(layers),
         "max_tokens": max_tokens,
     }
-    _prepare(folder, about)
+    empty_unless_same(folder, ABOUT, json.dumps(about, indent=2) + "\n")
     chunks = -(-len(texts) // CHUNK)
     for chunk in range(chunks):
         path = _chunk_path(folder, chunk)
@@ -159,15 +180,6 @@ def represent(
                 save_file(stored, str(aside))
         report(Step(chunk * CHUNK + len(chunk_texts), len(texts)))
     return Representations(folder, chunks)
-
-
-def _prepare(folder: Path, about: dict[str, object]) -> None:
-    path = folder / ABOUT
-    if path.is_file() and path.read_text(encoding="utf-8") == json.dumps(about, indent=2) + "\n":
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _chunk_path(folder: Path, chunk: int) -> Path:
@@ -184,7 +196,8 @@ def _compute_chunk(
 ) -> dict[str, Tensor]:
     """Return `pooling.layer` -> (N, D), computed in batches of texts of similar length."""
     most = ContextLimit(frozen.name, max_positions(frozen.model.config)).at_most(max_tokens)
-    ids = [_token_ids(frozen.tokenizer, text, most) for text in texts]
+    encoded = frozen.tokenizer(list(texts), truncation=True, max_length=most)
+    ids = cast(list[list[int]], encoded["input_ids"])
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     width = int(frozen.model.config.hidden_size)
     names = [(pooling, layer) for pooling in poolings for layer in layers]
@@ -193,20 +206,83 @@ def _compute_chunk(
         rows = order[start : start + batch_size]
         ids_BL, mask_BL = pad_right([ids[row] for row in rows], 0)
         ids_BL, mask_BL = ids_BL.to(frozen.model.device), mask_BL.to(frozen.model.device)
-        hidden_SBLD = _hidden_states(frozen.model, ids_BL, mask_BL)
+        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.long()}
+        with torch.inference_mode():
+            hidden_SBLD = frozen.model(**inputs, output_hidden_states=True).hidden_states
         for pooling, layer in names:
             vectors_BD = pooled(hidden_SBLD[layer], mask_BL, pooling)
             vectors[pooling, layer][rows] = vectors_BD.float().cpu()
     return {f"{pooling}.{layer}": vectors[pooling, layer] for pooling, layer in names}
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
-    ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
-    return [int(token) for token in cast(list[int], ids)]
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The accuracy of a probe: a flag a test text, and the share of training texts."""
+
+    correct_N: NDArray[np.bool_]
+    training_accuracy: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the test texts."""
+        return float(self.correct_N.mean())
 
 
-def _hidden_states(model: PreTrainedModel, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, ...]:
-    """Return every layer's hidden states, of a language model as of its bare transformer."""
-    with torch.inference_mode():
-        output = model(input_ids=ids_BL, attention_mask=mask_BL.long(), output_hidden_states=True)
-    return cast(tuple[Tensor, ...], output.hidden_states)
+def fit_probe(
+    train_ND: Vectors,
+    label_N: Labels,
+    test_ND: Vectors,
+    test_label_N: Labels,
+    *,
+    kind: Kind,
+    strength: float,
+    seed: int,
+) -> Probed:
+    """Fit on the training vectors, score on the test vectors.
+
+    The loss summed over training texts is penalised by strength / 2 * |weights|^2.
+    """
+    scaler = StandardScaler().fit(train_ND)
+    probe = _new_probe(kind, strength, len(train_ND), seed)
+    scaled_ND = scaler.transform(train_ND)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration limit is a choice
+        probe.fit(scaled_ND, label_N)
+    correct_N = probe.predict(scaler.transform(test_ND)) == test_label_N
+    training = float((probe.predict(scaled_ND) == label_N).mean())
+    return Probed(np.asarray(correct_N, dtype=bool), training)
+
+
+def control_accuracy(
+    train_ND: Vectors, label_N: Labels, *, kind: Kind, strength: float, seed: int
+) -> float:
+    """Return the share of training texts whose random label the same probe reproduces."""
+    random_N = control_labels(label_N, seed)
+    probed = fit_probe(
+        train_ND, random_N, train_ND[:1], random_N[:1], kind=kind, strength=strength, seed=seed
+    )
+    return probed.training_accuracy
+
+
+def control_labels(label_N: Labels, seed: int) -> Labels:
+    """Return a random label a text, with the frequencies of the real ones (a permutation)."""
+    return np.random.default_rng(seed).permutation(label_N)
+
+
+def _new_probe(
+    kind: Kind, strength: float, num_texts: int, seed: int
+) -> LogisticRegression | MLPClassifier:
+    match kind:
+        case "linear":
+            return LogisticRegression(C=1 / strength, max_iter=300, random_state=seed)
+        case "mlp":  # scikit-learn adds the whole penalty, over the batch's size, to each batch
+            batch = min(MLP_BATCH, num_texts)
+            return MLPClassifier(
+                (MLP_WIDTH,),
+                alpha=strength * batch / num_texts,
+                batch_size=batch,
+                max_iter=MLP_EPOCHS,
+                random_state=seed,
+            )
+        case _:
+            assert_never(kind)

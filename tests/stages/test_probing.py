@@ -7,11 +7,19 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from stages.probing.classifier import control_accuracy, control_labels, fit_probe, label_numbers
-from stages.probing.representations import FrozenModel, Pooling, load_frozen, pooled, represent
+from stages.probing import (
+    FrozenModel,
+    Pooling,
+    control_accuracy,
+    control_labels,
+    fit_probe,
+    load_frozen,
+    pooled,
+    represent,
+)
 from stages.progress import Step
 from tests.reward_models.tiny import tiny_base
-from tests.stages.probing.tiny_encoder import tiny_encoder
+from tests.stages.tiny_encoder import tiny_encoder
 
 TEXTS = ["w0 w1 good", "bad w3 w4 w5 w6 w7", "w1", "good good bad w9", "w2 w2"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
@@ -70,7 +78,7 @@ def test_the_first_token_of_a_decoder_is_no_summary(decoder, tmp_path):
 
 
 def test_an_interrupted_extraction_reads_only_what_is_missing(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.probing.representations.CHUNK", 2)
+    monkeypatch.setattr("stages.probing.CHUNK", 2)
     settings = {"poolings": POOLINGS, "layers": (0, 1), "max_tokens": 32, "batch_size": 2}
 
     def stop(step: Step) -> None:
@@ -137,8 +145,3 @@ def test_control_labels_keep_the_frequencies():
     control_N = control_labels(label_N, seed=3)
     assert np.bincount(control_N).tolist() == [30, 10]
     assert control_N.tolist() != label_N.tolist()
-
-
-def test_a_label_that_was_never_trained_is_refused():
-    with pytest.raises(ValueError, match="'c' is in the test texts but not in the training"):
-        label_numbers(["a", "c"], ["a", "b"])
