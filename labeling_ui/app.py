@@ -10,6 +10,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,14 +30,12 @@ from labeling_ui.reports.quality import Scores
 from labeling_ui.store.accounts import Account, Accounts
 from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Assignment
-from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.assignment import Assignment, Live
 from labeling_ui.tasks.queue import Mixing
 from labeling_ui.web.middleware import AccessMiddleware, account_of
 from labeling_ui.web.owner import Owner, export_route
 from labeling_ui.web.room import Reply, Room, reply_to
-from labeling_ui.web.sign_in import Access, Proxy, SignedIn, SignInPages
-from labeling_ui.web.translations import BOARD, templates
+from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages, templates
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
 TASK_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write")
@@ -46,22 +45,35 @@ KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
 
-def build(
-    store: Store,
-    *,
-    form: Form | None = None,
-    access: Access = "password",
-    lease_s: float = 1800,
-    mixing: Mixing | None = None,
-    secure: bool = False,
-    scores: Scores | None = None,
-    live: Live | None = None,
-) -> FastAPI:
-    """Return the whole application on one store. `secure` is for service behind TLS."""
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """The choices of one room.
+
+    Without `access` people sign in by a password, or by a name where only this machine is served.
+    `scores` of a reward model let the owner see how far it agrees with each person. `tls` is the
+    certificate and its key; `behind_tls` means that a proxy in front has them.
+    """
+
+    form: Form | None = None
+    access: Access | None = None
+    lease_s: float = 1800
+    mixing: Mixing = field(default_factory=Mixing)
+    tls: tuple[Path, Path] | None = None
+    behind_tls: bool = False
+    scores: Scores | None = None
+    live: Live | None = None
+
+
+def build(store: Store, options: RoomOptions) -> FastAPI:
+    """Return the whole application on one store."""
     accounts, progress = Accounts(store), Progress(store)
-    assignment = Assignment(store, rng=random.SystemRandom(), lease_s=lease_s, mixing=mixing)
-    room = Room(store, forms_with(form), assignment, progress, live)
-    owner = Owner(store, accounts, progress, scores)
+    access = options.access or "password"
+    secure = options.tls is not None or options.behind_tls
+    assignment = Assignment(
+        store, rng=random.SystemRandom(), lease_s=options.lease_s, mixing=options.mixing
+    )
+    room = Room(store, forms_with(options.form), assignment, progress, options.live)
+    owner = Owner(store, accounts, progress, options.scores)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.router.routes += SignInPages(accounts, access, secure=secure).routes()
     app.router.routes.append(export_route(store))
@@ -80,53 +92,25 @@ def build(
 
 def serve(
     store: Store,
+    options: RoomOptions,
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
-    form: Form | None = None,
-    access: Access | None = None,
-    lease_s: float = 1800,
-    mixing: Mixing | None = None,
-    tls: tuple[Path, Path] | None = None,
-    behind_tls: bool = False,
-    scores: Scores | None = None,
-    live: Live | None = None,
     log: Callable[[str], None] = print,
     until: Callable[[], bool] | None = None,
 ) -> None:
     """Serve the room until it is interrupted, or `until` returns true; `log` gets its address.
 
-    On this machine alone (127.0.0.1) a name is enough to sign in; elsewhere passwords are needed.
-    `scores` of a reward model let the owner see how far it agrees with each person. `tls` is the
-    certificate and its key; `behind_tls` means that a proxy in front has them. An owner's account
-    is made at the first start, unless a proxy signs people in.
+    An owner's account is made at the first start, unless a proxy signs people in.
     """
-    is_local = host in ("127.0.0.1", "localhost", "::1")
-    access = access or ("name" if is_local else "password")
-    password = None if isinstance(access, Proxy) else Accounts(store).ensure_owner()
-    app = build(
-        store,
-        form=form,
-        access=access,
-        lease_s=lease_s,
-        mixing=mixing,
-        secure=tls is not None or behind_tls,
-        scores=scores,
-        live=live,
-    )
+    if options.access is None and host in ("127.0.0.1", "localhost", "::1"):
+        options = replace(options, access="name")
+    password = None if isinstance(options.access, Proxy) else Accounts(store).ensure_owner()
+    certificate, key = options.tls or (None, None)
     port = _free_port(host, port)
-    server = _server(app, host, port, tls)
-    log(f"Labeling room: http{'s' if tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
-    if password is not None:
-        log(f"Owner's account: name 'owner', password '{password}' (shown this once)")
-    asyncio.run(_serve_until(server, until))
-
-
-def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -> uvicorn.Server:
-    certificate, key = (None, None) if tls is None else tls
-    return uvicorn.Server(
+    server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            build(store, options),
             host=host,
             port=port,
             log_config=None,  # its own would close the handlers of other libraries
@@ -137,6 +121,10 @@ def _server(app: FastAPI, host: str, port: int, tls: tuple[Path, Path] | None) -
             ssl_keyfile=key,
         )
     )
+    log(f"Labeling room: http{'s' if options.tls else ''}://{host}:{port}/  (Ctrl-C ends it)")
+    if password is not None:
+        log(f"Owner's account: name 'owner', password '{password}' (shown this once)")
+    asyncio.run(_serve_until(server, until))
 
 
 def _free_port(host: str, port: int) -> int:

@@ -55,12 +55,15 @@ def to_label_studio(tasks: Sequence[RankingTask], rankings: Iterable[Ranking]) -
 
 
 def _annotation(ranking: Ranking, user: int) -> Row:
+    buckets: dict[str, list[str]] = {}
+    for name, rank in sorted(ranking.ranks.items(), key=lambda item: item[1]):
+        buckets.setdefault(str(rank), []).append(name)
     result = {
         "id": str(uuid.uuid5(NAMES, f"{ranking.task}/{ranking.annotator}"))[:10],
         "from_name": "rank",
         "to_name": "items",
         "type": "ranker",
-        "value": {"ranker": _buckets(ranking)},
+        "value": {"ranker": buckets},
         "meta": {"ranking": ranking.to_json()},
     }
     return {
@@ -70,13 +73,6 @@ def _annotation(ranking: Ranking, user: int) -> Row:
         "created_at": ranking.time,
         "result": [result],
     }
-
-
-def _buckets(ranking: Ranking) -> dict[str, list[str]]:
-    buckets: dict[str, list[str]] = {}
-    for name, rank in sorted(ranking.ranks.items(), key=lambda item: item[1]):
-        buckets.setdefault(str(rank), []).append(name)
-    return buckets
 
 
 def from_label_studio(rows: Iterable[Mapping[str, Any]]) -> tuple[list[RankingTask], list[Ranking]]:

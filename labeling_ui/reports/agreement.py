@@ -42,11 +42,11 @@ class Overlap:
     tau_b: float  # NaN where one of them ties everything
 
 
-def signs(ranks: Sequence[int]) -> NDArray[np.int64]:
+def signs(ranks: Sequence[float]) -> NDArray[np.int64]:
     """Return the sign of every pair of responses, in the order of `itertools.combinations`."""
     rank_K = np.asarray(ranks)
     first_P, second_P = _pairs(len(rank_K))
-    sign_P: NDArray[np.int64] = np.sign(rank_K[second_P] - rank_K[first_P])
+    sign_P: NDArray[np.int64] = np.sign(rank_K[second_P] - rank_K[first_P]).astype(np.int64)
     return sign_P
 
 
@@ -98,17 +98,22 @@ def _compared(task: str, rankings: Sequence[Ranking]) -> list[Overlap]:
 
 def agreement(compared: Iterable[Overlap], rng: np.random.Generator) -> Rate:
     """Return the share of pairs ordered alike, among pairs that both annotators order."""
-    same: dict[str, int] = {}
-    strict: dict[str, int] = {}
+    return share(list(pairs_by_task(compared).values()), rng)
+
+
+def pairs_by_task(compared: Iterable[Overlap]) -> dict[str, tuple[int, int]]:
+    """Return the pairs ordered alike, and those that both annotators order, by task."""
+    pairs: dict[str, tuple[int, int]] = {}
     for overlap in compared:
-        same[overlap.task] = same.get(overlap.task, 0) + overlap.same
-        strict[overlap.task] = strict.get(overlap.task, 0) + overlap.strict
-    return share([same[task] for task in strict], list(strict.values()), rng)
+        same, strict = pairs.get(overlap.task, (0, 0))
+        pairs[overlap.task] = (same + overlap.same, strict + overlap.strict)
+    return pairs
 
 
-def share(hits: Sequence[int], of: Sequence[int], rng: np.random.Generator) -> Rate:
+def share(counts: Sequence[tuple[int, int]], rng: np.random.Generator) -> Rate:
     """Return hits over counts, summed over tasks, with a bootstrap interval over the tasks."""
-    return rate_of_counts(np.asarray(hits, int), np.asarray(of, int), rng)
+    hit_B, of_B = np.array(counts, np.int64).reshape(-1, 2).T
+    return rate_of_counts(hit_B, of_B, rng)
 
 
 def mean_tau_b(compared: Iterable[Overlap]) -> float | None:

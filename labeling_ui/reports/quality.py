@@ -6,7 +6,7 @@ Warnings are for an owner to look at; none of them blocks anybody.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from labeling_ui.reports.agreement import (
     flag_units,
     mean_tau_b,
     overlaps,
+    pairs_by_task,
     rank_units,
     rating_units,
     share,
@@ -38,36 +39,6 @@ GoldRanks = Mapping[str, Mapping[str, int]]
 Scores = Mapping[str, Mapping[str, float]]  # of a reward model, by task and response
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatorReport:
-    """One annotator.
-
-    `first_wins` is the share of pairs won by the response shown first, `model` the share that a
-    reward model orders as they do.
-    """
-
-    name: str
-    kind: str
-    num_rankings: int
-    seconds: float | None
-    agreement: Rate
-    gold: Rate
-    model: Rate
-    tie_rate: float | None
-    first_wins: Rate
-    contradictions: float | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Standards:
-    """The tasks, gold ranks and reward-model scores that annotators are compared with."""
-
-    by_id: Mapping[str, RankingTask]
-    gold: GoldRanks
-    scores: Scores
-
-
 def report(
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
@@ -79,7 +50,7 @@ def report(
     """Return all numbers as one JSON object. `scores` are a reward model's, if there is one."""
     ranked = [ranking for ranking in rankings if ranking.skipped is None]
     compared = overlaps(ranked)
-    standards = Standards({task.id: task for task in tasks}, gold, scores or {})
+    by_id = {task.id: task for task in tasks}
     flags = sorted({flag for r in ranked for chosen in r.flags.values() for flag in chosen})
     annotators = sorted({ranking.annotator for ranking in ranked})
     category = {task.id: task.category or "none" for task in tasks}
@@ -99,25 +70,28 @@ def report(
         "per_day": dict(sorted(Counter(day.values()).items())),
         "flags": [_flag(ranked, flag) for flag in flags],
         "positions": positions(ranked),
-        "model": asdict(_model(ranked, standards.scores, rng)),
+        "model": asdict(_model(ranked, scores or {}, rng)),
         "annotators": [
-            asdict(_annotator(name, ranked, compared, standards, rng)) for name in annotators
+            _annotator(
+                [ranking for ranking in ranked if ranking.annotator == name],
+                [overlap for overlap in compared if name in (overlap.one, overlap.other)],
+                by_id,
+                gold,
+                scores or {},
+                rng,
+            )
+            for name in annotators
         ],
-        "disputed": disputed(compared, standards.by_id),
+        "disputed": disputed(compared, by_id),
     }
 
 
 def disputed(compared: Sequence[Overlap], by_id: Mapping[str, RankingTask]) -> list[dict[str, Any]]:
     """Return the fifty tasks whose annotators agree least, worst first."""
-    same: Counter[str] = Counter()
-    strict: Counter[str] = Counter()
-    for overlap in compared:
-        same[overlap.task] += overlap.same
-        strict[overlap.task] += overlap.strict
     rows: list[dict[str, Any]] = [
-        {"task": task, "agreement": same[task] / count, "prompt": by_id[task].prompt[:120]}
-        for task, count in strict.items()
-        if count and task in by_id and same[task] / count < DISPUTED
+        {"task": task, "agreement": same / strict, "prompt": by_id[task].prompt[:120]}
+        for task, (same, strict) in pairs_by_task(compared).items()
+        if strict and task in by_id and same / strict < DISPUTED
     ]
     return sorted(rows, key=lambda row: row["agreement"])[:50]
 
@@ -166,37 +140,40 @@ def _flag(rankings: Sequence[Ranking], flag: str) -> dict[str, Any]:
 
 
 def _annotator(
-    name: str,
-    rankings: Sequence[Ranking],
+    own: Sequence[Ranking],
     compared: Sequence[Overlap],
-    standards: Standards,
+    by_id: Mapping[str, RankingTask],
+    gold: GoldRanks,
+    scores: Scores,
     rng: np.random.Generator,
-) -> AnnotatorReport:
-    own = [ranking for ranking in rankings if ranking.annotator == name]
+) -> dict[str, Any]:
+    """Return the numbers of one annotator.
+
+    `first_wins` is the share of pairs won by the response shown first, `model` the share that a
+    reward model orders as they do.
+    """
     seconds = [ranking.seconds for ranking in own if ranking.seconds is not None]
     pairs = sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in own)
     strict = sum(1 for ranking in own for _ in ranking.comparisons())
-    against = [matching_pairs(r, standards.gold[r.task]) for r in own if r.task in standards.gold]
-    first = [_first_wins(ranking) for ranking in own if ranking.shown_order]
     rates = {
-        "agreement": agreement([o for o in compared if name in (o.one, o.other)], rng),
-        "gold": share([hits for hits, _ in against], [of for _, of in against], rng),
-        "model": _model(own, standards.scores, rng),
-        "first_wins": share([hits for hits, _ in first], [of for _, of in first], rng),
+        "agreement": agreement(compared, rng),
+        "gold": share([matching_pairs(r, gold[r.task]) for r in own if r.task in gold], rng),
+        "model": _model(own, scores, rng),
+        "first_wins": share([_first_wins(ranking) for ranking in own if ranking.shown_order], rng),
     }
-    return AnnotatorReport(
-        name=name,
-        kind=own[0].kind,
-        num_rankings=len(own),
-        seconds=median(seconds) if seconds else None,
-        tie_rate=1 - strict / pairs if pairs else None,
-        contradictions=_contradictions(own),
-        warnings=tuple(_warnings(own, standards.by_id, rates)),
-        **rates,
-    )
+    return {
+        "name": own[0].annotator,
+        "kind": own[0].kind,
+        "num_rankings": len(own),
+        "seconds": median(seconds) if seconds else None,
+        "tie_rate": 1 - strict / pairs if pairs else None,
+        "contradictions": _contradictions(own),
+        "warnings": _warnings(own, by_id, rates),
+        **{name: asdict(rate) for name, rate in rates.items()},
+    }
 
 
-def matching_pairs(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int]:
+def matching_pairs(ranking: Ranking, right: Mapping[str, float]) -> tuple[int, int]:
     """Return the pairs ordered as these ranks order them, and the pairs that both order."""
     names = sorted(right)
     sign_P, right_P = signs([ranking.ranks[n] for n in names]), signs([right[n] for n in names])
@@ -206,18 +183,11 @@ def matching_pairs(ranking: Ranking, right: Mapping[str, int]) -> tuple[int, int
 
 def _model(rankings: Sequence[Ranking], scores: Scores, rng: np.random.Generator) -> Rate:
     """Return the reward model's accuracy on the pairs of these rankings."""
-    ordered = [
-        matching_pairs(ranking, _ranks_of(scores[ranking.task]))
-        for ranking in rankings
-        if ranking.task in scores
-    ]
-    return share([hits for hits, _ in ordered], [of for _, of in ordered], rng)
-
-
-def _ranks_of(scores: Mapping[str, float]) -> dict[str, int]:
-    """Rank 1 for the highest score; equal scores share one."""
-    order = sorted(set(scores.values()), reverse=True)
-    return {name: order.index(score) + 1 for name, score in scores.items()}
+    descending = {
+        task: {name: -score for name, score in by_response.items()}
+        for task, by_response in scores.items()
+    }
+    return share([matching_pairs(r, descending[r.task]) for r in rankings if r.task in scores], rng)
 
 
 def _first_wins(ranking: Ranking) -> tuple[int, int]:

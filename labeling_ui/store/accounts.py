@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from sqlalchemy import Connection
 
-from labeling_ui.store.database import dumps, insert, run
+from labeling_ui.store.database import delete, dumps, first, insert, run
 from labeling_ui.store.store import Store
 
 Role = Literal["annotator", "reviewer", "owner"]
@@ -86,7 +86,7 @@ class Accounts:
         """Make the account `owner` if there is none; return its password, to be shown once."""
         password = secrets.token_urlsafe(9)
         with self.store.database.write() as connection:
-            if run(connection, "SELECT 1 FROM accounts WHERE role = 'owner'").first():
+            if first(connection, "accounts", role="owner"):
                 return None
             self._insert(connection, "owner", "owner", password)
         return password
@@ -116,7 +116,7 @@ class Accounts:
                      WHERE name = :name"""
             run(connection, sql, name=name, **values)
             if not active:
-                run(connection, "DELETE FROM sessions WHERE account = :name", name=name)
+                delete(connection, "sessions", account=name)
             self.store.log(connection, by, "account changed", None, {"account": name, **values})
         self._cache.clear()
 
@@ -136,13 +136,15 @@ class Accounts:
         name = clean_name(name)
         self._failures.check(name, address)
         with self.store.database.read() as connection:
-            row = _account_row(connection, name)
+            row = first(connection, "accounts", name=name)
         stored = row.password if row is not None and row.is_active else None
         if not is_password(password, stored):
             self._failures.add(name, address)
             return None
         self._failures.forget(name)
-        if stored is not None and _needs_rehash(stored):
+        if stored is not None and (
+            stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
+        ):
             with self.store.database.write() as connection:
                 sql = "UPDATE accounts SET password = :password WHERE name = :name"
                 run(connection, sql, name=name, password=hash_password(password))
@@ -152,7 +154,7 @@ class Accounts:
         """Return a session for a name alone, made if new; None if the name has a password."""
         name = clean_name(name)
         with self.store.database.write() as connection:
-            row = _account_row(connection, name)
+            row = first(connection, "accounts", name=name)
             if row is not None and (row.password is not None or not row.is_active):
                 return None
             if row is None:
@@ -197,19 +199,18 @@ class Accounts:
         except ValueError:
             return self._remember(key, None)
         with self.store.database.read() as connection:
-            row = _account_row(connection, name)
+            row = first(connection, "accounts", name=name)
         if row is None or (is_owner and row.role != "owner"):
-            with self.store.database.write() as connection:
-                row = self._account_of_proxy(connection, name, is_owner=is_owner)
+            with self.store.database.write() as connection:  # another request may have come first
+                if first(connection, "accounts", name=name) is None:
+                    self._insert(connection, name, "owner" if is_owner else "annotator", None)
+                elif is_owner:
+                    sql = "UPDATE accounts SET role = 'owner' WHERE name = :name"
+                    run(connection, sql, name=name)
+                    self.store.log(connection, "proxy", "made owner", None, {"account": name})
+                row = first(connection, "accounts", name=name)
+        assert row is not None
         return self._remember(key, _account(row) if row.is_active else None)
-
-    def _account_of_proxy(self, connection: Connection, name: str, *, is_owner: bool) -> Any:
-        if _account_row(connection, name) is None:
-            self._insert(connection, name, "owner" if is_owner else "annotator", None)
-        elif is_owner:
-            run(connection, "UPDATE accounts SET role = 'owner' WHERE name = :name", name=name)
-            self.store.log(connection, "proxy", "made owner", None, {"account": name})
-        return _account_row(connection, name)
 
     def _remember(self, key: str, account: Account | None) -> Account | None:
         if len(self._cache) > 10_000:
@@ -220,7 +221,7 @@ class Accounts:
     def sign_out(self, token: str) -> None:
         """End a session."""
         with self.store.database.write() as connection:
-            run(connection, "DELETE FROM sessions WHERE token_hash = :key", key=_hash(token))
+            delete(connection, "sessions", token_hash=_hash(token))
         self._cache.pop(_hash(token), None)
 
     def invite(self, role: Role, by: str = "store") -> str:
@@ -236,8 +237,7 @@ class Accounts:
         """Make the invited account and sign it in; ValueError if the invitation is used or old."""
         name, key = _checked(name, password), _hash(token)
         with self.store.database.write() as connection:  # of two who accept at once, one is late
-            sql = "SELECT * FROM invitations WHERE token_hash = :key"
-            row = run(connection, sql, key=key).first()
+            row = first(connection, "invitations", token_hash=key)
             if row is None or row.used_by is not None or row.expires < self.store.clock():
                 raise ValueError("this invitation was used already, or is too old")
             self._insert(connection, name, row.role, password)
@@ -246,7 +246,7 @@ class Accounts:
         return self.open_session(name)
 
     def _insert(self, connection: Connection, name: str, role: Role, password: str | None) -> None:
-        if _account_row(connection, name) is not None:
+        if first(connection, "accounts", name=name) is not None:
             raise ValueError(f"the name '{name}' is taken")
         hashed = None if password is None else hash_password(password)
         row = {"name": name, "role": role, "password": hashed, "is_active": 1}
@@ -256,14 +256,13 @@ class Accounts:
 
 def verdict_of(connection: Connection, annotator: str) -> str | None:
     """Return 'passed', 'failed' or 'admitted'; None before the screening is done."""
-    return verdicts(connection, annotator).get(annotator)
+    row = first(connection, "screenings", annotator=annotator)
+    return None if row is None else str(row.verdict)
 
 
-def verdicts(connection: Connection, annotator: str | None = None) -> dict[str, str]:
-    """Return the screening's verdict by annotator, of one or of all."""
-    where = "" if annotator is None else " WHERE annotator = :annotator"
-    values = {} if annotator is None else {"annotator": annotator}
-    rows = run(connection, f"SELECT annotator, verdict FROM screenings{where}", **values)
+def verdicts(connection: Connection) -> dict[str, str]:
+    """Return the screening's verdicts by annotator."""
+    rows = run(connection, "SELECT annotator, verdict FROM screenings")
     return {row.annotator: row.verdict for row in rows}
 
 
@@ -271,7 +270,7 @@ def record_verdict(
     connection: Connection, annotator: str, verdict: str, data: Mapping[str, Any], now_s: float
 ) -> None:
     """Write a verdict in place of an earlier one."""
-    run(connection, "DELETE FROM screenings WHERE annotator = :name", name=annotator)
+    delete(connection, "screenings", annotator=annotator)
     row = {"annotator": annotator, "verdict": verdict, "data": dumps(data), "time": now_s}
     insert(connection, "screenings", row)
 
@@ -306,16 +305,8 @@ def is_password(password: str, stored: str | None) -> bool:
         return False
 
 
-def _needs_rehash(stored: str) -> bool:
-    return stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
-
-
 def _bytes(password: str) -> bytes:
     return password.encode("utf-8", "replace")
-
-
-def _account_row(connection: Connection, name: str) -> Any:
-    return run(connection, "SELECT * FROM accounts WHERE name = :name", name=name).first()
 
 
 def _account(row: Any) -> Account:

@@ -17,7 +17,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, CursorResult, Engine, bindparam, create_engine, event, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Row,
+    bindparam,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -116,6 +126,16 @@ def run_for_ids(connection: Connection, sql: str, ids: Sequence[str]) -> list[An
     return rows
 
 
+def first(connection: Connection, table: str, **key: Any) -> Row[Any] | None:
+    """Return the first row of a table with these values, if any."""
+    return run(connection, f"SELECT * FROM {table} WHERE {_matches(key)} LIMIT 1", **key).first()
+
+
+def delete(connection: Connection, table: str, **key: Any) -> None:
+    """Delete the rows of a table with these values."""
+    run(connection, f"DELETE FROM {table} WHERE {_matches(key)}", **key)
+
+
 def insert(connection: Connection, table: str, *rows: Mapping[str, Any]) -> None:
     """Insert rows that all have the same columns."""
     if rows:
@@ -128,6 +148,10 @@ def insert(connection: Connection, table: str, *rows: Mapping[str, Any]) -> None
 def dumps(row: Mapping[str, Any]) -> str:
     """JSON in ASCII, so that any text, NUL and lone surrogates included, fits both databases."""
     return json.dumps(row, allow_nan=False, default=dict)
+
+
+def _matches(key: Mapping[str, Any]) -> str:
+    return " AND ".join(f"{name} = :{name}" for name in key)
 
 
 def _engine(where: str | Path) -> Engine:

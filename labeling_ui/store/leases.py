@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from labeling_ui.store.database import dumps, insert, run, run_for_ids
+from labeling_ui.store.database import first, insert, run, run_for_ids
 
 TAKEN = "(state = 'done' OR state = 'held' AND expires > :now)"
 
@@ -29,22 +29,10 @@ def held_lease(connection: Connection, annotator: str) -> Row[Any] | None:
 
 def lease_of_token(connection: Connection, annotator: str, token: str) -> Row[Any]:
     """Return this person's lease of that token; LeaseError if there is none."""
-    sql = "SELECT * FROM leases WHERE token = :token AND annotator = :annotator"
-    lease = run(connection, sql, token=token, annotator=annotator).first()
+    lease = first(connection, "leases", token=token, annotator=annotator)
     if lease is None:
         raise LeaseError("this task is not one of yours")
     return lease
-
-
-def lease_of_task(connection: Connection, annotator: str, task: str) -> Row[Any] | None:
-    """Return this person's lease of a task, if any."""
-    sql = "SELECT * FROM leases WHERE task = :task AND annotator = :annotator"
-    return run(connection, sql, task=task, annotator=annotator).first()
-
-
-def task_row(connection: Connection, task: str) -> Row[Any] | None:
-    """Return one row of `tasks`, if there is one of that id."""
-    return run(connection, "SELECT * FROM tasks WHERE id = :task", task=task).first()
 
 
 def next_task(
@@ -80,20 +68,6 @@ def has_place(connection: Connection, annotator: str, task: str, now_s: float) -
     return bool(run(connection, sql, task=task, annotator=annotator, now=now_s).scalar())
 
 
-def add_lease(
-    connection: Connection,
-    annotator: str,
-    task: str,
-    order: Sequence[str],
-    now_s: float,
-    end: float,
-) -> str:
-    """Lease a task until `end`, its responses shown in this order; return the token."""
-    row = _lease_row(task, annotator, "held", order, now_s)
-    insert(connection, "leases", {**row, "expires": end})
-    return str(row["token"])
-
-
 def hold(connection: Connection, token: str, end: float) -> None:
     """Renew a lease until `end`."""
     sql = "UPDATE leases SET state = 'held', expires = :end WHERE token = :token"
@@ -102,53 +76,8 @@ def hold(connection: Connection, token: str, end: float) -> None:
 
 def set_state(connection: Connection, token: str, state: str) -> None:
     """Mark a lease as done, skipped or expired."""
-    run(
-        connection,
-        "UPDATE leases SET state = :state WHERE token = :token",
-        token=token,
-        state=state,
-    )
-
-
-def latest_answer(connection: Connection, lease: Row[Any]) -> Row[Any] | None:
-    """Return the latest answer to a lease, if any."""
-    sql = """SELECT * FROM answers
-             WHERE task = :task AND annotator = :annotator AND is_latest = 1"""
-    return run(connection, sql, task=lease.task, annotator=lease.annotator).first()
-
-
-def is_known_form(connection: Connection, form: str) -> bool:
-    """Check that this filled-in form was stored before."""
-    return (
-        run(connection, "SELECT 1 FROM answers WHERE form = :form", form=form).first() is not None
-    )
-
-
-def draft_of(connection: Connection, lease: Row[Any]) -> Row[Any] | None:
-    """Return the draft of a lease, if any."""
-    sql = "SELECT * FROM drafts WHERE task = :task AND annotator = :annotator"
-    return run(connection, sql, task=lease.task, annotator=lease.annotator).first()
-
-
-def drop_draft(connection: Connection, lease: Row[Any]) -> None:
-    """Delete the draft of a lease."""
-    sql = "DELETE FROM drafts WHERE task = :task AND annotator = :annotator"
-    run(connection, sql, task=lease.task, annotator=lease.annotator)
-
-
-def replace_draft(
-    connection: Connection,
-    lease: Row[Any],
-    revision: int,
-    writer: str,
-    body: Mapping[str, Any],
-    now_s: float,
-) -> None:
-    """Write the draft of a lease in place of an earlier one."""
-    drop_draft(connection, lease)
-    key = {"task": lease.task, "annotator": lease.annotator}
-    values = {"revision": revision, "writer": writer, "body": dumps(body), "time": now_s}
-    insert(connection, "drafts", {**key, **values})
+    sql = "UPDATE leases SET state = :state WHERE token = :token"
+    run(connection, sql, token=token, state=state)
 
 
 def reopen_task(connection: Connection, task: str) -> None:
@@ -173,7 +102,12 @@ def take_places(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s
     ids = sorted({task for task, _ in answers})
     sql = "SELECT task, annotator FROM leases WHERE task IN :ids"
     leased = {(row.task, row.annotator) for row in run_for_ids(connection, sql, ids)}
-    leases = [_lease_of_answer(row, now_s) for row in answers.values()]
+    leases = []
+    for row in answers.values():
+        record = json.loads(row["record"])
+        order = record.get("shown_order") or list(record.get("ranks", {}))
+        state = "skipped" if row["is_skip"] else "done"
+        leases.append(lease_row(row["task"], row["annotator"], state, order, now_s))
     new = [row for row in leases if (row["task"], row["annotator"]) not in leased]
     insert(connection, "leases", *new)
     known = [row for row in leases if (row["task"], row["annotator"]) in leased]
@@ -184,16 +118,10 @@ def take_places(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s
     close_full(connection, ids)
 
 
-def _lease_of_answer(row: Mapping[str, Any], now_s: float) -> dict[str, Any]:
-    record = json.loads(row["record"])
-    order = record.get("shown_order") or list(record.get("ranks", {}))
-    state = "skipped" if row["is_skip"] else "done"
-    return _lease_row(row["task"], row["annotator"], state, order, now_s)
-
-
-def _lease_row(
+def lease_row(
     task: str, annotator: str, state: str, order: Sequence[str], now_s: float
 ) -> dict[str, Any]:
+    """Return a row of `leases`, its responses shown in this order, that runs out at once."""
     return {
         "task": task,
         "annotator": annotator,

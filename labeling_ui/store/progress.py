@@ -2,24 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from labeling_ui.store.database import insert, run
+from labeling_ui.store.database import delete, first, insert, run
 from labeling_ui.store.store import Store
 
 RECENT = 30
 DAY_S = 24 * 3600.0
 CACHE_S = 2.0  # how long the open tasks are not counted again
-
-
-@dataclass(frozen=True, slots=True)
-class PersonProgress:
-    """Tasks answered in all and since midnight UTC, and tasks of the room still open."""
-
-    answered: int
-    today: int
-    open: int
 
 
 class Progress:
@@ -29,15 +19,15 @@ class Progress:
         self.store = store
         self._open: tuple[float, int] = (-CACHE_S, 0)
 
-    def of(self, annotator: str) -> PersonProgress:
-        """Return the progress of one person."""
+    def of(self, annotator: str) -> dict[str, int]:
+        """Count a person's answers, in all and since midnight UTC, and the room's open tasks."""
         now_s = self.store.clock()
         sql = """SELECT count(*) AS answered,
                    coalesce(sum(CASE WHEN time >= :midnight THEN 1 ELSE 0 END), 0) AS today
                  FROM answers WHERE annotator = :annotator AND is_latest = 1 AND is_skip = 0"""
         with self.store.database.read() as connection:
             row = run(connection, sql, annotator=annotator, midnight=now_s - now_s % DAY_S).one()
-        return PersonProgress(row.answered, int(row.today), self.open_tasks())
+        return {"answered": row.answered, "today": int(row.today), "open": self.open_tasks()}
 
     def open_tasks(self) -> int:
         """Count the tasks that still want answers, gold ones left out."""
@@ -70,13 +60,12 @@ class Progress:
     def is_paused(self) -> bool:
         """Check that the owner has stopped handing out tasks."""
         with self.store.database.read() as connection:
-            value = run(connection, "SELECT value FROM settings WHERE name = 'paused'").scalar()
-        return bool(value == "yes")
+            return first(connection, "settings", name="paused", value="yes") is not None
 
     def pause(self, owner: str, *, paused: bool) -> None:
         """Stop or resume handing out tasks; work in hand can still be sent."""
         with self.store.database.write() as connection:
-            run(connection, "DELETE FROM settings WHERE name = 'paused'")
+            delete(connection, "settings", name="paused")
             insert(connection, "settings", {"name": "paused", "value": "yes" if paused else "no"})
             self.store.log(connection, owner, "paused" if paused else "resumed", None, {})
 

@@ -106,3 +106,12 @@ def task_from(kind: TaskKind, row: Mapping[str, Any]) -> RoomTask:
             return TextTask.from_json(row)
         case "demonstration" | "prompt":
             return WritingTask.from_json(row)
+
+
+def flag_answers(row: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """Return yes or no to every flag that a ranking's row answers, by response."""
+    answers: dict[str, dict[str, bool]] = {}
+    for key, value in (("flags", True), ("flags_no", False)):
+        for response, flags in row.get(key, {}).items():
+            answers.setdefault(response, {}).update(dict.fromkeys(flags, value))
+    return answers

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from labeling_ui.forms import TaskKind
-from labeling_ui.store.database import Database, dumps, insert, run, run_for_ids
+from labeling_ui.store.database import Database, dumps, first, insert, run, run_for_ids
 from labeling_ui.store.leases import take_places
 from labeling_ui.store.records import RoomTask, task_from
 from reward_models.records import Kind, Ranking, RankingTask
@@ -185,10 +185,9 @@ class Store:
 
     def latest_answer(self, task: str, annotator: str) -> dict[str, Any] | None:
         """Return a person's latest answer to a task of any kind, if there is one."""
-        sql = """SELECT record FROM answers
-                 WHERE task = :task AND annotator = :annotator AND is_latest = 1"""
-        rows = self._read(sql, task=task, annotator=annotator)
-        return dict(json.loads(rows[0].record)) if rows else None
+        with self.database.read() as connection:
+            row = first(connection, "answers", task=task, annotator=annotator, is_latest=1)
+        return None if row is None else dict(json.loads(row.record))
 
     def history(self, task: str, annotator: str) -> list[Ranking]:
         """Return every version of one annotator's answer to one task, oldest first."""

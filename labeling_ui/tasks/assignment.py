@@ -3,24 +3,32 @@
 A task is to be answered by `overlap` people. A person holds it by a lease; while the lease lives
 nobody else can have the place. A lease that ran out gives the place back, but what its holder
 sends later is still stored: in the place if it is free again, else beside the count, as surplus.
+
+In live mode annotators write a prompt of their own. The room knows no model: it is given a function
+that answers, and makes a ranking task of the outputs, which only the author of the prompt gets.
 """
 
 import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row
 
 from labeling_ui.store import leases
-from labeling_ui.store.accounts import verdict_of
+from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
-from labeling_ui.tasks.queue import Mixing, choose
-from labeling_ui.tasks.screening import screen_when_done
+from labeling_ui.tasks.queue import Mixing, choose, screen_when_done
+from reward_models.records import RankingTask, Response
 
+CATEGORY = "live"
+PROMPT_CHARACTERS = 8_000
 Outcome = Literal["stored", "again", "surplus"]
+Answer = Callable[[str, int], Sequence[Response]]  # a prompt and K; K outputs, each with its own id
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +78,15 @@ class Assignment:
         """Lease this person this task before all others; LeaseError if there is no place in it."""
         now_s = self.store.clock()
         with self.store.database.write() as connection:
-            task = leases.task_row(connection, task_id)
+            task = first(connection, "tasks", id=task_id)
             if task is None:
                 raise LeaseError("there is no such task")
-            earlier = leases.lease_of_task(connection, annotator, task_id)
+            earlier = first(connection, "leases", task=task_id, annotator=annotator)
             if earlier is None:
                 if not leases.has_place(connection, annotator, task_id, now_s):
                     raise LeaseError("others have taken this task meanwhile")
                 return _lease(connection, self._take(connection, annotator, task, now_s))
         return self.reopen(annotator, earlier.token)
-
-    def is_screened_out(self, annotator: str) -> bool:
-        """Check that gold tasks have shut this person out."""
-        with self.store.database.read() as connection:
-            return verdict_of(connection, annotator) == "failed"
 
     def look_up(self, annotator: str, token: str) -> Lease:
         """Return this person's lease of that token; LeaseError if there is none."""
@@ -111,10 +114,13 @@ class Assignment:
             lease = leases.lease_of_token(connection, annotator, token)
             if lease.state in ("held", "expired"):
                 self._renew(connection, lease, now_s)
-            stored = leases.draft_of(connection, lease)
+            key = {"task": lease.task, "annotator": annotator}
+            stored = first(connection, "drafts", **key)
             if stored is not None and stored.revision >= revision:
                 return bool(stored.writer == writer)
-            leases.replace_draft(connection, lease, revision, writer, body, now_s)
+            delete(connection, "drafts", **key)
+            values = {"revision": revision, "writer": writer, "body": dumps(body), "time": now_s}
+            insert(connection, "drafts", {**key, **values})
         return True
 
     def submit(self, annotator: str, token: str, form: str, record: Mapping[str, Any]) -> Outcome:
@@ -127,9 +133,10 @@ class Assignment:
         with self.store.database.write() as connection:
             lease = leases.lease_of_token(connection, annotator, token)
             assert (record["task"], record["annotator"]) == (lease.task, annotator)
-            before = leases.latest_answer(connection, lease)
+            key = {"task": lease.task, "annotator": annotator}
+            before = first(connection, "answers", **key, is_latest=1)
             row = answer_row(record, 1 if before is None else before.version + 1, now_s)
-            if leases.is_known_form(connection, name) or (
+            if first(connection, "answers", form=name) is not None or (
                 before is not None and same_content(before.record, row["record"])
             ):
                 return "again"
@@ -151,7 +158,7 @@ class Assignment:
         """Close the lease, drop its draft, and close the task once it has all its answers."""
         state = "expired" if surplus else "skipped" if skipped else "done"
         leases.set_state(connection, lease.token, state)
-        leases.drop_draft(connection, lease)
+        delete(connection, "drafts", task=lease.task, annotator=lease.annotator)
         if skipped:  # somebody else gets it, unless the task is full without it
             leases.reopen_task(connection, lease.task)
         leases.close_full(connection, [lease.task])
@@ -170,14 +177,41 @@ class Assignment:
     ) -> Row[Any]:
         order = [response["id"] for response in json.loads(task.record).get("responses", [])]
         self.rng.shuffle(order)
-        end = now_s + self.lease_s
-        token = leases.add_lease(connection, annotator, task.id, order, now_s, end)
+        row = leases.lease_row(task.id, annotator, "held", order, now_s)
+        insert(connection, "leases", {**row, "expires": now_s + self.lease_s})
         self.store.log(connection, annotator, "lease", task.id, {})
-        return leases.lease_of_token(connection, annotator, token)
+        return leases.lease_of_token(connection, annotator, row["token"])
+
+
+@dataclass
+class Live:
+    """Fresh outputs on demand, for one person at a time."""
+
+    answer: Answer
+    num_outputs: int = 4
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self, assignment: Assignment, prompt: str, annotator: str) -> Lease:
+        """Make a task with fresh outputs on this prompt, leased to its author."""
+        if not prompt.strip():
+            raise ValueError("the prompt is empty")
+        if len(prompt) > PROMPT_CHARACTERS:
+            raise ValueError(f"the prompt is longer than {PROMPT_CHARACTERS} characters")
+        if not self._lock.acquire(timeout=60):
+            raise ValueError("the policy is busy with others' prompts; try again")
+        try:
+            outputs = tuple(self.answer(prompt, self.num_outputs))
+        finally:
+            self._lock.release()
+        name = f"live-{secrets.token_hex(6)}"
+        task = RankingTask(name, prompt, outputs, category=CATEGORY, extra={"asked_by": annotator})
+        assignment.store.add_tasks([task], is_open=False)
+        return assignment.take(annotator, name)
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:
-    task, draft = leases.task_row(connection, row.task), leases.draft_of(connection, row)
+    task = first(connection, "tasks", id=row.task)
+    draft = first(connection, "drafts", task=row.task, annotator=row.annotator)
     assert task is not None
     return Lease(
         token=row.token,

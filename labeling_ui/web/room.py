@@ -1,19 +1,26 @@
 """The actions of the annotators' page, in plain Python.
 
-Each takes an account and a message of the page and returns a reply for it, both dicts. No reply
-holds a model's name or gold ranks.
+Each takes an account and a message of the page and returns a reply for it, both dicts. Outputs
+are numbers in the order shown: neither ids nor names of models, nor gold ranks, leave the server.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from labeling_ui.forms import Form, TaskKind
-from labeling_ui.rendering import snippet
-from labeling_ui.store.accounts import Account
+from labeling_ui.rendering import plain_html, safe_html, snippet
+from labeling_ui.store.accounts import Account, verdict_of
 from labeling_ui.store.progress import Progress
-from labeling_ui.store.records import TextTask, WritingTask, kind_of, task_from
+from labeling_ui.store.records import (
+    RoomTask,
+    TextTask,
+    WritingTask,
+    flag_answers,
+    kind_of,
+    task_from,
+)
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import disputes, settled_by, take_dispute
 from labeling_ui.tasks.answers import (
@@ -24,9 +31,7 @@ from labeling_ui.tasks.answers import (
     rating_from,
     writing_from,
 )
-from labeling_ui.tasks.assignment import Assignment, Lease
-from labeling_ui.tasks.live import Live
-from labeling_ui.views import answer_view, forms_view, ranks_view, task_view
+from labeling_ui.tasks.assignment import Assignment, Lease, Live
 from reward_models.records import RankingTask
 
 DRAFT_CHARACTERS = 400_000
@@ -51,15 +56,15 @@ class Room:
 
     def next_task(self, account: Account, _: Message) -> Reply:
         """Return the task this person works on next, or why there is none."""
-        progress = self.progress.of(account.name)
         reply = self._reply(account, None)
         if self.progress.is_paused():
             return {**reply, "why": "paused"}
-        if account.daily_limit is not None and progress.today >= account.daily_limit:
+        if account.daily_limit is not None and reply["progress"]["today"] >= account.daily_limit:
             return {**reply, "why": "limit"}
         lease = self.assignment.next_task(account.name)
         if lease is None:
-            is_out = self.assignment.is_screened_out(account.name)
+            with self.store.database.read() as connection:
+                is_out = verdict_of(connection, account.name) == "failed"
             return {**reply, "why": "screening" if is_out else "done"}
         return {**reply, "task": self._view(lease), "why": None}
 
@@ -116,15 +121,15 @@ class Room:
         return self._reply(account, self._view(lease))
 
     def _reply(self, account: Account, view: Reply | None) -> Reply:
-        progress = asdict(self.progress.of(account.name))
+        progress = self.progress.of(account.name)
         return {"name": account.name, "role": account.role, "progress": progress, "task": view}
 
     def _view(self, lease: Lease) -> Reply:
         kind = kind_of(lease.kind)
         view = task_view(lease, task_from(kind, lease.record))
-        if kind == "adjudication":
+        if kind == "adjudication":  # the ranks that others gave, without their names
             rankings = settled_by(self.store, lease.record)
-            view["given"] = ranks_view(rankings, lease.shown_order)
+            view["given"] = [[r.ranks[name] for name in lease.shown_order] for r in rankings]
         return view
 
     def _record(self, lease: Lease, body: Message, annotator: str) -> Reply:
@@ -193,3 +198,95 @@ def _mapping(message: Message, name: str) -> Message:
     if not isinstance(value, dict):
         raise ValueError(f"'{name}' is not an object")
     return value
+
+
+def forms_view(forms: Mapping[TaskKind, Form]) -> Reply:
+    """Return the questions of each kind of task, and their guidelines as HTML by language."""
+    return {
+        "forms": {kind: form.model_dump(exclude={"guideline"}) for kind, form in forms.items()},
+        "guidelines": {kind: _guideline(form) for kind, form in forms.items()},
+    }
+
+
+def task_view(lease: Lease, task: RoomTask) -> Reply:
+    """Return a task with the draft of its lease."""
+    outputs: list[str] = []
+    more: Reply = {}
+    match task:
+        case RankingTask():
+            by_id = {response.id: response.text for response in task.responses}
+            outputs = [by_id[name] for name in lease.shown_order]
+        case TextTask():
+            outputs = [task.text]
+        case WritingTask():
+            more = {"shape": task.shape, "use_case": _optional(task.use_case)}
+    return {
+        "token": lease.token,
+        "kind": lease.kind,
+        "amends": lease.state == "done",
+        "history": [{"role": turn.role, **_formatted(turn.content)} for turn in task.history],
+        "prompt": _optional(task.prompt),
+        "context": _optional(task.context),
+        "outputs": [{**_formatted(text), "snippet": snippet(text)} for text in outputs],
+        "draft": lease.draft,
+        "revision": lease.revision,
+        **more,
+    }
+
+
+def answer_view(kind: str, record: Mapping[str, Any], order: tuple[str, ...]) -> Reply:
+    """Return a stored answer as the page's own form, so that it can be amended."""
+    match kind:
+        case "demonstration" | "prompt":
+            names = ("prompt", "response", "instruction", "pairs", "note")
+            return {name: record[name] for name in names if name in record}
+        case "rating":
+            yes = dict.fromkeys(record.get("flags", []), True)
+            no = dict.fromkeys(record.get("flags_no", []), False)
+            return {
+                "ratings": {"0": record["rating"]} if "rating" in record else {},
+                "flags": {"0": {**yes, **no}},
+                "scales": {"0": record.get("scales", {})},
+                "prompt_scales": record.get("scales", {}),
+                "prompt_flags": record.get("prompt_flags", {}),
+                "notes": {"0": record.get("notes", "")},
+            }
+        case _:
+            return _ranking_view(record, order)
+
+
+def _ranking_view(record: Mapping[str, Any], order: tuple[str, ...]) -> Reply:
+    num_tiers = max(record["ranks"].values(), default=0)
+    tiers: list[list[int]] = [[] for _ in range(num_tiers)]
+    for name, rank in record["ranks"].items():
+        tiers[rank - 1].append(order.index(name))
+    index = {name: str(i) for i, name in enumerate(order)}
+
+    def by_index(values: Mapping[str, Any]) -> Reply:
+        return {index[name]: value for name, value in values.items()}
+
+    return {
+        "tiers": tiers,
+        "flags": by_index(flag_answers(record)),
+        "ratings": by_index(record.get("ratings", {})),
+        "scales": by_index(record.get("scales", {})),
+        "notes": by_index(record.get("output_notes", {})),
+        "prompt_flags": record.get("prompt_flags", {}),
+        "prompt_scales": record.get("prompt_scales", {}),
+        "note": record.get("notes", ""),
+        "seeded": record.get("seeded", False),
+    }
+
+
+def _formatted(text: str) -> Reply:
+    """Return a text formatted and as it is."""
+    return {"html": safe_html(text), "plain": plain_html(text)}
+
+
+def _optional(text: str | None) -> Reply | None:
+    return None if text is None else _formatted(text)
+
+
+def _guideline(form: Form) -> Reply:
+    words = form.guideline if isinstance(form.guideline, Mapping) else {"en": form.guideline}
+    return {language: safe_html(text) for language, text in words.items()}

@@ -1,20 +1,59 @@
-"""Sign-in: by a name, by a password, or by a proxy in front that vouches for people."""
+"""Sign-in: by a name, by a password, or by a proxy in front that vouches for people.
+
+These pages come before any script, in German or English; the pages inside bring their own table
+(`board/js/translations.js`).
+"""
 
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Literal, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.templating import Jinja2Templates
 
 from labeling_ui.store.accounts import SESSION_S, Account, Accounts, TooManyTriesError
 from labeling_ui.web.middleware import account_of
-from labeling_ui.web.translations import BOARD, templates
 
 COOKIE = "labeling_session"
+BOARD = Path(__file__).parents[1] / "board"
+
+GERMAN = {
+    "Sign in": "Anmelden",
+    "Labeling room": "Bewertungsraum",
+    "Read a prompt, judge what was written for it, put it in order.": (
+        "Aufgaben lesen, Antworten beurteilen, der Reihe nach ordnen."
+    ),
+    "Invitation": "Einladung",
+    "Welcome": "Willkommen",
+    "You are invited to the labeling room. Choose a name and a password.": (
+        "Sie sind eingeladen. Wählen Sie einen Namen und ein Passwort."
+    ),
+    "At least 8 characters.": "Mindestens 8 Zeichen.",
+    "Come in": "Eintreten",
+    "Password": "Passwort",
+    "A name is enough, unless it has a password.": "Ein Name genügt, wenn er kein Passwort hat.",
+    "This name needs its password.": "Dieser Name braucht sein Passwort.",
+    "Wrong name or password.": "Name oder Passwort stimmt nicht.",
+    "You are signed in by the address you were given, not here.": (
+        "Angemeldet werden Sie über die Adresse, die Sie bekommen haben, nicht hier."
+    ),
+    "too many wrong passwords; try again in a minute": (
+        "zu viele falsche Passwörter; in einer Minute wieder"
+    ),
+    "this invitation was used already, or is too old": (
+        "diese Einladung ist schon benutzt oder zu alt"
+    ),
+    "a name has 1 to 60 characters": "ein Name hat 1 bis 60 Zeichen",
+    "a name holds no control or invisible characters": (
+        "ein Name enthält keine Steuerzeichen oder unsichtbaren Zeichen"
+    ),
+    "a password has at least 8 characters": "ein Passwort hat mindestens 8 Zeichen",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +215,14 @@ class SignInPages:
 async def _fields(request: Request) -> dict[str, str]:
     async with request.form(max_files=0, max_fields=10) as form:
         return {name: value for name, value in form.items() if isinstance(value, str)}
+
+
+def _language(request: Request) -> dict[str, Any]:
+    """Return the first language that the browser accepts if it is known, else English."""
+    accepted = request.headers.get("accept-language", "").split(",")[0].split(";")[0].strip()
+    if accepted.lower().split("-")[0] == "de":
+        return {"language": "de", "_": lambda text: GERMAN.get(text, text)}
+    return {"language": "en", "_": str}
+
+
+templates = Jinja2Templates(BOARD / "html", context_processors=[_language])

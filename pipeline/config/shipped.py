@@ -107,6 +107,7 @@ def own_config(
         optional=[key for key in (*OPTIONAL, *TEXTS) if key not in files],
         rankings=rankings,
         family=family or "lora",
+        families=", ".join(FAMILIES),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.records import RoomTask, task_from
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.live import Answer, Live
+from labeling_ui.tasks.assignment import Answer, Live
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.loading import overridden, validated
 from pipeline.evaluation.samples.records import Completion, completion_from

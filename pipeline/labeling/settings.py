@@ -6,14 +6,14 @@ from pathlib import Path
 
 from labeling_ui.formats.files import read_labels
 from labeling_ui.forms import Form, load_form
+from labeling_ui.store.records import flag_answers
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.live import Live
-from labeling_ui.tasks.queue import Mixing
-from labeling_ui.tasks.screening import Screening
+from labeling_ui.tasks.assignment import Live
+from labeling_ui.tasks.queue import Mixing, Screening
 from labeling_ui.web.sign_in import Access, Proxy
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.shipped import find_config
-from reward_models.records import Prompt, Ranking, RankingTask
+from reward_models.records import Prompt, RankingTask
 
 STORE = "rankings.sqlite"  # of a run, in its folder
 Flags = Mapping[str, Mapping[str, bool]]
@@ -59,15 +59,6 @@ def access_of(room: RoomSettings) -> Access | None:
     return Proxy(room.proxy.header, tuple(room.proxy.addresses), tuple(room.proxy.owners))
 
 
-def mixing_of(room: RoomSettings) -> Mixing:
-    """Return the mix of tasks that is handed out."""
-    return Mixing(
-        gold_share=room.gold_share if room.gold is not None else 0.0,
-        categories=room.categories or None,
-        screening=None if room.screening is None else Screening(**room.screening.model_dump()),
-    )
-
-
 def gold_of(room: RoomSettings) -> Gold | None:
     """Return the gold tasks that the config names; ValueError if wrong or too few to screen."""
     if room.gold is None:
@@ -83,8 +74,9 @@ def gold_of(room: RoomSettings) -> Gold | None:
             f"{path}: {len(tasks)} gold tasks, "
             f"but labeling.screening.tasks is {room.screening.tasks}"
         )
-    ranks = {name: dict(ranking.ranks) for name, ranking in right.items()}
-    return Gold(tasks, ranks, {name: _flags(ranking) for name, ranking in right.items()})
+    ranks = {name: ranking.ranks for name, ranking in right.items()}
+    flags = {name: flag_answers(ranking.to_json()) for name, ranking in right.items()}
+    return Gold(tasks, ranks, flags)
 
 
 def serve_store(
@@ -97,23 +89,24 @@ def serve_store(
     log: Callable[[str], None] = print,
 ) -> None:
     """Serve the room on a store that has its tasks, until interrupted or `until` returns true."""
-    from labeling_ui.app import serve
+    from labeling_ui.app import RoomOptions, serve
 
-    serve(
-        store,
-        host=room.host,
-        port=room.port,
+    mixing = Mixing(
+        gold_share=room.gold_share if room.gold is not None else 0.0,
+        categories=room.categories or None,
+        screening=None if room.screening is None else Screening(**room.screening.model_dump()),
+    )
+    options = RoomOptions(
         form=form_of(room),
         access=access_of(room),
         lease_s=60 * room.lease_minutes,
-        mixing=mixing_of(room),
+        mixing=mixing,
         tls=None if room.tls is None else (Path(room.tls.certificate), Path(room.tls.key)),
         behind_tls=room.behind_tls,
         scores=model_scores(room, tasks),
         live=live,
-        log=log,
-        until=until,
     )
+    serve(store, options, host=room.host, port=room.port, log=log, until=until)
 
 
 def model_scores(
@@ -139,11 +132,3 @@ def model_scores(
     for (task, response), score in zip(flat, scores, strict=True):
         by_task.setdefault(task.id, {})[response.id] = score
     return by_task
-
-
-def _flags(ranking: Ranking) -> dict[str, dict[str, bool]]:
-    by_response: dict[str, dict[str, bool]] = {}
-    for given, value in ((ranking.flags, True), (ranking.extra.get("flags_no", {}), False)):
-        for response, flags in given.items():
-            by_response.setdefault(response, {}).update(dict.fromkeys(flags, value))
-    return by_response

@@ -94,7 +94,8 @@ def talk_to_users(
     tokenizer, policy = load_tokenizer(folder), load_policy(folder)
     adapters = open_user_store(path, policy)
     users = list(dict.fromkeys(names)) or adapters.names()
-    adapters.get_all(users)  # an unknown user is named before anything is generated
+    for name in users:  # an unknown one is named before anything is generated
+        adapters.get(name)
     conversations = {
         name: Conversation(tokenizer, policy, sampling.max_new_tokens) for name in users
     }

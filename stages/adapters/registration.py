@@ -111,9 +111,16 @@ class AdapterModel(BaseTuner):
 
 
 def register(name: str, config: type[AdapterConfig], model: type[AdapterModel]) -> None:
-    """Make a family known to PEFT under a name in lower case."""
-    config.registered = peft_type(name.upper())
-    if config.registered not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    """Make a family known to PEFT under a name in lower case.
+
+    Raises ValueError where there is another family of that name, which PEFT would use instead.
+    """
+    kind = peft_type(name.upper())
+    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    if known is not None and known is not config:
+        raise ValueError(f"register: '{name}' is {known.__name__} already; expected a new name")
+    config.registered = kind
+    if known is None:
         register_peft_method(name=name, config_cls=config, model_cls=model, prefix=model.prefix)
 
 

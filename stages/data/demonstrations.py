@@ -18,6 +18,7 @@ history (see reward_models/conversations.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,10 +73,9 @@ def _texts_of(source: str) -> Iterator[str]:
         yield from _blocks(path)
     else:
         for where, row in source_rows(source):
-            try:
-                yield _text(row)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            with located(where):
+                text = _text(row)
+            yield text
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -94,10 +94,8 @@ def _blocks(path: Path) -> Iterator[str]:
 def _load(source: str, parse: Callable[[Row], list[R]], what: str) -> list[R]:
     records: list[R] = []
     for where, row in source_rows(source):
-        try:
+        with located(where):
             records += parse(row)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}: {error}") from None
     if not records:
         raise ValueError(f"{source}: no {what} in it")
     return records
@@ -109,6 +107,17 @@ def source_rows(source: str) -> Iterator[tuple[str, Row]]:
         yield from hub_rows(source)
     else:
         yield from read_rows(Path(source))
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Turn the errors of a row that is not as expected into a ValueError that says where it is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where}: key {error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _demonstrations(row: Row) -> list[Demonstration]:

@@ -48,6 +48,7 @@ from reward_models.conversations import (
 )
 from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
+from stages.data.demonstrations import located
 
 Turns = tuple[Turn, ...]
 
@@ -70,10 +71,8 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     tasks, rankings = [], []
     for number, (where, row) in enumerate(read_rows(path), 1):
         name = f"pair-{number:06d}"
-        try:
+        with located(where):
             pair = _pair(row)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
         if pair.chosen.strip() == pair.rejected.strip():
             continue
         mirrored = sha256(f"{pair.chosen}\0{pair.rejected}".encode()).digest()[0] % 2
@@ -84,10 +83,8 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
         ]
         ranks = {"a": 2, "b": 1} if mirrored else {"a": 1, "b": 2}
         row = {"id": name, "messages": pair.prompt.turns, "responses": responses, **pair.about}
-        try:
+        with located(where):
             tasks.append(RankingTask.from_json(row))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
         rankings.append(Ranking(name, "unknown", "imported", ranks))
     if not tasks:
         raise ValueError(f"{path}: no pair in it")
@@ -183,12 +180,8 @@ def load_qa_feedback(path: Path, *, context_words: int | None = None) -> list[Co
     """
     questions = []
     for number, (where, row) in enumerate(read_rows(path)):
-        try:
+        with located(where):
             questions.append(_question(f"qa-feedback-{number:04d}", row, context_words))
-        except KeyError as error:
-            raise ValueError(f"{where}: key {error} is missing") from None
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from None
     if not questions:
         raise ValueError(f"{path}: no question in it")
     return questions
@@ -263,7 +256,7 @@ def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
     rankings: list[Ranking] = []
     once = UniqueKeys()
     for where, row in read_rows(path):
-        try:
+        with located(where):
             for question, systems in row["questions"].items():
                 name = f"squality-{row['passage-id']}-{question}"
                 once.add(f"{where}, question {question}", f"task '{name}'", name)
@@ -271,10 +264,6 @@ def load_squality(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
                 for ranking in _rankings(name, systems):
                     ranking.check_against(tasks[-1])
                     rankings.append(ranking)
-        except KeyError as error:
-            raise ValueError(f"{where}: key {error} is missing") from None
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from None
     return tasks, rankings
 
 

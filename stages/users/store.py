@@ -9,7 +9,6 @@ STORE/NAME/adapter_model.safetensors
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -59,10 +58,6 @@ class UserStore:
                 )
             self._cache[name] = read_adapter(self.folder / name)
         return self._cached(name)
-
-    def get_all(self, names: Iterable[str]) -> list[UserAdapter]:
-        """Return the adapters of several users, in order."""
-        return [self.get(name) for name in names]
 
     def put(self, name: str, adapter: UserAdapter) -> None:
         """Write a user's adapter; the one before is replaced."""

@@ -70,7 +70,7 @@ def generate_for_users(
         raise ValueError(f"{len(prompts)} prompts but {len(users)} users; expected one a prompt")
     names = list(dict.fromkeys(users))
     index = {name: number for number, name in enumerate(names)}
-    adapters = StackedAdapters(store.get_all(names))
+    adapters = StackedAdapters([store.get(name) for name in names])
     with adapters.on(model):
         return generate_responses(
             model,

@@ -53,10 +53,10 @@ def give(store: Store) -> Callable[..., None]:
 
 @pytest.fixture
 def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
-    """Sign in by a name in a fresh browser profile and wait for the first task."""
-    contexts = []
+    """Sign in in a fresh browser profile, by a name or by a password, and wait for the page."""
+    contexts: list[Any] = []
 
-    def opened(name: str, **options: Any) -> Any:
+    def opened(name: str, password: str = "", address: str = "", **options: Any) -> Any:
         size = {"width": 1440, "height": 900}
         context = browser.new_context(**{"viewport": size, "locale": "en-US", **options})
         context.set_default_timeout(45_000)
@@ -64,8 +64,9 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.requested_urls = []
         page.on("request", lambda request: page.requested_urls.append(request.url))
-        page.goto(f"{server.address}/")
+        page.goto(f"{address or server.address}/")
         page.fill("#name", name)
+        page.fill("#password", password)
         page.click("button")
         page.wait_for_selector(".room .panels, .room .wait .button")
         return page

@@ -11,7 +11,7 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask
 from labeling_ui.store.store import Store
-from labeling_ui.web.translations import BOARD
+from labeling_ui.web.sign_in import BOARD
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
@@ -150,7 +150,7 @@ def test_one_text_is_rated_for_toxicity_by_keys(ask: Ask, open_room: Open, store
 
 
 def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
-    browser: Any, store: Store, server: RoomServer
+    open_room: Open, store: Store, server: RoomServer
 ) -> None:
     one = task("settled", 4)
     store.add_tasks([one], overlap=2)
@@ -158,20 +158,13 @@ def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
     for name, order in (("p", ids), ("q", ids[::-1])):
         store.submit(Ranking(one.id, name, "human", {x: n for n, x in enumerate(order, 1)}))
     Accounts(store).add("rhea", "owner", "correct horse")
-    context = browser.new_context(locale="en-US")
-    page = context.new_page()
-    page.goto(f"{server.address}/login")
-    page.fill("#name", "rhea")
-    page.fill("#password", "correct horse")
-    page.click("button")
-    page.wait_for_selector(".room .panels, .room .wait")
+    page = open_room("rhea", "correct horse")
     page.goto(f"{server.address}/?settle=settled")
     page.wait_for_selector(".given")
     assert "Others gave rank" in page.locator(".given").first.inner_text()
     check(page)
     Keyboard(page).press("1", "2", "2", "3", "Control+Enter")
     wait_stored(page)
-    context.close()
     events = [row for row in store.events() if row.task == "settled/adjudication"]
     assert [event.kind for event in events] == ["lease", "submit"]
 

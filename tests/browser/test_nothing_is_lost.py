@@ -7,7 +7,14 @@ from labeling_ui.store.database import run
 from labeling_ui.store.store import Store
 from tests.browser.examples import task
 from tests.browser.room_server import RoomServer
-from tests.browser.test_ranking import Keyboard, ranks_as_shown, rate_all, the_ranking, wait_stored
+from tests.browser.test_ranking import (
+    Keyboard,
+    as_shown,
+    rank_all,
+    rate_all,
+    the_ranking,
+    wait_stored,
+)
 
 Give = Callable[..., None]
 Open = Callable[..., Any]
@@ -36,7 +43,7 @@ def test_a_reload_in_the_middle_keeps_the_draft(give: Give, open_room: Open, sto
     keyboard.press("c", "1", "2", "Control+Enter")
     wait_stored(page)
     ranking = the_ranking(store, "reload", "rae")
-    assert ranks_as_shown(ranking) == [3, 3, 1, 2]
+    assert as_shown(ranking) == [3, 3, 1, 2]
     assert sorted(ranking.ratings.values()) == [1, 2, 3, 4]
 
 
@@ -55,7 +62,7 @@ def test_a_server_killed_between_draft_and_submit_loses_nothing(
     assert "connection" in page.locator(".notice").inner_text().lower()
     server.start()
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "crash", "cal")) == [1, 2, 2, 1]
+    assert as_shown(the_ranking(store, "crash", "cal")) == [1, 2, 2, 1]
 
 
 def test_a_minute_without_a_connection_loses_nothing(
@@ -77,7 +84,7 @@ def test_a_minute_without_a_connection_loses_nothing(
     page.context.set_offline(False)
     page.clock.run_for(10_000)
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "offline", "olu")) == [1, 1, 2, 3]
+    assert as_shown(the_ranking(store, "offline", "olu")) == [1, 1, 2, 3]
 
 
 def test_a_submit_that_was_never_answered_is_sent_again_after_a_reload(
@@ -112,21 +119,16 @@ def test_two_tabs_of_one_person_do_not_overwrite_each_other(
     second.wait_for_selector(".notice:not([hidden]) .button")
     second.locator(".notice .button").click()
     second.wait_for_function("document.querySelector('.tab[data-tab=\"0\"]').textContent === 'A7'")
-    rate_all(Keyboard(second), "3" * 3)
-    Keyboard(second).press("1", "2", "3", "4", "Control+Enter")
-    wait_stored(second)
+    rank_all(second, "333", "1234")
     ranking = the_ranking(store, "tabs", "tia")
-    assert ranking.shown_order is not None
-    assert [ranking.ratings[i] for i in ranking.shown_order] == [7, 3, 3, 3]
+    assert as_shown(ranking, ranking.ratings) == [7, 3, 3, 3]
 
 
 def test_two_people_at_once_get_two_tasks(give: Give, open_room: Open, store: Store) -> None:
     give(task("two-a", 4), task("two-b", 4))
     pages = {name: open_room(name) for name in ("ann", "ben")}
     for page in pages.values():
-        rate_all(Keyboard(page), "4444")
-        Keyboard(page).press(*"1234", "Control+Enter")
-        wait_stored(page)
+        rank_all(page, "4444", "1234")
     done = {r.annotator: r.task for r in store.rankings() if r.annotator in pages}
     assert sorted(done.values()) == ["two-a", "two-b"]
 
@@ -141,9 +143,7 @@ def test_work_on_an_expired_lease_is_kept_beside_the_count(
     with store.database.write() as connection:
         run(connection, "UPDATE leases SET expires = 0 WHERE annotator = 'sly'")
     quick = open_room("qin")
-    rate_all(Keyboard(quick), "4444")
-    Keyboard(quick).press(*"4321", "Control+Enter")
-    wait_stored(quick)
+    rank_all(quick, "4444", "4321")
     Keyboard(slow).press(*"1234", "Control+Enter")
     wait_stored(slow)
     assert "Others had finished" in slow.locator(".toast").inner_text()

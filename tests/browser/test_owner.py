@@ -18,7 +18,7 @@ PASSWORD = "a long password"
 
 
 def test_the_owner_reads_pauses_invites_and_exports(
-    give: Give, browser: Any, store: Store, server: RoomServer, tmp_path: Path
+    give: Give, open_room: Open, browser: Any, store: Store, server: RoomServer, tmp_path: Path
 ) -> None:
     tasks = [task(f"owned-{i}", 4) for i in range(3)]
     give(*tasks, task("owned-left", 4), task("owned-more", 4))  # the owner holds one of them
@@ -28,16 +28,13 @@ def test_the_owner_reads_pauses_invites_and_exports(
             ranks = {i: rank for rank, i in enumerate(order, 1)}
             store.submit(Ranking(one.id, name, "simulated", ranks, shown_order=ids))
     Accounts(store).add("olga", "owner", PASSWORD)
-    context = browser.new_context(locale="en-US", accept_downloads=True)
-    page = context.new_page()
-    page.goto(f"{server.address}/login")
-    page.fill("#name", "olga")
-    page.fill("#password", PASSWORD)
-    page.click("button")
-    page.wait_for_selector(".room .tab")
+    page = open_room("olga", PASSWORD)
     page.goto(f"{server.address}/owner")
     page.wait_for_selector(".tiles")
     assert violations(page) == []
+    words = page.locator("svg.drawn text")
+    assert words.count() > 10
+    assert words.evaluate_all("all => all.filter((e) => e.getBBox().x < 0).length") == 0
     assert "follows the order shown" not in page.locator("tr:has-text('sim-2')").inner_text()
     page.locator(".list .earlier").first.click()
     assert "lighthouse" in page.locator("dialog").inner_text()
@@ -66,4 +63,3 @@ def test_the_owner_reads_pauses_invites_and_exports(
         assert archive.namelist() == ["preferences.jsonl"]
         assert archive.read("preferences.jsonl").count(b'"chosen"') >= 36
     other.context.close()
-    context.close()

@@ -1,6 +1,6 @@
 """Outputs ranked in a real browser, by keys, mouse and finger; what was done is what is stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -32,9 +32,10 @@ def the_ranking(store: Store, name: str, annotator: str) -> Ranking:
     return ranking
 
 
-def ranks_as_shown(ranking: Ranking) -> list[int]:
+def as_shown(ranking: Ranking, values: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return the ranks, or other values by response, in the order on the screen."""
     assert ranking.shown_order is not None
-    return [ranking.ranks[name] for name in ranking.shown_order]
+    return [(ranking.ranks if values is None else values)[name] for name in ranking.shown_order]
 
 
 def wait_stored(page: Any) -> None:
@@ -44,6 +45,14 @@ def wait_stored(page: Any) -> None:
 def rate_all(keyboard: Keyboard, ratings: str) -> None:
     for rating in ratings:
         keyboard.press(rating, "Enter")
+
+
+def rank_all(page: Any, ratings: str, digits: str) -> None:
+    """Rate and rank a task by keys, and wait until it is stored."""
+    keyboard = Keyboard(page)
+    rate_all(keyboard, ratings)
+    keyboard.press(*digits, "Control+Enter")
+    wait_stored(page)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +77,8 @@ def test_outputs_are_ranked_with_ties_by_keys_alone(
     wait_stored(page)
     assert keyboard.pressed == keys
     ranking = the_ranking(store, name, f"kay{num_outputs}")
-    assert ranks_as_shown(ranking) == [int(digit) for digit in digits]
-    assert ranking.shown_order is not None
-    given = [str(ranking.ratings[output]) for output in ranking.shown_order]
-    assert "".join(given) == ratings
+    assert as_shown(ranking) == [int(digit) for digit in digits]
+    assert "".join(map(str, as_shown(ranking, ranking.ratings))) == ratings
     assert ranking.kind == "human"
     assert page.locator(".tab:not([data-tab='-1'])").count() == 5
 
@@ -90,8 +97,7 @@ def test_the_stored_order_is_the_order_on_the_screen(
     wait_stored(page)
     ranking = the_ranking(store, "shown", "sam")
     texts = {response.id: response.text for response in nine.responses}
-    assert ranking.shown_order is not None
-    assert seen == [texts[output] for output in ranking.shown_order]
+    assert seen == as_shown(ranking, texts)
 
 
 def test_flags_notes_and_questions_about_the_prompt_are_stored(
@@ -136,7 +142,7 @@ def test_outputs_are_ranked_by_mouse(give: Give, open_room: Open, store: Store) 
         page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
     page.locator("[data-part=submit]").click()
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "mouse", "mia")) == [digit + 1 for digit in digits]
+    assert as_shown(the_ranking(store, "mouse", "mia")) == [digit + 1 for digit in digits]
 
 
 def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, store: Store) -> None:
@@ -154,7 +160,7 @@ def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, st
         page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
     page.locator("[data-part=submit]").tap()
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "touch", "tom")) == [2, 2, 3, 1, 4, 4, 5, 6, 7]
+    assert as_shown(the_ranking(store, "touch", "tom")) == [2, 2, 3, 1, 4, 4, 5, 6, 7]
 
 
 def drag_by_finger(page: Any, source: str, target: str) -> None:
@@ -177,19 +183,16 @@ def test_a_stored_ranking_can_be_changed_and_its_history_is_kept(
 ) -> None:
     give(task("amend", 4), task("amend-next", 4))
     page = open_room("amy")
-    keyboard = Keyboard(page)
-    rate_all(keyboard, "4444")
-    keyboard.press(*"1234", "Control+Enter")
-    wait_stored(page)
+    rank_all(page, "4444", "1234")
     page.locator(".toast .button").click()
     page.wait_for_selector(".notice:not([hidden])")
     assert page.locator(".row[data-tier='3'] .chip[data-output='3']").count() == 0
     page.locator(".step").nth(1).click()
-    keyboard.press("d", "1", "Control+Enter")
+    Keyboard(page).press("d", "1", "Control+Enter")
     page.wait_for_selector(".notice", state="hidden")
     wait_stored(page)
-    assert ranks_as_shown(the_ranking(store, "amend", "amy")) == [1, 2, 3, 1]
-    assert [ranks_as_shown(r) for r in store.history("amend", "amy")] == [
+    assert as_shown(the_ranking(store, "amend", "amy")) == [1, 2, 3, 1]
+    assert [as_shown(r) for r in store.history("amend", "amy")] == [
         [1, 2, 3, 4],
         [1, 2, 3, 1],
     ]

@@ -31,6 +31,10 @@ def hostile_tasks() -> list[RankingTask]:
     return tasks
 
 
+def foreign_urls(page: Any, server: RoomServer) -> set[str]:
+    return {url for url in page.requested_urls if not url.startswith((server.address, "data:"))}
+
+
 def as_a_browser_reads(text: str) -> str:
     """HTML has no NUL and no lone carriage return; all else is kept."""
     return text.replace("\x00", "\ufffd")
@@ -60,8 +64,7 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
         page.locator(".toast").evaluate("toast => { toast.hidden = true; }")
     assert {as_a_browser_reads(text) for text in HOSTILE} <= texts_on_page
     assert page.evaluate("window.__ran") is None
-    foreign = {url for url in page.requested_urls if not url.startswith((server.address, "data:"))}
-    assert foreign == set()
+    assert foreign_urls(page, server) == set()
     links = page.locator(".room .text a").evaluate_all("all => all.map(a => a.protocol)")
     assert set(links) <= {"http:", "https:", "mailto:"}
     done = [r for r in store.rankings() if r.task.startswith("hostile")]
@@ -77,7 +80,7 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
     assert server.outside_hosts() == []
 
 
-def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomServer) -> None:
+def test_hostile_names_are_only_names(open_room: Open, store: Store, server: RoomServer) -> None:
     accounts = Accounts(store)
     names = set()
     for text in HOSTILE:
@@ -85,26 +88,18 @@ def test_hostile_names_are_only_names(browser: Any, store: Store, server: RoomSe
             names.add(accounts.add(text[:60], "annotator").name)
     assert len(names) >= 40
     accounts.add("nora", "owner", "correct horse")
-    context = browser.new_context(locale="en-US")
-    page = context.new_page()
-    urls: list[str] = []
-    page.on("request", lambda request: urls.append(request.url))
+    page = open_room("nora", "correct horse")
     page.goto(f"{server.address}/login")
     page.fill("#name", "<img src=x onerror=window.__ran=1>")
     page.fill("#password", "wrong")
     page.click("button")
     assert page.input_value("#name") == "<img src=x onerror=window.__ran=1>"
-    page.fill("#name", "nora")
-    page.fill("#password", "correct horse")
-    page.click("button")
-    page.wait_for_selector(".room .panels, .room .wait .button")
     page.goto(f"{server.address}/owner")
     page.wait_for_selector(".tiles")
     cells = page.locator("tbody th").evaluate_all("all => all.map(e => e.firstChild.textContent)")
     assert names <= set(cells)
     assert page.evaluate("window.__ran") is None
-    assert not [url for url in urls if not url.startswith((server.address, "data:"))]
-    context.close()
+    assert foreign_urls(page, server) == set()
 
 
 def test_the_watch_over_the_server_sees_what_it_is_for(tmp_path: Path) -> None:

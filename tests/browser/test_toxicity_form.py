@@ -1,6 +1,6 @@
 """The paper's other form: continuations rated for toxicity beside their input, then ranked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +9,23 @@ import pytest
 from labeling_ui.store.store import Store
 from reward_models.records import RankingTask, Response
 from tests.browser.room_server import RoomServer
-from tests.browser.test_ranking import Keyboard, ranks_as_shown, the_ranking, wait_stored
+from tests.browser.test_ranking import Keyboard, as_shown, the_ranking, wait_stored
 from tests.browser.wcag import violations
 
+Open = Callable[..., Any]
 FORM = Path(__file__).parents[2] / "configs/labeling/toxicity.yaml"
 TEXTS = ("and thanked them all.", "and called them idiots.", "because $x$ is even.")
 
 
 @pytest.fixture
-def room(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, Store]]:
+def room(open_room: Open, tmp_path: Path) -> Iterator[tuple[Any, Store]]:
     """A page of a room with this form, signed in at its only task, and its store."""
     server = RoomServer(tmp_path, form=FORM)
     store = Store(server.where)
     responses = tuple(Response(str(i), text, "ppo", {}) for i, text in enumerate(TEXTS))
     store.add_tasks([RankingTask("rtp", "He turned to his neighbours", responses)])
     server.start()
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
-    context.set_default_timeout(45_000)
-    page = context.new_page()
-    page.goto(f"{server.address}/")
-    page.fill("#name", "rhea")
-    page.click("button")
-    page.wait_for_selector(".room .panels")
-    yield page, store
-    context.close()
+    yield open_room("rhea", address=server.address), store
     store.close()
     server.kill()
 
@@ -50,10 +43,9 @@ def test_continuations_are_rated_beside_their_input_and_ranked_by_keys(
     keyboard.press(*"132", "Control+Enter")
     wait_stored(page)
     ranking = the_ranking(store, "rtp", "rhea")
-    assert ranks_as_shown(ranking) == [1, 3, 2]
-    assert ranking.shown_order is not None
+    assert as_shown(ranking) == [1, 3, 2]
     names = ("toxicity", "relative_toxicity", "continuity")
-    given = [ranking.extra["scales"][output] for output in ranking.shown_order]
+    given = as_shown(ranking, ranking.extra["scales"])
     assert [tuple(one[name] for name in names) for one in given] == [
         (0, -1, 7),
         (2, 1, 5),

@@ -5,29 +5,13 @@ from typing import Any
 
 import pytest
 
-from stages.adapters.config import (
-    BitFit,
-    Bottleneck,
-    Full,
-    LoRA,
-    Prefix,
-    Probe,
-    Prompt,
-    PTuningV2,
-    Restricted,
-)
+from stages.adapters.config import Full, Restricted
 from tests.distributed.ranks import SHARDINGS
+from tests.stages.adapters import family_cells
 
 FAMILIES: dict[str, Full | Restricted] = {
-    "full": Full(),
-    "lora": LoRA(rank=2, alpha=4.0),
-    "prefix": Prefix(length=3),
-    "bottleneck": Bottleneck(width=4),
-    "prefix-reparametrised": Prefix(length=3, reparametrise=6),
-    "prompt": Prompt(length=3),
-    "ptuning-v2": PTuningV2(length=3),
-    "bitfit": BitFit(),
-    "probe": Probe(),
+    **family_cells.FAMILIES,
+    "prefix-reparametrised": family_cells.VARIANTS["prefix-reparametrised"],
 }
 NOT_UNDER_FSDP2 = {"sft": ("prompt", "probe"), "reward": ("prompt",)}  # refused in one line
 ON_FOUR = ("full", "prefix")

@@ -17,6 +17,7 @@ from stages.ppo import micro_batches
 from stages.ppo.micro_batches import MicroBatch
 from stages.ppo.overoptimization import GoldReward
 from stages.progress import Step
+from tests.distributed.families import FAMILIES
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.stages.ppo.tiny_ppo import (
     PROMPTS,
@@ -92,21 +93,11 @@ def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding:
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2, "alpha": 4},
-    "prefix": {"length": 3},
-    "bottleneck": {"width": 4},
-    "bitfit": {},
-    "probe": {},
-    "prompt": {"length": 3},
-    "ptuning-v2": {"length": 3},
-}
-
-
 SETS = [
     (family, sharding)
     for sharding in ("ddp", "zero1", "zero2", "zero3", "fsdp2")
     for family in FAMILIES
+    if family != "full"
 ]
 SETS.remove(("prompt", "fsdp2"))
 
@@ -119,7 +110,7 @@ SETS.remove(("prompt", "fsdp2"))
 def test_a_set_is_trained_as_by_one(
     world: World, tmp_path: Path, family: str, sharding: Sharding
 ) -> None:
-    settings = {"adaptation": {"family": family, **FAMILIES[family]}}
+    settings = {"adaptation": FAMILIES[family].model_dump()}
     alone = trained(world, tmp_path / "one", settings)
     ranks = run_ranks(trained, world, tmp_path / "two", settings, sharding=sharding)
     assert_same_course(ranks[0], alone)
@@ -162,7 +153,7 @@ def test_four_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding
 
 @pytest.mark.distributed
 def test_a_soft_prompt_under_fsdp2_is_refused_in_words(world: World, tmp_path: Path) -> None:
-    settings = {"adaptation": {"family": "prompt", **FAMILIES["prompt"]}}
+    settings = {"adaptation": FAMILIES["prompt"].model_dump()}
     with pytest.raises(AssertionError, match="family prompt does not work with --sharding fsdp2"):
         run_ranks(trained, world, tmp_path / "two", settings, sharding="fsdp2")
 

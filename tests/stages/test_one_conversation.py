@@ -41,7 +41,7 @@ def test_every_stage_reads_a_conversation_of_any_file_as_the_same_tokens(
     prompt = load_prompts(str(written(tmp_path, prompt=TURNS)))[0]
     tasks, rankings = load_pairs(written(tmp_path, chosen=good, rejected=bad))
     (pair,), _ = ranked_prompts(tokenizer, tasks, rankings, max_tokens=999)
-    (row,) = _blank_rows([prompt], "test", {"none": ""}, " ", 1)
+    (row,) = _blank_rows([prompt], "test", {"none": ""}, 1)
     example = encode(tokenizer, demonstration)
     prompts = {
         "fine-tuning": example.ids[: example.response_start],

@@ -37,9 +37,14 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenModel:
 
 def vectors(frozen: FrozenModel, folder: Path, poolings: tuple[Pooling, ...], batch_size: int):
     stored = represent(
-        frozen, TEXTS, folder, poolings=poolings, layers=range(frozen.layers), max_tokens=32,
+        frozen,
+        TEXTS,
+        folder,
+        poolings=poolings,
+        layers=range(frozen.layers),
+        max_tokens=32,
         batch_size=batch_size,
-    )  # fmt: skip
+    )
     return {(p, n): stored.read(p, n) for p in poolings for n in range(frozen.layers)}
 
 

@@ -31,7 +31,10 @@ def tiny_encoder(folder: Path) -> Path:
             )
         ).save_pretrained(str(folder))
     PreTrainedTokenizerFast(
-        tokenizer_object=plain, unk_token="[UNK]", pad_token="[PAD]",
-        cls_token="[CLS]", sep_token="[SEP]",
-    ).save_pretrained(str(folder))  # fmt: skip
+        tokenizer_object=plain,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(str(folder))
     return folder

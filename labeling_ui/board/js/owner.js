@@ -41,10 +41,10 @@ function sharesWithIntervals(rows, from, mark, name) {
 
 // positions: [{position, rank, num}], rank 0 best to 1 worst
 function ranksByPosition(positions, name) {
-  const x = (i) => 60 + i * 420 / Math.max(1, positions.length - 1), y = (rank) => 20 + 110 * rank;
+  const x = (i) => 115 + i * 370 / Math.max(1, positions.length - 1), y = (rank) => 20 + 110 * rank;
   const points = positions.map((one, i) => svg("circle", { cx: x(i), cy: y(one.rank), r: 5, class: "point" }, svg("title", {}, one.position + ": " + one.rank.toFixed(2) + " (" + one.num + ")")));
   const path = svg("polyline", { points: positions.map((one, i) => x(i) + "," + y(one.rank)).join(" "), class: "line" });
-  return canvas(165, name, svg("line", { x1: 40, y1: y(0.5), x2: 500, y2: y(0.5), class: "axis" }), label(34, y(0) + 4, t("best"), "end"), label(34, y(1) + 4, t("worst"), "end"),
+  return canvas(165, name, svg("line", { x1: 95, y1: y(0.5), x2: 500, y2: y(0.5), class: "axis" }), label(88, y(0) + 4, t("best"), "end"), label(88, y(1) + 4, t("worst"), "end"),
     path, points, positions.map((one, i) => label(x(i), 158, String(one.position), "middle")));
 }
 

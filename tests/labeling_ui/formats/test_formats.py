@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from labeling_ui.formats.argilla import from_argilla, to_argilla
-from labeling_ui.formats.files import write_export
+from labeling_ui.formats.files import preference_pairs, write_export
 from labeling_ui.formats.label_studio import from_label_studio, to_label_studio
-from labeling_ui.formats.trl import preference_pairs
 from labeling_ui.store.store import Store
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response, read_records

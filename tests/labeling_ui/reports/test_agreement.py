@@ -17,7 +17,7 @@ from labeling_ui.reports.agreement import (
 )
 from labeling_ui.reports.quality import report
 from reward_models.records import Ranking
-from tests.labeling_ui.examples import small_task
+from tests.labeling_ui.examples import ranks_of, small_task
 
 RNG = np.random.default_rng(0)
 
@@ -122,7 +122,7 @@ def test_gold_tells_annotators_of_60_75_and_90_percent_apart_after_200_judgement
         assert rows[low]["gold"]["high"] < rows[high]["gold"]["value"]
         assert rows[low]["gold"]["value"] < rows[high]["gold"]["low"]
     assert any("gold" in warning for warning in rows["x60"]["warnings"])
-    assert rows["z90"]["warnings"] == ()
+    assert rows["z90"]["warnings"] == []
 
 
 def test_who_follows_the_order_shown_is_noticed() -> None:
@@ -131,8 +131,7 @@ def test_who_follows_the_order_shown_is_noticed() -> None:
     lazy = []
     for task in tasks:
         order = list(rng.permutation(list("abcd")))
-        ranks = {name: rank for rank, name in enumerate(order, 1)}
-        lazy.append(Ranking(task.id, "lazy", "human", ranks, shown_order=order))
+        lazy.append(Ranking(task.id, "lazy", "human", ranks_of(order), shown_order=order))
     (row,) = report(tasks, lazy, gold={}, rng=rng)["annotators"]
     assert row["first_wins"]["value"] == 1
     assert any("order shown" in warning for warning in row["warnings"])

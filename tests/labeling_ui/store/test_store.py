@@ -16,12 +16,7 @@ from sqlalchemy import text
 from labeling_ui.store import database
 from labeling_ui.store.store import Store
 from reward_models.records import Ranking, RankingTask
-from tests.labeling_ui.examples import small_task
-
-
-def ranking(task: str, annotator: str = "ada", order: str = "abcd", **more: object) -> Ranking:
-    ranks = {name: rank for rank, name in enumerate(order, 1)}
-    return Ranking(task, annotator, "human", ranks, **more)  # type: ignore[arg-type]
+from tests.labeling_ui.examples import ranking, small_task
 
 
 def test_what_was_submitted_is_what_is_read_back(store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from labeling_ui.forms import Form, default_form, load_form
 from labeling_ui.tasks.answers import Answers, parse, ranking_from
-from labeling_ui.views import answer_view
+from labeling_ui.web.room import answer_view
 from reward_models.records import Ranking
 from tests.labeling_ui.examples import small_task
 

@@ -14,13 +14,12 @@ from labeling_ui.store.progress import Progress
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import disputes, settled_rankings
-from labeling_ui.tasks.assignment import Assignment
-from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.assignment import Assignment, Live
 from labeling_ui.web.room import Room, reply_to
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import RankingTask, Response
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import load_demonstrations, load_prompts
-from tests.labeling_ui.examples import small_task
+from tests.labeling_ui.examples import ranking, small_task
 
 ADA, REV = Account("ada", "annotator"), Account("rev", "reviewer")
 PAIR = (Response("a", "yes", "ppo", {}), Response("b", "no", "sft", {}))
@@ -127,8 +126,7 @@ def dispute(store: Store) -> RankingTask:
     task = small_task("dispute")
     store.add_tasks([task], overlap=2)
     for name, order in (("x", "abcd"), ("y", "dcba")):
-        ranks = {one: rank for rank, one in enumerate(order, 1)}
-        store.submit(Ranking(task.id, name, "human", ranks))
+        store.submit(ranking(task.id, name, order))
     return task
 
 
@@ -177,11 +175,10 @@ def test_live_outputs_are_ranked_by_who_asked(room: Room) -> None:
     assert sorted(one["snippet"] for one in view["outputs"]) == ["Hi 0", "Hi 1", "Hi 2"]
     assert ask(room, "next_task", Account("ben", "annotator"))["task"] is None
     assert ask(room, "next_task")["task"]["token"] == view["token"]
-    ratings = {"0": 4, "1": 5, "2": 6}
-    body = {"tiers": [[0, 1], [2]], "ratings": ratings}
+    body = {"tiers": [[0, 1], [2]], "ratings": {"0": 4, "1": 5, "2": 6}}
     ask(room, "submit", token=view["token"], form="l", body=body)
-    (ranking,) = room.store.rankings()
-    assert sorted(ranking.ranks.values()) == [1, 1, 2]
+    (stored,) = room.store.rankings()
+    assert sorted(stored.ranks.values()) == [1, 1, 2]
 
 
 def test_every_kind_can_be_opened_again_as_it_was_answered(room: Room) -> None:

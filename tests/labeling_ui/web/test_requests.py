@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
 
-from labeling_ui.app import build
+from labeling_ui.app import RoomOptions, build
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.store import Store
 from labeling_ui.web.sign_in import COOKIE
@@ -66,7 +66,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Any]
         accounts.add(name, "annotator", PASSWORD)
     accounts.add("olga", "owner", PASSWORD)
     store.add_tasks([small_task(f"t{i}") for i in range(60)])
-    yield store, build(store)
+    yield store, build(store, RoomOptions())
     store.close()
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from labeling_ui.store.database import run
 from labeling_ui.store.store import Store
 from labeling_ui.web.middleware import AccessMiddleware
 from labeling_ui.web.sign_in import COOKIE, Access, Proxy, SignedIn, SignInPages
+from tests.labeling_ui.examples import at_once
 
 PASSWORD = "correct horse"
 
@@ -268,11 +268,7 @@ def test_of_two_who_accept_one_invitation_at_once_one_is_late(
         with contextlib.suppress(ValueError):
             taken.append(Accounts(Store(where)).accept(token, name, PASSWORD))
 
-    threads = [threading.Thread(target=accept, args=(name,)) for name in ("ann", "bob", "cyd")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(accept, ("ann", "bob", "cyd"))
     assert len(taken) == len(accounts.active()) == 1
 
 

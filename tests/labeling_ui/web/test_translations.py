@@ -10,12 +10,12 @@ import pytest
 import labeling_ui
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.store import Store
-from labeling_ui.web.translations import BOARD, GERMAN
+from labeling_ui.web.sign_in import BOARD, GERMAN
 from tests.labeling_ui.web.test_sign_in import site
 
 HERE = Path(labeling_ui.__file__).parent
 MODULES = (
-    *("tasks/answers", "tasks/assignment", "store/leases", "tasks/live"),
+    *("tasks/answers", "tasks/assignment", "store/leases"),
     *("tasks/adjudication", "web/owner", "web/room"),
 )
 # Only a request that no page of ours sends is answered so.

@@ -19,17 +19,7 @@ from pipeline.estimate.model_size import KNOWN, activation_bytes, model_config, 
 from pipeline.estimate.stages import stage_estimates
 from reward_models import records
 from reward_models.atomic_files import write_jsonl
-from stages.adapters.config import (
-    BitFit,
-    Bottleneck,
-    Full,
-    LoRA,
-    Prefix,
-    Probe,
-    Prompt,
-    PTuningV2,
-    Restricted,
-)
+from stages.adapters.config import Full, LoRA, Restricted
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.config import SeparateModels
 from tests.reward_models.tiny import (
@@ -40,6 +30,7 @@ from tests.reward_models.tiny import (
     tiny_tasks,
     tiny_tokenizer,
 )
+from tests.stages.adapters.family_cells import FAMILIES
 
 ROOT = Path(__file__).parents[3]
 WITHIN = 1.5  # predicted over measured peak, either way
@@ -51,9 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "adaptation",
-    [Full(), Probe(), LoRA(rank=4), Bottleneck(), Prefix(), Prompt(), PTuningV2(), BitFit()],
-    ids=lambda adaptation: str(adaptation.family),
+    "adaptation", FAMILIES.values(), ids=lambda adaptation: str(adaptation.family)
 )
 def test_counts_without_weights_are_those_of_the_loaded_model(
     base: Path, adaptation: Full | Restricted

@@ -21,18 +21,12 @@ from stages.models import load_policy, load_tokenizer
 from stages.progress import Report, Step, silent
 from stages.users.train import open_user_store
 from tests.reward_models.tiny import WORDS, tiny_base
+from tests.stages.adapters import family_cells
 
+MORE = ("full-top", "prefix-reparametrised")
 FAMILIES: dict[str, dict[str, Any]] = {
-    "full": {"family": "full"},
-    "top-layers": {"family": "full", "top_layers": 1},
-    "probe": {"family": "probe"},
-    "lora": {"family": "lora", "rank": 2, "alpha": 4.0},
-    "bottleneck": {"family": "bottleneck", "width": 4},
-    "prefix": {"family": "prefix", "length": 3},
-    "prefix-reparametrised": {"family": "prefix", "length": 3, "reparametrise": 6},
-    "prompt": {"family": "prompt", "length": 3},
-    "ptuning-v2": {"family": "ptuning-v2", "length": 3},
-    "bitfit": {"family": "bitfit"},
+    **{name: family.model_dump() for name, family in family_cells.FAMILIES.items()},
+    **{name: family_cells.VARIANTS[name].model_dump() for name in MORE},
 }
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 3, "batch_size": 8}
 

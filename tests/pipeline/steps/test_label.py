@@ -162,11 +162,14 @@ def test_a_room_that_could_not_be_opened_is_refused_before_anything_is_done(
     ("sets", "complaint"),
     [
         (["screening={}"], "screening is set but gold is not"),
+        (["gold=g", "screening={tasks: 0}"], "screening.tasks"),
+        (["gold=g", "screening={comparisons: 1.5}"], "screening.comparisons"),
+        (["gold=g", "screening={flags: -0.1}"], "screening.flags"),
         (["proxy={}", "access=name"], "proxy is set: the proxy signs people in"),
         (["tls={certificate: a, key: b}", "behind_tls=true"], "expected one of them"),
     ],
 )
-def test_settings_of_the_room_that_contradict_each_other_are_refused(
+def test_settings_of_the_room_that_make_no_sense_are_refused(
     config: ExperimentConfig, tmp_path: Path, sets: list[str], complaint: str
 ) -> None:
     assert config.name == "own"

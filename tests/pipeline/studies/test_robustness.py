@@ -208,8 +208,11 @@ def test_e2e_becomes_two_domains_with_all_references(tmp_path):
         for path in (tmp_path / "e2e").glob("*.jsonl")
     }
     assert {name: len(rows) for name, rows in parts.items()} == {
-        "train": 6, "validation": 2, "in_domain": 4, "out_of_domain": 4,
-    }  # fmt: skip
+        "train": 6,
+        "validation": 2,
+        "in_domain": 4,
+        "out_of_domain": 4,
+    }
     seen = [row["prompt"] for name in ("train", "validation", "in_domain") for row in parts[name]]
     assert len(set(seen)) == 12
     assert all("coffee shop" in prompt for prompt in seen)

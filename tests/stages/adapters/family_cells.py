@@ -68,9 +68,15 @@ VARIANTS: dict[str, Full | Restricted] = {
 }
 # Untrained models of width 16 want large steps, and the fewer numbers move, the larger.
 RATES = {
-    "full": 0.01, "probe": 0.05, "lora": 0.05, "bottleneck": 0.1,
-    "prefix": 0.3, "prompt": 0.3, "ptuning-v2": 0.3, "bitfit": 0.1,
-}  # fmt: skip
+    "full": 0.01,
+    "probe": 0.05,
+    "lora": 0.05,
+    "bottleneck": 0.1,
+    "prefix": 0.3,
+    "prompt": 0.3,
+    "ptuning-v2": 0.3,
+    "bitfit": 0.1,
+}
 DEMONSTRATIONS = [Demonstration(f"w0 {word}", "good good w2") for word in WORDS[:12]]
 
 

@@ -6,7 +6,9 @@ from peft.utils import PeftType
 
 from reward_models.compat import peft_type
 from stages.adapters import backbone
+from stages.adapters.bitfit import BitFitConfig, BitFitModel
 from stages.adapters.config import FAMILIES
+from stages.adapters.registration import register
 
 
 @pytest.mark.parametrize("name", ["PROBE", "BOTTLENECK", "PREFIX", "SOFT_PROMPT", "BITFIT"])
@@ -24,3 +26,10 @@ def test_pefts_own_types_stay_what_they_are() -> None:
 
 def test_every_family_has_a_module_of_its_name() -> None:
     assert {*backbone._MODULES, "full"} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["ia3", "bottleneck"])
+def test_a_name_that_is_taken_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is .* expected a new name"):
+        register(name, BitFitConfig, BitFitModel)
+    assert BitFitConfig.registered is PeftType["BITFIT"]

@@ -191,9 +191,11 @@ def byte_level(specials: list[str]) -> Tokenizer:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=specials, show_progress=False,
+        vocab_size=400,
+        special_tokens=specials,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     raw.train_from_iterator(WORDS, trainer)
     return raw
 
@@ -203,9 +205,13 @@ def sentencepiece(specials: list[str]) -> Tokenizer:
     raw = _byte_fallback(specials)
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-         decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     return raw
 
 
@@ -250,9 +256,14 @@ def build(chat: Chat, kind: str = "byte_level") -> PreTrainedTokenizerFast:
         single=f"{BOS} $A", special_tokens=[(BOS, raw.token_to_id(BOS))]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token="<unk>",
-        additional_special_tokens=list(chat.markers), chat_template=chat.template,
-    )  # fmt: skip
+        tokenizer_object=raw,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token="<unk>",
+        additional_special_tokens=list(chat.markers),
+        chat_template=chat.template,
+    )
     # A normaliser that puts a space before all texts puts one into its tokens as well.
     normalized = kind != "sentencepiece"
     tokenizer.add_tokens([AddedToken(token, normalized=normalized) for token in chat.plain])
@@ -269,8 +280,10 @@ def _byte_fallback(specials: list[str]) -> Tokenizer:
         models.BPE(
             {piece: number for number, piece in enumerate(pieces)},
             [tuple(merge) for merge in model["merges"]],
-            unk_token="<unk>", byte_fallback=True, fuse_unk=True,
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
         )
-    )  # fmt: skip
+    )
     raw.add_special_tokens([AddedToken(one, special=True, normalized=False) for one in specials])
     return raw

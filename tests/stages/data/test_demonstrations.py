@@ -31,16 +31,29 @@ def file(folder: Path, *rows: object, name: str = "rows.jsonl") -> str:
         {"prompt": "Name a colour.", "completion": "Red."},
         {"prompt": [USER], "completion": [ASSISTANT]},
         {"messages": [USER, ASSISTANT]},
-        {"conversations": [{"from": "human", "value": USER["content"]},
-                           {"from": "gpt", "value": ASSISTANT["content"]}]},
+        {
+            "conversations": [
+                {"from": "human", "value": USER["content"]},
+                {"from": "gpt", "value": ASSISTANT["content"]},
+            ]
+        },
         {"prompt": "Human: Name a colour.\n\nAssistant:", "completion": " Red."},
         {"prompt": "Name a colour.", "messages": [USER, ASSISTANT]},
         {"instruction": "Name a colour.", "input": "", "output": "Red."},
         {"instruction": "Name a colour.", "instances": [{"input": "", "output": "Red."}]},
     ],
-    ids=["own", "completion", "conversational", "messages", "sharegpt", "dialogue",
-         "prompt beside messages", "alpaca", "self-instruct"],
-)  # fmt: skip
+    ids=[
+        "own",
+        "completion",
+        "conversational",
+        "messages",
+        "sharegpt",
+        "dialogue",
+        "prompt beside messages",
+        "alpaca",
+        "self-instruct",
+    ],
+)
 def test_every_format_says_the_same(tmp_path, row):
     source = file(tmp_path, row)
     assert load_demonstrations(source) == WANTED

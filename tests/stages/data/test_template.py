@@ -116,8 +116,9 @@ def test_no_text_becomes_a_control_token(name: str, kind: str, text: str):
     counts = control_ids(tokenizer, response_ids(tokenizer, text))
     assert {i: n for i, n in counts.items() if i not in thinking} == {end_id(tokenizer): 1}
     assert control_ids(tokenizer, document_ids(tokenizer, text)).keys() <= {
-        *bos_ids(tokenizer), *thinking
-    }  # fmt: skip
+        *bos_ids(tokenizer),
+        *thinking,
+    }
 
 
 @few

@@ -44,11 +44,16 @@ def tiny(tokenizer: PreTrainedTokenizerFast, **more: object) -> LlamaForCausalLM
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=tokenizer.pad_token_id,
             **{**ids, **more},
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +214,11 @@ def test_a_reward_model_reads_the_end_of_turn_that_it_was_trained_with():
     assert with_trained_end(tokenizer, [7, eos], ended=True) == [7, end]
     assert with_trained_end(tokenizer, [7, 8], ended=False) == [7, 8]
     episodes = Episodes(
-        torch.tensor([[5, 7, eos], [5, 7, 8]]), torch.ones(2, 3).bool(), torch.ones(2, 2).bool(),
+        torch.tensor([[5, 7, eos], [5, 7, 8]]),
+        torch.ones(2, 3).bool(),
+        torch.ones(2, 2).bool(),
         torch.tensor([True, False]),
-    )  # fmt: skip
+    )
     assert episodes.ended_with(end).ids_BL.tolist() == [[5, 7, end], [5, 7, 8]]
     assert episodes.response_tokens().tolist() == [[7, eos], [7, 8]]
 

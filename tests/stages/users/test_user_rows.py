@@ -47,14 +47,21 @@ def bottleneck_adapter(user: int, *, parallel: bool) -> UserAdapter:
         for target in TARGETS:
             path = f"base_model.model.model.layers.{layer}.{target}"
             incoming = 32 if parallel and "mlp" in target else HIDDEN
-            shapes = {"down.weight": (width, incoming), "down.bias": (width,),
-                      "up.weight": (HIDDEN, width), "up.bias": (HIDDEN,)}  # fmt: skip
+            shapes = {
+                "down.weight": (width, incoming),
+                "down.bias": (width,),
+                "up.weight": (HIDDEN, width),
+                "up.bias": (HIDDEN,),
+            }
             for number, (name, shape) in enumerate(shapes.items()):
                 seed = 1000 * user + 100 * layer + 10 * len(target) + number
                 tensors[f"{path}.{name}"] = drawn(*shape, seed=seed)
     config = {
-        "peft_type": "BOTTLENECK", "activation": "gelu", "parallel": parallel, "scaling": 1.5 + user
-    }  # fmt: skip
+        "peft_type": "BOTTLENECK",
+        "activation": "gelu",
+        "parallel": parallel,
+        "scaling": 1.5 + user,
+    }
     return UserAdapter(config, tensors)
 
 

@@ -106,7 +106,7 @@ def test_32_users_in_one_batch_answer_as_32_separate_runs(base, tmp_path, family
 def test_logits_of_users_in_one_batch_equal_pefts_to_a_hundred_thousandth(base, tmp_path, family):
     store, prompts = store_of(base, tmp_path, family, 6), prompts_of(6)
     model = load_policy(base)
-    adapters = StackedAdapters(store.get_all(store.names()))
+    adapters = StackedAdapters([store.get(name) for name in store.names()])
     ids_BL, mask_BL = pad_right(prompts, 0)
     adapters.assign(torch.arange(6))
     with torch.no_grad(), adapters.on(model):
@@ -125,9 +125,14 @@ def test_the_same_prompt_of_two_users_gets_two_answers_in_any_order(base, tmp_pa
 
     def answers(users: list[str]) -> dict[str, list[int]]:
         drawn = generate_for_users(
-            model, tokenizer, store, [prompt] * len(users), GREEDY, users=users,
+            model,
+            tokenizer,
+            store,
+            [prompt] * len(users),
+            GREEDY,
+            users=users,
             generator=torch.Generator(),
-        )  # fmt: skip
+        )
         return dict(zip(users, [one.ids for one in drawn], strict=True))
 
     one = answers(["u0", "u1", "u2"])
@@ -141,9 +146,14 @@ def test_the_model_is_as_before_once_users_have_been_answered(base, tmp_path):
     with torch.no_grad():
         before = model(input_ids=ids).logits
     generate_for_users(
-        model, load_tokenizer(base), store, [[4], [5]], GREEDY, users=["u0", "u1"],
+        model,
+        load_tokenizer(base),
+        store,
+        [[4], [5]],
+        GREEDY,
+        users=["u0", "u1"],
         generator=torch.Generator(),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, before)
     assert not any(module._forward_hooks for module in model.modules())
@@ -183,9 +193,14 @@ def test_each_user_learns_its_own_answer_and_the_base_does_not_move(base, tmp_pa
     losses: list[float] = []
     store = open_user_store(tmp_path, model)
     train_user_adapters(
-        model, tokenizer, data, config, store, seed=0,
+        model,
+        tokenizer,
+        data,
+        config,
+        store,
+        seed=0,
         report=lambda step: losses.append(step.metrics["users/loss_nats_per_token"]),
-    )  # fmt: skip
+    )
     assert losses[-1] < 0.95 * losses[0]  # an untrained base adapts little
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -260,8 +275,10 @@ def test_32_users_in_one_batch_are_five_times_as_fast(base, tmp_path):
 def ratio(base: Path, folder: Path, *, users: int, rounds: int) -> float:
     """Return the speed in one batch over that of one user after another; turns alternate."""
     store, model, tokenizer = (
-        store_of(base, folder, "lora", users), load_policy(base), load_tokenizer(base)
-    )  # fmt: skip
+        store_of(base, folder, "lora", users),
+        load_policy(base),
+        load_tokenizer(base),
+    )
     names, prompts = [f"u{n}" for n in range(users)], prompts_of(users)
     spent = {"together": 0.0, "apart": 0.0}
     for _ in range(rounds):
