@@ -38,8 +38,7 @@ from labeling_ui.web.room import Reply, Room, reply_to
 from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages, templates
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
-TASK_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write")
-ROOM_SCRIPTS = (*TASK_SCRIPTS, "dialogs", "keyboard", "main")
+ROOM_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write", "dialogs", "keyboard", "main")
 STYLES = ("room", "steps", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
@@ -81,12 +80,12 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     app.add_middleware(AccessMiddleware)
     app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
-    tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    requested = (room.disputes, room.adjudicate, room.ask_policy)
     people = (owner.invite, owner.change_account, owner.admit)
-    overview = (owner.overview, owner.compare, owner.pause)
-    _mount(app, "owner", "/owner", ("owner",), (*overview, *people))
-    _mount(app, "room", "/", ROOM_SCRIPTS, (*tasks, *requested))
+    owners = (owner.overview, owner.compare, owner.pause, *people)
+    tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
+    annotators = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    _mount(app, "owner", "/owner", ("owner",), owners)
+    _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app
 
 

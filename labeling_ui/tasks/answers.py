@@ -74,7 +74,9 @@ def ranking_from(
     `order` are the response ids in the order shown.
     """
     if answers.skipped is None:
-        _check_order(answers, len(order))
+        ranked = sorted(i for tier in answers.tiers for i in tier)
+        if ranked != list(range(len(order))):
+            raise ValueError(f"{len(set(ranked))} of {len(order)} outputs are ranked")
         _check_questions(form, answers, len(order))
     tiers = [tier for tier in answers.tiers if tier]
     ranks = {order[i]: rank for rank, tier in enumerate(tiers, 1) for i in tier}
@@ -147,12 +149,6 @@ def _check_writing(kind: str, writing: Writing, task: WritingTask) -> None:
         raise ValueError("the prompt is missing")
     if kind == "demonstration" and not writing.response.strip():
         raise ValueError("the response is missing")
-
-
-def _check_order(answers: Answers, num_outputs: int) -> None:
-    ranked = sorted(i for tier in answers.tiers for i in tier)
-    if ranked != list(range(num_outputs)):
-        raise ValueError(f"{len(set(ranked))} of {num_outputs} outputs are ranked")
 
 
 def _check_questions(form: Form, answers: Answers, num_outputs: int) -> None:

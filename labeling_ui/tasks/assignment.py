@@ -45,22 +45,17 @@ class Lease:
     revision: int
 
 
+@dataclass(frozen=True)
 class Assignment:
-    """The service that hands out tasks and takes answers in."""
+    """The service that hands out tasks and takes answers in.
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        rng: random.Random,
-        lease_s: float = 1800,
-        mixing: Mixing | None = None,
-    ) -> None:
-        """`rng` shuffles what each person sees; `lease_s` is how long a hold lasts unrenewed."""
-        self.store = store
-        self.rng = rng
-        self.lease_s = lease_s
-        self.mixing = mixing or Mixing()
+    `rng` shuffles what each person sees; `lease_s` is how long a hold lasts unrenewed.
+    """
+
+    store: Store
+    rng: random.Random
+    lease_s: float = 1800
+    mixing: Mixing = field(default_factory=Mixing)
 
     def next_task(self, annotator: str) -> Lease | None:
         """Return the task this person holds, else a new one; None when nothing is left for them."""
@@ -147,21 +142,15 @@ class Assignment:
                 and not leases.has_place(connection, annotator, lease.task, now_s)
             )
             self.store.append(connection, [{**row, "form": name, "is_surplus": int(surplus)}])
-            self._finish(connection, lease, skipped=bool(row["is_skip"]), surplus=surplus)
+            state = "expired" if surplus else "skipped" if row["is_skip"] else "done"
+            leases.set_state(connection, token, state)
+            delete(connection, "drafts", **key)
+            if row["is_skip"]:  # somebody else gets it, unless the task is full without it
+                leases.reopen_task(connection, lease.task)
+            leases.close_full(connection, [lease.task])
             if self.mixing.screening is not None:
                 screen_when_done(connection, annotator, self.mixing.screening, now_s)
         return "surplus" if surplus else "stored"
-
-    def _finish(
-        self, connection: Connection, lease: Row[Any], *, skipped: bool, surplus: bool
-    ) -> None:
-        """Close the lease, drop its draft, and close the task once it has all its answers."""
-        state = "expired" if surplus else "skipped" if skipped else "done"
-        leases.set_state(connection, lease.token, state)
-        delete(connection, "drafts", task=lease.task, annotator=lease.annotator)
-        if skipped:  # somebody else gets it, unless the task is full without it
-            leases.reopen_task(connection, lease.task)
-        leases.close_full(connection, [lease.task])
 
     def _renew(self, connection: Connection, lease: Row[Any], now_s: float) -> bool:
         """Hold a place for the lease if there is one; else mark it expired."""

@@ -7,7 +7,7 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,25 +43,17 @@ class Owner:
         _only_owners(account)
         now_s = self.store.clock()
         if now_s - self._cache[0] >= CACHE_S:
-            self._cache = (now_s, self._report())
+            rng = np.random.default_rng(0)  # the same rankings, the same intervals
+            tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
+            numbers = report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
+            self._cache = (now_s, numbers)
         with self.store.database.read() as connection:
             screening = verdicts(connection)
         people = [
-            {
-                "name": one.name,
-                "role": one.role,
-                "daily_limit": one.daily_limit,
-                "screening": screening.get(one.name),
-            }
-            for one in self.accounts.active()
+            {**asdict(one), "screening": screening.get(one.name)} for one in self.accounts.active()
         ]
         state = {"paused": self.progress.is_paused(), "open": self.progress.open_tasks()}
         return {"name": account.name, "people": people, **state, "report": self._cache[1]}
-
-    def _report(self) -> Reply:
-        rng = np.random.default_rng(0)  # the same rankings, the same intervals
-        tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
-        return report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
 
     def compare(self, account: Account, message: Mapping[str, Any]) -> Reply:
         """Return one task with everybody's ranks of it, to look into a disagreement."""

@@ -96,38 +96,34 @@ class Proxy:
 Access = Literal["name", "password"] | Proxy
 
 
+@dataclass(frozen=True)
 class SignedIn(AuthenticationBackend):
     """The account of a request for Starlette's AuthenticationMiddleware."""
 
-    def __init__(self, accounts: Accounts, access: Access) -> None:
-        self.accounts = accounts
-        self.access = access
+    accounts: Accounts
+    access: Access
 
     async def authenticate(
         self, connection: HTTPConnection
     ) -> tuple[AuthCredentials, BaseUser] | None:
         """Return the account as Starlette's user, or None."""
-        account = self._account(connection)
+        account: Account | None = None
+        if not isinstance(self.access, Proxy):
+            account = self.accounts.of_session(connection.cookies.get(COOKIE))
+        elif (name := self.access.name(connection)) is not None:
+            account = self.accounts.of_proxy(name, is_owner=name in self.access.owners)
         if account is None:
             return None
         return AuthCredentials([account.role]), cast("BaseUser", account)
 
-    def _account(self, connection: HTTPConnection) -> Account | None:
-        if not isinstance(self.access, Proxy):
-            return self.accounts.of_session(connection.cookies.get(COOKIE))
-        name = self.access.name(connection)
-        if name is None:
-            return None
-        return self.accounts.of_proxy(name, is_owner=name in self.access.owners)
 
-
+@dataclass(frozen=True)
 class SignInPages:
     """The pages for signing in, out and by invitation. `secure` cookies travel by TLS only."""
 
-    def __init__(self, accounts: Accounts, access: Access, *, secure: bool) -> None:
-        self.accounts = accounts
-        self.access = access
-        self.secure = secure
+    accounts: Accounts
+    access: Access
+    secure: bool
 
     def routes(self) -> list[Route]:
         """Return the routes; where a proxy signs people in there is no other way in."""

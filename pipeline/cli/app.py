@@ -5,9 +5,13 @@ needs. The last line on stdout is the artefact's path, everything else goes to s
 """
 
 import os
+import re
 from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.cli import evaluation, experiment, labeling, models
 
@@ -57,8 +61,17 @@ PANELS = {
     ),
 }
 
+
+class Verbs(TyperGroup):
+    """The verbs; `~` in a path of theirs is the home folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: D102
+        return super().parse_args(ctx, [with_home(argument) for argument in args])
+
+
 app = typer.Typer(
     name="rlhf",
+    cls=Verbs,
     help=ABOUT,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -74,6 +87,15 @@ def main() -> None:
     """Run the command `rlhf`."""
     bound_spinning(os.environ)
     app()
+
+
+def with_home(argument: str) -> str:
+    """Expand `~` in a path, alone or after a name, as in `--policy mine=~/runs/first`."""
+    return re.sub(
+        r"^(\S*?[=:])?(~[^/\s]*)(?=/)",
+        lambda match: f"{match[1] or ''}{Path(match[2]).expanduser()}",
+        argument,
+    )
 
 
 def bound_spinning(environment: MutableMapping[str, str]) -> None:

@@ -8,10 +8,10 @@ evaluate    generate and score in one go
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     from pipeline.evaluation.request import Request
     from pipeline.evaluation.samples.results import Results
     from pipeline.evaluation.suites.suite import Inputs
-    from stages.progress import Report
 
-T = TypeVar("T")
 Policies = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",
-        parser=o.name,
         metavar="[NAME=]PLACE",
         help="A run, one of its stages, a model folder, or a model of the hub. Repeat it.",
     ),
@@ -38,36 +35,23 @@ Policies = Annotated[
 Suites = Annotated[
     str, typer.Option("--suite", help="Such as toxicity,hallucination. Default: all it can.")
 ]
-Source = Annotated[str | None, typer.Option(parser=o.name, help="A file, hf:NAME, or a wheel.")]
+Source = Annotated[str | None, typer.Option(help="A file, hf:NAME, or a wheel.")]
 Scorers = Annotated[
     list[str] | None,
     typer.Option(
         "--scorer",
-        parser=o.name,
         metavar="KIND[:MODEL]",
         help="profanity, classifier:MODEL, nli:MODEL. Repeat it.",
     ),
 ]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key, such as evaluation.resamples=1000. May be repeated.",
-    ),
-]
 Samples = Annotated[
     list[Path] | None,
-    typer.Argument(
-        parser=o.path, help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."
-    ),
+    typer.Argument(help="Files of samples, from anywhere: CSV, TSV, JSON lines, Parquet ..."),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
-        parser=o.name,
-        metavar="PLACE",
-        help="Instead of samples, annotators' labels: a run, a store, or its URL.",
+        metavar="PLACE", help="Instead of samples, annotators' labels: a run, a store, or its URL."
     ),
 ]
 Against = Annotated[
@@ -86,21 +70,18 @@ Missing = Annotated[
 def evaluate(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            parser=o.path, help="The experiment whose stage this is. Without it: --policy."
-        ),
+        typer.Argument(help="The experiment whose stage this is. Without it: --policy."),
     ] = None,
     policy: Policies = None,
     suite: Suites = "",
     out: o.Out = None,
-    sets: Sets = None,
+    sets: o.Sets = None,
     scorer: Scorers = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
     texts: Source = None,
     reward_model: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="A run, or its reward model, for --suite preference."),
+        Path | None, typer.Option(help="A run, or its reward model, for --suite preference.")
     ] = None,
     seed: o.Seed = 0,
 ) -> Path | None:
@@ -122,16 +103,15 @@ def evaluate(
         return run_config(config, [*(sets or []), *suites], out, only="evaluate")
     from pipeline.evaluation.evaluate import evaluate as evaluate_policies
     from pipeline.evaluation.request import Request
+    from pipeline.runs.display import reporting
 
     given = (prompts, toxicity_prompts, texts, reward_model, seed)
     request = Request(policy or [], suite, config, sets or [], scorer or [], *given)
     folder = out or Path("runs/evaluation")
     inputs = inputs_of(request, folder)
-    _print_results(
-        _displayed(
-            "evaluate", lambda report: evaluate_policies(replace(inputs, report=report), folder)
-        )
-    )
+    with reporting("evaluate") as report:
+        results = evaluate_policies(replace(inputs, report=report), folder)
+    _print_results(results)
     return folder
 
 
@@ -140,10 +120,8 @@ def generate(
     policy: Policies = None,
     suite: Suites = "",
     out: o.Tables = Path("runs/evaluation"),
-    config: Annotated[
-        Path | None, typer.Option(parser=o.path, help="The experiment to take prompts of.")
-    ] = None,
-    sets: Sets = None,
+    config: Annotated[Path | None, typer.Option(help="The experiment to take prompts of.")] = None,
+    sets: o.Sets = None,
     prompts: Source = None,
     toxicity_prompts: Source = None,
     texts: Source = None,
@@ -153,10 +131,12 @@ def generate(
     from pipeline.evaluation.evaluate import SAMPLES
     from pipeline.evaluation.evaluate import generate as generate_samples
     from pipeline.evaluation.request import Request
+    from pipeline.runs.display import reporting
 
     given = (prompts, toxicity_prompts, texts, None, seed)
     inputs = inputs_of(Request(policy or [], suite, config, sets or [], (), *given), out)
-    _displayed("generate", lambda report: generate_samples(replace(inputs, report=report), out))
+    with reporting("generate") as report:
+        generate_samples(replace(inputs, report=report), out)
     return out / SAMPLES
 
 
@@ -171,7 +151,7 @@ def score(
     against: Against = None,
     missing: Missing = "error",
     scorer: Scorers = None,
-    sets: Sets = None,
+    sets: o.Sets = None,
     seed: o.Seed = 0,
 ) -> Path:
     """Score samples of any models and compare them: CSV, JSON lines, ...
@@ -196,28 +176,24 @@ def score(
         from pipeline.labeling.exchange import tasks_and_rankings
 
         tasks, rankings = tasks_and_rankings(labels)
-        _print_results(
-            score_labels(tasks, rankings, out=out, against=pairs, config=config, seed=seed)
-        )
-        return out
-    from pipeline.evaluation.external.score import score_file
+        results = score_labels(tasks, rankings, out=out, against=pairs, config=config, seed=seed)
+    else:
+        from pipeline.evaluation.external.score import score_file
+        from pipeline.runs.display import reporting
 
-    files, fields = samples or [], columns_of(columns)
-
-    def work(report: "Report") -> "Results":
-        return score_file(
-            files, fields, out=out, against=pairs, config=config, seed=seed, report=report
-        )
-
-    _print_results(_displayed("score", work))
+        files, fields = samples or [], columns_of(columns)
+        with reporting("score") as report:
+            results = score_file(
+                files, fields, out=out, against=pairs, config=config, seed=seed, report=report
+            )
+    _print_results(results)
     return out
 
 
 @verb
 def compare(
     runs: Annotated[
-        list[Path],
-        typer.Argument(parser=o.path, help="Folders of runs, or that evaluate or score wrote."),
+        list[Path], typer.Argument(help="Folders of runs, or that evaluate or score wrote.")
     ],
 ) -> None:
     """Print the results of runs side by side; of two that share prompts, their differences too.
@@ -232,12 +208,9 @@ def compare(
 @verb
 def report(
     source: Annotated[
-        Path,
-        typer.Argument(
-            parser=o.path, help="An experiment, or a folder that evaluate or score wrote."
-        ),
+        Path, typer.Argument(help="An experiment, or a folder that evaluate or score wrote.")
     ],
-    sets: Sets = None,
+    sets: o.Sets = None,
     out: o.Out = None,
 ) -> Path | None:
     """Write report.html: one file that shows, with intervals, what each stage changed.
@@ -258,7 +231,8 @@ def inputs_of(request: "Request", out: Path) -> "Inputs":
     from pipeline.evaluation.request import check_files, named_policies
     from pipeline.evaluation.suites.suite import Inputs
     from pipeline.evaluation.suites.toxicity import load_toxicity_prompts
-    from pipeline.steps.data import DataFolder, make_data
+    from pipeline.steps.data import make_data
+    from pipeline.steps.step import DataFolder
     from stages.data.demonstrations import load_prompts, pretraining_texts
 
     if not request.policies:
@@ -296,7 +270,7 @@ def _run_of(policies: "Mapping[str, Path | str]") -> Path | None:
 
 def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
     """Return the reward model in `folder`, a run's or its own; else that of the policies' run."""
-    from pipeline.runs.rounds import latest
+    from pipeline.runs.stage import latest
 
     if folder is None:
         own = None if run is None else latest(run) / "model"
@@ -305,17 +279,6 @@ def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
         if (model / "config.json").is_file() or (model / "reward_model.json").is_file():
             return model
     raise ValueError(f"{folder}: no reward model there")
-
-
-def _displayed(stage: str, work: "Callable[[Report], T]") -> T:
-    """Do the work under a progress display on stderr."""
-    from pipeline.runs.display import display
-
-    with display([stage]) as progress:
-        progress.begin(stage, "")
-        result = work(progress.step)
-        progress.finish("")
-    return result
 
 
 def _print_results(results: "Results") -> None:

@@ -14,28 +14,23 @@ from pipeline.launch.options import Launch, choose_launch
 @verb
 def init(
     config: Annotated[
-        Path,
-        typer.Argument(parser=o.path, metavar="NAME", help="The new experiment: writes NAME.yaml."),
+        Path, typer.Argument(metavar="NAME", help="The new experiment: writes NAME.yaml.")
     ],
     model: Annotated[
-        str | None,
-        typer.Option(parser=o.name, help="A folder, or a model's name on the hub."),
+        str | None, typer.Option(help="A folder, or a model's name on the hub.")
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            parser=o.path,
             metavar="FOLDER",
             help="With demonstrations, ranking_prompts, test_prompts: .jsonl, .csv, .parquet.",
         ),
     ] = None,
     rankings: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, metavar="FILE", help="Preference pairs made elsewhere."),
+        Path | None, typer.Option(metavar="FILE", help="Preference pairs made elsewhere.")
     ] = None,
     adaptation: Annotated[
-        str | None,
-        typer.Option(metavar="FAMILY", help="The parameters that train, such as lora."),
+        str | None, typer.Option(metavar="FAMILY", help="The parameters that train, such as lora.")
     ] = None,
 ) -> Path:
     """Write a commented config of your own, for `rlhf run`.
@@ -125,7 +120,7 @@ def _print_summary(folder: Path) -> None:
     from pipeline.evaluation.samples.results import read_results
     from pipeline.report.terminal import reward_model_sentence, summary_table
     from pipeline.runs.manifest import label_kinds
-    from pipeline.runs.rounds import latest
+    from pipeline.runs.stage import latest
     from pipeline.steps.label import judge_agreement_of
 
     console = Console(stderr=True)
@@ -188,8 +183,7 @@ ppo = _training_verb(
     explained variance, length and EOS rate of every iteration.""",
 )
 ppo_ptx = _training_verb(
-    "ppo-ptx",
-    "Train with the pretraining mix as well, so that less of the base's ability is lost.",
+    "ppo-ptx", "Train with the pretraining mix as well, so that less of the base's ability is lost."
 )
 
 
@@ -216,10 +210,7 @@ def label(
     host: o.Host = None,
     port: o.Port = None,
     backup: Annotated[
-        Path | None,
-        typer.Option(
-            parser=o.path, metavar="FILE", help="Only copy the store of people's rankings."
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Only copy the store of people's rankings.")
     ] = None,
 ) -> Path | None:
     """Collect rankings: serve the labeling page, or let simulated annotators rank.
@@ -252,8 +243,7 @@ def label(
 @verb
 def doctor(
     config: Annotated[
-        Path | None,
-        typer.Argument(parser=o.path, help="An experiment, to say what it needs on this machine."),
+        Path | None, typer.Argument(help="An experiment, to say what it needs on this machine.")
     ] = None,
     sets: o.Sets = None,
 ) -> None:

@@ -9,17 +9,14 @@ import typer
 from pipeline.cli import options as o
 from pipeline.cli.errors import verb
 
-Store = Annotated[str, typer.Argument(parser=o.name, help="The store: a path or a database URL.")]
+Store = Annotated[str, typer.Argument(help="The store: a path or a database URL.")]
 Overlap = Annotated[int, typer.Option("--overlap", min=1, help="Annotators a task.")]
 
 
 @verb
 def export(
     store: Annotated[
-        str,
-        typer.Argument(
-            parser=o.name, help="A run's folder, or the store: a path or a database URL."
-        ),
+        str, typer.Argument(help="A run's folder, or the store: a path or a database URL.")
     ],
     out: o.Tables,
     form: Annotated[
@@ -36,10 +33,9 @@ def export(
 @verb
 def import_(
     source: Annotated[
-        Path,
-        typer.Argument(parser=o.path, help="Tasks in a file, or a folder that rlhf export wrote."),
+        Path, typer.Argument(help="Tasks in a file, or a folder that rlhf export wrote.")
     ],
-    store: Annotated[str, typer.Option(parser=o.name, help="The store: a path or a database URL.")],
+    store: Annotated[str, typer.Option(help="The store: a path or a database URL.")],
     form: Annotated[
         Literal["jsonl", "label-studio", "argilla", "squality", "qa-feedback"],
         typer.Option("--format", help="The format of the file."),
@@ -47,8 +43,7 @@ def import_(
     overlap: Overlap = 1,
     priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
     gold: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="Rankings known to be right, to test people by."),
+        Path | None, typer.Option(help="Rankings known to be right, to test people by.")
     ] = None,
 ) -> None:
     """Add tasks and rankings to a store; those that are there already are left alone."""
@@ -62,10 +57,7 @@ def import_(
 @verb
 def agreement(
     labels: Annotated[
-        str,
-        typer.Argument(
-            parser=o.name, help="A file of rankings (.jsonl), a store, its URL, or a run."
-        ),
+        str, typer.Argument(help="A file of rankings (.jsonl), a store, its URL, or a run.")
     ],
 ) -> None:
     """Print how far annotators agree: pairs with an interval, tau-b, Krippendorff's alpha."""
@@ -76,10 +68,7 @@ def agreement(
 
 @verb
 def add_tasks(
-    source: Annotated[
-        Path,
-        typer.Argument(parser=o.path, help="A file of tasks, or for comparisons of samples."),
-    ],
+    source: Annotated[Path, typer.Argument(help="A file of tasks, or for comparisons of samples.")],
     store: Store,
     kind: Annotated[
         Literal["ranking", "comparison", "rating", "demonstration", "prompt"],
@@ -97,29 +86,20 @@ def add_tasks(
 def room(
     store: Store,
     form: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="Questions of one kind of task, a YAML file."),
+        Path | None, typer.Option(help="Questions of one kind of task, a YAML file.")
     ] = None,
     policy: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="A run: answers annotators' own prompts."),
+        Path | None, typer.Option(help="A run: answers annotators' own prompts.")
     ] = None,
     outputs: Annotated[int, typer.Option(min=2, max=9, help="Its outputs.")] = 4,
     host: o.Host = None,
     port: o.Port = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="How it is served, keys as under labeling, such as gold=gold/. May be repeated.",
-        ),
-    ] = None,
+    sets: o.Sets = None,
 ) -> None:
     """Open a labeling room on a store, for tasks of every kind.
 
     Sign-in by a proxy, TLS, gold tasks, screening and weights are set as in an experiment:
-    --set 'proxy={owners: [olga]}' --set behind_tls=true --set gold=gold/
+    --set 'proxy={owners: [olga]}' --set behind_tls=true --set gold=gold/, keys as under labeling.
     """
     from pipeline.labeling import room as rooms
 

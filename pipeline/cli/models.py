@@ -8,14 +8,13 @@ import typer
 from pipeline.cli import options as o
 from pipeline.cli.errors import verb
 
-ModelFolder = Annotated[Path, typer.Option("--out", parser=o.path, help="Folder for the model.")]
+ModelFolder = Annotated[Path, typer.Option("--out", help="Folder for the model.")]
 
 
 @verb
 def chat(
     runs: Annotated[
-        list[Path],
-        typer.Argument(parser=o.path, help="Folders of runs, of their stages, or of models."),
+        list[Path], typer.Argument(help="Folders of runs, of their stages, or of models.")
     ],
     prompt: Annotated[str | None, typer.Option(help="Answer this one prompt and leave.")] = None,
     user: Annotated[
@@ -24,10 +23,7 @@ def chat(
     ] = None,
     users: Annotated[
         Path | None,
-        typer.Option(
-            parser=o.path,
-            help="The store of users' adapters. Default: users/ in the model's folder.",
-        ),
+        typer.Option(help="The store of users' adapters. Default: users/ in the model's folder."),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -49,9 +45,7 @@ def chat(
 
 @verb
 def export_model(
-    run: Annotated[
-        Path, typer.Argument(parser=o.path, help="A run's folder, one of its stages, or a model.")
-    ],
+    run: Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")],
     out: ModelFolder,
 ) -> Path:
     """Write a run's policy as a plain model folder: merged weights and tokenizer."""
@@ -62,15 +56,10 @@ def export_model(
 
 @verb
 def users(
-    model: Annotated[
-        Path, typer.Argument(parser=o.path, help="The frozen base: a model's folder, or a run.")
-    ],
-    data: Annotated[
-        str, typer.Argument(parser=o.name, help="Demonstrations whose rows name their `user`.")
-    ],
+    model: Annotated[Path, typer.Argument(help="The frozen base: a model's folder, or a run.")],
+    data: Annotated[str, typer.Argument(help="Demonstrations whose rows name their `user`.")],
     out: Annotated[
-        Path | None,
-        typer.Option(parser=o.path, help="The store. Default: users/ in the model's folder."),
+        Path | None, typer.Option(help="The store. Default: users/ in the model's folder.")
     ] = None,
     sets: o.Sets = None,
     seed: o.Seed = 0,
@@ -88,17 +77,11 @@ def users(
 
 @verb
 def probe(
-    model: Annotated[
-        str, typer.Argument(parser=o.name, help="A model's folder or hub name, or a run.")
-    ],
-    data: Annotated[
-        str, typer.Argument(parser=o.name, help="Labelled texts: .jsonl, .csv, or hf:NAME.")
-    ],
-    out: Annotated[
-        Path, typer.Option(parser=o.path, help="Folder for the figure and the numbers.")
-    ],
+    model: Annotated[str, typer.Argument(help="A model's folder or hub name, or a run.")],
+    data: Annotated[str, typer.Argument(help="Labelled texts: .jsonl, .csv, or hf:NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")],
     test: Annotated[
-        str | None, typer.Option(parser=o.name, help="Test texts; default: a fifth is held out.")
+        str | None, typer.Option(help="Test texts; default: a fifth is held out.")
     ] = None,
     pooling: Annotated[str, typer.Option(help="Of last, cls, mean; several with commas.")] = "",
     layers: Annotated[
@@ -152,7 +135,7 @@ def pretrain(
     out: ModelFolder,
     sets: o.Sets = None,
     start: Annotated[
-        Path | None, typer.Option(parser=o.path, help="Continue from this base, made before.")
+        Path | None, typer.Option(help="Continue from this base, made before.")
     ] = None,
 ) -> Path:
     """Make the quickstart's base again, from its generator and its seed.
@@ -163,14 +146,12 @@ def pretrain(
         raise ValueError(f"{start}: no model there; expected a folder that rlhf pretrain wrote")
     from pipeline.config.loading import validated
     from pipeline.quickstart import pretrain as quickstart
-    from pipeline.runs.display import display
+    from pipeline.runs.display import reporting
 
     recipe = validated(quickstart.Recipe, sets or [])
     out.mkdir(parents=True, exist_ok=True)
-    with display(["pretrain"]) as progress:
-        progress.begin("pretrain", "the base model of the quickstart")
-        quickstart.pretrain(recipe, out, start, progress.step)
-        progress.finish("")
+    with reporting("pretrain", "the base model of the quickstart") as report:
+        quickstart.pretrain(recipe, out, start, report)
     return out
 
 
@@ -182,23 +163,17 @@ def prepare(
     files: Annotated[
         list[Path],
         typer.Argument(
-            parser=o.path,
-            help="smollm2: seed_tasks.jsonl and QA-Feedback. e2e: devset.csv, testset_w_refs.csv.",
+            help="smollm2: seed_tasks.jsonl and QA-Feedback. e2e: devset.csv, testset_w_refs.csv."
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(parser=o.path, help="Folder to write to. Default: data/NAME.")
+        Path | None, typer.Option(help="Folder to write to. Default: data/NAME.")
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A size: demonstrations, comparisons, ppo, test; train, validation, test.",
-        ),
-    ] = None,
+    sets: o.Sets = None,
 ) -> Path:
     """Write public data that you downloaded as the files of a shipped config.
+
+    --set overrides a size: demonstrations, comparisons, ppo, test; train, validation, test.
 
     See pipeline/studies/public_data.py for the sources and their licences.
     """

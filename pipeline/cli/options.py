@@ -1,43 +1,25 @@
 """The arguments and options that the verbs of `pipeline/cli/app.py` share."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.launch.options import Sharding
-from stages.config import expand_home
-
-
-def path(text: str) -> Path:
-    """A path, as in `--out=~/runs/first`."""
-    return Path(text).expanduser()
-
-
-def name(text: str) -> str:
-    """Expand `~` in a path, alone or after a name, as in `--policy mine=~/runs/first`."""
-    parts = re.split(r"([=:])(?=~)", text)
-    return "".join(map(expand_home, parts))
-
 
 Config = Annotated[
     Path,
-    typer.Argument(
-        parser=path, help="The experiment: a YAML file, or a shipped config such as quickstart."
-    ),
+    typer.Argument(help="The experiment: a YAML file, or a shipped config such as quickstart."),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key, such as ppo.kl.coefficient=0.05. May be repeated.",
+        help="Override a setting, such as ppo.kl.coefficient=0.05. May be repeated.",
     ),
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", parser=path, help="The run's folder. Default: runs/NAME.")
-]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME.")]
 SPREADING = "Over several processes"
 Spread = Annotated[
     Sharding,
@@ -57,7 +39,6 @@ AccelerateConfig = Annotated[
     Path | None,
     typer.Option(
         "--accelerate-config",
-        parser=path,
         metavar="FILE",
         help="Instead of --sharding: a file of accelerate config.",
         rich_help_panel=SPREADING,
@@ -68,5 +49,5 @@ Host = Annotated[
 ]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to serve on.")]
 
-Tables = Annotated[Path, typer.Option("--out", parser=path, help="Folder for what is written.")]
+Tables = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]

@@ -1,6 +1,6 @@
 """The baselines that are evaluated beside the trained policies. Torch-free, like every config."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -15,16 +15,12 @@ class PromptedBase(Config):
     `prompts` validation prompts score best is the prefix of every prompt.
     """
 
+    name: ClassVar = "prompted"  # in tables and folders
     kind: Literal["prompted"]
     shots: PositiveInt = 4
     candidates: PositiveInt = 8
     prompts: PositiveInt = 64
     max_prefix_tokens: PositiveInt = 1024  # longer sets are not candidates
-
-    @property
-    def name(self) -> str:
-        """Its name in tables and folders."""
-        return "prompted"
 
 
 class BestOfN(Config):
@@ -60,17 +56,13 @@ class InstructionTuned(Config):
     Without `tasks` they are the quickstart world's, a cluster each kind of request.
     """
 
+    name: ClassVar = "instructed"  # in tables and folders
     kind: Literal["instruction_tuned"]
     tasks: list[TaskSource] = []
     held_out: Annotated[list[str], Field(min_length=1)]
     examples_per_task: PositiveInt = 200
     zero_shot: NonNegativeInt = 100  # examples of each held-out task to be answered
     sft: SFTConfig | None = None  # None: as stage one
-
-    @property
-    def name(self) -> str:
-        """Its name in tables and folders."""
-        return "instructed"
 
     @model_validator(mode="after")
     def something_is_left_to_learn_from(self) -> Self:

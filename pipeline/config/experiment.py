@@ -223,23 +223,19 @@ class ExperimentConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def the_judge_knows_only_its_world(self) -> Self:
-        """Refuse the quickstart's judge as a gold reward on prompts that it cannot judge."""
+    def the_quickstarts_judge_and_annotators_know_only_its_prompts(self) -> Self:
+        """Refuse them on prompts that the quickstart did not make."""
+        if self.data.kind == "quickstart":
+            return self
         for name, chosen in (("ppo", self.ppo), ("ppo_ptx", self.ppo_ptx)):
             rule = None if chosen is None else chosen.overoptimization
-            judged = rule is not None and rule.gold_reward == "judge"
-            if judged and self.data.kind != "quickstart":
+            if rule is not None and rule.gold_reward == "judge":
                 raise ValueError(
                     f"{name}.overoptimization.gold_reward is 'judge' but data.kind is "
                     f"'{self.data.kind}': the judge "
                     "knows the quickstart's prompts only; expected the folder of a reward model"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def simulated_annotators_know_only_their_world(self) -> Self:
-        """Refuse simulated annotators of prompts that the quickstart did not make."""
-        if self.labeling.kind == "simulated" and self.data.kind != "quickstart":
+        if self.labeling.kind == "simulated":
             raise ValueError(
                 f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated "
                 "annotators can judge the quickstart's prompts only; expected human or imported"

@@ -55,7 +55,8 @@ def _sentence(detail: ErrorDetails, model: type[Any]) -> str:
 
 def _unknown(location: Location, holder: type[Any] | None) -> str:
     *parents, name = map(str, location)
-    key, known = ".".join((*parents, name)), _keys(holder)
+    key = ".".join((*parents, name))
+    known = [] if holder is None else list(_annotations(holder))
     renamed: Mapping[str, str] = getattr(holder, "renamed", {})  # a Config's or a dataclass's
     if name in renamed:
         return f"{key} is called {'.'.join((*parents, renamed[name]))} since version 0.2"
@@ -112,10 +113,6 @@ def _annotations(kind: Any) -> dict[str, Any]:
     if issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     return {field.name: field.type for field in fields(kind)}
-
-
-def _keys(kind: type[Any] | None) -> list[str]:
-    return [] if kind is None else list(_annotations(kind))
 
 
 def _tags(kind: Any) -> set[Any]:

@@ -70,28 +70,22 @@ def shipped_experiments() -> list[str]:
 def write_own_config(
     path: Path, model: str | None, data: Path | None, rankings: Path | None, family: str | None
 ) -> Path:
-    """Write a commented config that is named for its file; ValueError where the file exists."""
+    """Write a commented config that is named for its file, for a model and data of one's own.
+
+    `data` is a folder with a file for each data set, named for it. Without it the config is the
+    quickstart's. Without `rankings` people rank in the browser. Raise ValueError where the file
+    exists, or for what is missing.
+    """
     path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
     if path.exists():
         raise ValueError(f"{path}: already exists; expected the name of a new config")
-    path.write_text(own_config(path.stem, model, data, rankings, family), encoding="utf-8")
-    return path
-
-
-def own_config(
-    name: str, model: str | None, data: Path | None, rankings: Path | None, family: str | None
-) -> str:
-    """Return a commented config for a model and data of one's own; ValueError for what is missing.
-
-    `data` is a folder with a file for each data set, named for it. Without it the config is the
-    quickstart's. Without `rankings` people rank in the browser.
-    """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"--adaptation {family}; expected one of {', '.join(FAMILIES)}")
     if data is None:
         if rankings is not None:
             raise ValueError("--rankings needs --data, the prompts that its rankings are about")
-        return _quickstart(name, model, family)
+        path.write_text(_quickstart(path.stem, model, family), encoding="utf-8")
+        return path
     if model is None:
         raise ValueError("--data needs --model: the quickstart's base knows only its own world")
     if rankings is not None and not rankings.is_file():
@@ -100,8 +94,8 @@ def own_config(
 
     files = _data_files(data)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=path.stem,
         model=model,
         files=files,
         optional=[key for key in (*OPTIONAL, *TEXTS) if key not in files],
@@ -109,6 +103,8 @@ def own_config(
         family=family or "lora",
         families=", ".join(FAMILIES),
     )
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def _quickstart(name: str, model: str | None, family: str | None) -> str:

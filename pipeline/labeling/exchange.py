@@ -101,17 +101,14 @@ def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
 
 def agreement_lines(where: str) -> list[str]:
     """Return the agreement of annotators, line by line, for a file of rankings or a store."""
-    tasks, rankings, gold = _labels(where)
+    if Path(where).is_file() and ending(Path(where)) in ENDINGS:
+        tasks, rankings, gold = [], read_records(Path(where), Ranking), {}
+    else:
+        with closing(store_at(where)) as store:
+            tasks, rankings, gold = store.tasks(), store.rankings(), store.gold()
     if not rankings:
         raise ValueError(f"{where}: no ranking in it")
     return _lines(report(tasks, rankings, gold=gold, rng=np.random.default_rng(0)))
-
-
-def _labels(where: str) -> tuple[list[RankingTask], list[Ranking], dict[str, dict[str, int]]]:
-    if Path(where).is_file() and ending(Path(where)) in ENDINGS:
-        return [], read_records(Path(where), Ranking), {}
-    with closing(store_at(where)) as store:
-        return store.tasks(), store.rankings(), store.gold()
 
 
 def _lines(numbers: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.runs.rounds import in_round, last_round
+from pipeline.runs.stage import in_round, last_round
 
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
 

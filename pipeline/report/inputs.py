@@ -14,8 +14,8 @@ from pipeline.evaluation.samples.results import Results, read_results
 from pipeline.evaluation.samples.tables import Cell
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rounds import latest, stage_names
 from pipeline.runs.splits import OVERLAP, Overlap, read_overlaps
+from pipeline.runs.stage import latest, stage_names
 from reward_models.records import read_records
 from reward_models.row_files import read_jsonl
 

@@ -7,7 +7,7 @@ from pipeline.evaluation.samples.tables import Cell, Quantity
 from pipeline.report.figures import Curve, LinePanel, Scale, interval_panel, line_panel
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import Group, group
-from pipeline.runs.rounds import is_ppo
+from pipeline.runs.stage import is_ppo
 from reward_models.intervals import Interval
 
 PPO_CURVES = (

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
-from stages.progress import Step
+from stages.progress import Report, Step
 
 ROUNDING = 1e-6  # smaller numbers are rounding errors, such as PPO's loss at ratio 1
 HEADLINES = {"loss": "loss", "accuracy": "accuracy", "reward": "reward", "score": "score"}
@@ -29,27 +29,8 @@ PLAIN_AFTER_S = 2.0  # work without a count of its own that takes longer gets a 
 POLL_S = 0.5
 
 
-class Display(Protocol):
-    """A listener to the stages of a run."""
-
-    def begin(self, stage: str, about: str) -> None:
-        """Show that a stage starts or resumes."""
-
-    def step(self, step: Step) -> None:
-        """Show a step of the running stage."""
-
-    def finish(self, note: str) -> None:
-        """Show that the running stage is done."""
-
-    def skip(self, stage: str, note: str) -> None:
-        """Show that a stage needs no work."""
-
-    def print(self, text: str) -> None:
-        """Show a line that is not about a step."""
-
-
 @contextmanager
-def display(stages: Sequence[str]) -> Iterator[Display]:
+def display(stages: Sequence[str]) -> Iterator["Display"]:
     """Yield a display of these stages, in order."""
     console = Console(stderr=True, soft_wrap=False)
     if not console.is_terminal:
@@ -57,6 +38,15 @@ def display(stages: Sequence[str]) -> Iterator[Display]:
         return
     with progress_table(console) as table:
         yield LiveDisplay(table, stages)
+
+
+@contextmanager
+def reporting(stage: str, about: str = "") -> Iterator[Report]:
+    """Show work that is no stage of a run; yield what its steps are reported to."""
+    with display([stage]) as progress:
+        progress.begin(stage, about)
+        yield progress.step
+        progress.finish("")
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
@@ -289,3 +279,6 @@ class PlainDisplay:
 def _work(doing: str) -> str:
     """Return the work without its count, which follows a comma."""
     return doing.partition(",")[0]
+
+
+Display = LiveDisplay | PlainDisplay

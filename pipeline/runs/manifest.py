@@ -17,8 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.runs.rounds import latest
-from pipeline.runs.stage import Source
+from pipeline.runs.stage import Source, latest
 from reward_models.atomic_files import write_json
 from reward_models.model_files import check_model
 from stages.config import HUB, external_names, key_path
@@ -37,7 +36,6 @@ LIBRARIES = [
     "trl",
 ]
 SCHEMA = 2  # of started.json and manifest.json; 1 was before version 0.2
-LEFT_OUT = ("checkpoints",)  # folders that are not part of an artefact; nor are databases
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +135,14 @@ class Hashes:
         return f"{source}@{commit_of('model', source)}"
 
     def files(self, folder: Path) -> dict[str, str]:
-        """Return every file of an artefact, by its path inside, with the hash of its content."""
-        paths = _visible(folder)
+        """Return every file of an artefact, by its path inside, with the hash of its content.
+
+        Checkpoints and databases are no part of it.
+        """
         return {
             str(path.relative_to(folder)): self._of_file(path)
-            for path in paths
-            if not _is_left_out(path.relative_to(folder))
+            for path in _visible(folder)
+            if "checkpoints" not in path.relative_to(folder).parts and ".sqlite" not in path.name
         }
 
     def save(self) -> None:
@@ -191,10 +191,6 @@ def _visible(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _is_left_out(inside: Path) -> bool:
-    return bool(set(LEFT_OUT) & set(inside.parts)) or ".sqlite" in inside.name
-
-
 def libraries() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide numbers."""
     installed = {name: version for name in LIBRARIES if (version := _version(name))}
@@ -240,25 +236,15 @@ def checked_source(name: str) -> Source:
     return source
 
 
+def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
+    """Return everything a part of a config names and whose content decides a result, by key."""
+    return {
+        key_path(path): model_source(text) if marker.what == "model" else data_source(text)
+        for path, marker, text in external_names(config, above)
+        if marker.decides
+    }
+
+
 def data_source(name: str) -> Source:
     """Return a file or folder as a Path; a data set that begins with `hf:` as it is written."""
     return name if name.startswith(HUB) else Path(name)
-
-
-def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:
-    """Return everything a part of a config names and whose content decides a result, by key."""
-    return dict(_sources(config, above))
-
-
-def _sources(config: BaseModel, above: tuple[str, ...]) -> Iterator[tuple[str, Source]]:
-    for path, marker, text in external_names(config, above):
-        key = key_path(path)
-        if not marker.decides:
-            continue
-        match marker.what:
-            case "file":
-                yield key, Path(text)
-            case "model":
-                yield key, model_source(text)
-            case "data":
-                yield key, data_source(text)

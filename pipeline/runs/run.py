@@ -8,13 +8,16 @@ runs/NAME/STAGE/manifest.json     written last: without it the stage did not fin
 runs/NAME/.previous/STAGE         the artefact that a changed config or input replaced
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import re
+import resource
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +25,9 @@ from typing import Any, Literal
 
 from pipeline.runs import manifest as manifests
 from pipeline.runs.manifest import SCHEMA, Hashes, Input, Manifest, require_schema
-from pipeline.runs.metrics import MetricsFile
 from pipeline.runs.stage import Ranks, Source, Stage
-from pipeline.runs.usage import Meter
-from reward_models.atomic_files import write_json
+from reward_models.atomic_files import write_json, write_jsonl
+from reward_models.records import finite_or_none
 from stages.config import HUB
 from stages.data.hub_data import HubData
 from stages.progress import Report, Step
@@ -87,8 +89,8 @@ class Run:
             self._set_aside(folder)
         attempts = int(_started(folder).get("attempts", 0)) + 1
         folder.mkdir(parents=True, exist_ok=True)
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        started = {"fingerprint": status.fingerprint, "started": time, "attempts": attempts}
+        begin = datetime.now(UTC).isoformat(timespec="seconds")
+        started = {"fingerprint": status.fingerprint, "started": begin, "attempts": attempts}
         write_json(folder / "started.json", {**started, "schema": SCHEMA})
         metrics, meter = MetricsFile(folder / "metrics.jsonl"), Meter()
 
@@ -112,10 +114,8 @@ class Run:
             labels=sorted(self._inherited_labels(stage) | stage.labels(folder)),
             code_version=manifests.code_version(),
             libraries=manifests.libraries(),
-            started=time,
-            wall_s=used.wall_s,
-            cpu_s=used.cpu_s,
-            peak_rss_bytes=used.peak_rss_bytes,
+            started=begin,
+            **used,
             attempts=attempts,
             launched={} if ranks is None else ranks.manifest(),
         )
@@ -168,7 +168,7 @@ def is_gone(source: Source, sha256: str = "") -> bool:
     return was_content and not Path(name).exists()
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_run(folder: Path) -> Iterator[Run]:
     """Hold a run's folder for this process; ValueError if another has it or it is an older run."""
     if folder.exists() and not folder.is_dir():
@@ -214,3 +214,87 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[f"{above}{key}"] = value
     return flat
+
+
+class MetricsFile:
+    """A stage's numbers: one line a step, {"step", "total", "area/quantity": number | null}.
+
+    A resumed stage repeats the steps since its last checkpoint; their lines are replaced, so that
+    its file equals that of an unbroken one. More about the current step joins its line. No times
+    are in it: two runs with one seed write the same file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = _whole_lines(path)
+        self.current: int | None = None  # the step this process wrote last
+        if path.is_file():
+            write_jsonl(path, self.rows)
+
+    def add(self, step: Step) -> None:
+        """Write a step's numbers through to the file; a step without numbers leaves no line."""
+        numbers = {name: finite_or_none(float(value)) for name, value in step.metrics.items()}
+        if not numbers:
+            return
+        row = {"step": step.done, "total": step.total, **numbers}
+        if step.done == 0:  # a resumed stage repeats a part of it, and the rest stays
+            first = self.rows[0] if self.rows and self.rows[0]["step"] == 0 else {}
+            self.rows = [{**first, **row}, *(later for later in self.rows if later["step"] > 0)]
+            write_jsonl(self.path, self.rows)
+        elif self.rows and step.done <= self.rows[-1]["step"]:
+            same = self.rows[-1] if step.done == self.current else {}
+            earlier = [other for other in self.rows if other["step"] < step.done]
+            self.rows = [*earlier, {**same, **row}]
+            write_jsonl(self.path, self.rows)
+        else:
+            self.rows.append(row)
+            with self.path.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+        self.current = step.done
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the file up to a line that a kill left half written."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class Meter:
+    """The seconds and bytes that are used from when it is made."""
+
+    def __init__(self) -> None:
+        self.wall = time.monotonic()
+        self.cpu = _cpu_s()
+        with contextlib.suppress(OSError):  # Linux; elsewhere it is the whole process's peak
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def read(self) -> dict[str, Any]:
+        """Return the usage since then, by the manifest's names."""
+        return {
+            "wall_s": round(time.monotonic() - self.wall, 3),
+            "cpu_s": round(_cpu_s() - self.cpu, 3),
+            "peak_rss_bytes": _peak_rss_bytes(),
+        }
+
+
+def _cpu_s() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def _peak_rss_bytes() -> int:
+    """Return the peak of this process since the reset, or of its largest child that has ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return max(int(line.split()[1]) * 1024, child)
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, child)

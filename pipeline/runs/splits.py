@@ -210,9 +210,14 @@ def overlaps(
     return overlaps
 
 
-def write_overlaps(path: Path, overlaps: Iterable[Overlap]) -> None:
-    """Write the overlaps as a JSON list."""
-    text = json.dumps([asdict(one) for one in overlaps], indent=2, ensure_ascii=False) + "\n"
+def report_overlaps(
+    path: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
+) -> None:
+    """Log how far held-out rows are also trained on, and write it as a JSON list."""
+    shared = overlaps(held_out, training)
+    for overlap in shared:
+        log.warning("%s", overlap)
+    text = json.dumps([asdict(one) for one in shared], indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
 
 

@@ -1,7 +1,10 @@
-"""The interface of a stage, and of the ranks that train one."""
+"""The interface of a stage and of the ranks that train one, and the names of stages by round.
 
-import os
-import random
+round 1   sample → label → reward → select → ppo → ppo-ptx
+round n   sample-n → label-n → reward-n → ppo-n → ppo-ptx-n
+"""
+
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,6 +13,7 @@ from stages.progress import Report
 
 Source = Path | str  # a file or folder, or the name of a model or of a data set of the hub
 Work = Literal["copying", "computing", "training", "people"]
+FIRST_ROUND = ("data", "sft", "sample", "label", "reward", "select", "ppo-init", "ppo", "ppo-ptx")
 
 
 class Stage(Protocol):
@@ -68,22 +72,34 @@ class Ranks(Protocol):
         """Return what an artefact's manifest records of them."""
 
 
-def seed_process(seed: int, threads: int | None) -> None:
-    """Seed every global generator and bound the threads, before a stage computes.
+def in_round(stage: str, number: int) -> str:
+    """Return the name of a stage, which is its folder's too, in round `number` (from 1)."""
+    return stage if number == 1 else f"{stage}-{number}"
 
-    Without a GPU the process also keeps the memory that a forward pass frees.
-    """
-    import numpy
-    import torch
 
-    from stages.distributed.memory import keep_freed_memory
+def stage_names(run: Path) -> list[str]:
+    """Return every stage whose folder lies in the run, in the order of an experiment."""
+    later = [
+        in_round(stage, number)
+        for number in range(2, last_round(run, "sample") + 1)
+        for stage in ("sample", "label", "reward", "ppo", "ppo-ptx")
+    ]
+    return [name for name in (*FIRST_ROUND, *later, "evaluate") if (run / name).is_dir()]
 
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    if threads is not None:
-        # Ranks that share a machine share its threads: more than cores wait for each other.
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by every launcher
-        torch.set_num_threads(max(1, threads // ranks))
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
+
+def is_ppo(stage: str) -> bool:
+    """Return true for a stage that trains a policy by PPO, in any round."""
+    return re.fullmatch(r"ppo(-ptx)?(-\d+)?", stage) is not None
+
+
+def last_round(run: Path, stage: str = "reward") -> int:
+    """Return the last round whose `stage` lies in the run's folder; 1 where none does."""
+    number = 1
+    while (run / in_round(stage, number + 1)).is_dir():
+        number += 1
+    return number
+
+
+def latest(run: Path, stage: str = "reward") -> Path:
+    """Return the folder that the last round of `stage` left in the run."""
+    return run / in_round(stage, last_round(run, stage))

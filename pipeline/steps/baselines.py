@@ -5,17 +5,15 @@ as instructions (`instructions.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
-from pipeline.config.baselines import BestOfN, InstructionTuned, PromptedBase
+from pipeline.config.baselines import Baseline, BestOfN, InstructionTuned, PromptedBase
 from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import model_source, named_inputs
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
-from pipeline.steps.policies import fine_tuned
+from pipeline.runs.manifest import named_inputs
+from pipeline.runs.stage import Source, Stage
+from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report, Step
 
@@ -26,49 +24,55 @@ def baseline_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
     for baseline in config.baselines:
         match baseline:
             case PromptedBase():
-                stages.append(Prompted(config, folder, baseline))
+                stages.append(Prompted(config, folder, baseline=baseline))
             case BestOfN():
-                stages.append(Best(config, folder, baseline))
+                stages.append(Best(config, folder, baseline=baseline))
             case InstructionTuned():
-                stages.append(Instructed(config, folder, baseline))
+                stages.append(Instructed(config, folder, baseline=baseline))
             case _:
                 assert_never(baseline)
     return stages
 
 
 @dataclass(frozen=True)
-class Prompted(Stage):
-    """Choose the demonstrations that stand before every prompt of the base."""
-
-    config: ExperimentConfig
-    folder: Path
-    baseline: PromptedBase
-    about = "baseline: few-shot prefix for the base"
+class _BaselineStage(ExperimentStage):
+    baseline: Baseline = field(kw_only=True)
 
     @property
     def name(self) -> str:
         return self.baseline.name
 
+    def settings(self) -> Mapping[str, Any]:
+        return self.seeded(
+            baseline=without_external_names(self.baseline),
+            sampling=self.config.evaluation.sampling.model_dump(mode="json"),
+        )
+
+
+@dataclass(frozen=True)
+class Prompted(_BaselineStage):
+    """Choose the demonstrations that stand before every prompt of the base."""
+
+    baseline: PromptedBase = field(kw_only=True)
+    about = "baseline: few-shot prefix for the base"
+
     def inputs(self) -> Mapping[str, Source]:
         return {
-            "base": model_source(self.config.model),
-            "reward": _last_reward_model(self.config, self.folder),
+            "base": self.base_model,
+            "reward": self.last_reward_model,
             "demonstrations": self.folder / "data/demonstrations.jsonl",
             "prompts": self.folder / "data/validation_prompts.jsonl",
         }
 
-    def settings(self) -> Mapping[str, Any]:
-        return _settings(self.config, self.baseline)
-
     def run(self, out: Path, report: Report) -> None:
         from pipeline.models.prompting import choose_prefix
 
-        seed_process(self.config.seed, self.config.threads)
-        data = DataFolder(self.folder / "data")
+        self.seed_process()
+        data = self.data
         choose_prefix(
             self.baseline,
-            base=model_source(self.config.model),
-            reward_model=_last_reward_model(self.config, self.folder),
+            base=self.base_model,
+            reward_model=self.last_reward_model,
             demonstrations=data.demonstrations(),
             prompts=data.prompts("validation"),
             test_prompts=data.prompts("test"),
@@ -80,19 +84,13 @@ class Prompted(Stage):
 
 
 @dataclass(frozen=True)
-class Best(Stage):
+class Best(_BaselineStage):
     """Write down which policy answers n times, and which reward model picks.
 
     The evaluation samples.
     """
 
-    config: ExperimentConfig
-    folder: Path
-    baseline: BestOfN
-
-    @property
-    def name(self) -> str:
-        return self.baseline.name
+    baseline: BestOfN = field(kw_only=True)
 
     @property
     def about(self) -> str:
@@ -100,15 +98,8 @@ class Best(Stage):
 
     def inputs(self) -> Mapping[str, Source]:
         base = self.baseline.policy == "base"
-        return {
-            "policy": model_source(self.config.model)
-            if base
-            else fine_tuned(self.config, self.folder),
-            "reward": _last_reward_model(self.config, self.folder),
-        }
-
-    def settings(self) -> Mapping[str, Any]:
-        return _settings(self.config, self.baseline)
+        policy = self.base_model if base else self.fine_tuned
+        return {"policy": policy, "reward": self.last_reward_model}
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.models.prompting import PromptedPolicy, best_of_n_kl
@@ -125,51 +116,29 @@ class Best(Stage):
 
 
 @dataclass(frozen=True)
-class Instructed(Stage):
+class Instructed(_BaselineStage):
     """Fine-tune the base on tasks written as instructions."""
 
-    config: ExperimentConfig
-    folder: Path
-    baseline: InstructionTuned
+    baseline: InstructionTuned = field(kw_only=True)
     about = "baseline: fine-tuning on tasks as instructions"
 
-    @property
-    def name(self) -> str:
-        return self.baseline.name
-
     def inputs(self) -> Mapping[str, Source]:
-        base = model_source(self.config.model)
-        return {"base": base, **named_inputs(self.baseline, "baseline")}
+        return {"base": self.base_model, **named_inputs(self.baseline, "baseline")}
 
     def settings(self) -> Mapping[str, Any]:
         sft = (self.baseline.sft or self.config.sft).model_dump(mode="json")
-        return {**_settings(self.config, self.baseline), "sft": sft}
+        return {**super().settings(), "sft": sft}
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.steps.instructions import tune
 
-        seed_process(self.config.seed, self.config.threads)
+        self.seed_process()
         tune(
             self.baseline,
             self.baseline.sft or self.config.sft,
-            base=model_source(self.config.model),
+            base=self.base_model,
             sampling=self.config.evaluation.sampling,
             out=out,
             seed=self.config.seed,
             report=report,
         )
-
-
-def _last_reward_model(config: ExperimentConfig, folder: Path) -> Path:
-    return folder / in_round("reward", config.rounds) / "model"
-
-
-def _settings(
-    config: ExperimentConfig, baseline: PromptedBase | BestOfN | InstructionTuned
-) -> dict[str, Any]:
-    return {
-        "seed": config.seed,
-        "threads": config.threads,
-        "baseline": without_external_names(baseline),
-        "sampling": config.evaluation.sampling.model_dump(mode="json"),
-    }

@@ -4,7 +4,6 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,15 @@ from pipeline.runs.splits import (
     Row,
     held_out_digest,
     limited,
-    overlaps,
+    report_overlaps,
     smallest,
     split,
     validation_prompts,
-    write_overlaps,
 )
-from pipeline.runs.stage import Source, Stage
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt, RankingTask, read_records
-from reward_models.row_files import read_jsonl
 from stages.config import external_names, without_external_names
 from stages.progress import Report
 
@@ -34,16 +32,12 @@ NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class Data(Stage):
+class Data(ExperimentStage):
     """Write every data set of the experiment."""
 
-    config: ExperimentConfig
-    folder: Path
-    name = "data"
+    kind = "data"
     about = "data sets"
     work = "copying"
 
@@ -61,27 +55,6 @@ class Data(Stage):
 
     def run(self, out: Path, report: Report) -> None:  # noqa: ARG002 - it is done in moments
         make_data(self.config, out)
-
-
-class DataFolder:
-    """Reads what `make_data` wrote. A set that the experiment does not have is empty."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def demonstrations(self, name: str = "demonstrations") -> list[Demonstration]:
-        """Demonstrations to train on, or those named `validation`."""
-        return read_records(self.folder / f"{name}.jsonl", Demonstration)
-
-    def prompts(self, use: str) -> list[Prompt]:
-        """Prompts for `ranking`, `ppo`, `validation`, `test` or `toxicity`."""
-        path = self.folder / f"{use}_prompts.jsonl"
-        return read_records(path, Prompt) if path.is_file() else []
-
-    def texts(self, use: str) -> list[str]:
-        """Texts of the base model's kind: `pretraining` or `held_out`."""
-        path = self.folder / f"{use}_texts.jsonl"
-        return [str(row["text"]) for _, row in read_jsonl(path)] if path.is_file() else []
 
 
 def make_data(config: ExperimentConfig, folder: Path) -> None:
@@ -121,8 +94,8 @@ def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> N
         _write_prompts(folder, use, prompts)
     training: dict[str, Sequence[Row]] = {"demonstrations": demonstrations, "ppo_prompts": ppo}
     training["ranking_prompts"] = ranked or ranking
-    _report_overlaps(
-        folder,
+    report_overlaps(
+        folder / OVERLAP,
         {"validation": validation} | {f"{use}_prompts": rows for use, rows in held_out.items()},
         training,
     )
@@ -178,16 +151,6 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
         Prompt(one.prompt, user=one.extra.get("user"), context=one.context, history=one.history)
         for one in tasks
     ]
-
-
-def _report_overlaps(
-    folder: Path, held_out: Mapping[str, Sequence[Row]], training: Mapping[str, Sequence[Row]]
-) -> None:
-    """Log and write how far held-out rows are also trained on; validation is to be apart."""
-    shared = overlaps(held_out, training)
-    for overlap in shared:
-        log.warning("%s", overlap)
-    write_overlaps(folder / OVERLAP, shared)
 
 
 def _texts_from_files(source: str, held_out: str | None, seed: str, folder: Path) -> None:

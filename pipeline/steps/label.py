@@ -15,18 +15,12 @@ from typing import Any
 
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import settled_rankings
-from pipeline.config.experiment import (
-    ExperimentConfig,
-    ImportedRankings,
-    Labeling,
-    SimulatedAnnotators,
-)
+from pipeline.config.experiment import ImportedRankings, Labeling, SimulatedAnnotators
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
 from pipeline.runs.failures import PeopleNeeded
-from pipeline.runs.rounds import in_round, latest
-from pipeline.runs.stage import Source, Stage, Work
-from pipeline.steps.data import DataFolder
+from pipeline.runs.stage import Source, Work, in_round, latest
+from pipeline.steps.step import DataFolder, ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import (
     Prompt,
@@ -44,16 +38,10 @@ TRANSACTION = 100  # rankings of simulated annotators
 
 
 @dataclass(frozen=True)
-class Label(Stage):
+class Label(ExperimentStage):
     """Collect rankings of a round's tasks from whoever the config names."""
 
-    config: ExperimentConfig
-    folder: Path
-    round: int = 1
-
-    @property
-    def name(self) -> str:
-        return in_round("label", self.round)
+    kind = "label"
 
     @property
     def about(self) -> str:
@@ -113,7 +101,7 @@ class Label(Stage):
             tasks = read_tasks(self.tasks)
             match labeling:
                 case SimulatedAnnotators():
-                    prompts = DataFolder(self.folder / "data").prompts("ranking")
+                    prompts = self.data.prompts("ranking")
                     seed = in_round(str(self.config.seed), self.round)
                     rankings = _simulated(labeling, tasks, prompts, seed, out, report)
                 case HumanAnnotators():
@@ -126,11 +114,9 @@ class Label(Stage):
 
 def tasks_file(labeling: Labeling) -> Path | None:
     """Return the file of tasks that the config names; None where the run samples outputs."""
-    match labeling:
-        case ImportedRankings() | HumanAnnotators():
-            return None if labeling.tasks is None else Path(labeling.tasks)
-        case SimulatedAnnotators():
-            return None
+    if isinstance(labeling, SimulatedAnnotators) or labeling.tasks is None:
+        return None
+    return Path(labeling.tasks)
 
 
 def labels_until(run: Path, number: int) -> list[Path]:
@@ -193,7 +179,7 @@ def _worlds(
 
 def store_of(labeling: HumanAnnotators, run: Path) -> str:
     """Return the store of people's rankings: beside the stages, so that no restart touches it."""
-    return labeling.store if labeling.store is not None else str(run / STORE)
+    return labeling.store or str(run / STORE)
 
 
 def ranked_by_people(

@@ -5,18 +5,15 @@ or a reward model of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import named_inputs
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.label import labels_until, read_labels
-from pipeline.steps.policies import ppo_start, require_positions, require_prompts_fit
+from pipeline.steps.step import ExperimentStage
 from reward_models.conversations import Turn
 from reward_models.records import Prompt
 from stages.config import without_external_names
@@ -29,18 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ppo(Stage):
+class Ppo(ExperimentStage):
     """Train a policy against the reward model of its round."""
 
-    config: ExperimentConfig
-    folder: Path
-    kind: Literal["ppo", "ppo-ptx"]
-    round: int = 1
+    kind: Literal["ppo", "ppo-ptx"] = field(kw_only=True)
     work = "training"
-
-    @property
-    def name(self) -> str:
-        return in_round(self.kind, self.round)
 
     @property
     def about(self) -> str:
@@ -54,6 +44,12 @@ class Ppo(Stage):
         return chosen
 
     @property
+    def start(self) -> Path:
+        """The policy that PPO starts from and is held to."""
+        separate = self.config.ppo_init is not None
+        return self.folder / "ppo-init/model" if separate else self.fine_tuned
+
+    @property
     def reward_model(self) -> Path:
         """The reward model of this round."""
         return self.folder / in_round("reward", self.round) / "model"
@@ -61,7 +57,7 @@ class Ppo(Stage):
     def inputs(self) -> Mapping[str, Source]:
         data = self.folder / "data"
         inputs: dict[str, Source] = {
-            "policy": ppo_start(self.config, self.folder),
+            "policy": self.start,
             "reward": self.reward_model,
             "prompts": data / "ppo_prompts.jsonl",
         }
@@ -73,21 +69,17 @@ class Ppo(Stage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "ppo": without_external_names(self.ppo),
-        }
+        return self.seeded(ppo=without_external_names(self.ppo))
 
     def check_data(self) -> None:
         ppo, start = self.ppo, self.config.ppo_init or self.config.sft
         if ppo.pretraining is not None:
             key = f"{self.kind.replace('-', '_')}.pretraining.tokens_per_example"
-            require_positions(self.config, self.folder, ppo.pretraining.tokens_per_example, key)
+            self.require_positions(ppo.pretraining.tokens_per_example, key)
         policies = [start.adaptation, ppo.adaptation]
         for use in ("ppo", "validation") if self._validates else ("ppo",):
             new_tokens = ppo.sampling.max_new_tokens
-            require_prompts_fit(self.config, self.folder, use, new_tokens, policies)
+            self.require_prompts_fit(use, new_tokens, policies)
 
     def run(self, out: Path, report: Report) -> None:
         from stages.models import load_tokenizer
@@ -95,9 +87,9 @@ class Ppo(Stage):
         from stages.reward.held_out import held_out_prompts
         from stages.reward.train import within_positions
 
-        seed_process(self.config.seed, self.config.threads)
-        seed, policy = self.config.seed, ppo_start(self.config, self.folder)
-        data = DataFolder(self.folder / "data")
+        self.seed_process()
+        seed, policy = self.config.seed, self.start
+        data = self.data
         validation = data.prompts("validation")
         # Rankings that the reward model did not learn from check it before PPO starts.
         held_out = held_out_prompts(
@@ -149,6 +141,7 @@ def gold_reward(
     return GoldReward(judge, chosen, {"toxicity": toxicity, "win_rate": wins})
 
 
+@dataclass
 class WinRate:
     """1 where an answer scores higher than the start policy's to the same prompt, ties 1/2.
 
@@ -156,16 +149,11 @@ class WinRate:
     resumed run compares with the same answers.
     """
 
-    def __init__(
-        self,
-        judge: "Judge",
-        prompts: Sequence[Prompt],
-        start: Path,
-        sampling: SamplingConfig,
-        seed: int,
-    ) -> None:
-        self.judge, self.prompts = judge, prompts
-        self.start, self.sampling, self.seed = start, sampling, seed
+    judge: "Judge"
+    prompts: Sequence[Prompt]
+    start: Path
+    sampling: SamplingConfig
+    seed: int
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
@@ -220,9 +208,6 @@ def _reward_model_judge(folder: str) -> "Judge":
 
     model, tokenizer = RewardModel.load(Path(folder)).to(device()), load_tokenizer(folder)
 
-    def judge(
-        prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
-    ) -> list[float]:
-        return score_responses(model, tokenizer, prompts, responses, ended=ended)
-
-    return judge
+    return lambda prompts, responses, ended: score_responses(
+        model, tokenizer, prompts, responses, ended=ended
+    )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pipeline.config.loading import load_config
 from pipeline.launch.worker import run_rank
-from pipeline.steps.order import stage_named
+from pipeline.steps.order import stages_until
 from stages.progress import Report
 
 
 def stage_work(run: Path, name: str, report: Report) -> None:
     """Do a stage's work by the config in a run's folder, in a process that knows its rank."""
-    stage_named(load_config(run / "config.yaml"), run, name).run(run / name, report)
+    stages_until(load_config(run / "config.yaml"), run, name)[-1].run(run / name, report)
 
 
 if __name__ == "__main__":

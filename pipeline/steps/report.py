@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage
+from pipeline.runs.stage import Source, in_round
+from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report, Step
 
 
 @dataclass(frozen=True)
-class ReportPage(Stage):
+class ReportPage(ExperimentStage):
     """Write report.html."""
 
-    config: ExperimentConfig
-    folder: Path
-    trained: Sequence[str]  # names of the stages that train
-    name = "report"
+    trained: Sequence[str] = ()  # names of the stages that train
+    kind = "report"
     about = "report.html"
 
     def inputs(self) -> Mapping[str, Source]:

@@ -5,29 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.experiment import ExperimentConfig
 from pipeline.runs.manifest import model_source
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
+from pipeline.runs.stage import Source, in_round
 from pipeline.steps.label import labels_until, read_labels
+from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report
 
 
 @dataclass(frozen=True)
-class Reward(Stage):
+class Reward(ExperimentStage):
     """Train the reward model; with folds also others that never saw a part of the rankings."""
 
-    config: ExperimentConfig
-    folder: Path
-    round: int = 1
+    kind = "reward"
     about = "reward model"
     work = "training"
-
-    @property
-    def name(self) -> str:
-        return in_round("reward", self.round)
 
     @property
     def base(self) -> Source:
@@ -36,7 +28,7 @@ class Reward(Stage):
             case "sft":
                 return self.folder / "sft/model"
             case "base":
-                return model_source(self.config.model)
+                return self.base_model
             case name:
                 return model_source(name)
 
@@ -49,17 +41,13 @@ class Reward(Stage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "reward": without_external_names(self.config.reward),
-        }
+        return self.seeded(reward=without_external_names(self.config.reward))
 
     def run(self, out: Path, report: Report) -> None:
         from stages.reward.folds import write_folds
         from stages.reward.train import train_reward, within_positions
 
-        seed_process(self.config.seed, self.config.threads)
+        self.seed_process()
         seed = self.config.seed
         tasks, rankings = read_labels(labels_until(self.folder, self.round))
         train_reward(
@@ -67,7 +55,7 @@ class Reward(Stage):
             base=self.base,
             tasks=tasks,
             rankings=rankings,
-            demonstrations=DataFolder(self.folder / "data").demonstrations(),
+            demonstrations=self.data.demonstrations(),
             out=out,
             seed=seed,
             report=report,

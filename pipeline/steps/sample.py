@@ -18,12 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import model_source
-from pipeline.runs.rounds import in_round
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
-from pipeline.steps.policies import require_prompts_fit, trained_policies
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Prompt, RankingTask, Response
 from stages.config import without_external_names
@@ -39,28 +35,19 @@ _WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class Sample(Stage):
+class Sample(ExperimentStage):
     """Draw K responses to each ranking prompt; later rounds also from the policy so far."""
 
-    config: ExperimentConfig
-    folder: Path
-    round: int = 1
+    kind = "sample"
     about = "outputs to be ranked"
-
-    @property
-    def name(self) -> str:
-        return in_round("sample", self.round)
 
     @property
     def policies(self) -> dict[str, Source]:
         """The policies to sample from, by name, the one of the round before first."""
-        start: dict[str, Source] = {
-            "base": model_source(self.config.model),
-            "sft": self.folder / "sft/model",
-        }
+        start: dict[str, Source] = {"base": self.base_model, "sft": self.folder / "sft/model"}
         policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
-            current = trained_policies(self.config, self.round - 1)[-1]
+            current = self.trained_policies(self.round - 1)[-1]
             policies = {current: self.folder / current / "model", **policies}
         return policies
 
@@ -68,25 +55,21 @@ class Sample(Stage):
         return {"prompts": self.folder / "data/ranking_prompts.jsonl", **self.policies}
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "sampling": without_external_names(self.config.sampling),
-        }
+        return self.seeded(sampling=without_external_names(self.config.sampling))
 
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
         policies = [self.config.sft.adaptation]
-        require_prompts_fit(self.config, self.folder, "ranking", new_tokens, policies, scored=False)
+        self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
         from stages.prompt_lengths import require_fit
 
-        seed_process(self.config.seed, self.config.threads)
+        self.seed_process()
         sampling, policies = self.config.sampling, self.policies
-        prompts = DataFolder(self.folder / "data").prompts("ranking")
+        prompts = self.data.prompts("ranking")
         new_tokens = max(setting.max_new_tokens for setting in sampling.settings)
         for name, source in policies.items():
             limits = [context_limit(source)]
@@ -121,8 +104,8 @@ class _Policy:
 class _Outputs:
     """The distinct outputs of each prompt so far, and the counts of the others."""
 
-    def __init__(self, ids: Sequence[str], num_wanted: Sequence[int], likeness: float) -> None:
-        self.ids, self.num_wanted, self.likeness = ids, num_wanted, likeness
+    def __init__(self, ids: Sequence[str], num_wanted: Sequence[int]) -> None:
+        self.ids, self.num_wanted = ids, num_wanted
         self.responses: list[list[Response]] = [[] for _ in ids]
         self.near_duplicates = 0
         self.done = 0  # outputs counted as done so far: those drawn again are not counted down
@@ -130,7 +113,7 @@ class _Outputs:
     def add(self, prompt: int, text: str, model: str, sampling: Mapping[str, object]) -> bool:
         """Add the output and return true, unless its prompt has one like it."""
         responses = self.responses[prompt]
-        if is_near_duplicate(text, (response.text for response in responses), self.likeness):
+        if is_near_duplicate(text, (response.text for response in responses), LIKENESS):
             self.near_duplicates += 1
             return False
         name = f"{self.ids[prompt]}-{len(responses) + 1}"
@@ -160,7 +143,6 @@ def sample_tasks(
     settings: Sequence[SamplingConfig],
     seed: int,
     report: Report,
-    likeness: float = LIKENESS,
     prefix: str = "",
 ) -> list[RankingTask]:
     """Return a task for every prompt with two distinct outputs or more, in the prompts' order.
@@ -177,7 +159,7 @@ def sample_tasks(
     num_wanted = _spread(len(prompts), *responses, f"{prefix}{seed}")
     slots = _slots(num_wanted, len(policies), len(settings))
     ids = [prefix + name for name in _task_ids(prompts)]
-    outputs = _Outputs(ids, num_wanted, likeness)
+    outputs = _Outputs(ids, num_wanted)
     left: list[_Slot] = []
     for number, (name, source) in enumerate(policies.items()):
         report(outputs.step(f"loading {name}"))

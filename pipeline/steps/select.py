@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
-from pipeline.steps.policies import require_prompts_fit
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report
 
 
 @dataclass(frozen=True)
-class Select(Stage):
+class Select(ExperimentStage):
     """Choose among the epochs of SFT by the reward model."""
 
-    config: ExperimentConfig
-    folder: Path
-    name = "select"
+    kind = "select"
     about = "SFT's epoch by reward"
 
     def inputs(self) -> Mapping[str, Source]:
@@ -34,25 +30,21 @@ class Select(Stage):
         }
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "selection": without_external_names(self.config.sft.selection),
-        }
+        return self.seeded(selection=without_external_names(self.config.sft.selection))
 
     def check_data(self) -> None:
         sft = self.config.sft
         new_tokens = sft.selection.max_new_tokens
-        require_prompts_fit(self.config, self.folder, "validation", new_tokens, [sft.adaptation])
+        self.require_prompts_fit("validation", new_tokens, [sft.adaptation])
 
     def run(self, out: Path, report: Report) -> None:
         from stages.sft.selection import choose_epoch
 
-        seed_process(self.config.seed, self.config.threads)
+        self.seed_process()
         choose_epoch(
             self.folder / "sft",
             reward_model=self.folder / "reward/model",
-            selection_prompts=DataFolder(self.folder / "data").prompts("validation"),
+            selection_prompts=self.data.prompts("validation"),
             sampling=self.config.sft.selection,
             out=out,
             seed=self.config.seed,

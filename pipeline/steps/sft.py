@@ -5,21 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.experiment import ExperimentConfig
-from pipeline.runs.manifest import model_source
-from pipeline.runs.stage import Source, Stage, seed_process
-from pipeline.steps.data import DataFolder
-from pipeline.steps.policies import require_positions
+from pipeline.runs.stage import Source
+from pipeline.steps.step import ExperimentStage
 from stages.progress import Report
 from stages.sft.config import SFTConfig
 
 
 @dataclass(frozen=True)
-class Sft(Stage):
+class Sft(ExperimentStage):
     """Fine-tune the base, for the experiment or, as `for_ppo`, for PPO alone (appendix C.3)."""
 
-    config: ExperimentConfig
-    folder: Path
     for_ppo: bool = False
     work = "training"
 
@@ -40,7 +35,7 @@ class Sft(Stage):
     def inputs(self) -> Mapping[str, Source]:
         data = self.folder / "data"
         inputs: dict[str, Source] = {
-            "base": model_source(self.config.model),
+            "base": self.base_model,
             "demonstrations": data / "demonstrations.jsonl",
             "validation": data / "validation.jsonl",
         }
@@ -49,27 +44,23 @@ class Sft(Stage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return {
-            "seed": self.config.seed,
-            "threads": self.config.threads,
-            "sft": self.sft.model_dump(mode="json", exclude={"selection"}),
-        }
+        return self.seeded(sft=self.sft.model_dump(mode="json", exclude={"selection"}))
 
     def check_data(self) -> None:
         mix = self.sft.pretraining
         if mix is not None:
             key = f"{self.name.replace('-', '_')}.pretraining.tokens_per_example"
-            require_positions(self.config, self.folder, mix.tokens_per_example, key)
+            self.require_positions(mix.tokens_per_example, key)
 
     def run(self, out: Path, report: Report) -> None:
         from stages.sft.train import train_sft
 
-        seed_process(self.config.seed, self.config.threads)
-        data = DataFolder(self.folder / "data")
+        self.seed_process()
+        data = self.data
         mixes = self.sft.pretraining is not None
         train_sft(
             self.sft,
-            base=model_source(self.config.model),
+            base=self.base_model,
             demonstrations=data.demonstrations(),
             validation=data.demonstrations("validation"),
             reward_model=None,

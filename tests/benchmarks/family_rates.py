@@ -17,7 +17,7 @@ import torch
 import typer
 
 from pipeline.config.loading import load_config
-from pipeline.steps.data import DataFolder
+from pipeline.steps.step import DataFolder
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.progress import silent

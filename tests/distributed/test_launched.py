@@ -62,7 +62,7 @@ def both_end_well(nodes: list[subprocess.Popen[str]], artefact: Path) -> None:
 
 def without_a_launcher(run: Path, stage: str) -> None:
     """The stage's work in a forked rank, its steps written as the launching command writes them."""
-    from pipeline.runs.metrics import MetricsFile
+    from pipeline.runs.run import MetricsFile
     from stages.progress import silent
 
     folder = run / stage

@@ -128,4 +128,4 @@ def test_ppo_starts_at_and_is_held_to_its_own_fine_tuning(size: str) -> None:
     assert stages["ppo"].inputs()["policy"] == Path("runs/x/ppo-init/model")
     assert stages["evaluate"].inputs()["sft"] == Path("runs/x/select/model")
     assert stages["ppo-init"].inputs()["texts"] == Path("runs/x/data/pretraining_texts.jsonl")
-    assert "texts" not in stages["sft"].inputs
+    assert "texts" not in stages["sft"].inputs()

@@ -28,7 +28,7 @@ class Workplace:
 
     def __init__(self, store: Store, mixing: Mixing | None = None) -> None:
         self.store = store
-        self.desk = Assignment(store, rng=random.Random(3), mixing=mixing)
+        self.desk = Assignment(store, rng=random.Random(3), mixing=mixing or Mixing())
         self.room = Room(store, forms_with(Form(name="order only")), self.desk, Progress(store))
 
     def answer(self, name: str, order: str, **more: object) -> str | None:

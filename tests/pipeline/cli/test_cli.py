@@ -17,8 +17,7 @@ from pipeline.cli.errors import guarded
 from pipeline.config.loading import load_config
 from pipeline.runs.failures import PeopleNeeded, one_line
 from pipeline.runs.run import Run, State, Status
-from pipeline.runs.runner import require_done
-from pipeline.steps.order import stage_named
+from pipeline.steps.order import require_done, stages_until
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "configs/quickstart.yaml")
@@ -198,7 +197,7 @@ def test_an_earlier_stage_that_a_verb_does_not_run_is_named_with_the_command_tha
     tmp_path: Path, name: str, labeling: dict[str, str], state: State, command: str | None
 ):
     config = load_config(Path(QUICKSTART), [f"labeling={json.dumps(labeling)}"])
-    earlier = stage_named(config, tmp_path, name)
+    earlier = stages_until(config, tmp_path, name)[-1]
     check = partial(require_done, Run(tmp_path), earlier, Status(state, "", "", {}))
     if command is None:
         check()
@@ -223,23 +222,19 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path):
     assert line == f"{tmp_path}/taken is a file; expected a folder for the run, or none yet"
 
 
-def mounted(path: Path, options: str) -> str:
-    """Shell that gives this command a small file system of its own at `path`."""
+def in_a_mount(
+    path: Path, options: str, *arguments: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """Run the command with a small file system of its own at `path`."""
     path.mkdir()
     if shutil.which("unshare") is None:
         pytest.skip("unshare is missing, so no file system can be mounted for the test")
     trial = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(path)]
     if subprocess.run(trial, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system")
-    return f"mount -t tmpfs -o {options} tmpfs {path}"
-
-
-def in_a_mount(
-    path: Path, options: str, *arguments: str | Path
-) -> subprocess.CompletedProcess[str]:
-    setup = mounted(path, options)
     command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
-    shell = f'{setup}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {path}/run >&2; exit $code'
+    mount = f"mount -t tmpfs -o {options} tmpfs {path}"
+    shell = f'{mount}; PYTHONPATH={ROOT} "$@"; code=$?; ls -A {path}/run >&2; exit $code'
     return subprocess.run(
         ["unshare", "-m", "bash", "-c", shell, "bash", *command],
         cwd=ROOT,

@@ -36,18 +36,8 @@ def test_shipped_experiments_are_valid(path: Path):
 
 def test_the_quickstart_runs_every_stage():
     stages = [stage.name for stage in experiment_stages(load_config(QUICKSTART), Path("runs/x"))]
-    assert stages == [
-        "data",
-        "sft",
-        "sample",
-        "label",
-        "reward",
-        "select",
-        "ppo",
-        "ppo-ptx",
-        "evaluate",
-        "report",
-    ]
+    expected = "data sft sample label reward select ppo ppo-ptx evaluate report"
+    assert stages == expected.split()
 
 
 def test_an_override_replaces_one_value(path: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config.loading import load_config
-from pipeline.steps.data import DataFolder
+from pipeline.steps.step import DataFolder
 from reward_models.model import RewardModel
 from reward_models.records import Ranking, RankingTask, read_records
 from stages.adapters.config import Adaptation, Probe

@@ -19,7 +19,7 @@ from pipeline.runs.display import (
     progress_table,
     trained_line,
 )
-from pipeline.runs.metrics import MetricsFile
+from pipeline.runs.run import MetricsFile
 from stages.progress import Step
 
 

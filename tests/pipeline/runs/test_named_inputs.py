@@ -1,18 +1,19 @@
 """Names in a config: every path knows `~`, and the content behind every name decides."""
 
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
 import torch
+import typer
 import yaml
 from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import save_file
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from pipeline.cli.app import app
-from pipeline.cli.options import name, path
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.runs.manifest import Hashes
@@ -111,35 +112,26 @@ def test_a_tilde_after_hf_is_the_home_folder_too(monkeypatch: pytest.MonkeyPatch
     assert config.data.model_dump()["test_prompts"] == "hf:/home/somebody/data"
 
 
-def verbs() -> Iterator[tuple[str, str, Any]]:
-    """(verb, parameter, its annotation) of the whole command line."""
-    for group in (app, *(each.typer_instance for each in app.registered_groups)):
-        for command in group.registered_commands:
-            hints = typing.get_type_hints(command.callback, include_extras=True)
-            for parameter, hint in hints.items():
-                if parameter != "return" and get_args(hint):
-                    yield command.callback.__name__, parameter, hint
-
-
-def test_every_path_of_the_command_line_knows_a_tilde():
-    paths = [(verb, key, hint) for verb, key, hint in verbs() if "Path" in str(get_args(hint)[0])]
-    assert [(verb, key) for verb, key, hint in paths if get_args(hint)[1].parser is not path] == []
-    assert len(paths) > 20
-
-
-def test_names_of_the_command_line_that_may_be_paths_know_a_tilde(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("argument", "expanded"),
+    [
+        ("~/runs/a", "/home/somebody/runs/a"),
+        ("--out=~/runs/a", "--out=/home/somebody/runs/a"),
+        ("--policy=mine=~/a b", "--policy=mine=/home/somebody/a b"),
+        ("classifier:~/m", "classifier:/home/somebody/m"),
+        ("postgresql://host/~x", "postgresql://host/~x"),
+        ("ppo=~", "ppo=~"),  # null
+        ("is a=~/b right?", "is a=~/b right?"),
+    ],
+)
+def test_a_tilde_of_any_argument_is_the_home_folder(
+    argument: str, expanded: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("HOME", "/home/somebody")
-    may_be = {"model", "data", "test", "store", "labels", "policies", "scorers", "texts", "prompts"}
-    texts = [
-        (verb, key)
-        for verb, key, hint in verbs()
-        if "str" in str(get_args(hint)[0]) and key in may_be
-        if get_args(hint)[1].parser is not name
-    ]
-    assert texts == []
-    assert name("mine=~/runs/a") == "mine=/home/somebody/runs/a"
-    assert name("classifier:~/m") == "classifier:/home/somebody/m"
-    assert name("postgresql://host/~x") == "postgresql://host/~x"
+    given: list[list[str]] = []
+    monkeypatch.setattr(TyperGroup, "parse_args", lambda _, __, args: given.append(args))
+    get_command(app).parse_args(typer.Context(get_command(app)), ["run", argument])
+    assert given == [["run", expanded]]
 
 
 def everything(folder: Path) -> dict[str, Any]:

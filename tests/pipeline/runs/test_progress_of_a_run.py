@@ -1,5 +1,6 @@
 """Reports of the stages of a whole small run: counts that only rise, work in words."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.loading import load_config
+from pipeline.runs.display import PlainDisplay
 from pipeline.steps.order import run_experiment
 from stages.progress import Step
 
@@ -27,39 +29,21 @@ SMALL = [
     "baselines=[{kind: prompted, candidates: 2, prompts: 4}, {kind: best_of_n, n: 2}]",
     "evaluation.resamples=100",
     "evaluation.sign_flips=100",
-    "data.sizes.demonstrations=16",
-    "data.sizes.ranking_prompts=30",
-    "data.sizes.ppo_prompts=32",
-    "data.sizes.validation_prompts=8",
-    "data.sizes.test_prompts=24",
-    "data.sizes.toxicity_prompts=8",
-    "data.sizes.pretraining_texts=40",
-    "data.sizes.held_out_texts=8",
+    "data.sizes={demonstrations: 16, ranking_prompts: 30, ppo_prompts: 32, validation_prompts: 8, "
+    "test_prompts: 24, toxicity_prompts: 8, pretraining_texts: 40, held_out_texts: 8}",
 ]
 
 
-class Recorder:
+class Recorder(PlainDisplay):
     """A display that keeps every step of every stage."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, list[Step]] = {}
-        self.stage = ""
-
-    def begin(self, stage: str, _: str) -> None:
-        self.stage = stage
-        self.steps[stage] = []
+        super().__init__()
+        self.steps: dict[str, list[Step]] = defaultdict(list)
 
     def step(self, step: Step) -> None:
         self.steps[self.stage].append(step)
-
-    def finish(self, _: str) -> None:
-        pass
-
-    def skip(self, _: str, __: str) -> None:
-        pass
-
-    def print(self, _: str) -> None:
-        pass
+        super().step(step)
 
 
 @pytest.mark.slow
@@ -73,7 +57,7 @@ def test_in_no_stage_of_a_run_does_the_count_fall_or_the_total_shrink(
     def display(_: Sequence[str]) -> Iterator[Recorder]:
         yield recorder
 
-    monkeypatch.setattr("pipeline.runs.runner.display", display)
+    monkeypatch.setattr("pipeline.steps.order.display", display)
     run_experiment(load_config(ROOT / "configs/quickstart.yaml", SMALL), tmp_path / "run")
     for stage, steps in recorder.steps.items():
         counted = [step for step in steps if step.total]

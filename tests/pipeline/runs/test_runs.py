@@ -217,15 +217,6 @@ def test_a_second_process_is_refused(folder: Path):
         pass
 
 
-def test_a_run_cannot_be_a_file(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(ValueError, match="is a file; expected a folder"),
-        open_run(tmp_path / "file"),
-    ):
-        pass
-
-
 def test_a_failed_stage_leaves_no_manifest(folder: Path):
     def fail(out: Path, _: Report) -> None:
         (out / "half.txt").write_text("half")

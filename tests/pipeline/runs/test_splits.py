@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config.loading import checked
 from pipeline.runs.splits import Groups, limited, overlaps, prompt_key, split, validation_prompts
-from pipeline.steps.data import DataFolder, make_data
+from pipeline.steps.data import make_data
+from pipeline.steps.step import DataFolder
 from reward_models.atomic_files import write_jsonl
 from reward_models.conversations import Turn
 from reward_models.records import Demonstration, Prompt

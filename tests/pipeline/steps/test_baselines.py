@@ -23,9 +23,9 @@ from pipeline.models.prompting import (
     prompting_notes,
     shots_ids,
 )
+from pipeline.steps.evaluate import Evaluate
 from pipeline.steps.instructions import task_sets
 from pipeline.steps.order import experiment_stages
-from pipeline.steps.policies import compared_policies
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration
 from stages.data.template import prompt_ids
@@ -85,20 +85,24 @@ def test_the_prefix_stands_before_the_prompt_and_not_in_the_row(
     assert [row.completion for row in plain] != [row.completion for row in behind]
 
 
-def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
-    world: tuple[Path, Path], tmp_path: Path
-):
+def choose(world: tuple[Path, Path], out: Path, **settings: int) -> None:
     choose_prefix(
-        PromptedBase(kind="prompted", shots=2, candidates=4, prompts=8),
+        PromptedBase(kind="prompted", **settings),
         base=world[0],
         reward_model=world[1],
         demonstrations=SHOTS,
         prompts=PROMPTS,
         sampling=SAMPLING,
-        out=tmp_path,
+        out=out,
         seed=0,
         report=silent,
     )
+
+
+def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
+    world: tuple[Path, Path], tmp_path: Path
+):
+    choose(world, tmp_path, shots=2, candidates=4, prompts=8)
     about = json.loads((tmp_path / "baseline.json").read_text())["about"]
     tried = [one["mean_score"] for one in about["candidates"]]
     assert len(tried) == 4
@@ -107,17 +111,7 @@ def test_the_candidate_with_the_best_mean_score_becomes_the_prefix(
 
 def test_demonstrations_that_do_not_fit_are_refused(world: tuple[Path, Path], tmp_path: Path):
     with pytest.raises(ValueError, match=r"max_prefix_tokens \(3\); the shortest of 8 sets has"):
-        choose_prefix(
-            PromptedBase(kind="prompted", max_prefix_tokens=3),
-            base=world[0],
-            reward_model=world[1],
-            demonstrations=SHOTS,
-            prompts=PROMPTS,
-            sampling=SAMPLING,
-            out=tmp_path,
-            seed=0,
-            report=silent,
-        )
+        choose(world, tmp_path, max_prefix_tokens=3)
 
 
 def test_only_models_are_asked_for_likelihoods_and_the_kl_is_told(
@@ -182,7 +176,7 @@ def test_baselines_are_stages_before_the_evaluation_and_rows_in_it(tmp_path: Pat
     config = ExperimentConfig(name="x", baselines=[*baselines, tuned])
     names = [stage.name for stage in experiment_stages(config, tmp_path)]
     assert names[-5:] == ["prompted", "best-of-4", "instructed", "evaluate", "report"]
-    compared = list(compared_policies(config, tmp_path))
+    compared = list(Evaluate(config, tmp_path).policies)
     assert compared == ["base", "prompted", "instructed", "sft", "best-of-4", "ppo"]
 
 

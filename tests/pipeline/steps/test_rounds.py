@@ -11,9 +11,9 @@ from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
 from pipeline.models.policies import policy_folder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rounds import is_ppo, last_round, latest, stage_names
+from pipeline.runs.stage import is_ppo, last_round, latest, stage_names
+from pipeline.steps.evaluate import Evaluate
 from pipeline.steps.order import experiment_stages, run_experiment
-from pipeline.steps.policies import compared_policies
 from reward_models.records import Ranking, RankingTask, read_records
 
 ROOT = Path(__file__).parents[3]
@@ -27,14 +27,8 @@ SMALL = [
     "ppo.minibatch=16",
     "ppo.overoptimization=null",
     "ppo_ptx=null",
-    "data.sizes.demonstrations=16",
-    "data.sizes.ranking_prompts=24",
-    "data.sizes.ppo_prompts=32",
-    "data.sizes.validation_prompts=8",
-    "data.sizes.test_prompts=8",
-    "data.sizes.toxicity_prompts=4",
-    "data.sizes.pretraining_texts=8",
-    "data.sizes.held_out_texts=4",
+    "data.sizes={demonstrations: 16, ranking_prompts: 24, ppo_prompts: 32, validation_prompts: 8, "
+    "test_prompts: 8, toxicity_prompts: 4, pretraining_texts: 8, held_out_texts: 4}",
 ]
 
 
@@ -121,7 +115,7 @@ def test_stages_and_policies_of_three_rounds_come_in_order(tmp_path: Path) -> No
         *("sample-3", "label-3", "reward-3", "ppo-3"),
         *("evaluate", "report"),
     ]
-    assert list(compared_policies(experiment, tmp_path)) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
+    assert list(Evaluate(experiment, tmp_path).policies) == ["base", "sft", "ppo", "ppo-2", "ppo-3"]
 
 
 def test_folders_tell_the_rounds(two_rounds: Path) -> None:

@@ -12,30 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SIZES = {
-    "demonstrations": 32,
-    "ranking_prompts": 48,
-    "ppo_prompts": 64,
-    "validation_prompts": 16,
-    "test_prompts": 48,
-    "toxicity_prompts": 16,
-    "pretraining_texts": 64,
-    "held_out_texts": 16,
-}
 SMALL = [
     "threads=1",
     "sft.epochs=1",
-    "ppo.episodes=64",
-    "ppo.episodes_per_rollout=32",
-    "ppo.minibatch=16",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("ppo", "ppo_ptx")
+        for setting in ("episodes=64", "episodes_per_rollout=32", "minibatch=16")
+    ),
     "ppo.checkpoint_every=1",
-    "ppo_ptx.episodes=64",
-    "ppo_ptx.episodes_per_rollout=32",
-    "ppo_ptx.minibatch=16",
     "ppo_ptx.checkpoint_every=1",
     "evaluation.resamples=200",
     "evaluation.sign_flips=200",
-    *(f"data.sizes.{name}={size}" for name, size in SIZES.items()),
+    "data.sizes={demonstrations: 32, ranking_prompts: 48, ppo_prompts: 64, validation_prompts: 16, "
+    "test_prompts: 48, toxicity_prompts: 16, pretraining_texts: 64, held_out_texts: 16}",
 ]
 TRAINED = ("sft/model", "reward/model", "ppo/model", "ppo-ptx/model", "ppo-ptx/critic")
 

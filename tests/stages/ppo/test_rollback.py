@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.runs.metrics import MetricsFile
+from pipeline.runs.run import MetricsFile
 from stages.data.streams import PretrainingStream
 from stages.distributed.checkpoints import Checkpoints
 from stages.ppo import health, ppo
