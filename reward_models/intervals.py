@@ -27,7 +27,7 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether all of the interval is on one side of zero."""
+        """True where all of the interval is on one side of zero."""
         return self.low > 0 or self.high < 0
 
 

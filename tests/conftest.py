@@ -1,4 +1,4 @@
-"""What every test relies on: one thread, no network, and skips that say why."""
+"""The ground of every test: one thread, no network, and skips that say why."""
 
 import os
 import shutil

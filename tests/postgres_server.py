@@ -21,10 +21,10 @@ HASTE = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
 
 def binaries() -> Path | None:
     """The folder of PostgreSQL's programs, or None where there are none."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
-    places += sorted(DEBIAN.glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "pg_ctl").exists()), None)
+    initdb = shutil.which("initdb")
+    folders = [Path(initdb).resolve().parent] if initdb else []
+    folders += sorted(DEBIAN.glob("*/bin"), reverse=True)
+    return next((path for path in folders if (path / "pg_ctl").exists()), None)
 
 
 class PostgresServer:

@@ -72,13 +72,11 @@ def test_functions_fit_on_a_page(path: Path):
     assert not long or name(path) in ALGORITHMS
 
 
-@pytest.mark.xfail(reason="folders are still being divided into rooms")
 def test_no_folder_is_crowded():
     floors = Counter(name(path.parent) for path in MODULES if path.name != "__init__.py")
     assert not {floor: files for floor, files in floors.items() if files > MAX_FILES_ON_A_FLOOR}
 
 
-@pytest.mark.xfail(reason="some tables are still packed")
 def test_the_formatter_decides_everywhere():
     off = "# fmt" + ": "
     files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]

@@ -39,7 +39,6 @@ OTHERS = {
     "told": "the value's name",
     "asked": "the value's name",
     "demands": "estimate",
-    "means": "metrics",
     "whereabouts": "path",
     "door": "sign-in",
     "doors": "sign-in",

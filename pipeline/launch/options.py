@@ -1,4 +1,4 @@
-"""How training is spread over processes, as the command line or another launcher asks for it.
+"""The spreading of training over processes, as the command line or another launcher asks for it.
 
 rlhf sft CONFIG --sharding zero2 --processes 4                  this command starts the ranks
 torchrun --nproc-per-node 4 -m pipeline.cli sft CONFIG --sharding zero2
@@ -18,7 +18,7 @@ SLURM_PORTS = 20_000  # rank 0 of a job listens within as many ports above this 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the training stages are spread.
+    """The spreading of the training stages.
 
     `rank` is this process's own where another launcher started it as one rank of `num_ranks`.
     `sharding` is the name of a shipped accelerate config, or the path of the user's own.

@@ -42,6 +42,10 @@ class Conversation:
                 return ids
             del self.history[:2]
 
+    def add(self, prompt: str, answer: str) -> None:
+        """Add a prompt and its answer."""
+        self.history += [Turn("user", prompt), Turn("assistant", answer)]
+
 
 def talk(
     folders: Mapping[str, Path], prompt: str | None, sampling: SamplingConfig, seed: int
@@ -122,7 +126,7 @@ def _converse(
         answers = answer(text, seed + turn)
         for (name, conversation), sampled in zip(conversations.items(), answers, strict=True):
             response = response_text(conversation.tokenizer, sampled.ids)
-            conversation.history += [Turn("user", text), Turn("assistant", response)]
+            conversation.add(text, response)
             ending = "" if sampled.ended else " …"
             console.print(Panel(Text(response + ending), title=name, title_align="left"))
 

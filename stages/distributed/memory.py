@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""The memory that this process may still take."""
 
 import ctypes
 import logging
@@ -25,9 +25,11 @@ def keep_freed_memory() -> None:
 
     Elsewhere than on glibc nothing happens.
     """
-    told = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
+    is_configured = any(
+        name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ
+    )
     mallopt = _glibc("mallopt")
-    if mallopt is not None and not told:
+    if mallopt is not None and not is_configured:
         mallopt(_MMAP_MAX, 0)  # no block of its own for a large tensor
         mallopt(_TRIM_THRESHOLD, -1)  # never give back the heap's end
 
@@ -51,7 +53,7 @@ USED = 0.8  # of what is free; the rest is for what allocators waste and librari
 
 
 def usable(free: int, to_come: int) -> int:
-    """Of `free` bytes, what passes may take where so many are `to_come` beside them."""
+    """Return the bytes of `free` that passes may take where so many are `to_come` beside them."""
     return int(USED * (free - to_come))
 
 
@@ -72,7 +74,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """What every memory limit around this process leaves: of cgroups, version 2 or 1."""
+    """Yield what every memory limit around this process leaves: of cgroups, version 2 or 1."""
     try:
         lines = (proc / "cgroup").read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux
@@ -109,8 +111,8 @@ def _left_of_ulimit() -> Iterator[int]:
 
 def _addressed() -> int:
     """Bytes of addresses this process has asked for."""
-    found: int = psutil.Process().memory_info().vms
-    return found
+    size: int = psutil.Process().memory_info().vms
+    return size
 
 
 _log = logging.getLogger("torch._subclasses.fake_tensor")
@@ -124,16 +126,16 @@ class Cost:
     each: int
 
     def bytes(self, rows: int) -> int:
-        """What so many rows take."""
+        """Return the bytes that so many rows take."""
         return self.fixed + rows * self.each
 
     def rows(self, room: int) -> int:
-        """How many rows fit into `room` bytes."""
+        """Return the number of rows that fit into `room` bytes."""
         return max(0, room - self.fixed) // self.each
 
 
 def cost_of(work_on: Callable[[int], Callable[[], None]], rows: int = 1) -> Cost:
-    """What it costs to do what `work_on` a number of rows, a multiple of `rows`, returns."""
+    """Return the cost of the work that `work_on` returns for a number of rows (of `rows` each)."""
     few, many = 4 * rows, 8 * rows  # of one row, the peak may lie elsewhere
     low, high = peak_bytes(work_on(few)), peak_bytes(work_on(many))
     each = max(1, (high - low) // (many - few))

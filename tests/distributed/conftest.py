@@ -1,4 +1,4 @@
-"""What a test of real launches started ends with it."""
+"""Processes that a test of real launches started end with it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What every rank holds of parameters and Adam's moments, in bytes.
+"""The bytes of every rank: parameters and Adam's moments, in bytes.
 
     OMP_NUM_THREADS=1 python -m tests.distributed.held_bytes
 
@@ -44,7 +44,7 @@ def held_bytes(model: nn.Module, optimizer: Any) -> Held:
 
 
 def after_training(base: Path) -> Held:
-    """What this rank holds after two steps of stage one's trainer."""
+    """The bytes of this rank after two steps of stage one's trainer."""
     tokenizer = load_tokenizer(base)
     with TemporaryDirectory() as out:
         arguments = training_arguments(
@@ -94,7 +94,7 @@ def small_base(folder: Path) -> Path:
 
 
 def of_every_rank(base: Path, sharding: Sharding, ranks: int) -> list[Held]:
-    """What each rank holds; one plain process where `sharding` is none."""
+    """The bytes of each rank; one plain process where `sharding` is none."""
     return run_ranks(after_training, base, processes=ranks, sharding=sharding)
 
 

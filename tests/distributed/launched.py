@@ -18,41 +18,65 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 NEARLY = 1e-5
 STARTED: list[subprocess.Popen[str]] = []
-SIZES = {"demonstrations": 24, "ranking_prompts": 6, "ppo_prompts": 16, "validation_prompts": 4,
-         "test_prompts": 6, "toxicity_prompts": 3, "pretraining_texts": 12,
-         "held_out_texts": 4}  # fmt: skip
+SIZES = {
+    "demonstrations": 24,
+    "ranking_prompts": 6,
+    "ppo_prompts": 16,
+    "validation_prompts": 4,
+    "test_prompts": 6,
+    "toxicity_prompts": 3,
+    "pretraining_texts": 12,
+    "held_out_texts": 4,
+}
 
 
 def experiment(folder: Path, epochs: int = 6) -> Path:
     """A config whose fine-tuning takes seconds: six steps and a checkpoint an epoch."""
-    ppo = {"episodes": 64, "episodes_per_rollout": 8, "minibatch": 4, "learning_rate": 1e-5,
-           "sampling": {"max_new_tokens": 6, "batch_size": 8}, "health": {"action": "warn"},
-           "checkpoint_every": 1}  # fmt: skip
+    ppo = {
+        "episodes": 64,
+        "episodes_per_rollout": 8,
+        "minibatch": 4,
+        "learning_rate": 1e-5,
+        "sampling": {"max_new_tokens": 6, "batch_size": 8},
+        "health": {"action": "warn"},
+        "checkpoint_every": 1,
+    }
     settings = {
-        "name": "launched", "model": "quickstart",
+        "name": "launched",
+        "model": "quickstart",
         "data": {"kind": "quickstart", "sizes": SIZES},
         "sampling": {"responses": [4, 4], "settings": [{"max_new_tokens": 6}]},
-        "sft": {"epochs": epochs, "batch_size": 4}, "sft_choice": "loss",
-        "reward": {"prompts_per_batch": 2}, "ppo": ppo, "ppo_ptx": None,
-    }  # fmt: skip
+        "sft": {"epochs": epochs, "batch_size": 4},
+        "sft_choice": "loss",
+        "reward": {"prompts_per_batch": 2},
+        "ppo": ppo,
+        "ppo_ptx": None,
+    }
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
 
 
-def rlhf(*arguments: str | Path, inside: Sequence[str] = (), **told: str) -> subprocess.Popen[str]:
+def rlhf(
+    *arguments: str | Path, inside: Sequence[str] = (), **variables: str
+) -> subprocess.Popen[str]:
     """The command, begun; `inside` goes before it, and `told` into its environment."""
     own = [sys.executable, "-m", "pipeline.cli.app"]
-    return begun([*inside, *own, *map(str, arguments)], **told)
+    return begun([*inside, *own, *map(str, arguments)], **variables)
 
 
-def begun(command: Sequence[str], **told: str) -> subprocess.Popen[str]:
+def begun(command: Sequence[str], **variables: str) -> subprocess.Popen[str]:
     """Any command, with what it says on pipes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **told}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_ctrl_c,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_respect_ctrl_c,
+    )
     STARTED.append(process)
     return process
 
@@ -65,7 +89,7 @@ def end_all() -> None:
         process.communicate()
 
 
-def _heed_ctrl_c() -> None:
+def _respect_ctrl_c() -> None:
     """Tests that a shell started in the background inherit a deaf ear."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -98,7 +122,7 @@ def steps(stage: Path) -> int:
 
 def ranks_of(run: Path) -> list[int]:
     """Processes that do a stage of this run as a rank, by their command lines, as a test sees."""
-    found = []
+    results = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -106,14 +130,14 @@ def ranks_of(run: Path) -> list[int]:
         except OSError:  # it ended meanwhile
             continue
         if "pipeline.steps.rank" in words and str(run) in words and state not in "ZX":
-            found.append(int(folder.name))
-    return sorted(found)
+            results.append(int(folder.name))
+    return sorted(results)
 
 
 def rank_number(pid: int) -> int:
-    """Which rank a process is."""
-    told = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return int(next(one for one in told if one.startswith("RANK=")).removeprefix("RANK="))
+    """The rank of a process."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return int(next(one for one in variables if one.startswith("RANK=")).removeprefix("RANK="))
 
 
 def kill_rank(run: Path, rank: int) -> None:
@@ -143,9 +167,9 @@ def weights(stage: Path) -> dict[str, Tensor]:
 
 def ended_alike(stage: Path, other: Path) -> None:
     """AssertionError where the numbers of every step or the final weights are not the same."""
-    mine, theirs = numbers(stage), numbers(other)
-    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
-    for row, twin in zip(mine, theirs, strict=True):
+    own_rows, theirs = numbers(stage), numbers(other)
+    assert [row["step"] for row in own_rows] == [row["step"] for row in theirs]
+    for row, twin in zip(own_rows, theirs, strict=True):
         for name, value in row.items():
             also = twin[name]
             of_a_rank = name.startswith("time/") or name == "ppo/micro_batch_size"

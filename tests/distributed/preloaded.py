@@ -1,4 +1,4 @@
-"""What the ranks of a test have in memory before they start: imported once, then forked.
+"""Modules that the ranks of a test have in memory before they start: imported once, then forked.
 
 A launched rank imports for twelve seconds and works for one; a forked one only works.
 """

@@ -42,7 +42,7 @@ def run_ranks(
     sharding: Sharding = "ddp",
     timeout_s: float = 120.0,
 ) -> list[Result]:
-    """What `work` gave in every rank. AssertionError, with their last words, where one failed."""
+    """Return the results of `work` in every rank. AssertionError where one failed."""
     with Ranks(work, *arguments, processes=processes, sharding=sharding) as ranks:
         return ranks.results(timeout_s)
 
@@ -58,10 +58,10 @@ class Ranks:
         sharding: Sharding = "ddp",
     ) -> None:
         self.here = tempfile.TemporaryDirectory(prefix="ranks-")
-        told = environment(sharding, processes, Path(self.here.name))
+        steps = environment(sharding, processes, Path(self.here.name))
         self.processes: list[ForkServerProcess] = [
             _context.Process(
-                target=_rank, args=(work, arguments, rank, told, self.here.name), daemon=True
+                target=_rank, args=(work, arguments, rank, steps, self.here.name), daemon=True
             )
             for rank in range(processes)
         ]
@@ -89,41 +89,41 @@ class Ranks:
         ends = time.monotonic() + timeout_s
         while any(process.is_alive() for process in self.processes):
             if time.monotonic() > ends:
-                raise TimeoutError(f"still running after {timeout_s:.0f} s\n{self.said()}")
+                raise TimeoutError(f"still running after {timeout_s:.0f} s\n{self.output()}")
             time.sleep(0.02)
         return [process.exitcode or 0 for process in self.processes]
 
     def results(self, timeout_s: float) -> list[Any]:
-        """What the ranks gave, when all have ended well."""
+        """Return the results of the ranks, when all have ended well."""
         ends = time.monotonic() + timeout_s
         failed_at = None
         while any(process.is_alive() for process in self.processes):
             now = time.monotonic()
             if failed_at is None and any(process.exitcode for process in self.processes):
                 failed_at = now
-            assert now < ends, f"still running after {timeout_s:.0f} s\n{self.said()}"
+            assert now < ends, f"still running after {timeout_s:.0f} s\n{self.output()}"
             if failed_at is not None and now > failed_at + AFTER_A_FAILURE_S:
                 break
             time.sleep(0.02)
         codes = [process.exitcode for process in self.processes]
-        assert not any(codes), f"exit codes {codes}\n{self.said()}"
+        assert not any(codes), f"exit codes {codes}\n{self.output()}"
         return [
             torch.load(Path(self.here.name) / f"result-{rank}.pt", weights_only=False)
             for rank in range(len(self.processes))
         ]
 
-    def said(self) -> str:
+    def output(self) -> str:
         """The last lines that every rank printed."""
-        told = []
+        steps = []
         for log in sorted(Path(self.here.name).glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-20:]
-            told.append("\n".join([f"--- {log.stem}", *lines]))
-        return "\n".join(told)
+            steps.append("\n".join([f"--- {log.stem}", *lines]))
+        return "\n".join(steps)
 
 
 def environment(sharding: Sharding, processes: int, folder: Path) -> dict[str, str]:
-    """What every rank finds in its environment, its own number aside."""
-    told = {
+    """The environment of every rank, its own number aside."""
+    steps = {
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
@@ -135,9 +135,9 @@ def environment(sharding: Sharding, processes: int, folder: Path) -> dict[str, s
             assert processes == 1
             return {}
         case "ddp":
-            return told | {"ACCELERATE_USE_CPU": "true"}
+            return steps | {"ACCELERATE_USE_CPU": "true"}
         case "fsdp2":
-            return told | {
+            return steps | {
                 "ACCELERATE_USE_FSDP": "true",
                 "FSDP_VERSION": "2",
                 "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
@@ -146,7 +146,7 @@ def environment(sharding: Sharding, processes: int, folder: Path) -> dict[str, s
                 "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
             }
         case _:
-            return told | {
+            return steps | {
                 "ACCELERATE_USE_DEEPSPEED": "true",
                 "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(_for_tiny_models(sharding, folder)),
                 "ACCELERATE_CONFIG_DS_FIELDS": "deepspeed_config_file,zero3_init_flag",
@@ -168,15 +168,15 @@ def _rank(
     work: Callable[..., Any],
     arguments: tuple[Any, ...],
     rank: int,
-    told: dict[str, str],
+    steps: dict[str, str],
     folder: str,
 ) -> None:
     log = os.open(Path(folder) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.enable()  # a crash below Python says where
-    os.environ.update(told)
-    if told:
+    os.environ.update(steps)
+    if steps:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     code = 0
     try:

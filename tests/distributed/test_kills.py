@@ -44,8 +44,8 @@ def policy_training(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def prepared(folder: Path, stage: str, last_before: str) -> Prepared:
     before, done = folder / "before", folder / "done"
     config = experiment(folder)
-    code, _, said = ended(rlhf("run", config, "--out", before, "--until", last_before), 280.0)
-    assert code == 0, said
+    code, _, output = ended(rlhf("run", config, "--out", before, "--until", last_before), 280.0)
+    assert code == 0, output
     shutil.copytree(before, done)
     begun = time.monotonic()
     run_ranks(without_a_launcher, done, stage)
@@ -87,7 +87,7 @@ def goes_on_after_a_kill(world: Prepared, moment: int, sharding: Sharding, folde
 
 
 def left(stage: Path) -> list[str]:
-    """What a kill left of the checkpoints."""
+    """The checkpoints that a kill left."""
     folder = stage / "checkpoints"
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 

@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:
     """The folder of fine-tuning that nothing interrupted, by two forked ranks."""
     out = folder / "unbroken"
-    code, _, said = ended(rlhf("run", config, "--out", out, "--until", "data"))
-    assert code == 0, said
+    code, _, output = ended(rlhf("run", config, "--out", out, "--until", "data"))
+    assert code == 0, output
     run_ranks(without_a_launcher, out, "sft", sharding=sharding)
     return out / "sft"
 
@@ -80,9 +80,9 @@ def test_killed_with_9_the_command_leaves_no_rank_and_the_same_command_ends_alik
     first.kill()
     first.wait()
     no_rank_is_left(run)
-    code, stdout, said = ended(rlhf(*command))
-    assert (code, stdout) == (0, f"{run}/sft\n"), said
-    assert "resumes" in said
+    code, stdout, output = ended(rlhf(*command))
+    assert (code, stdout) == (0, f"{run}/sft\n"), output
+    assert "resumes" in output
     ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
 
 
@@ -96,16 +96,16 @@ def test_a_killed_rank_is_named_all_stop_and_the_same_command_ends_alike(
     first = rlhf(*command)
     until(lambda: steps(run / "sft") > 8, first)
     kill_rank(run, 1)
-    code, stdout, said = ended(first, timeout_s=30.0)
+    code, stdout, output = ended(first, timeout_s=30.0)
     assert (code, stdout) == (4, "")
-    told = [line for line in said.splitlines() if line.startswith("rlhf: ")]
-    assert len(told) == 1
-    assert told[0].startswith("rlhf: sft: rank 1 on ")
-    assert "was killed by signal 9 (SIGKILL: out of memory?); all ranks were stopped" in told[0]
-    assert "Traceback" not in said
+    lines = [line for line in output.splitlines() if line.startswith("rlhf: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("rlhf: sft: rank 1 on ")
+    assert "was killed by signal 9 (SIGKILL: out of memory?); all ranks were stopped" in lines[0]
+    assert "Traceback" not in output
     no_rank_is_left(run)
-    code, _, said = ended(rlhf(*command))
-    assert code == 0, said
+    code, _, output = ended(rlhf(*command))
+    assert code == 0, output
     ended_alike(run / "sft", unbroken(tmp_path, config, sharding))
 
 
@@ -116,9 +116,9 @@ def test_an_interrupt_ends_all_ranks(tmp_path: Path, sent: int, code: int):
     process = rlhf("sft", config, "--out", run, "--sharding", "ddp", "--processes", "2")
     until(lambda: len(ranks_of(run)) == 2, process)
     process.send_signal(sent)
-    found, _, said = ended(process, timeout_s=30.0)
-    assert found == code
-    assert "To resume:  rlhf sft" in said
+    results, _, output = ended(process, timeout_s=30.0)
+    assert results == code
+    assert "To resume:  rlhf sft" in output
     no_rank_is_left(run)
 
 
@@ -126,10 +126,10 @@ def test_an_interrupt_ends_all_ranks(tmp_path: Path, sent: int, code: int):
 def test_bad_input_that_only_ranks_see_is_one_line(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     odd = ("--set", "sft.batch_size=3", "--sharding", "ddp", "--processes", "2")
-    code, _, said = ended(rlhf("sft", config, "--out", run, *odd))
+    code, _, output = ended(rlhf("sft", config, "--out", run, *odd))
     assert code == 2
-    assert "rlhf: batch_size (3) must be a multiple of micro_batch_size (1) times" in said
-    assert "Traceback" not in said
+    assert "rlhf: batch_size (3) must be a multiple of micro_batch_size (1) times" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -137,9 +137,9 @@ def test_torchrun_starts_the_same_verb(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     verb = ["sft", str(config), "--out", str(run), "--sharding", "zero2"]
     command = [*torchrun("--standalone", "--nproc-per-node", "2"), *verb]
-    code, stdout, said = ended(begun(command))
-    assert (code, stdout) == (0, f"{run}/sft\n"), said
-    assert said.count("sft: done in") == 1
+    code, stdout, output = ended(begun(command))
+    assert (code, stdout) == (0, f"{run}/sft\n"), output
+    assert output.count("sft: done in") == 1
     ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
 
 
@@ -147,12 +147,20 @@ def test_torchrun_starts_the_same_verb(tmp_path: Path):
 def test_accelerate_launch_starts_the_same_verb_and_says_how_it_is_sharded(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
     configs = Path(__file__).parents[2] / "configs/accelerate"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0",
-                "--config_file", str(configs / "zero3.yaml"),
-                "--deepspeed_config_file", str(configs / "zero3.json")]  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--main_process_port",
+        "0",
+        "--config_file",
+        str(configs / "zero3.yaml"),
+        "--deepspeed_config_file",
+        str(configs / "zero3.json"),
+    ]
     verb = ["-m", "pipeline.cli.app", "sft", str(config), "--out", str(run)]
-    code, stdout, said = ended(begun([*launcher, *verb]))
-    assert code == 0, said
+    code, stdout, output = ended(begun([*launcher, *verb]))
+    assert code == 0, output
     assert stdout.splitlines()[-1] == f"{run}/sft"  # before it is what the launcher says itself
     ended_alike(run / "sft", unbroken(tmp_path, config, "zero3"))
 
@@ -160,15 +168,28 @@ def test_accelerate_launch_starts_the_same_verb_and_says_how_it_is_sharded(tmp_p
 @pytest.mark.slow
 def test_tasks_of_srun_are_ranks_of_one_run(tmp_path: Path):
     config, run = experiment(tmp_path), tmp_path / "run"
-    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_JOB_ID": "77",
-           "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+    job = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
     tasks = [
-        rlhf("sft", config, "--out", run, "--sharding", "ddp",
-             **job, SLURM_PROCID=str(task), SLURM_LOCALID=str(task))
+        rlhf(
+            "sft",
+            config,
+            "--out",
+            run,
+            "--sharding",
+            "ddp",
+            **job,
+            SLURM_PROCID=str(task),
+            SLURM_LOCALID=str(task),
+        )
         for task in range(2)
-    ]  # fmt: skip
-    (code, stdout, said), (other, nothing, _) = (ended(task) for task in tasks)
-    assert (code, stdout, other, nothing) == (0, f"{run}/sft\n", 0, ""), said
+    ]
+    (code, stdout, output), (other, nothing, _) = (ended(task) for task in tasks)
+    assert (code, stdout, other, nothing) == (0, f"{run}/sft\n", 0, ""), output
     ended_alike(run / "sft", unbroken(tmp_path, config, "ddp"))
 
 
@@ -183,10 +204,10 @@ def test_a_killed_task_of_srun_ends_the_others_with_its_name(tmp_path: Path):
     until(lambda: steps(run / "sft") > 3, tasks[0])
     kill_rank(run, 1)
     for task in tasks:
-        code, _, said = ended(task, timeout_s=30.0)
+        code, _, output = ended(task, timeout_s=30.0)
         assert code == 4
-        assert "rank 1 on" in said
-        assert "was killed by signal 9" in said
+        assert "rank 1 on" in output
+        assert "was killed by signal 9" in output
     no_rank_is_left(run)
 
 
@@ -195,10 +216,10 @@ def test_a_killed_node_stops_the_other_and_the_same_commands_end_alike(tmp_path:
     nodes = two_nodes("sft", config, run, "--sharding", "zero2")
     until(lambda: steps(run / "sft") > 8, nodes[0])
     nodes[1].kill()  # torchrun itself: its rank ends with it
-    code, stdout, said = ended(nodes[0], timeout_s=40.0)
+    code, stdout, output = ended(nodes[0], timeout_s=40.0)
     assert (code, stdout) == (1, "")
-    assert "rlhf: sft: rank 0 on" in said
-    assert "lost contact with another rank" in said
+    assert "rlhf: sft: rank 0 on" in output
+    assert "lost contact with another rank" in output
     ended(nodes[1])
     no_rank_is_left(run)
     both_end_well(two_nodes("sft", config, run, "--sharding", "zero2"), run / "sft")
@@ -224,8 +245,8 @@ def test_ppo_goes_over_two_nodes_and_resumes_after_one_died(tmp_path: Path, shar
         two_nodes("run", config, run, "--until", "reward", "--sharding", "zero2"), run / "reward"
     )
     shutil.copytree(run, alone)
-    code, _, said = ended(rlhf("ppo", config, "--out", alone))
-    assert code == 0, said
+    code, _, output = ended(rlhf("ppo", config, "--out", alone))
+    assert code == 0, output
     nodes = two_nodes("ppo", config, run, "--sharding", sharding)
     until(lambda: steps(run / "ppo") > 2, nodes[0])
     nodes[1].kill()

@@ -37,8 +37,8 @@ def test_alone_there_is_nobody_to_wait_for():
 
 @pytest.mark.parametrize("told", ["soon", "0", "-3", "nan"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(
-    told: str, monkeypatch: pytest.MonkeyPatch
+    steps: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(TIMEOUT, told)
+    monkeypatch.setenv(TIMEOUT, steps)
     with pytest.raises(ValueError, match="expected seconds above 0"):
         limit_waits()

@@ -20,7 +20,7 @@ from stages.reward.config import RewardConfig
 from stages.reward.train import fit_to_memory, train_reward
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.distributed.truths import Told, curve, folder_of
+from tests.distributed.truths import Steps, curve, folder_of
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
 
 QUICK = {("zero2", "bottleneck"), ("zero3", "full"), ("zero3-offload", "lora"), ("fsdp2", "lora")}
@@ -34,12 +34,12 @@ def train(
     micro: int | Literal["auto"],
     epochs: int = 2,
     dies_at: int | None = None,
-) -> Told:
-    """What the steps reported; the rank that hears of step `dies_at` is killed there.
+) -> Steps:
+    """Return the reported steps; the rank that reports step `dies_at` is killed there.
 
     Epsilon keeps Adam from magnifying what is rounding alone.
     """
-    told: Told = []
+    steps: Steps = []
     rng = random.Random(0)
     tasks = tiny_tasks(PROMPTS, rng)
 
@@ -47,7 +47,7 @@ def train(
         if step.done == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if step.metrics:  # not one that only says what is being done
-            told.append({"step": step.done, **step.metrics})
+            steps.append({"step": step.done, **step.metrics})
 
     train_reward(
         RewardConfig(
@@ -69,7 +69,7 @@ def train(
         seed=1,
         report=listen,
     )
-    return told
+    return steps
 
 
 @cache
@@ -78,36 +78,36 @@ def base() -> Path:
 
 
 @cache
-def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor], dict[str, Any]]:
+def truth(family: str, epochs: int = 2) -> tuple[Steps, dict[str, Tensor], dict[str, Any]]:
     out = folder_of("reward-ranks") / f"truth-{family}-{epochs}"
-    told = train(base(), out, family, BATCH, epochs)
-    return told, saved(out), held_out(out)
+    steps = train(base(), out, family, BATCH, epochs)
+    return steps, saved(out), held_out(out)
 
 
 def saved(out: Path) -> dict[str, Tensor]:
     """All that the artefact's weights are, scale and bias of its head included."""
-    found = {}
+    results = {}
     for path in (out / "model").glob("*.safetensors"):
-        found |= {f"{path.name} {name}": weight for name, weight in load_file(path).items()}
-    return found | {"bias": RewardModel.load(out / "model").bias.detach()}
+        results |= {f"{path.name} {name}": weight for name, weight in load_file(path).items()}
+    return results | {"bias": RewardModel.load(out / "model").bias.detach()}
 
 
 def held_out(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "held_out.json").read_text())
-    return found
+    results: dict[str, Any] = json.loads((out / "held_out.json").read_text())
+    return results
 
 
-def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
+def check(steps: Steps, out: Path, family: str, epochs: int = 2) -> None:
     """The steps that were told, all or the last ones, and the result are those of one process."""
-    told_true, weights_true, held_true = truth(family, epochs)
-    told_true = told_true[-len(told) :]
+    true_steps, weights_true, held_true = truth(family, epochs)
+    true_steps = true_steps[-len(steps) :]
     for name in (
         "reward/loss_nats_per_pair",
         "reward/pair_accuracy",
         "reward/gradient_norm",
         "step",
     ):
-        torch.testing.assert_close(curve(told, name), curve(told_true, name), atol=1e-5, rtol=0)
+        torch.testing.assert_close(curve(steps, name), curve(true_steps, name), atol=1e-5, rtol=0)
     weights, held = saved(out), held_out(out)
     assert weights.keys() == weights_true.keys()
     for name, weight in weights_true.items():
@@ -123,12 +123,12 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
 def test_ranks_learn_what_one_process_learns(
     sharding: Sharding, family: str, ranks: int, tmp_path: Path
 ):
-    told = (base(), tmp_path, family, MICRO[ranks])
-    found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
-    check(found, tmp_path, family)
+    steps = (base(), tmp_path, family, MICRO[ranks])
+    results = run_ranks(train, *steps, processes=ranks, sharding=sharding)[0]
+    check(results, tmp_path, family)
 
 
-def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
+def with_little_on_one(base: Path, out: Path) -> tuple[Steps, int]:
     """Train where the second rank has no memory to spare; how much each rank reads at once too."""
     sizes: list[int] = []
 
@@ -148,9 +148,9 @@ def with_little_on_one(base: Path, out: Path) -> tuple[Told, int]:
 def test_ranks_read_as_many_prompts_as_the_scarcest_has_memory_for(
     tmp_path: Path, sharding: Sharding
 ):
-    (told, mine), (_, theirs) = run_ranks(with_little_on_one, base(), tmp_path, sharding=sharding)
-    assert mine == theirs == 1
-    check(told, tmp_path, "full")
+    (steps, own), (_, theirs) = run_ranks(with_little_on_one, base(), tmp_path, sharding=sharding)
+    assert own == theirs == 1
+    check(steps, tmp_path, "full")
 
 
 @pytest.mark.parametrize("family", NOT_UNDER_FSDP2["reward"])

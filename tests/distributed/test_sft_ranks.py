@@ -21,7 +21,7 @@ from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
 from tests.distributed.families import FAMILIES, MICRO, NOT_UNDER_FSDP2, grid
 from tests.distributed.ranks import Sharding, run_ranks
-from tests.distributed.truths import Told, curve, folder_of
+from tests.distributed.truths import Steps, curve, folder_of
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations
 
 QUICK = {("ddp", "bottleneck"), ("zero1", "lora"), ("zero2", "full"), ("zero3", "prefix")}
@@ -39,19 +39,19 @@ def train(
     dies_at: int | None = None,
     reward_model: Path | None = None,
     dropout: float = 0.0,
-) -> Told:
-    """What the steps reported; the rank that hears of step `dies_at` is killed there.
+) -> Steps:
+    """Return the reported steps; the rank that reports step `dies_at` is killed there.
 
     Epsilon keeps Adam from magnifying what is rounding alone.
     """
-    told: Told = []
+    steps: Steps = []
     drawn = tiny_demonstrations(DEMONSTRATIONS + 5, random.Random(0))
 
     def listen(step: Step) -> None:
         if step.done == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if step.metrics:  # not one that only says what is being done
-            told.append({"step": step.done, **step.metrics})
+            steps.append({"step": step.done, **step.metrics})
 
     train_sft(
         SFTConfig(
@@ -73,7 +73,7 @@ def train(
         seed=1,
         report=listen,
     )
-    return told
+    return steps
 
 
 @cache
@@ -82,7 +82,7 @@ def base() -> Path:
 
 
 @cache
-def truth(family: str, epochs: int = 2) -> tuple[Told, dict[str, Tensor]]:
+def truth(family: str, epochs: int = 2) -> tuple[Steps, dict[str, Tensor]]:
     out = folder_of("sft-ranks") / f"truth-{family}-{epochs}"
     return train(base(), out, family, BATCH, epochs), saved(out / "model")
 
@@ -91,10 +91,10 @@ def saved(folder: Path) -> dict[str, Tensor]:
     return load_file(next(folder.glob("*model.safetensors")))
 
 
-def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
+def check(steps: Steps, out: Path, family: str, epochs: int = 2) -> None:
     """The steps that were told, all or the last ones, and the result are those of one process."""
-    told_true, weights_true = truth(family, epochs)
-    told_true = told_true[-len(told) :]
+    true_steps, weights_true = truth(family, epochs)
+    true_steps = true_steps[-len(steps) :]
     weights = saved(out / "model")
     for name in (
         "sft/loss_nats_per_token",
@@ -103,7 +103,7 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
         "sft/learning_rate",
         "step",
     ):
-        torch.testing.assert_close(curve(told, name), curve(told_true, name), atol=1e-5, rtol=0)
+        torch.testing.assert_close(curve(steps, name), curve(true_steps, name), atol=1e-5, rtol=0)
     assert weights.keys() == weights_true.keys()
     for name, weight in weights_true.items():
         torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
@@ -114,25 +114,25 @@ def check(told: Told, out: Path, family: str, epochs: int = 2) -> None:
 def test_ranks_learn_what_one_process_learns(
     sharding: Sharding, family: str, ranks: int, tmp_path: Path
 ):
-    told = (base(), tmp_path, family, MICRO[ranks])
-    found = run_ranks(train, *told, processes=ranks, sharding=sharding)[0]
-    check(found, tmp_path, family)
+    steps = (base(), tmp_path, family, MICRO[ranks])
+    results = run_ranks(train, *steps, processes=ranks, sharding=sharding)[0]
+    check(results, tmp_path, family)
 
 
 def masks(base: Path, out: Path) -> list[list[bool]]:
     """The part that this rank's first dropout leaves of the states at each row's first position."""
-    found: list[list[bool]] = []
+    results: list[list[bool]] = []
 
     def spy(x: Tensor, rate: float, training: bool) -> Tensor:
         dropped = torch.nn.functional.dropout(x, rate, training)
-        if training and not found:
-            found.extend((dropped[:, 0] != 0).tolist())
+        if training and not results:
+            results.extend((dropped[:, 0] != 0).tolist())
         return dropped
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.models.dropout", spy)
         train(base, out, "full", 4, epochs=1, dropout=0.5)
-    return found
+    return results
 
 
 @pytest.mark.distributed
@@ -151,8 +151,8 @@ def test_a_reward_model_chooses_the_epoch_of_a_sharded_run(tmp_path: Path):
     model.save(scorer, tokenizer)
     alone, sharded = tmp_path / "alone", tmp_path / "sharded"
     train(base(), alone, "full", BATCH, reward_model=scorer)
-    told = (base(), sharded, "full", MICRO[2], 2, None, scorer)
-    run_ranks(train, *told, sharding="zero3")
+    steps = (base(), sharded, "full", MICRO[2], 2, None, scorer)
+    run_ranks(train, *steps, sharding="zero3")
     one, two = (json.loads((out / "selection.json").read_text()) for out in (alone, sharded))
     assert (one["epoch"], one["chosen_by"]) == (two["epoch"], two["chosen_by"])
     for here, there in zip(one["epochs"], two["epochs"], strict=True):

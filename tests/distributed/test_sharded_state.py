@@ -101,17 +101,17 @@ def gathered(sharding: Sharding, begun: State | None, first: int, last: int) -> 
         scatter_moments(trained, optimizer, moments)
     train(model, optimizer, engine, first, last)
     assert list(named_shards(model).values()) == list(named.values())
-    found = gather_weights(named), gather_moments(trained, optimizer)
-    assert is_main_process() or found == ({}, {})
-    return found
+    results = gather_weights(named), gather_moments(trained, optimizer)
+    assert is_main_process() or results == ({}, {})
+    return results
 
 
-def away(found: State, truth: State) -> float:
+def away(results: State, truth: State) -> float:
     def flat(state: State) -> dict[str, Tensor]:
         moments = {f"{name} {key}": x for name, held in state[1].items() for key, x in held.items()}
         return state[0] | moments
 
-    found_flat, truth_flat = flat(found), flat(truth)
+    found_flat, truth_flat = flat(results), flat(truth)
     assert found_flat.keys() == truth_flat.keys()
     assert all(found_flat[name].shape == x.shape for name, x in truth_flat.items())
     return max(float((found_flat[name] - x).abs().max()) for name, x in truth_flat.items())
@@ -125,11 +125,11 @@ def names_of_trained() -> set[str]:
 @pytest.mark.parametrize("sharding", SHARDED)
 def test_what_ranks_gather_is_what_one_process_has_and_it_can_go_on_from_it(sharding: Sharding):
     truth = gathered("none", None, 0, 3)
-    found = run_ranks(gathered, sharding, None, 0, 3, processes=2, sharding=sharding)[0]
-    assert set(found[1]) == names_of_trained()
-    assert float(found[1]["shift"]["step"]) == 3.0
-    assert away(found, truth) < 1e-6
-    on = gathered("none", cast(State, found), 3, 5)
+    results = run_ranks(gathered, sharding, None, 0, 3, processes=2, sharding=sharding)[0]
+    assert set(results[1]) == names_of_trained()
+    assert float(results[1]["shift"]["step"]) == 3.0
+    assert away(results, truth) < 1e-6
+    on = gathered("none", cast(State, results), 3, 5)
     assert away(on, gathered("none", None, 0, 5)) < 1e-6
 
 

@@ -63,10 +63,10 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(
         assert all(ranks.wait(120.0))
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert left == {"checkpoint-3", "incomplete"}
-    found = run_ranks(
+    results = run_ranks(
         sft.train, sft.base(), tmp_path, "full", MICRO[2], EPOCHS, processes=2, sharding=sharding
     )[0]
-    rows = [row for row in found if row["step"]]
+    rows = [row for row in results if row["step"]]
     assert rows[0]["step"] == 4
     sft.check(rows, tmp_path, "full", EPOCHS)
 
@@ -94,6 +94,6 @@ def test_a_rank_that_falls_silent_is_given_up(sharding: Sharding, tmp_path: Path
         train_beside_a_silent_rank, sft.base(), tmp_path, processes=2, sharding=sharding
     ) as ranks:
         ranks.processes[0].join(50.0)
-        assert ranks.processes[0].exitcode == 1, ranks.said()
+        assert ranks.processes[0].exitcode == 1, ranks.output()
         assert ranks.processes[1].is_alive()
-        assert "imed out" in ranks.said()
+        assert "imed out" in ranks.output()

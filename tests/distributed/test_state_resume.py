@@ -27,11 +27,11 @@ CELLS = [
     pytest.param(
         stage,
         *chain,
-        marks=[] if place in QUICK[stage] else pytest.mark.slow,
+        marks=[] if position in QUICK[stage] else pytest.mark.slow,
         id="-".join([stage, chain[0], *(f"{sharding}x{ranks}" for sharding, ranks in chain[1])]),
     )
     for stage in QUICK
-    for place, chain in enumerate(CHAINS)
+    for position, chain in enumerate(CHAINS)
 ]
 DIES_AT = {"sft": (5, 8), "reward": (4, 8)}  # steps, in the middle of an epoch
 EPOCHS = 3  # of three steps
@@ -48,12 +48,12 @@ def test_a_killed_run_goes_on_under_another_sharding(
         else (reward.train, reward.check, reward.base())
     )
     for (sharding, processes), dies_at in zip(legs[:-1], DIES_AT[stage], strict=False):
-        told = (base, tmp_path, family, MICRO[processes], EPOCHS, dies_at)
-        with Ranks(train, *told, processes=processes, sharding=sharding) as ranks:
+        steps = (base, tmp_path, family, MICRO[processes], EPOCHS, dies_at)
+        with Ranks(train, *steps, processes=processes, sharding=sharding) as ranks:
             assert all(ranks.wait(120.0))
     sharding, processes = legs[-1]
-    told = (base, tmp_path, family, MICRO[processes], EPOCHS)
-    found = run_ranks(train, *told, processes=processes, sharding=sharding)[0]
-    first = min(row["step"] for row in found if row["step"])
+    steps = (base, tmp_path, family, MICRO[processes], EPOCHS)
+    results = run_ranks(train, *steps, processes=processes, sharding=sharding)[0]
+    first = min(row["step"] for row in results if row["step"])
     assert 3 <= first <= DIES_AT[stage][len(legs) - 2]  # it did not begin anew
-    check([row for row in found if row["step"]], tmp_path, family, EPOCHS)
+    check([row for row in results if row["step"]], tmp_path, family, EPOCHS)

@@ -1,4 +1,4 @@
-"""What runs of one process said, beside which those of several ranks are laid."""
+"""The results of one process, with which those of several ranks are compared."""
 
 from functools import cache
 from pathlib import Path
@@ -7,19 +7,19 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-Told = list[dict[str, float]]  # what every step reported
+Steps = list[dict[str, float]]  # what every step reported
 
 
 @cache
-def _kept(name: str) -> TemporaryDirectory[str]:
+def _cached(name: str) -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix=f"{name}-")
 
 
 def folder_of(name: str) -> Path:
     """One folder by that name for all tests of this process; gone when it ends."""
-    return Path(_kept(name).name)
+    return Path(_cached(name).name)
 
 
-def curve(told: Told, name: str) -> Tensor:
-    """What the steps that have `name` say of it, in float64."""
-    return torch.tensor([row[name] for row in told if name in row], dtype=torch.float64)
+def curve(steps: Steps, name: str) -> Tensor:
+    """The values of `name` in the steps that have it, in float64."""
+    return torch.tensor([row[name] for row in steps if name in row], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the models say of a response is the same alone, padded, packed, and in any batch."""
+"""Outputs of the models for a response are the same alone, padded, packed, and in any batch."""
 
 import pytest
 import torch

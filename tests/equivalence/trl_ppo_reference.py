@@ -38,17 +38,29 @@ from tests.equivalence.trl_ppo_models import (
 )
 
 READ = [
-    "query_responses", "postprocessed_responses", "logprobs", "ref_logprobs", "values", "scores",
-    "kl", "rewards", "returns", "advantages", "padding_mask", "padding_mask_p1", "pg_loss_stats",
-    "vf_loss_stats", "context_length",
-]  # fmt: skip
+    "query_responses",
+    "postprocessed_responses",
+    "logprobs",
+    "ref_logprobs",
+    "values",
+    "scores",
+    "kl",
+    "rewards",
+    "returns",
+    "advantages",
+    "padding_mask",
+    "padding_mask_p1",
+    "pg_loss_stats",
+    "vf_loss_stats",
+    "context_length",
+]
 
 
 class Reader(TrainerCallback):
     """At the end of the step: the variables of the loop that called."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.order: list[int] = []  # in which the last epoch took the episodes
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -56,7 +68,7 @@ class Reader(TrainerCallback):
         while frame is not None and frame.f_code.co_name != "train":
             frame = frame.f_back
         assert frame is not None
-        self.found = {name: _plain(frame.f_locals[name]) for name in READ}
+        self.results = {name: _plain(frame.f_locals[name]) for name in READ}
         self.order = frame.f_locals["micro_batch_inds"].tolist()
 
 
@@ -135,26 +147,26 @@ def record(kind: str, *, may_end: bool) -> dict[str, Any]:
         finally:
             ppo_trainer.selective_log_softmax = picked.function
             ppo_trainer.forward = passed.function
-    context = reader.found["context_length"]
-    place = torch.tensor(reader.order).argsort()
+    context = reader.results["context_length"]
+    position = torch.tensor(reader.order).argsort()
     second_BT = passed.given[-1][1][:, context - 1 : -1].squeeze(-1)
     return {
-        **reader.found,
-        "second_logprobs": _plain(picked.given[-1][place]),
-        "second_values": _plain(second_BT[place]),
+        **reader.results,
+        "second_logprobs": _plain(picked.given[-1][position]),
+        "second_values": _plain(second_BT[position]),
     }
 
 
 def main() -> None:
     """Both architectures, with and without responses that end early."""
-    found = {
+    results = {
         f"{kind}, {'ending' if may_end else 'full length'}": record(kind, may_end=may_end)
         for kind in KINDS
         for may_end in (False, True)
     }
     about = {"trl": trl.__version__, "torch": torch.__version__}
     path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps({"about": about, **found}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"about": about, **results}) + "\n", encoding="utf-8")
     print(path)
 
 

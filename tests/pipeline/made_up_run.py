@@ -87,10 +87,20 @@ def made_up_samples() -> list[Completion]:
 
 def manifest(stage: str, labels: list[str]) -> Manifest:
     return Manifest(
-        stage=stage, fingerprint="f", settings={}, seed=7, inputs={}, outputs={}, labels=labels,
-        code_version="0.1.0", libraries={}, started="2026-01-01", wall_s=12.0, cpu_s=12.0,
+        stage=stage,
+        fingerprint="f",
+        settings={},
+        seed=7,
+        inputs={},
+        outputs={},
+        labels=labels,
+        code_version="0.1.0",
+        libraries={},
+        started="2026-01-01",
+        wall_s=12.0,
+        cpu_s=12.0,
         peak_rss_bytes=500_000_000,
-    )  # fmt: skip
+    )
 
 
 def write_run(folder: Path) -> None:
@@ -131,9 +141,9 @@ class Outline(HTMLParser):
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.loads += [str(found[name]) for name in ("src", "href") if name in found]
-        self.ids += [str(found["id"])] if "id" in found else []
+        measured = dict(attrs)
+        self.loads += [str(measured[name]) for name in ("src", "href") if name in measured]
+        self.ids += [str(measured["id"])] if "id" in measured else []
         if tag not in {"meta", "link", "line", "circle", "path", "br", "rect", "input"}:
             self.open.append(tag)
 

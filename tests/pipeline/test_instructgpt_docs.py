@@ -46,15 +46,15 @@ def value(key: str) -> Any:
     stage, _, argument = key.partition(".trainer.")
     if argument:
         return vars(arguments(stage))[argument]
-    found: Any = DEFAULTS.model_dump(mode="json")
+    results: Any = DEFAULTS.model_dump(mode="json")
     for part in key.split("."):
-        found = found[int(part)] if isinstance(found, list) else found[part]
-    return found
+        results = results[int(part)] if isinstance(results, list) else results[part]
+    return results
 
 
 @cache
 def arguments(stage: str) -> TrainingArguments:
-    """What the stage tells transformers' Trainer by default."""
+    """The arguments of transformers' Trainer by default."""
     if stage == "sft":
         return sft_arguments(DEFAULTS.sft, Path("unused"), 0, validated=False)
     return reward_arguments(DEFAULTS.reward, Path("unused"), 0)
@@ -68,8 +68,8 @@ def names_in(path: str) -> set[str]:
 @pytest.mark.parametrize("row", SILENT, ids=lambda row: row[0])
 def test_a_documented_default_is_the_default_of_the_code(row: list[str]) -> None:
     assert len(row) == 5
-    _, said, choice, key, default = row
-    assert said
+    _, output, choice, key, default = row
+    assert output
     assert choice
     if key or default:
         assert value(key.strip("`")) == yaml.safe_load(default.strip("`"))

@@ -55,11 +55,11 @@ def preset(size: str) -> ExperimentConfig:
 
 
 def value(config: ExperimentConfig, key: str) -> object:
-    found: object = config.model_dump()
+    results: object = config.model_dump()
     for part in key.split("."):
-        assert isinstance(found, dict)
-        found = found[part]
-    return found
+        assert isinstance(results, dict)
+        results = results[part]
+    return results
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -51,15 +51,25 @@ def room(path: Path) -> object:
     return add_tasks(path, f"{path}.sqlite", "comparison", 1, lambda _: None)
 
 
-SQUALITY = {"passage-id": "1", "questions": {"1": {
-    name: {"response": name, "reviews": [{"worker_id": 1, "overall-rank": rank,
-                                          "overall-rating": 9}]}
-    for rank, name in enumerate("ab", 1)}}}  # fmt: skip
+SQUALITY = {
+    "passage-id": "1",
+    "questions": {
+        "1": {
+            name: {
+                "response": name,
+                "reviews": [{"worker_id": 1, "overall-rank": rank, "overall-rating": 9}],
+            }
+            for rank, name in enumerate("ab", 1)
+        }
+    },
+}
 QA = {
-    "question": "q?", "passages": [["title", "sentence"]], "preference": [1, 1, 1, 1, 1, 1],
+    "question": "q?",
+    "passages": [["title", "sentence"]],
+    "preference": [1, 1, 1, 1, 1, 1],
     **{f"prediction {i}": f"answer {i}" for i in range(1, 5)},
     "feedback": {"errors": [{"error type": "Unverifiable"}], "corrected-prediction": "c"},
-}  # fmt: skip
+}
 FORM = "name: f\nversion: 1\nkind: ranking\nguideline: g\n"
 READERS: dict[str, tuple[str, str, Reader]] = {
     "demonstrations": (
@@ -72,24 +82,43 @@ READERS: dict[str, tuple[str, str, Reader]] = {
         lines([{"id": "s", "instruction": "i", "instances": [{"input": "x", "output": "y"}]}]),
         lambda path: load_demonstrations(str(path)),
     ),
-    "prompts": ("p.json", json.dumps([{"prompt": "p", "id": 1}, {"prompt": [U]}]),
-                lambda path: load_prompts(str(path))),
+    "prompts": (
+        "p.json",
+        json.dumps([{"prompt": "p", "id": 1}, {"prompt": [U]}]),
+        lambda path: load_prompts(str(path)),
+    ),
     "texts": ("t.txt", "one\n\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
     "text rows": ("t.csv", "text\none\ntwo\n", lambda path: list(pretraining_texts(str(path)))),
     "pairs": (
         "p.jsonl",
-        lines([{"prompt": "p", "chosen": "c", "rejected": "r"},
-               {"chosen": [U, A], "rejected": [U, {**A, "content": "b"}]}]),
+        lines(
+            [
+                {"prompt": "p", "chosen": "c", "rejected": "r"},
+                {"chosen": [U, A], "rejected": [U, {**A, "content": "b"}]},
+            ]
+        ),
         load_pairs,
     ),
-    "tasks": ("t.jsonl", lines([task.to_json() for task in TASKS]),
-              lambda path: read_labels(path, "jsonl")),
-    "rankings": ("r.jsonl", lines([one.to_json() for one in RANKINGS]),
-                 lambda path: read_rankings(path, TASKS)),
-    "argilla": ("a.jsonl", lines(to_argilla(TASKS, RANKINGS)),
-                lambda path: read_labels(path, "argilla")),
-    "label studio": ("l.json", json.dumps(to_label_studio(TASKS, RANKINGS)),
-                     lambda path: read_labels(path, "label-studio")),
+    "tasks": (
+        "t.jsonl",
+        lines([task.to_json() for task in TASKS]),
+        lambda path: read_labels(path, "jsonl"),
+    ),
+    "rankings": (
+        "r.jsonl",
+        lines([one.to_json() for one in RANKINGS]),
+        lambda path: read_rankings(path, TASKS),
+    ),
+    "argilla": (
+        "a.jsonl",
+        lines(to_argilla(TASKS, RANKINGS)),
+        lambda path: read_labels(path, "argilla"),
+    ),
+    "label studio": (
+        "l.json",
+        json.dumps(to_label_studio(TASKS, RANKINGS)),
+        lambda path: read_labels(path, "label-studio"),
+    ),
     "squality": ("s.jsonl", lines([SQUALITY]), load_squality),
     "qa-feedback": ("q.json", json.dumps([QA, QA]), load_qa_feedback),
     "own samples": (
@@ -103,32 +132,54 @@ READERS: dict[str, tuple[str, str, Reader]] = {
         lines([{"id": "1", "model": m, "prompt": "p", "completion": "c"} for m in "xy"]),
         room,
     ),
-    "labelled texts": ("l.csv", "text,label\na,x\nb,y\n",
-                       lambda path: load_labelled_texts(str(path))),
-    "toxicity prompts": ("t.jsonl", lines([{"prompt": {"text": "t", "toxicity": 0.5}}]),
-                         lambda path: load_toxicity_prompts(str(path))),
-    "crows-pairs": ("c.csv", ",sent_more,sent_less,stereo_antistereo,bias_type\n0,a,b,stereo,x\n",
-                    bias.load_pairs),
-    "winogender": ("w.tsv", "sentid\tsentence\na.b.0.male.txt\tx\na.b.0.female.txt\ty\n",
-                   bias.load_pairs),
+    "labelled texts": (
+        "l.csv",
+        "text,label\na,x\nb,y\n",
+        lambda path: load_labelled_texts(str(path)),
+    ),
+    "toxicity prompts": (
+        "t.jsonl",
+        lines([{"prompt": {"text": "t", "toxicity": 0.5}}]),
+        lambda path: load_toxicity_prompts(str(path)),
+    ),
+    "crows-pairs": (
+        "c.csv",
+        ",sent_more,sent_less,stereo_antistereo,bias_type\n0,a,b,stereo,x\n",
+        bias.load_pairs,
+    ),
+    "winogender": (
+        "w.tsv",
+        "sentid\tsentence\na.b.0.male.txt\tx\na.b.0.female.txt\ty\n",
+        bias.load_pairs,
+    ),
     "truthfulqa": (
         "t.csv",
         "Question,Best Answer,Correct Answers,Incorrect Answers\nq,b,b; c,d\n",
         load_questions,
     ),
-    "begin": ("b.tsv",
-              "model_name\tknowledge\tmessage\tresponse\tbegin_label\nm\tk\tq\tr\tGeneric\n",
-              lambda path: read_begin(path, "closed_qa")),
+    "begin": (
+        "b.tsv",
+        "model_name\tknowledge\tmessage\tresponse\tbegin_label\nm\tk\tq\tr\tGeneric\n",
+        lambda path: read_begin(path, "closed_qa"),
+    ),
     "e2e": ("e.csv", "mr,ref\neatType[pub],A pub.\n", public_data._references),
     "form": ("f.yaml", FORM, load_form),
     "config": ("c.yaml", "name: n\nseed: 1\n", load_mapping),
     "results": (
         "r.json",
-        json.dumps({"results": {}, "quantities": {}, "comparisons": [], "scorers": {},
-                    "notes": [], "about": {}}),
+        json.dumps(
+            {
+                "results": {},
+                "quantities": {},
+                "comparisons": [],
+                "scorers": {},
+                "notes": [],
+                "about": {},
+            }
+        ),
         read_results,
     ),
-}  # fmt: skip
+}
 
 
 def outcome(name: str, path: Path) -> str | None:
@@ -176,8 +227,9 @@ def test_every_reader_refuses_what_is_no_text_by_the_files_name(
     assert line.startswith(str(path))
 
 
-@settings(max_examples=200, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), name=st.sampled_from(sorted(READERS)))
 def test_changed_bytes_never_make_a_reader_fail_otherwise(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
@@ -185,9 +237,9 @@ def test_changed_bytes_never_make_a_reader_fail_otherwise(
     file, text, _ = READERS[name]
     content = bytearray(text.encode())
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, max(0, len(content) - 1)))
+        position = data.draw(st.integers(0, max(0, len(content) - 1)))
         change = data.draw(st.binary(max_size=3) | st.sampled_from([b"null", b'""', b"[]", b"{}"]))
-        content[place : place + data.draw(st.integers(0, 5))] = change
+        content[position : position + data.draw(st.integers(0, 5))] = change
     path = tmp_path_factory.mktemp("fuzz") / file
     path.write_bytes(content)
     line = outcome(name, path)
@@ -204,8 +256,8 @@ def changed(value: Any, data: st.DataObject) -> Any:
         rest = {key: one for key, one in value.items() if key != name}
         return rest if data.draw(st.booleans()) else {**rest, name: changed(value[name], data)}
     if isinstance(value, list) and value and data.draw(st.booleans()):
-        place = data.draw(st.integers(0, len(value) - 1))
-        return [*value[:place], changed(value[place], data), *value[place + 1 :]]
+        position = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:position], changed(value[position], data), *value[position + 1 :]]
     return data.draw(st.sampled_from(VALUES))
 
 
@@ -223,8 +275,11 @@ def test_changed_values_never_make_a_reader_fail_otherwise(
     for _ in range(data.draw(st.integers(1, 2))):
         value = changed(value, data)
     path = tmp_path_factory.mktemp("fuzz") / file
-    path.write_text(json.dumps(value) if whole or not isinstance(value, list)
-                    else "".join(json.dumps(row) + "\n" for row in value))  # fmt: skip
+    path.write_text(
+        json.dumps(value)
+        if whole or not isinstance(value, list)
+        else "".join(json.dumps(row) + "\n" for row in value)
+    )
     line = outcome(name, path)
     assert line is None or str(path) in line
 
@@ -237,7 +292,7 @@ COMMANDS = {
     "score": ("s.csv", ["score", "s.csv", "--out", "new"]),
     "probe": ("t.csv", ["probe", "model", "t.csv", "--out", "new"]),
     "agreement": ("r.jsonl", ["agreement", "r.jsonl"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

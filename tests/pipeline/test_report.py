@@ -116,8 +116,8 @@ def test_annotators_that_were_never_seen_are_shown_beside_those_learnt_from(run:
 def test_prompts_held_out_in_turn_stand_beside_those_held_out_for_good(run: Path) -> None:
     rate = {"value": 0.593, "ci95": [0.557, 0.625], "n_prompts": 240, "n_pairs": 1313}
     longer = {**rate, "value": 0.571}
-    found = {"pair_accuracy": rate, "longer_wins": longer, "folds": 10, "seed": 0}
-    (run / "reward/prompt_folds.json").write_text(json.dumps(found))
+    drawn = {"pair_accuracy": rate, "longer_wins": longer, "folds": 10, "seed": 0}
+    (run / "reward/prompt_folds.json").write_text(json.dumps(drawn))
     page = report_page(read_inputs(run))
     for text in ("prompts in turn", "59.3", "dealt into 10 parts", "57.1% by the longer output"):
         assert text in page, text

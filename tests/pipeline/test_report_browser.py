@@ -40,8 +40,8 @@ def test_axe_finds_no_serious_fault(run: Path, browser: Browser, scheme: str):
     page.goto(write_report(run, run / "report.html").as_uri())
     source = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page.evaluate(source)
-    found = page.evaluate("axe.run(document)")["violations"]
-    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    results = page.evaluate("axe.run(document)")["violations"]
+    assert [v["id"] for v in results if v["impact"] in ("serious", "critical")] == []
     context.close()
 
 

@@ -92,6 +92,6 @@ def test_bars_are_not_drawn_below_zero_or_for_one_condition():
 
 def test_thinning_keeps_both_ends():
     points = [(float(i), float(i)) for i in range(1001)]
-    kept = thinned(points, 100)
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert len(kept) <= 102
+    thin = thinned(points, 100)
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert len(thin) <= 102

@@ -110,9 +110,9 @@ def test_a_reward_model_of_one_annotator_has_a_sentence_without_a_ceiling(tmp_pa
     file = tmp_path / "held_out.json"
     assert reward_model_sentence(file) is None
     file.write_text(json.dumps(held))
-    said = reward_model_sentence(file)
-    assert said is not None
-    assert said.endswith(
+    output = reward_model_sentence(file)
+    assert output is not None
+    assert output.endswith(
         "70.0% of 50 held-out pairs ordered as the annotators did (60.0% to 80.0%)."
     )
 

@@ -32,6 +32,6 @@ def test_a_sampled_task_and_a_completion_keep_the_turns() -> None:
 
 def test_the_judge_and_the_reader_of_a_report_see_the_turns() -> None:
     rows = [Completion("1", model, "and?", "two", history=HISTORY) for model in "ab"]
-    asked = _conversation(*rows)[1]["content"]
-    assert "system: be brief\n\nuser: <first>?\n\nassistant: one" in asked
+    prompted = _conversation(*rows)[1]["content"]
+    assert "system: be brief\n\nuser: <first>?\n\nassistant: one" in prompted
     assert card(rows).first.history == HISTORY

@@ -22,18 +22,28 @@ from stages.prompt_lengths import adapted_context_limit, require_fit
 from tests.reward_models.tiny import tiny_base
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "intermediate_size": 32, "max_position_embeddings": 12, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 12,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 TABLES = {
-    "gpt2": {}, "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}, "gpt_neo":
-    {"attention_types": [[["global"], 1]], "num_layers": 1}, "gpt_bigcode": {}, "biogpt": {},
-    "openai-gpt": {"afn": "gelu"}, "xglm": {"ffn_dim": 32, "attention_heads": 2, "num_layers": 1,
-    "d_model": 16}, "ctrl": {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 32},
+    "gpt2": {},
+    "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+    "gpt_neo": {"attention_types": [[["global"], 1]], "num_layers": 1},
+    "gpt_bigcode": {},
+    "biogpt": {},
+    "openai-gpt": {"afn": "gelu"},
+    "xglm": {"ffn_dim": 32, "attention_heads": 2, "num_layers": 1, "d_model": 16},
+    "ctrl": {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 32},
     "gptj": {"rotary_dim": 4},
     "codegen": {"rotary_dim": 4, "n_embd": 16, "n_head": 4, "n_layer": 1},
-}  # fmt: skip
+}
 
 
 def reads(model: torch.nn.Module, tokens: int) -> bool:
@@ -68,10 +78,18 @@ def test_a_learned_table_reads_its_limit(kind: str):
         ({"rope_type": "linear", "factor": 4.0}, 48),
         ({"rope_type": "dynamic", "factor": 2.0}, 12),  # beyond, it turns all texts otherwise
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}, 48),
-        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 1,
-          "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 12),
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "original_max_position_embeddings": 1,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+            12,
+        ),
     ],
-)  # fmt: skip
+)
 def test_rotations_are_limited_by_the_length_they_are_scaled_to(rope: dict[str, Any], limit: int):
     config = AutoConfig.for_model("llama", **SMALL, rope_parameters={"rope_theta": 1e4, **rope})
     assert max_positions(config) == limit

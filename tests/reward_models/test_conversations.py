@@ -77,9 +77,12 @@ def pair_forms(turns: Messages) -> dict[str, dict[str, Any]]:
         "implicit": whole,
         "text beside whole": {"prompt": turns[-1]["content"], **whole},
         "repeated": {"prompt": turns, **whole},
-        "sharegpt": {"conversations": sharegpt(turns), "chosen": sharegpt(spoken["chosen"])[0],
-                     "rejected": sharegpt(spoken["rejected"])[0]},
-    }  # fmt: skip
+        "sharegpt": {
+            "conversations": sharegpt(turns),
+            "chosen": sharegpt(spoken["chosen"])[0],
+            "rejected": sharegpt(spoken["rejected"])[0],
+        },
+    }
     for name, form in prompt_forms(turns).items():
         if "prompt" in form and "messages" not in form:
             forms[f"{name}, texts"] = {**form, **texts}
@@ -101,8 +104,10 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
         with path.open("w", encoding="utf-8", newline="") as out:
             table = csv.DictWriter(out, rows[0])
             table.writeheader()
-            cells = ({k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
-                     for row in rows)  # fmt: skip
+            cells = (
+                {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+                for row in rows
+            )
             table.writerows(cells)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
@@ -209,11 +214,14 @@ def test_other_texts_are_no_dialogues(text: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["role", "content", "from", "value", "type", "text", "x"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "type", "text", "x"]), inner
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)

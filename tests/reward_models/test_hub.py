@@ -21,7 +21,7 @@ LOADERS = [load_tokenizer, load_policy, load_causal_lm, load_frozen, model_confi
 
 @contextmanager
 def hub(status: int, error_code: str = "") -> Iterator[list[str]]:
-    """What a hub is asked meanwhile that gives every question the same answer."""
+    """The requests to a hub that gives every request the same answer."""
     requests: list[str] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):

@@ -29,7 +29,7 @@ def table(forest: Forest) -> list[tuple[int, int, int]]:
 
 
 def seen_NN(forest: Forest) -> Tensor:  # noqa: N802 - named for its shape
-    """Whether each token sees each other one, by the definition of stem and branch."""
+    """The attention mask by the definition of stem and branch."""
     owner: list[tuple[int, int]] = []
     for number, (stem, branches) in enumerate(forest):
         for branch, count in enumerate((stem, *branches)):

@@ -26,18 +26,46 @@ from reward_models.records import (
 PAIR = [{"id": "a", "text": "A"}, {"id": "b", "text": "B"}]
 RANKING = {"task": "t", "annotator": "u", "kind": "human", "ranks": {"a": 1, "b": 2}}
 SOUND: dict[type[Record], dict[str, Any]] = {
-    Demonstration: {"prompt": "p", "response": "r", "id": "1", "user": "u", "source": "s",
-                    "context": "c", "category": "k"},
-    Prompt: {"prompt": "p", "id": "1", "user": "u", "context": "c", "category": "k",
-             "answerable": True},
+    Demonstration: {
+        "prompt": "p",
+        "response": "r",
+        "id": "1",
+        "user": "u",
+        "source": "s",
+        "context": "c",
+        "category": "k",
+    },
+    Prompt: {
+        "prompt": "p",
+        "id": "1",
+        "user": "u",
+        "context": "c",
+        "category": "k",
+        "answerable": True,
+    },
     RankingTask: {"id": "1", "prompt": "p", "responses": PAIR, "context": "c", "category": "k"},
-    Ranking: {**RANKING, "ratings": {"a": 7}, "flags": {"a": ["toxic"]}, "notes": "n",
-              "seconds": 1.5, "shown_order": ["a", "b"], "time": "2026", "flags_no": {"b": ["x"]}},
+    Ranking: {
+        **RANKING,
+        "ratings": {"a": 7},
+        "flags": {"a": ["toxic"]},
+        "notes": "n",
+        "seconds": 1.5,
+        "shown_order": ["a", "b"],
+        "time": "2026",
+        "flags_no": {"b": ["x"]},
+    },
     TextTask: {"id": "1", "text": "t", "prompt": "p", "model": "m", "context": "c"},
     WritingTask: {"id": "1", "prompt": "p", "use_case": "u", "context": "c", "category": "k"},
-    Completion: {"id": "1", "model": "m", "prompt": "p", "completion": "c", "k": 0,
-                 "scores": {"s": {"m": 0.5}}, "context": "c"},
-}  # fmt: skip
+    Completion: {
+        "id": "1",
+        "model": "m",
+        "prompt": "p",
+        "completion": "c",
+        "k": 0,
+        "scores": {"s": {"m": 0.5}},
+        "context": "c",
+    },
+}
 OPTIONAL = [
     (kind, name)
     for kind, row in SOUND.items()
@@ -60,8 +88,11 @@ def test_null_and_blank_mean_not_given(kind: type[Record], name: str) -> None:
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_whole_numbers_are_names(kind: type[Record]) -> None:
-    named = [n for n in ("id", "user", "task", "annotator", "source", "category", "model")
-             if n in SOUND[kind]]  # fmt: skip
+    named = [
+        n
+        for n in ("id", "user", "task", "annotator", "source", "category", "model")
+        if n in SOUND[kind]
+    ]
     record = made(kind, {**SOUND[kind], **dict.fromkeys(named, 7)})
     assert {getattr(record, name) for name in named} == {"7"}
     for name in named:
@@ -71,10 +102,12 @@ def test_whole_numbers_are_names(kind: type[Record]) -> None:
 
 
 def test_integer_response_ids_are_those_of_a_rankings_keys() -> None:
-    task = RankingTask.from_json({"id": 3, "prompt": "p", "responses": [
-        {"id": 1, "text": "A"}, {"id": 2, "text": "B"}]})  # fmt: skip
-    ranking = Ranking.from_json({**RANKING, "task": 3, "ranks": {"1": 2, "2": 1},
-                                 "shown_order": [2, 1]})  # fmt: skip
+    task = RankingTask.from_json(
+        {"id": 3, "prompt": "p", "responses": [{"id": 1, "text": "A"}, {"id": 2, "text": "B"}]}
+    )
+    ranking = Ranking.from_json(
+        {**RANKING, "task": 3, "ranks": {"1": 2, "2": 1}, "shown_order": [2, 1]}
+    )
     ranking.check_against(task)
     assert ranking.shown_order == ["2", "1"]
 
@@ -120,13 +153,18 @@ def test_a_wrong_value_is_named(kind: type[Record], change: dict[str, Any], mess
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 9) | st.floats(allow_nan=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.floats(allow_nan=False)
     | st.text(max_size=5)
     | st.sampled_from(['{"a": 1}', "[1]", "true", "[", '[{"role": "user", "content": "x"}]']),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["id", "text", "a", "b", "role", "content"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "text", "a", "b", "role", "content"]), inner)
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)

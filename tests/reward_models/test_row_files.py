@@ -84,8 +84,11 @@ def test_a_row_is_known_by_its_place(tmp_path: Path) -> None:
         FORMATS[name](tmp_path / name)
         locations[name] = [where for where, _ in read_rows(tmp_path / name)][1]
     assert [location.removeprefix(f"{tmp_path}/") for location in locations.values()] == [
-        "rows.jsonl:2", "list.json, entry 2", "rows.csv:4", "rows.parquet, row 2"
-    ]  # fmt: skip
+        "rows.jsonl:2",
+        "list.json, entry 2",
+        "rows.csv:4",
+        "rows.parquet, row 2",
+    ]
 
 
 def test_an_object_over_several_lines_is_one_row(tmp_path: Path) -> None:

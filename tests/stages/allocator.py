@@ -1,4 +1,4 @@
-"""What torch's allocator says of work, for whoever foretells it."""
+"""The peak of torch's allocator, for tests of estimates."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a bad disk did to a checkpoint of SFT or of the reward model is found, told and survived."""
+"""Damage to a checkpoint of SFT or of the reward model is detected, reported and survived."""
 
 import os
 from collections.abc import Callable

@@ -34,7 +34,7 @@ print(held - psutil.Process().memory_info().rss)
 
 def _run(how: str, **environment: str) -> tuple[int, int]:
     """Pages asked of the kernel by eight tensors, and bytes given back when asked what is free."""
-    told = subprocess.run(
+    steps = subprocess.run(
         [sys.executable, "-c", HELD, how],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
@@ -42,7 +42,7 @@ def _run(how: str, **environment: str) -> tuple[int, int]:
         text=True,
         check=True,
     )
-    pages, given_back = told.stdout.split()
+    pages, given_back = steps.stdout.split()
     return int(pages), int(given_back)
 
 

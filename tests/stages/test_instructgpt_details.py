@@ -169,14 +169,14 @@ def test_detail_13_policy_and_reference_are_both_read_at_the_temperature(
     read = outputs(run.models, episodes, temperature=temperature)
     row, mask_T = 2, episodes.response_BT[2]
     ids_L = episodes.ids_BL[row, episodes.mask_BL[row]]
-    said = int(mask_T.sum())
+    output = int(mask_T.sum())
     for model, found_BT in (
         (run.models.policy, read.old_BT),
         (run.models.reference, read.reference_BT),
     ):
         with torch.no_grad():
             log_p_LV = (model(ids_L[None]).logits[0] / temperature).log_softmax(-1)
-        slow_T = log_p_LV[-said - 1 : -1].gather(-1, ids_L[-said:, None]).squeeze(-1)
+        slow_T = log_p_LV[-output - 1 : -1].gather(-1, ids_L[-output:, None]).squeeze(-1)
         assert torch.allclose(found_BT[row][mask_T], slow_T, atol=1e-5)
 
 

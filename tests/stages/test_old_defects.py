@@ -65,13 +65,13 @@ def fine_tuned(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 
 def supervise(base: Path, out: Path, **changes: Any) -> list[Step]:
     steps: list[Step] = []
-    told = tiny_demonstrations(8, random.Random(0))
+    examples = tiny_demonstrations(8, random.Random(0))
     settings = {"epochs": 1, "batch_size": 8, "dropout": 0.0, "learning_rate": 1e-2}
     train_sft(
         SFTConfig.model_validate(settings | changes),
         base=base,
-        demonstrations=told,
-        validation=told[:4],
+        demonstrations=examples,
+        validation=examples[:4],
         reward_model=None,
         selection_prompts=(),
         out=out,
@@ -120,18 +120,18 @@ def test_the_head_is_drawn_anew_on_load(
 ) -> None:
     """LlamaFactory 4379, trl 1650 and 2095: a trained reward model loads with a random head."""
     rank(world[0], tmp_path, adaptation=adaptation)
-    told = json.loads((tmp_path / "held_out.json").read_text())
+    reported = json.loads((tmp_path / "held_out.json").read_text())
     for seed in (1, 2):
         torch.manual_seed(seed)  # what a new head would be drawn from
         model = RewardModel.load(tmp_path / "model")
         tokenizer = load_tokenizer(tmp_path / "model")
         rng = random.Random(0)
         tiny_rankings(tiny_tasks(24, rng), ["ann"], rng)  # the same draws as in `rank`
-        shown = tiny_demonstrations(6, rng)
-        prompts = [Prompt(one.prompt) for one in shown]
-        scores = score_responses(model, tokenizer, prompts, [one.response for one in shown])
+        visible = tiny_demonstrations(6, rng)
+        prompts = [Prompt(one.prompt) for one in visible]
+        scores = score_responses(model, tokenizer, prompts, [one.response for one in visible])
         assert sum(scores) / 6 == pytest.approx(0.0, abs=1e-5)  # as the saved bias has it
-        assert model.bias.item() == pytest.approx(told["bias"], rel=1e-6)
+        assert model.bias.item() == pytest.approx(reported["bias"], rel=1e-6)
     drawn = RewardModel.from_base(world[0], 0).head.weight
     assert not torch.allclose(model.head.weight, drawn, atol=1e-3)
 
@@ -170,19 +170,19 @@ def test_eos_is_pad_so_the_end_is_never_learnt(world: tuple[Path, Path], tmp_pat
     base = eos_as_pad(tmp_path / "base", world[0])
     tokenizer = load_tokenizer(base)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    told = tiny_demonstrations(3, random.Random(0))
-    batch = collate([encode(tokenizer, one) for one in told], tokenizer.pad_token_id)
+    examples = tiny_demonstrations(3, random.Random(0))
+    batch = collate([encode(tokenizer, one) for one in examples], tokenizer.pad_token_id)
     ends_B = (batch["labels"] == tokenizer.eos_token_id).sum(-1)
     assert ends_B.tolist() == [1, 1, 1]  # learnt, once each
     steps = supervise(base, tmp_path / "sft", epochs=5, learning_rate=0.05)
     assert len(steps) > 1
     policy = load_policy(tmp_path / "sft/model")
-    asked = prompt_ids(tokenizer, told[0].prompt)
-    answer = encode(tokenizer, told[0]).ids
+    prompted = prompt_ids(tokenizer, examples[0].prompt)
+    answer = encode(tokenizer, examples[0]).ids
     with torch.no_grad():
         end = policy(torch.tensor([answer[:-1]])).logits[0, -1].softmax(-1)[tokenizer.eos_token_id]
         before = load_policy(base)(torch.tensor([answer[:-1]])).logits[0, -1].softmax(-1)
-    assert asked == answer[: len(asked)]
+    assert prompted == answer[: len(prompted)]
     assert end > 3 * before[tokenizer.eos_token_id]
 
 
@@ -193,10 +193,17 @@ def test_positions_of_left_padded_prompts_are_off(tmp_path: Path) -> None:
         torch.manual_seed(0)
         GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64,
-                bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.5,
+                vocab_size=len(tokenizer),
+                n_embd=16,
+                n_layer=2,
+                n_head=2,
+                n_positions=64,
+                bos_token_id=None,
+                eos_token_id=1,
+                pad_token_id=0,
+                initializer_range=0.5,
             )
-        ).save_pretrained(str(tmp_path / "sft"))  # fmt: skip
+        ).save_pretrained(str(tmp_path / "sft"))
     tokenizer.save_pretrained(str(tmp_path / "sft"))
     reward = RewardModel.from_base(tmp_path / "sft", seed=3)
     reward.record_training(tokenizer_hash(load_tokenizer(tmp_path / "sft")), {"simulated"})
@@ -234,9 +241,9 @@ def test_the_ratio_is_off_at_another_temperature(
 def test_gradient_accumulation_is_a_mean_of_means(world: tuple[Path, Path], tmp_path: Path) -> None:
     """transformers 34191: micro-batches with few tokens weighed as much as those with many."""
     tokenizer, model = load_tokenizer(world[0]), load_policy(world[0])
-    told = tiny_demonstrations(8, random.Random(0))
-    short = [Demonstration(one.prompt, "good") for one in told[4:]]
-    rest = [*told[:4], *short]
+    examples = tiny_demonstrations(8, random.Random(0))
+    short = [Demonstration(one.prompt, "good") for one in examples[4:]]
+    rest = [*examples[:4], *short]
     sums = [nats_and_tokens(model, encode(tokenizer, one)) for one in rest]
     over_tokens = sum(nats for nats, _ in sums) / sum(tokens for _, tokens in sums)
     of_means = sum(nats / tokens for nats, tokens in sums) / len(sums)
@@ -264,8 +271,8 @@ def nats_and_tokens(model: Any, example: Example) -> tuple[float, int]:
     labels_L = collate([example], 0)["labels"][0]
     with torch.no_grad():
         log_p_LV = model(torch.tensor([example.ids])).logits[0].log_softmax(-1)
-    places = (labels_L != IGNORED).nonzero().flatten().tolist()
-    return -sum(float(log_p_LV[i - 1, labels_L[i]]) for i in places), len(places)
+    positions = (labels_L != IGNORED).nonzero().flatten().tolist()
+    return -sum(float(log_p_LV[i - 1, labels_L[i]]) for i in positions), len(positions)
 
 
 def test_the_kl_is_negative(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -323,14 +330,14 @@ def test_the_reward_model_is_judged_without_the_eos_it_scores_with(
 def test_scores_depend_on_the_batch_size(world: tuple[Path, Path], batch_size: int) -> None:
     """reward-bench 137."""
     model, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])
-    told = tiny_demonstrations(9, random.Random(2))
-    prompts, said = [Prompt(d.prompt) for d in told], [d.response for d in told]
-    found = score_responses(model, tokenizer, prompts, said, batch_size=batch_size)
+    examples = tiny_demonstrations(9, random.Random(2))
+    prompts, responses = [Prompt(d.prompt) for d in examples], [d.response for d in examples]
+    results = score_responses(model, tokenizer, prompts, responses, batch_size=batch_size)
     alone = [
         score_responses(model, tokenizer, [prompt], [text])[0]
-        for prompt, text in zip(prompts, said, strict=True)
+        for prompt, text in zip(prompts, responses, strict=True)
     ]
-    assert found == pytest.approx(alone, abs=1e-5)
+    assert results == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_resumed_run_begins_with_fresh_optimizers(world: tuple[Path, Path]) -> None:
@@ -342,12 +349,12 @@ def test_a_resumed_run_begins_with_fresh_optimizers(world: tuple[Path, Path]) ->
             parameter.grad = torch.ones_like(parameter)
         network.step(1e-3)
     other.load_state_dict(one.state_dict())
-    for name, mine in one.critic.parameters.items():
+    for name, own in one.critic.parameters.items():
         theirs = other.critic.parameters[name]
         moments = other.critic.optimizer.state[theirs]
         assert moments["step"] == 1
-        assert torch.equal(one.critic.optimizer.state[mine]["exp_avg"], moments["exp_avg"])
-        assert torch.equal(mine, theirs)
+        assert torch.equal(one.critic.optimizer.state[own]["exp_avg"], moments["exp_avg"])
+        assert torch.equal(own, theirs)
 
 
 def test_checkpoints_of_an_adapter_hold_the_whole_base(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How training is spread: what launchers set, what is refused, and the jobs that are shipped."""
+"""The spreading of training: what launchers set, what is refused, and the jobs that are shipped."""
 
 import json
 import re

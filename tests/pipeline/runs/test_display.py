@@ -1,4 +1,4 @@
-"""What a person sees, and what a stage's metrics file holds."""
+"""The display of a run, and a stage's metrics file."""
 
 import json
 import math

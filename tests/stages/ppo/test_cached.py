@@ -1,4 +1,4 @@
-"""What is kept of a rollout's passes for its update changes no number, and saves what it says."""
+"""Outputs of a rollout that are cached for its update change no number, and save passes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +93,7 @@ def assert_same_course(
 
 
 class Passes:
-    """How often each of the tiny models' layers is called."""
+    """The number of calls of each layer of the tiny models."""
 
     def __init__(self, models: Models) -> None:
         self.seen: dict[str, list[int]] = {}

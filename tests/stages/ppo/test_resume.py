@@ -184,8 +184,11 @@ def test_a_limit_that_the_checkpoint_hits_is_told_and_the_one_before_it_stays(
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     run = subprocess.run(
         [sys.executable, "-uc", program_of(world, out, config, before)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert f"OSError: [Errno 27] File too large: '{out / 'checkpoints'}'" in run.stderr
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-1"]
     train(world, out, config)

@@ -89,7 +89,7 @@ def test_a_joint_pass_says_what_reference_and_reward_model_say_apart(
 
 
 def gradients(world: World, config: PPOConfig, like: PPORun | None = None) -> dict[str, Tensor]:
-    """Of the policy after the first minibatch of what `like` experienced."""
+    """The policy after the first minibatch of the experience of `like`."""
     run = with_values(tiny_run(world, config))
     source = run if like is None else like
     rollout = outputs(source.models, episodes_of(source))

@@ -64,17 +64,17 @@ def main(folder: Path, size: int | str) -> None:
     """Train with what is left of memory."""
     torch.set_num_threads(1)
     world = make_world(folder)
-    found = []
+    results = []
 
     def fitting(*given: Any) -> MicroBatch:
-        found.append(micro_batches.fitting(*given))
-        return found[-1]
+        results.append(micro_batches.fitting(*given))
+        return results[-1]
 
     vars(ppo_train)["fitting"] = fitting
     limit = psutil.Process().memory_info().vms + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     train(world, folder / "out", settings(size))
-    print(*(one.episodes for one in found))
+    print(*(one.episodes for one in results))
 
 
 if __name__ == "__main__":

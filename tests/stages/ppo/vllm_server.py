@@ -73,12 +73,12 @@ class Handler(BaseHTTPRequestHandler):
             logprobs.append(float(logprob_V[token]) + self.server.off_by)
             if token in body["stop_token_ids"]:
                 break
-        said = ids[len(body["prompt"]) :]
-        return {"token_ids": said, "logprobs": {"token_logprobs": logprobs}}
+        output = ids[len(body["prompt"]) :]
+        return {"token_ids": output, "logprobs": {"token_logprobs": logprobs}}
 
-    def _answer(self, told: object) -> None:
-        text = told if isinstance(told, str) else json.dumps(told)
-        kind = "text/plain" if isinstance(told, str) else "application/json"
+    def _answer(self, request: object) -> None:
+        text = request if isinstance(request, str) else json.dumps(request)
+        kind = "text/plain" if isinstance(request, str) else "application/json"
         self.send_response(200)
         self.send_header("content-type", kind)
         self.end_headers()

@@ -104,9 +104,9 @@ def test_each_use_case_has_its_own_mean_and_win_rate():
     assert cells(win_table(completions, "list"), Resampling(20))[1].value == 0
     judged = [replace(row, suite="test", scores={GOLD: row.scores["judge"]}) for row in completions]
     tables = preference_tables(ScoredRows.of(judged), MODELS, EvaluationConfig())
-    means = [t for t in tables if (t.quantity.suite, t.quantity.metric) == ("use_cases", "gold")]
-    assert [t.quantity.filter for t in means] == ["all", "chat", "list"]
-    assert cells(means[1], Resampling(20))[1].value == 1
+    averages = [t for t in tables if (t.quantity.suite, t.quantity.metric) == ("use_cases", "gold")]
+    assert [t.quantity.filter for t in averages] == ["all", "chat", "list"]
+    assert cells(averages[1], Resampling(20))[1].value == 1
 
 
 def compared(a: list[float], b: list[float]) -> Comparison:
