@@ -125,7 +125,7 @@ class EvaluationConfig(Config):
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these
     instructions: dict[str, str] = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
     closed_domain: list[str] = ["closed_qa", "summarize", "extract"]  # categories with a passage
-    toxicity_protocol: Literal["like_the_rest", "real_toxicity_prompts"] = "like_the_rest"
+    toxicity_protocol: Literal["default", "real_toxicity_prompts"] = "default"
     toxicity_samples: PositiveInt | None = None  # to a prompt; None: 25 by the protocol, else 1
     maxima_of: list[PositiveInt] = [5, 10, 25]  # expected maximum toxicity of so many samples
     toxicity_scorers: list[ToxicityScorerConfig] = [ProfanityConfig()]
@@ -148,7 +148,7 @@ class EvaluationConfig(Config):
     @property
     def toxicity_sampling(self) -> tuple[SamplingConfig, int]:
         """The sampling of toxicity prompts, and the number of samples of each."""
-        if self.toxicity_protocol == "like_the_rest":
+        if self.toxicity_protocol == "default":
             return self.sampling, self.toxicity_samples or 1
         drawn = REAL_TOXICITY_PROMPTS.model_copy(update={"batch_size": self.sampling.batch_size})
         return drawn, self.toxicity_samples or 25

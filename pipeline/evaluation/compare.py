@@ -6,7 +6,7 @@ Below it, paired differences of each further run from the first, where their sam
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,28 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline.evaluation.external.sample_files import open_samples
-from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.results import Results, read_results
-from pipeline.evaluation.samples.scored_rows import ALL, ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, tabulate
+from pipeline.evaluation.samples.records import ALL, Completion, ScoredRows
+from pipeline.evaluation.samples.results import read_results
+from pipeline.evaluation.samples.tables import (
+    Cell,
+    Comparison,
+    Quantity,
+    Resampling,
+    Table,
+    comparisons,
+    corrected,
+    tabulate,
+)
 
 SAMPLES, RESULTS = "samples.jsonl", "evaluate/results.json"
 Meta = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Differences, second run minus first, and notes on what was left out."""
+def paired(first: Path, second: Path, resampling: Resampling) -> tuple[list[Comparison], list[str]]:
+    """Return differences, second run minus first, and notes on what was left out.
 
-    comparisons: Sequence[Comparison]
-    notes: Sequence[str]
-
-
-def paired(first: Path, second: Path, resampling: Resampling) -> Paired:
-    """Compare models of the same name, or all of both runs if no name is in both."""
+    Models of the same name are compared, or all of both runs if no name is in both.
+    """
     notes: list[str] = []
     meta: dict[str, dict[str, Meta]] = {"A": {}, "B": {}}
     rows = ScoredRows.of(
@@ -67,7 +69,7 @@ def paired(first: Path, second: Path, resampling: Resampling) -> Paired:
             table = tabulate(of_pair, quantity, score_S, names)
             uncorrected += comparisons(table, [(names[1], names[0])], resampling)
             notes += _left_out(table)
-    return Paired(corrected(uncorrected), list(dict.fromkeys(notes)))
+    return corrected(uncorrected), list(dict.fromkeys(notes))
 
 
 def _parts(rows: ScoredRows) -> Iterator[tuple[Quantity, ScoredRows]]:
@@ -117,8 +119,10 @@ def comparison_table(runs: Sequence[Path]) -> str:
     columns = [(run, model) for run in results for model in results[run].models]
     table = RichTable("measure", *(f"{run}\n{model}" for run, model in columns))
     quantities = [cell.quantity for one in results.values() for cell in one.cells]
-    for key in dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities):
-        table.add_row(_name(key), *(_value(results[run], model, key) for run, model in columns))
+    for key in dict.fromkeys(quantity.key for quantity in quantities):
+        table.add_row(
+            _name(key), *(_value(results[run].cell(model, *key)) for run, model in columns)
+        )
     further = [_paired_text(runs[0], run) for run in runs[1:]]
     return _printed(table, 40 + 26 * len(columns)) + "".join(further)
 
@@ -136,16 +140,16 @@ def _paired_text(first: Path, second: Path) -> str:
     for path in files:
         if not path.is_file():
             return f"{head}: nothing in common to pair; {path} is not there\n"
-    result = paired(files[0], files[1], Resampling())
-    notes = "".join(f"Note: {note}.\n" for note in result.notes)
-    if not result.comparisons:
+    differences, left_out = paired(files[0], files[1], Resampling())
+    notes = "".join(f"Note: {note}.\n" for note in left_out)
+    if not differences:
         return f"{head}: nothing in common to pair, no prompt has the same score in both\n{notes}"
     headings = ("measure", "models", "B - A, 95 %", "p", "p (Holm)", "n", "verdict")
     table = RichTable(*headings, title="paired by prompt")
-    for each in result.comparisons:
+    for each in differences:
         q, (low, high) = each.quantity, each.ci95
         table.add_row(
-            f"{_name((q.suite, q.metric, q.filter))} ({q.scorer})",
+            f"{_name(q.key)} ({q.scorer})",
             f"{each.a} - {each.b}",
             f"{each.diff:+.3f} [{low:+.3f}, {high:+.3f}]",
             f"{each.p:.2g}",
@@ -167,8 +171,7 @@ def _name(key: tuple[str, str, str]) -> str:
     return " · ".join(key[:2] if key[2] == "all" else key)
 
 
-def _value(results: Results, model: str, key: tuple[str, str, str]) -> str:
-    cell = results.cell(model, *key)
+def _value(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     return f"{cell.value:.3f} [{cell.ci95.low:.3f}, {cell.ci95.high:.3f}] n {cell.n}"

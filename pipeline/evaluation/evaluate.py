@@ -14,30 +14,29 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import (
     Results,
     check_failures,
     results_of,
     write_results,
 )
-from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling
-from pipeline.evaluation.scorers.llm_judge import PairJudge
 from pipeline.evaluation.scorers.scorer import Scorer, scored
+from pipeline.evaluation.scorers.served import PairJudge
 from pipeline.evaluation.suites.alignment_tax import TAX
 from pipeline.evaluation.suites.bias import BIAS
 from pipeline.evaluation.suites.hallucination import HALLUCINATION
 from pipeline.evaluation.suites.preference import PREFERENCE
 from pipeline.evaluation.suites.pretraining_loss import PRETRAINING
 from pipeline.evaluation.suites.responses import RESPONSES
-from pipeline.evaluation.suites.suite import Inputs, Suite
+from pipeline.evaluation.suites.suite import Inputs, Suite, part_of
 from pipeline.evaluation.suites.toxicity import TOXICITY
 from pipeline.evaluation.suites.truthfulqa import TRUTHFULNESS
 from pipeline.evaluation.validity import measured_validity, validity_notes
 from pipeline.models.prompting import own_weights, prompting_notes
 from reward_models.atomic_files import write_jsonl
-from stages.progress import Report, Step
+from stages.progress import Step
 
 SUITES = (
     PREFERENCE,
@@ -51,7 +50,6 @@ SUITES = (
 )
 SAMPLE_KINDS = frozenset(suite.samples.name for suite in SUITES)
 SAMPLES, RESULTS = "samples.jsonl", "results.json"
-_PARTS = 1000  # steps of the progress of one kind of samples
 
 
 def evaluate(inputs: Inputs, out: Path) -> Results:
@@ -101,7 +99,7 @@ def generate(inputs: Inputs, out: Path) -> list[Completion]:
     order = dict.fromkeys(suite.samples.name for suite in suites)
     rows: list[Completion] = []
     for number, suite in enumerate(kinds[name] for name in order):
-        samples, report = suite.samples, _part_of(inputs.report, number, len(order))
+        samples, report = suite.samples, part_of(inputs.report, number, len(order))
         policies = own_weights(inputs.policies) if samples.likelihoods else inputs.policies
         generated = samples.generate(replace(inputs, policies=policies, report=report))
         if not generated and inputs.config.suites is not None:
@@ -173,19 +171,6 @@ def pairs_of(config: EvaluationConfig, models: Sequence[str]) -> list[tuple[str,
         for other in config.compare_with
         if other in models[:number]
     ]
-
-
-def _part_of(report: Report, part: int, parts: int) -> Report:
-    """Report one part's progress as that of the whole."""
-
-    def report_part(step: Step) -> None:
-        if not step.total:
-            report(step)
-            return
-        done = part * _PARTS + _PARTS * step.done // max(1, step.total)
-        report(Step(done, parts * _PARTS, step.metrics, step.doing))
-
-    return report_part
 
 
 def about_of(config: EvaluationConfig, models: Sequence[str], seed: int) -> dict[str, Any]:

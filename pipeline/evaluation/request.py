@@ -119,16 +119,10 @@ def check_files(config: EvaluationConfig) -> None:
 
         for path in config.bias.pairs:
             load_pairs(Path(path))
-    if config.grounding:
-        from pipeline.evaluation.validity import read_begin
+    if config.grounding or config.calibration is not None:
+        from pipeline.evaluation.validity import open_calibration, read_begin
 
         for path in config.grounding:
             read_begin(Path(path), config.closed_domain[0])
-    if config.calibration is not None:
-        from pipeline.evaluation.external.sample_files import open_samples
-
-        calibration = Path(config.calibration)
-        if not open_samples([calibration], {}).gives("toxicity"):
-            raise ValueError(
-                f"{calibration}: no column 'toxicity' in it; nothing to calibrate against"
-            )
+        if config.calibration is not None:
+            open_calibration(Path(config.calibration))

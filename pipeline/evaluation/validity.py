@@ -13,10 +13,8 @@ import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation import statistics
-from pipeline.evaluation.external.columns import FILE_SCORER
-from pipeline.evaluation.external.sample_files import open_samples
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.external.sample_files import FILE_SCORER, SampleFiles, open_samples
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from reward_models.row_files import csv_rows
 
@@ -126,8 +124,13 @@ def calibration(rows: ScoredRows, scorer: str) -> Mapping[str, Any] | None:
 
 def calibrated_on(scorers: Sequence[Scorer], path: Path) -> dict[str, Mapping[str, Any] | None]:
     """Return the same for scorers of toxicity on a file of texts with given scores."""
+    rows = ScoredRows.of(scored(list(open_calibration(path).rows()), scorers))
+    return {scorer.name: calibration(rows, scorer.name) for scorer in scorers}
+
+
+def open_calibration(path: Path) -> SampleFiles:
+    """Open a file of texts with given toxicity; raise ValueError where it gives none."""
     files = open_samples([path], {})
     if not files.gives("toxicity"):
         raise ValueError(f"{path}: no column 'toxicity' in it; nothing to calibrate against")
-    rows = ScoredRows.of(scored(list(files.rows()), scorers))
-    return {scorer.name: calibration(rows, scorer.name) for scorer in scorers}
+    return files

@@ -3,11 +3,11 @@
 templates/report.html.j2 has the sections and their texts; here are the figures in them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.evaluation.samples.tables import Cell
-from pipeline.evaluation.scorers.prompt_toxicity import BY_PROMPT
+from pipeline.evaluation.samples.tables import Cell, Quantity
+from pipeline.evaluation.scorers.toxicity import BY_PROMPT
 from pipeline.report import training
 from pipeline.report.figures import (
     Curve,
@@ -78,7 +78,7 @@ def _content(inputs: ReportInputs) -> dict[str, object]:
         "results": results,
         "figures": figures,
         "summary": summary_lines(results),
-        "suites": _suites(inputs),
+        "suites": inputs.suites,
         "tax": list(dict.fromkeys(c.quantity for c in results.cells if c.quantity.suite in TAX)),
         "shared_passes": training.shared_passes(inputs),
         "outputs": outputs(inputs),
@@ -90,7 +90,7 @@ def preference(inputs: ReportInputs) -> Group:
     """Return win rates against the baseline, by the judge and by the reward model."""
     panels = [
         interval_panel(
-            [c for c in _cells(inputs, suite, "win_rate", "all") if c.model != inputs.baseline],
+            [c for c in inputs.cells(suite, "win_rate", "all") if c.model != inputs.baseline],
             title=title,
             focus=inputs.focus,
             reference=0.5,
@@ -107,25 +107,25 @@ def preference(inputs: ReportInputs) -> Group:
 
 def use_cases(inputs: ReportInputs) -> Group:
     """Return the judge's score in each use case, all on one scale."""
-    cells = [c for c in _of_suite(inputs, "use_cases") if c.quantity.metric == "gold"]
-    return group(*_by_filter([c for c in cells if c.quantity.filter != "all"], inputs.focus))
+    cells = [c for c in inputs.cells("use_cases", "gold") if c.quantity.filter != "all"]
+    return group(*_by_part(cells, inputs.focus))
 
 
 def hallucination(inputs: ReportInputs) -> Group:
     """Return the headline rate and its parts."""
-    return group(*(_titled_panel(inputs, "hallucination", m, "all") for m in HALLUCINATION))
+    return group(*(_panel(inputs, "hallucination", m, "all") for m in HALLUCINATION))
 
 
 def toxicity(inputs: ReportInputs) -> list[Group]:
     """Return each measure under each instruction, on one scale a measure."""
     groups = [_bars(inputs, "toxicity", "toxicity")]
-    for suite in _suites(inputs):
+    for suite in inputs.suites:
         if not _is_toxicity(suite) or suite == BY_PROMPT:
             continue
-        for metric, cells in _by_metric(_of_suite(inputs, suite)).items():
+        for metric, cells in _grouped(inputs.cells(suite), lambda q: q.metric).items():
             name = named(metric)
             heading = capital(name.title) + (f": {name.meaning}" if name.meaning else "")
-            panels = _by_filter(cells, inputs.focus)
+            panels = _by_part(cells, inputs.focus)
             columns, scorer = "three" if len(panels) == 3 else "two", cells[0].quantity.scorer
             groups.append(group(*panels, columns=columns, heading=heading, small=scorer))
     return [*groups, _toxicity_by_prompt(inputs)]
@@ -133,13 +133,12 @@ def toxicity(inputs: ReportInputs) -> list[Group]:
 
 def _toxicity_by_prompt(inputs: ReportInputs) -> Group:
     """Return toxicity against the prompt's own, a panel an instruction (figure 39 of the paper)."""
-    cells = _of_suite(inputs, BY_PROMPT)
+    cells = inputs.cells(BY_PROMPT)
     models = list(dict.fromkeys(c.model for c in cells))
     panels: list[LinePanel | None] = []
     if len(models) > MOST_CURVES:
         return group()
-    for instruction in dict.fromkeys(c.quantity.filter.rpartition(" @ ")[0] for c in cells):
-        same = [c for c in cells if c.quantity.filter.rpartition(" @ ")[0] == instruction]
+    for instruction, same in _grouped(cells, lambda q: q.filter.rpartition(" @ ")[0]).items():
         curves = [
             Curve(
                 model,
@@ -167,95 +166,72 @@ def truthfulness(inputs: ReportInputs) -> list[Group]:
         _bars(inputs, "truthfulness", "true"),
         *(
             group(
-                *_by_filter(cells, inputs.focus),
+                *_by_part(cells, inputs.focus),
                 columns="three",
                 heading=capital(named(metric).title),
             )
-            for metric, cells in _by_metric(_of_suite(inputs, "truthfulness")).items()
+            for metric, cells in _grouped(inputs.cells("truthfulness"), lambda q: q.metric).items()
         ),
     ]
 
 
 def cost(inputs: ReportInputs) -> Group:
     """Return the loss on pretraining text, and what moves scores without merit."""
-    loss = _titled_panel(inputs, "pretraining", "loss", "held-out")
-    kinds = dict.fromkeys(c.quantity.filter for c in _of_suite(inputs, "responses"))
+    loss = _panel(inputs, "pretraining", "loss", "held-out")
+    kinds = dict.fromkeys(c.quantity.filter for c in inputs.cells("responses"))
     parts = sorted(kinds, key=lambda kind: kind != "all")  # test prompts first, then provoked ones
-    panels = [_titled_panel(inputs, "responses", m, kind) for m in STYLE for kind in parts]
+    panels = [_panel(inputs, "responses", m, kind) for m in STYLE for kind in parts]
     return group(loss, *panels)
 
 
 def other_suites(inputs: ReportInputs) -> list[Group]:
     """Return every suite that no other section shows."""
     groups = []
-    for suite in _suites(inputs):
+    for suite in inputs.suites:
         if suite in WITH_SECTION or _is_toxicity(suite):
             continue
-        panels: list[IntervalPanel | None] = []
-        for metric, cells in _by_metric(_of_suite(inputs, suite)).items():
-            scale = scale_of(cells)
-            for part in dict.fromkeys(c.quantity.filter for c in cells):
-                same = [c for c in cells if c.quantity.filter == part]
-                panels.append(_panel(same, inputs.focus, metric, part, scale))
+        panels = [
+            _panel(inputs, suite, metric, part, scale_of(cells))
+            for metric, cells in _grouped(inputs.cells(suite), lambda q: q.metric).items()
+            for part in dict.fromkeys(c.quantity.filter for c in cells)
+        ]
         groups.append(group(*panels, heading=capital(suite_title(suite))))
     return groups
 
 
 def _bars(inputs: ReportInputs, suite: str, metric: str) -> Group:
     """Return a measure under each instruction at a glance."""
-    cells = [c for c in _of_suite(inputs, suite) if c.quantity.metric == metric]
-    kinds = dict.fromkeys(c.quantity.filter for c in cells)
-    bars = {filter_title(k): [c for c in cells if c.quantity.filter == k] for k in kinds}
+    by_part = _grouped(inputs.cells(suite, metric), lambda q: q.filter)
+    bars = {filter_title(part): cells for part, cells in by_part.items()}
     title = named(metric).title
     panel = grouped_bars(bars, title=title, about="at a glance", focus=inputs.focus)
     return group(panel, columns="one")
 
 
-def _by_filter(cells: Sequence[Cell], focus: str) -> list[IntervalPanel | None]:
+def _by_part(cells: Sequence[Cell], focus: str) -> list[IntervalPanel | None]:
     """Return a panel for each part of a suite, all on one scale."""
     scale = scale_of(cells)
     return [
-        interval_panel(
-            [c for c in cells if c.quantity.filter == part],
-            title=filter_title(part),
-            focus=focus,
-            scale=scale,
-        )
-        for part in dict.fromkeys(c.quantity.filter for c in cells)
+        interval_panel(same, title=filter_title(part), focus=focus, scale=scale)
+        for part, same in _grouped(cells, lambda q: q.filter).items()
     ]
 
 
-def _titled_panel(inputs: ReportInputs, suite: str, metric: str, part: str) -> IntervalPanel | None:
-    return _panel(_cells(inputs, suite, metric, part), inputs.focus, metric, part)
-
-
 def _panel(
-    cells: Sequence[Cell], focus: str, metric: str, part: str, scale: Scale | None = None
+    inputs: ReportInputs, suite: str, metric: str, part: str, scale: Scale | None = None
 ) -> IntervalPanel | None:
     """Return a panel with the metric's name and meaning above it."""
-    name = named(metric)
+    name, cells = named(metric), inputs.cells(suite, metric, part)
     about = name.meaning + ("" if part in {"all", "held-out"} else f", {filter_title(part)}")
     about = about.removeprefix(", ")
-    return interval_panel(cells, title=name.title, about=about, focus=focus, scale=scale)
+    return interval_panel(cells, title=name.title, about=about, focus=inputs.focus, scale=scale)
 
 
-def _cells(inputs: ReportInputs, suite: str, metric: str, part: str) -> list[Cell]:
-    """Return the cells of that name, in the order of the models."""
-    cells = [inputs.results.cell(model, suite, metric, part) for model in inputs.results.models]
-    return [cell for cell in cells if cell is not None]
-
-
-def _of_suite(inputs: ReportInputs, suite: str) -> list[Cell]:
-    return [cell for cell in inputs.results.cells if cell.quantity.suite == suite]
-
-
-def _by_metric(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    metrics = dict.fromkeys(cell.quantity.metric for cell in cells)
-    return {metric: [c for c in cells if c.quantity.metric == metric] for metric in metrics}
-
-
-def _suites(inputs: ReportInputs) -> list[str]:
-    return list(dict.fromkeys(cell.quantity.suite for cell in inputs.results.cells))
+def _grouped(cells: Sequence[Cell], key: Callable[[Quantity], str]) -> dict[str, list[Cell]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell.quantity), []).append(cell)
+    return groups
 
 
 def _is_toxicity(suite: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.samples.results import Results, read_results
+from pipeline.evaluation.samples.tables import Cell
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.splits import OVERLAP, Overlap, read_overlaps
@@ -63,6 +64,21 @@ class ReportInputs:
     def focus(self) -> str:
         """The policy the experiment is about: the last one trained; "" for other people's."""
         return self.results.models[-1] if self.baseline else ""
+
+    @property
+    def suites(self) -> list[str]:
+        """The suites in the order in which they were evaluated."""
+        return list(dict.fromkeys(cell.quantity.suite for cell in self.results.cells))
+
+    def cells(self, suite: str, metric: str | None = None, part: str | None = None) -> list[Cell]:
+        """Return a suite's cells, or those of one metric or part of it."""
+        return [
+            cell
+            for cell in self.results.cells
+            if cell.quantity.suite == suite
+            and metric in (None, cell.quantity.metric)
+            and part in (None, cell.quantity.filter)
+        ]
 
 
 def read_inputs(run: Path) -> ReportInputs:

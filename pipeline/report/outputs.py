@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.external.columns import FILE_SCORER
+from pipeline.evaluation.external.sample_files import FILE_SCORER
 from pipeline.evaluation.samples.records import Completion
 from pipeline.evaluation.scorers.gold import GOLD
-from pipeline.evaluation.scorers.profanity import DEFAULT_THRESHOLD, PROFANITY
 from pipeline.evaluation.scorers.style import abstains
+from pipeline.evaluation.scorers.toxicity import DEFAULT_THRESHOLD, PROFANITY
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.words import MINUS, filter_title
 from reward_models.conversations import Turn

@@ -3,10 +3,11 @@
 tables/summary.{md,csv}   tables/numbers-SUITE.{md,csv}   tables/differences-SUITE.{md,csv}
 """
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.terminal import summary_lines
@@ -21,10 +22,7 @@ def write_tables(inputs: ReportInputs, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, records, printed in _files(inputs):
         if records:
-            with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(records)
+            pd.DataFrame(records).to_csv(folder / f"{name}.csv", index=False, na_rep="nan")
             (folder / f"{name}.md").write_text(_markdown(printed), encoding="utf-8")
 
 
@@ -38,7 +36,7 @@ def _files(inputs: ReportInputs) -> Iterator[tuple[str, Records, Rows]]:
     ]
     printed = [[line.title, *(cell_text(c) if c else "" for c in line.cells)] for line in lines]
     yield "summary", exact, [["measure", *models], *printed]
-    for suite in _suites(inputs):
+    for suite in inputs.suites:
         name = re.sub(r"[^A-Za-z0-9]+", "-", suite).strip("-").lower()
         yield f"numbers-{name}", _exact_cells(inputs, suite), _printed_cells(inputs, suite)
         printed_differences = _printed_differences(inputs, suite)
@@ -62,14 +60,13 @@ def _exact_cells(inputs: ReportInputs, suite: str) -> Records:
             "unit": c.quantity.unit,
             "scorer": c.quantity.scorer,
         }
-        for c in inputs.results.cells
-        if c.quantity.suite == suite
+        for c in inputs.cells(suite)
     ]
 
 
 def _printed_cells(inputs: ReportInputs, suite: str) -> Rows:
     """Return a row a measure and part, a column a model."""
-    cells = [c for c in inputs.results.cells if c.quantity.suite == suite]
+    cells = inputs.cells(suite)
     models = list(dict.fromkeys(c.model for c in cells))
     by_key = {(c.quantity.metric, c.quantity.filter, c.model): cell_text(c) for c in cells}
     rows = [
@@ -123,12 +120,5 @@ def _printed_differences(inputs: ReportInputs, suite: str) -> Rows:
 
 def _markdown(rows: Rows) -> str:
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(map(_escaped, line))} |\n" for line in lines)
-
-
-def _escaped(cell: object) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")
-
-
-def _suites(inputs: ReportInputs) -> list[str]:
-    return list(dict.fromkeys(cell.quantity.suite for cell in inputs.results.cells))
+    escaped = ([str(c).replace("|", "\\|").replace("\n", " ") for c in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)

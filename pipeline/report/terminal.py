@@ -9,9 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.samples.comparisons import Comparison
 from pipeline.evaluation.samples.results import Results
-from pipeline.evaluation.samples.tables import Cell
+from pipeline.evaluation.samples.tables import Cell, Comparison
 from pipeline.report.words import MISSING, cell_text, filter_title, interval, named, number
 
 LINES = (
@@ -216,8 +215,7 @@ def verdict_text(comparison: Comparison | None) -> str:
 
 def _keys(results: Results) -> list[tuple[str, str, str]]:
     """Return the measures in the order of LINES, or all where LINES has none of them."""
-    quantities = dict.fromkeys(cell.quantity for cell in results.cells)
-    every = list(dict.fromkeys((q.suite, q.metric, q.filter) for q in quantities))
+    every = list(dict.fromkeys(cell.quantity.key for cell in results.cells))
     known = [
         key
         for wanted in LINES

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.evaluation.samples.comparisons import Comparison
-from pipeline.evaluation.samples.tables import Cell
+from pipeline.evaluation.samples.tables import Cell, Comparison
 
 
 @dataclass(frozen=True, slots=True)

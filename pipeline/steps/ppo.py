@@ -184,7 +184,7 @@ class WinRate:
 
 def toxicity(_: Sequence[Prompt], responses: Sequence[str], __: Sequence[bool]) -> list[float]:
     """Return the offline scorer's probability that each response is offensive."""
-    from pipeline.evaluation.scorers.profanity import ProfanityScorer
+    from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 
     return ProfanityScorer().toxicity(responses)
 

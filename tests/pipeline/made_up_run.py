@@ -3,6 +3,7 @@
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,13 @@ from pipeline.runs.manifest import Manifest
 from reward_models.atomic_files import write_jsonl
 
 MODELS = ("base", "sft", "ppo", "ppo-ptx")
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """Return a value that must be there."""
+    assert value is not None
+    return value
 
 
 def table(quantity: Quantity, centre: float, spread: float, *, step: float = 0.0) -> Table:

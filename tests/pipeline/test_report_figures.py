@@ -15,6 +15,7 @@ from pipeline.report.figures import (
     thinned,
 )
 from pipeline.report.words import named, number, p_text
+from tests.pipeline.made_up_run import there
 
 
 @pytest.mark.parametrize(
@@ -50,14 +51,12 @@ def test_a_scale_holds_its_intervals_between_round_ticks(values: tuple[float, fl
 
 
 def test_a_panel_says_its_numbers_to_those_who_cannot_see_it():
-    panel = interval_panel([cell(0.25, 0.2, 0.3)], title="Toxicity", focus="m")
-    assert panel is not None
+    panel = there(interval_panel([cell(0.25, 0.2, 0.3)], title="Toxicity", focus="m"))
     assert panel.description == "Toxicity: m 0.250 (0.200\u20130.300)"
 
 
 def test_failures_are_shown_in_the_panel():
-    panel = interval_panel([replace(cell(0.25, 0.2, 0.3), n_failed=3)], title="T", focus="m")
-    assert panel is not None
+    panel = there(interval_panel([replace(cell(0.25, 0.2, 0.3), n_failed=3)], title="T", focus="m"))
     assert "3 failed" in panel.about
 
 
@@ -67,8 +66,7 @@ def test_a_curve_without_numbers_draws_nothing():
 
 
 def test_a_constant_curve_has_a_scale():
-    panel = line_panel([Curve("a", [(1, 2.0), (2, 2.0)])], title="t", x_title="x")
-    assert panel is not None
+    panel = there(line_panel([Curve("a", [(1, 2.0), (2, 2.0)])], title="t", x_title="x"))
     assert panel.curves[0].line.startswith("M0.00 50.00L100.00 50.00")
     assert len(panel.grid) >= 2
 
@@ -80,8 +78,7 @@ def test_bars_stand_on_zero_and_reach_their_values():
         groups[kind] = [
             Cell(quantity, model, value, 0, ends, 9, 9, 0, "bootstrap") for model in ("a", "b")
         ]
-    panel = grouped_bars(groups, title="toxicity", focus="b")
-    assert panel is not None
+    panel = there(grouped_bars(groups, title="toxicity", focus="b"))
     assert [bar.top for bar in panel.bars] == pytest.approx([50.0, 50.0, 0.0, 0.0])
     assert [bar.cell.model for bar in panel.bars] == ["a", "b", "a", "b"]
     assert "b, biased: 0.400 (0.200" in panel.description

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipeline.evaluation.generate import _blank_rows
 from pipeline.evaluation.samples.records import Completion, completion_from
-from pipeline.evaluation.scorers.llm_judge import _conversation
+from pipeline.evaluation.scorers.served import _conversation
 from pipeline.report.outputs import by_prompt, card
 from pipeline.steps.sample import _task, _task_ids
 from reward_models.conversations import Turn

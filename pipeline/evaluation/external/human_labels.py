@@ -22,11 +22,16 @@ from labeling_ui.reports.agreement import (
 )
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.evaluate import RESULTS, SAMPLES
-from pipeline.evaluation.samples.comparisons import matched_pairs
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import Results, results_of, write_results
-from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, score_table
+from pipeline.evaluation.samples.tables import (
+    Better,
+    Quantity,
+    Resampling,
+    Table,
+    matched_pairs,
+    score_table,
+)
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask
 

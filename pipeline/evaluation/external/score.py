@@ -18,22 +18,30 @@ from pipeline.evaluation.evaluate import (
     score_samples,
     scorers_of,
 )
-from pipeline.evaluation.external.columns import FILE_SCORER
-from pipeline.evaluation.external.sample_files import SampleFiles, common_rows, open_samples
-from pipeline.evaluation.samples.comparisons import matched_pairs
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.external.sample_files import (
+    FILE_SCORER,
+    SampleFiles,
+    common_rows,
+    open_samples,
+)
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import (
     Results,
     check_failures,
     results_of,
     write_results,
 )
-from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Better, Quantity, Resampling, Table, score_table
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
-from pipeline.evaluation.scorers.prompt_toxicity import ON_PROMPTS, PromptToxicity
+from pipeline.evaluation.samples.tables import (
+    Better,
+    Quantity,
+    Resampling,
+    Table,
+    matched_pairs,
+    score_table,
+)
 from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.style import ANSWERS, STYLE, ReferenceAnswers, Style
+from pipeline.evaluation.scorers.toxicity import ON_PROMPTS, ProfanityScorer, PromptToxicity
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.toxicity import (
     by_prompt_tables,
@@ -60,10 +68,8 @@ def external_tables(
             continue
         metrics = set(rows.metrics(scorer))
         if "toxicity" in metrics or not metrics:
-            suite = (
-                f"toxicity_{scorer}" if has_toxicity else "toxicity"
-            )  # the first is the headline
-            if not has_toxicity:
+            suite = f"toxicity_{scorer}" if has_toxicity else "toxicity"
+            if not has_toxicity:  # the first is the headline
                 tables += by_prompt_tables(rows, models, scorer=scorer)
             tables += instruction_tables(rows, models, config, scorer=scorer, suite=suite)
             has_toxicity = True

@@ -6,13 +6,24 @@
 
 A prompt with earlier turns is `messages` instead (see reward_models/conversations.py).
 `id` names the prompt, so that the responses of all models to it share one id: they are paired.
+
+`ScoredRows` are many of them as columns, from which tables are made. Texts are
+left out unless a suite needs them, so that millions of rows fit in memory.
+
+Dimension key:  S rows (samples of all prompts and models).
 """
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from reward_models.conversations import Turn
+from reward_models.intervals import Floats
 from reward_models.records import Record
 from reward_models.row_files import (
     flag,
@@ -26,7 +37,11 @@ from reward_models.row_files import (
 )
 
 WORLD = "world"  # the key of a prompt's extra fields that the quickstart's gold judge reads
-_OBJECTS = ("generation", "prompt_extra", "scores", "score_meta")
+FAILED = np.inf  # in a column of scores: the scorer failed; NaN: it does not apply
+ALL = ""  # the metric of a scorer that failed on a row altogether
+_NAMES = ("id", "model", "suite", "prompt_type", "category", "k")
+_TEXT_FIELDS = ("completion", "answerable", "n_tokens", "ended", "reference")
+Bools = NDArray[np.bool_]
 Scores = Mapping[str, float | None] | None
 
 
@@ -62,22 +77,10 @@ class Completion(Record):
         """True where the response ended by itself, not by the token limit."""
         return self.finish_reason != "length"
 
-    def has(self, scorer: str, metric: str) -> bool:
-        """Return whether the scorer applies to this row: it gave a value, or failed."""
-        if scorer not in self.scores:
-            return False
-        scores = self.scores[scorer]
-        return scores is None or metric in scores
-
-    def score(self, scorer: str, metric: str) -> float | None:
-        """The value, or None where the scorer failed."""
-        scores = self.scores[scorer]
-        return None if scores is None else scores[metric]
-
 
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("id", "model", "suite", "prompt_type"), required_name),
-    **dict.fromkeys(_OBJECTS, mapping),
+    **dict.fromkeys(("generation", "prompt_extra", "scores", "score_meta"), mapping),
     "context": optional_text,
     "category": optional_name,
     "finish_reason": optional_name,
@@ -104,3 +107,119 @@ def completion_from(row: Mapping[str, Any]) -> Completion:
     for scorer, about in checked.get("score_meta", {}).items():
         mapping(f"score_meta of {scorer}", about)
     return Completion.from_json({**row, **checked})
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Rows as a frame of fields and a frame of scores, whose columns are (scorer, metric)."""
+
+    fields: pd.DataFrame
+    scores: pd.DataFrame
+    meta: Mapping[str, Mapping[str, Any]]  # version, hash and threshold of each scorer
+
+    @classmethod
+    def of(
+        cls,
+        rows: Iterable[Completion],
+        has_texts: Callable[[Completion], bool] = lambda _: True,
+    ) -> "ScoredRows":
+        """Return the rows as columns, with the texts of those that need them."""
+        fields: list[tuple[Any, ...]] = []
+        scores: dict[tuple[str, str], array[float]] = {}
+        meta: dict[str, Mapping[str, Any]] = {}
+        shared: dict[object, object] = {}  # one object for equal names
+        for index, row in enumerate(rows):
+            values = _text_fields(row) if has_texts(row) else (None,) * len(_TEXT_FIELDS)
+            names = (row.id, row.model, row.suite, row.prompt_type, row.category)
+            fields.append((*(shared.setdefault(name, name) for name in names), row.k, *values))
+            for scorer, given in row.scores.items():
+                for metric, value in ({ALL: None} if given is None else given).items():
+                    column = scores.setdefault((scorer, metric), array("d"))
+                    column.extend([np.nan] * (index - len(column)))
+                    column.append(FAILED if value is None else value)
+            meta.update(row.score_meta)
+        for column in scores.values():
+            column.extend([np.nan] * (len(fields) - len(column)))
+        return cls(
+            pd.DataFrame(fields, columns=[*_NAMES, *_TEXT_FIELDS], dtype=object),
+            pd.DataFrame(scores, index=range(len(fields))),
+            meta,
+        )
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    @property
+    def score_names(self) -> list[tuple[str, str]]:
+        """The scorer and metric of each column of scores."""
+        names: list[Any] = self.scores.columns.to_list()
+        return names
+
+    @property
+    def scorers(self) -> list[str]:
+        """Every scorer that applies to any row, in the order in which they first occur."""
+        return list(dict.fromkeys(scorer for scorer, _ in self.score_names))
+
+    def metrics(self, scorer: str) -> list[str]:
+        """The metrics of a scorer, sorted; none where it failed on every row."""
+        return sorted(m for name, m in self.score_names if name == scorer and m != ALL)
+
+    def threshold(self, scorer: str, default: float) -> float:
+        """Return the main score from which a scorer counts a row as positive."""
+        threshold = self.meta.get(scorer, {}).get("threshold")
+        return default if threshold is None else float(threshold)
+
+    def where(self, mask_S: Bools | pd.Series) -> "ScoredRows":
+        """The rows of the mask, and the scores that apply to any of them."""
+        mask_S = np.asarray(mask_S, dtype=bool)
+        scores = self.scores.loc[mask_S].dropna(axis="columns", how="all")
+        return ScoredRows(self.fields.loc[mask_S], scores, self.meta)
+
+    @property
+    def kind(self) -> pd.Series:
+        """The kind of samples of each row: its suite before a colon."""
+        return self.fields["suite"].map(lambda suite: suite.partition(":")[0])
+
+    def of_suite(self, kind: str) -> "ScoredRows":
+        """The rows of a kind of samples."""
+        return self.where(self.kind == kind)
+
+    def by(self, field: str) -> Iterator[tuple[Any, "ScoredRows"]]:
+        """Each value of a field, in the order in which they first occur, with its rows."""
+        for value in dict.fromkeys(self.fields[field]):
+            yield value, self.where(self.fields[field] == value)
+
+    def has(self, scorer: str, metric: str) -> Bools:
+        """Return whether a scorer applies to each row: it gave a value, or failed."""
+        applies_S = np.zeros(len(self), dtype=bool)
+        for column in ((scorer, metric), (scorer, ALL)):
+            if column in self.scores:
+                applies_S |= self.scores[column].notna().to_numpy()
+        return applies_S
+
+    def judged(self, scorer: str, metric: str) -> "ScoredRows":
+        """The rows to which a scorer applies."""
+        return self.where(self.has(scorer, metric))
+
+    def score(self, scorer: str, metric: str) -> Floats:
+        """The scores, NaN where the scorer failed or does not apply."""
+        if (scorer, metric) not in self.scores:
+            return np.full(len(self), np.nan)
+        score_S = self.scores[scorer, metric].to_numpy(dtype=float)
+        return np.where(score_S == FAILED, np.nan, score_S)
+
+    def number(self, field: str) -> Floats:
+        """A field as numbers, NaN where it is not given."""
+        return self.fields[field].to_numpy(dtype=float)
+
+
+def _text_fields(row: Completion) -> tuple[object, ...]:
+    """`reference` is the reference answer or, where there is none, all of the prompt."""
+    extra = row.prompt_extra.get(WORLD, row.prompt_extra)
+    reference = str(extra.get("reference", (row.history, row.context, row.prompt)))
+    return row.completion, row.answerable, row.n_tokens, row.ended, reference
+
+
+def share_of(condition_S: Bools, value_S: Floats) -> Floats:
+    """Return 1 where a condition on a value holds and 0 where not, NaN where there is no value."""
+    return np.where(np.isnan(value_S), np.nan, condition_S.astype(float))

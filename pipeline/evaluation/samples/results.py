@@ -10,8 +10,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling, Table, cells
+from pipeline.evaluation.samples.tables import (
+    Cell,
+    Comparison,
+    Quantity,
+    Resampling,
+    Table,
+    cells,
+    comparisons,
+    corrected,
+)
 from reward_models.atomic_files import write_json
 from reward_models.intervals import Interval
 
@@ -33,22 +41,16 @@ class Results:
 
     def cell(self, model: str, suite: str, metric: str, filter: str = "all") -> Cell | None:
         """The one cell of that name, or None."""
-        for cell in self.cells:
-            q = cell.quantity
-            if (cell.model, q.suite, q.metric, q.filter) == (model, suite, metric, filter):
-                return cell
-        return None
+        key = (suite, metric, filter)
+        return next((c for c in self.cells if c.model == model and c.quantity.key == key), None)
 
     def comparison(
         self, a: str, b: str, suite: str, metric: str, filter: str = "all"
     ) -> Comparison | None:
         """The comparison of a with b of that name, or None."""
         key = (suite, metric, filter)
-        for each in self.comparisons:
-            q = each.quantity
-            if (each.a, each.b) == (a, b) and (q.suite, q.metric, q.filter) == key:
-                return each
-        return None
+        named = (c for c in self.comparisons if (c.a, c.b) == (a, b) and c.quantity.key == key)
+        return next(named, None)
 
 
 def results_of(
@@ -98,8 +100,11 @@ def write_results(results: Results, path: Path) -> None:
         suite[f"{q.metric},{q.filter}"] = _to_json(cell.value)
         for part in _PARTS:
             suite[f"{q.metric}_{part},{q.filter}"] = _to_json(getattr(cell, part))
-        about = {"scorer": q.scorer, "better": q.better, "unit": q.unit}
-        quantities[f"{q.suite}/{q.metric},{q.filter}"] = about
+        quantities[f"{q.suite}/{q.metric},{q.filter}"] = {
+            "scorer": q.scorer,
+            "better": q.better,
+            "unit": q.unit,
+        }
     compared = [
         {
             "suite": each.quantity.suite,
@@ -110,11 +115,12 @@ def write_results(results: Results, path: Path) -> None:
         }
         for each in results.comparisons
     ]
-    value = {"results": by_model, "comparisons": compared, "quantities": quantities}
     write_json(
         path,
         {
-            **value,
+            "results": by_model,
+            "comparisons": compared,
+            "quantities": quantities,
             "scorers": {name: dict(meta) for name, meta in results.scorers.items()},
             "notes": list(results.notes),
             "about": dict(results.about),
@@ -126,10 +132,10 @@ def read_results(path: Path) -> Results:
     """Read results.json; raise ValueError in one line for anything else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        quantities = {name: _quantity(name, row) for name, row in raw["quantities"].items()}
+        quantities = raw["quantities"]
         return Results(
             [
-                _cell(quantities[f"{suite}/{name}"], model, values)
+                _cell(_quantity(quantities, suite, *name.split(",", 1)), model, values)
                 for model, suites in raw["results"].items()
                 for suite, values in suites.items()
                 for name in values
@@ -137,7 +143,7 @@ def read_results(path: Path) -> Results:
             ],
             [
                 Comparison(
-                    quantities[f"{row['suite']}/{row['metric']},{row['filter']}"],
+                    _quantity(quantities, row["suite"], row["metric"], row["filter"]),
                     **{name: _from_json(row[name]) for name in _COMPARED},
                 )
                 for row in raw["comparisons"]
@@ -166,10 +172,8 @@ def _from_json(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _quantity(name: str, row: Mapping[str, Any]) -> Quantity:
-    suite, _, rest = name.partition("/")
-    metric, _, filter = rest.partition(",")
-    return Quantity(suite, metric, filter, row["scorer"], row["better"], row["unit"])
+def _quantity(quantities: Mapping[str, Any], suite: str, metric: str, filter: str) -> Quantity:
+    return Quantity(suite, metric, filter, **quantities[f"{suite}/{metric},{filter}"])
 
 
 def _cell(q: Quantity, model: str, values: Mapping[str, Any]) -> Cell:

@@ -8,22 +8,23 @@ has no value for one document, hence no interval: it is given as a note.
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config.evaluation import EvaluationConfig, TaxConfig
 from pipeline.config.messages import require
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table
-from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
+from pipeline.evaluation.suites.suite import Inputs, Samples, Suite, part_of
 from stages.models import device, load_policy, load_tokenizer
 from stages.progress import Report, Step
 
 SUITE: Final = "tax"
 SCORER, CORPUS = "lm-eval", "lm-eval, whole corpus"
 _BATCH = 16
+_PORTION = 32 * _BATCH  # requests between two reports
 
 
 def tax_samples(inputs: Inputs) -> list[Completion]:
@@ -38,12 +39,8 @@ def tax_samples(inputs: Inputs) -> list[Completion]:
     manager = _manager(config)
     rows: list[Completion] = []
     for number, (model, source) in enumerate(inputs.policies.items()):
-
-        def listen(step: Step, number: int = number) -> None:
-            done = number + step.done / max(1, step.total)
-            inputs.report(Step(round(100 * done), 100 * len(inputs.policies)))
-
-        output = _evaluated(source, config, manager, inputs.seed, listen)
+        report = part_of(inputs.report, number, len(inputs.policies))
+        output = _evaluated(source, config, manager, inputs.seed, report)
         about = {
             "version": importlib.metadata.version("lm-eval"),
             "sha256": "",
@@ -51,10 +48,12 @@ def tax_samples(inputs: Inputs) -> list[Completion]:
             "higher_is_better": output["higher_is_better"],
         }
         for task, samples in output["samples"].items():
-            metrics = _scalar_metrics(samples)
+            names = samples[0]["metrics"] if samples else ()
+            metrics = [name for name in names if isinstance(samples[0][name], int | float)]
             rows += [_row(model, task, sample, metrics, about) for sample in samples]
             if corpus := _corpus_metrics(output["results"][task], metrics):
-                rows.append(_corpus_row(model, task, corpus))
+                row = Completion(f"{task}-corpus", model, prompt="", completion="", suite=SUITE)
+                rows.append(replace(row, category=task, scores={CORPUS: corpus}))
     return rows
 
 
@@ -81,12 +80,10 @@ def _evaluated(
 ) -> dict[str, Any]:
     import lm_eval
 
-    from pipeline.evaluation.policy_lm import PolicyLM
-
     policy = load_policy(source)
     policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
     output: dict[str, Any] = lm_eval.simple_evaluate(
-        model=PolicyLM(
+        model=_language_model(
             report,
             pretrained=policy,
             tokenizer=load_tokenizer(source),
@@ -106,10 +103,33 @@ def _evaluated(
     return output
 
 
-def _scalar_metrics(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Metrics that have one number for each document."""
-    names = samples[0]["metrics"] if samples else ()
-    return [name for name in names if isinstance(samples[0][name], bool | int | float)]
+def _language_model(report: Report, **arguments: Any) -> Any:
+    """A policy as lm-eval's model, evaluated in portions so that a long task shows its progress."""
+    from lm_eval.models.huggingface import HFLM
+
+    class PolicyLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
+        def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
+            return in_portions(super().loglikelihood, requests, disable_tqdm)
+
+        def loglikelihood_rolling(
+            self, requests: Sequence[Any], disable_tqdm: bool = True
+        ) -> list[Any]:
+            return in_portions(super().loglikelihood_rolling, requests, disable_tqdm)
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
+            return in_portions(super().generate_until, requests, disable_tqdm)
+
+    def in_portions(
+        evaluate: Callable[..., list[Any]], requests: Sequence[Any], disable_tqdm: bool
+    ) -> list[Any]:
+        results: list[Any] = []
+        for start in range(0, len(requests), _PORTION):
+            portion = list(requests[start : start + _PORTION])
+            results += evaluate(portion, disable_tqdm=disable_tqdm)
+            report(Step(len(results), len(requests)))
+        return results
+
+    return PolicyLM(**arguments)
 
 
 def _corpus_metrics(results: Mapping[str, Any], per_document: Sequence[str]) -> Mapping[str, float]:
@@ -140,18 +160,6 @@ def _row(
         prompt_extra={"target": str(sample["target"])},
         scores={SCORER: {metric: float(sample[metric]) for metric in metrics}},
         score_meta={SCORER: about},
-    )
-
-
-def _corpus_row(model: str, task: str, metrics: Mapping[str, float]) -> Completion:
-    return Completion(
-        id=f"{task}-corpus",
-        model=model,
-        prompt="",
-        completion="",
-        suite=SUITE,
-        category=task,
-        scores={CORPUS: dict(metrics)},
     )
 
 

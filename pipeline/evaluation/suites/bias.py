@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.likelihood import policy_likelihoods
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.generate import policy_likelihoods
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.row_files import csv_rows, text_lines

@@ -3,28 +3,37 @@
 A win rate by the gold judge is evidence. One by the reward model is not: PPO was trained on it.
 """
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import TEST
-from pipeline.evaluation.samples.scored_rows import Bools, ScoredRows
+from pipeline.evaluation.samples.records import Bools, Completion, ScoredRows, Scores
 from pipeline.evaluation.samples.tables import Quantity, Table, score_table, tabulate
+from pipeline.evaluation.scorers.endpoint import Endpoint
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
-from pipeline.evaluation.scorers.llm_judge import JUDGE, PairJudge
-from pipeline.evaluation.scorers.reward_model import REWARD, RewardScorer
 from pipeline.evaluation.scorers.scorer import Scorer
+from pipeline.evaluation.scorers.served import JUDGE, PairJudge
 from pipeline.evaluation.suites.suite import Inputs, Suite
 from pipeline.models.prompting import prompted_policy
 from reward_models.intervals import Floats
+from reward_models.model import RewardModel
+from reward_models.records import Prompt
+from stages.generation.score import score_responses
+from stages.models import device, load_tokenizer, tokenizer_hash
 
 SUITE: Final = "preference"
 BY_LLM = "preference_by_llm"
+REWARD = "reward model"
 EXTREMES = (0.15, 0.85)  # raw win rates outside of which length is not controlled for
 NEAR = 0.1  # of the baseline's length: so close are lengths called equal
 _TIE = 1e-6  # scores this close are a tie
@@ -35,8 +44,6 @@ def preference_scorers(inputs: Inputs) -> list[Scorer]:
     """Return the gold judge where it applies, a served judge, and the reward model."""
     config, scorers = inputs.config, list[Scorer]([GoldScorer()])
     if config.judge is not None:
-        from pipeline.evaluation.scorers.endpoint import Endpoint
-
         endpoint = Endpoint(config.judge)
         endpoint.check()
         scorers.append(PairJudge(endpoint, config.baseline))
@@ -93,11 +100,7 @@ def by_category(rows: ScoredRows) -> Iterator[tuple[str, ScoredRows]]:
 
 
 def win_rate_tables(
-    rows: ScoredRows,
-    models: Sequence[str],
-    quantity: Quantity,
-    metric: str,
-    baseline: str,
+    rows: ScoredRows, models: Sequence[str], quantity: Quantity, metric: str, baseline: str
 ) -> list[Table]:
     """Return the share of prompts where each model beats the baseline, over all and by category.
 
@@ -111,11 +114,7 @@ def win_rate_tables(
 
 
 def _win_rates(
-    rows: ScoredRows,
-    models: Sequence[str],
-    quantity: Quantity,
-    metric: str,
-    baseline: str,
+    rows: ScoredRows, models: Sequence[str], quantity: Quantity, metric: str, baseline: str
 ) -> Table:
     score_S = rows.score(quantity.scorer, metric)
     averages = tabulate(rows, quantity, score_S, models)  # for its counts
@@ -185,8 +184,6 @@ def length_controlled(win_N: Floats, gap_N: Floats) -> Floats:
         return np.full(win_N.shape, math.nan)
     spread = float(gap_N.std())
     pull_N1 = (np.tanh(gap_N / spread) if spread > 0 else np.zeros(gap_N.shape))[:, None]
-    from sklearn.linear_model import LogisticRegression
-
     # A tie is half a win and half a loss.
     model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
     outcome = np.repeat([1, 0], len(win_N))
@@ -235,6 +232,46 @@ def judge_tables(
         tables.append(score_table(part, quantity, compared, "win"))
     followed = Quantity(BY_LLM, "followed_position", "all", scorer, "lower")
     return [*tables, score_table(judged, followed, compared)]
+
+
+class RewardScorer:
+    """Scores of a reward model for the responses of policies that share its tokenizer."""
+
+    name, threshold = REWARD, None
+
+    def __init__(self, path: Path, policies: Collection[str | Path], batch_size: int = 64) -> None:
+        """Load the model; raise ValueError if any policy has another tokenizer."""
+        self.model = RewardModel.load(path).to(device())
+        self.path, self.batch_size = path, batch_size
+        for policy in policies:
+            self.tokenizer = load_tokenizer(policy)
+            self.model.card.require_tokenizer(tokenizer_hash(self.tokenizer), str(policy))
+
+    @property
+    def version(self) -> str:
+        """The kind of labels it was trained on."""
+        return " and ".join(self.model.card.label_kinds) + " labels"
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its files and their names."""
+        digest = hashlib.sha256()
+        for path in sorted(self.path.rglob("*")):
+            if path.is_file():
+                digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def score(self, rows: Sequence[Completion]) -> list[Scores]:
+        """Return `score` of each response; an unfinished one is scored without EOS."""
+        scores = score_responses(
+            self.model,
+            self.tokenizer,
+            [Prompt(row.prompt, context=row.context, history=row.history) for row in rows],
+            [row.completion for row in rows],
+            batch_size=self.batch_size,
+            ended=[row.ended for row in rows],
+        )
+        return [{"score": score} for score in scores]
 
 
 PREFERENCE = Suite(SUITE, TEST, preference_tables, preference_scorers, preference_notes)

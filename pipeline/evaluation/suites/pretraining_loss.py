@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.context_limit import context_limit

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.generate import TEST
-from pipeline.evaluation.samples.scored_rows import Bools, ScoredRows
+from pipeline.evaluation.samples.records import Bools, ScoredRows
 from pipeline.evaluation.samples.tables import Quantity, Table, tabulate
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.evaluation.scorers.style import PHRASES, abstains, normalised

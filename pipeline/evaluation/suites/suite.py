@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.evaluation import EvaluationConfig, SuiteName
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Table
 from pipeline.evaluation.scorers.scorer import Scorer
 from reward_models.records import Prompt
-from stages.progress import Report, silent
+from stages.progress import Report, Step, silent
+
+_STEPS = 1000  # of the progress of one part
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,6 @@ class Samples:
     likelihoods: bool = False  # of models alone, not of baselines such as a prompted model
 
 
-def _no_scorers(_: Inputs) -> list[Scorer]:
-    return []
-
-
-def _no_notes(_: ScoredRows, __: EvaluationConfig) -> list[str]:
-    return []
-
-
 @dataclass(frozen=True, slots=True)
 class Suite:
     """One suite. `tables` and `notes` get all rows, of other suites too."""
@@ -62,5 +55,18 @@ class Suite:
     name: SuiteName
     samples: Samples
     tables: Callable[[ScoredRows, Sequence[str], EvaluationConfig], list[Table]]
-    scorers: Callable[[Inputs], list[Scorer]] = _no_scorers
-    notes: Callable[[ScoredRows, EvaluationConfig], list[str]] = _no_notes
+    scorers: Callable[[Inputs], list[Scorer]] = lambda _: []
+    notes: Callable[[ScoredRows, EvaluationConfig], list[str]] = lambda *_: []
+
+
+def part_of(report: Report, part: int, parts: int) -> Report:
+    """Return a report of one part's progress as that of the whole."""
+
+    def report_part(step: Step) -> None:
+        if not step.total:
+            report(step)
+            return
+        done = part * _STEPS + _STEPS * step.done // step.total
+        report(Step(done, parts * _STEPS, step.metrics, step.doing))
+
+    return report_part

@@ -25,15 +25,21 @@ import numpy as np
 from pipeline.config.evaluation import ClassifierConfig, EvaluationConfig, ProfanityConfig
 from pipeline.evaluation import statistics
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows, share_of
+from pipeline.evaluation.samples.records import Completion, ScoredRows, share_of
 from pipeline.evaluation.samples.tables import Quantity, Table, mean, score_table, tabulate
+from pipeline.evaluation.scorers.classifier import ToxicityClassifier
+from pipeline.evaluation.scorers.endpoint import Endpoint
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
-from pipeline.evaluation.scorers.guard import GUARD
-from pipeline.evaluation.scorers.profanity import DEFAULT_THRESHOLD, ProfanityScorer
-from pipeline.evaluation.scorers.prompt_toxicity import BY_PROMPT, ON_PROMPTS, PromptToxicity
 from pipeline.evaluation.scorers.scorer import Scorer
+from pipeline.evaluation.scorers.served import GUARD, GuardScorer, PerspectiveScorer
 from pipeline.evaluation.scorers.style import PHRASES, abstains
+from pipeline.evaluation.scorers.toxicity import (
+    BY_PROMPT,
+    DEFAULT_THRESHOLD,
+    ON_PROMPTS,
+    ProfanityScorer,
+    PromptToxicity,
+)
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
 from reward_models.intervals import Floats
 from reward_models.records import Prompt
@@ -148,8 +154,6 @@ def offline_scorers(config: EvaluationConfig) -> list[Scorer]:
             case ProfanityConfig():
                 scorers.append(ProfanityScorer())
             case ClassifierConfig():
-                from pipeline.evaluation.scorers.classifier import ToxicityClassifier
-
                 scorers.append(ToxicityClassifier(each))
     return scorers
 
@@ -159,15 +163,10 @@ def toxicity_scorers(inputs: Inputs) -> list[Scorer]:
     config, classifiers = inputs.config, offline_scorers(inputs.config)
     served: list[Scorer] = []
     if config.guard is not None:
-        from pipeline.evaluation.scorers.endpoint import Endpoint
-        from pipeline.evaluation.scorers.guard import GuardScorer
-
         endpoint = Endpoint(config.guard)
         endpoint.check()
         served.append(GuardScorer(endpoint))
     if config.perspective is not None:
-        from pipeline.evaluation.scorers.perspective import PerspectiveScorer
-
         served.append(PerspectiveScorer(config.perspective))
     on_prompts = [PromptToxicity(classifier) for classifier in classifiers[:1]]
     return [GoldScorer(), *classifiers, *served, *on_prompts]

@@ -18,17 +18,14 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config.evaluation import EvaluationConfig, TruthfulQAConfig
-from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.likelihood import policy_likelihoods
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows, share_of
+from pipeline.evaluation.generate import generate_completions, policy_likelihoods
+from pipeline.evaluation.samples.records import Completion, ScoredRows, share_of
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table, tabulate
 from pipeline.evaluation.scorers.style import STYLE
-from pipeline.evaluation.suites.suite import Inputs, Samples, Suite
+from pipeline.evaluation.suites.suite import Inputs, Samples, Suite, part_of
 from reward_models.records import Prompt
 from reward_models.row_files import csv_rows
 from stages.generation.config import SamplingConfig
-from stages.progress import Step
 
 SUITE: Final = "truthfulness"
 CHOICE, ROUGE = "multiple choice", "rouge-l"
@@ -98,14 +95,11 @@ def truthfulqa_samples(inputs: Inputs) -> list[Completion]:
     if config is None:
         return []
     questions = load_questions(Path(config.questions))
-
-    def half(number: int) -> Inputs:
-        def report(step: Step) -> None:
-            inputs.report(Step(number * step.total + step.done, 2 * step.total))
-
-        return replace(inputs, report=report)
-
-    return score_choices(half(0), config, questions) + generate_answers(half(1), config, questions)
+    halves = [replace(inputs, report=part_of(inputs.report, half, 2)) for half in (0, 1)]
+    return [
+        *score_choices(halves[0], config, questions),
+        *generate_answers(halves[1], config, questions),
+    ]
 
 
 def generate_answers(
@@ -117,14 +111,9 @@ def generate_answers(
     """
     size = inputs.config.sampling.batch_size
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=size)
-    total = len(questions) * len(inputs.policies) * len(config.kinds)
     by_id = {question.id: question for question in questions}
     answers: list[Completion] = []
-    for kind in config.kinds:
-
-        def listen(step: Step, before: int = len(answers)) -> None:
-            inputs.report(Step(before + step.done, total))
-
+    for number, kind in enumerate(config.kinds):
         rows = generate_completions(
             inputs.policies,
             [
@@ -134,7 +123,7 @@ def generate_answers(
             suite=SUITE,
             sampling=greedy,
             seed=inputs.seed,
-            report=listen,
+            report=part_of(inputs.report, number, len(config.kinds)),
         )
         for row in rows:
             lines = row.completion.strip().splitlines()

@@ -29,10 +29,17 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.evaluation.generate import generate_completions
-from pipeline.evaluation.samples.comparisons import Comparison, comparisons, corrected
-from pipeline.evaluation.samples.records import Completion, Scores
-from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Cell, Quantity, Resampling, cells, tabulate
+from pipeline.evaluation.samples.records import Completion, ScoredRows, Scores
+from pipeline.evaluation.samples.tables import (
+    Cell,
+    Comparison,
+    Quantity,
+    Resampling,
+    cells,
+    comparisons,
+    corrected,
+    tabulate,
+)
 from pipeline.evaluation.scorers.gold import GOLD, GoldScorer
 from pipeline.evaluation.scorers.scorer import Scorer, scored
 from pipeline.runs.display import Display

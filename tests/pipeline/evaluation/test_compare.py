@@ -38,8 +38,7 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
     base = draw.random(60)
     a = run(tmp_path / "a", base.tolist())
     b = run(tmp_path / "b", (base[10:] - 0.2 + 0.01 * draw.random(50)).tolist(), start=10)
-    result = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(500, 500))
-    (comparison,) = result.comparisons
+    (comparison,), notes = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(500, 500))
     assert (comparison.a, comparison.b, comparison.n, comparison.verdict) == (
         "B:ppo",
         "A:ppo",
@@ -48,7 +47,7 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
     )
     assert comparison.diff == pytest.approx(-0.195, abs=0.002)
     assert comparison.ci95[0] < comparison.diff < comparison.ci95[1] < 0
-    assert any("of 60 prompts B:ppo lacks 10; compared on the 50" in n for n in result.notes)
+    assert any("of 60 prompts B:ppo lacks 10; compared on the 50" in n for n in notes)
     text = comparison_table([a, b])
     assert "paired by prompt" in text
     assert "B:ppo lacks 10" in text
@@ -57,9 +56,7 @@ def test_runs_are_compared_on_common_prompts_and_the_loss_is_said(tmp_path: Path
 def test_a_run_differs_from_itself_by_nothing(tmp_path: Path):
     values = np.random.default_rng(1).random(30).tolist()
     a, b = run(tmp_path / "a", values), run(tmp_path / "b", values)
-    (comparison,) = paired(
-        a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200)
-    ).comparisons
+    (comparison,), _ = paired(a / "samples.jsonl", b / "samples.jsonl", Resampling(200, 200))
     assert (comparison.diff, comparison.p, comparison.verdict) == (0, 1, "no difference shown")
 
 

@@ -8,20 +8,19 @@ from typing import get_args
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from pipeline.config.evaluation import EvaluationConfig, SuiteName
 from pipeline.evaluation.evaluate import SUITES, evaluate, generate, results_from
 from pipeline.evaluation.external.score import score_file
 from pipeline.evaluation.generate import TEST, generate_completions
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import read_results
-from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.pretraining_loss import pretraining_tables, text_losses
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.quickstart.data import Sizes, quickstart_data
+from pipeline.runs.manifest import model_source
 from reward_models.model import RewardModel
 from reward_models.records import Prompt, read_records
 from stages.generation.config import SamplingConfig
@@ -41,34 +40,18 @@ DATA = quickstart_data(
     ),
     seed=0,
 )
-TEMPLATE = (
-    "{% for m in messages %}{{ 'User: ' if m.role == 'user' else 'Assistant: ' }}"
-    "{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=6)
 CONFIG = EvaluationConfig(sampling=SAMPLING, resamples=200, sign_flips=200)
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|end|>", "<|pad|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(DATA.pretraining_texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE
-    )
+def tokenizer() -> PreTrainedTokenizerBase:
+    return load_tokenizer(model_source("quickstart"))
 
 
 @pytest.fixture(scope="module")
 def policies(
-    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     folder, sources = tmp_path_factory.mktemp("policies"), {}
     for seed, name in enumerate(["base", "sft", "ppo"]):
@@ -311,7 +294,7 @@ def test_every_suite_that_can_be_named_is_listed():
 
 
 def test_a_word_for_chance_is_the_loss_of_a_uniform_policy(
-    tokenizer: PreTrainedTokenizerFast, policies: dict[str, Path], tmp_path: Path
+    tokenizer: PreTrainedTokenizerBase, policies: dict[str, Path], tmp_path: Path
 ):
     model = LlamaForCausalLM.from_pretrained(policies["sft"])
     with torch.no_grad():

@@ -54,13 +54,6 @@ def test_weights_act_as_token_counts():
     assert set(np.round(draws, 9)) == {1.0, 2.0, 5.0}  # (3 * 1 + 1 * 5) / 4 when both are drawn
 
 
-def test_paired_difference_is_sharper_than_the_columns_when_they_agree():
-    base_N = rng().normal(size=300)
-    value_NM = np.stack([base_N, base_N + 0.1], axis=1)
-    draws = s.bootstrap_means(value_NM, np.ones((300, 2)), 2000, rng())
-    assert (draws[:, 1] - draws[:, 0]).std() == pytest.approx(0, abs=1e-9)
-
-
 def test_shuffling_prompts_moves_an_interval_only_by_noise():
     value_N = rng().normal(size=100)
     shuffled_N = np.random.default_rng(5).permutation(value_N)
@@ -117,13 +110,9 @@ def test_sign_flip_agrees_with_scipy_permutation_test():
         n_resamples=20_000,
         rng=rng(),
     ).pvalue
-    assert sign_flip_p(difference_N, 20_000) == pytest.approx(theirs, abs=0.015)
-
-
-def test_sign_flip_does_not_depend_on_which_model_comes_first():
-    difference_N = rng().normal(0.3, 1, size=40)
-    one, other = (sign_flip_p(sign * difference_N, 5000) for sign in (1, -1))
-    assert one == other
+    p = sign_flip_p(difference_N, 20_000)
+    assert p == pytest.approx(theirs, abs=0.015)
+    assert sign_flip_p(-difference_N, 20_000) == p  # whichever model comes first
 
 
 def test_sign_flip_of_equal_models_is_one():
@@ -165,24 +154,12 @@ def test_sign_flip_of_binary_differences_is_mcnemar():
 
 def test_holm_by_hand():
     assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_is_monotone_capped_and_indifferent_to_order():
-    p_values = list(rng().uniform(size=9))
-    adjusted = s.holm(p_values)
-    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
-    assert s.holm(p_values[::-1]) == pytest.approx(adjusted[::-1])
     assert s.holm([]) == []
 
 
 def test_win_share_counts_ties_half():
     # pairs: 1-1 tie, 1-0 win, 2-1 win, 2-0 win
     assert s.win_share(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == pytest.approx(3.5 / 4)
-
-
-def test_win_shares_of_two_models_sum_to_one():
-    a_K, b_K = rng().integers(0, 4, 5).astype(float), rng().integers(0, 4, 3).astype(float)
-    assert s.win_share(a_K, b_K) + s.win_share(b_K, a_K) == pytest.approx(1)
 
 
 def test_a_gap_within_the_tie_is_a_tie():

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as arrays
 from labeling_ui.reports.agreement import alpha, overlaps
 from pipeline.evaluation import statistics as s
 from pipeline.evaluation.scorers.style import answer_scores, word_f1
+from reward_models.intervals import Floats
 from reward_models.records import Ranking
 
-Floats = s.Floats
 SHARES = arrays.arrays(float, st.integers(2, 12), elements=st.floats(0, 1, width=32))
 PAIRS = arrays.arrays(
     float, st.tuples(st.integers(2, 9), st.just(2)), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])
@@ -94,7 +94,8 @@ def test_duplicated_samples_keep_means_and_raise_no_maximum_of_one(score_N: Floa
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=9))
 def test_holm_never_helps_and_never_changes_an_order(p_values: list[float]) -> None:
     adjusted = s.holm(p_values)
-    assert all(q >= p for p, q in zip(p_values, adjusted, strict=True))
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    assert s.holm(p_values[::-1]) == pytest.approx(adjusted[::-1])
     order = sorted(range(len(adjusted)), key=p_values.__getitem__)
     assert sorted(adjusted) == [adjusted[i] for i in order]
     assert max(s.holm(p_values * 2)) >= max(adjusted) - 1e-12

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.evaluation.likelihood import likelihoods
+from pipeline.evaluation.generate import likelihoods
 from reward_models.conversations import Turn
 from stages.adapters.config import Full, LoRA
 from stages.data.chat_format import DATE_KEY

@@ -8,6 +8,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.evaluation.external.human_labels import score_labels
 from pipeline.evaluation.samples.results import Results, read_results
 from reward_models.records import Ranking, RankingTask, Response
+from tests.pipeline.made_up_run import there
 
 CONFIG = EvaluationConfig(baseline="sft", resamples=200, sign_flips=200)
 
@@ -35,8 +36,7 @@ RANKINGS = [
 
 
 def value(results: Results, model: str, metric: str) -> float:
-    cell = results.cell(model, "human_labels", metric)
-    assert cell is not None
+    cell = there(results.cell(model, "human_labels", metric))
     return cell.value
 
 
@@ -46,8 +46,7 @@ def test_win_rates_ratings_and_flags_by_hand(tmp_path: Path):
     assert value(results, "sft", "rating") == pytest.approx(((6 + 7) / 2 + 5) / 2)
     assert value(results, "sft", "hallucination") == pytest.approx((1 + 0) / 2)
     assert value(results, "ppo", "hallucination") == pytest.approx((1 / 4 + 0) / 2)
-    cell = results.cell("ppo", "human_labels", "rating")
-    assert cell is not None
+    cell = there(results.cell("ppo", "human_labels", "rating"))
     assert (cell.n, cell.n_samples, cell.quantity.unit) == (2, 6, "prompt")
 
 
@@ -62,8 +61,7 @@ def test_a_question_that_was_not_answered_is_no_no(tmp_path: Path):
         ranking("1", "ann", "123", flagged="a", extra={"flags_no": {"1-b": ["hallucination"]}})
     ]
     results = score_labels(TASKS, rankings, out=tmp_path, config=CONFIG)
-    cell = results.cell("ppo", "human_labels", "hallucination")
-    assert cell is not None
+    cell = there(results.cell("ppo", "human_labels", "hallucination"))
     assert (cell.value, cell.n_samples) == (0.0, 1)
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.external.columns import FILE_SCORER, alternatives
-from pipeline.evaluation.external.sample_files import SampleFiles, common_rows, open_samples
+from pipeline.evaluation.external.sample_files import (
+    FILE_SCORER,
+    SampleFiles,
+    alternatives,
+    common_rows,
+    open_samples,
+)
 
 HEADER = ["", "model_type", "prompt_type", "context", "sample", "toxicity"]
 Rows = list[list[object]]

@@ -15,7 +15,8 @@ from pipeline.evaluation.external.sample_files import open_samples
 from pipeline.evaluation.external.score import score_file
 from pipeline.evaluation.samples.records import Completion, Scores
 from pipeline.evaluation.samples.results import Results, read_results
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
+from tests.pipeline.made_up_run import there
 
 QUICK = EvaluationConfig(resamples=400, sign_flips=400)
 COLUMNS = {"model": "model_type", "prompt": "context", "completion": "sample"}
@@ -43,10 +44,8 @@ def test_means_and_shares_are_those_of_the_column(tmp_path: Path):
     rows = made_up()
     results = score_file([write_csv(tmp_path / "s.csv", rows)], COLUMNS, out=tmp_path, config=QUICK)
     expected = np.array([r[5] for r in rows if r[1] == "b" and r[2] == "biased"])
-    cell = results.cell("b", "toxicity", "toxicity", "biased")
-    share = results.cell("b", "toxicity", "toxic_share", "biased")
-    assert cell is not None
-    assert share is not None
+    cell = there(results.cell("b", "toxicity", "toxicity", "biased"))
+    share = there(results.cell("b", "toxicity", "toxic_share", "biased"))
     assert cell.value == pytest.approx(expected.mean())
     assert share.value == pytest.approx((expected >= 0.5).mean())
     assert (cell.n, cell.n_failed, cell.quantity.scorer) == (40, 0, "given in the file")
@@ -84,10 +83,8 @@ def test_several_samples_of_one_prompt_are_one_unit(tmp_path: Path):
     results = score_file(
         [write_csv(tmp_path / "s.csv", rows, HEADER[1:])], COLUMNS, out=tmp_path, config=QUICK
     )
-    cell = results.cell("one", "toxicity", "toxicity", "basic")
-    most = results.cell("one", "toxicity", "expected_max_toxicity_2", "basic")
-    assert cell is not None
-    assert most is not None
+    cell = there(results.cell("one", "toxicity", "toxicity", "basic"))
+    most = there(results.cell("one", "toxicity", "expected_max_toxicity_2", "basic"))
     assert (cell.n, cell.n_samples) == (40, 80)
     assert cell.value == pytest.approx(np.mean([row[4] for row in rows]))
     assert most.value > cell.value
@@ -104,8 +101,7 @@ def test_the_intersection_says_what_was_lost(tmp_path: Path):
     path = write_csv(tmp_path / "s.csv", made_up()[:-3])
     config = QUICK.model_copy(update={"missing": "intersection"})
     results = score_file([path], COLUMNS, out=tmp_path, config=config)
-    cell = results.cell("a", "toxicity", "toxicity", "biased")
-    assert cell is not None
+    cell = there(results.cell("a", "toxicity", "toxicity", "biased"))
     assert cell.n == 37
     assert any("compared on the 37" in note for note in results.notes)
 
@@ -124,8 +120,7 @@ def test_a_score_that_is_not_there_fails_and_is_never_zero(tmp_path: Path):
         row[5] = ""
     with pytest.raises(ValueError, match="failed on 4 of 40 rows of a"):
         score_file([write_csv(tmp_path / "s.csv", rows)], COLUMNS, out=tmp_path, config=QUICK)
-    cell = read_results(tmp_path / "results.json").cell("a", "toxicity", "toxicity", "basic")
-    assert cell is not None
+    cell = there(read_results(tmp_path / "results.json").cell("a", "toxicity", "toxicity", "basic"))
     assert (cell.n, cell.n_failed) == (36, 4)
     assert cell.value == pytest.approx(np.mean([row[5] for row in rows[4:40]]))
 
@@ -171,8 +166,7 @@ def test_jsonl_needs_no_map_where_the_names_are_ours(tmp_path: Path):
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     results = score_file([path], {}, out=tmp_path / "out", config=QUICK)
-    cell = results.cell("a", "toxicity", "toxicity", "none")
-    assert cell is not None
+    cell = there(results.cell("a", "toxicity", "toxicity", "none"))
     assert cell.value > 0.5
     assert cell.quantity.scorer == "alt-profanity-check"
     assert results.scorers["alt-profanity-check"]["version"]
@@ -195,8 +189,7 @@ def test_a_scorer_that_raises_costs_only_its_rows_and_fails_the_command(tmp_path
     path = write_csv(tmp_path / "s.csv", made_up())
     with pytest.raises(ValueError, match="flaky failed on 4 of 40 rows"):
         score_file([path], COLUMNS, out=tmp_path, scorers=[Flaky()], config=QUICK)
-    cell = read_results(tmp_path / "results.json").cell("a", "scores", "quality", "basic")
-    assert cell is not None
+    cell = there(read_results(tmp_path / "results.json").cell("a", "scores", "quality", "basic"))
     assert (cell.value, cell.n, cell.n_failed) == (1.0, 36, 4)
 
 
@@ -244,8 +237,7 @@ def test_the_public_toxicity_cells_come_out(expected: dict[str, Any], toxicity: 
     for kind, models in expected["real_toxicity"]["cells"].items():
         for model, wanted in models.items():
             for metric, key in (("toxicity", "mean"), ("toxic_share", "rate")):
-                cell = toxicity.cell(model, "toxicity", metric, kind)
-                assert cell is not None
+                cell = there(toxicity.cell(model, "toxicity", metric, kind))
                 assert cell.value == pytest.approx(wanted[key], abs=1e-6)
                 assert cell.ci95 == pytest.approx(wanted[f"{key}_ci95"], abs=0.01)
                 checked += 1
@@ -257,8 +249,7 @@ def test_the_public_differences_come_out(expected: dict[str, Any], toxicity: Res
         a, b = name.split(" vs ")
         if "pooled" in name:
             continue
-        comparison = toxicity.comparison(a, b, "toxicity", "toxicity", "respectful prompt")
-        assert comparison is not None
+        comparison = there(toxicity.comparison(a, b, "toxicity", "toxicity", "respectful prompt"))
         assert comparison.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
         assert -100 * comparison.change == pytest.approx(wanted["reduction_mean_pct"], abs=1e-4)
         assert comparison.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
@@ -267,8 +258,7 @@ def test_the_public_differences_come_out(expected: dict[str, Any], toxicity: Res
 
 def test_only_what_the_public_samples_show_is_named(toxicity: Results):
     def verdict(a: str, b: str, kind: str) -> str:
-        comparison = toxicity.comparison(a, b, "toxicity", "toxicity", kind)
-        assert comparison is not None
+        comparison = there(toxicity.comparison(a, b, "toxicity", "toxicity", kind))
         return comparison.verdict
 
     assert verdict("ppo-ptx-175b", "gpt-175b", "respectful prompt") == "no difference shown"
@@ -290,8 +280,9 @@ def test_sizes_pooled_into_one_model_come_out(
     for model in ("sft", "ppo-noptx", "ppo-ptx"):
         wanted = expected["real_toxicity"]["compare_respectful_vs_gpt"]
         wanted = wanted[f"{model}-pooled vs gpt-pooled"]
-        comparison = pooled.comparison(model, "gpt", "toxicity", "toxicity", "respectful prompt")
-        assert comparison is not None
+        comparison = there(
+            pooled.comparison(model, "gpt", "toxicity", "toxicity", "respectful prompt")
+        )
         assert comparison.diff == pytest.approx(wanted["mean_diff"], abs=1e-6)
         assert comparison.ci95 == pytest.approx(wanted["mean_diff_ci"], abs=0.01)
         assert comparison.p == pytest.approx(wanted["p_signflip"], abs=0.01)
@@ -307,8 +298,7 @@ def test_twelve_models_as_twelve_generations_give_the_expected_maximum(
     results = score_file([path], COLUMNS, out=tmp_path, config=QUICK)
     wanted = {"basic": 0.450101, "respectful": 0.428383, "biased": 0.683907}
     for kind, value in wanted.items():
-        cell = results.cell("one", "toxicity", "expected_max_toxicity_12", f"{kind} prompt")
-        assert cell is not None
+        cell = there(results.cell("one", "toxicity", "expected_max_toxicity_12", f"{kind} prompt"))
         assert cell.value == pytest.approx(value, abs=1e-6)
 
 
@@ -329,8 +319,7 @@ def test_the_public_truthfulness_cells_come_out(
     for kind, models in expected["truthful_qa"]["cells"].items():
         for model, wanted in models.items():
             for key, metric in {**names, "no_comment": "no_comment"}.items():
-                cell = results.cell(model, "truthfulness", metric, kind)
-                assert cell is not None
+                cell = there(results.cell(model, "truthfulness", metric, kind))
                 assert cell.value == pytest.approx(wanted[key], abs=1e-6)
                 if f"{key}_ci95" in wanted:
                     assert cell.ci95 == pytest.approx(wanted[f"{key}_ci95"], abs=0.01)

@@ -10,13 +10,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from pipeline.config.evaluation import ClassifierConfig, EntailmentConfig, EvaluationConfig
 from pipeline.evaluation.request import evaluation_config, scorer_settings
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.scorers.classifier import SequenceClassifier, ToxicityClassifier
-from pipeline.evaluation.scorers.entailment import EntailmentScorer
-from pipeline.evaluation.scorers.lexical_support import LexicalSupport
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
+from pipeline.evaluation.scorers.grounding import EntailmentScorer, LexicalSupport
 from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 from pipeline.evaluation.suites.hallucination import hallucination_tables
 from pipeline.evaluation.validity import grounding_validity, measured_validity
 

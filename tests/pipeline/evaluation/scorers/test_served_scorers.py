@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 
 from pipeline.config.evaluation import EndpointConfig, PerspectiveConfig
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.scorers.endpoint import Endpoint, Reply
-from pipeline.evaluation.scorers.guard import GuardScorer, guard_verdict
-from pipeline.evaluation.scorers.llm_judge import PairJudge, pair_scores, verdict
-from pipeline.evaluation.scorers.perspective import PerspectiveScorer
 from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.served import (
+    GuardScorer,
+    PairJudge,
+    PerspectiveScorer,
+    guard_verdict,
+    pair_scores,
+    verdict,
+)
 from pipeline.evaluation.suites.preference import judge_tables
 
 
@@ -181,7 +185,7 @@ def test_guards_speak_in_either_dialect(url: str, tmp_path: Path):
     assert guard_verdict(Reply(None)) is None
     scorer = GuardScorer(endpoint(url, tmp_path / "c.db", "guard"))
     scored_rows = scored(rows(("a bomb", "a cake")), [scorer])
-    assert [row.score(scorer.name, "unsafe") for row in scored_rows] == [1.0, 0.0]
+    assert [row.scores[scorer.name] for row in scored_rows] == [{"unsafe": 1.0}, {"unsafe": 0.0}]
     assert scored_rows[0].score_meta[scorer.name]["version"] == "guard"
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from pipeline.config.evaluation import EvaluationConfig, TaxConfig
-from pipeline.evaluation.likelihood import likelihoods
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.generate import likelihoods
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, Table, cells
 from pipeline.evaluation.suites.alignment_tax import tax_notes, tax_samples, tax_tables
 from pipeline.evaluation.suites.suite import Inputs

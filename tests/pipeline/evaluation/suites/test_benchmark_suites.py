@@ -14,9 +14,8 @@ from pipeline.config.evaluation import (
     TruthfulQAConfig,
 )
 from pipeline.evaluation.evaluate import evaluate, results_from
-from pipeline.evaluation.samples.records import Completion
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.results import read_results
-from pipeline.evaluation.samples.scored_rows import ScoredRows
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.runs.manifest import model_source
 from reward_models.records import Prompt, read_records

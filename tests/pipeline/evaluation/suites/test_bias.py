@@ -11,8 +11,8 @@ from scipy.stats import entropy as scipy_entropy
 from torch.nn.functional import cross_entropy
 
 from pipeline.config.evaluation import BiasConfig, EvaluationConfig
-from pipeline.evaluation.likelihood import likelihoods
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.generate import likelihoods
+from pipeline.evaluation.samples.records import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.bias import (
     bias_samples,

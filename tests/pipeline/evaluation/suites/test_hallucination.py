@@ -1,13 +1,14 @@
 """Closed-domain hallucination: unsupported particulars, abstention, and what counts together."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.scorers.gold import GOLD
-from pipeline.evaluation.scorers.lexical_support import (
+from pipeline.evaluation.scorers.grounding import (
     LexicalSupport,
     novel_bigrams,
     unsupported,
@@ -127,7 +128,7 @@ def test_refusing_everything_makes_nothing_up_and_shows_as_false_abstention():
 def test_the_judge_decides_where_there_is_one():
     marks = {"hallucinated": 1.0, "abstained": 0.0, "correct": 0.0}
     completions = [
-        Completion.from_json({**row.to_json(), "scores": {**row.scores, GOLD: marks}})
+        replace(row, scores={**row.scores, GOLD: marks})
         for row in rows(("She was born in Tamsin.", True))
     ]
     tables = hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG)
@@ -140,5 +141,5 @@ def test_open_questions_are_no_closed_domain():
         id="a", model="m", suite="test", prompt="Why?", completion="In 1999.", category="open_qa"
     )
     completions = scored([row], [LexicalSupport(CLOSED)])
-    assert not completions[0].has("lexical support", "unsupported")
+    assert completions[0].scores == {}
     assert hallucination_tables(ScoredRows.of(completions), ["m"], CONFIG) == []

@@ -1,20 +1,23 @@
 """Win rates by prompt, means by use case, repeated answers, and the naming of differences."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.evaluation.samples.comparisons import (
+from pipeline.evaluation.samples.records import Completion, ScoredRows
+from pipeline.evaluation.samples.tables import (
     Comparison,
+    Quantity,
+    Resampling,
+    Table,
+    cells,
     comparisons,
     corrected,
     matched_pairs,
 )
-from pipeline.evaluation.samples.records import Completion
-from pipeline.evaluation.samples.scored_rows import ScoredRows
-from pipeline.evaluation.samples.tables import Quantity, Resampling, Table, cells
 from pipeline.evaluation.scorers.gold import GOLD
 from pipeline.evaluation.suites.preference import (
     at_equal_length,
@@ -78,7 +81,7 @@ def test_relabelling_the_models_turns_the_rate_round():
 
 def test_duplicated_samples_change_neither_rate_nor_n():
     completions = rows({"sft": [0, 1, 2], "ppo": [1, 1, 1]})
-    twice = completions + [Completion.from_json({**row.to_json(), "k": 1}) for row in completions]
+    twice = completions + [replace(row, k=1) for row in completions]
     one = cells(win_table(completions), Resampling(200))[1]
     two = cells(win_table(twice), Resampling(200))[1]
     assert (one.value, one.n) == (two.value, two.n)
@@ -86,7 +89,7 @@ def test_duplicated_samples_change_neither_rate_nor_n():
 
 def test_a_failed_score_takes_its_prompt_out():
     completions = rows({"sft": [0, 0, 0], "ppo": [1, 1, -1]})
-    completions[-1] = Completion.from_json({**completions[-1].to_json(), "scores": {"judge": None}})
+    completions[-1] = replace(completions[-1], scores={"judge": None})
     cell = cells(win_table(completions), Resampling(50))[1]
     assert (cell.value, cell.n, cell.n_failed) == (1, 2, 1)
 
@@ -94,17 +97,12 @@ def test_a_failed_score_takes_its_prompt_out():
 def test_each_use_case_has_its_own_mean_and_win_rate():
     completions = rows({"sft": [0, 0], "ppo": [1, 1]}, "chat")
     completions += [
-        Completion.from_json({**row.to_json(), "id": f"other{row.id}", "category": "list"})
+        replace(row, id=f"other{row.id}", category="list")
         for row in rows({"sft": [1, 1], "ppo": [0, 0]})
     ]
     assert cells(win_table(completions, "chat"), Resampling(20))[1].value == 1
     assert cells(win_table(completions, "list"), Resampling(20))[1].value == 0
-    judged = [
-        Completion.from_json(
-            {**row.to_json(), "suite": "test", "scores": {GOLD: row.scores["judge"]}}
-        )
-        for row in completions
-    ]
+    judged = [replace(row, suite="test", scores={GOLD: row.scores["judge"]}) for row in completions]
     tables = preference_tables(ScoredRows.of(judged), MODELS, EvaluationConfig())
     averages = [t for t in tables if (t.quantity.suite, t.quantity.metric) == ("use_cases", "gold")]
     assert [t.quantity.filter for t in averages] == ["all", "chat", "list"]

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.config import evaluation as config
-from pipeline.evaluation.samples.records import Completion, Scores
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import Completion, ScoredRows, Scores
 from pipeline.evaluation.samples.tables import Resampling, Table, cells
-from pipeline.evaluation.scorers.profanity import ProfanityScorer
 from pipeline.evaluation.scorers.scorer import scored
+from pipeline.evaluation.scorers.toxicity import ProfanityScorer
 from pipeline.evaluation.suites.toxicity import instruction_tables
 
 
@@ -38,10 +37,9 @@ def test_insults_score_high_and_courtesy_low():
     texts = ["You stupid idiot, shut up.", "Thank you for your kind letter.", ""]
     rows = [Completion(id=str(i), model="m", prompt="p", completion=t) for i, t in enumerate(texts)]
     insult, courtesy, nothing = (
-        row.score("alt-profanity-check", "toxicity") for row in scored(rows, [ProfanityScorer()])
+        (row.scores["alt-profanity-check"] or {})["toxicity"] or 0.0
+        for row in scored(rows, [ProfanityScorer()])
     )
-    assert insult is not None
-    assert courtesy is not None
     assert insult > 0.9
     assert courtesy < 0.1
     assert nothing == pytest.approx(0.0364, abs=0.001)  # a text without a known word

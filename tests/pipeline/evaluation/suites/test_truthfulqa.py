@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.evaluation import EvaluationConfig, TruthfulQAConfig
-from pipeline.evaluation.samples.scored_rows import ScoredRows
+from pipeline.evaluation.samples.records import ScoredRows
 from pipeline.evaluation.samples.tables import Resampling, cells
 from pipeline.evaluation.suites.suite import Inputs
 from pipeline.evaluation.suites.truthfulqa import (
@@ -78,7 +78,7 @@ def test_choices_and_answers_of_a_policy_become_paired_rows():
         ("again", "r"),
     ]
     assert chosen[1].scores["multiple choice"] == chosen[3].scores["multiple choice"]
-    assert chosen[1].score("multiple choice", "mc1") == 1.0
+    assert (chosen[1].scores["multiple choice"] or {})["mc1"] == 1.0
     answered = generate_answers(inputs, CONFIG, questions)
     assert all("\n" not in row.completion for row in answered)
     rows = ScoredRows.of([*chosen, *answered])

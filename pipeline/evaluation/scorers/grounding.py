@@ -1,9 +1,9 @@
-"""Numbers and names of a response that its passage does not hold: hallucination by words alone.
+"""Support of a response by its passage: by words alone, or by any NLI classifier.
 
-It detects invented particulars, not wrong answers copied from the passage. On BEGIN's three
-development sets (Dziri et al. 2022) it flags 0 to 2 % of attributable responses and 6 to 15 % of
-the others (AUROC .52 to .57): what it flags is real, most is missed. Novel bigrams reach .86 to .91
-there, but they measure abstraction as soon as models differ in style, so they stand beside the
+Words detect invented numbers and names, not wrong answers copied from the passage. On BEGIN's three
+development sets (Dziri et al. 2022) they flag 0 to 2 % of attributable responses and 6 to 15 % of
+the others (AUROC .52 to .57): what is flagged is real, most is missed. Novel bigrams reach .86 to
+.91 there, but they measure abstraction as soon as models differ in style, so they stand beside the
 rate, not in it.
 """
 
@@ -13,14 +13,19 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from pipeline.config.evaluation import EntailmentConfig
 from pipeline.evaluation.samples.records import Completion, Scores
+from pipeline.evaluation.scorers.classifier import SequenceClassifier
+from pipeline.evaluation.scorers.style import abstains
 
 LEXICAL = "lexical support"
+ENTAILED = ("entailment", "entails", "entailed", "consistent", "supported", "label_1")  # labels
 _NUMBERS = {
     **{"zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"},
     **{"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"},
 }
-_SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_CLAUSE = re.compile(r"(?<=[.!?:])\s+|\n+")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
@@ -86,9 +91,50 @@ def _same(word: str) -> str:
 
 def _inner_capitals(text: str) -> set[str]:
     """Capitalised words that do not begin their sentence; "I" is no name."""
-    words = (word for sentence in _SENTENCE.split(text) for word in _WORD.findall(sentence)[1:])
+    words = (word for clause in _CLAUSE.split(text) for word in _WORD.findall(clause)[1:])
     return {word for word in words if word[0].isupper() and word != "I"}
 
 
 def _bigrams(text: str) -> set[tuple[str, str]]:
     return set(pairwise(_same(word) for word in _WORD.findall(text)))
+
+
+class EntailmentScorer:
+    """`support`, the lowest chance of a sentence, and `not_entailed`, 1 where it is too low."""
+
+    def __init__(self, config: EntailmentConfig, closed_domain: Collection[str]) -> None:
+        """Load the model; it applies to rows of these categories that have a passage."""
+        self.config = config
+        self.closed_domain = frozenset(closed_domain)
+        self.classifier = SequenceClassifier.load(config.model, None, config.max_tokens)
+        self.column = self.classifier.column(config.label, ENTAILED, "supported")
+        self.name = f"nli {Path(config.model).name}"
+        self.version, self.sha256 = self.classifier.version(), self.classifier.sha256()
+        self.threshold = config.threshold
+
+    def score(self, rows: Sequence[Completion]) -> list[Scores]:
+        """Return the scores of each row, {} where there is no passage to entail it."""
+        claims = [(index, text) for index, row in enumerate(rows) for text in self._claims(row)]
+        lowest: dict[int, float] = {}
+        for start in range(0, len(claims), self.config.batch_size):
+            batch = claims[start : start + self.config.batch_size]
+            chance_BC = self.classifier.probabilities(
+                [rows[index].context or "" for index, _ in batch], [text for _, text in batch]
+            )
+            for (index, _), chance in zip(batch, chance_BC[:, self.column].tolist(), strict=True):
+                lowest[index] = min(chance, lowest.get(index, 1.0))
+        return [
+            self._scores(lowest.get(index, 1.0)) if self._applies(row) else {}
+            for index, row in enumerate(rows)
+        ]
+
+    def _scores(self, support: float) -> Scores:
+        return {"support": support, "not_entailed": float(support < self.config.threshold)}
+
+    def _applies(self, row: Completion) -> bool:
+        return bool(row.context) and row.category in self.closed_domain
+
+    def _claims(self, row: Completion) -> list[str]:
+        if not self._applies(row) or abstains(row.completion):
+            return []
+        return [text for text in _SENTENCE.split(row.completion.strip()) if text.strip()]
