@@ -1,4 +1,4 @@
-"""What policies make of texts: completions of prompts, and the likelihood of given texts.
+"""Completions of prompts by policies, and the likelihood of given texts.
 
 Dimension key:  B texts,  L tokens.
 """
