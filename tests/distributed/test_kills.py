@@ -37,6 +37,11 @@ def tuning(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture(scope="module")
+def reward_training(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepared(tmp_path_factory.mktemp("reward"), "reward", last_before="label")
+
+
+@pytest.fixture(scope="module")
 def policy_training(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepared(tmp_path_factory.mktemp("policy"), "ppo", last_before="reward")
 
@@ -107,3 +112,11 @@ def test_fine_tuning_goes_on_at_all_moments(tuning: Prepared, moment: int, tmp_p
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ppo_goes_on_at_all_moments(policy_training: Prepared, moment: int, tmp_path: Path):
     goes_on_after_a_kill(policy_training, moment, "ddp", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_reward_training_goes_on_at_all_moments(
+    reward_training: Prepared, moment: int, tmp_path: Path
+):
+    goes_on_after_a_kill(reward_training, moment, SHARDINGS[moment % 4], tmp_path)
