@@ -48,16 +48,13 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half a surrogate pair
 _CELL = 2**31 - 1  # characters of a CSV cell
 
 
-def read_rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str, Row]]:
-    """Yield each row with its location.
-
-    Of a CSV made of several, a repeated header is skipped and noted in `notes`, or else refused.
-    """
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield each row with its location."""
     match ending(path):
         case ".parquet":
             yield from _parquet_rows(path)
         case ".csv" | ".tsv" as kind:
-            yield from csv_rows(path, delimiter="\t" if kind == ".tsv" else ",", notes=notes)
+            yield from csv_rows(path, delimiter="\t" if kind == ".tsv" else ",")
         case _:
             yield from _json_rows(path)
 
@@ -94,13 +91,7 @@ def read_text(path: Path) -> str:
     return "".join(line for _, line in text_lines(path))
 
 
-def csv_rows(
-    path: Path,
-    *,
-    delimiter: str = ",",
-    quoted: bool = True,
-    notes: list[str] | None = None,
-) -> Iterator[tuple[str, Row]]:
+def csv_rows(path: Path, *, delimiter: str = ",", quoted: bool = True) -> Iterator[tuple[str, Row]]:
     """Yield each row of a table, by the names in its header, with its location."""
     lines = _csv_lines(path, delimiter, quoted=quoted)
     _, header = next(lines, (1, []))
@@ -110,10 +101,8 @@ def csv_rows(
         raise ValueError(f"{path}:1: a column name occurs twice in {header}")
     for line, values in lines:
         if values == header:
-            if notes is None:
-                raise ValueError(f"{path}:{line}: the header again; expected a row")
-            notes.append(f"{path}:{line}: the header again; skipped")
-        elif len(values) == len(header):
+            raise ValueError(f"{path}:{line}: the header again; expected a row")
+        if len(values) == len(header):
             yield f"{path}:{line}", dict(zip(header, values, strict=True))
         elif values:
             raise ValueError(f"{path}:{line}: {len(values)} values, expected {len(header)}")

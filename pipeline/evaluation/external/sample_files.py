@@ -209,7 +209,7 @@ def _different_rows(paths: Sequence[Path], notes: list[str]) -> Iterator[tuple[P
         times: Counter[bytes] = Counter()
         keys: set[bytes] = set()
         before = total
-        for where, row in read_rows(path, notes):
+        for where, row in read_rows(path):
             total += 1
             if len(paths) > 1:
                 text = json.dumps({name: row[name] for name in row.keys() - INDEX}, sort_keys=True)
