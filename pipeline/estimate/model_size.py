@@ -8,13 +8,14 @@ values are counted, not guessed from a formula.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.estimate.known_shapes import model_config
 from reward_models.backbone import token_embedding, transformer, without_dropout
@@ -24,17 +25,21 @@ from stages.distributed.memory import Cost, cost_of
 from stages.models import adapt, trainable_parameters
 
 
+_DEPTHS = (2, 4)  # layers
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSize:
     """Parameters of a model under an adaptation, without their values.
 
-    `linear` are those of the linear layers inside the backbone, which quantisation reaches;
-    `cached` are the numbers that the KV cache holds of one token.
+    `linear` are those of the linear layers inside the backbone, which quantisation reaches, and
+    `largest` those of the largest one; `cached` are the numbers of one token in the KV cache.
     """
 
     parameters: int
     trainable: int
     linear: int
+    largest: int
     width: int
     vocabulary: int
     cached: int
@@ -53,13 +58,14 @@ def model_size(source: str | Path, adaptation: Adaptation) -> ModelSize:
     unembedding = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(unembedding, nn.Linear)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    inside = (m for m in transformer(model).modules() if isinstance(m, nn.Linear))
-    linear = sum(layer.weight.numel() for layer in inside)
+    inside = (m for m in transformer(model).modules() if isinstance(m, nn.Linear | Conv1D))
+    linear = [layer.weight.numel() for layer in inside]
     trainable, is_new = _num_trainable(source, adaptation), not isinstance(adaptation, Full)
     return ModelSize(
         parameters=parameters + (trainable if is_new else 0),
         trainable=trainable,
-        linear=linear,
+        linear=sum(linear),
+        largest=max(linear, default=0),
         width=unembedding.in_features,
         vocabulary=unembedding.out_features,
         cached=_cached_numbers(source),
@@ -79,9 +85,34 @@ def pass_cost(
     """Return the peak of a forward and a backward pass over rows of so many tokens, in bytes.
 
     It counts up to the hidden states, without the weights and their gradients; copies of weights
-    that autocast makes are its fixed part.
+    that autocast makes are its fixed part. All layers are alike, so two depths say what each adds.
     """
-    backbone = transformer(_adapted(source, adaptation, weights))
+    layers = model_config(source).get_text_config().num_hidden_layers
+    count = partial(
+        _pass_cost, source, adaptation, tokens, weights, compute, checkpointing=checkpointing
+    )
+    if layers <= _DEPTHS[1] or (isinstance(adaptation, Full) and adaptation.top_layers):
+        return count(layers)
+    low, high = (count(depth) for depth in _DEPTHS)
+    steps, left = _DEPTHS[1] - _DEPTHS[0], layers - _DEPTHS[1]
+    fixed, each = (
+        many + (many - few) * left // steps
+        for few, many in ((low.fixed, high.fixed), (low.each, high.each))
+    )
+    return Cost(fixed, each)
+
+
+def _pass_cost(
+    source: str | Path,
+    adaptation: Adaptation,
+    tokens: int,
+    weights: torch.dtype,
+    compute: torch.dtype,
+    layers: int,
+    *,
+    checkpointing: bool,
+) -> Cost:
+    backbone = transformer(_adapted(source, adaptation, weights, layers))
     if checkpointing:
         backbone.train()
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
@@ -144,11 +175,11 @@ def _num_trainable(source: str | Path, adaptation: Adaptation) -> int:
 
 
 def _adapted(
-    source: str | Path, adaptation: Adaptation, weights: torch.dtype
+    source: str | Path, adaptation: Adaptation, weights: torch.dtype, layers: int | None = None
 ) -> PreTrainedModel:
     """Return the model without values, adapted; what is trained is float32."""
     with torch.device("meta"):
-        model = _build(source, weights)
+        model = _build(source, weights, layers)
         if isinstance(adaptation, Prompt):  # its initialisation needs weights
             return model.requires_grad_(False)
         unused = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
@@ -161,7 +192,7 @@ def _adapted(
 
 
 def _give_storage(model: nn.Module) -> int:
-    """Put empty tensors in the place of those without content; return their and gradients' bytes."""
+    """Put empty tensors in the place of those without content; return the bytes, gradients too."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for named in (module._parameters, module._buffers):
@@ -185,8 +216,10 @@ def _empty_like(tensor: Tensor) -> Tensor:
     return parameter
 
 
-def _build(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+def _build(source: str | Path, dtype: torch.dtype, layers: int | None = None) -> PreTrainedModel:
     config = without_dropout(model_config(source))
+    if layers is not None:
+        config.get_text_config().num_hidden_layers = layers
     model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=dtype
     )
