@@ -28,6 +28,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.generation.score import score_responses
@@ -71,6 +72,8 @@ def train_reward(
     )
     model = new_reward_model(config, base, seed)
     log_router_loss(transformer(model.backbone))
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
     checkpoints = out / "checkpoints"
     layout = cached_layout(model, split.elements, checkpoints)
@@ -182,6 +185,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
+        "activation_checkpointing": False,  # `checkpoint_activations` does it
         "seed": seed,
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
