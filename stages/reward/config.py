@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction, OptimizerName
+from stages.precision_config import Precision, require_trainable
 
 
 class RewardConfig(Config):
@@ -31,6 +32,7 @@ class RewardConfig(Config):
     activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
     attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
     trainer: dict[str, object] = {}
 
     @model_validator(mode="after")
@@ -48,4 +50,10 @@ class RewardConfig(Config):
                 f"micro_prompts ({self.micro_prompts}) must divide "
                 f"prompts_per_batch ({self.prompts_per_batch})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self

@@ -72,8 +72,6 @@ def train_reward(
     )
     model = new_reward_model(config, base, seed)
     log_router_loss(transformer(model.backbone))
-    if config.activation_checkpointing:
-        checkpoint_activations(model)
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
     checkpoints = out / "checkpoints"
     layout = cached_layout(model, split.elements, checkpoints)
@@ -135,7 +133,10 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base), config.adaptation)
-    return RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def fit(

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction, OptimizerName
 from stages.generation.config import SamplingConfig
+from stages.precision_config import Precision, require_trainable
 
 
 class SupervisedMix(Config):
@@ -34,6 +35,7 @@ class SFTConfig(Config):
     activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
     attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
     trainer: dict[str, object] = {}  # further TrainingArguments, validated by name
 
     @model_validator(mode="after")
@@ -44,4 +46,10 @@ class SFTConfig(Config):
                 f"micro_batch_size ({self.micro_batch_size}) must divide "
                 f"batch_size ({self.batch_size})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self
