@@ -139,8 +139,8 @@ class SimulatedAnnotators(Config):
 class ImportedRankings(Config):
     """Rankings made elsewhere, with the tasks they are about. No outputs are sampled.
 
-    Without `tasks`, `rankings` are preference pairs, chosen and rejected, as TRL reads them: a file,
-    or `hf:` and a data set; see stages/data/preferences.py.
+    Without `tasks`, `rankings` are preference pairs, chosen and rejected, as TRL reads them: a
+    file, or `hf:` and a data set; see stages/data/preferences.py.
     """
 
     kind: Literal["imported"]

@@ -69,7 +69,7 @@ def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterat
     yield ""
 
 
-_ITEMS = ("weights", "critic", "refer.", "reward", "grads", "Adam", "average", "activ.", "cache")
+_ITEMS = ("weights", "critic", "refer.", "reward", "grads", "Adam", "copies", "activ.", "cache")
 
 
 def _memory(stages: list[StageMemory], ranks: int) -> Iterator[str]:
@@ -86,10 +86,10 @@ def _memory(stages: list[StageMemory], ranks: int) -> Iterator[str]:
     yield ""
     yield f"Peak of a rank, GiB, over {ranks} ranks"
     ways = [how for how in SHARDINGS if how != "none"]
-    yield _row("", *(f"{how:>8}" for how in ways))
+    yield _row("", *(f"{how:>{len(how) + 2}}" for how in ways))
     for memory in stages:
-        peaks = (_gib(memory.sharded(how, ranks).total) for how in ways)
-        yield _row(memory.stage, *(f"{peak:>{max(8, len(how))}}" for how, peak in zip(ways, peaks)))
+        peaks = {how: _gib(memory.sharded(how, ranks).total) for how in ways}
+        yield _row(memory.stage, *(f"{peak:>{len(how) + 2}}" for how, peak in peaks.items()))
     yield ""
 
 

@@ -21,9 +21,9 @@ from pipeline.estimate.known_shapes import model_config
 from reward_models.backbone import token_embedding, transformer, without_dropout
 from reward_models.compat import FakeTensorMode
 from stages.adapters.config import Adaptation, Full, Prompt
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.memory import Cost, cost_of
 from stages.models import adapt, trainable_parameters
-
 
 _DEPTHS = (2, 4)  # layers
 
@@ -114,8 +114,7 @@ def _pass_cost(
 ) -> Cost:
     backbone = transformer(_adapted(source, adaptation, weights, layers))
     if checkpointing:
-        backbone.train()
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(backbone)
     # Where weights are already in 16 bits, nothing is cast.
     casts = compute is not torch.float32 and weights is torch.float32
     beside = 0  # weights and their gradients

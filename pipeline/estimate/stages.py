@@ -1,10 +1,10 @@
 """The memory, operations and disk of each training stage of an experiment.
 
 Everything is counted for the longest row that the settings allow, so the memory is the peak. Frozen
-weights have the bytes of their dtype, what is trained has float32 or its masters' bytes, and so have
-gradients; Adam's two moments are float32 or of 8 bits. Permanent items add up; of temporary ones
-(the KV cache during sampling, activations during the update) the largest counts. Operations are two
-a weight and token forward and four backward (Kaplan et al. 2020), two where the weights are frozen.
+weights have the bytes of their dtype, trained ones and their gradients those of `precision.masters`,
+Adam's two moments those of `optimizer`. Permanent items add up; of temporary ones (the KV cache
+during sampling, activations during the update) the largest counts. Operations are two a weight and
+token forward and four backward (Kaplan et al. 2020), two where the weights are frozen.
 """
 
 from collections.abc import Iterator
