@@ -1,10 +1,10 @@
 """The memory, operations and disk of each training stage of an experiment.
 
 Everything is counted for the longest row that the settings allow, so the memory is the peak. Frozen
-weights have the bytes of their dtype, trained ones and their gradients those of `precision.masters`,
-Adam's two moments those of `optimizer`. Permanent items add up; of temporary ones (the KV cache
-during sampling, activations during the update) the largest counts. Operations are two a weight and
-token forward and four backward (Kaplan et al. 2020), two where the weights are frozen.
+weights have the bytes of their dtype, trained ones those of `precision.masters`, and Adam's moments
+those of `optimizer`. Permanent items add up; of temporary ones (the KV cache during sampling,
+activations during the update) the largest counts. Operations are two a weight and token forward and
+four backward (Kaplan et al. 2020), two where the weights are frozen.
 """
 
 from collections.abc import Iterator
@@ -170,7 +170,7 @@ class Model:
 
 
 def stage_estimates(
-    config: ExperimentConfig, sizes: Lengths, *, on_gpu: bool
+    config: ExperimentConfig, sizes: Lengths, *, on_gpu: bool = False
 ) -> Iterator[StageEstimate]:
     """Yield the estimates of the stages that train, as far as the experiment has them."""
     yield _sft("sft", config, config.sft, sizes, on_gpu=on_gpu)

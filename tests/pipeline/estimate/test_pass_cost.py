@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.estimate.model_size import model_size, pass_cost
+from pipeline.estimate.model_size import pass_cost
 from reward_models.backbone import transformer
 from stages.adapters.config import BitFit, Bottleneck, Full, LoRA, Prefix, Restricted
 from stages.distributed.activation_checkpointing import checkpoint_activations
