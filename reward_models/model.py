@@ -44,6 +44,7 @@ from reward_models.model_files import (
     write_base_name,
 )
 from reward_models.packed_attention import PackedSegments, enable_packing
+from reward_models.weights.formats import FLOAT32, WeightFormat
 
 HEAD = "head.safetensors"
 
@@ -103,14 +104,20 @@ class RewardModel(nn.Module):
         return probe.eval()
 
     @classmethod
-    def load(cls, path: str | Path, base: PreTrainedModel | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        base: PreTrainedModel | None = None,
+        weights: WeightFormat = FLOAT32,
+    ) -> Self:
         """Load what `save` wrote: equal scores, in eval mode; trained parameters stay trainable.
 
-        A loaded causal language model, `base`, is used where the saved model belongs on it.
+        A loaded causal language model, `base`, is used where the saved model belongs on it. What is
+        loaded here is in the format `weights`; the head is float32.
         """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        backbone = load_saved_backbone(folder, card, base)
+        backbone = load_saved_backbone(folder, card, base, weights)
         on_base = card.head_only or isinstance(backbone, PeftModel)
         base_now = str(transformer(backbone).config.name_or_path) if on_base else card.base
         model = cls(
@@ -234,11 +241,12 @@ class RewardModel(nn.Module):
         return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Return the head's scores of hidden states (..., D) in float32."""
-        hidden = hidden.to(self.head.weight.dtype)
-        if self.inner is not None:
-            hidden = hidden + self.inner(hidden)
-        score: Tensor = self.head(hidden).squeeze(-1) + self.bias
+        """Return the head's scores of hidden states (..., D) in float32, under autocast too."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.head.weight.dtype)
+            if self.inner is not None:
+                hidden = hidden + self.inner(hidden)
+            score: Tensor = self.head(hidden).squeeze(-1) + self.bias
         return score
 
 
@@ -254,6 +262,7 @@ def _running_mean(hidden_BLD: Tensor, mask: Tensor | PackedSegments) -> Tensor:
     """Return the mean of a row's real hidden states up to every token; ValueError for segments."""
     if isinstance(mask, PackedSegments):
         raise ValueError("mean pooling needs a row for each response")
+    hidden_BLD = hidden_BLD.float()
     weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
     count_BL1 = weight_BL1.cumsum(1).clamp(min=1)
     return (hidden_BLD * weight_BL1).cumsum(1) / count_BL1

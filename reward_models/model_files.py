@@ -69,9 +69,10 @@ def check_files(folder: Path) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a model's config and whole weights, not quantised.
+    """Raise ValueError unless the folder holds a model's config and whole weights.
 
-    The kind of model is left to the loader, which knows all kinds.
+    Quantised ones must be bitsandbytes'. The kind of model is left to the loader, which knows all
+    kinds.
     """
     check_files(folder)
     if not (folder / CONFIG).is_file():
@@ -85,11 +86,11 @@ def check_model_folder(folder: Path) -> None:
             f"{folder / CONFIG}: '{kind}' is an encoder-decoder; expected a causal language model"
         )
     quantised = config.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method and method != "bitsandbytes":
         raise ValueError(
-            f"{folder / CONFIG}: its weights are quantised ({method}); expected weights in 16 or "
-            "32 bits, as its authors have them beside or before quantisation"
+            f"{folder / CONFIG}: its weights are quantised ({method}); expected bitsandbytes, or "
+            "weights in 16 or 32 bits, as its authors have them beside or before quantisation"
         )
     _check_weights(folder, WEIGHTS)
 

@@ -27,6 +27,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from reward_models.backbone import token_embedding
 from reward_models.compat import attention_name, set_attention_name
 from reward_models.model_files import first_line
+from reward_models.weights.formats import rounding
 
 STEM = -1
 ATTENTION = "sdpa_packed"
@@ -233,7 +234,8 @@ def attention_mismatch(
             obstacle = change()
             if obstacle is None:
                 after = [plain_states(backbone) for backbone in backbones]
-                obstacle = _difference(before, after)
+                shares = [rounding(backbone, ROUNDING) for backbone in backbones]
+                obstacle = _difference(before, after, shares)
         except FORWARD_ERRORS as error:
             obstacle = f"its forward pass failed ({first_line(error)[:80]})"
         is_equal = obstacle is None
@@ -277,9 +279,11 @@ def _attention_names(backbones: Sequence[PreTrainedModel]) -> Names:
     return [(config, attention_name(config)) for config in configs]
 
 
-def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -> str | None:
-    for old, new in zip(before, after, strict=True):
-        tolerance = ROUNDING * max(1.0, float(old[0].abs().max()))
+def _difference(
+    before: Sequence[list[Tensor]], after: Sequence[list[Tensor]], shares: Sequence[float]
+) -> str | None:
+    for old, new, share in zip(before, after, shares, strict=True):
+        tolerance = share * max(1.0, float(old[0].abs().max()))
         if float((new[0][0, :-1] - new[0][1, :-1]).abs().max()) > tolerance:
             return "its attention, under another name, attends to later tokens"
         worst = max(float((x - y).abs().max()) for x, y in zip(old, new, strict=True))

@@ -1,8 +1,7 @@
 """A base, its tokenizer and its adapter: loaded, adapted and saved the same way everywhere.
 
-Weights are float32 wherever they are trained: an update of 1e-6 vanishes in 16 bits, and on CPUs
-without bf16 units bf16 is three to seven times slower. Weights stored in 16 bits are widened at
-load. An adapted model is saved as an adapter alone, beside the name and hash of its base.
+Weights are float32 unless the caller names another format (see `stages.precision`). An adapted
+model is saved as an adapter alone, beside the name and hash of its base.
 """
 
 import hashlib
@@ -50,6 +49,7 @@ from reward_models.model_files import (
     read_json,
     write_base_name,
 )
+from reward_models.weights.formats import FLOAT32, WeightFormat, is_quantised
 from stages.adapters.backbone import (
     adapter_size,
     add_adapter,
@@ -199,22 +199,25 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
-    """Load the causal language model of a folder or hub name, in float32 and eval mode.
+def load_policy(
+    source: str | Path, *, dropout: float = 0.0, weights: WeightFormat = FLOAT32
+) -> PreTrainedModel:
+    """Load the causal language model of a folder or hub name, in eval mode.
 
     `dropout` is residual dropout; every other dropout is off. An adapter's folder loads on its
-    base, frozen, as a PeftModel; ValueError where that base is gone or has changed.
+    base, frozen, as a PeftModel; ValueError where that base is gone or has changed. `weights` is
+    the format of the base; an adapter is float32.
     """
-    base = load_base(source)
+    base = load_base(source, weights)
     add_residual_dropout(base, dropout)
     return with_saved_adapter(base, source)
 
 
-def load_base(source: str | Path) -> PreTrainedModel:
+def load_base(source: str | Path, weights: WeightFormat = FLOAT32) -> PreTrainedModel:
     """Load `load_policy`'s model without its adapter; the errors are the same."""
     if (Path(source) / ADAPTER_CONFIG).is_file():
-        return _load_base_of(Path(source))
-    model = _load_checked(source)
+        return _load_base_of(Path(source), weights)
+    model = _load_checked(source, weights)
     add_token_rows(model, len(load_tokenizer(source)))
     return model
 
@@ -240,12 +243,22 @@ def adapt(
     cannot be merged. `tokenizer` is that of the model, loaded by name where it is not given.
     """
     if isinstance(adaptation, Full):
+        if is_quantised(model):
+            raise ValueError(
+                f"{model.config.name_or_path}: its weights are quantised and adaptation.family is "
+                "full, which would train them; expected lora or another adapter"
+            )
         whole = merged(model) if isinstance(model, PeftModel) else model
         train_layers(whole, adaptation.top_layers)
         return whole
     if tokenizer is None:
         tokenizer = load_tokenizer(str(model.config.name_or_path))
     return cast(PreTrainedModel, add_adapter(model, adaptation, tokenizer))
+
+
+def to_device(model: nn.Module, where: torch.device) -> None:
+    """Move a model; PreTrainedModel's own method hides its signature and refuses some formats."""
+    nn.Module.to(model, where)
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -334,14 +347,14 @@ def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
         settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
-def _load_checked(source: str | Path) -> PreTrainedModel:
-    model = load_causal_lm(source)
+def _load_checked(source: str | Path, weights: WeightFormat) -> PreTrainedModel:
+    model = load_causal_lm(source, weights)
     model.train(False)
     check_forward(model, source)
     return model
 
 
-def _load_base_of(path: Path) -> PreTrainedModel:
+def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
     if not (path / BASE_FILE).is_file():
         raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
     check_adapter_folder(path)
@@ -353,7 +366,7 @@ def _load_base_of(path: Path) -> PreTrainedModel:
             )
     source = base_source(base["name"], path, base["weights_sha256"])
     try:
-        model = _load_checked(source)
+        model = _load_checked(source, weights)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     add_token_rows(model, len(load_tokenizer(path)))

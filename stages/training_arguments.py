@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import torch
 from transformers import TrainingArguments
 
 from reward_models.model_files import first_line
 from stages.adapters.config import Full, Restricted
 from stages.distributed.state import let_models_load_whole
+from stages.precision import Numerics
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -40,6 +42,20 @@ def training_arguments(
         )
     let_models_load_whole()
     return arguments
+
+
+def precision_arguments(numerics: Numerics, adaptation: Full | Restricted) -> dict[str, bool]:
+    """Return the arguments by which Trainer computes in a stage's precision.
+
+    Without them accelerate would take what a launcher, or an earlier stage, left in the
+    environment.
+    """
+    mixed = numerics.mixed_precision(numerics.of(adaptation))
+    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
+    on_cpu = not torch.accelerator.is_available()
+    return {"bf16": mixed == "bf16", "fp16": mixed == "fp16"} | (
+        {"use_cpu": True} if on_cpu and mixed != "no" else {}
+    )
 
 
 def num_ranks() -> int:

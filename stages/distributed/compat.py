@@ -373,33 +373,3 @@ class StageTrainer(Trainer):
 
     def _send_telemetry(self) -> None:
         """Tell no hub that someone trains (TRL 1.16)."""
-
-
-# TRL 1.12
-
-
-@contextmanager
-def unembedding_of(model: PreTrainedModel, matrix: nn.Module) -> Iterator[None]:
-    """Let `matrix` pass for the model's unembedding while TRL's SFTTrainer is made.
-
-    It refuses adapters on the unembedding, because its fused loss takes the layer's weight; a
-    probe's weight is the whole of what the layer computes.
-    """
-    if model.get_output_embeddings() is matrix:  # type: ignore[no-untyped-call]
-        yield
-        return
-    vars(model)["get_output_embeddings"] = lambda: matrix
-    try:
-        yield
-    finally:
-        del vars(model)["get_output_embeddings"]
-
-
-@contextmanager
-def router_coefficient_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Restore what SFTTrainer overwrites in a config: the weight of experts' auxiliary loss."""
-    config = model.config.get_text_config()
-    coefficient = config.to_dict().get("router_aux_loss_coef")
-    yield
-    if coefficient is not None:
-        config.router_aux_loss_coef = coefficient

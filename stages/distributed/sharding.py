@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from peft import PeftModel
@@ -76,25 +75,6 @@ def load_models_whole(accelerator: Accelerator) -> None:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.dschf = None  # transformers knows of DeepSpeed as long as this lives
-
-
-def require_trainable_precision(accelerator: Accelerator) -> None:
-    """Raise ValueError for fp16 without loss scaling: small gradients would silently become 0.
-
-    DeepSpeed's engines scale the loss themselves.
-    """
-    if accelerator.mixed_precision == "fp16" and sharding(accelerator) != "zero":
-        raise ValueError(
-            "mixed_precision is 'fp16', and PPO does not scale its losses, so that small gradients "
-            "would become 0; expected 'bf16' or 'no'"
-        )
-
-
-def autocast(accelerator: Accelerator) -> torch.autocast:
-    """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
-    precision, kind = accelerator.mixed_precision, accelerator.device.type
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(kind, dtype, enabled=precision in ("fp16", "bf16"))
 
 
 def network_state(network: Network) -> dict[str, Any]:

@@ -22,14 +22,13 @@ from itertools import chain
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
+from reward_models.model import RewardModel
 from reward_models.packed_attention import PackedSegments, segment_table
 from stages.data.padding import positions
 from stages.data.template import end_id
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
 from stages.ppo import losses
 from stages.ppo.models import Models, ValueHead, unembedding
 from stages.ppo.rollout import Episodes, Rollout, by_length, right_aligned
@@ -151,15 +150,13 @@ def policy_forwards(
     *,
     size: int,
     temperature: float,
-    accelerator: Accelerator,
 ) -> Iterator[Forward]:
     """The policy's forward passes over `rows`, in micro-batches of at most `size`."""
     for part in by_length(episodes, rows, size):
         batch = episodes.take(part)
         token_N = batch.response_tokens()[batch.response_BT]
-        with autocast(accelerator):
-            layout = lay_out_for(models, batch)
-            logits_NV, state_ND = policy_logits(models, layout, policy.model)
+        layout = lay_out_for(models, batch)
+        logits_NV, state_ND = policy_logits(models, layout, policy.model)
         logprob_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
         del logits_NV
         yield Forward(part, layout, logprob_N, state_ND)
@@ -174,7 +171,6 @@ def backward(
     value_loss: Callable[[Tensor], Tensor],
     *,
     value_coefficient: float,
-    accelerator: Accelerator,
 ) -> Tensor:
     """Add the gradients of both losses to the two networks; return value_N without its graph.
 
@@ -185,19 +181,16 @@ def backward(
         policy.backward(policy_loss)
         value_N = forward.value_N
         if value_N is None:
-            with autocast(accelerator):
-                value_N = critic_values(models, forward.layout, critic.model)
+            value_N = critic_values(models, forward.layout, critic.model)
     else:
         if value_coefficient:
             # The head may be an engine's and so have its own backward pass, from its own states.
             leaf_ND = forward.state_ND.detach().requires_grad_()
-            with autocast(accelerator):
-                value_N = models.critic(leaf_ND)  # an engine would count it as its own forward
+            value_N = models.critic(leaf_ND)  # an engine would count it as its own forward
             (slope_ND,) = torch.autograd.grad(value_loss(value_N), leaf_ND)
             policy_loss = policy_loss + value_coefficient * (forward.state_ND * slope_ND).sum()
         policy.backward(policy_loss)
-        with autocast(accelerator):
-            value_N = critic.model(forward.state_ND.detach())
+        value_N = critic.model(forward.state_ND.detach())
     critic.backward(value_loss(value_N))
     return value_N.detach()
 
@@ -221,7 +214,8 @@ def policy_logits(
 
     `policy` is the models' own or an engine around it.
     """
-    with models.lower.cached(models.policy, layout):
+    compute = models.numerics.autocast(models.policy)
+    with compute, models.lower.cached(models.policy, layout):
         if not isinstance(models.critic, ValueHead):
             return response_logits(policy, layout), None
         head = unembedding(models.policy)
@@ -231,7 +225,9 @@ def policy_logits(
 
 def critic_values(models: Models, layout: Layout, critic: nn.Module) -> Tensor:
     """value_N before the response tokens, by a separate critic or an engine around it."""
-    with models.lower.cached(models.critic, layout):
+    assert isinstance(models.critic, RewardModel)
+    compute = models.numerics.autocast(models.critic)
+    with compute, models.lower.cached(models.critic, layout):
         return response_values(critic, layout)
 
 
@@ -248,13 +244,15 @@ def values(models: Models, layout: Layout, state_ND: Tensor | None) -> Tensor:
 
 def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor]:
     """logits_NV of the reference, and the reward model's score_E of each response."""
-    with models.lower.cached(models.reference, layout):
+    compute = models.numerics.autocast(models.reference)
+    with compute, models.lower.cached(models.reference, layout):
         if models.joint:
             head = unembedding(models.reference)
             logits_NV, state_SD = response_logits_and_states(models.reference, layout, head)
             return logits_NV, models.reward.scores(state_SD[layout.end_E])
         logits_NV = response_logits(models.reference, layout)
-    with models.lower.cached(models.reward, layout):
+    compute = models.numerics.autocast(models.reward)
+    with compute, models.lower.cached(models.reward, layout):
         return logits_NV, response_scores(models.reward, layout)
 
 
@@ -304,10 +302,14 @@ def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
     return _head_outputs(reward, layout).index_select(0, layout.end_E)
 
 
-def pretraining_nll(policy: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Summed negative log-likelihood in nats of pretraining examples, padded on the right."""
+def pretraining_nll(models: Models, policy: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Summed negative log-likelihood in nats of pretraining examples, padded on the right.
+
+    `policy` is the models' own or an engine around it.
+    """
     position_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-    output = policy(input_ids=ids_BL, position_ids=position_BL, use_cache=False)
+    with models.numerics.autocast(models.policy):
+        output = policy(input_ids=ids_BL, position_ids=position_BL, use_cache=False)
     return losses.token_nll(output.logits, ids_BL, mask_BL)
 
 

@@ -21,6 +21,7 @@ from reward_models.packed_attention import (
     enable_packing,
     shorter_window,
 )
+from reward_models.weights.formats import rounding
 from stages.adapters.cached_layers import CachedLayers
 from stages.forward_check import Forward as ForwardFn
 from stages.forward_check import logits_of, padding_side
@@ -85,7 +86,7 @@ def obstacle_to_packing(
     def change() -> str | None:
         for backbone in backbones:
             enable_packing(backbone)
-        difference = _difference(before, _outputs(models, together, packed=True))
+        difference = _difference(models, before, _outputs(models, together, packed=True))
         windows = (shorter_window(backbone, longest) for backbone in backbones)
         return difference or next((window for window in windows if window is not None), None)
 
@@ -105,7 +106,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
     expected = _outputs(plain, episodes, packed=models.packed)
     try:
         _outputs(models, episodes, packed=models.packed)  # computes the states
-        obstacle = _difference(expected, _outputs(models, episodes, packed=models.packed))
+        obstacle = _difference(models, expected, _outputs(models, episodes, packed=models.packed))
     except FORWARD_ERRORS as error:
         obstacle = f"the model refused ({first_line(error)[:80]})"
     models.lower.forget()
@@ -157,6 +158,12 @@ def _outputs(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tenso
     return logprob_N, value_N, reference_and_scores(models, layout)[1]
 
 
-def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:
-    worst = max(float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True))
-    return None if worst <= TOLERANCE else f"its output differs by {worst:.1e}"
+def _difference(models: Models, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:
+    with models.autocast():
+        roles = (models.policy, models.reference, models.critic, models.reward)
+        share = max(rounding(role, TOLERANCE) for role in roles)
+    worst = max(
+        float((a - b).abs().max()) / (1.0 if share == TOLERANCE else max(1.0, float(a.abs().max())))
+        for a, b in zip(expected, actual, strict=True)
+    )
+    return None if worst <= share else f"its output differs by {worst:.1e}"

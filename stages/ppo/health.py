@@ -169,11 +169,10 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
         ContextLimit(f"the {name}", limit).require(longest, what)
 
 
-def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:
-    """Stop unless the ratio is 1 before the first step, to 1e-5 (to 1e-2 in 16 bits)."""
-    dtypes = {p.dtype for p in policy.parameters()}
-    full = mixed_precision == "no" and dtypes <= {torch.float32, torch.float64}
-    tolerance = 1e-5 if full else 1e-2
+def check_first_ratio(error: float, compute: torch.dtype, policy: nn.Module) -> None:
+    """Stop unless the ratio is 1 before the first step, to 1e-5 (to 1e-2 in 16 bits or fewer)."""
+    dtypes = {p.dtype for p in policy.parameters()} | {compute}
+    tolerance = 1e-5 if dtypes <= {torch.float32, torch.float64} else 1e-2
     if not error <= tolerance:
         raise UnhealthyRunError(
             f"at the first minibatch the ratio of new to old probabilities is off 1 by {error:.2g} "

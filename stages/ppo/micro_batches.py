@@ -19,7 +19,6 @@ from torch import Tensor
 from stages.adapters.cached_layers import CachedLayers
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
 from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
@@ -72,7 +71,7 @@ class UpdateCost:
 
 
 def update_cost(
-    models: Models, config: PPOConfig, prompts: Sequence[list[int]], accelerator: Accelerator
+    models: Models, config: PPOConfig, prompts: Sequence[list[int]]
 ) -> UpdateCost | None:
     """The memory of an update, by dry runs of models that are whole on a device.
 
@@ -89,11 +88,10 @@ def update_cost(
         return partial(_pretraining_passes, models, ids_BL)
 
     try:
-        with autocast(accelerator):
-            return UpdateCost(
-                cost_of(partial(update_of, models, config, longest), config.responses_per_prompt),
-                NOTHING if mix is None else cost_of(pretraining),
-            )
+        return UpdateCost(
+            cost_of(partial(update_of, models, config, longest), config.responses_per_prompt),
+            NOTHING if mix is None else cost_of(pretraining),
+        )
     except RuntimeError as error:
         log.warning("every micro-batch is a whole minibatch, fitting or not: %s", error)
         return None
@@ -162,7 +160,7 @@ def _update_passes(models: Models, config: PPOConfig, layout: Layout) -> None:
 def _pretraining_passes(models: Models, ids_BL: Tensor) -> None:
     with _discarded_gradients(models):
         mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-        torch.autograd.backward(pretraining_nll(models.policy, ids_BL, mask_BL))
+        torch.autograd.backward(pretraining_nll(models, models.policy, ids_BL, mask_BL))
 
 
 @contextmanager

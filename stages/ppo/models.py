@@ -17,12 +17,23 @@ from reward_models.atomic_files import written_aside
 from reward_models.backbone import hidden_size, transformer
 from reward_models.context_limit import ContextLimit, context_limit
 from reward_models.model import RewardModel
+from reward_models.model_card import RewardCard
+from reward_models.model_files import ADAPTER_CONFIG
 from reward_models.records import Prompt
+from reward_models.weights.formats import rounding
 from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
 from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
-from stages.models import adapt, load_base, load_tokenizer, tokenizer_hash, with_saved_adapter
+from stages.models import (
+    adapt,
+    load_base,
+    load_tokenizer,
+    to_device,
+    tokenizer_hash,
+    with_saved_adapter,
+)
 from stages.ppo.config import JointModels, PPOConfig, SeparateModels, SharedCritic
+from stages.precision import EXACT, Numerics, narrow_frozen
 from stages.prompt_lengths import adapted_context_limit, require_fit
 
 SEPARATE = SeparateModels()
@@ -48,8 +59,10 @@ class ValueHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32))
 
     def forward(self, state_ND: Tensor) -> Tensor:
-        """value_N as float32."""
-        value_N: Tensor = self.head(state_ND.to(self.head.weight.dtype)).squeeze(-1) + self.bias
+        """value_N in float32, under autocast too."""
+        with torch.autocast(state_ND.device.type, enabled=False):
+            state_ND = state_ND.to(self.head.weight.dtype)
+            value_N: Tensor = self.head(state_ND).squeeze(-1) + self.bias
         return value_N
 
     def save(self, folder: Path) -> None:
@@ -65,7 +78,8 @@ class Models:
 
     All are in eval mode for good: what is off while sampling must be off in training. A critic that
     is a `ValueHead` takes the policy's states; where `joint`, the reward model's head takes the
-    reference's. `packed`, `pads_right` and `lower` tell `stages.ppo.forward` how to compute.
+    reference's. `numerics`, `packed`, `pads_right` and `lower` tell `stages.ppo.forward` how to
+    compute.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -73,10 +87,15 @@ class Models:
     reference: PreTrainedModel
     critic: RewardModel | ValueHead
     reward: RewardModel
+    numerics: Numerics = EXACT
     joint: bool = False
     packed: bool = False
     pads_right: bool = False
     lower: CachedLayers = field(default_factory=CachedLayers)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of trials that any of the four may be in."""
+        return self.numerics.autocast(self.policy, self.reference, self.critic, self.reward)
 
 
 def load_models(
@@ -87,6 +106,7 @@ def load_models(
     *,
     seed: int,
     device: torch.device,
+    numerics: Numerics = EXACT,
 ) -> Models:
     """Load all four. Raises ValueError where the reward model was trained with another tokenizer.
 
@@ -95,22 +115,25 @@ def load_models(
     left out of it, which saves its arithmetic. The critic starts from the reward model (appendix
     C.4), as an adapter of the same family; one that is a head alone starts at 0. Weights that are
     frozen in several of the four are in memory once: a reward model on the policy's base uses that
-    one and never loads another. Raises ValueError too where `sharing` is joint and the score cannot
-    be computed from the reference's states.
+    one and never loads another. Under autocast the matrices of what is not trained are in the dtype
+    of computing, which changes no number. Raises ValueError too where `sharing` is joint and the
+    score cannot be computed from the reference's states.
     """
     tokenizer = load_tokenizer(policy)
-    base = load_base(policy)
+    base = load_base(policy, numerics.of(adaptation))
     spare = (
         None if isinstance(adaptation, Full) else copy_sharing_frozen(base.requires_grad_(False))
     )
     bare = None if spare is None else copy_sharing_frozen(spare)
-    reward = RewardModel.load(reward_model, spare)
+    separate_critic = isinstance(sharing, SeparateModels)
+    moves = separate_critic and trains_whole(reward_model)
+    weights = numerics.trained if moves else numerics.frozen
+    reward = RewardModel.load(reward_model, spare, weights)
     reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(policy))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         start = with_saved_adapter(base, policy)
         trained = adapt(start, adaptation, tokenizer)
-    separate_critic = isinstance(sharing, SeparateModels)
     if not separate_critic:
         reward.requires_grad_(False)
     elif isinstance(adaptation, Full) and is_whole(reward):
@@ -126,11 +149,19 @@ def load_models(
     if isinstance(sharing, JointModels):
         _require_same_states(reference, reward, str(policy))
         share_frozen(reference, reward)
+    narrow_frozen([reference, reward], numerics.compute, unless_in=[trained, critic])
     roles: list[nn.Module] = [trained, reference, critic, reward]
     for model in roles:
-        model.to(device)
+        to_device(model, device)
         model.train(False)
-    return Models(tokenizer, trained, reference, critic, reward, isinstance(sharing, JointModels))
+    joint = isinstance(sharing, JointModels)
+    return Models(tokenizer, trained, reference, critic, reward, numerics, joint)
+
+
+def trains_whole(reward_model: Path) -> bool:
+    """Return true for a saved reward model that is neither an adapter nor a head on a base."""
+    is_adapter = (reward_model / ADAPTER_CONFIG).is_file()
+    return not is_adapter and not RewardCard.read(reward_model)[0].head_only
 
 
 def is_whole(reward: RewardModel) -> bool:
@@ -192,7 +223,7 @@ def _require_same_states(reference: PreTrainedModel, reward: RewardModel, policy
             "reward.adaptation.pooling last: a forward pass keeps the states of the response alone"
         )
     gap = _state_gap(reference, reward)
-    if not gap <= TOLERANCE:
+    if not gap <= rounding(reference, TOLERANCE):
         raise ValueError(
             f"models.kind is joint, but the reward model is a head on {reward.card.base}, whose "
             f"hidden states are not those of {policy} (they differ by {gap:.1g}); {expected}"

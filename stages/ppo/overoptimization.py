@@ -15,7 +15,6 @@ import torch
 
 from reward_models.records import Prompt
 from stages.data.template import response_text
-from stages.distributed.sharding import autocast
 from stages.ppo import forward
 from stages.ppo.health import MetricSums
 from stages.ppo.rollout import Rollout, collect, even_rows, gather
@@ -97,12 +96,11 @@ def result_rollout(run: PPORun, prompts: Sequence[list[int]]) -> Rollout:
     generator = generator_for(run.seed, "validation", EVERY_RANK)
     with run.result_weights():
         episodes, logprobs = collect(run.sampler, prompts, rows, sampling, generator, device=device)
-        with autocast(run.accelerator):
-            own, _ = forward.evaluate(
-                run.models,
-                episodes,
-                temperature=sampling.temperature,
-                batch_size=run.micro.episodes,
-                sampler_logprobs=logprobs,
-            )
+        own, _ = forward.evaluate(
+            run.models,
+            episodes,
+            temperature=sampling.temperature,
+            batch_size=run.micro.episodes,
+            sampler_logprobs=logprobs,
+        )
         return gather(run.accelerator, own, rows)

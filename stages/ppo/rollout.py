@@ -12,7 +12,7 @@ episodes that share a prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol, Self
@@ -25,11 +25,11 @@ from torch.nn.functional import pad
 
 from stages.adapters.lora import merged_lora
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.ppo.config import OwnRollouts
 from stages.ppo.models import Models
+from stages.precision import narrowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class LocalSampler:
     ) -> tuple[list[Sampled], list[list[float]]]:
         """See `Sampler`."""
         model, tokenizer = self.models.policy, self.models.tokenizer
-        with autocast(self.accelerator), self.policy.gathered(), self._merged():
+        with self.policy.gathered(), self._merged(), self._decoding():
             responses = generate_responses(
                 model, tokenizer, prompts, sampling, generator=generator, rows=rows
             )
@@ -178,6 +178,18 @@ class LocalSampler:
 
     def _merged(self) -> AbstractContextManager[None]:
         return merged_lora(self.models.policy) if self.merged else nullcontext()
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Compute in the policy's precision; autocast converts no matrix at every token."""
+        models = self.models
+        copies = (
+            nullcontext()
+            if self.policy.shards_weights
+            else narrowed(models.policy, models.numerics.compute)
+        )
+        with models.numerics.autocast(models.policy), copies:
+            yield
 
 
 def collect(

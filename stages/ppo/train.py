@@ -17,7 +17,7 @@ from stages.data.template import conversation_ids
 from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
-from stages.distributed.sharding import load_models_whole, require_trainable_precision
+from stages.distributed.sharding import load_models_whole
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
@@ -27,6 +27,7 @@ from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
+from stages.precision import require_trainable_precision, resolved
 from stages.progress import Report, Step, announce, counted
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import check_reward_model
@@ -59,15 +60,21 @@ def train_ppo(
     resumes from its last checkpoint and ends with the same numbers. Raises ValueError for input
     that does not fit together, UnhealthyRunError (a ValueError) where a health check stops the run.
     """
-    accelerator = Accelerator()
-    require_trainable_precision(accelerator)
+    accelerator = Accelerator(mixed_precision="no")  # what a model computes in is its own matter
+    numerics = resolved(config.precision, accelerator.device)
+    require_trainable_precision(numerics)
     inputs = {"pretraining": pretraining, "validation": validation, "overoptimization": gold}
     _check_inputs(config, {name for name, value in inputs.items() if value})
     _check_batches(config, len(prompts), accelerator.num_processes)
     gold_prompts = () if gold is None else gold.prompts
     require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *gold_prompts])
     announce(report, "loading policy, reference, critic and reward model")
-    load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
+    load = partial(
+        load_models,
+        *(policy, reward_model, config.adaptation, config.models),
+        seed=seed,
+        numerics=numerics,
+    )
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
     prompt_ids, validation_ids, gold_ids = (
@@ -75,17 +82,19 @@ def train_ppo(
         for group in (prompts, validation, gold_prompts)
     )
     preflight(models, config, prompt_ids + validation_ids + gold_ids)
-    models = with_supported_layout(models, prompt_ids, config, report)
+    with models.autocast():
+        models = with_supported_layout(models, prompt_ids, config, report)
     announce(report, "measuring how many episodes fit into memory")
     # Before the models are sharded.
-    cost, metrics = update_cost(models, config, prompt_ids, accelerator), _trained_shares(models)
+    cost, metrics = update_cost(models, config, prompt_ids), _trained_shares(models)
     stream = _stream(config, models, pretraining, seed)
     run = PPORun(models, config, accelerator, seed=seed, out=out, stream=stream)
     _fit_to_memory(run, cost, prompt_ids)
     if accelerator.is_main_process:
         report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
     _check_supported(run)
-    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+    with models.autocast():
+        check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     limit_waits()  # of all process groups: there are no more to come
     train(
         run,
@@ -118,7 +127,8 @@ def _stream(
 def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[int]]) -> None:
     """Drop cached layers that would change outputs, and cut micro-batches to the free memory."""
     config, accelerator = run.config, run.accelerator
-    run.models = without_wrong_states(run.models, prompts[0])
+    with run.models.autocast():
+        run.models = without_wrong_states(run.models, prompts[0])
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest

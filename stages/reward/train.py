@@ -31,7 +31,15 @@ from stages.adapters.backbone import trained_share
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.generation.score import score_responses
-from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
+from stages.models import (
+    adapt,
+    device,
+    load_policy,
+    load_tokenizer,
+    log_router_loss,
+    tokenizer_hash,
+)
+from stages.precision import resolved
 from stages.progress import Report, Step, announce, counted
 from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
@@ -39,7 +47,12 @@ from stages.reward.config import RewardConfig
 from stages.reward.held_out import held_out_report, score_elements
 from stages.reward.shared_prompt import Inputs, Layout, SeparateRows, SharedPrompt, cached_layout
 from stages.reward.trainer import RewardTrainer
-from stages.training_arguments import check_fsdp, num_ranks, training_arguments
+from stages.training_arguments import (
+    check_fsdp,
+    num_ranks,
+    precision_arguments,
+    training_arguments,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +131,9 @@ def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
+    weights = resolved(config.precision, device()).of(config.adaptation)
     if isinstance(config.adaptation, families.Probe):
-        whole = load_policy(base)
+        whole = load_policy(base, weights=weights)
         if isinstance(whole, PeftModel):
             raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
@@ -131,7 +145,7 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        adapted = adapt(load_policy(base), config.adaptation)
+        adapted = adapt(load_policy(base, weights=weights), config.adaptation)
     return RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
 
 
@@ -183,6 +197,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "seed": seed,
+        **precision_arguments(resolved(config.precision, device()), config.adaptation),
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
     return training_arguments(TrainingArguments, ours, defaults | config.trainer)

@@ -21,13 +21,19 @@ from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
-from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
+from stages.models import adapt, device, load_policy, load_tokenizer, log_router_loss
+from stages.precision import Numerics, resolved
 from stages.progress import Report, Step
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.sft.trainer import SupervisedTrainer
-from stages.training_arguments import check_fsdp, num_ranks, training_arguments
+from stages.training_arguments import (
+    check_fsdp,
+    num_ranks,
+    precision_arguments,
+    training_arguments,
+)
 
 
 def train_sft(
@@ -57,7 +63,8 @@ def train_sft(
             "demonstrations or a reward model"
         )
     check_fsdp(config.adaptation, families.Prompt, families.Probe)
-    arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
+    numerics = resolved(config.precision, device())
+    arguments = _arguments(config, numerics, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     limit = adapted_context_limit(base, config.adaptation)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens, limit)
@@ -73,14 +80,17 @@ def train_sft(
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
     torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    weights = numerics.of(config.adaptation)
+    model = adapt(load_policy(base, dropout=config.dropout, weights=weights), config.adaptation)
     log_router_loss(model)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
-    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
+    trainer = SupervisedTrainer.on(
+        model, tokenizer, arguments, examples + mixed, held_out, report, weights
+    )
     trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
@@ -92,13 +102,16 @@ def train_sft(
             seed=seed,
             report=report,
             last=config.result == "last",
+            precision=config.precision,
         )
         for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
             drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
 
 
-def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
+def _arguments(
+    config: SFTConfig, numerics: Numerics, checkpoints: Path, seed: int, *, validated: bool
+) -> SFTArguments:
     processes = num_ranks()
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
     if config.batch_size % (micro * processes):
@@ -128,15 +141,14 @@ def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bo
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
+        **precision_arguments(numerics, config.adaptation),
     }
-    on_gpu = torch.cuda.is_available()
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
         "activation_checkpointing": False,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     return training_arguments(SFTArguments, ours, defaults | config.trainer)
 

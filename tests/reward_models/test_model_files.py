@@ -102,8 +102,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "unknown model_type": (changed(model_type="llama9"), "llama9"),
     "an encoder-decoder": (changed(model_type="t5", is_encoder_decoder=True), "encoder-decoder"),
     "quantised": (
-        changed(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        r"quantised \(bitsandbytes\)",
+        changed(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"quantised \(gptq\)",
     ),
     "a missing shard": (shard_is_missing, "model-00002-of-00002"),
     "not numbers": (weights_become(spoil), "not finite"),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from reward_models.backbone import FLOAT32, WeightFormat
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.config import Full, LoRA
-from stages.precision import Numerics, resolved
+from stages.precision import Numerics, require_trainable_precision, resolved
 from stages.precision_config import Precision
 
 CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
@@ -61,3 +61,10 @@ def test_masters_in_16_bits_need_products_in_16_bits():
     assert kahan.mixed_precision(BF16) == "no"
     with pytest.raises(ValueError, match=r"precision.masters is stochastic"):
         resolved(Precision(masters="stochastic"), CPU)
+
+
+def test_fp16_without_a_scale_is_refused():
+    for compute in ("bf16", "fp32"):
+        require_trainable_precision(resolved(Precision(compute=compute), CPU))
+    with pytest.raises(ValueError, match=r"compute is fp16.*expected bf16 or fp32"):
+        require_trainable_precision(resolved(Precision(weights="fp16"), CPU))

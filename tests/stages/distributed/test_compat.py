@@ -21,11 +21,10 @@ from stages.distributed.compat import (
     is_updated_by_zero,
     layer_classes,
     recompile_limit,
-    router_coefficient_restored,
-    unembedding_of,
     unwrap_optimizer,
 )
 from stages.models import load_policy
+from stages.sft.compat import router_coefficient_restored, unembedding_of
 from tests.reward_models.tiny import tiny_base
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")

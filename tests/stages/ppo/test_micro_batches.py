@@ -117,7 +117,7 @@ def given_memory(
     """Let there be as much as so many episodes of an update take, moments included."""
     run = tiny_run(world, config)
     prompts = [prompt_ids(run.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
-    update = update_cost(run.models, config, prompts, run.accelerator)
+    update = update_cost(run.models, config, prompts)
     assert update is not None
     cost = update.episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
