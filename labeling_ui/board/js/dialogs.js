@@ -1,11 +1,12 @@
 // The tools of the top bar and their dialogs: keys, guidelines, skipping, earlier tasks.
+const PAIR_KEYS = [[", .", "key_change"], ["M", "key_marks"]];
 const KEYS = {
   rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"]],
-  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"]],
-  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["⏎", "submit"]],
+  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["V", "key_compare"], ["⇧ A – I", "key_beside"], ...PAIR_KEYS],
+  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ...PAIR_KEYS, ["N", "key_note"], ["⏎", "submit"]],
   write: [["Esc", "key_leave"]],
 };
-const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
+const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["L", "key_guide"], ["?", "key_help"]];
 
 function showKeys() {
   const lines = [...(task ? stepsOf().flatMap((step) => KEYS[step]) : []), ...KEYS_EVERYWHERE];
@@ -74,7 +75,7 @@ function drawTools() {
     h("div", { class: "menu-items" }, asking("only-narrow"), tool("theme", theme), speak,
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
   const tools = [...asking("only-wide"), tool("recent", showRecent),
-    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"), tool("skip", showSkip), more];
+    tool("guideline", showGuideline, "L"), tool("keys", showKeys, "?"), tool("skip", showSkip), more];
   find(".tools").replaceChildren(...tools);
 }
 

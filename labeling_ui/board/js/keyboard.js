@@ -23,7 +23,7 @@ function handle(event, hasCtrl) {
     else return false;
     return true;
   }
-  if (key === "g") showGuideline();
+  if (key === "l") showGuideline();
   else if (key === "r") toggleRaw();
   else if (key === "x" && task.context) toggleContext();
   else return { rate: rateKey, rank: rankKey, compare: compareKey, write: () => false }[work.step](event, key);
@@ -60,11 +60,13 @@ function rankKey(event, key) {
   else if (digit !== null) rankSelected(digit - 1);
   else if (key === "arrowdown") move(1);
   else if (key === "arrowup") move(-1);
-  else if (key === "arrowright") select(work.selected + 1);
-  else if (key === "arrowleft") select(work.selected - 1);
+  else if (key === "arrowright") select(beside ?? work.selected + 1);
+  else if (key === "arrowleft") select(beside ?? work.selected - 1);
   else if (key === "q") seedFromQuality();
-  else if (output >= 0 && output < numOutputs()) select(output);
-  else return false;
+  else if (key === "v") putBeside(beside == null ? nextToCompare() : null);
+  else if (key === "escape" && beside != null) putBeside(null);
+  else if (output >= 0 && output < numOutputs()) (event.shiftKey ? putBeside : select)(output);
+  else return pairKey(key);
   return true;
 }
 
