@@ -6,7 +6,9 @@ function receive(reply) {
   form = task ? forms[task.kind] : null;
   past = [];
   [beside, before, differences] = [null, null, {}];
+  undone = [];
   isDirty = false;
+  focusWork();
   if (!task) return showNoTask(reply.why);
   work = null;
   const draft = newestDraft();
