@@ -22,7 +22,8 @@ WORD = re.compile(
 )
 LEAST_SHARED = 0.25  # texts with fewer words in common are different throughout: nothing is marked
 ISLAND_WORDS, SEA_WORDS = 2, 4  # so few words alike between so many that differ are marked as well
-MOST_WORDS = 6000
+EXACT_WORDS = 1500  # beyond, words that are everywhere begin no match: quadratic time otherwise
+MOST_WORDS = 8000
 Span = tuple[int, int]
 
 
@@ -124,7 +125,7 @@ def _changes(a: list[str], b: list[str]) -> list[tuple[Span, Span]] | None:
     """Return the spans of words that differ, side by side; None if little is shared."""
     if not a or not b or max(len(a), len(b)) > MOST_WORDS:
         return None
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
+    matcher = SequenceMatcher(None, a, b, autojunk=max(len(a), len(b)) > EXACT_WORDS)
     if matcher.quick_ratio() < LEAST_SHARED or matcher.ratio() < LEAST_SHARED:
         return None
     changes: list[tuple[Span, Span]] = []

@@ -78,6 +78,7 @@ function pairKey(key) {
 function putBeside(i) {
   beside = i === work.selected ? null : i;
   paintSelected();
+  bringCard();
   if (beside == null) announce(t("selected", letter(work.selected), rankInWords(work.selected)));
 }
 
@@ -214,6 +215,6 @@ function onSwipe(event) {
   clearTimeout(swipeTimer);
   swipeTimer = setTimeout(() => {
     const i = Math.round(cards.scrollLeft / cards.firstChild.offsetWidth);
-    if (cards.isConnected && i !== work.selected) select(Math.min(i, numOutputs() - 1));
+    if (cards.isConnected && i !== work.selected) select(Math.min(i, numOutputs() - 1), true);
   }, 120);
 }

@@ -72,6 +72,7 @@ function paintRank() {
     h("li", {}, t("odd", letter(a), work.ratings[a], letter(b), work.ratings[b]))));
   part("submit").disabled = left.length > 0;
   paintSelected();
+  bringCard();
 }
 
 function paintSelected() {
@@ -83,20 +84,25 @@ function paintSelected() {
     if (one.classList.contains("chip")) one.setAttribute("aria-pressed", String(isIt));
     else {
       one.querySelector('[data-part="rank"]').textContent = rankOf(i) < 0 ? "" : t("tier", rankOf(i) + 1);
-      one.querySelector(".scroll").tabIndex = grown.includes(i) ? 0 : -1;
+      one.querySelector(".scroll").tabIndex = grown.includes(i) || isNarrow() ? 0 : -1;
     }
   }
   showPair();
+}
+
+// On a phone the cards stand in a row.
+function bringCard() {
   if (isNarrow() && beside == null) find(".cards").scrollLeft = cardOf(work.selected).offsetLeft - cardOf(0).offsetLeft;
 }
 
 // Select an output. Beside another, it takes the place of the one that was selected.
-function select(i) {
+function select(i, isSwiped = false) {
   const last = work.selected;
   work.selected = (i + numOutputs()) % numOutputs();
   if (last !== work.selected) before = last;
   if (beside === work.selected) beside = last === beside ? null : last;
   paintSelected();
+  if (!isSwiped) bringCard();
   announce(t("selected", letter(work.selected), rankInWords(work.selected)));
 }
 
