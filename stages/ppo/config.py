@@ -12,8 +12,9 @@ from pydantic import (
 )
 
 from stages.adapters.config import Adaptation, Full, LoRA
-from stages.config import Config, ExternalName, Fraction, expand_home
+from stages.config import Config, ExternalName, Fraction, OptimizerName, expand_home
 from stages.generation.config import SamplingConfig
+from stages.precision_config import Precision, require_trainable
 
 
 class PretrainingMix(Config):
@@ -196,7 +197,11 @@ class PPOConfig(Config):
     overoptimization: Overoptimization | None = None
     health: HealthChecks = HealthChecks()
     checkpoint_every: PositiveInt = 10  # iterations
+    optimizer: OptimizerName = "adamw"  # moments in 32 bits, in 8, or in 8 and paged to the host
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
 
     @property
     def iterations(self) -> int:
@@ -256,4 +261,10 @@ class PPOConfig(Config):
                 f"sampling.top_p ({self.sampling.top_p}) must be 1 and sampling.temperature "
                 f"({self.sampling.temperature}) above 0: PPO must sample what it trains"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self

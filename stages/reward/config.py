@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from stages.adapters.config import Adaptation, Full
-from stages.config import Config, Fraction
+from stages.config import Config, Fraction, OptimizerName
+from stages.precision_config import Precision, require_trainable
 
 
 class RewardConfig(Config):
@@ -27,7 +28,11 @@ class RewardConfig(Config):
     prompt_folds: Annotated[int, Field(ge=2)] | None = None  # every prompt is held out once
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps
+    optimizer: OptimizerName = "adamw"  # moments in 32 bits, in 8, or in 8 and paged to the host
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
     trainer: dict[str, object] = {}
 
     @model_validator(mode="after")
@@ -45,4 +50,10 @@ class RewardConfig(Config):
                 f"micro_prompts ({self.micro_prompts}) must divide "
                 f"prompts_per_batch ({self.prompts_per_batch})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self
