@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import groupby
 
 from labeling_ui.rendering import cleaned, plain_html, safe_html
 
@@ -66,12 +66,15 @@ class _Parts(HTMLParser):
         super().__init__(convert_charrefs=True)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        """Take a tag as it stands."""
         self._add("tag", self.get_starttag_text() or "", opens=tag == "math")
 
     def handle_endtag(self, tag: str) -> None:
+        """Take a closing tag."""
         self._add("tag", f"</{tag}>", closes=tag == "math")
 
     def handle_data(self, data: str) -> None:
+        """Take a text, its entities resolved."""
         self._add("text", html.escape(data, quote=False) if self.depth else data)
 
     def _add(self, kind: str, text: str, *, opens: bool = False, closes: bool = False) -> None:
@@ -160,12 +163,9 @@ def _with_marks(
             at = word.end if first else word.start
             runs.setdefault(word.part, []).append((at, at, n))
             continue
-        start = 0
-        for i, (word, after) in enumerate(pairwise([*words[first:last], None])):
-            if after is None or after.part != word.part:
-                one = words[first + start]
-                runs.setdefault(word.part, []).append((one.start, word.end, n))
-                start = i + 1
+        for part, group in groupby(words[first:last], lambda word: word.part):
+            run = list(group)
+            runs.setdefault(part, []).append((run[0].start, run[-1].end, n))
     return "".join(_part_with_marks(*part, runs.get(i, [])) for i, part in enumerate(parts))
 
 

@@ -93,7 +93,7 @@ class Room:
         lease = self.assignment.look_up(account.name, _text(message, "token"))
         outputs = outputs_in_order(lease, task_from(kind_of(lease.kind), lease.record))
         match message.get("outputs"):
-            case [int(a), int(b)] if 0 <= min(a, b) and max(a, b) < len(outputs):
+            case [int(a), int(b)] if min(a, b) >= 0 and max(a, b) < len(outputs):
                 formatted, plain = (mark(outputs[a], outputs[b]) for mark in MARKS)
             case _:
                 raise ValueError("'outputs' are not the numbers of two outputs")

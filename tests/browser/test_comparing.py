@@ -145,7 +145,9 @@ def test_twelve_lines_are_seen_of_what_is_judged(
     rate_all(Keyboard(page), "4" * 9)
     page.wait_for_selector(".card.grown")
     assert page.evaluate(LINES) >= 12
-    rows = page.locator(".row").evaluate_all("all => all.map((r) => r.getBoundingClientRect().bottom)")
+    rows = page.locator(".row").evaluate_all(
+        "all => all.map((r) => r.getBoundingClientRect().bottom)"
+    )
     assert max(rows) <= 660  # the whole board is in sight, above its buttons
     put_beside(page, "A", "I")
     assert page.evaluate(LINES) >= 12

@@ -28,7 +28,6 @@ def marks(text: str) -> list[str]:
     return [re.sub("<[^>]*>", "", one) for one in inside]
 
 
-
 def without_marks(text: str) -> list[str]:
     """Return the words outside marks."""
     outside = re.sub(r"<mark[^>]*>.*?</mark>", "", text, flags=re.DOTALL)
@@ -61,7 +60,7 @@ def test_what_is_not_marked_is_alike_on_both_sides() -> None:
         ("It is **so** good, he said", "It is **so** good; he said", (",", ";")),
         (CODE, CODE.replace("one", "0ne"), ("one", "0ne")),
         (TABLE, TABLE.replace("1874", "1875"), ("1874", "1875")),
-        ("The sum is $a + b$ here now", "The sum is $a - b$ here now", ("a+b", "a−b")),
+        ("The sum is $a + b$ here now", "The sum is $a - b$ here now", ("a+b", "a\u2212b")),
         ("他在一八七四年建造了灯塔", "他在一八七五年建造了灯塔", ("四", "五")),
         ("on the caf\u00e9 e\u0301 sign", "on the caf\u00e9 e sign", ("e\u0301", "e")),
         ("We like it a lot 👩‍👩‍👧 here", "We like it a lot 👩‍👩‍👦 here", ("👩‍👩‍👧", "👩‍👩‍👦")),
