@@ -80,10 +80,11 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     app.add_middleware(AccessMiddleware)
     app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
-    people = (owner.invite, owner.change_account, owner.admit)
+    accounts_of = (owner.invite, owner.change_account, owner.admit)
+    people = (*accounts_of, owner.withdraw, owner.restore, owner.release)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    annotators = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    annotators = (*tasks, room.disputes, room.adjudicate, room.others_ranks, room.ask_policy)
     _mount(app, "owner", "/owner", ("owner",), owners)
     _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app
