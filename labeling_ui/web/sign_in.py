@@ -10,7 +10,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy.exc import DBAPIError
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 from labeling_ui.store.accounts import SESSION_S, Account, Accounts, TooManyTriesError
+from labeling_ui.store.database import DatabaseError
 from labeling_ui.web.middleware import account_of
 
 COOKIE = "labeling_session"
@@ -179,7 +179,7 @@ class SignInPages:
             return self._login_page(request, name, str(error), 429)
         except ValueError as error:
             return self._login_page(request, name, str(error), 400)
-        except DBAPIError as error:
+        except DatabaseError as error:
             print(f"{name!r} could not sign in: {error.orig}", file=sys.stderr)
             return self._login_page(request, name, CANNOT_STORE, 503)
         if token is None:
@@ -197,7 +197,7 @@ class SignInPages:
             session = await run_in_threadpool(self.accounts.accept, token, name, password)
         except ValueError as error:
             return self._invitation_page(request, name, str(error), token)
-        except DBAPIError as error:
+        except DatabaseError as error:
             print(f"{name!r} could not come in: {error.orig}", file=sys.stderr)
             return self._invitation_page(request, name, CANNOT_STORE, token)
         return self._enter(session)
