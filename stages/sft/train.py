@@ -22,6 +22,7 @@ from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
+from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
 from stages.progress import Report, Step
 from stages.prompt_lengths import adapted_context_limit
@@ -83,7 +84,10 @@ def train_sft(
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
-    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = SupervisedTrainer.on(
+        model, tokenizer, arguments, examples + mixed, held_out, report, kind
+    )
     trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
