@@ -60,7 +60,7 @@ class RoundedAdamW(Optimizer):
         self.inner = kind(groups, **settings)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
         assert closure is None
         number = 0
@@ -145,7 +145,7 @@ PLAIN = AdamKind()
 
 def _of_bitsandbytes(name: OptimizerName) -> type[Optimizer]:
     try:
-        from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
     except ImportError:
         raise ValueError(
             f"optimizer is {name}, but bitsandbytes is not installed; expected adamw, or "
@@ -164,7 +164,7 @@ def restored_state(
     optimizer: Optimizer, parameter: nn.Parameter, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a parameter's state from what `saved_state` returned, where the optimiser keeps it."""
-    inner = optimizer.inner if isinstance(optimizer, RoundedAdamW) else optimizer
+    inner: Any = optimizer.inner if isinstance(optimizer, RoundedAdamW) else optimizer
     counts_on_device = inner.defaults.get("fused") or inner.defaults.get("capturable")
     state = {}
     for key, value in saved.items():
@@ -217,4 +217,4 @@ def round_at_random_into(weight: Tensor, wide: Tensor, generator: torch.Generato
 
 
 def _slices(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    return zip(*(x.view(-1).split(SLICE) for x in tensors), strict=True)
+    return zip(*(torch.split(x.view(-1), SLICE) for x in tensors), strict=True)
