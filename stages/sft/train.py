@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
 from reward_models.context_limit import ContextLimit
@@ -74,11 +74,7 @@ def train_sft(
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    log_router_loss(model)
-    if config.activation_checkpointing:
-        checkpoint_activations(model)
+    model = trained_model(config, base, seed)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
@@ -103,6 +99,16 @@ def train_sft(
         for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
             drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
+
+
+def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
+    """Return the base with the parameters of `config.adaptation` trainable."""
+    torch.manual_seed(seed)
+    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    log_router_loss(model)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
