@@ -39,7 +39,7 @@ from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages,
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
 ROOM_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write", "dialogs", "keyboard", "main")
-STYLES = ("room", "steps", "task_kinds", "owner")
+STYLES = ("room", "steps", "reading", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -84,7 +84,8 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     people = (*accounts_of, owner.withdraw, owner.restore, owner.release)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    annotators = (*tasks, room.disputes, room.adjudicate, room.others_ranks, room.ask_policy)
+    settling = (room.disputes, room.adjudicate, room.others_ranks)
+    annotators = (*tasks, room.differences, *settling, room.ask_policy)
     _mount(app, "owner", "/owner", ("owner",), owners)
     _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app

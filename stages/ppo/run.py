@@ -15,6 +15,7 @@ from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import MovingAverage, Replicated, swapped
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.sharding import (
     load_network_state,
     network_state,
@@ -70,8 +71,11 @@ class PPORun:
         stream: PretrainingStream | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed = config, accelerator, seed
-        self.policy = sharded_network(models.policy, config.max_gradient_norm, accelerator)
-        self.critic = sharded_network(models.critic, config.max_gradient_norm, accelerator)
+        kind = AdamKind(config.optimizer, config.precision.masters, seed)
+        self.policy, self.critic = (
+            sharded_network(model, config.max_gradient_norm, accelerator, kind)
+            for model in (models.policy, models.critic)
+        )
         for frozen in (models.reference, models.reward):
             shard_frozen(frozen, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
