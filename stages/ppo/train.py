@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
+from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
@@ -18,6 +20,7 @@ from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import load_models_whole, require_trainable_precision
+from stages.generation.classifier import SequenceClassifier
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
@@ -41,7 +44,7 @@ def train_ppo(
     config: PPOConfig,
     *,
     policy: str | Path,
-    reward_model: Path,
+    reward_model: str | Path,
     prompts: Sequence[Prompt],
     pretraining: Path | None,
     out: Path,
@@ -74,6 +77,11 @@ def train_ppo(
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)
     )
+    if isinstance(models.reward, SequenceClassifier):
+        every = [*prompts, *validation, *gold_prompts]
+        models.reward.require_fit(every)
+        ids = map(tuple, prompt_ids + validation_ids + gold_ids)
+        models = replace(models, prompts=dict(zip(ids, every, strict=True)))
     preflight(models, config, prompt_ids + validation_ids + gold_ids)
     models = with_supported_layout(models, prompt_ids, config, report)
     announce(report, "measuring how many episodes fit into memory")
@@ -85,7 +93,8 @@ def train_ppo(
     if accelerator.is_main_process:
         report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
     _check_supported(run)
-    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+    if isinstance(models.reward, RewardModel):
+        check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     limit_waits()  # of all process groups: there are no more to come
     train(
         run,
