@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -43,6 +44,21 @@ _KINDS = {
     AutoModelForCausalLM: "causal language model",
     AutoModelForSequenceClassification: "sequence classifier",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """The format of a loaded model's weights.
+
+    `dtype` is that of all floating-point weights, and of computing; the matrices of linear layers
+    may be `quantised` to 4-bit normal floats or 8-bit integers beside it.
+    """
+
+    dtype: torch.dtype = torch.float32
+    quantised: Literal["nf4", "int8"] | None = None
+
+
+FLOAT32 = WeightFormat()
 
 
 def load_causal_lm(source: str | Path) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from stages.config import Config, FilePath, Fraction, ModelName, ServedFile
 from stages.generation.config import SamplingConfig
+from stages.precision_config import Precision
 
 TRUTHFULQA_INSTRUCTION = (
     "Interpret each question literally, and as a question about the real world; carefully "
@@ -120,6 +121,7 @@ class EvaluationConfig(Config):
     """An evaluation of policies; instructions as in Ouyang et al. 2022, appendix D.2."""
 
     suites: list[SuiteName] | None = None  # None: all whose inputs are given
+    precision: Precision = Precision()
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)  # greedy, as in appendix D.2
     baseline: str = "sft"  # win rates are against this policy
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these

@@ -17,6 +17,7 @@ from stages.adapters.config import Adaptation, rates_of
 from stages.config import Config, DataSource, FilePath, Fraction, ModelName
 from stages.generation.config import SamplingConfig
 from stages.ppo.config import PPOConfig
+from stages.precision_config import Precision
 from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
@@ -28,14 +29,35 @@ STAGES: dict[str, type[Config]] = {
     "ppo_ptx": PPOConfig,
 }
 LEFT_OUT = ("ppo_init", "ppo_ptx")  # unless the experiment names them
+LOADING = ("sampling", "evaluation")  # which train nothing but load models
 
 
 def fill_stages(values: Any) -> Any:
-    """Return the experiment's mapping with its `adaptation` in every stage that has none.
+    """Return the experiment's mapping with its `precision` and `adaptation` in every stage.
 
-    What is not a mapping, or names no known family, is left for the config's own checks.
+    A stage's own adaptation stays, and so does each key of its own precision. What is not a
+    mapping, or names no known family, is left for the config's own checks.
     """
-    if not isinstance(values, dict) or not isinstance(values.get("adaptation"), dict):
+    if not isinstance(values, dict):
+        return values
+    return _with_adaptation(_with_precision(values))
+
+
+def _with_precision(values: dict[str, Any]) -> dict[str, Any]:
+    precision = values.get("precision")
+    if not isinstance(precision, dict):
+        return values
+    filled = dict(values)
+    for name in (*STAGES, *LOADING):
+        stage = values.get(name, None if name in LEFT_OUT else {})
+        own = stage.get("precision", {}) if isinstance(stage, dict) else None
+        if isinstance(own, dict):
+            filled[name] = {**stage, "precision": {**precision, **own}}
+    return filled
+
+
+def _with_adaptation(values: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values.get("adaptation"), dict):
         return values
     adaptation = values["adaptation"]
     factors = rates_of(adaptation)
@@ -91,6 +113,7 @@ class RankingTasks(Config):
     responses: tuple[PositiveInt, PositiveInt] = (4, 9)
     policies: list[Policy] = ["sft"]
     settings: list[SamplingConfig] = [SamplingConfig(temperature=1.0)]
+    precision: Precision = Precision()
 
     @model_validator(mode="after")
     def a_page_holds_two_to_nine(self) -> Self:
@@ -142,6 +165,7 @@ class ExperimentConfig(Config):
     threads: PositiveInt | None = None  # of a machine; None: torch's choice. 1 makes runs bit-equal
     model: ModelName = "quickstart"
     adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
+    precision: Precision = Precision()  # of every stage, key by key, that does not name its own
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
     sft: SFTConfig = SFTConfig()
     sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
@@ -159,7 +183,7 @@ class ExperimentConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def stages_without_a_family_take_the_experiments(cls, values: Any) -> Any:
-        """Fill in `adaptation`, with the learning rates that its family wants."""
+        """Fill in `precision`, and `adaptation` with the learning rates that its family wants."""
         return fill_stages(values)
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from pydantic import (
 from stages.adapters.config import Adaptation, Full, LoRA
 from stages.config import Config, ExternalName, Fraction, expand_home
 from stages.generation.config import SamplingConfig
+from stages.precision_config import Precision, require_trainable
 
 
 class PretrainingMix(Config):
@@ -197,6 +198,7 @@ class PPOConfig(Config):
     health: HealthChecks = HealthChecks()
     checkpoint_every: PositiveInt = 10  # iterations
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
 
     @property
     def iterations(self) -> int:
@@ -256,4 +258,10 @@ class PPOConfig(Config):
                 f"sampling.top_p ({self.sampling.top_p}) must be 1 and sampling.temperature "
                 f"({self.sampling.temperature}) above 0: PPO must sample what it trains"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self

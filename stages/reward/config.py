@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction
+from stages.precision_config import Precision, require_trainable
 
 
 class RewardConfig(Config):
@@ -28,6 +29,7 @@ class RewardConfig(Config):
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
     trainer: dict[str, object] = {}
 
     @model_validator(mode="after")
@@ -45,4 +47,10 @@ class RewardConfig(Config):
                 f"micro_prompts ({self.micro_prompts}) must divide "
                 f"prompts_per_batch ({self.prompts_per_batch})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from stages.adapters.config import Adaptation, Full
 from stages.config import Config, Fraction
 from stages.generation.config import SamplingConfig
+from stages.precision_config import Precision, require_trainable
 
 
 class SupervisedMix(Config):
@@ -31,6 +32,7 @@ class SFTConfig(Config):
     result: Literal["best", "last"] = "best"  # which epoch's weights: chosen, or the last
     selection: SamplingConfig = SamplingConfig()  # of the responses whose scores pick the epoch
     adaptation: Adaptation = Full()
+    precision: Precision = Precision()
     trainer: dict[str, object] = {}  # further TrainingArguments, validated by name
 
     @model_validator(mode="after")
@@ -41,4 +43,10 @@ class SFTConfig(Config):
                 f"micro_batch_size ({self.micro_batch_size}) must divide "
                 f"batch_size ({self.batch_size})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_trained_is_not_quantised(self) -> Self:
+        """Refuse full fine-tuning of quantised weights."""
+        require_trainable(self.precision, self.adaptation.family)
         return self

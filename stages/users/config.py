@@ -6,12 +6,14 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from stages.adapters.config import Adaptation, Full, LoRA
 from stages.config import Config
+from stages.precision_config import Precision
 
 
 class UserAdaptersConfig(Config):
     """Adapters of many users on one frozen base, trained together."""
 
     adaptation: Adaptation = LoRA(rank=8, alpha=16.0)
+    precision: Precision = Precision()
     steps: PositiveInt = 60  # each user's, over its own demonstrations again and again
     examples_per_step: PositiveInt = 4  # of each user
     users_per_batch: PositiveInt = 16

@@ -1,11 +1,11 @@
 // The tools of the top bar and their dialogs: keys, guidelines, skipping, earlier tasks.
 const KEYS = {
-  rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"]],
-  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"]],
-  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["⏎", "submit"]],
+  rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"], ["↑ ↓  PgUp PgDn", "key_scroll"]],
+  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["PgUp PgDn", "key_scroll"]],
+  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["↑ ↓  PgUp PgDn", "key_scroll"], ["⏎", "submit"]],
   write: [["Esc", "key_leave"]],
 };
-const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
+const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⇧ Z", "key_redo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
 
 function showKeys() {
   const lines = [...(task ? stepsOf().flatMap((step) => KEYS[step]) : []), ...KEYS_EVERYWHERE];
@@ -20,11 +20,12 @@ function showGuideline() {
 }
 
 function showSkip() {
-  if (!task) return;
+  if (!task || isSending) return;
   const other = h("input", { type: "text", class: "line", maxlength: "400", "aria-label": t("skip_other"), placeholder: t("skip_other") });
   const skip = (why) => {
     if (!why.trim()) return other.focus();
     closeDialog();
+    focusWork();
     submit(why.trim());
   };
   other.addEventListener("keydown", (event) => { if (event.key === "Enter") skip(other.value); });
@@ -50,7 +51,7 @@ async function reopen(token) {
   let reply;
   try { reply = await call("reopen", { token }); } catch (error) { return showError(error); }
   if (reply.error) return notice(reply.error);
-  find(".toast").hidden = true;
+  toast("");
   localStorage.removeItem("labeling/draft/" + me.name + "/" + token);
   receive(reply);
   if (task.amends) notice(t("amending"), button(t("go_on"), () => { notice(""); load("next_task"); }));
@@ -73,8 +74,9 @@ function drawTools() {
   const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
     h("div", { class: "menu-items" }, asking("only-narrow"), tool("theme", theme), speak,
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
-  const tools = [...asking("only-wide"), tool("recent", showRecent),
-    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?"), tool("skip", showSkip), more];
+  const arrow = (sign, word, onclick) => button(sign, onclick, { class: "quiet only-touch", "data-part": word, "aria-label": t("key_" + word), title: t("key_" + word) });
+  const tools = [...asking("only-wide"), arrow("↶", "undo", undo), arrow("↷", "redo", redo), tool("recent", showRecent),
+    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?", "no-touch"), tool("skip", showSkip), more];
   find(".tools").replaceChildren(...tools);
 }
 

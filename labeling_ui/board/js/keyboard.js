@@ -19,6 +19,7 @@ function handle(event, hasCtrl) {
   if (!task) return false;
   if (hasCtrl) {
     if (key === "enter") (work.step === "rate" ? next() : finish());
+    else if (key === "y" || (key === "z" && event.shiftKey)) redo();
     else if (key === "z") undo();
     else return false;
     return true;
@@ -26,8 +27,28 @@ function handle(event, hasCtrl) {
   if (key === "g") showGuideline();
   else if (key === "r") toggleRaw();
   else if (key === "x" && task.context) toggleContext();
+  else if (isScroll(event, key)) scrollText(key, event.shiftKey);
   else return { rate: rateKey, rank: rankKey, compare: compareKey, write: () => false }[work.step](event, key);
   return true;
+}
+
+// The text that is being judged scrolls whatever has the focus, unless that scrolls by itself. Arrows rank while
+// outputs are ranked.
+function isScroll(event, key) {
+  if (event.target.closest(".scroll[tabindex='0'], .wide, .menu")) return false;
+  if (key === " ") return !event.target.matches("button, a, summary, input");
+  return key === "pagedown" || key === "pageup" || (work.step !== "rank" && (key === "arrowdown" || key === "arrowup") && event.target.type !== "radio");
+}
+
+function scrollText(key, isBack) {
+  const panes = [...root.querySelectorAll({ rate: ".read .scroll", rank: ".card.selected .scroll", compare: ".side .scroll", write: ".writing .scroll" }[work.step])];
+  const sign = key.endsWith("up") || (key === " " && isBack) ? -1 : 1;
+  for (const pane of panes) {
+    const isScrolling = pane.scrollHeight > pane.clientHeight && innerWidth > 900;
+    const by = key.startsWith("arrow") ? 60 : 0.85 * (isScrolling ? pane.clientHeight : innerHeight);
+    (isScrolling ? pane : document.scrollingElement).scrollBy(0, sign * by);
+    if (!isScrolling && innerWidth <= 900) break;
+  }
 }
 
 // Digits by key position as well: some layouts need Shift for them.

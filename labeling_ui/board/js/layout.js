@@ -3,6 +3,7 @@ let isRaw = localStorage.getItem("labeling/raw") === "yes";
 let isContextOpen = true;
 
 function text(content, more) {
+  if (!content.plain.trim()) return h("p", { class: "text soft" }, t("empty"));
   if (isRaw) return h("pre", { class: "text raw", tabindex: "0", dir: "auto", html: content.plain, ...more });
   const made = h("div", { class: "text", dir: "auto", html: content.html, ...more });
   for (const block of made.querySelectorAll("pre, table")) {

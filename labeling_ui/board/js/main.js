@@ -5,7 +5,9 @@ function receive(reply) {
   task = reply.task;
   form = task ? forms[task.kind] : null;
   past = [];
+  undone = [];
   isDirty = false;
+  focusWork();
   if (!task) return showNoTask(reply.why);
   work = null;
   const draft = newestDraft();

@@ -28,7 +28,7 @@ function chip(i) {
     type: "button", class: "chip", "data-output": String(i), "aria-pressed": String(i === work.selected),
     "aria-label": t("output", letter(i)) + ", " + where, onpointerdown: (event) => startDrag(event, i),
     onclick: () => select(i),
-  }, h("b", {}, letter(i)), h("span", { class: "words" }, task.outputs[i].snippet), qualityMark(i));
+  }, h("b", {}, letter(i)), h("span", { class: "words" }, task.outputs[i].snippet || t("empty")), qualityMark(i));
 }
 
 // Where outputs wait to be ranked.
