@@ -25,7 +25,7 @@ from jinja2.exceptions import TemplateError
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from reward_models.backbone import HEADS, Backbone, load_adapter, load_classifier, transformer
 from reward_models.context_limit import ContextLimit, hard_position_limit
