@@ -13,7 +13,7 @@ Dimension key:  B sequences,  K scored tokens of a sequence,  L tokens,  D hidde
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from peft import PeftModel
@@ -173,17 +173,6 @@ class RewardModel(nn.Module):
     def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """Return value_BL in float32: the score at every token; meaningless outside the mask."""
         return self.scores(self._hidden(ids_BL, mask_BL, positions_BL))
-
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Checkpoint activations; transformers' Trainer calls it."""
-        transformer(self.backbone).activation_checkpointing_enable(
-            activation_checkpointing_kwargs, every_n_layers, offload
-        )
 
     def set_bias(self, mean_score: float) -> None:
         """Shift all scores so that texts which scored `mean_score` on average score 0."""

@@ -100,11 +100,9 @@ def run_config(
     folder = out or Path("runs") / config.name
     if launch is None:
         return run_experiment(config, folder, until=until, only=only)
-    from pipeline.launch.elastic import JoinedRanks, LocalRanks
+    from pipeline.launch.elastic import ElasticRanks
 
-    if launch.rank is None:
-        return run_experiment(config, folder, until=until, only=only, ranks=LocalRanks(launch))
-    ranks = JoinedRanks(launch)
+    ranks = ElasticRanks(launch)
     if launch.rank:
         ranks.follow(folder)
         return None

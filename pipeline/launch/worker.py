@@ -1,4 +1,4 @@
-"""One rank of a training stage: its failure goes to torch's error file, its steps to a pipe."""
+"""One rank of a training stage: its failure goes to torch's error file, its steps to its store."""
 
 import ctypes
 import json
@@ -21,12 +21,11 @@ LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|[Tt]imed out|[Cc]onnection refused|NCCL|Socket|"
     r"connectFullMesh|recvValue|remote process|store->"
 )
+STEPS = "steps"  # the queue in the ranks' store
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_rank(
-    work: Callable[[Report], None], sharding: str, steps: Path, launcher: int, run: Path
-) -> None:
+def run_rank(work: Callable[[Report], None], sharding: str, launcher: int, run: Path) -> None:
     """Do a stage's work as one of several ranks; exit with the code of its failure."""
     end_with_launcher(launcher)
     os.dup2(2, 1)  # stdout is for the path that the command prints
@@ -39,7 +38,7 @@ def run_rank(
     handler.initialize()
     try:
         _prepare(sharding)
-        work(_reporter(steps) if os.environ["RANK"] == "0" else silent)
+        work(_reporter() if os.environ["RANK"] == "0" else silent)
     except Exception as error:
         code = 1
         if line := one_line(error, run):
@@ -65,12 +64,15 @@ def end_with_launcher(launcher: int) -> None:
             os._exit(1)
 
 
-def _reporter(steps: Path) -> Report:
-    pipe = steps.open("w", encoding="utf-8")
+def _reporter() -> Report:
+    from torch.distributed import TCPStore
+
+    store = TCPStore("localhost", int(os.environ["MASTER_PORT"]))
 
     def report(step: Step) -> None:
         row = [step.done, step.total, dict(step.metrics), step.doing]
-        print(json.dumps(row), file=pipe, flush=True)
+        store.queue_push(STEPS, json.dumps(row))
+        store.queue_len(STEPS)  # answered once the step has arrived
 
     return report
 

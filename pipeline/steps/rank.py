@@ -1,7 +1,6 @@
-"""One rank of a stage: `python -m pipeline.steps.rank RUN STAGE SHARDING STEPS LAUNCHER`.
+"""One rank of a stage: `python -m pipeline.steps.rank RUN STAGE SHARDING LAUNCHER`.
 
-`pipeline/launch/elastic.py` starts it, with the named pipe that rank 0 reports its steps to and the
-process that it ends with.
+`pipeline/launch/elastic.py` starts it, with the number of the process that it ends with.
 """
 
 import sys
@@ -20,11 +19,10 @@ def stage_work(run: Path, name: str, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    _run, _name, _sharding, _steps, _launcher = sys.argv[1:]
+    _run, _name, _sharding, _launcher = sys.argv[1:]
     run_rank(
         partial(stage_work, Path(_run), _name),
         sharding=_sharding,
-        steps=Path(_steps),
         launcher=int(_launcher),
         run=Path(_run),
     )

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from stages.adapters.config import Adaptation, Full, LoRA
-from stages.config import Config, ExternalName, Fraction, expand_home
+from stages.config import Config, ExternalName, Fraction, OptimizerName, expand_home
 from stages.generation.config import SamplingConfig
 from stages.precision_config import Precision, require_trainable
 
@@ -197,6 +197,9 @@ class PPOConfig(Config):
     overoptimization: Overoptimization | None = None
     health: HealthChecks = HealthChecks()
     checkpoint_every: PositiveInt = 10  # iterations
+    optimizer: OptimizerName = "adamw"  # moments in 32 bits, in 8, or in 8 and paged to the host
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
     precision: Precision = Precision()
 

@@ -16,6 +16,7 @@ from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
 from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
@@ -73,6 +74,9 @@ def train_ppo(
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
     models = load(device=accelerator.device)
+    if config.activation_checkpointing:
+        for trained in (models.policy, models.critic):
+            checkpoint_activations(trained)
     prompt_ids, validation_ids, gold_ids = (
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)

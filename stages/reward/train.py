@@ -28,6 +28,7 @@ from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.generation.score import score_responses
@@ -132,7 +133,10 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base), config.adaptation)
-    return RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def fit(
@@ -182,6 +186,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
+        "activation_checkpointing": False,  # `checkpoint_activations` does it
         "seed": seed,
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}

@@ -21,6 +21,7 @@ from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
 from stages.progress import Report, Step
 from stages.prompt_lengths import adapted_context_limit
@@ -75,6 +76,8 @@ def train_sft(
     torch.manual_seed(seed)
     model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
     log_router_loss(model)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
@@ -128,13 +131,13 @@ def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bo
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
+        "activation_checkpointing": False,  # `checkpoint_activations` does it
     }
     on_gpu = torch.cuda.is_available()
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
-        "activation_checkpointing": False,
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": on_gpu,
     }

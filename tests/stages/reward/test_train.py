@@ -293,19 +293,20 @@ def test_rankings_that_are_all_skipped_leave_nothing_to_learn_from(
 
 
 @pytest.mark.parametrize(
-    "further", [{"activation_checkpointing": True}, {"bf16": True, "use_cpu": True}]
+    "further",
+    [{"activation_checkpointing": True}, {"trainer": {"bf16": True, "use_cpu": True}}],
 )
-def test_further_training_arguments_reach_the_trainer(
+def test_checkpointing_changes_no_bit_and_further_arguments_reach_the_trainer(
     world: World, tmp_path: Path, further: dict[str, object]
 ) -> None:
     plain, checkpointed = Steps(), Steps()
     world.train(tmp_path / "plain", CONFIG, plain)
-    world.train(tmp_path / "asked", CONFIG.model_copy(update={"trainer": further}), checkpointed)
+    world.train(tmp_path / "asked", CONFIG.model_copy(update=further), checkpointed)
     first, second = (
         steps.seen[0].metrics["reward/gradient_norm"] for steps in (plain, checkpointed)
     )
     assert first == pytest.approx(second, rel=0.05)
-    assert (first == second) is ("bf16" not in further)
+    assert (first == second) is ("trainer" not in further)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Settings that save memory in PPO change no number, and save what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stages.ppo.test_cached import (
+    FAMILIES,
+    PARTS,
+    World,
+    assert_alike,
+    assert_same_course,
+)
+from tests.stages.ppo.tiny_ppo import metrics_of, probe_world, tiny_config, tiny_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("memory"))
+
+
+@pytest.fixture(scope="module")
+def one_backbone(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return probe_world(tmp_path_factory.mktemp("one-backbone"))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("full", {"minibatch": 8, "cached": {"first_forward": True}}),
+        ("top_layers", PARTS),
+        ("lora", {"models": {"kind": "shared-critic"}}),
+        ("lora-above", {"models": {"kind": "joint"}}),
+        ("prompt", {"minibatch": 8, "cached": {"first_forward": True}}),
+        ("bottleneck", {"packed": False}),
+    ],
+)
+def test_checkpointed_activations_change_no_bit_of_a_run(
+    one_backbone: World, world: World, tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    start = one_backbone if changes.get("models") else world
+    courses = []
+    for checkpointed in (False, True):
+        config = tiny_config(
+            adaptation=FAMILIES[family], activation_checkpointing=checkpointed, **changes
+        )
+        courses.append(metrics_of(start, tmp_path / str(checkpointed), config))
+    assert_same_course(*courses, exact=True)
+    assert_alike(tmp_path / "False", tmp_path / "True", exact=True)
