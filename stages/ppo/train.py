@@ -81,12 +81,9 @@ def train_ppo(
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)
     )
-    if isinstance(models.reward, SequenceClassifier):
-        every = [*prompts, *validation, *gold_prompts]
-        models.reward.require_fit(every)
-        ids = map(tuple, prompt_ids + validation_ids + gold_ids)
-        models = replace(models, prompts=dict(zip(ids, every, strict=True)))
-    preflight(models, config, prompt_ids + validation_ids + gold_ids)
+    every_ids = prompt_ids + validation_ids + gold_ids
+    models = _with_texts(models, [*prompts, *validation, *gold_prompts], every_ids)
+    preflight(models, config, every_ids)
     models = with_supported_layout(models, prompt_ids, config, report)
     announce(report, "measuring how many episodes fit into memory")
     # Before the models are sharded.
@@ -110,6 +107,14 @@ def train_ppo(
         gold_prompts=gold_ids,
     )
     _save(run, out, load)
+
+
+def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Models:
+    """The models, with the texts that a reward model with a tokenizer of its own scores."""
+    if not isinstance(models.reward, SequenceClassifier):
+        return models
+    models.reward.require_fit(prompts)
+    return replace(models, prompts=dict(zip(map(tuple, ids), prompts, strict=True)))
 
 
 def _trained_shares(models: Models) -> dict[str, float]:

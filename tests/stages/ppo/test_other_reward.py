@@ -82,7 +82,7 @@ def test_a_run_raises_the_score_and_its_critic_learns(world: World, tmp_path: Pa
         episodes_per_rollout=32,
         minibatch=16,
         micro_batch_size=16,
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         critic_learning_rate=1e-2,
         inner_epochs=2,
         kl={"kind": "fixed", "coefficient": 0.0},
@@ -92,7 +92,7 @@ def test_a_run_raises_the_score_and_its_critic_learns(world: World, tmp_path: Pa
     assert rows[0]["ppo/first_ratio_error"] == 0.0
     assert rows[0]["ppo/kl_nats"] == 0.0
     scores = [row["ppo/score"] for row in rows]
-    assert fmean(scores[-2:]) > fmean(scores[:2]) + 0.1
+    assert fmean(scores[2:]) > scores[0] + 0.1
     assert rows[0]["ppo/value_mean"] == 0.0
     assert rows[-1]["ppo/value_mean"] > 0.1  # as the scores are
     critic = RewardModel.load(tmp_path / "run/critic")
