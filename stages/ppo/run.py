@@ -16,6 +16,7 @@ from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import MovingAverage, Replicated, swapped
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.sharding import (
     load_network_state,
     network_state,
@@ -71,8 +72,11 @@ class PPORun:
         stream: PretrainingStream | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed = config, accelerator, seed
-        self.policy = sharded_network(models.policy, config.max_gradient_norm, accelerator)
-        self.critic = sharded_network(models.critic, config.max_gradient_norm, accelerator)
+        kind = AdamKind(config.optimizer, config.precision.masters, seed)
+        self.policy, self.critic = (
+            sharded_network(model, config.max_gradient_norm, accelerator, kind)
+            for model in (models.policy, models.critic)
+        )
         shard_frozen(models.reference, accelerator)
         if isinstance(models.reward, RewardModel):  # ranks score different texts with another one
             shard_frozen(models.reward, accelerator)

@@ -141,7 +141,7 @@ def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest
         networks = (run.policy, run.critic)
-        reserved = reserved_bytes(networks, run.models.lower, tokens)
+        reserved = reserved_bytes(networks, run.models.lower, tokens, config)
         run.micro = run.micro.at_most(fitting(cost, config, accelerator, reserved))
 
 
