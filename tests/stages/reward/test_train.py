@@ -230,7 +230,8 @@ def test_an_adapter_learns_and_is_saved_alone(world: World, tmp_path: Path) -> N
 
 
 def test_an_adapter_resumed_ends_where_an_unbroken_one_ends(world: World, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"adaptation": LoRA(rank=2)})
+    changes = {"adaptation": LoRA(rank=2), "optimizer": "paged_adamw_8bit"}
+    config = CONFIG.model_copy(update=changes)
     world.train(tmp_path / "unbroken", config)
     with pytest.raises(KeyboardInterrupt):
         world.train(tmp_path / "broken", config, Steps(3))
