@@ -86,11 +86,12 @@ def main(peers: Path) -> None:
         for tool in (potato(peers), label_studio(peers), ours()):
             with tempfile.TemporaryDirectory() as folder:
                 port = _free_port()
+                print(tool.name, file=sys.stderr)
                 process = tool.start(Path(folder), port)
                 try:
                     rows[tool.name] = _measured(tool, browser, f"http://127.0.0.1:{port}")
                 finally:
-                    process.terminate()
+                    process.kill()
                     process.wait()
         browser.close()
     print("| |", " | ".join(rows), "|\n|---|---|---|---|")
@@ -110,8 +111,7 @@ def _measured(tool: Tool, browser: Browser, address: str) -> dict[str, str]:
     client.send("Network.setCacheDisabled", {"cacheDisabled": True})
     client.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     page.reload()
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(2000)
+    page.wait_for_timeout(4000)
     kilobytes = sum(sizes) / 1000
     tool.compare(page)
     wide = page.evaluate(SEEN)
