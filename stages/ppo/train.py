@@ -89,7 +89,8 @@ def train_ppo(
     if accelerator.is_main_process:
         report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
     _check_supported(run)
-    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+    with run.models.idle.on_device():
+        check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     limit_waits()  # of all process groups: there are no more to come
     train(
         run,
