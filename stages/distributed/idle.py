@@ -47,6 +47,10 @@ class Idle:
         """Memory of the device that is free while the models are idle."""
         return sum(on_host.nbytes for _, on_host in self._host)
 
+    def on_its_device(self, on_host: Tensor) -> Tensor:
+        """Copy a tensor to the device."""
+        return on_host.to(self.device, non_blocking=True)
+
     @contextmanager
     def on_device(self) -> Iterator[None]:
         """Have the models on the device for a while."""
@@ -55,7 +59,7 @@ class Idle:
             return
         self.moves += 1
         for tensor, on_host in self._host:
-            tensor.data = on_host.to(self.device, non_blocking=True)
+            tensor.data = self.on_its_device(on_host)
         try:
             yield
         finally:

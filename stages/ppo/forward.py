@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reward_models.model import RewardModel
 from reward_models.packed_attention import PackedSegments
 from stages.chunked_logprobs import (
     IGNORED,
@@ -35,9 +36,11 @@ from stages.chunked_logprobs import (
     logprobs_and_entropy,
     summed_nll,
 )
-from stages.data.template import end_id
+from stages.data.template import end_id, response_text
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
+from stages.generation.classifier import SequenceClassifier
+from stages.generation.score import score_texts
 from stages.ppo import losses
 from stages.ppo.models import Models, ValueHead, unembedding
 from stages.ppo.rollout import (
@@ -119,6 +122,7 @@ def evaluate(
                     models, layout, token_N, temperature
                 )
                 write(rollout.reference_BT, rows, batch, reference_N)
+                score_E = text_scores(models, batch) if score_E is None else score_E
                 rollout.score_B[rows] = score_E
     return rollout, forwards
 
@@ -246,22 +250,27 @@ def values(models: Models, layout: Layout, state_ND: Tensor | None) -> Tensor:
     return value_N
 
 
-def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor]:
-    """logits_NV of the reference, and the reward model's score_E of each response."""
+def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """logits_NV of the reference, and the reward model's score_E of each response.
+
+    No scores by a reward model with a tokenizer of its own: see `text_scores`.
+    """
     with models.lower.cached(models.reference, layout):
-        if models.joint:
+        if models.joint and isinstance(models.reward, RewardModel):
             head = unembedding(models.reference)
             logits_NV, state_SD = response_logits_and_states(models.reference, layout, head)
             return logits_NV, models.reward.scores(state_SD[layout.end_E])
         logits_NV = response_logits(models.reference, layout)
+    if isinstance(models.reward, SequenceClassifier):
+        return logits_NV, None
     with models.lower.cached(models.reward, layout):
         return logits_NV, response_scores(models.reward, layout)
 
 
 def reference_logprobs_and_scores(
     models: Models, layout: Layout, token_N: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """logprob_N of the reference, and the reward model's score_E; in chunks of many tokens."""
+) -> tuple[Tensor, Tensor | None]:
+    """logprob_N of the reference, in chunks of many tokens; scores as `reference_and_scores`."""
     if not models.in_chunks(len(token_N)):
         logits_NV, score_E = reference_and_scores(models, layout)
         return losses.chosen_logprobs(logits_NV, token_N, temperature), score_E
@@ -269,10 +278,21 @@ def reference_logprobs_and_scores(
         reference_N, _, state_SD = _in_chunks(
             models, models.reference, models.reference, layout, token_N, temperature
         )
+    if isinstance(models.reward, SequenceClassifier):
+        return reference_N, None
     if models.joint:
         return reference_N, models.reward.scores(state_SD[layout.end_E])
     with models.lower.cached(models.reward, layout):
         return reference_N, response_scores(models.reward, layout)
+
+
+def text_scores(models: Models, episodes: Episodes) -> Tensor:
+    """score_B by a reward model with a tokenizer of its own, from the texts of the episodes."""
+    assert isinstance(models.reward, SequenceClassifier)
+    prompts = [models.prompts[tuple(ids)] for ids in episodes.prompts()]
+    responses = [response_text(models.tokenizer, ids) for ids in episodes.responses()]
+    scores = score_texts(models.reward, prompts, responses)
+    return torch.tensor(scores, device=episodes.ids_BL.device)
 
 
 def _in_chunks(

@@ -96,6 +96,13 @@ class Episodes:
         """token_BT of the responses; meaningless outside `response_BT`."""
         return self.ids_BL[:, -self.response_BT.shape[1] :]
 
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each prompt, without padding."""
+        lengths = self.mask_BL.sum(-1) - self.response_BT.sum(-1)
+        ends = self.ids_BL.shape[1] - self.response_BT.sum(-1)
+        cuts = zip(self.ids_BL.tolist(), lengths.tolist(), ends.tolist(), strict=True)
+        return [row[end - length : end] for row, length, end in cuts]
+
     def responses(self) -> list[list[int]]:
         """The token ids of each response, without padding."""
         counts = self.response_BT.sum(-1).tolist()

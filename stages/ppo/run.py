@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from reward_models.model import RewardModel
 from stages.adapters.cached_layers import CachedLayers
 from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
@@ -78,8 +79,9 @@ class PPORun:
             sharded_network(model, config.max_gradient_norm, accelerator, kind)
             for model in (models.policy, models.critic)
         )
-        for frozen in (models.reference, models.reward):
-            shard_frozen(frozen, accelerator)
+        shard_frozen(models.reference, accelerator)
+        if isinstance(models.reward, RewardModel):  # ranks score different texts with another one
+            shard_frozen(models.reward, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
         cacheable = config.cached.lower_layers and not self.policy.shards_weights
         self.models = replace(

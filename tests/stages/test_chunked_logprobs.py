@@ -40,7 +40,7 @@ class Largest(TorchDispatchMode):
 def inputs() -> tuple[Tensor, nn.Linear, Tensor, Tensor]:
     torch.manual_seed(0)
     state_ND = torch.randn(N, D, requires_grad=True)
-    return state_ND, nn.Linear(D, V, bias=False), torch.randint(V, (N,)), torch.randn(N)
+    return state_ND, nn.Linear(D, V, bias=False), torch.randint(V, (N,)), torch.randn(N) / N
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
