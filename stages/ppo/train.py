@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
+from reward_models.backbone import attention_implementation
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
@@ -73,7 +74,8 @@ def train_ppo(
     announce(report, "loading policy, reference, critic and reward model")
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
-    models = load(device=accelerator.device)
+    with attention_implementation(config.attn_implementation):
+        models = load(device=accelerator.device)
     if config.activation_checkpointing:
         for trained in (models.policy, models.critic):
             checkpoint_activations(trained)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArgument
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
-from reward_models.backbone import transformer
+from reward_models.backbone import attention_implementation, transformer
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families
@@ -73,7 +73,8 @@ def train_reward(
         "%d prompts, %d held out; left out: %s",
         *(len(split.train), len(split.held_out), split.left_out),
     )
-    model = new_reward_model(config, base, seed)
+    with attention_implementation(config.attn_implementation):
+        model = new_reward_model(config, base, seed)
     log_router_loss(transformer(model.backbone))
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
     checkpoints = out / "checkpoints"
