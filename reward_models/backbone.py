@@ -253,6 +253,9 @@ def load_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except LOAD_ERRORS as error:
+        attention, reason = _attention.get(), first_line(error)
+        if attention is not None and ("attention" in reason.lower() or "attn" in reason):
+            raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
         expected = _KINDS.get(kind, "model")
         raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
