@@ -73,8 +73,7 @@ def train_reward(
         "%d prompts, %d held out; left out: %s",
         *(len(split.train), len(split.held_out), split.left_out),
     )
-    with attention_implementation(config.attn_implementation):
-        model = new_reward_model(config, base, seed)
+    model = new_reward_model(config, base, seed)
     log_router_loss(transformer(model.backbone))
     report(Step(0, 0, trained_share(model, "reward/"), "trying to compute each prompt once"))
     checkpoints = out / "checkpoints"
@@ -130,8 +129,10 @@ def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
+    attention = attention_implementation(config.attn_implementation)
     if isinstance(config.adaptation, families.Probe):
-        whole = load_policy(base)
+        with attention:
+            whole = load_policy(base)
         if isinstance(whole, PeftModel):
             raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
@@ -141,7 +142,7 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
             pooling=config.adaptation.pooling,
             inner_width=config.adaptation.width if config.adaptation.kind == "mlp" else 0,
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), attention:
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base), config.adaptation)
     model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
