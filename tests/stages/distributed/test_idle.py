@@ -10,7 +10,7 @@ from stages.distributed.idle import Idle
 
 
 class Copied(Idle):
-    """What would be on another device is a copy."""
+    """Copies stand for tensors on another device."""
 
     def on_its_device(self, on_host: Tensor) -> Tensor:
         return on_host.clone()
