@@ -44,7 +44,7 @@ class Sample(ExperimentStage):
     @property
     def policies(self) -> dict[str, Source]:
         """The policies to sample from, by name, the one of the round before first."""
-        start: dict[str, Source] = {"base": self.base_model, "sft": self.folder / "sft/model"}
+        start: dict[str, Source] = {"base": self.base_model, "sft": self.sft_model}
         policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
             current = self.trained_policies(self.round - 1)[-1]
@@ -59,7 +59,7 @@ class Sample(ExperimentStage):
 
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
-        policies = [self.config.sft.adaptation]
+        policies = [self.config.sft_adaptation]
         self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
