@@ -31,7 +31,7 @@ from tests.conftest import CHROMIUM, FLAGS
 
 POTATO, LABEL_STUDIO = "potato-annotation==2.12.1", "label-studio==1.23.0"
 PROMPT = "Tell of the lighthouse."
-NUM_TASKS, START_S = 5, 600.0
+NUM_TASKS, START_S, SETTLE_MS = 5, 600.0, 15_000
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 WORDS = "the keeper of light wrote down wind fog ships storms and what he had seen from his tower"
 # Whole lines of each output on the screen, most first; and whether the differing words both are.
@@ -110,8 +110,8 @@ def _measured(tool: Tool, browser: Browser, address: str) -> dict[str, str]:
     client.send("Network.enable")
     client.send("Network.setCacheDisabled", {"cacheDisabled": True})
     client.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
-    page.reload()
-    page.wait_for_timeout(4000)
+    page.reload(wait_until="commit")  # what it asks of hosts outside may never come
+    page.wait_for_timeout(SETTLE_MS)
     kilobytes = sum(sizes) / 1000
     tool.compare(page)
     wide = page.evaluate(SEEN)
@@ -219,12 +219,12 @@ def label_studio(peers: Path) -> Tool:
         project = ask(address, "projects", {"title": "Ranking", "label_config": config})["id"]
         rows = [{"data": {"prompt": PROMPT, "outputs": items}} for _ in range(NUM_TASKS)]
         ask(address, f"projects/{project}/import", rows)
-        page.goto(f"{address}/user/login/")
+        page.goto(f"{address}/user/login/", wait_until="domcontentloaded")
         page.fill("[name=email]", "ann@example.org")
         page.fill("[name=password]", "correct-horse")
         page.press("[name=password]", "Enter")
-        page.wait_for_url("**/projects**")
-        page.goto(f"{address}/projects/{project}/data?labeling=1")
+        page.wait_for_function("!location.pathname.includes('login')")
+        page.goto(f"{address}/projects/{project}/data?labeling=1", wait_until="commit")
         page.wait_for_selector("text=of seven")
 
     return Tool("Label Studio 1.23", start, enter, lambda _: None)
