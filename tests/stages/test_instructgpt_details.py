@@ -55,9 +55,7 @@ def rolled_out(
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11], [5]] * 2
 
 
-def test_detail_01_reward_and_value_depend_on_the_query_and_the_response(
-    world: tuple[Path, Path],
-) -> None:
+def test_detail_01_reward_and_value_depend_on_the_query_and_the_response(world: tuple[Path, Path]):
     """Another prompt before the same response is another score and other values."""
     model = RewardModel.load(world[1])
     ids_BL = torch.tensor([[3, 4, 9, 10], [5, 6, 9, 10]])
@@ -136,9 +134,7 @@ def test_detail_07_a_prompt_too_long_is_refused_never_cut(world: tuple[Path, Pat
         preflight(models, config, [[3] * (fits + 1)])
 
 
-def test_detail_08_rollout_and_update_have_the_same_log_probabilities(
-    world: tuple[Path, Path],
-) -> None:
+def test_detail_08_rollout_and_update_have_the_same_log_probabilities(world: tuple[Path, Path]):
     """Dropout is off in both, whatever mode the modules are in: the first ratio is 1."""
     run = tiny_run(world, tiny_config())
     data, _ = rolled_out(run, PROMPTS)
