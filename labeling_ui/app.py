@@ -39,7 +39,7 @@ from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages,
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
 ROOM_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write", "dialogs", "keyboard", "main")
-STYLES = ("room", "steps", "task_kinds", "owner")
+STYLES = ("room", "steps", "reading", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -83,7 +83,7 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     people = (owner.invite, owner.change_account, owner.admit)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    annotators = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    annotators = (*tasks, room.differences, room.disputes, room.adjudicate, room.ask_policy)
     _mount(app, "owner", "/owner", ("owner",), owners)
     _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app

@@ -35,7 +35,9 @@ from reward_models.row_files import (
 )
 
 R = TypeVar("R", bound="Record")
-Kind = Literal["human", "simulated", "imported"]
+Kind = Literal["human", "simulated", "imported", "judge"]
+Use = Literal["people", "judges", "both"]  # people: everybody who is no model
+JUDGE = "judge:"  # begins the name of every model that ranks, and of nobody else
 _PROMPT_KEYS = ("prompt", "messages", "conversations", "history")
 
 
@@ -249,6 +251,11 @@ class Ranking(Record):
         skipped = _reason(self.skipped)
         if self.ranks is None and skipped is None:
             raise ValueError("'ranks' is null, and the ranking is not skipped")
+        if (self.kind == "judge") != is_judge(str(self.annotator)):
+            raise ValueError(
+                f"'annotator' is '{self.annotator}' and 'kind' is '{self.kind}'; expected a name "
+                f"that begins with '{JUDGE}' for a judge, and for nobody else"
+            )
         extra = dict(self.extra)
         if "flags_no" in extra:
             extra["flags_no"] = _name_lists("flags_no", extra["flags_no"])
@@ -284,6 +291,11 @@ class Ranking(Record):
         for a, b in combinations(self.ranks, 2):
             if self.ranks[a] != self.ranks[b]:
                 yield (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
+
+
+def is_judge(annotator: str) -> bool:
+    """Return true for the name of a model that ranks in place of a person."""
+    return annotator.startswith(JUDGE)
 
 
 def _whole_numbers(

@@ -1,6 +1,7 @@
 """JSON lines: tasks, rankings and all other answers, in files that the pipeline reads as they are.
 
 tasks.jsonl, rankings.jsonl   ranking tasks and everybody's latest ranking
+judge_rankings.jsonl          the same by models, never among people's
 demonstrations.jsonl          stage one's data
 prompts.jsonl                 prompts to sample from
 ratings.jsonl                 samples with people's ratings as columns; `rlhf score` reads them
@@ -30,6 +31,7 @@ from reward_models.records import (
 )
 
 SOURCE = "labeling room"
+JUDGED = "judge_rankings.jsonl"
 Row = dict[str, Any]
 
 
@@ -41,6 +43,7 @@ def write_jsonl_files(store: Store, out: Path) -> list[Path]:
         "rankings.jsonl": [ranking.to_json() for ranking in store.rankings(skipped=True)],
     }
     others = {
+        JUDGED: [ranking.to_json() for ranking in store.rankings(use="judges")],
         "demonstrations.jsonl": [one.to_json() for one in demonstrations(store)],
         "prompts.jsonl": [one.to_json() for one in prompts(store)],
         "ratings.jsonl": ratings(store),
@@ -56,12 +59,13 @@ def write_jsonl_files(store: Store, out: Path) -> list[Path]:
 
 
 def read_jsonl_files(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    """Read a file of tasks, or a folder with tasks.jsonl and perhaps rankings.jsonl."""
+    """Read a file of tasks, or a folder with tasks.jsonl and perhaps rankings, judges' included."""
     if path.is_file():
         return read_tasks(path), []
     tasks = read_tasks(path / "tasks.jsonl")
-    rankings = path / "rankings.jsonl"
-    return tasks, read_rankings(rankings, tasks) if rankings.is_file() else []
+    files = [path / name for name in ("rankings.jsonl", JUDGED)]
+    rankings = [read_rankings(file, tasks) for file in files if file.is_file()]
+    return tasks, [ranking for part in rankings for ranking in part]
 
 
 def demonstrations(store: Store) -> list[Demonstration]:

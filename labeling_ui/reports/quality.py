@@ -26,6 +26,7 @@ from labeling_ui.reports.agreement import (
     share,
     signs,
 )
+from labeling_ui.reports.judges import judge_rows
 from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
 
@@ -46,8 +47,12 @@ def report(
     gold: GoldRanks,
     rng: np.random.Generator,
     scores: Scores | None = None,
+    judgements: Sequence[Ranking] = (),
 ) -> dict[str, Any]:
-    """Return all numbers as one JSON object. `scores` are a reward model's, if there is one."""
+    """Return all numbers as one JSON object. `scores` are a reward model's, if there is one.
+
+    `judgements` are judges' rankings: reported by themselves, and in no number about people.
+    """
     ranked = [ranking for ranking in rankings if ranking.skipped is None]
     compared = overlaps(ranked)
     by_id = {task.id: task for task in tasks}
@@ -83,6 +88,7 @@ def report(
             for name in annotators
         ],
         "disputed": disputed(compared, by_id),
+        "judges": judge_rows(tasks, ranked, judgements, rng),
     }
 
 

@@ -18,7 +18,7 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.database import Database, dumps, first, insert, run, run_for_ids
 from labeling_ui.store.leases import take_places
 from labeling_ui.store.records import RoomTask, task_from
-from reward_models.records import Kind, Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class Store:
     def submit_all(self, rankings: Iterable[Ranking]) -> int:
         """Store many rankings in one transaction, all or none; return how many were new.
 
-        They take places of their tasks, as answers to leases do. ValueError if a task is unknown or
-        a ranking leaves out one of its responses.
+        They take places of their tasks, as answers to leases do; judges take none. ValueError if a
+        task is unknown or a ranking leaves out one of its responses.
         """
         batch = list(rankings)
         with self.database.write() as connection:
@@ -144,7 +144,8 @@ class Store:
                 latest[ranking.task, ranking.annotator] = (version + 1, row["record"])
                 rows.append(row)
             self.append(connection, rows)
-            take_places(connection, rows, self.clock())
+            people = [row for row in rows if row["source"] != "judge"]
+            take_places(connection, people, self.clock())
         return len(rows)
 
     def append(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -160,18 +161,19 @@ class Store:
         insert(connection, "answers", *new)
         insert(connection, "events", *(_submit_event(row) for row in new))
 
-    def rankings(self, *, source: Kind | None = None, skipped: bool = False) -> list[Ranking]:
+    def rankings(self, *, use: Use = "people", skipped: bool = False) -> list[Ranking]:
         """Return the latest ranking of each annotator on each task, oldest first.
 
-        `source` selects human, simulated or imported ones. Skips are left out unless asked for;
-        answers beyond a task's overlap stay in the history but are never counted here.
+        Judges' come only where `use` asks for them. Skips are left out unless asked for; answers
+        beyond a task's overlap stay in the history but are never counted here.
         """
         sql = """SELECT a.record FROM answers a JOIN tasks t ON t.id = a.task
                  WHERE t.kind = 'ranking' AND a.is_latest = 1 AND a.is_surplus = 0"""
-        sql += "" if source is None else " AND a.source = :source"
+        sql += {"people": " AND a.source <> 'judge'", "judges": " AND a.source = 'judge'"}.get(
+            use, ""
+        )
         sql += "" if skipped else " AND a.is_skip = 0"
-        values = {} if source is None else {"source": source}
-        rows = self._read(f"{sql} ORDER BY a.id", **values)
+        rows = self._read(f"{sql} ORDER BY a.id")
         return [Ranking.from_json(json.loads(row.record)) for row in rows]
 
     def answers(self, kind: TaskKind) -> list[tuple[RoomTask, dict[str, Any]]]:

@@ -45,7 +45,10 @@ class Owner:
         if now_s - self._cache[0] >= CACHE_S:
             rng = np.random.default_rng(0)  # the same rankings, the same intervals
             tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
-            numbers = report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
+            judgements = self.store.rankings(use="judges")
+            numbers = report(
+                tasks, rankings, gold=gold, rng=rng, scores=self.scores, judgements=judgements
+            )
             self._cache = (now_s, numbers)
         with self.store.database.read() as connection:
             screening = verdicts(connection)

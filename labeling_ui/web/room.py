@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labeling_ui.differences import marked_html, marked_plain
 from labeling_ui.forms import Form, TaskKind
 from labeling_ui.rendering import plain_html, safe_html, snippet
 from labeling_ui.store.accounts import Account, verdict_of
@@ -35,6 +36,7 @@ from labeling_ui.tasks.assignment import Assignment, Lease, Live
 from reward_models.records import RankingTask
 
 DRAFT_CHARACTERS = 400_000
+MARKS = (marked_html, marked_plain)
 Reply = dict[str, Any]
 Message = Mapping[str, Any]
 
@@ -85,6 +87,22 @@ class Room:
         record = self._record(lease, _mapping(message, "body"), account.name)
         outcome = self.assignment.submit(account.name, token, form_id, record)
         return {"outcome": outcome, **self.next_task(account, {})}
+
+    def differences(self, account: Account, message: Message) -> Reply:
+        """Return two outputs of a task, by their numbers, with the words that differ marked."""
+        lease = self.assignment.look_up(account.name, _text(message, "token"))
+        outputs = outputs_in_order(lease, task_from(kind_of(lease.kind), lease.record))
+        match message.get("outputs"):
+            case [int(a), int(b)] if min(a, b) >= 0 and max(a, b) < len(outputs):
+                formatted, plain = (mark(outputs[a], outputs[b]) for mark in MARKS)
+            case _:
+                raise ValueError("'outputs' are not the numbers of two outputs")
+        sides = zip(formatted.texts, plain.texts, strict=True)
+        return {
+            "outputs": [{"html": html, "plain": text} for html, text in sides],
+            "changes": {"html": formatted.num_changes, "plain": plain.num_changes},
+            "same": outputs[a] == outputs[b],
+        }
 
     def recent(self, account: Account, _: Message) -> Reply:
         """Return this person's latest answers, newest first."""
@@ -210,16 +228,9 @@ def forms_view(forms: Mapping[TaskKind, Form]) -> Reply:
 
 def task_view(lease: Lease, task: RoomTask) -> Reply:
     """Return a task with the draft of its lease."""
-    outputs: list[str] = []
     more: Reply = {}
-    match task:
-        case RankingTask():
-            by_id = {response.id: response.text for response in task.responses}
-            outputs = [by_id[name] for name in lease.shown_order]
-        case TextTask():
-            outputs = [task.text]
-        case WritingTask():
-            more = {"shape": task.shape, "use_case": _optional(task.use_case)}
+    if isinstance(task, WritingTask):
+        more = {"shape": task.shape, "use_case": _optional(task.use_case)}
     return {
         "token": lease.token,
         "kind": lease.kind,
@@ -227,11 +238,25 @@ def task_view(lease: Lease, task: RoomTask) -> Reply:
         "history": [{"role": turn.role, **_formatted(turn.content)} for turn in task.history],
         "prompt": _optional(task.prompt),
         "context": _optional(task.context),
-        "outputs": [{**_formatted(text), "snippet": snippet(text)} for text in outputs],
+        "outputs": [
+            {**_formatted(text), "snippet": snippet(text)} for text in outputs_in_order(lease, task)
+        ],
         "draft": lease.draft,
         "revision": lease.revision,
         **more,
     }
+
+
+def outputs_in_order(lease: Lease, task: RoomTask) -> list[str]:
+    """Return the texts that are judged, in the order in which this person sees them."""
+    match task:
+        case RankingTask():
+            by_id = {response.id: response.text for response in task.responses}
+            return [by_id[name] for name in lease.shown_order]
+        case TextTask():
+            return [task.text]
+        case WritingTask():
+            return []
 
 
 def answer_view(kind: str, record: Mapping[str, Any], order: tuple[str, ...]) -> Reply:

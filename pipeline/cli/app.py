@@ -56,6 +56,7 @@ PANELS = {
         labeling.export,
         labeling.import_,
         labeling.agreement,
+        labeling.judge_tasks,
         labeling.add_tasks,
         labeling.room,
     ),

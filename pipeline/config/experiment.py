@@ -13,6 +13,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
+from reward_models.records import Use
 from stages.adapters.config import Adaptation, rates_of
 from stages.config import Config, DataSource, FilePath, Fraction, ModelName
 from stages.generation.config import SamplingConfig
@@ -146,6 +147,9 @@ class ImportedRankings(Config):
     kind: Literal["imported"]
     tasks: FilePath | None = None
     rankings: FilePath
+    use: Use = (
+        "people"  # of them: whose the reward model learns from; people's held-out ones score it
+    )
 
 
 Labeling = Annotated[

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from reward_models.records import Use
 from stages.config import Config, FilePath, Fraction, ServedFile
 
 
@@ -74,4 +75,7 @@ class HumanAnnotators(RoomSettings):
     store: ServedFile | None = None  # a path or URL; None: rankings.sqlite in the run's folder
     per_task: PositiveInt = 1  # annotators who rank each task
     enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
+    use: Use = (
+        "people"  # whose rankings the reward model learns from; people's held-out ones score it
+    )
     wait: bool = True  # `rlhf run` serves the page until enough is ranked; false: it stops there

@@ -102,20 +102,27 @@ def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
 def agreement_lines(where: str) -> list[str]:
     """Return the agreement of annotators, line by line, for a file of rankings or a store."""
     if Path(where).is_file() and ending(Path(where)) in ENDINGS:
-        tasks, rankings, gold = [], read_records(Path(where), Ranking), {}
+        every, tasks, gold = read_records(Path(where), Ranking), [], {}
+        rankings = [ranking for ranking in every if ranking.kind != "judge"]
+        judgements = [ranking for ranking in every if ranking.kind == "judge"]
     else:
         with closing(store_at(where)) as store:
             tasks, rankings, gold = store.tasks(), store.rankings(), store.gold()
-    if not rankings:
+            judgements = store.rankings(use="judges")
+    if not rankings and not judgements:
         raise ValueError(f"{where}: no ranking in it")
-    return _lines(report(tasks, rankings, gold=gold, rng=np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    return _lines(report(tasks, rankings, gold=gold, rng=rng, judgements=judgements))
 
 
 def _lines(numbers: dict[str, Any]) -> list[str]:
     tied, ties = numbers["ties"], ("both", "one")
     lines = [
         f"{numbers['num_rankings']} rankings, {numbers['num_pairs']} untied pairs, by "
-        + ", ".join(f"{kind} annotators ({n})" for kind, n in numbers["kinds"].items()),
+        + (
+            ", ".join(f"{kind} annotators ({n})" for kind, n in numbers["kinds"].items())
+            or "nobody"
+        ),
         f"{'agreement over pairs':<34}{_rate(numbers['agreement'])}",
         f"{'Kendall tau-b, mean':<34}{_number(numbers['tau_b'])}",
         f"{'Krippendorff alpha of ranks':<34}{_number(numbers['alpha_ranks'])}  (ordinal)",
@@ -131,7 +138,31 @@ def _lines(numbers: dict[str, Any]) -> list[str]:
             f"{row['name'][:30]:<34}{_rate(row['agreement'])}, "
             f"{row['num_rankings']} rankings{', ' + warnings if warnings else ''}"
         )
+    for row in numbers["judges"]:
+        lines += _judge_lines(row)
     return lines
+
+
+def _judge_lines(row: dict[str, Any]) -> list[str]:
+    rows = [
+        (f"with {one['name']}", f"{_rate(one['agreement'])}, {_statistics(one)}")
+        for one in row["people"]
+    ]
+    if len(rows) != 1:
+        rows.insert(0, ("with people", f"{_rate(row['agreement'])}, {_statistics(row)}"))
+    rows += [
+        ("verdicts that follow the position", _rate(row["followed_position"])),
+        ("won by the first response", _rate(row["first_wins"])),
+        ("won by the longer response", _rate(row["longer_wins"])),
+        ("  the same for people", _rate(row["longer_wins_for_people"])),
+    ]
+    head = f"{row['name']}, a model: {row['num_rankings']} rankings, none counted as a person's"
+    warnings = [f"  {warning}" for warning in row["warnings"]]
+    return [head, *(f"  {name:<34}{text}" for name, text in rows), *warnings]
+
+
+def _statistics(row: dict[str, Any]) -> str:
+    return f"kappa {_number(row['kappa'])}, tau-b {_number(row['tau_b'])}"
 
 
 def _rate(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from reward_models.records import (
     Prompt,
     Ranking,
     RankingTask,
+    Use,
     read_rankings,
     read_records,
     read_tasks,
@@ -78,7 +79,8 @@ class Label(ExperimentStage):
         # again.
         decisive = labeling.model_dump(mode="json", include={"kind", "per_task", "enough"})
         answers = _answers_so_far(labeling, self.folder, self.folder / self.name / "tasks.jsonl")
-        return {"seed": seed, "labeling": decisive, "answers": answers}
+        use = {} if labeling.use == "people" else {"use": labeling.use}
+        return {"seed": seed, "labeling": decisive | use, "answers": answers}
 
     def final_settings(self, out: Path) -> Mapping[str, Any]:
         if not isinstance(self.config.labeling, HumanAnnotators):
@@ -107,7 +109,7 @@ class Label(ExperimentStage):
                 case HumanAnnotators():
                     rankings = ranked_by_people(labeling, tasks, self.folder, report)
                 case ImportedRankings():
-                    rankings = read_rankings(Path(labeling.rankings), tasks)
+                    rankings = used(read_rankings(Path(labeling.rankings), tasks), labeling.use)
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
         write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
 
@@ -210,7 +212,25 @@ def ranked_by_people(
                 f"{len(tasks) - left} of {len(tasks)} tasks are ranked and "
                 f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
             )
-        return [ranking for ranking in settled_rankings(store) if ranking.task in ids]
+        return [ranking for ranking in _used(store, labeling.use) if ranking.task in ids]
+
+
+def used(rankings: Iterable[Ranking], use: Use) -> list[Ranking]:
+    """Leave out judges' rankings where the config uses people's alone.
+
+    Where it uses judges', people's stay, to score the reward model by.
+    """
+    return [one for one in rankings if use != "people" or one.kind != "judge"]
+
+
+def _used(store: Store, use: Use) -> list[Ranking]:
+    """Return the rankings that count: people's, settled, and judges' where the config uses them."""
+    return [*settled_rankings(store), *used(store.rankings(use="judges"), use)]
+
+
+def use_of(labeling: Labeling) -> Use:
+    """Return whose rankings the reward model learns from."""
+    return "people" if isinstance(labeling, SimulatedAnnotators) else labeling.use
 
 
 def _num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
@@ -226,7 +246,7 @@ def _answers_so_far(labeling: HumanAnnotators, run: Path, tasks: Path) -> str:
         return "none yet"
     ids = {task.id for task in read_records(tasks, RankingTask)}
     with closing(Store(store_path)) as store:
-        return _digest(ranking for ranking in settled_rankings(store) if ranking.task in ids)
+        return _digest(ranking for ranking in _used(store, labeling.use) if ranking.task in ids)
 
 
 def _digest(rankings: Iterable[Ranking]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.runs.manifest import model_source
 from pipeline.runs.stage import Source, in_round
-from pipeline.steps.label import labels_until, read_labels
+from pipeline.steps.label import labels_until, read_labels, use_of
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report
@@ -41,7 +41,9 @@ class Reward(ExperimentStage):
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return self.seeded(reward=without_external_names(self.config.reward))
+        use = use_of(self.config.labeling)  # without judges their rankings are not there
+        more = {"use": use} if use == "judges" else {}
+        return self.seeded(reward=without_external_names(self.config.reward), **more)
 
     def run(self, out: Path, report: Report) -> None:
         from stages.reward.folds import write_folds
@@ -59,6 +61,7 @@ class Reward(ExperimentStage):
             out=out,
             seed=seed,
             report=report,
+            use=use_of(self.config.labeling),
         )
         write_folds(
             within_positions(self.config.reward, self.base),
@@ -68,4 +71,5 @@ class Reward(ExperimentStage):
             out=out,
             seed=seed,
             report=report,
+            use=use_of(self.config.labeling),
         )

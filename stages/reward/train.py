@@ -9,7 +9,8 @@
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from reward_models.atomic_files import write_json
 from reward_models.backbone import transformer
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.distributed.activation_checkpointing import checkpoint_activations
@@ -55,6 +56,7 @@ def train_reward(
     out: Path,
     seed: int,
     report: Report = silent,
+    use: Use = "both",
 ) -> None:
     """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.
 
@@ -65,7 +67,7 @@ def train_reward(
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     check_fsdp(config.adaptation, families.Prompt)
     tokenizer, config = load_tokenizer(base), within_positions(config, base)
-    split = split_rankings(config, tokenizer, tasks, rankings, seed)
+    split = split_rankings(config, tokenizer, tasks, rankings, seed, use)
     log.info(
         "%d prompts, %d held out; left out: %s",
         *(len(split.train), len(split.held_out), split.left_out),
@@ -78,9 +80,9 @@ def train_reward(
     trainer = fit(
         config, model, split.train, layout, checkpoints=checkpoints, seed=seed, report=report
     )
-    kinds: set[str] = {ranking.kind for ranking in rankings}
+    mix = label_mix(rankings, use)
     results = held_out_report(
-        trainer.scorer, split.held_out, layout, rankings, kinds=kinds, seed=seed, report=report
+        trainer.scorer, split.held_out, layout, rankings, mix=mix, seed=seed, report=report
     )
     scores = _demonstration_scores(trainer.scorer, tokenizer, demonstrations, report)
     deviation = None
@@ -93,7 +95,7 @@ def train_reward(
     if whole is None or not trainer.is_world_process_zero():
         return
     announce(report, "writing the reward model")
-    whole.record_training(tokenizer_hash(tokenizer), kinds)
+    whole.record_training(tokenizer_hash(tokenizer), set(mix))
     if deviation is not None:
         whole.set_scale(deviation)
     if scores:
@@ -109,6 +111,13 @@ def train_reward(
         "divided_by": whole.card.divided_by,
     }
     write_json(out / "held_out.json", results)
+
+
+def label_mix(rankings: Iterable[Ranking], use: Use) -> dict[str, int]:
+    """Return the number of rankings of each kind among those that this use trains on."""
+    kinds = Counter[str](ranking.kind for ranking in rankings)
+    omitted = {"people": {"judge"}, "judges": set(kinds) - {"judge"}, "both": set()}[use]
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind not in omitted}
 
 
 def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:

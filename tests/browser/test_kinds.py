@@ -125,7 +125,7 @@ def test_two_policies_are_compared_with_two_keys(ask: Ask, open_room: Open, stor
     pair = (Response("a", "Mara Tolk.", "ppo", {}), Response("b", "$x^2$", "sft", {}))
     ask("comparison", RankingTask("pair", "Who?", pair))
     page = open_room("cora")
-    first = page.locator(".side .text").first.inner_text()
+    first = page.locator(".card .text").first.inner_text()
     keyboard = Keyboard(page)
     keyboard.press("a")
     check(page)

@@ -1,11 +1,12 @@
 // The tools of the top bar and their dialogs: keys, guidelines, skipping, earlier tasks.
+const PAIR_KEYS = [[", .", "key_change"], ["M", "key_marks"]];
 const KEYS = {
   rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"], ["↑ ↓  PgUp PgDn", "key_scroll"]],
-  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["PgUp PgDn", "key_scroll"]],
-  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["↑ ↓  PgUp PgDn", "key_scroll"], ["⏎", "submit"]],
+  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["V", "key_compare"], ["⇧ A – I", "key_beside"], ...PAIR_KEYS, ["PgUp PgDn", "key_scroll"]],
+  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ...PAIR_KEYS, ["N", "key_note"], ["↑ ↓  PgUp PgDn", "key_scroll"], ["⏎", "submit"]],
   write: [["Esc", "key_leave"]],
 };
-const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⇧ Z", "key_redo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
+const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⇧ Z", "key_redo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["L", "key_guide"], ["?", "key_help"]];
 
 function showKeys() {
   const lines = [...(task ? stepsOf().flatMap((step) => KEYS[step]) : []), ...KEYS_EVERYWHERE];
@@ -76,7 +77,7 @@ function drawTools() {
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
   const arrow = (sign, word, onclick) => button(sign, onclick, { class: "quiet only-touch", "data-part": word, "aria-label": t("key_" + word), title: t("key_" + word) });
   const tools = [...asking("only-wide"), arrow("↶", "undo", undo), arrow("↷", "redo", redo), tool("recent", showRecent),
-    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?", "no-touch"), tool("skip", showSkip), more];
+    tool("guideline", showGuideline, "L"), tool("keys", showKeys, "?", "no-touch"), tool("skip", showSkip), more];
   find(".tools").replaceChildren(...tools);
 }
 

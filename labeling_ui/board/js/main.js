@@ -5,6 +5,7 @@ function receive(reply) {
   task = reply.task;
   form = task ? forms[task.kind] : null;
   past = [];
+  [beside, before, differences] = [null, null, {}];
   undone = [];
   isDirty = false;
   focusWork();
@@ -14,7 +15,7 @@ function receive(reply) {
   work = workFrom(draft);
   status(draft && !task.amends ? t("restored") : "");
   draw();
-  if (innerWidth <= 900) scrollTo(0, 0);
+  if (isNarrow()) document.scrollingElement.scrollTop = 0;
   announce(isWriting() ? t("write_" + task.kind) : t("task_ready", numOutputs()));
 }
 

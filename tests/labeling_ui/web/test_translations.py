@@ -19,7 +19,10 @@ MODULES = (
     *("tasks/adjudication", "web/owner", "web/room"),
 )
 # Only a request that no page of ours sends is answered so.
-OTHERS = ("is not a short text", "is not a whole number", "is not an object")
+OTHERS = (
+    *("is not a short text", "is not a whole number", "is not an object"),
+    "are not the numbers of two outputs",
+)
 TABLE = re.compile(r"\[/(.+)/, \"(.+)\"\]")
 
 

@@ -8,14 +8,13 @@ import pytest
 
 from reward_models.records import Ranking
 from stages.progress import Step, silent
-from stages.reward.batches import ranked_prompts, split_rankings
+from stages.reward.batches import ranked_by, ranked_prompts, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.folds import (
     ANNOTATOR_FOLDS,
     PROMPT_FOLDS,
     accuracy_on_unseen_annotators,
     deal_into_folds,
-    ranked_by,
     write_folds,
 )
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
