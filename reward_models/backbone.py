@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -38,6 +39,11 @@ from reward_models.model_files import (
 )
 
 Backbone = PreTrainedModel | PeftModel
+HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
+_KINDS = {
+    AutoModelForCausalLM: "causal language model",
+    AutoModelForSequenceClassification: "sequence classifier",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,16 @@ FLOAT32 = WeightFormat()
 def load_causal_lm(source: str | Path) -> PreTrainedModel:
     """Load the causal language model of a folder or hub name; ValueError where there is none."""
     return load_pretrained(AutoModelForCausalLM, str(source))
+
+
+def load_classifier(source: str | Path, *, without_head: bool = False) -> PreTrainedModel:
+    """Load a sequence classifier with one label; ValueError where there is none.
+
+    `without_head` its head may be missing, because an adapter brings it.
+    """
+    return load_pretrained(
+        AutoModelForSequenceClassification, str(source), may_lack=HEADS if without_head else ()
+    )
 
 
 def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
@@ -192,26 +208,33 @@ def require_finite(model: nn.Module, source: object) -> None:
 
 
 def load_pretrained(
-    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str
+    kind: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    source: str,
+    *,
+    may_lack: tuple[str, ...] = (),
 ) -> PreTrainedModel:
-    """Load the model of a folder or hub name in float32.
+    """Load the model of a folder or hub name in float32; a classifier with one label.
 
-    Raises ValueError unless all weights are there, of the right shapes, and finite.
+    Raises ValueError unless all weights are there, of the right shapes, and finite. Those whose
+    names begin like one of `may_lack` may be missing.
     """
     check_source(source)
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
         config = without_dropout(AutoConfig.from_pretrained(source))
+        if kind is AutoModelForSequenceClassification:
+            config.num_labels = 1
         loaded: object = kind.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except LOAD_ERRORS as error:
-        expected = "causal language model" if kind is AutoModelForCausalLM else "model"
+        expected = _KINDS.get(kind, "model")
         raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing uses it.
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    unneeded = ("pooler.", *may_lack)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unneeded))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)

@@ -23,7 +23,7 @@ from labeling_ui.store.records import (
     task_from,
 )
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.adjudication import disputes, settled_by, take_dispute
+from labeling_ui.tasks.adjudication import disputes, given_ranks, show_ranks, take_dispute
 from labeling_ui.tasks.answers import (
     Answers,
     Writing,
@@ -125,10 +125,17 @@ class Room:
         return {"disputes": [{**row, "prompt": snippet(row["prompt"])} for row in rows]}
 
     def adjudicate(self, account: Account, message: Message) -> Reply:
-        """Return one of these with everybody's ranks; the reviewer's ranking will count instead."""
+        """Return one of these; the reviewer's ranking will count instead of all others."""
         _only_reviewers(account)
         lease = take_dispute(self.assignment, _text(message, "task"), account.name)
         return self._reply(account, self._view(lease))
+
+    def others_ranks(self, account: Account, message: Message) -> Reply:
+        """Return the ranks that others gave, to a reviewer who has ranked all outputs."""
+        _only_reviewers(account)
+        lease = self.assignment.look_up(account.name, _text(message, "token"))
+        answers = parse(Answers, {"tiers": message.get("tiers")})
+        return {"given": show_ranks(self.store, lease, account.name, answers.tiers)}
 
     def ask_policy(self, account: Account, message: Message) -> Reply:
         """Return fresh outputs of the policy on this person's own prompt, to be ranked next."""
@@ -145,9 +152,8 @@ class Room:
     def _view(self, lease: Lease) -> Reply:
         kind = kind_of(lease.kind)
         view = task_view(lease, task_from(kind, lease.record))
-        if kind == "adjudication":  # the ranks that others gave, without their names
-            rankings = settled_by(self.store, lease.record)
-            view["given"] = [[r.ranks[name] for name in lease.shown_order] for r in rankings]
+        if kind == "adjudication" and lease.state == "done":
+            view["given"] = given_ranks(self.store, lease)
         return view
 
     def _record(self, lease: Lease, body: Message, annotator: str) -> Reply:

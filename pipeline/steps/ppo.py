@@ -202,11 +202,11 @@ def _quickstart_judge(
 
 def _reward_model_judge(folder: str) -> "Judge":
     """Return the scores of a reward model that PPO does not train against, by its own tokens."""
-    from reward_models.model import RewardModel
-    from stages.generation.score import score_responses
-    from stages.models import device, load_tokenizer
+    from stages.generation.score import load_scorer, score_responses, scorer_tokenizer
+    from stages.models import device
 
-    model, tokenizer = RewardModel.load(Path(folder)).to(device()), load_tokenizer(folder)
+    model = load_scorer(folder).to(device())
+    tokenizer = scorer_tokenizer(model, folder)
 
     return lambda prompts, responses, ended: score_responses(
         model, tokenizer, prompts, responses, ended=ended

@@ -25,14 +25,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from reward_models.model import RewardModel
 from reward_models.packed_attention import PackedSegments, segment_table
 from stages.data.padding import positions
 from stages.data.template import end_id
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
+from stages.generation.classifier import SequenceClassifier
 from stages.ppo import losses
 from stages.ppo.models import Models, ValueHead, unembedding
-from stages.ppo.rollout import Episodes, Rollout, by_length, right_aligned
+from stages.ppo.rollout import Episodes, Rollout, by_length, right_aligned, text_scores
 from stages.reward.shared_prompt import PackedRow
 
 
@@ -131,6 +133,7 @@ def evaluate(
                 forwards.append(Forward(rows, layout, old_N, state_ND, separate_N))
             entropy_N = losses.entropy(logits_NV, temperature)
             logits_NV, score_E = reference_and_scores(models, layout)
+            score_E = text_scores(models, batch) if score_E is None else score_E
             reference_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
             for table_BT, x_N in (
                 (rollout.old_BT, old_N),
@@ -246,14 +249,19 @@ def values(models: Models, layout: Layout, state_ND: Tensor | None) -> Tensor:
     return value_N
 
 
-def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor]:
-    """logits_NV of the reference, and the reward model's score_E of each response."""
+def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """logits_NV of the reference, and the reward model's score_E of each response.
+
+    No scores by a reward model with a tokenizer of its own: see `rollout.text_scores`.
+    """
     with models.lower.cached(models.reference, layout):
-        if models.joint:
+        if models.joint and isinstance(models.reward, RewardModel):
             head = unembedding(models.reference)
             logits_NV, state_SD = response_logits_and_states(models.reference, layout, head)
             return logits_NV, models.reward.scores(state_SD[layout.end_E])
         logits_NV = response_logits(models.reference, layout)
+    if isinstance(models.reward, SequenceClassifier):
+        return logits_NV, None
     with models.lower.cached(models.reward, layout):
         return logits_NV, response_scores(models.reward, layout)
 

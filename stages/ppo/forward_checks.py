@@ -154,7 +154,8 @@ def _outputs(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tenso
     value_N = values(models, layout, state_ND)
     logprob_N = losses.chosen_logprobs(logits_NV, token_N, 1.0)
     del logits_NV
-    return logprob_N, value_N, reference_and_scores(models, layout)[1]
+    score_E = reference_and_scores(models, layout)[1]
+    return (logprob_N, value_N) if score_E is None else (logprob_N, value_N, score_E)
 
 
 def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:

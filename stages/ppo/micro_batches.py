@@ -19,6 +19,7 @@ from torch import Tensor
 from stages.adapters.cached_layers import CachedLayers
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.network import Network
+from stages.distributed.optimizers import state_bytes
 from stages.distributed.sharding import autocast
 from stages.generation.generate import Sampled
 from stages.ppo import losses
@@ -121,13 +122,16 @@ def fitting(
     return MicroBatch(max(group, episodes), max(1, examples))
 
 
-def reserved_bytes(networks: Sequence[Network], lower: CachedLayers, tokens: int) -> int:
+def reserved_bytes(
+    networks: Sequence[Network], lower: CachedLayers, tokens: int, config: PPOConfig
+) -> int:
     """Memory that an update takes and that is free before the first one, its passes aside.
 
     That is Adam's moments of this rank's shards, and the cached layers' states of so many tokens.
     """
-    trained = [x for network in networks for x in network.shards().values()]
-    return 2 * sum(x.numel() * x.element_size() for x in trained) + tokens * lower.bytes_per_token
+    sizes = [x.numel() for network in networks for x in network.shards().values()]
+    kind = (config.optimizer, config.precision.masters)
+    return sum(state_bytes(size, *kind) for size in sizes) + tokens * lower.bytes_per_token
 
 
 def update_of(

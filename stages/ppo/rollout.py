@@ -24,10 +24,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stages.adapters.lora import merged_lora
+from stages.data.template import response_text
 from stages.distributed.network import Network
 from stages.distributed.sharding import autocast
+from stages.generation.classifier import SequenceClassifier
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
+from stages.generation.score import score_texts
 from stages.ppo.config import OwnRollouts
 from stages.ppo.models import Models
 
@@ -92,6 +95,13 @@ class Episodes:
     def response_tokens(self) -> Tensor:
         """token_BT of the responses; meaningless outside `response_BT`."""
         return self.ids_BL[:, -self.response_BT.shape[1] :]
+
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each prompt, without padding."""
+        lengths = self.mask_BL.sum(-1) - self.response_BT.sum(-1)
+        ends = self.ids_BL.shape[1] - self.response_BT.sum(-1)
+        cuts = zip(self.ids_BL.tolist(), lengths.tolist(), ends.tolist(), strict=True)
+        return [row[end - length : end] for row, length, end in cuts]
 
     def responses(self) -> list[list[int]]:
         """The token ids of each response, without padding."""
@@ -197,6 +207,15 @@ def collect(
     responses, logprobs = sampler.sample(prompts, rows, sampling, generator)
     chosen = [prompts[row] for row in rows]
     return Episodes.build(chosen, responses, device, sharing=sharing), logprobs
+
+
+def text_scores(models: Models, episodes: Episodes) -> Tensor:
+    """score_B by a reward model with a tokenizer of its own, from the texts of the episodes."""
+    assert isinstance(models.reward, SequenceClassifier)
+    prompts = [models.prompts[tuple(ids)] for ids in episodes.prompts()]
+    responses = [response_text(models.tokenizer, ids) for ids in episodes.responses()]
+    scores = score_texts(models.reward, prompts, responses)
+    return torch.tensor(scores, device=episodes.ids_BL.device)
 
 
 def gather(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> Rollout:

@@ -10,11 +10,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from reward_models.model import RewardModel
 from stages.adapters.cached_layers import CachedLayers
 from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import MovingAverage, Replicated, swapped
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.sharding import (
     load_network_state,
     network_state,
@@ -70,10 +72,14 @@ class PPORun:
         stream: PretrainingStream | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed = config, accelerator, seed
-        self.policy = sharded_network(models.policy, config.max_gradient_norm, accelerator)
-        self.critic = sharded_network(models.critic, config.max_gradient_norm, accelerator)
-        for frozen in (models.reference, models.reward):
-            shard_frozen(frozen, accelerator)
+        kind = AdamKind(config.optimizer, config.precision.masters, seed)
+        self.policy, self.critic = (
+            sharded_network(model, config.max_gradient_norm, accelerator, kind)
+            for model in (models.policy, models.critic)
+        )
+        shard_frozen(models.reference, accelerator)
+        if isinstance(models.reward, RewardModel):  # ranks score different texts with another one
+            shard_frozen(models.reward, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
         cacheable = config.cached.lower_layers and not self.policy.shards_weights
         self.models = replace(models, lower=CachedLayers(roles if cacheable else ()))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
+from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
@@ -19,6 +21,7 @@ from stages.distributed.checkpoints import Checkpoints
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import load_models_whole, require_trainable_precision
+from stages.generation.classifier import SequenceClassifier
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
@@ -42,7 +45,7 @@ def train_ppo(
     config: PPOConfig,
     *,
     policy: str | Path,
-    reward_model: Path,
+    reward_model: str | Path,
     prompts: Sequence[Prompt],
     pretraining: Path | None = None,
     out: Path,
@@ -78,7 +81,9 @@ def train_ppo(
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)
     )
-    preflight(models, config, prompt_ids + validation_ids + gold_ids)
+    every_ids = prompt_ids + validation_ids + gold_ids
+    models = _with_texts(models, [*prompts, *validation, *gold_prompts], every_ids)
+    preflight(models, config, every_ids)
     models = with_supported_layout(models, prompt_ids, config, report)
     announce(report, "measuring how many episodes fit into memory")
     # Before the models are sharded.
@@ -89,7 +94,8 @@ def train_ppo(
     if accelerator.is_main_process:
         report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
     _check_supported(run)
-    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+    if isinstance(models.reward, RewardModel):
+        check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
     limit_waits()  # of all process groups: there are no more to come
     train(
         run,
@@ -101,6 +107,14 @@ def train_ppo(
         gold_prompts=gold_ids,
     )
     _save(run, out, load)
+
+
+def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Models:
+    """The models, with the texts that a reward model with a tokenizer of its own scores."""
+    if not isinstance(models.reward, SequenceClassifier):
+        return models
+    models.reward.require_fit(prompts)
+    return replace(models, prompts=dict(zip(map(tuple, ids), prompts, strict=True)))
 
 
 def _trained_shares(models: Models) -> dict[str, float]:
@@ -127,7 +141,7 @@ def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest
         networks = (run.policy, run.critic)
-        reserved = reserved_bytes(networks, run.models.lower, tokens)
+        reserved = reserved_bytes(networks, run.models.lower, tokens, config)
         run.micro = run.micro.at_most(fitting(cost, config, accelerator, reserved))
 
 

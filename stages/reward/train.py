@@ -32,6 +32,7 @@ from stages.adapters.backbone import trained_share
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
+from stages.distributed.optimizers import AdamKind
 from stages.generation.score import score_responses
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
 from stages.progress import Report, Step, announce, counted, silent
@@ -163,7 +164,8 @@ def fit(
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
         announce(report, "measuring how many prompts fit into memory")
         fit_to_memory(arguments, model, layout, elements, checkpoints)
-    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report, kind)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
 

@@ -15,7 +15,7 @@ from labeling_ui.web.sign_in import BOARD
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
-from tests.browser.examples import PASSAGE, task
+from tests.browser.examples import PASSAGE, TEXTS, task
 from tests.browser.room_server import RoomServer
 from tests.browser.test_nothing_is_lost import forget_in_browser, wait_saved
 from tests.browser.test_ranking import Keyboard, wait_stored
@@ -159,14 +159,26 @@ def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
         store.submit(Ranking(one.id, name, "human", {x: n for n, x in enumerate(order, 1)}))
     Accounts(store).add("rhea", "owner", "correct horse")
     page = open_room("rhea", "correct horse")
-    page.goto(f"{server.address}/?settle=settled")
+    page.goto(f"{server.address}/owner")
+    page.locator("a[href='/?settle=settled']").click()
+    page.wait_for_selector("[data-part=given]:disabled")
+    assert page.locator(".given").count() == 0  # not before one has ranked oneself
+    Keyboard(page).press("1", "2", "2", "3")
+    page.get_by_role("button", name="Show others' ranks").click()
     page.wait_for_selector(".given")
     assert "Others gave rank" in page.locator(".given").first.inner_text()
     check(page)
-    Keyboard(page).press("1", "2", "2", "3", "Control+Enter")
+    Keyboard(page).press("Control+Enter")
     wait_stored(page)
     events = [row for row in store.events() if row.task == "settled/adjudication"]
-    assert [event.kind for event in events] == ["lease", "submit"]
+    assert [event.kind for event in events] == ["lease", "saw others' ranks", "submit"]
+    page.goto(f"{server.address}/owner")
+    page.get_by_role("button", name="rhea").first.click()
+    assert TEXTS[0].split("**")[1] in page.locator("dialog").inner_text()
+    assert page.locator("a[href='/?settle=settled']").count() == 0
+    check(page)
+    page.goto(f"{server.address}/?settle=settled")
+    page.wait_for_selector("text=this disagreement is settled already")
 
 
 def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store) -> None:

@@ -26,6 +26,19 @@ function showNoTask(why) {
   find(".stage").replaceChildren(h("div", { class: "wait" }, h("p", {}, t(why === "done" ? "none_left" : why)),
     button(t("look_again"), () => load("next_task"))));
   announce(t(why === "done" ? "none_left" : why));
+  clearTimeout(lookTimer);
+  lookTimer = setTimeout(lookForTask, LOOK_MS);
+}
+
+// A task may come back: a lease runs out, the owner hands something out again or goes on.
+const LOOK_MS = 20_000;
+let lookTimer = null;
+async function lookForTask() {
+  if (task || !root.isConnected) return;
+  let reply = {};
+  try { reply = await call("next_task"); } catch { /* the next look may do */ }
+  if (reply.task && !task) return receive(reply);
+  lookTimer = setTimeout(lookForTask, LOOK_MS);
 }
 
 async function load(name) {

@@ -4,7 +4,7 @@ function rankPanels() {
     readingPanel(outputs().map(rankCard)),
     h("section", { class: "board panel", "aria-label": t("rank"), style: "--num-outputs:" + numOutputs() + ";--tray-lines:" + Math.ceil(numOutputs() / 5) },
       h("div", { class: "rows" }), h("p", { class: "order", "data-part": "order" }), h("ul", { class: "odd", "data-part": "odd" }),
-      h("div", { class: "walk" }, stepsOf().length > 1 ? button(t("back"), () => goToStep("rate")) : h("span"),
+      h("div", { class: "walk" }, stepsOf().length > 1 ? button(t("back"), () => goToStep("rate")) : task.kind === "adjudication" ? [button(t("show_given"), showGiven, { "data-part": "given" }), h("span", { class: "gap" })] : h("span"),
         button([t("submit"), kbd("Ctrl ⏎")], finish, { class: "button primary", "data-part": "submit" }))),
   ];
 }
@@ -19,7 +19,16 @@ function rankCard(i) {
   givenRanks(i), scrollPane(i));
 }
 
-// The ranks of the annotators whose disagreement is settled here.
+// The ranks of the annotators whose disagreement is settled here; the reviewer ranks without them first.
+async function showGiven() {
+  const asked = task;
+  let reply;
+  try { reply = await call("others_ranks", { token: task.token, tiers: filled() }); } catch (error) { return showError(error); }
+  if (reply.error) return notice(reply.error);
+  asked.given = reply.given;
+  if (asked === task) draw();
+}
+
 function givenRanks(i) {
   return task.given ? h("p", { class: "given" }, t("given"), task.given.map((ranks) => h("kbd", {}, String(ranks[i])))) : null;
 }
@@ -71,6 +80,7 @@ function paintRank() {
   part("odd").replaceChildren(...contradictions().slice(0, 3).map(([a, b]) =>
     h("li", {}, t("odd", letter(a), work.ratings[a], letter(b), work.ratings[b]))));
   part("submit").disabled = left.length > 0;
+  if (part("given")) Object.assign(part("given"), { disabled: left.length > 0, hidden: Boolean(task.given) });
   paintSelected();
   bringCard();
 }

@@ -134,12 +134,16 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
     task = dispute(room.store)
     assert [row["task"] for row in ask(room, "disputes", REV)["disputes"]] == [task.id]
     opened = ask(room, "adjudicate", REV, task=task.id)["task"]
-    order = room.assignment.look_up("rev", opened["token"]).shown_order
-    assert opened["given"] == [
+    assert "given" not in opened  # before the reviewer has an order of their own
+    token = opened["token"]
+    order = room.assignment.look_up("rev", token).shown_order
+    tiers = [[order.index(one)] for one in "bacd"]
+    unready = ask(room, "others_ranks", REV, token=token, tiers=tiers[:3])
+    assert unready["error"] == "others' ranks are shown once all outputs are ranked"
+    assert ask(room, "others_ranks", REV, token=token, tiers=tiers)["given"] == [
         ["abcd".index(one) + 1 for one in order],
         ["dcba".index(one) + 1 for one in order],
     ]
-    tiers = [[order.index(one)] for one in "bacd"]
     body = {"tiers": tiers}
     assert ask(room, "submit", REV, token=opened["token"], form="r", body=body)["outcome"]
     assert len(room.store.rankings()) == 2
@@ -150,6 +154,8 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
         {"b": 1, "a": 2, "c": 3, "d": 4},
     )
     assert disputes(room.store) == []
+    again = ask(room, "adjudicate", Account("two", "reviewer"), task=task.id)
+    assert again["error"] == "this disagreement is settled already"
     (path,) = write_export(room.store, tmp_path, "trl")
     assert [row["annotator"] for _, row in read_jsonl(path)] == ["rev"] * 6
 

@@ -12,7 +12,8 @@ from tests.stages.ppo.test_cached import (
     assert_alike,
     assert_same_course,
 )
-from tests.stages.ppo.tiny_ppo import metrics_of, probe_world, tiny_config, tiny_world
+from tests.stages.ppo.test_resume import PowerCutError, cut_at
+from tests.stages.ppo.tiny_ppo import metrics_of, probe_world, tiny_config, tiny_world, train
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,12 @@ def test_checkpointed_activations_change_no_bit_of_a_run(
         courses.append(metrics_of(start, tmp_path / str(checkpointed), config))
     assert_same_course(*courses, exact=True)
     assert_alike(tmp_path / "False", tmp_path / "True", exact=True)
+
+
+def test_a_run_with_8_bit_moments_resumes_bit_equal(world: World, tmp_path: Path) -> None:
+    config = tiny_config(optimizer="adamw_8bit", checkpoint_every=1)
+    whole = metrics_of(world, tmp_path / "whole", config)
+    with pytest.raises(PowerCutError):
+        train(world, tmp_path / "broken", config, cut_at(3))
+    assert_same_course(metrics_of(world, tmp_path / "broken", config), whole[2:], exact=True)
+    assert_alike(tmp_path / "broken", tmp_path / "whole", exact=True)

@@ -178,9 +178,16 @@ def test_the_loss_falls_and_nothing_is_printed(train, tmp_path, capfd):
     assert all(step.total == 12 for step in steps[1:])
 
 
-@pytest.mark.parametrize("adaptation", [{"family": "full"}, {"family": "lora", "rank": 2}])
-def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(train, tmp_path, adaptation):
-    settings = config(adaptation=adaptation)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adaptation": {"family": "full"}},
+        {"adaptation": {"family": "lora", "rank": 2}},
+        {"optimizer": "adamw_8bit"},
+    ],
+)
+def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(train, tmp_path, changes):
+    settings = config(**changes)
     unbroken = train(tmp_path / "a", settings)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", settings, stop_after=4)
