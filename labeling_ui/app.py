@@ -30,7 +30,8 @@ from labeling_ui.reports.quality import Scores
 from labeling_ui.store.accounts import Account, Accounts
 from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Assignment, Live
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
 from labeling_ui.tasks.queue import Mixing
 from labeling_ui.web.middleware import AccessMiddleware, account_of
 from labeling_ui.web.owner import Owner, export_route

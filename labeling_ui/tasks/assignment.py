@@ -4,16 +4,11 @@ A task is to be answered by `overlap` people. A person holds it by a lease; whil
 nobody else can have the place. A lease that ran out gives the place back, but what its holder
 sends later is still stored: in the place if it is free again, else beside the count, as surplus.
 Where nothing else is left, a lease without a sign of work for five minutes goes to whoever asks.
-
-In live mode annotators write a prompt of their own. The room knows no model: it is given a function
-that answers, and makes a ranking task of the outputs, which only the author of the prompt gets.
 """
 
 import json
 import random
-import secrets
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,13 +20,9 @@ from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
 from labeling_ui.tasks.queue import Mixing, choose, screen_when_done
-from reward_models.records import RankingTask, Response
 
-CATEGORY = "live"
 IDLE_S = 300.0  # without a sign of work, after which a lease may go to another
-PROMPT_CHARACTERS = 8_000
 Outcome = Literal["stored", "again", "surplus"]
-Answer = Callable[[str, int], Sequence[Response]]  # a prompt and K; K outputs, each with its own id
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,32 +179,6 @@ class Assignment:
         insert(connection, "leases", {**row, "expires": now_s + self.lease_s})
         self.store.log(connection, annotator, "lease", task.id, {})
         return leases.lease_of_token(connection, annotator, row["token"])
-
-
-@dataclass
-class Live:
-    """Fresh outputs on demand, for one person at a time."""
-
-    answer: Answer
-    num_outputs: int = 4
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ask(self, assignment: Assignment, prompt: str, annotator: str) -> Lease:
-        """Make a task with fresh outputs on this prompt, leased to its author."""
-        if not prompt.strip():
-            raise ValueError("the prompt is empty")
-        if len(prompt) > PROMPT_CHARACTERS:
-            raise ValueError(f"the prompt is longer than {PROMPT_CHARACTERS} characters")
-        if not self._lock.acquire(timeout=60):
-            raise ValueError("the policy is busy with others' prompts; try again")
-        try:
-            outputs = tuple(self.answer(prompt, self.num_outputs))
-        finally:
-            self._lock.release()
-        name = f"live-{secrets.token_hex(6)}"
-        task = RankingTask(name, prompt, outputs, category=CATEGORY, extra={"asked_by": annotator})
-        assignment.store.add_tasks([task], is_open=False)
-        return assignment.take(annotator, name)
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:

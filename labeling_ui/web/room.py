@@ -32,7 +32,9 @@ from labeling_ui.tasks.answers import (
     rating_from,
     writing_from,
 )
-from labeling_ui.tasks.assignment import Assignment, Lease, Live
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.live import Live, Ranked, ranked
+from reward_models.conversations import Turn
 from reward_models.records import RankingTask
 
 DRAFT_CHARACTERS = 400_000
@@ -86,7 +88,9 @@ class Room:
         lease = self.assignment.look_up(account.name, token)
         record = self._record(lease, _mapping(message, "body"), account.name)
         outcome = self.assignment.submit(account.name, token, form_id, record)
-        return {"outcome": outcome, **self.next_task(account, {})}
+        after = None if self.live is None else ranked(self.store, lease, account.name)
+        more = {} if after is None else {"conversation": conversation_view(after)}
+        return {"outcome": outcome, **more, **self.next_task(account, {})}
 
     def differences(self, account: Account, message: Message) -> Reply:
         """Return two outputs of a task, by their numbers, with the words that differ marked."""
@@ -138,11 +142,19 @@ class Room:
         return {"given": show_ranks(self.store, lease, account.name, answers.tiers)}
 
     def ask_policy(self, account: Account, message: Message) -> Reply:
-        """Return fresh outputs of the policy on this person's own prompt, to be ranked next."""
-        prompt = message.get("prompt")
+        """Return fresh outputs of the policy on this person's own prompt, to be ranked next.
+
+        The prompt is the next turn of a conversation where a ranked task is named, by its token.
+        """
+        prompt, after, output = message.get("prompt"), None, None
         if self.live is None or not isinstance(prompt, str):
             raise ValueError("this room has no policy to ask")
-        lease = self.live.ask(self.assignment, prompt, account.name)
+        if "token" in message:
+            earlier = self.assignment.look_up(account.name, _text(message, "token"))
+            after, output = ranked(self.store, earlier, account.name), _integer(message, "output")
+            if after is None:
+                raise ValueError("a conversation goes on after an output that was ranked best")
+        lease = self.live.ask(self.assignment, prompt, account.name, after, output)
         return self._reply(account, self._view(lease))
 
     def _reply(self, account: Account, view: Reply | None) -> Reply:
@@ -263,6 +275,16 @@ def outputs_in_order(lease: Lease, task: RoomTask) -> list[str]:
             return [task.text]
         case WritingTask():
             return []
+
+
+def conversation_view(after: Ranked) -> Reply:
+    """Return a conversation up to where it can go on, with the outputs ranked best."""
+    turns = [*after.task.history, Turn("user", after.task.prompt)]
+    return {
+        "token": after.lease.token,
+        "turns": [{"role": turn.role, **_formatted(turn.content)} for turn in turns],
+        "best": [{"output": i, **_formatted(after.chosen(i).text)} for i in after.best],
+    }
 
 
 def answer_view(kind: str, record: Mapping[str, Any], order: tuple[str, ...]) -> Reply:

@@ -8,7 +8,7 @@ from labeling_ui.formats.files import read_labels
 from labeling_ui.forms import Form, load_form
 from labeling_ui.store.records import flag_answers
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Live
+from labeling_ui.tasks.live import Live
 from labeling_ui.tasks.queue import Mixing, Screening
 from labeling_ui.web.sign_in import Access, Proxy
 from pipeline.config.labeling import RoomSettings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.formats.jsonl import comparisons, demonstrations, prompts, ratings
+from labeling_ui.formats.jsonl import comparisons, conversations, demonstrations, prompts, ratings
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask
@@ -190,6 +190,32 @@ def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store
     page.wait_for_selector("text=/answer [0-3] to What is up/")
     assert page.locator(".tab:not([data-tab='-1'])").count() == 4
     assert [t.prompt for t in store.tasks() if t.category == "live"] == ["What is up?"]
+
+
+def test_a_conversation_goes_on_for_several_turns(open_room: Open, store: Store) -> None:
+    page = open_room("lou")
+    keyboard = Keyboard(page)
+    page.get_by_role("button", name="Own prompt").click()
+    page.fill("#labeling-own", "One?")
+    for turn, digits in ((1, "1123"), (2, "4321")):
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.wait_for_selector("dialog", state="detached")
+        assert page.locator(".prompt .turn").count() == (0 if turn == 1 else 3)
+        for _ in range(4):
+            keyboard.press("4", "Enter")
+        keyboard.press(*digits, "Control+Enter")
+        page.wait_for_selector("dialog .talk")
+        if turn == 1:
+            page.locator("dialog .choice:has-text('B')").click()  # of A and B, which are tied
+            check(page)
+            page.fill("#labeling-own", "Two?")
+    page.get_by_role("button", name="End here").click()
+    rows = [one for one in conversations(store) if one.user == "lou"]
+    assert [(one.prompt, len(one.history)) for one in rows] == [("One?", 0), ("Two?", 2)]
+    first = next(r for r in store.rankings() if r.task == rows[0].id)
+    assert first.shown_order is not None
+    assert rows[1].history[1].content == rows[0].response
+    assert rows[0].response == f"answer {first.shown_order[1]} to One?"
 
 
 def test_the_page_and_its_questions_speak_german(open_room: Open, store: Store) -> None:

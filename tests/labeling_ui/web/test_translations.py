@@ -16,7 +16,7 @@ from tests.labeling_ui.web.test_sign_in import site
 HERE = Path(labeling_ui.__file__).parent
 MODULES = (
     *("tasks/answers", "tasks/assignment", "store/leases", "store/withdrawal"),
-    *("tasks/adjudication", "web/owner", "web/room"),
+    *("tasks/adjudication", "tasks/live", "web/owner", "web/room"),
 )
 # Only a request that no page of ours sends is answered so.
 OTHERS = (
