@@ -317,5 +317,5 @@ def _configured(folder: Path) -> list[Path]:
     if path is None:
         return []
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    models = [config.get(key) for key in ("model", "reward_base")] if config else []
+    models = [config.get(key) for key in ("model", "reward_base", "policy")] if config else []
     return [Path(model) for model in models if isinstance(model, str)]

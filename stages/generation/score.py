@@ -17,7 +17,11 @@ from reward_models.model_card import RewardCard
 from reward_models.records import Prompt
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids, response_text, with_trained_end
-from stages.generation.classifier import SequenceClassifier, load_sequence_classifier
+from stages.generation.classifier import (
+    SequenceClassifier,
+    check_classifier,
+    load_sequence_classifier,
+)
 from stages.generation.generate import Sampled
 from stages.models import load_tokenizer, tokenizer_hash
 from stages.progress import Report, Step, silent
@@ -34,6 +38,14 @@ def load_scorer(source: str | Path) -> Scorer:
     if RewardCard.is_in(source):
         return RewardModel.load(source)
     return load_sequence_classifier(source)
+
+
+def check_scorer(source: str | Path) -> None:
+    """Raise ValueError for a source that `load_scorer` would refuse, without loading weights."""
+    if RewardCard.is_in(source):
+        RewardCard.read(Path(source))
+    else:
+        check_classifier(source)
 
 
 def scorer_tokenizer(model: Scorer, source: str | Path) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
+from reward_models.backbone import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
@@ -104,7 +105,8 @@ def train_sft(
 def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
     """Return the base with the parameters of `config.adaptation` trainable."""
     torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    with attention_implementation(config.attn_implementation):
+        model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
     log_router_loss(model)
     if config.activation_checkpointing:
         checkpoint_activations(model)

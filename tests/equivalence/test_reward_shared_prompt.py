@@ -170,7 +170,7 @@ def test_attention_of_another_kind_falls_back_with_a_warning(caplog: pytest.LogC
             == SeparateRows()
         )
     assert "LlamaModel cannot share a prompt" in caplog.text
-    assert "its attention is 'eager', not 'sdpa'" in caplog.text
+    assert "its attention is 'eager'; expected sdpa" in caplog.text
 
 
 def test_pieces_that_do_not_arrive_at_attention_are_noticed(
