@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from reward_models.classifier_files import config_without_head
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -36,6 +37,7 @@ from reward_models.model_files import (
     check_model_folder,
     check_source,
     first_line,
+    read_json,
 )
 
 Backbone = PreTrainedModel | PeftModel
@@ -83,14 +85,23 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        return load_pretrained(AutoModel, str(folder))
+        if not _is_classifier(folder):  # version 0.2 saved no head with it
+            return load_pretrained(AutoModel, str(folder))
+        return transformer(load_classifier(folder))
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
         base = load_causal_lm(source)
     require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    return load_adapter(base, folder, trainable=True)
+    check_adapter_folder(folder)
+    return load_adapter(base, folder, trainable=True, config=config_without_head(folder))
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Return true where a model was saved as a sequence classifier of transformers."""
+    kinds = read_json(folder / CONFIG).get("architectures") if (folder / CONFIG).is_file() else None
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds or ())
 
 
 def require_base(
@@ -105,13 +116,20 @@ def require_base(
         )
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load an adapter's folder on its base; ValueError unless all of it is there and fits."""
+def load_adapter(
+    base: PreTrainedModel, folder: Path, *, trainable: bool, config: PeftConfig | None = None
+) -> PeftModel:
+    """Load an adapter's folder on its base; ValueError unless all of it is there and fits.
+
+    `config` takes the place of the saved one.
+    """
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
-        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        adapter = PeftModel.from_pretrained(
+            base, str(folder), is_trainable=trainable, config=config
+        )
     except LOAD_ERRORS as error:
         raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
     saved = folder / ADAPTER_WEIGHTS[0]
