@@ -24,7 +24,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward_models.classifier_files import config_without_head
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -39,6 +38,7 @@ from reward_models.model_files import (
     first_line,
     read_json,
 )
+from reward_models.weights.layouts import config_without_head
 
 Backbone = PreTrainedModel | PeftModel
 HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT

@@ -34,7 +34,6 @@ from reward_models.backbone import (
     transformer,
     weights_hash,
 )
-from reward_models.classifier_files import add_head, as_classifier
 from reward_models.compat import whole_modules
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -45,6 +44,7 @@ from reward_models.model_files import (
     write_base_name,
 )
 from reward_models.packed_attention import PackedSegments, enable_packing
+from reward_models.weights.layouts import add_head, as_classifier
 
 HEAD = "head.safetensors"
 
@@ -125,7 +125,7 @@ class RewardModel(nn.Module):
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write weights, config, card and the tokenizer, if given; of an adapted model the adapter.
 
-        transformers and PEFT load it too (see `classifier_files`); the head beside it is float32. A
+        transformers and PEFT load it too (see `weights.layouts`); the head beside it is float32. A
         folder at `path` is replaced once all is written.
         """
         card = replace(self.card, base=base_name(self.card.base, Path(path)))

@@ -90,8 +90,8 @@ def _export_reward(folder: Path, out: Path) -> None:
     from peft import PeftModel
 
     from reward_models.backbone import transformer
-    from reward_models.classifier_files import CODE, write_exported
     from reward_models.model import RewardModel
+    from reward_models.weights.layouts import CODE, write_exported
     from stages.models import load_tokenizer, merged
 
     model = RewardModel.load(folder)
@@ -107,8 +107,8 @@ def _export_reward(folder: Path, out: Path) -> None:
     weight, bias = model.head.weight, model.bias.item()
     if write_exported(backbone, weight, bias, tokenizer.pad_token_id, out):
         log.warning(
-            "%s has a norm without a bias at its end, so its scores are shifted by %s: load it "
-            "with trust_remote_code=True, else they lack %.4g",
-            *(folder, CODE, bias),
+            "no weight of this architecture can add the bias %.4g to its scores: %s does; load %s "
+            "with trust_remote_code=True, else they lack it",
+            *(bias, CODE, folder),
         )
     tokenizer.save_pretrained(str(out))

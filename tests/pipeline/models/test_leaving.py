@@ -20,7 +20,8 @@ from transformers import (
 
 from pipeline.models.policies import export_model, model_folder
 from reward_models.model import RewardModel
-from stages.models import load_policy
+from stages.adapters.config import LoRA
+from stages.models import adapt, load_policy, save_policy
 from tests.reward_models.tiny import tiny_base, tiny_tokenizer
 
 IDS = [[5, 6, 7, 1], [8, 3, 9, 10, 11, 1], [4, 1]]

@@ -145,5 +145,6 @@ def _scores(backbone: PreTrainedModel, head_D: Tensor) -> Tensor:
     """Return score_L at each token of an example, without a bias."""
     rows = backbone.get_input_embeddings().get_parameter("weight").shape[0]
     ids_BL = torch.linspace(0, rows - 1, 8, device=backbone.device).long()[None]
-    state_LD: Tensor = backbone(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+    inputs = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
+    state_LD: Tensor = backbone(**inputs, use_cache=False).last_hidden_state[0]
     return state_LD.float() @ head_D.float()
