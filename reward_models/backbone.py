@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -24,6 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from reward_models.compat import set_attention_name
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -225,6 +228,27 @@ def require_finite(model: nn.Module, source: object) -> None:
                 raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
 
 
+_attention: ContextVar[str | None] = ContextVar("attention", default=None)
+
+
+@contextmanager
+def attention_implementation(name: str | None) -> Iterator[None]:
+    """Load models with this attention for a while; None changes nothing."""
+    token = _attention.set(name or _attention.get())
+    try:
+        yield
+    finally:
+        _attention.reset(token)
+
+
+def with_chosen_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config with the attention that was chosen; without a choice it is as it was."""
+    name = _attention.get()
+    if name is not None:
+        set_attention_name(config, name)
+    return config
+
+
 def load_pretrained(
     kind: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
     source: str,
@@ -240,13 +264,16 @@ def load_pretrained(
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
+        config = with_chosen_attention(without_dropout(AutoConfig.from_pretrained(source)))
         if kind is AutoModelForSequenceClassification:
             config.num_labels = 1
         loaded: object = kind.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except LOAD_ERRORS as error:
+        attention, reason = _attention.get(), first_line(error)
+        if attention is not None and ("attention" in reason.lower() or "attn" in reason):
+            raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
         expected = _KINDS.get(kind, "model")
         raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)

@@ -41,7 +41,19 @@ def fill_stages(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         return values
-    return _with_adaptation(_with_precision(values))
+    return _with_adaptation(_with_attention(_with_precision(values)))
+
+
+def _with_attention(values: dict[str, Any]) -> dict[str, Any]:
+    attention = values.get("attn_implementation")
+    if attention is None:
+        return values
+    filled = dict(values)
+    for name in (*STAGES, *LOADING):
+        stage = values.get(name, None if name in LEFT_OUT else {})
+        if isinstance(stage, dict):
+            filled[name] = {"attn_implementation": attention, **stage}
+    return filled
 
 
 def _with_precision(values: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +127,7 @@ class RankingTasks(Config):
     policies: list[Policy] = ["sft"]
     settings: list[SamplingConfig] = [SamplingConfig(temperature=1.0)]
     precision: Precision = Precision()
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
 
     @model_validator(mode="after")
     def a_page_holds_two_to_nine(self) -> Self:
@@ -174,6 +187,7 @@ class ExperimentConfig(Config):
     policy: ModelName | None = None  # with sft: null, the model in place of the fine-tuned one
     adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
     precision: Precision = Precision()  # of every stage, key by key, that does not name its own
+    attn_implementation: str | None = None  # of every stage that names none; null: transformers'
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
     sft: SFTConfig | None = SFTConfig()  # null: see `policy`
     sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO

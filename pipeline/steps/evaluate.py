@@ -78,6 +78,7 @@ class Evaluate(ExperimentStage):
     def run(self, out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
         from pipeline.evaluation.suites.suite import Inputs
+        from reward_models.backbone import attention_implementation
 
         self.seed_process()
         data = self.data
@@ -91,4 +92,5 @@ class Evaluate(ExperimentStage):
             seed=self.config.seed,
             report=report,
         )
-        evaluate(setting, out)
+        with attention_implementation(self.config.evaluation.attn_implementation):
+            evaluate(setting, out)

@@ -63,6 +63,7 @@ class Sample(ExperimentStage):
         self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
+        from reward_models.backbone import attention_implementation
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
         from stages.prompt_lengths import require_fit
@@ -74,15 +75,16 @@ class Sample(ExperimentStage):
         for name, source in policies.items():
             limits = [context_limit(source)]
             require_fit(load_tokenizer(source), prompts, new_tokens, limits, f"{name} samples")
-        tasks = sample_tasks(
-            prompts,
-            policies,
-            responses=sampling.responses,
-            settings=sampling.settings,
-            seed=self.config.seed,
-            report=report,
-            prefix="" if self.round == 1 else f"round-{self.round}-",
-        )
+        with attention_implementation(sampling.attn_implementation):
+            tasks = sample_tasks(
+                prompts,
+                policies,
+                responses=sampling.responses,
+                settings=sampling.settings,
+                seed=self.config.seed,
+                report=report,
+                prefix="" if self.round == 1 else f"round-{self.round}-",
+            )
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
 
 

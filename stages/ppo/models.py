@@ -22,6 +22,7 @@ from reward_models.records import Prompt
 from stages.adapters.backbone import copy_sharing_frozen, share_frozen, train_layers
 from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import Bottleneck, Full, LoRA, Probe, Restricted
+from stages.distributed.idle import Idle
 from stages.generation.classifier import SequenceClassifier, load_sequence_classifier
 from stages.generation.score import require_readable, scorer_limits
 from stages.models import adapt, load_base, load_tokenizer, with_saved_adapter
@@ -68,7 +69,8 @@ class Models:
 
     All are in eval mode for good: what is off while sampling must be off in training. A critic that
     is a `ValueHead` takes the policy's states; where `joint`, the reward model's head takes the
-    reference's. `packed`, `pads_right` and `lower` tell `stages.ppo.forward` how to compute. A
+    reference's. `packed`, `pads_right`, `lower` and `tokens_at_once` (a chunk of logits; None: any
+    number) tell `stages.ppo.forward` how to compute; `idle` are models that wait on the host. A
     reward model with a tokenizer of its own scores texts: `prompts` has those of the token ids.
     """
 
@@ -82,6 +84,12 @@ class Models:
     pads_right: bool = False
     prompts: Mapping[tuple[int, ...], Prompt] = field(default_factory=dict)
     lower: CachedLayers = field(default_factory=CachedLayers)
+    tokens_at_once: int | None = None
+    idle: Idle = field(default_factory=Idle)
+
+    def in_chunks(self, tokens: int) -> bool:
+        """Return true where the logits of so many tokens are too many to be there at once."""
+        return self.tokens_at_once is not None and tokens > self.tokens_at_once
 
 
 def load_models(

@@ -15,6 +15,7 @@ from stages.adapters.cached_layers import CachedLayers
 from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.checkpoints import Checkpoints
+from stages.distributed.idle import Idle
 from stages.distributed.network import MovingAverage, Replicated, swapped
 from stages.distributed.optimizers import AdamKind
 from stages.distributed.sharding import (
@@ -22,6 +23,7 @@ from stages.distributed.sharding import (
     network_state,
     shard_frozen,
     sharded_network,
+    sharding,
 )
 from stages.distributed.state import scatter_weights
 from stages.generation.vllm import VllmSampler
@@ -82,7 +84,12 @@ class PPORun:
             shard_frozen(models.reward, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
         cacheable = config.cached.lower_layers and not self.policy.shards_weights
-        self.models = replace(models, lower=CachedLayers(roles if cacheable else ()))
+        self.models = replace(
+            models,
+            lower=CachedLayers(roles if cacheable else ()),
+            tokens_at_once=None if self.policy.shards_weights else models.tokens_at_once,
+            idle=self._idle(models),
+        )
         self.micro = self.configured = MicroBatch.configured(config, accelerator.num_processes)
         self.sampler: Sampler = self._sampler(out / "sent")
         self.stream = stream  # the pretraining text of the ptx term
@@ -240,6 +247,18 @@ class PPORun:
             rule.times,
         )
         self.save(checkpoints)
+
+    def _idle(self, models: Models) -> Idle:
+        """The reference and the reward model, where they are to wait on the host."""
+        if not self.config.models.offload:
+            return Idle()
+        if sharding(self.accelerator) != "none":
+            raise ValueError(
+                "models.offload is true, but weights or moments are sharded; expected ddp or a "
+                "single process"
+            )
+        trained = (models.policy, models.critic)
+        return Idle((models.reference, models.reward), trained, self.accelerator.device)
 
     def _sampler(self, folder: Path) -> Sampler:
         rollouts, models, accelerator = self.config.rollouts, self.models, self.accelerator

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
+from reward_models.backbone import attention_implementation
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
@@ -31,7 +32,7 @@ from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
-from stages.progress import Report, Step, announce, counted
+from stages.progress import Report, Step, announce, counted, silent
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import check_reward_model
 
@@ -47,10 +48,10 @@ def train_ppo(
     policy: str | Path,
     reward_model: str | Path,
     prompts: Sequence[Prompt],
-    pretraining: Path | None,
+    pretraining: Path | None = None,
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     validation: Sequence[Prompt] = (),
     gold: GoldReward | None = None,
     held_out: Sequence[RankedPrompt] = (),
@@ -73,10 +74,8 @@ def train_ppo(
     announce(report, "loading policy, reference, critic and reward model")
     load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
     load_models_whole(accelerator)
-    models = load(device=accelerator.device)
-    if config.activation_checkpointing:
-        for trained in (models.policy, models.critic):
-            checkpoint_activations(trained)
+    with attention_implementation(config.attn_implementation):
+        models = _checkpointed(load(device=accelerator.device), config)
     prompt_ids, validation_ids, gold_ids = (
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)
@@ -95,7 +94,9 @@ def train_ppo(
         report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
     _check_supported(run)
     if isinstance(models.reward, RewardModel):
-        check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
+        with run.models.idle.on_device():
+            doing = counted(report, "checking the reward model")
+            check_reward_model(models.reward, held_out, doing)
     limit_waits()  # of all process groups: there are no more to come
     train(
         run,
@@ -117,6 +118,14 @@ def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[in
     return replace(models, prompts=dict(zip(map(tuple, ids), prompts, strict=True)))
 
 
+def _checkpointed(models: Models, config: PPOConfig) -> Models:
+    """The models; policy and critic checkpoint their activations, where the config says so."""
+    if config.activation_checkpointing:
+        for trained in (models.policy, models.critic):
+            checkpoint_activations(trained)
+    return models
+
+
 def _trained_shares(models: Models) -> dict[str, float]:
     critic = trained_share(models.critic, "ppo/critic_")
     if isinstance(models.critic, ValueHead):
@@ -136,7 +145,8 @@ def _stream(
 def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[int]]) -> None:
     """Drop cached layers that would change outputs, and cut micro-batches to the free memory."""
     config, accelerator = run.config, run.accelerator
-    run.models = without_wrong_states(run.models, prompts[0])
+    with run.models.idle.on_device():
+        run.models = without_wrong_states(run.models, prompts[0])
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest

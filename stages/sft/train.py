@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
+from reward_models.backbone import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
@@ -24,7 +25,7 @@ from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
-from stages.progress import Report, Step
+from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
@@ -37,12 +38,12 @@ def train_sft(
     *,
     base: str | Path,
     demonstrations: Sequence[Demonstration],
-    validation: Sequence[Demonstration],
-    reward_model: Path | None,
-    selection_prompts: Sequence[Prompt],
+    validation: Sequence[Demonstration] = (),
+    reward_model: Path | None = None,
+    selection_prompts: Sequence[Prompt] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
@@ -104,7 +105,8 @@ def train_sft(
 def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
     """Return the base with the parameters of `config.adaptation` trainable."""
     torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    with attention_implementation(config.attn_implementation):
+        model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
     log_router_loss(model)
     if config.activation_checkpointing:
         checkpoint_activations(model)

@@ -73,7 +73,7 @@ function drawTools() {
   } }, language === "en" ? "Deutsch" : "English");
   const asking = (where) => [isLive ? tool("own_prompt", () => showOwnPrompt(), null, where) : null, me.role === "annotator" ? null : tool("disputes", showDisputes, null, where)].filter(Boolean);
   const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
-    h("div", { class: "menu-items" }, asking("only-narrow"), tool("theme", theme), speak,
+    h("div", { class: "menu-items", onclick: () => { more.open = false; } }, asking("only-narrow"), tool("theme", theme), speak,
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
   const arrow = (sign, word, onclick) => button(sign, onclick, { class: "quiet only-touch", "data-part": word, "aria-label": t("key_" + word), title: t("key_" + word) });
   const tools = [...asking("only-wide"), arrow("↶", "undo", undo), arrow("↷", "redo", redo), tool("recent", showRecent),

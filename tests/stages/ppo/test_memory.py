@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from stages.chunked_logprobs import logprobs_and_entropy
+from stages.ppo import forward, forward_checks
 from tests.stages.ppo.test_cached import (
     FAMILIES,
     PARTS,
@@ -58,3 +60,32 @@ def test_a_run_with_8_bit_moments_resumes_bit_equal(world: World, tmp_path: Path
         train(world, tmp_path / "broken", config, cut_at(3))
     assert_same_course(metrics_of(world, tmp_path / "broken", config), whole[2:], exact=True)
     assert_alike(tmp_path / "broken", tmp_path / "whole", exact=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("full", PARTS | {"models": {"kind": "shared-critic"}}),
+        ("lora-above", {"minibatch": 8, "cached": {"first_forward": True}, "packed": False}),
+    ],
+)
+def test_a_run_with_logits_in_chunks_is_the_same(
+    one_backbone: World,
+    tmp_path: Path,
+    family: str,
+    changes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_config(adaptation=FAMILIES[family], **changes)
+    at_once = metrics_of(one_backbone, tmp_path / "at-once", config)
+    chunks: list[int] = []
+
+    def compute(*given: Any, **settings: Any) -> Any:
+        chunks.append(settings["chunk"])
+        return logprobs_and_entropy(*given, **settings)
+
+    monkeypatch.setattr(forward_checks, "tokens_at_once", lambda _: 3)
+    monkeypatch.setattr(forward, "logprobs_and_entropy", compute)
+    assert_same_course(metrics_of(one_backbone, tmp_path / "in-chunks", config), at_once)
+    assert_alike(tmp_path / "in-chunks", tmp_path / "at-once")
+    assert set(chunks) == {3}
