@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
@@ -88,7 +88,7 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        if not _is_classifier(folder):  # version 0.2 saved no head with it
+        if not _is_classifier(folder):  # an older folder has its head apart alone
             return load_pretrained(AutoModel, str(folder))
         return transformer(load_classifier(folder))
     source = base_source(card.base, folder, card.base_hash)
@@ -97,8 +97,7 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
     require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    check_adapter_folder(folder)
-    return load_adapter(base, folder, trainable=True, config=config_without_head(folder))
+    return load_adapter(base, folder, trainable=True, without_head=True)
 
 
 def _is_classifier(folder: Path) -> bool:
@@ -120,16 +119,17 @@ def require_base(
 
 
 def load_adapter(
-    base: PreTrainedModel, folder: Path, *, trainable: bool, config: PeftConfig | None = None
+    base: PreTrainedModel, folder: Path, *, trainable: bool, without_head: bool = False
 ) -> PeftModel:
     """Load an adapter's folder on its base; ValueError unless all of it is there and fits.
 
-    `config` takes the place of the saved one.
+    `without_head` a classifier's loads on a causal language model, and its head is left out.
     """
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
+        config = config_without_head(folder) if without_head else None
         adapter = PeftModel.from_pretrained(
             base, str(folder), is_trainable=trainable, config=config
         )

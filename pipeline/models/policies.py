@@ -80,8 +80,10 @@ def _stored_dtype(policy: "PeftModel") -> "torch.dtype | None":
     """Return the dtype that an adapter's base has in its files; None where its config has none."""
     from transformers import AutoConfig
 
-    base: str = policy.get_base_model().config.name_or_path
-    stored: torch.dtype | None = AutoConfig.from_pretrained(base).dtype
+    from reward_models.backbone import transformer
+
+    stored: torch.dtype | None
+    stored = AutoConfig.from_pretrained(str(transformer(policy).config.name_or_path)).dtype
     return stored
 
 

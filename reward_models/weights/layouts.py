@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
@@ -82,7 +82,7 @@ def add_head(folder: Path, head_1D: Tensor) -> None:
 def config_without_head(folder: Path) -> PeftConfig:
     """Return PEFT's config of an adapter for its backbone, a causal language model."""
     config: PeftConfig = PeftConfig.from_pretrained(str(folder))
-    if config.task_type == "SEQ_CLS":
+    if isinstance(config, LoraConfig) and config.task_type == "SEQ_CLS":
         config.task_type, config.modules_to_save = "CAUSAL_LM", None
     return config
 
