@@ -27,6 +27,7 @@ from stages.distributed.sharding import (
 )
 from stages.distributed.state import scatter_weights
 from stages.generation.vllm import VllmSampler
+from stages.generation.vllm_server import VllmServer
 from stages.ppo import losses
 from stages.ppo.config import OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
@@ -95,7 +96,9 @@ class PPORun:
         self.stream = stream  # the pretraining text of the ptx term
         self.average = None
         if config.ema_decay is not None:
-            self.average = MovingAverage(self.policy.shards(), config.ema_decay)
+            self.average = MovingAverage(
+                self.policy.shards(), config.ema_decay, on_host=config.models.offload
+            )
         self.state = RunState(kl_coefficient=config.kl.coefficient)
 
     @property
@@ -191,7 +194,7 @@ class PPORun:
             weights = self._shards_of(saved["best"]["weights"])
             best = Best(**{**saved["best"], "weights": weights})
         if self.average is not None:
-            self.average.weights = self._shards_of(saved["average"])
+            self.average.set(self._shards_of(saved["average"]))
         load_network_state(self.policy, saved["policy"])
         load_network_state(self.critic, saved["critic"])
         self.models.lower.forget()
@@ -264,16 +267,15 @@ class PPORun:
         rollouts, models, accelerator = self.config.rollouts, self.models, self.accelerator
         if isinstance(rollouts, OwnRollouts):
             return LocalSampler(models, self.policy, rollouts, accelerator)
-        stops = stop_ids(models.tokenizer, models.policy)
         return VllmSampler(
-            rollouts.url,
+            VllmServer(rollouts.url, timeout_s=rollouts.timeout_s, parallel=rollouts.parallel),
             models.policy,
             self.policy,
             accelerator,
-            stops=stops,
+            stops=stop_ids(models.tokenizer, models.policy),
             folder=folder,
-            parallel=rollouts.parallel,
-            timeout_s=rollouts.timeout_s,
+            transfer=rollouts.transfer,
+            sleeps=rollouts.sleep,
         )
 
     def _shards_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
