@@ -176,17 +176,24 @@ class MovingAverage:
     """An exponential moving average of trained weights in float32 (appendix C.4: decay 0.992).
 
     The paper does not say per what; here it is per optimiser step, as in other implementations.
+    With `on_host` it is in host memory.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: x.float().clone() for name, x in weights.items()}
+    def __init__(
+        self, weights: Mapping[str, Tensor], decay: float, *, on_host: bool = False
+    ) -> None:
+        self.decay, self.on_host = decay, on_host
+        self.set({name: x.float().clone() for name, x in weights.items()})
+
+    def set(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these weights as the average."""
+        self.weights = {name: x.cpu() if self.on_host else x for name, x in weights.items()}
 
     def step(self, weights: Mapping[str, Tensor]) -> None:
         """Move by a share 1 - decay towards the current weights."""
         with torch.no_grad():
             for name, mean in self.weights.items():
-                mean.lerp_(weights[name].float(), 1.0 - self.decay)
+                mean.lerp_(weights[name].to(mean.device).float(), 1.0 - self.decay)
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _of_bitsandbytes(name: OptimizerName) -> type[Optimizer]:
     except ImportError:
         raise ValueError(
             f"optimizer is {name}, but bitsandbytes is not installed; expected adamw, or "
-            "pip install bitsandbytes"
+            "pip install 'instruct-rlhf[bitsandbytes]'"
         ) from None
     kind: type[Optimizer] = PagedAdamW8bit if name == "paged_adamw_8bit" else AdamW8bit
     return kind

@@ -33,7 +33,7 @@ class SeparateModels(Config):
     """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
 
     kind: Literal["separate"] = "separate"
-    offload: bool = False  # reference and reward model wait in host memory; with family full
+    offload: bool = False  # reference, reward model and average wait in host memory; family full
 
 
 class SharedCritic(Config):

@@ -95,7 +95,9 @@ class PPORun:
         self.stream = stream  # the pretraining text of the ptx term
         self.average = None
         if config.ema_decay is not None:
-            self.average = MovingAverage(self.policy.shards(), config.ema_decay)
+            self.average = MovingAverage(
+                self.policy.shards(), config.ema_decay, on_host=config.models.offload
+            )
         self.state = RunState(kl_coefficient=config.kl.coefficient)
 
     @property
@@ -191,7 +193,7 @@ class PPORun:
             weights = self._shards_of(saved["best"]["weights"])
             best = Best(**{**saved["best"], "weights": weights})
         if self.average is not None:
-            self.average.weights = self._shards_of(saved["average"])
+            self.average.set(self._shards_of(saved["average"]))
         load_network_state(self.policy, saved["policy"])
         load_network_state(self.critic, saved["critic"])
         self.models.lower.forget()

@@ -32,7 +32,7 @@ from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
-from stages.progress import Report, Step, announce, counted
+from stages.progress import Report, Step, announce, counted, silent
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import check_reward_model
 
@@ -48,10 +48,10 @@ def train_ppo(
     policy: str | Path,
     reward_model: str | Path,
     prompts: Sequence[Prompt],
-    pretraining: Path | None,
+    pretraining: Path | None = None,
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     validation: Sequence[Prompt] = (),
     gold: GoldReward | None = None,
     held_out: Sequence[RankedPrompt] = (),

@@ -35,7 +35,7 @@ from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.optimizers import AdamKind
 from stages.generation.score import score_responses
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
-from stages.progress import Report, Step, announce, counted
+from stages.progress import Report, Step, announce, counted, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
@@ -53,10 +53,10 @@ def train_reward(
     base: str | Path,
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     use: Use = "both",
 ) -> None:
     """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.

@@ -25,7 +25,7 @@ from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
-from stages.progress import Report, Step
+from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
@@ -38,12 +38,12 @@ def train_sft(
     *,
     base: str | Path,
     demonstrations: Sequence[Demonstration],
-    validation: Sequence[Demonstration],
-    reward_model: Path | None,
-    selection_prompts: Sequence[Prompt],
+    validation: Sequence[Demonstration] = (),
+    reward_model: Path | None = None,
+    selection_prompts: Sequence[Prompt] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.

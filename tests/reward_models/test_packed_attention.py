@@ -55,9 +55,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 
 @given(FORESTS)
-def test_segments_give_the_outputs_and_gradients_of_a_mask_over_the_row(
-    forest: Forest,
-) -> None:
+def test_segments_give_the_outputs_and_gradients_of_a_mask_over_the_row(forest: Forest):
     seen = seen_NN(forest)
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, 1, 2, len(seen), 4, dtype=torch.float64, generator=generator)

@@ -172,9 +172,7 @@ def test_the_log_tells_who_did_what(folder: Path, tmp_path: Path) -> None:
     assert ("ben", "submit", "t0") in events
 
 
-def test_a_backup_is_made_by_command_while_the_store_is_in_use(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_backup_is_made_by_command_while_the_store_is_in_use(folder: Path, tmp_path: Path):
     rlhf("import", folder, "--store", tmp_path / "run/rankings.sqlite")
     (tmp_path / "own.yaml").write_text("name: own\nlabeling: {kind: human}\n")
     command = ("label", tmp_path / "own.yaml", "--out", tmp_path / "run", "--backup")
@@ -205,9 +203,7 @@ def imported(tmp_path: Path, path: Path, form: str) -> list[Ranking]:
     return read_records(tmp_path / "out/rankings.jsonl", Ranking)
 
 
-def test_the_figures_of_squality_are_those_of_scipy_and_krippendorff(
-    tmp_path: Path,
-) -> None:
+def test_the_figures_of_squality_are_those_of_scipy_and_krippendorff(tmp_path: Path):
     rankings = imported(tmp_path, SQUALITY, "squality")
     assert len(rankings) == 300
     by_task: dict[str, list[Ranking]] = {}
