@@ -22,6 +22,7 @@ from labeling_ui.store import leases
 from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
+from labeling_ui.tasks.overlap import AdaptiveOverlap, widen
 from labeling_ui.tasks.queue import Mixing, choose, screen_when_done
 from reward_models.records import RankingTask, Response
 
@@ -56,6 +57,7 @@ class Assignment:
     rng: random.Random
     lease_s: float = 1800
     mixing: Mixing = field(default_factory=Mixing)
+    overlap: AdaptiveOverlap | None = None
 
     def next_task(self, annotator: str) -> Lease | None:
         """Return the task this person holds, else a new one; None when nothing is left for them."""
@@ -148,6 +150,8 @@ class Assignment:
             if row["is_skip"]:  # somebody else gets it, unless the task is full without it
                 leases.reopen_task(connection, lease.task)
             leases.close_full(connection, [lease.task])
+            if self.overlap is not None and state == "done":
+                widen(connection, lease.task, self.overlap, now_s)
             if self.mixing.screening is not None:
                 screen_when_done(connection, annotator, self.mixing.screening, now_s)
         return "surplus" if surplus else "stored"

@@ -32,7 +32,8 @@ from labeling_ui.tasks.answers import (
     writing_from,
 )
 from labeling_ui.tasks.assignment import Assignment, Lease, Live
-from reward_models.records import RankingTask
+from labeling_ui.tasks.practice import feedback
+from reward_models.records import Ranking, RankingTask
 
 DRAFT_CHARACTERS = 400_000
 Reply = dict[str, Any]
@@ -84,7 +85,10 @@ class Room:
         lease = self.assignment.look_up(account.name, token)
         record = self._record(lease, _mapping(message, "body"), account.name)
         outcome = self.assignment.submit(account.name, token, form_id, record)
-        return {"outcome": outcome, **self.next_task(account, {})}
+        reply = {"outcome": outcome, **self.next_task(account, {})}
+        if lease.kind == "ranking" and outcome != "again":
+            reply["feedback"] = feedback(self.store, Ranking.from_json(record))
+        return reply
 
     def recent(self, account: Account, _: Message) -> Reply:
         """Return this person's latest answers, newest first."""

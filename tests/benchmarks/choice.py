@@ -95,7 +95,8 @@ def _block(
     if way in ("random", "outputs"):
         return list(outputs.items())
     features = [world.features[task][outputs[task]] for task in candidates]
-    order = order_tasks(heads, features, size, random_share=SHARE, rng=rng)
+    reserved = range(round(SHARE * len(candidates)))  # the candidates are in random order
+    order = order_tasks(heads, features, size, reserved=reserved, random_share=SHARE, rng=rng)
     return [(candidates[choice.task], outputs[candidates[choice.task]]) for choice in order]
 
 
