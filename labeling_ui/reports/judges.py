@@ -126,9 +126,8 @@ def _presentations(ranking: Ranking) -> list[tuple[list[str], Mapping[str, int]]
 
 def _first_wins(ranking: Ranking) -> Counts:
     """Return the pairs won by the response that came first, over all presentations of a task."""
-    sign_N = np.concatenate(
-        [signs([ranks[name] for name in order]) for order, ranks in _presentations(ranking)] or [[]]
-    )
+    parts = [signs([ranks[name] for name in order]) for order, ranks in _presentations(ranking)]
+    sign_N = np.concatenate([np.zeros(0, np.int64), *parts])
     return int((sign_N > 0).sum()), int((sign_N != 0).sum())
 
 

@@ -1,4 +1,4 @@
-"""What is chosen to be ranked next tells most: on cases whose answer is plain."""
+"""The choice of tasks and outputs that tell most, on cases whose answer is plain."""
 
 import math
 import random
