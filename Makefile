@@ -37,7 +37,9 @@ $(READY): requirements.lock pyproject.toml
 quickstart: $(READY)
 	@$(BIN)/rlhf run configs/quickstart.yaml --set seed=$(SEED) --out $(OUT)
 
-test: lint types tests
+# Types are checked beside the tests: mypy has one process, and a core is idle otherwise.
+test: lint
+	@$(MAKE) --no-print-directory -j2 types tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

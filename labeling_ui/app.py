@@ -30,7 +30,8 @@ from labeling_ui.reports.quality import Scores
 from labeling_ui.store.accounts import Account, Accounts
 from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Assignment, Live
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
 from labeling_ui.tasks.overlap import AdaptiveOverlap
 from labeling_ui.tasks.queue import Mixing
 from labeling_ui.web.middleware import AccessMiddleware, account_of
@@ -51,7 +52,7 @@ ROOM_SCRIPTS = (
     "keyboard",
     "main",
 )
-STYLES = ("room", "steps", "task_kinds", "owner")
+STYLES = ("room", "steps", "reading", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -97,10 +98,12 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     app.add_middleware(AccessMiddleware)
     app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
-    people = (owner.invite, owner.change_account, owner.admit)
+    accounts_of = (owner.invite, owner.change_account, owner.admit)
+    people = (*accounts_of, owner.withdraw, owner.restore, owner.release)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    annotators = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    settling = (room.disputes, room.adjudicate, room.others_ranks)
+    annotators = (*tasks, room.differences, *settling, room.ask_policy)
     _mount(app, "owner", "/owner", ("owner",), owners)
     _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app

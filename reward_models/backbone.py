@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -19,10 +21,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
+from reward_models.compat import set_attention_name
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -38,6 +42,11 @@ from reward_models.model_files import (
 )
 
 Backbone = PreTrainedModel | PeftModel
+HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
+_KINDS = {
+    AutoModelForCausalLM: "causal language model",
+    AutoModelForSequenceClassification: "sequence classifier",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,16 @@ FLOAT32 = WeightFormat()
 def load_causal_lm(source: str | Path) -> PreTrainedModel:
     """Load the causal language model of a folder or hub name; ValueError where there is none."""
     return load_pretrained(AutoModelForCausalLM, str(source))
+
+
+def load_classifier(source: str | Path, *, without_head: bool = False) -> PreTrainedModel:
+    """Load a sequence classifier with one label; ValueError where there is none.
+
+    `without_head` its head may be missing, because an adapter brings it.
+    """
+    return load_pretrained(
+        AutoModelForSequenceClassification, str(source), may_lack=HEADS if without_head else ()
+    )
 
 
 def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
@@ -191,27 +210,58 @@ def require_finite(model: nn.Module, source: object) -> None:
                 raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
 
 
-def load_pretrained(
-    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str
-) -> PreTrainedModel:
-    """Load the model of a folder or hub name in float32.
+_attention: ContextVar[str | None] = ContextVar("attention", default=None)
 
-    Raises ValueError unless all weights are there, of the right shapes, and finite.
+
+@contextmanager
+def attention_implementation(name: str | None) -> Iterator[None]:
+    """Load models with this attention for a while; None changes nothing."""
+    token = _attention.set(name or _attention.get())
+    try:
+        yield
+    finally:
+        _attention.reset(token)
+
+
+def with_chosen_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config with the attention that was chosen; without a choice it is as it was."""
+    name = _attention.get()
+    if name is not None:
+        set_attention_name(config, name)
+    return config
+
+
+def load_pretrained(
+    kind: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    source: str,
+    *,
+    may_lack: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """Load the model of a folder or hub name in float32; a classifier with one label.
+
+    Raises ValueError unless all weights are there, of the right shapes, and finite. Those whose
+    names begin like one of `may_lack` may be missing.
     """
     check_source(source)
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
+        config = with_chosen_attention(without_dropout(AutoConfig.from_pretrained(source)))
+        if kind is AutoModelForSequenceClassification:
+            config.num_labels = 1
         loaded: object = kind.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except LOAD_ERRORS as error:
-        expected = "causal language model" if kind is AutoModelForCausalLM else "model"
+        attention, reason = _attention.get(), first_line(error)
+        if attention is not None and ("attention" in reason.lower() or "attn" in reason):
+            raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
+        expected = _KINDS.get(kind, "model")
         raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing uses it.
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    unneeded = ("pooler.", *may_lack)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unneeded))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from reward_models.conversations import Turn, prompt_turns, question
+from reward_models.judge_names import check_name
 from reward_models.row_files import (
     flag,
     json_value,
@@ -36,8 +37,6 @@ from reward_models.row_files import (
 
 R = TypeVar("R", bound="Record")
 Kind = Literal["human", "simulated", "imported", "judge"]
-Use = Literal["people", "judges", "both"]  # people: everybody who is no model
-JUDGE = "judge:"  # begins the name of every model that ranks, and of nobody else
 _PROMPT_KEYS = ("prompt", "messages", "conversations", "history")
 
 
@@ -251,11 +250,7 @@ class Ranking(Record):
         skipped = _reason(self.skipped)
         if self.ranks is None and skipped is None:
             raise ValueError("'ranks' is null, and the ranking is not skipped")
-        if (self.kind == "judge") != is_judge(str(self.annotator)):
-            raise ValueError(
-                f"'annotator' is '{self.annotator}' and 'kind' is '{self.kind}'; expected a name "
-                f"that begins with '{JUDGE}' for a judge, and for nobody else"
-            )
+        check_name(str(self.annotator), self.kind)
         extra = dict(self.extra)
         if "flags_no" in extra:
             extra["flags_no"] = _name_lists("flags_no", extra["flags_no"])
@@ -291,11 +286,6 @@ class Ranking(Record):
         for a, b in combinations(self.ranks, 2):
             if self.ranks[a] != self.ranks[b]:
                 yield (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
-
-
-def is_judge(annotator: str) -> bool:
-    """Return true for the name of a model that ranks in place of a person."""
-    return annotator.startswith(JUDGE)
 
 
 def _whole_numbers(

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from torch.optim import Optimizer
 from transformers import TrainingArguments
 
 from reward_models.model_files import first_line
 from stages.adapters.config import Full, Restricted
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.state import let_models_load_whole
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -40,6 +42,28 @@ def training_arguments(
         )
     let_models_load_whole()
     return arguments
+
+
+def trainer_optimizer(
+    kind: AdamKind, arguments: TrainingArguments
+) -> tuple[type[Optimizer], dict[str, Any]] | None:
+    """Return Trainer's `optimizer_cls_and_kwargs`; None for the one that `arguments` name.
+
+    ValueError where moments are sharded.
+    """
+    if kind.is_plain:
+        return None
+    for variable, sharding in (("FSDP", "fsdp2"), ("DEEPSPEED", "zero")):
+        if os.environ.get(f"ACCELERATE_USE_{variable}") == "true":
+            kind.require_plain(sharding)
+    optimizer, own = kind.class_and_settings(fused=True)
+    return optimizer, {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+        "weight_decay": arguments.weight_decay,
+        **own,
+    }
 
 
 def num_ranks() -> int:

@@ -7,6 +7,7 @@ prompts.jsonl                 prompts to sample from
 ratings.jsonl                 samples with people's ratings as columns; `rlhf score` reads them
 comparisons/                  pairs of two policies' outputs, and who preferred which
 adjudications.jsonl           rankings that settle a disagreement
+conversations.jsonl           live conversations: each turn's best output, as stage one reads them
 
 Of a few-shot prompt with N pairs come N demonstrations, each asking for one pair's response with
 the others before it (Ouyang et al. 2022, appendix A.2).
@@ -46,6 +47,7 @@ def write_jsonl_files(store: Store, out: Path) -> list[Path]:
         JUDGED: [ranking.to_json() for ranking in store.rankings(use="judges")],
         "demonstrations.jsonl": [one.to_json() for one in demonstrations(store)],
         "prompts.jsonl": [one.to_json() for one in prompts(store)],
+        "conversations.jsonl": [one.to_json() for one in conversations(store)],
         "ratings.jsonl": ratings(store),
         "comparisons/tasks.jsonl": [one.to_json() for one in compared],
         "comparisons/rankings.jsonl": [one.to_json() for one in preferred],
@@ -93,6 +95,42 @@ def prompts(store: Store) -> list[Prompt]:
         for kind in ("prompt", "demonstration")
         for task, annotator, name, prompt, _ in _written(store, kind)
     ]
+
+
+def conversations(store: Store) -> list[Demonstration]:
+    """Return every ranked turn of live conversations with the output that was chosen.
+
+    That is the one the conversation went on after, else the first shown of those ranked best.
+    """
+    tasks = {task.id: task for task in store.tasks() if "turn" in task.extra}
+    chosen = {
+        task.extra["continues"]: task.extra["chosen"]
+        for task in tasks.values()
+        if "continues" in task.extra
+    }
+    rows = []
+    for ranking in store.rankings():
+        task = tasks.get(ranking.task)
+        if task is None or ranking.annotator != task.extra["asked_by"]:
+            continue
+        order = ranking.shown_order or list(ranking.ranks)
+        best = chosen.get(task.id) or next(name for name in order if ranking.ranks[name] == 1)
+        (response,) = [one for one in task.responses if one.id == best]
+        if not response.text.strip():
+            continue
+        names = {"conversation": task.extra["conversation"], "turn": task.extra["turn"]}
+        rows.append(
+            Demonstration(
+                task.prompt,
+                response.text,
+                id=task.id,
+                user=ranking.annotator,
+                source=SOURCE,
+                history=task.history,
+                extra={**names, "model": response.model},
+            )
+        )
+    return rows
 
 
 def _written(store: Store, kind: TaskKind) -> Iterator[tuple[WritingTask, str, str, str, str]]:

@@ -18,7 +18,8 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.database import Database, dumps, first, insert, run, run_for_ids
 from labeling_ui.store.leases import take_places
 from labeling_ui.store.records import RoomTask, task_from
-from reward_models.records import Ranking, RankingTask, Use
+from reward_models.judge_names import Use
+from reward_models.records import Ranking, RankingTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,20 @@ class Store:
                 self.log(connection, "store", "tasks added", None, data)
         return len(rows)
 
+    def set_priority(self, ids: Sequence[str], priority: int) -> int:
+        """Give tasks this priority; return how many had another."""
+        with self.database.write() as connection:
+            sql = "SELECT id, priority FROM tasks WHERE id IN :ids"
+            rows = run_for_ids(connection, sql, ids)
+            changed = [row.id for row in rows if row.priority != priority]
+            for task in changed:
+                sql = "UPDATE tasks SET priority = :priority WHERE id = :task"
+                run(connection, sql, task=task, priority=priority)
+            if changed:
+                data = {"tasks": changed, "priority": priority}
+                self.log(connection, "store", "priority changed", None, data)
+        return len(changed)
+
     def tasks(self) -> list[RankingTask]:
         """Return all ranking tasks in order of arrival."""
         sql = "SELECT record FROM tasks WHERE kind = 'ranking' AND lesson IS NULL ORDER BY position"
@@ -135,7 +150,8 @@ class Store:
     def practice(self) -> list[tuple[Ranking, dict[str, int]]]:
         """Return people's first answers to practice tasks, each with the known ranks, in order."""
         sql = """SELECT a.record, t.gold FROM answers a JOIN tasks t ON t.id = a.task
-                 WHERE t.lesson IS NOT NULL AND a.version = 1 AND a.is_skip = 0 ORDER BY a.id"""
+                 WHERE t.lesson IS NOT NULL AND a.version = 1 AND a.is_skip = 0
+                 AND a.is_withdrawn = 0 ORDER BY a.id"""
         rows = self._read(sql)
         return [(Ranking.from_json(json.loads(r.record)), json.loads(r.gold)) for r in rows]
 
@@ -196,11 +212,11 @@ class Store:
         """Return the latest ranking of each annotator on each task, oldest first.
 
         Judges' come only where `use` asks for them. Skips are left out unless asked for; answers
-        beyond a task's overlap stay in the history but are never counted here.
+        beyond a task's overlap, and withdrawn ones, stay in the history but never count here.
         """
         sql = """SELECT a.record FROM answers a JOIN tasks t ON t.id = a.task
                  WHERE t.kind = 'ranking' AND t.lesson IS NULL AND a.is_latest = 1
-                 AND a.is_surplus = 0"""
+                 AND a.is_surplus = 0 AND a.is_withdrawn = 0"""
         sql += {"people": " AND a.source <> 'judge'", "judges": " AND a.source = 'judge'"}.get(
             use, ""
         )
@@ -213,7 +229,7 @@ class Store:
         sql = """SELECT t.record AS task, a.record AS answer
                  FROM answers a JOIN tasks t ON t.id = a.task
                  WHERE t.kind = :kind AND a.is_latest = 1 AND a.is_skip = 0 AND a.is_surplus = 0
-                 ORDER BY a.id"""
+                 AND a.is_withdrawn = 0 ORDER BY a.id"""
         rows = self._read(sql, kind=kind)
         return [(task_from(kind, json.loads(row.task)), json.loads(row.answer)) for row in rows]
 
@@ -268,6 +284,7 @@ def answer_row(record: Mapping[str, Any], version: int, now_s: float) -> dict[st
         "is_latest": 1,
         "is_skip": int(record.get("skipped") is not None),
         "is_surplus": 0,
+        "is_withdrawn": 0,
         "time": now_s,
     }
 
@@ -282,7 +299,7 @@ def gold_answers(connection: Connection, annotator: str) -> list[Any]:
     """Return a person's answers to gold tasks beside what is known of them, skips left out."""
     sql = """SELECT a.record, t.gold, t.gold_flags FROM answers a JOIN tasks t ON t.id = a.task
              WHERE a.annotator = :annotator AND a.is_latest = 1 AND a.is_skip = 0
-             AND t.gold IS NOT NULL AND t.lesson IS NULL"""
+             AND a.is_withdrawn = 0 AND t.gold IS NOT NULL AND t.lesson IS NULL"""
     return list(run(connection, sql, annotator=annotator))
 
 

@@ -67,7 +67,8 @@ def widen(connection: Connection, task: str, rule: AdaptiveOverlap, now_s: float
     """
     sql = """SELECT a.record, a.source, t.overlap FROM answers a JOIN tasks t ON t.id = a.task
              WHERE a.task = :task AND t.kind = 'ranking' AND t.gold IS NULL
-             AND a.is_latest = 1 AND a.is_skip = 0 AND a.is_surplus = 0 ORDER BY a.id"""
+             AND a.is_latest = 1 AND a.is_skip = 0 AND a.is_surplus = 0
+             AND a.is_withdrawn = 0 ORDER BY a.id"""
     rows = run(connection, sql, task=task).all()
     people = [_ranking(row) for row in rows if row.source != "judge"]
     if not rows or rows[0].overlap > len(people):

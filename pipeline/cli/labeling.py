@@ -41,7 +41,10 @@ def import_(
         typer.Option("--format", help="The format of the file."),
     ] = "jsonl",
     overlap: Overlap = 1,
-    priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="Higher comes first, else 0; also of tasks that are there already."),
+    ] = None,
     gold: Annotated[
         Path | None, typer.Option(help="Rankings known to be right, to test people by.")
     ] = None,

@@ -44,13 +44,14 @@ def import_labels(
     form: Form,
     *,
     overlap: int = 1,
-    priority: int = 0,
+    priority: int | None = None,
     gold: Path | None = None,
     log: Callable[[str], None],
 ) -> None:
     """Add tasks and rankings to a store, which is made if it is new; what is there is left alone.
 
-    `gold` is a file of right rankings; their tasks become gold tasks.
+    `gold` is a file of right rankings; their tasks become gold tasks. A `priority` holds for tasks
+    that are there already as well.
     """
     tasks, rankings = _read(path, form)
     right = [] if gold is None else read_rankings(gold, tasks)
@@ -60,9 +61,13 @@ def import_labels(
             raise ValueError(f"{gold}: task '{one.task}' has two right rankings, expected one")
         known[one.task] = dict(one.ranks)
     with closing(Store(where)) as store:
-        new = store.add_tasks(tasks, overlap=overlap, priority=priority, gold=known)
+        new = store.add_tasks(tasks, overlap=overlap, priority=priority or 0, gold=known)
+        ids = [task.id for task in tasks]
+        moved = 0 if priority is None else store.set_priority(ids, priority)
         added = store.submit_all(rankings)
     log(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
+    if moved:
+        log(f"{moved} tasks that were there have priority {priority} now")
 
 
 def _read(path: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:

@@ -9,7 +9,7 @@ from labeling_ui.forms import Form, load_form
 from labeling_ui.reports.quality import Scores
 from labeling_ui.store.records import flag_answers
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Live
+from labeling_ui.tasks.live import Live
 from labeling_ui.tasks.overlap import AdaptiveOverlap, widen_all
 from labeling_ui.tasks.queue import Mixing, Screening
 from labeling_ui.web.sign_in import Access, Proxy
@@ -155,12 +155,10 @@ def model_scores(
     """Return the scores of the config's reward model for every response; None without one."""
     if room.reward_model is None:
         return None
-    from reward_models.model import RewardModel
-    from stages.generation.score import score_responses
-    from stages.models import load_tokenizer
+    from stages.generation.score import load_scorer, score_responses, scorer_tokenizer
 
-    path = Path(room.reward_model)
-    model, tokenizer = RewardModel.load(path), load_tokenizer(path)
+    model = load_scorer(room.reward_model)
+    tokenizer = scorer_tokenizer(model, room.reward_model)
     flat = [(task, response) for task in tasks for response in task.responses]
     scores = score_responses(
         model,

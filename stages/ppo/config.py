@@ -33,6 +33,7 @@ class SeparateModels(Config):
     """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
 
     kind: Literal["separate"] = "separate"
+    offload: bool = False  # reference, reward model and average wait in host memory; family full
 
 
 class SharedCritic(Config):
@@ -42,6 +43,7 @@ class SharedCritic(Config):
     """
 
     kind: Literal["shared-critic"]
+    offload: bool = False
     value_coefficient: NonNegativeFloat = 0.1  # as in Ziegler et al.'s code; 0: the head alone
 
 
@@ -49,6 +51,7 @@ class JointModels(Config):
     """`SharedCritic`, and the score comes from the reference's states, which a probe allows."""
 
     kind: Literal["joint"]
+    offload: bool = False
     value_coefficient: NonNegativeFloat = 0.1
 
 
@@ -215,6 +218,16 @@ class PPOConfig(Config):
             raise ValueError(
                 f"adaptation.dropout ({dropout}) must be 0 in PPO: only without "
                 "dropout does the ratio of new to old probabilities start at 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_offloaded_is_idle(self) -> Self:
+        """Refuse to offload frozen weights that the policy uses all the time."""
+        if self.models.offload and not isinstance(self.adaptation, Full):
+            raise ValueError(
+                f"models.offload is true but adaptation.family is {self.adaptation.family}: the "
+                "models share their frozen weights, and none of these is ever idle; expected full"
             )
         return self
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from reward_models.backbone import transformer
+from reward_models.backbone import Backbone, transformer
 from reward_models.context_limit import ContextLimit, max_positions
+from reward_models.model import RewardModel
 from stages.data.template import stop_ids
 from stages.ppo import losses
 from stages.ppo.config import HealthChecks, PPOConfig
@@ -164,7 +165,10 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
-    for name, backbone in (("policy", models.policy), ("reward model", models.reward.backbone)):
+    backbones: dict[str, Backbone] = {"policy": models.policy}
+    if isinstance(models.reward, RewardModel):
+        backbones["reward model"] = models.reward.backbone
+    for name, backbone in backbones.items():
         limit = max_positions(transformer(backbone).config)
         ContextLimit(f"the {name}", limit).require(longest, what)
 

@@ -324,7 +324,7 @@ def add_pretraining_gradients(run: PPORun, sums: MetricSums, *, measure: bool = 
     )
     for part in torch.split(torch.arange(len(ids_BL), device=device), run.micro.examples):
         with autocast(accelerator):
-            nll = forward.pretraining_nll(policy.model, ids_BL[part], mask_BL[part])
+            nll = forward.pretraining_nll(run.models, policy.model, ids_BL[part], mask_BL[part])
         policy.backward(config.coefficient * nll / divisor)
         tokens = int(mask_BL[part, 1:].sum())
         sums.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.conversations import Turn
-from reward_models.records import Ranking, RankingTask, Use, is_judge
+from reward_models.judge_names import Use, is_judge
+from reward_models.records import Ranking, RankingTask
 from stages.data.template import conversation_ids, response_ids, user_text, written_out
 from stages.reward.config import RewardConfig
 

@@ -11,7 +11,8 @@ from accelerate import PartialState
 
 from reward_models.atomic_files import write_json
 from reward_models.calibration import Comparisons, pair_accuracy
-from reward_models.records import Ranking, RankingTask, Use, is_judge
+from reward_models.judge_names import Use, is_judge
+from reward_models.records import Ranking, RankingTask
 from stages.models import load_tokenizer
 from stages.progress import Report, part_of
 from stages.reward.batches import (

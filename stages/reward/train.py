@@ -24,17 +24,19 @@ from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArgument
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
-from reward_models.backbone import transformer
+from reward_models.backbone import attention_implementation, transformer
+from reward_models.judge_names import Use
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
+from stages.distributed.optimizers import AdamKind
 from stages.generation.score import score_responses
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
-from stages.progress import Report, Step, announce, counted
+from stages.progress import Report, Step, announce, counted, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
@@ -52,10 +54,10 @@ def train_reward(
     base: str | Path,
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     use: Use = "both",
 ) -> None:
     """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.
@@ -128,8 +130,10 @@ def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
+    attention = attention_implementation(config.attn_implementation)
     if isinstance(config.adaptation, families.Probe):
-        whole = load_policy(base)
+        with attention:
+            whole = load_policy(base)
         if isinstance(whole, PeftModel):
             raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
@@ -139,7 +143,7 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
             pooling=config.adaptation.pooling,
             inner_width=config.adaptation.width if config.adaptation.kind == "mlp" else 0,
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), attention:
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base), config.adaptation)
     model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
@@ -163,7 +167,8 @@ def fit(
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
         announce(report, "measuring how many prompts fit into memory")
         fit_to_memory(arguments, model, layout, elements, checkpoints)
-    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report, kind)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
 

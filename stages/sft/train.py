@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
+from reward_models.backbone import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
@@ -22,8 +23,9 @@ from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
+from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
-from stages.progress import Report, Step
+from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
@@ -36,12 +38,12 @@ def train_sft(
     *,
     base: str | Path,
     demonstrations: Sequence[Demonstration],
-    validation: Sequence[Demonstration],
-    reward_model: Path | None,
-    selection_prompts: Sequence[Prompt],
+    validation: Sequence[Demonstration] = (),
+    reward_model: Path | None = None,
+    selection_prompts: Sequence[Prompt] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
@@ -73,17 +75,16 @@ def train_sft(
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    log_router_loss(model)
-    if config.activation_checkpointing:
-        checkpoint_activations(model)
+    model = trained_model(config, base, seed)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
-    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = SupervisedTrainer.on(
+        model, tokenizer, arguments, examples + mixed, held_out, report, kind
+    )
     trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
@@ -99,6 +100,17 @@ def train_sft(
         for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
             drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
+
+
+def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
+    """Return the base with the parameters of `config.adaptation` trainable."""
+    torch.manual_seed(seed)
+    with attention_implementation(config.attn_implementation):
+        model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
+    log_router_loss(model)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:

@@ -26,10 +26,12 @@ from stages.adapters.probe import ProbeLayer
 from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
 from stages.distributed.compat import router_coefficient_restored, unembedding_of
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import let_models_load_whole
 from stages.models import base_record, load_policy, write_base_record
 from stages.progress import Report, Step, silent
 from stages.sft.selection import drop_resume_state, epoch_checkpoints
+from stages.training_arguments import trainer_optimizer
 
 _METRICS = {
     "loss": "sft/loss_nats_per_token",
@@ -60,6 +62,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         examples: Sequence[Example],
         held_out: Sequence[Example],
         report: Report,
+        kind: AdamKind = PLAIN,
     ) -> Self:
         """Return a trainer of `model`; `held_out` may be empty if nothing is validated."""
         at_once = arguments.per_device_train_batch_size * arguments.world_size
@@ -81,6 +84,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 eval_dataset=_rows(held_out) if held_out else None,
                 processing_class=tokenizer,
                 callbacks=[MetricsCallback(report), ThinCheckpoints()],
+                optimizer_cls_and_kwargs=trainer_optimizer(kind, arguments),
             )
         let_models_load_whole()  # its weights are not sharded yet
         check_trained_loss(

@@ -43,9 +43,7 @@ def test_what_others_ranked_is_not_learnt_from() -> None:
     assert {name for element in restricted for name in element.annotators} == {"ben"}
 
 
-def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(
-    tmp_path: Path,
-) -> None:
+def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(tmp_path: Path):
     rng = random.Random(0)
     tasks = tiny_tasks(150, rng)
     liked = tiny_rankings(tasks, ["ann"], rng)

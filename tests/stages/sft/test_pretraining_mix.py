@@ -46,8 +46,6 @@ def train(
         base=base,
         demonstrations=demonstrations(18) if taught is None else taught,
         validation=demonstrations(4),
-        reward_model=None,
-        selection_prompts=[],
         out=out,
         seed=3,
         report=steps.append,
