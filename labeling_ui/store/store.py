@@ -18,8 +18,7 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.database import Database, dumps, first, insert, run, run_for_ids
 from labeling_ui.store.leases import take_places
 from labeling_ui.store.records import RoomTask, task_from
-from reward_models.judge_names import Use
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, Use
 
 
 @dataclass(frozen=True, slots=True)

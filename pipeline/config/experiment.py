@@ -13,7 +13,7 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
-from reward_models.judge_names import Use
+from reward_models.records import Use
 from stages.adapters.config import Adaptation, Full, rates_of
 from stages.config import Config, DataSource, FilePath, Fraction, ModelName
 from stages.generation.config import SamplingConfig

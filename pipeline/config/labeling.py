@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from reward_models.judge_names import Use
+from reward_models.records import Use
 from stages.config import Config, FilePath, Fraction, ServedFile
 
 

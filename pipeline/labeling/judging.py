@@ -21,8 +21,7 @@ from pipeline.config.evaluation import EndpointConfig
 from pipeline.config.loading import validated
 from pipeline.evaluation.scorers.endpoint import Endpoint, Message, Reply
 from pipeline.labeling.exchange import store_at
-from reward_models.judge_names import JUDGE
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import JUDGE, Ranking, RankingTask, Response
 from reward_models.row_files import read_text
 
 LETTERS = "ABCDEFGHI"

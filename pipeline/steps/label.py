@@ -22,11 +22,11 @@ from pipeline.runs.failures import PeopleNeeded
 from pipeline.runs.stage import Source, Work, in_round, latest
 from pipeline.steps.step import DataFolder, ExperimentStage
 from reward_models.atomic_files import write_jsonl
-from reward_models.judge_names import Use
 from reward_models.records import (
     Prompt,
     Ranking,
     RankingTask,
+    Use,
     read_rankings,
     read_records,
     read_tasks,

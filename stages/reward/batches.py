@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.conversations import Turn
-from reward_models.judge_names import Use, is_judge
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import JUDGE, Ranking, RankingTask, Use
 from stages.data.template import conversation_ids, response_ids, user_text, written_out
 from stages.reward.config import RewardConfig
 
@@ -106,7 +105,7 @@ def ranked_for(elements: Sequence[RankedPrompt], use: Use) -> list[RankedPrompt]
             name
             for element in elements
             for name in element.annotators
-            if is_judge(name) == (use == "judges")
+            if name.startswith(JUDGE) == (use == "judges")
         },
     )
 

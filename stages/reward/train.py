@@ -25,9 +25,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
 from reward_models.backbone import attention_implementation, transformer
-from reward_models.judge_names import Use
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.distributed.activation_checkpointing import checkpoint_activations

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_models.judge_names import Use
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, Use
 from stages.progress import silent
 from stages.reward.batches import SplitRankings, split_rankings
 from stages.reward.config import RewardConfig
