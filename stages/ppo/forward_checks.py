@@ -28,9 +28,9 @@ from stages.forward_check import logits_of, padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
-from stages.ppo.forward import lay_out, policy_logits, reference_and_scores, values
+from stages.ppo.forward import policy_logits, reference_and_scores, values
 from stages.ppo.models import Models, unembedding
-from stages.ppo.rollout import Episodes
+from stages.ppo.rollout import Episodes, lay_out
 from stages.progress import Report, announce
 
 log = logging.getLogger(__name__)

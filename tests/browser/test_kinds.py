@@ -167,6 +167,8 @@ def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
     page.get_by_role("button", name="Show others' ranks").click()
     page.wait_for_selector(".given")
     assert "Others gave rank" in page.locator(".given").first.inner_text()
+    page.keyboard.press("v")
+    page.wait_for_selector(".two [data-part=differences]:not(:empty)")
     check(page)
     Keyboard(page).press("Control+Enter")
     wait_stored(page)

@@ -17,8 +17,8 @@ from reward_models.model import RewardModel
 from reward_models.model_card import RewardCard
 from reward_models.packed_attention import enable_packing
 from stages.generation.generate import Sampled
-from stages.ppo.forward import lay_out, response_logits, response_scores, response_values
-from stages.ppo.rollout import Episodes, by_length, shuffled
+from stages.ppo.forward import response_logits, response_scores, response_values
+from stages.ppo.rollout import Episodes, by_length, lay_out, shuffled
 
 VOCABULARY = 40
 BOTH = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -105,7 +105,7 @@ async function showPair() {
   const line = t("beside", ...pair.map(letter)) + " · " + differencesInWords(reply);
   find('[data-part="differences"]').textContent = line;
   announce(line);
-  goToChange(0, true);
+  if (work.step === "rank") goToChange(0, true); // there both were read before
 }
 
 function differencesInWords(reply) {

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from reward_models.records import Demonstration
-from stages.data.supervised import IGNORED, collate, encode
+from stages.chunked_logprobs import IGNORED
+from stages.data.supervised import collate, encode
 from stages.progress import Step
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.train import pretraining_examples, train_sft

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt
 from stages.adapters.config import LoRA
-from stages.data.supervised import IGNORED, collate, encode, response_loss
+from stages.chunked_logprobs import IGNORED
+from stages.data.supervised import collate, encode, response_loss
 from stages.generation.config import SamplingConfig
 from stages.models import load_policy, load_tokenizer, save_policy
 from stages.progress import Step, silent
