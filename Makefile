@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq --progres
 READY  := $(VENV)/.ready
 OURS   := pipeline stages reward_models labeling_ui
 TESTS   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
-	  --no-loadscope-reorder -m "not slow and not bench and not gpu"
+	  --no-loadscope-reorder -m "not slow and not bench and not gpu and not vllm"
 
 .PHONY: help bench quickstart test install lint types tests coverage docs chromium postgres clean
 .DEFAULT_GOAL := help

@@ -32,6 +32,7 @@ from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.assignment import Assignment
 from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.overlap import AdaptiveOverlap
 from labeling_ui.tasks.queue import Mixing
 from labeling_ui.web.middleware import AccessMiddleware, account_of
 from labeling_ui.web.owner import Owner, export_route
@@ -39,7 +40,18 @@ from labeling_ui.web.room import Reply, Room, reply_to
 from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages, templates
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
-ROOM_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write", "dialogs", "keyboard", "main")
+ROOM_SCRIPTS = (
+    "task",
+    "layout",
+    "rate",
+    "rank",
+    "compare",
+    "write",
+    "dialogs",
+    "practice",
+    "keyboard",
+    "main",
+)
 STYLES = ("room", "steps", "reading", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
@@ -61,6 +73,7 @@ class RoomOptions:
     tls: tuple[Path, Path] | None = None
     behind_tls: bool = False
     scores: Scores | None = None
+    overlap: AdaptiveOverlap | None = None
     live: Live | None = None
 
 
@@ -70,7 +83,11 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     access = options.access or "password"
     secure = options.tls is not None or options.behind_tls
     assignment = Assignment(
-        store, rng=random.SystemRandom(), lease_s=options.lease_s, mixing=options.mixing
+        store,
+        rng=random.SystemRandom(),
+        lease_s=options.lease_s,
+        mixing=options.mixing,
+        overlap=options.overlap,
     )
     room = Room(store, forms_with(options.form), assignment, progress, options.live)
     owner = Owner(store, accounts, progress, options.scores)

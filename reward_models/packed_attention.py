@@ -73,14 +73,14 @@ class VariableLengths:
             query_lengths.append(count)
             key_lengths.append(before + count)
         device = segment_P3.device
+        ends = (torch.tensor([0, *lengths]).cumsum(0) for lengths in (query_lengths, key_lengths))
+        cu_seq_lens_q, cu_seq_lens_k = (end.int().to(device) for end in ends)
         return cls(
-            torch.tensor(keys, device=device),
-            *(
-                torch.tensor([0, *lengths], device=device).cumsum(0).int()
-                for lengths in (query_lengths, key_lengths)
-            ),
-            max(query_lengths),
-            max(key_lengths),
+            key_from_K=torch.tensor(keys, device=device),
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max(query_lengths),
+            max_length_k=max(key_lengths),
         )
 
     def as_inputs(self) -> dict[str, Any]:
@@ -275,13 +275,16 @@ def register_flash_attention(library: str) -> None:
             key, value = (x.index_select(2, packed.key_from_K) for x in (key, value))
             attention_mask, lengths = None, packed.as_inputs()
         # transformers looks in the config for the library to call.
-        name = attention_name(module.config)
-        set_attention_name(module.config, library)
+        config = module.config
+        assert isinstance(config, PretrainedConfig)
+        name = attention_name(config)
+        set_attention_name(config, library)
         try:
-            given = (module, query, key, value, attention_mask)
-            output: Tensor = flash_attention_forward(*given, **lengths, **further)[0]
+            output: Tensor = flash_attention_forward(
+                module, query, key, value, attention_mask, **lengths | further
+            )[0]
         finally:
-            set_attention_name(module.config, name)
+            set_attention_name(config, name)
         return output, None
 
     AttentionInterface.register(f"{library}{PACKED}", attention)

@@ -251,11 +251,9 @@ class Ranking(Record):
         skipped = _reason(self.skipped)
         if self.ranks is None and skipped is None:
             raise ValueError("'ranks' is null, and the ranking is not skipped")
-        if (self.kind == "judge") != is_judge(str(self.annotator)):
-            raise ValueError(
-                f"'annotator' is '{self.annotator}' and 'kind' is '{self.kind}'; expected a name "
-                f"that begins with '{JUDGE}' for a judge, and for nobody else"
-            )
+        if (self.kind == "judge") != str(self.annotator).startswith(JUDGE):
+            name = f"annotator '{self.annotator}' is {self.kind}"
+            raise ValueError(f"{name}; expected judges' names, and no others, to begin '{JUDGE}'")
         extra = dict(self.extra)
         if "flags_no" in extra:
             extra["flags_no"] = _name_lists("flags_no", extra["flags_no"])
@@ -291,11 +289,6 @@ class Ranking(Record):
         for a, b in combinations(self.ranks, 2):
             if self.ranks[a] != self.ranks[b]:
                 yield (a, b) if self.ranks[a] < self.ranks[b] else (b, a)
-
-
-def is_judge(annotator: str) -> bool:
-    """Return true for the name of a model that ranks in place of a person."""
-    return annotator.startswith(JUDGE)
 
 
 def _whole_numbers(
@@ -340,8 +333,7 @@ def _reason(skipped: object) -> str | None:
 def _order(value: object) -> list[str] | None:
     if value in (None, ""):
         return None
-    if isinstance(value, str):
-        value = json_value(value)
+    value = json_value(value) if isinstance(value, str) else value
     if not isinstance(value, list | tuple):
         raise ValueError(f"'shown_order' is {type(value).__name__}, expected a list of ids")
     return [required_name("shown_order", one) for one in value]

@@ -50,12 +50,11 @@ def _row(
 ) -> dict[str, Any]:
     by_task = {ranking.task: ranking for ranking in own}
     same_tasks = [ranking for ranking in people if ranking.task in by_task]
-    presented = [one for ranking in own for one in _presentations(ranking)]
     measured = [ranking for ranking in own if ranking.task in lengths]
     rates = {
         "agreement": agreement(_with_people(by_task, same_tasks), rng),
         "followed_position": share([_followed(ranking) for ranking in own], rng),
-        "first_wins": share([_first_wins(order, ranks) for order, ranks in presented], rng),
+        "first_wins": share([_first_wins(ranking) for ranking in own], rng),
         "longer_wins": share([longer_wins(r, lengths[r.task]) for r in measured], rng),
         "longer_wins_for_people": share(
             [longer_wins(r, lengths[r.task]) for r in same_tasks if r.task in lengths], rng
@@ -125,9 +124,11 @@ def _presentations(ranking: Ranking) -> list[tuple[list[str], Mapping[str, int]]
     return [(one["shown_order"], one["ranks"]) for one in ranking.extra.get("presentations", [])]
 
 
-def _first_wins(order: Sequence[str], ranks: Mapping[str, int]) -> Counts:
-    sign_P = signs([ranks[name] for name in order])
-    return int((sign_P > 0).sum()), int((sign_P != 0).sum())
+def _first_wins(ranking: Ranking) -> Counts:
+    """Return the pairs won by the response that came first, over all presentations of a task."""
+    parts = [signs([ranks[name] for name in order]) for order, ranks in _presentations(ranking)]
+    sign_N = np.concatenate([np.zeros(0, np.int64), *parts])
+    return int((sign_N > 0).sum()), int((sign_N != 0).sum())
 
 
 def _followed(ranking: Ranking) -> Counts:

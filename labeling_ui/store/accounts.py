@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from labeling_ui.store.database import delete, dumps, first, insert, run
 from labeling_ui.store.store import Store
-from reward_models.records import JUDGE, is_judge
+from reward_models.records import JUDGE
 
 Role = Literal["annotator", "reviewer", "owner"]
 SESSION_S = 12 * 3600.0
@@ -305,7 +305,7 @@ def clean_name(name: str) -> str:
         raise ValueError(f"a name has 1 to {NAME_CHARACTERS} characters")
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name):
         raise ValueError("a name holds no control or invisible characters")
-    if is_judge(name):
+    if name.startswith(JUDGE):
         raise ValueError(f"a name that begins with '{JUDGE}' is a model's")
     return name
 

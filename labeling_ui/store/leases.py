@@ -41,21 +41,23 @@ def next_task(
     now_s: float,
     *,
     gold: bool = False,
+    practice: bool = False,
     category: str | None = None,
 ) -> Row[Any] | None:
-    """Return the first open task that is new to this person, by priority, then age.
+    """Return the first open task that is new to this person, by priority, urgency, then age.
 
-    Gold tasks come only where asked for; others need a free place.
+    Gold and practice tasks come only where asked for; others need a free place.
     """
     free = f"overlap > (SELECT count(*) FROM leases WHERE task = tasks.id AND {TAKEN})"
-    wanted = "gold IS NOT NULL" if gold else f"gold IS NULL AND {free}"
-    values = {"annotator": annotator} if gold else {"annotator": annotator, "now": now_s}
+    wanted = "gold IS NOT NULL AND lesson IS NULL" if gold else f"gold IS NULL AND {free}"
+    wanted = "lesson IS NOT NULL" if practice else wanted
+    values = {"annotator": annotator} | ({} if gold or practice else {"now": now_s})
     if category is not None:
         wanted += " AND category = :category"
         values["category"] = category
     sql = f"""SELECT * FROM tasks WHERE is_open = 1 AND {wanted}
               AND id NOT IN (SELECT task FROM leases WHERE annotator = :annotator)
-              ORDER BY priority DESC, position LIMIT 1"""
+              ORDER BY priority DESC, urgency DESC, position LIMIT 1"""
     return run(connection, sql, **values).first()
 
 

@@ -19,6 +19,7 @@ from labeling_ui.store.accounts import verdict_of
 from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
+from labeling_ui.tasks.overlap import AdaptiveOverlap, widen
 from labeling_ui.tasks.queue import Mixing, choose, screen_when_done
 
 IDLE_S = 300.0  # without a sign of work, after which a lease may go to another
@@ -50,6 +51,7 @@ class Assignment:
     rng: random.Random
     lease_s: float = 1800
     mixing: Mixing = field(default_factory=Mixing)
+    overlap: AdaptiveOverlap | None = None
 
     def next_task(self, annotator: str) -> Lease | None:
         """Return the task this person holds, else a new one; None when nothing is left for them."""
@@ -153,6 +155,8 @@ class Assignment:
             if row["is_skip"]:  # somebody else gets it, unless the task is full without it
                 leases.reopen_task(connection, lease.task)
             leases.close_full(connection, [lease.task])
+            if self.overlap is not None and state == "done":
+                widen(connection, lease.task, self.overlap, now_s)
             if self.mixing.screening is not None:
                 screen_when_done(connection, annotator, self.mixing.screening, now_s)
         return "surplus" if surplus or withdrawn else "stored"

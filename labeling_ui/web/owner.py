@@ -56,7 +56,13 @@ class Owner:
             tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
             judgements = self.store.rankings(use="judges")
             numbers = report(
-                tasks, rankings, gold=gold, rng=rng, scores=self.scores, judgements=judgements
+                tasks,
+                rankings,
+                gold=gold,
+                rng=rng,
+                scores=self.scores,
+                judgements=judgements,
+                practice=self.store.practice(),
             )
             self._cache = (now_s, numbers)
         with self.store.database.read() as connection:

@@ -34,8 +34,9 @@ from labeling_ui.tasks.answers import (
 )
 from labeling_ui.tasks.assignment import Assignment, Lease
 from labeling_ui.tasks.live import Live, Ranked, ranked
+from labeling_ui.tasks.practice import feedback
 from reward_models.conversations import Turn
-from reward_models.records import RankingTask
+from reward_models.records import Ranking, RankingTask
 
 DRAFT_CHARACTERS = 400_000
 MARKS = (marked_html, marked_plain)
@@ -89,7 +90,9 @@ class Room:
         record = self._record(lease, _mapping(message, "body"), account.name)
         outcome = self.assignment.submit(account.name, token, form_id, record)
         after = None if self.live is None else ranked(self.store, lease, account.name)
-        more = {} if after is None else {"conversation": conversation_view(after)}
+        more: Reply = {} if after is None else {"conversation": conversation_view(after)}
+        if lease.kind == "ranking" and outcome != "again":
+            more["feedback"] = feedback(self.store, Ranking.from_json(record))
         return {"outcome": outcome, **more, **self.next_task(account, {})}
 
     def differences(self, account: Account, message: Message) -> Reply:

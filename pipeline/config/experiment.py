@@ -160,9 +160,7 @@ class ImportedRankings(Config):
     kind: Literal["imported"]
     tasks: FilePath | None = None
     rankings: FilePath
-    use: Use = (
-        "people"  # of them: whose the reward model learns from; people's held-out ones score it
-    )
+    use: Use = "people"  # of them: whose the reward model learns from; people's score it
 
 
 Labeling = Annotated[

@@ -107,17 +107,19 @@ def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
 def agreement_lines(where: str) -> list[str]:
     """Return the agreement of annotators, line by line, for a file of rankings or a store."""
     if Path(where).is_file() and ending(Path(where)) in ENDINGS:
-        every, tasks, gold = read_records(Path(where), Ranking), [], {}
+        every, tasks, gold, practice = read_records(Path(where), Ranking), [], {}, []
         rankings = [ranking for ranking in every if ranking.kind != "judge"]
         judgements = [ranking for ranking in every if ranking.kind == "judge"]
     else:
         with closing(store_at(where)) as store:
             tasks, rankings, gold = store.tasks(), store.rankings(), store.gold()
-            judgements = store.rankings(use="judges")
+            judgements, practice = store.rankings(use="judges"), store.practice()
     if not rankings and not judgements:
         raise ValueError(f"{where}: no ranking in it")
     rng = np.random.default_rng(0)
-    return _lines(report(tasks, rankings, gold=gold, rng=rng, judgements=judgements))
+    return _lines(
+        report(tasks, rankings, gold=gold, rng=rng, judgements=judgements, practice=practice)
+    )
 
 
 def _lines(numbers: dict[str, Any]) -> list[str]:
@@ -143,9 +145,17 @@ def _lines(numbers: dict[str, Any]) -> list[str]:
             f"{row['name'][:30]:<34}{_rate(row['agreement'])}, "
             f"{row['num_rankings']} rankings{', ' + warnings if warnings else ''}"
         )
+        lines += _learning_lines(row)
     for row in numbers["judges"]:
         lines += _judge_lines(row)
     return lines
+
+
+def _learning_lines(row: dict[str, Any]) -> list[str]:
+    """Return a person's agreement with practice tasks and with gold over time, if there is any."""
+    rates = [("practice", row["practice"])]
+    rates += [(f"gold {one['from']} to {one['to']}", one["gold"]) for one in row["gold_over_time"]]
+    return [f"  {name:<32}{_rate(rate)}" for name, rate in rates if rate["value"] is not None]
 
 
 def _judge_lines(row: dict[str, Any]) -> list[str]:

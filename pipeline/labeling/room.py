@@ -18,7 +18,7 @@ from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.loading import overridden, validated
 from pipeline.evaluation.samples.records import Completion, completion_from
-from pipeline.labeling.settings import check_room, gold_of, serve_store
+from pipeline.labeling.settings import add_known, check_room, serve_store
 from reward_models.records import Prompt, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
@@ -91,9 +91,7 @@ def serve_room(
     """Serve the room on a store until it is interrupted; a policy may answer people's prompts."""
     live = None if policy is None else Live(policy_answers(policy), outputs)
     with closing(Store(where)) as store:
-        gold = gold_of(settings)
-        if gold is not None:
-            gold.add_to(store)
+        add_known(settings, store)
         serve_store(settings, store, store.tasks(), live=live, log=log)
 
 

@@ -29,6 +29,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 Floats = NDArray[np.float64]
+ALIKE = 0.02  # of the mean squared distance of a task's outputs
 PRECISION = 1.0  # of the prior, for features of `scaled`
 
 
@@ -122,15 +123,21 @@ def fit_heads(gap_ND: Floats, precision: float = PRECISION) -> Heads:
 def choose_outputs(heads: Heads, feature_KD: Floats, num_outputs: int) -> list[int]:
     """Return the numbers of those outputs whose comparison tells most, in ascending order.
 
-    Greedy: the best pair, then the output that adds most. Outputs that are alike add nothing.
+    Greedy: the best pair, then the output that adds most. One that is almost like a chosen one
+    comes only where no other is left: its order with the others would be told twice.
     """
     if num_outputs >= len(feature_KD):
         return list(range(len(feature_KD)))
     score_K, kernel_KK = heads.scores(feature_KD), feature_KD @ heads.covariance_DD @ feature_KD.T
+    size_K = (feature_KD**2).sum(1)
+    distance_KK = size_K[:, None] + size_K - 2.0 * feature_KD @ feature_KD.T
+    alike_KK = distance_KK < ALIKE * distance_KK.mean()
     chosen: list[int] = []
     while len(chosen) < num_outputs:
         more = combinations(range(len(score_K)), 1 if chosen else 2)
-        trials = [[*chosen, *new] for new in more if not set(new) & set(chosen)]
+        new = [one for one in more if not set(one) & set(chosen)]
+        distinct = [one for one in new if not any(alike_KK[i, j] for i in one for j in chosen)]
+        trials = [[*chosen, *one] for one in distinct or new]
         chosen = max(trials, key=lambda t: _information(score_K[t], kernel_KK[np.ix_(t, t)]))
     return sorted(chosen)
 
@@ -140,29 +147,32 @@ def order_tasks(
     features: Sequence[Floats],
     num_tasks: int,
     *,
-    random_share: float,
+    reserved: Sequence[int] = (),
+    random_share: float = 0.0,
     rng: random.Random,
 ) -> list[Choice]:
     """Return which tasks come next, first to last; no task twice.
 
-    A share is drawn at random. Each other is the task that tells most for each output that is to be
-    read, given all before it. Lazily greedy: what a task tells only falls as others are ranked
-    (Minoux 1978).
+    `reserved` are tasks that were drawn beforehand, blind to what is known; they come in their own
+    order, at about `random_share` of all. Each other is the task that tells most for each output
+    that is to be read, given all before it. Lazily greedy: what a task tells only falls as others
+    are ranked (Minoux 1978).
     """
-    left = set(range(len(features)))
+    drawn = list(reserved)
+    left = set(range(len(features))) - set(drawn)
     queue = [
         (-heads.information(features[task]) / len(features[task]), task, 0) for task in sorted(left)
     ]
     heapq.heapify(queue)
     choices: list[Choice] = []
-    while left and len(choices) < num_tasks:
-        is_random = rng.random() < random_share
+    while (left or drawn) and len(choices) < num_tasks:
+        is_random = bool(drawn) and (not left or rng.random() < random_share)
         if is_random:
-            task = rng.choice(sorted(left))
+            task = drawn.pop(0)
         else:
-            task = _best(heads, features, queue, left, len(choices))
+            task = _best(heads, features, queue, len(choices))
+            left.remove(task)
         heads = heads.after(features[task])
-        left.remove(task)
         choices.append(Choice(task, is_random))
     return choices
 
@@ -171,14 +181,11 @@ def _best(
     heads: Heads,
     features: Sequence[Floats],
     queue: list[tuple[float, int, int]],
-    left: set[int],
     age: int,
 ) -> int:
     """Pop the task that tells most by now from a queue of bounds, each with the age it is of."""
     while True:
         _, task, known = heapq.heappop(queue)
-        if task not in left:
-            continue
         if known == age:
             return task
         value = heads.information(features[task]) / len(features[task])

@@ -93,6 +93,17 @@ class MetricSums:
         return {name: float(s / n) for name, (s, n) in zip(names, table, strict=True)}
 
 
+def add_sampler_gap(sums: MetricSums, rollout: Rollout, cap: float | None) -> None:
+    """Add how far the sampler's log-probabilities are from the policy's, and the weights for it."""
+    mask_BT = rollout.episodes.response_BT
+    old_N, sampler_N = rollout.old_BT[mask_BT], rollout.sampler_BT[mask_BT]
+    sums.add_all("ppo/sampler_gap_nats_per_token", (sampler_N - old_N).abs())
+    if cap is not None:
+        weight_N = losses.importance_weights(old_N, sampler_N, cap=cap)
+        sums.add_all("ppo/importance_weight", weight_N)
+        sums.add_all("ppo/importance_truncated", (old_N - sampler_N).exp() > cap)
+
+
 def add_rollout(sums: MetricSums, rollout: Rollout, reward_BT: Tensor) -> None:
     """Add score, reward, KL, entropy, length, endings and repetition of a rollout."""
     mask_BT, episodes = rollout.episodes.response_BT, rollout.episodes

@@ -217,6 +217,9 @@ class Sampler(Protocol):
         The random numbers are drawn for all prompts, so that ranks do not change them.
         """
 
+    def close(self) -> None:
+        """Give back whatever the run has taken outside this process."""
+
 
 class LocalSampler:
     """Samples in this process, from the policy's full weights."""
@@ -241,6 +244,9 @@ class LocalSampler:
                 model, tokenizer, prompts, sampling, generator=generator, rows=rows
             )
         return responses, []
+
+    def close(self) -> None:
+        """See `Sampler`; nothing is taken."""
 
     def _merged(self) -> AbstractContextManager[None]:
         return merged_lora(self.models.policy) if self.merged else nullcontext()

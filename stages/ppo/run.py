@@ -27,6 +27,7 @@ from stages.distributed.sharding import (
 )
 from stages.distributed.state import scatter_weights
 from stages.generation.vllm import VllmSampler
+from stages.generation.vllm_server import VllmServer
 from stages.ppo import losses
 from stages.ppo.config import OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
@@ -266,16 +267,15 @@ class PPORun:
         rollouts, models, accelerator = self.config.rollouts, self.models, self.accelerator
         if isinstance(rollouts, OwnRollouts):
             return LocalSampler(models, self.policy, rollouts, accelerator)
-        stops = stop_ids(models.tokenizer, models.policy)
         return VllmSampler(
-            rollouts.url,
+            VllmServer(rollouts.url, timeout_s=rollouts.timeout_s, parallel=rollouts.parallel),
             models.policy,
             self.policy,
             accelerator,
-            stops=stops,
+            stops=stop_ids(models.tokenizer, models.policy),
             folder=folder,
-            parallel=rollouts.parallel,
-            timeout_s=rollouts.timeout_s,
+            transfer=rollouts.transfer,
+            sleeps=rollouts.sleep,
         )
 
     def _shards_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

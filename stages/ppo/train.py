@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,25 +90,26 @@ def train_ppo(
     cost, metrics = update_cost(models, config, prompt_ids, accelerator), _trained_shares(models)
     stream = _stream(config, models, pretraining, seed)
     run = PPORun(models, config, accelerator, seed=seed, out=out, stream=stream)
-    _fit_to_memory(run, cost, prompt_ids)
-    if accelerator.is_main_process:
-        report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
-    _check_supported(run)
-    if isinstance(models.reward, RewardModel):
-        with run.models.idle.on_device():
-            doing = counted(report, "checking the reward model")
-            check_reward_model(models.reward, held_out, doing)
-    limit_waits()  # of all process groups: there are no more to come
-    train(
-        run,
-        prompt_ids,
-        Checkpoints(out / "checkpoints", _identity(run), accelerator),
-        report,
-        validation=validation_ids,
-        gold=gold,
-        gold_prompts=gold_ids,
-    )
-    _save(run, out, load)
+    with closing(run.sampler):
+        _fit_to_memory(run, cost, prompt_ids)
+        if accelerator.is_main_process:
+            report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
+        _check_supported(run)
+        if isinstance(models.reward, RewardModel):
+            with run.models.idle.on_device():
+                doing = counted(report, "checking the reward model")
+                check_reward_model(models.reward, held_out, doing)
+        limit_waits()  # of all process groups: there are no more to come
+        train(
+            run,
+            prompt_ids,
+            Checkpoints(out / "checkpoints", _identity(run), accelerator),
+            report,
+            validation=validation_ids,
+            gold=gold,
+            gold_prompts=gold_ids,
+        )
+        _save(run, out, load)
 
 
 def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Models:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.conversations import Turn
-from reward_models.records import Ranking, RankingTask, Use, is_judge
+from reward_models.records import JUDGE, Ranking, RankingTask, Use
 from stages.data.template import conversation_ids, response_ids, user_text, written_out
 from stages.reward.config import RewardConfig
 
@@ -30,6 +30,7 @@ class RankedPrompt:
     models: tuple[str, ...]
     annotators: tuple[str, ...]
     ranks: tuple[tuple[int, ...], ...]
+    is_chosen: bool = False  # ranked early for what it tells: not held out, it is no fair sample
 
     @property
     def row_tokens(self) -> int:
@@ -104,7 +105,7 @@ def ranked_for(elements: Sequence[RankedPrompt], use: Use) -> list[RankedPrompt]
             name
             for element in elements
             for name in element.annotators
-            if is_judge(name) == (use == "judges")
+            if name.startswith(JUDGE) == (use == "judges")
         },
     )
 
@@ -191,11 +192,14 @@ def split_by_prompt(
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
     """Return (train, held out), no prompt in both; a share above 0 holds out at least one.
 
-    Prompts that judges alone have ranked are not held out.
+    Prompts that judges alone have ranked are not held out, nor those that were chosen.
     """
-    prompts = sorted({element.conversation for element in ranked_for(elements, "people")})
+    by_people = ranked_for(elements, "people")
+    chosen = {element.conversation for element in elements if element.is_chosen}
+    num_ranked = len({element.conversation for element in by_people})
+    prompts = sorted({element.conversation for element in by_people} - chosen)
     rng.shuffle(prompts)
-    num_held = max(round(share * len(prompts)), 1) if share > 0 and prompts else 0
+    num_held = min(max(round(share * num_ranked), 1), len(prompts)) if share > 0 else 0
     num_prompts = len({element.conversation for element in elements})
     if num_held >= num_prompts:
         raise ValueError(
@@ -226,4 +230,5 @@ def _ranked_prompt(
             tuple(ranking.ranks.get(response.id, 0) for response in task.responses)
             for ranking in rankings
         ),
+        is_chosen=task.extra.get("drawn") == "chosen",
     )

@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from reward_models.atomic_files import write_json
 from reward_models.calibration import Comparisons, pair_accuracy
-from reward_models.records import Ranking, RankingTask, Use, is_judge
+from reward_models.records import JUDGE, Ranking, RankingTask, Use
 from stages.models import load_tokenizer
 from stages.progress import Report, part_of
 from stages.reward.batches import (
@@ -83,7 +83,7 @@ def accuracy_on_unseen_annotators(
     """
     assert config.annotator_folds is not None
     every = {name for element in split.elements for name in element.annotators}
-    names = {name for name in every if not is_judge(name)}
+    names = {name for name in every if not name.startswith(JUDGE)}
     groups = deal_into_folds(names, config.annotator_folds, f"folds {seed}", "annotators")
     trained_on, left_out = [], []
     for number, group in enumerate(groups):

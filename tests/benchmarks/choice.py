@@ -15,7 +15,7 @@ Writes OUT/choice.json: an accuracy by budget, seed and way of choosing.
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from pipeline.labeling.selection import choose_outputs, fit_heads, order_tasks, scaled
 from reward_models.records import RankingTask, read_records
@@ -95,7 +96,8 @@ def _block(
     if way in ("random", "outputs"):
         return list(outputs.items())
     features = [world.features[task][outputs[task]] for task in candidates]
-    order = order_tasks(heads, features, size, random_share=SHARE, rng=rng)
+    reserved = range(round(SHARE * len(candidates)))  # the candidates are in random order
+    order = order_tasks(heads, features, size, reserved=reserved, random_share=SHARE, rng=rng)
     return [(candidates[choice.task], outputs[candidates[choice.task]]) for choice in order]
 
 
@@ -233,6 +235,44 @@ def main(
             print(way, np.round(np.mean(by_way[way], 0), 4), flush=True)
         results[world.name] = {"precision": precision, "budgets": BUDGETS, "curves": by_way}
         (out / "choice.json").write_text(json.dumps(results))
+        print_summary(by_way)
+
+
+def print_summary(by_way: Mapping[str, list[list[float]]]) -> None:
+    """Print each way's accuracy, less that of random, and the rankings that reach random's.
+
+    Intervals are over seeds: Student's t of the paired difference, and a bootstrap.
+    """
+    random_SB, rng = np.array(by_way["random"]), np.random.default_rng(0)
+    for way, curves in by_way.items():
+        way_SB = np.array(curves)
+        gap_SB, num_seeds = way_SB - random_SB, len(way_SB)
+        half_B = t.ppf(0.975, num_seeds - 1) * gap_SB.std(0, ddof=1) / num_seeds**0.5
+        parts = zip(BUDGETS, way_SB.mean(0), gap_SB.mean(0), half_B, strict=False)
+        print(way, *(f"{b}: {a:.3f} ({g:+.3f} +- {h:.3f})" for b, a, g, h in parts))
+        for budget in (40, 80, 160, 320):
+            draws = [rng.integers(0, num_seeds, num_seeds) for _ in range(1000)]
+            means = [(random_SB[d].mean(0), way_SB[d].mean(0)) for d in draws]
+            needed = [_needed(one, other, budget) for one, other in means]
+            low, high = np.quantile(needed, (0.025, 0.975))
+            value = _needed(random_SB.mean(0), way_SB.mean(0), budget)
+            print(
+                f"  random's accuracy at {budget}: {value:.0f} rankings ({low:.0f} to {high:.0f})"
+            )
+
+
+def _needed(random_B: Floats, way_B: Floats, budget: int) -> float:
+    """Return the rankings with which a way's curve, made monotone, reaches random's at a budget."""
+    target = np.maximum.accumulate(random_B)[BUDGETS.index(budget)]
+    curve_B = np.maximum.accumulate(way_B)
+    above = np.flatnonzero(curve_B >= target)
+    if not len(above):
+        return float(BUDGETS[len(curve_B) - 1])  # not within the budgets: at least so many
+    i = int(above[0])
+    if i == 0:
+        return float(BUDGETS[0])
+    part = (target - curve_B[i - 1]) / (curve_B[i] - curve_B[i - 1])
+    return float(BUDGETS[i - 1] + part * (BUDGETS[i] - BUDGETS[i - 1]))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Person:
 
 
 def meddle(store: Store, ledger: Ledger, names: list[str], every_s: float) -> None:
-    """As an owner at the command line, withdraw, restore and release at random, for ever."""
+    """As an owner at the command line, withdraw, restore and release at random."""
     rng = random.Random(len(names))
     while True:
         action = rng.choice((withdraw, restore, release))
@@ -128,7 +128,8 @@ def work_through(
 ) -> Ledger:
     """Let people answer all tasks of a room that is killed at random; check after every kill.
 
-    Every `meddled_s` or so somebody's answers are withdrawn or restored, or a lease released.
+    Every `meddled_s` or so somebody's answers are withdrawn or restored, or a lease released, until
+    the last kill.
     """
     ledger, rng = Ledger(), random.Random(kills)
     workers = [Person(server, f"person-{i}", ledger, pace_s) for i in range(people)]
@@ -146,13 +147,13 @@ def work_through(
         check_acknowledged(store, ledger)
         assert max(counted(store).values(), default=0) <= overlap
         server.start()
-    for thread in threads:
-        thread.join()
     if meddled_s is not None:
         ledger.owner["ended"] += 1
         owner.join()
         for name in answers_by_person(store, withdrawn=True):
             restore(store, name, "owner")
+    for thread in threads:
+        thread.join()
     check_acknowledged(store, ledger)
     return ledger
 

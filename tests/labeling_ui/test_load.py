@@ -71,5 +71,4 @@ def test_fifty_people_lose_nothing_in_twenty_crashes(tmp_path: Path, where: str)
 def test_fifty_people_lose_nothing_while_answers_are_withdrawn_and_leases_released(
     tmp_path: Path, where: str
 ) -> None:
-    tasks = int(os.environ.get("ROOM_TASKS", "2000"))
-    run(tmp_path, where, people=50, tasks=tasks, kills=20, every_s=11.0, meddled_s=2.0)
+    run(tmp_path, where, people=50, tasks=2000, kills=20, every_s=11.0, meddled_s=2.0)

@@ -186,7 +186,7 @@ def test_judges_travel_in_a_file_of_their_own(labels: Path, server: str, tmp_pat
     ("kind", "name"), [("human", "judge:m/1"), ("judge", "m"), ("imported", "judge:x")]
 )
 def test_no_person_has_a_judges_name_and_no_judge_a_persons(kind: str, name: str) -> None:
-    with pytest.raises(ValueError, match="expected a name that begins with 'judge:'"):
+    with pytest.raises(ValueError, match="expected judges' names, and no others"):
         Ranking("t", name, kind, {"a": 1})  # type: ignore[arg-type]
 
 
