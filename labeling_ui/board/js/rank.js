@@ -4,7 +4,7 @@ function rankPanels() {
     readingPanel(outputs().map(rankCard)),
     h("section", { class: "board panel", "aria-label": t("rank"), style: "--num-outputs:" + numOutputs() + ";--tray-lines:" + Math.ceil(numOutputs() / 5) },
       h("div", { class: "rows" }), h("p", { class: "order", "data-part": "order" }), h("ul", { class: "odd", "data-part": "odd" }),
-      h("div", { class: "walk" }, stepsOf().length > 1 ? button(t("back"), () => goToStep("rate")) : task.kind === "adjudication" ? [button(t("show_given"), showGiven, { "data-part": "given" }), h("span", { class: "gap" })] : h("span"),
+      h("div", { class: "walk" }, stepsOf().length > 1 ? button(t("back"), () => goToStep("rate")) : task.kind === "adjudication" ? button(t("show_given"), showGiven, { "data-part": "given" }) : h("span"),
         button([t("submit"), kbd("Ctrl ⏎")], finish, { class: "button primary", "data-part": "submit" }))),
   ];
 }
