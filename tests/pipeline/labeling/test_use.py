@@ -1,4 +1,4 @@
-"""Whose rankings an experiment learns from, and how many people it waits for."""
+"""An experiment learns from people or judges as its config says, and waits for people alone."""
 
 import random
 from contextlib import closing
