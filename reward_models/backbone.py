@@ -39,7 +39,9 @@ from reward_models.model_files import (
     check_model_folder,
     check_source,
     first_line,
+    read_json,
 )
+from reward_models.weights.layouts import config_without_head
 
 Backbone = PreTrainedModel | PeftModel
 HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
@@ -86,14 +88,22 @@ def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | 
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        return load_pretrained(AutoModel, str(folder))
+        if not _is_classifier(folder):  # an older folder has its head apart alone
+            return load_pretrained(AutoModel, str(folder))
+        return transformer(load_classifier(folder))
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
         base = load_causal_lm(source)
     require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    return load_adapter(base, folder, trainable=True)
+    return load_adapter(base, folder, trainable=True, without_head=True)
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Return true where a model was saved as a sequence classifier of transformers."""
+    kinds = read_json(folder / CONFIG).get("architectures") if (folder / CONFIG).is_file() else None
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds or ())
 
 
 def require_base(
@@ -108,13 +118,21 @@ def require_base(
         )
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load an adapter's folder on its base; ValueError unless all of it is there and fits."""
+def load_adapter(
+    base: PreTrainedModel, folder: Path, *, trainable: bool, without_head: bool = False
+) -> PeftModel:
+    """Load an adapter's folder on its base; ValueError unless all of it is there and fits.
+
+    `without_head` a classifier's loads on a causal language model, and its head is left out.
+    """
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
-        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        config = config_without_head(folder) if without_head else None
+        adapter = PeftModel.from_pretrained(
+            base, str(folder), is_trainable=trainable, config=config
+        )
     except LOAD_ERRORS as error:
         raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
     saved = folder / ADAPTER_WEIGHTS[0]

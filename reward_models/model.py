@@ -44,6 +44,7 @@ from reward_models.model_files import (
     write_base_name,
 )
 from reward_models.packed_attention import PackedSegments, enable_packing
+from reward_models.weights.layouts import add_head, as_classifier
 
 HEAD = "head.safetensors"
 
@@ -124,7 +125,8 @@ class RewardModel(nn.Module):
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write weights, config, card and the tokenizer, if given; of an adapted model the adapter.
 
-        A folder at `path` is replaced once all is written.
+        transformers and PEFT load it too (see `weights.layouts`); the head beside it is float32. A
+        folder at `path` is replaced once all is written.
         """
         card = replace(self.card, base=base_name(self.card.base, Path(path)))
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
@@ -134,8 +136,11 @@ class RewardModel(nn.Module):
             if isinstance(self.backbone, PeftModel):
                 self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
                 write_base_name(aside, card.base)
+                add_head(aside, self.head.weight)
             elif not card.head_only:
-                self.backbone.save_pretrained(str(aside))
+                pad = None if tokenizer is None else tokenizer.pad_token_id
+                whole = as_classifier(self.backbone, self.head.weight, self.bias.item(), pad)
+                (whole or self.backbone).save_pretrained(str(aside))
             (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
             if tokenizer is not None:

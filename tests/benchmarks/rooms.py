@@ -45,9 +45,11 @@ SEEN = """() => {
   for (let node; (node = walker.nextNode());) {
     const parent = node.parentElement, at = node.data.search(/storm[yi]/);
     if (parent.closest("script, style, textarea")) continue;
-    if (/Output \\d of seven/.test(node.data)) {
-      const seen = boxes((range) => range.selectNodeContents(parent)).filter((box) => isSeen(box, parent));
-      lines = Math.max(lines, new Set(seen.map((box) => Math.round(box.bottom / 4))).size);
+    const block = parent.closest("p") || parent;
+    if (/^Output \\d of seven/.test(block.textContent)) {
+      const seen = boxes((range) => range.selectNodeContents(block)).filter((box) => isSeen(box, block));
+      const bottoms = seen.map((box) => box.bottom).sort((one, other) => one - other);
+      lines = Math.max(lines, bottoms.filter((bottom, i) => !(bottom - bottoms[i - 1] < 10)).length);
     }
     const word = (range) => { range.setStart(node, at); range.setEnd(node, at + 6); };
     if (at >= 0 && boxes(word).some((box) => isSeen(box, parent))) odd.add(node.data.slice(at, at + 6));
@@ -83,13 +85,13 @@ def main(peers: Path) -> None:
     rows: dict[str, dict[str, str]] = {}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        for tool in (potato(peers), label_studio(peers), ours()):
+        for tool in (ours(), potato(peers), label_studio(peers)):
             with tempfile.TemporaryDirectory() as folder:
                 port = _free_port()
-                print(tool.name, file=sys.stderr)
                 process = tool.start(Path(folder), port)
                 try:
                     rows[tool.name] = _measured(tool, browser, f"http://127.0.0.1:{port}")
+                    print(tool.name, rows[tool.name], file=sys.stderr)
                 finally:
                     process.kill()
                     process.wait()
@@ -125,7 +127,6 @@ def _measured(tool: Tool, browser: Browser, address: str) -> dict[str, str]:
         "hosts outside that the browser asks": ", ".join(outside) or "none",
         "lines of one output on the screen, 1280 by 720": str(wide["lines"]),
         "two that differ in one character, both on the screen": "yes" if wide["both"] else "no",
-        "height of the page at 1280 px": f"{wide['height']:,} px",
         "phone of 390 px: laid out, height": f"{narrow['width']:,} px, {narrow['height']:,} px",
     }
 
@@ -135,7 +136,7 @@ def ours() -> Tool:
 
     def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         room = RoomServer(folder)
-        room.port = port
+        room.port, room.address = port, f"http://127.0.0.1:{port}"
         store = Store(room.where)
         texts = [Response(str(i), text, "m", {}) for i, text in enumerate(outputs())]
         store.add_tasks([RankingTask(f"{n}", PROMPT, tuple(texts)) for n in range(NUM_TASKS)])

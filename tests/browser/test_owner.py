@@ -27,6 +27,8 @@ def test_the_owner_reads_pauses_invites_and_exports(
         for name, order in (("sim-1", ids), ("sim-2", ids[::-1])):
             ranks = {i: rank for rank, i in enumerate(order, 1)}
             store.submit(Ranking(one.id, name, "simulated", ranks, shown_order=ids))
+        ranks = {i: rank for rank, i in enumerate(sorted(ids), 1)}
+        store.submit(Ranking(one.id, "judge:m/1", "judge", ranks, shown_order=ids))
     Accounts(store).add("olga", "owner", PASSWORD)
     page = open_room("olga", PASSWORD)
     page.goto(f"{server.address}/owner")
@@ -36,6 +38,9 @@ def test_the_owner_reads_pauses_invites_and_exports(
     assert words.count() > 10
     assert words.evaluate_all("all => all.filter((e) => e.getBBox().x < 0).length") == 0
     assert "follows the order shown" not in page.locator("tr:has-text('sim-2')").inner_text()
+    judge = page.locator("[aria-label='Models'] tr:has-text('judge:m/1')")
+    assert judge.locator("td").first.inner_text() == "3"
+    assert page.locator("[aria-label='People'] tr:has-text('judge:')").count() == 0
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Go on").wait_for()
     other = browser.new_context(locale="en-US").new_page()

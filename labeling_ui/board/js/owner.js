@@ -97,6 +97,14 @@ function peopleTable(report) {
   return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_people") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, names.map(line))));
 }
 
+function judgesTable(judges) {
+  const line = (one) => h("tr", {}, h("th", { scope: "row" }, one.name, one.warnings.map((warning) => h("div", { class: "warning" }, warning))),
+    [String(one.num_rankings), percent(one.agreement.value), number(one.kappa), number(one.tau_b), percent(one.followed_position.value), percent(one.first_wins.value), percent(one.longer_wins.value)]
+      .map((cell) => h("td", { class: "number" }, cell)));
+  const heads = ["o_name", "o_rankings", "o_agrees", "κ", "τ-b", "o_swapped", "o_first", "o_longer"].map((key) => h("th", { scope: "col" }, key.startsWith("o_") ? t(key) : key));
+  return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_judges") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, judges.map(line))));
+}
+
 function draw() {
   const { report } = overview;
   const rates = (all) => Object.entries(all).map(([name, rate]) => ({ name, rate }));
@@ -117,6 +125,7 @@ function draw() {
       report.positions.length ? figure(t("o_position"), t("o_position_words"), ranksByPosition(report.positions, t("o_position"))) : ""),
     figure(t("o_people"), null, peopleTable(report), h("div", { class: "actions" }, button(t("o_invite"), () => invite("annotator")), button(t("o_invite_reviewer"), () => invite("reviewer")))),
     overview.held.length ? figure(t("o_held"), t("o_held_words"), heldTable()) : "",
+    report.judges.length ? figure(t("o_judges"), t("o_judges_words"), judgesTable(report.judges)) : "",
     report.flags.length ? figure(t("o_flags"), t("o_flags_words"), flagBars(report.flags)) : "",
     figure(t("o_disputed"), t("o_disputed_words"), disputed.length ? h("ul", { class: "list" }, disputed) : h("p", { class: "soft" }, t("recent_none"))),
     settled.length ? figure(t("o_settled"), t("o_settled_words"), h("ul", { class: "list" }, settled)) : "");

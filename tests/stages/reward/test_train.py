@@ -118,7 +118,8 @@ def moved(world: World, out: Path) -> torch.Tensor:
     """By how much training moved each weight."""
     before = RewardModel.from_base(world.base, 0).backbone.state_dict()
     after = weights(out)
-    return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
+    changes = (after[f"model.{name}"] - value for name, value in before.items())
+    return torch.cat([change.flatten() for change in changes])
 
 
 def test_rankings_teach_the_annotators_taste(tmp_path: Path) -> None:
