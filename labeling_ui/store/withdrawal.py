@@ -15,6 +15,7 @@ from labeling_ui.store import leases
 from labeling_ui.store.database import run
 from labeling_ui.store.progress import title
 from labeling_ui.store.store import Store
+from reward_models.records import JUDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ def restore(store: Store, annotator: str, by: str) -> tuple[int, int]:
             answer = """UPDATE answers SET is_withdrawn = 0, is_surplus = :surplus
                         WHERE task = :task AND annotator = :annotator AND is_latest = 1"""
             lease = "UPDATE leases SET state = :state WHERE task = :task AND annotator = :annotator"
-            is_free = leases.has_place(connection, annotator, task, now_s)
+            is_free = annotator.startswith(JUDGE) or leases.has_place(
+                connection, annotator, task, now_s
+            )
             run(connection, answer, surplus=int(not is_free), **key)
             run(connection, lease, state="done" if is_free else "expired", **key)
             surplus += [] if is_free else [task]

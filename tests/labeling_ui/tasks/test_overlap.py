@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from labeling_ui.store.store import Store
+from labeling_ui.store.withdrawal import restore, withdraw
 from labeling_ui.tasks.assignment import Assignment
 from labeling_ui.tasks.overlap import AdaptiveOverlap, reason_for_more, widen_all
 from reward_models.records import Ranking
@@ -92,3 +93,13 @@ def test_rankings_that_came_before_the_judge_are_looked_at_too(store: Store) -> 
     assert widen_all(store, RULE) == 1
     assert widen_all(store, RULE) == 0  # the place is there already
     assert store.overlaps() == {"t0": 2, "t1": 1}
+
+
+def test_a_judge_is_withdrawn_and_comes_back_and_no_person_is_asked_instead(store: Store) -> None:
+    store.add_tasks([small_task("t0")])
+    store.submit_all([ranking("t0"), judge("t0", "abcd")])
+    assert withdraw(store, "judge:m/1", "owner") == 1
+    assert (store.rankings(use="judges"), len(store.rankings())) == ([], 1)
+    assert Assignment(store, rng=random.Random(0)).next_task("ben") is None
+    assert restore(store, "judge:m/1", "owner") == (1, 0)  # it takes no place: nothing is surplus
+    assert len(store.rankings(use="judges")) == 1

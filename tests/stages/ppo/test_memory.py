@@ -38,11 +38,11 @@ def one_backbone(tmp_path_factory: pytest.TempPathFactory) -> World:
     ("family", "changes"),
     [
         ("full", {"minibatch": 8, "cached": {"first_forward": True}}),
-        ("top_layers", PARTS),
+        pytest.param("top_layers", PARTS, marks=pytest.mark.slow),
         ("lora", {"models": {"kind": "shared-critic"}}),
-        ("lora-above", {"models": {"kind": "joint"}}),
+        pytest.param("lora-above", {"models": {"kind": "joint"}}, marks=pytest.mark.slow),
         ("prompt", {"minibatch": 8, "cached": {"first_forward": True}}),
-        ("bottleneck", {"packed": False}),
+        pytest.param("bottleneck", {"packed": False}, marks=pytest.mark.slow),
     ],
 )
 def test_checkpointed_activations_change_no_bit_of_a_run(
