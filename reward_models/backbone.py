@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable, Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -19,10 +21,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
+from reward_models.compat import set_attention_name
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -35,6 +39,7 @@ from reward_models.model_files import (
     check_model_folder,
     check_source,
     first_line,
+    read_json,
 )
 from reward_models.weights.formats import (
     FLOAT32,
@@ -43,6 +48,7 @@ from reward_models.weights.formats import (
     quantisation_of,
     settle,
 )
+from reward_models.weights.layouts import config_without_head
 from reward_models.weights.stored import (
     file_stamp,
     files_hash,
@@ -53,11 +59,29 @@ from reward_models.weights.stored import (
 
 Backbone = PreTrainedModel | PeftModel
 BASE_DTYPE = "base_dtype"  # in a config: the dtype of the model that training began with
+HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
+_KINDS = {
+    AutoModelForCausalLM: "causal language model",
+    AutoModelForSequenceClassification: "sequence classifier",
+}
 
 
 def load_causal_lm(source: str | Path, weights: WeightFormat = FLOAT32) -> PreTrainedModel:
     """Load the causal language model of a folder or hub name; ValueError where there is none."""
     return load_pretrained(AutoModelForCausalLM, str(source), weights)
+
+
+def load_classifier(
+    source: str | Path, *, without_head: bool = False, weights: WeightFormat = FLOAT32
+) -> PreTrainedModel:
+    """Load a sequence classifier with one label; ValueError where there is none.
+
+    `without_head` its head may be missing, because an adapter brings it.
+    """
+    may_lack = HEADS if without_head else ()
+    return load_pretrained(
+        AutoModelForSequenceClassification, str(source), weights, may_lack=may_lack
+    )
 
 
 def load_saved_backbone(
@@ -69,14 +93,22 @@ def load_saved_backbone(
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        return load_pretrained(AutoModel, str(folder), weights)
+        if not _is_classifier(folder):  # an older folder has its head apart alone
+            return load_pretrained(AutoModel, str(folder), weights)
+        return transformer(load_classifier(folder, weights=weights))
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
         base = load_causal_lm(source, weights)
     require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    return load_adapter(base, folder, trainable=True)
+    return load_adapter(base, folder, trainable=True, without_head=True)
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Return true where a model was saved as a sequence classifier of transformers."""
+    kinds = read_json(folder / CONFIG).get("architectures") if (folder / CONFIG).is_file() else None
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds or ())
 
 
 def require_base(
@@ -91,13 +123,21 @@ def require_base(
         )
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load an adapter's folder on its base; ValueError unless all of it is there and fits."""
+def load_adapter(
+    base: PreTrainedModel, folder: Path, *, trainable: bool, without_head: bool = False
+) -> PeftModel:
+    """Load an adapter's folder on its base; ValueError unless all of it is there and fits.
+
+    `without_head` a classifier's loads on a causal language model, and its head is left out.
+    """
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
-        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        config = config_without_head(folder) if without_head else None
+        adapter = PeftModel.from_pretrained(
+            base, str(folder), is_trainable=trainable, config=config
+        )
     except LOAD_ERRORS as error:
         raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
     saved = folder / ADAPTER_WEIGHTS[0]
@@ -193,31 +233,63 @@ def require_finite(model: nn.Module, source: object) -> None:
                 raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
 
 
-Kind = type[AutoModel] | type[AutoModelForCausalLM]
+Kind = type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
+_attention: ContextVar[str | None] = ContextVar("attention", default=None)
 
 
-def load_pretrained(kind: Kind, source: str, weights: WeightFormat = FLOAT32) -> PreTrainedModel:
-    """Load the model of a folder or hub name, in float32 unless told otherwise.
+@contextmanager
+def attention_implementation(name: str | None) -> Iterator[None]:
+    """Load models with this attention for a while; None changes nothing."""
+    token = _attention.set(name or _attention.get())
+    try:
+        yield
+    finally:
+        _attention.reset(token)
 
-    Raises ValueError unless all weights are there, of the right shapes, and finite.
+
+def with_chosen_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config with the attention that was chosen; without a choice it is as it was."""
+    name = _attention.get()
+    if name is not None:
+        set_attention_name(config, name)
+    return config
+
+
+def load_pretrained(
+    kind: Kind,
+    source: str,
+    weights: WeightFormat = FLOAT32,
+    *,
+    may_lack: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """Load the model of a folder or hub name in a format; a classifier with one label.
+
+    Raises ValueError unless all weights are there, of the right shapes, and finite. Those whose
+    names begin like one of `may_lack` may be missing.
     """
     check_source(source)
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
+        config = with_chosen_attention(without_dropout(AutoConfig.from_pretrained(source)))
     except LOAD_ERRORS as error:
         raise _no_model(kind, source, error) from None
+    if kind is AutoModelForSequenceClassification:
+        config.num_labels = 1
     arguments, was_quantised = loading_arguments(config, weights), quantisation_of(config)
     try:
         loaded: object = kind.from_pretrained(
             source, config=config, output_loading_info=True, **arguments
         )
     except LOAD_ERRORS as error:
+        attention, reason = _attention.get(), first_line(error)
+        if attention is not None and ("attention" in reason.lower() or "attn" in reason):
+            raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
         raise _no_model(kind, source, error) from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing uses it.
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    unneeded = ("pooler.", *may_lack)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unneeded))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)
@@ -232,8 +304,7 @@ def load_pretrained(kind: Kind, source: str, weights: WeightFormat = FLOAT32) ->
 
 
 def _no_model(kind: Kind, source: str, error: Exception) -> ValueError:
-    expected = "causal language model" if kind is AutoModelForCausalLM else "model"
-    return ValueError(f"{source}: no {expected} there ({first_line(error)})")
+    return ValueError(f"{source}: no {_KINDS.get(kind, 'model')} there ({first_line(error)})")
 
 
 _own_rows: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()

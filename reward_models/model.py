@@ -13,7 +13,7 @@ Dimension key:  B sequences,  K scored tokens of a sequence,  L tokens,  D hidde
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from peft import PeftModel
@@ -45,6 +45,7 @@ from reward_models.model_files import (
 )
 from reward_models.packed_attention import PackedSegments, enable_packing
 from reward_models.weights.formats import FLOAT32, WeightFormat
+from reward_models.weights.layouts import add_head, as_classifier
 
 HEAD = "head.safetensors"
 
@@ -131,7 +132,8 @@ class RewardModel(nn.Module):
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write weights, config, card and the tokenizer, if given; of an adapted model the adapter.
 
-        A folder at `path` is replaced once all is written.
+        transformers and PEFT load it too (see `weights.layouts`); the head beside it is float32. A
+        folder at `path` is replaced once all is written.
         """
         card = replace(self.card, base=base_name(self.card.base, Path(path)))
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
@@ -141,8 +143,11 @@ class RewardModel(nn.Module):
             if isinstance(self.backbone, PeftModel):
                 self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
                 write_base_name(aside, card.base)
+                add_head(aside, self.head.weight)
             elif not card.head_only:
-                self.backbone.save_pretrained(str(aside))
+                pad = None if tokenizer is None else tokenizer.pad_token_id
+                whole = as_classifier(self.backbone, self.head.weight, self.bias.item(), pad)
+                (whole or self.backbone).save_pretrained(str(aside))
             (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
             if tokenizer is not None:
@@ -180,17 +185,6 @@ class RewardModel(nn.Module):
     def values(self, ids_BL: Tensor, mask_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """Return value_BL in float32: the score at every token; meaningless outside the mask."""
         return self.scores(self._hidden(ids_BL, mask_BL, positions_BL))
-
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Checkpoint activations; transformers' Trainer calls it."""
-        transformer(self.backbone).activation_checkpointing_enable(
-            activation_checkpointing_kwargs, every_n_layers, offload
-        )
 
     def set_bias(self, mean_score: float) -> None:
         """Shift all scores so that texts which scored `mean_score` on average score 0."""

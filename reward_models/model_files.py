@@ -115,6 +115,18 @@ def check_adapter_folder(folder: Path) -> str:
     return kind
 
 
+def peft_base(folder: Path) -> str:
+    """Return the base that PEFT's config of an adapter names; ValueError where it names none."""
+    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is {name!r}; expected the base's "
+            "folder or its name on the hub"
+        )
+    beside = Path(resolve_base_name(name, folder))
+    return str(beside) if beside.is_dir() else name
+
+
 def check_whole(path: Path) -> None:
     """Raise ValueError where a file of weights is missing, a pointer, empty, or cut."""
     if not path.is_file():
@@ -306,5 +318,5 @@ def _configured(folder: Path) -> list[Path]:
     if path is None:
         return []
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    models = [config.get(key) for key in ("model", "reward_base")] if config else []
+    models = [config.get(key) for key in ("model", "reward_base", "policy")] if config else []
     return [Path(model) for model in models if isinstance(model, str)]

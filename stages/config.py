@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]  # 8 bits: bitsandbytes
 HUB = "hf:"  # before the name of a data set of the hub
 
 

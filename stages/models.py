@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +46,7 @@ from reward_models.model_files import (
     check_adapter_folder,
     check_source,
     first_line,
+    peft_base,
     read_json,
     write_base_name,
 )
@@ -75,6 +76,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     which prompt and response cannot be separated.
     """
     check_source(source)
+    if _lacks_tokenizer(Path(source)):
+        source = peft_base(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
     except LOAD_ERRORS as error:
@@ -93,6 +96,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except ValueError as error:
         raise ValueError(f"{source}: {first_line(error)}") from None
     return checked
+
+
+def _lacks_tokenizer(folder: Path) -> bool:
+    """Return true for an adapter's folder without a tokenizer, which has that of its base."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "tokenizer_config.json").is_file()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -355,9 +363,9 @@ def _load_checked(source: str | Path, weights: WeightFormat) -> PreTrainedModel:
 
 
 def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
-    if not (path / BASE_FILE).is_file():
-        raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
     check_adapter_folder(path)
+    if not (path / BASE_FILE).is_file():
+        return _load_base_by_name(path)
     base = read_json(path / BASE_FILE)
     for key in ("name", "weights_sha256", "token_rows"):
         if key not in base:
@@ -372,3 +380,29 @@ def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
     add_token_rows(model, len(load_tokenizer(path)))
     require_base(model, source, base["weights_sha256"], base["token_rows"], path)
     return model
+
+
+def _load_base_by_name(path: Path) -> PreTrainedModel:
+    """Load the base that PEFT's config of an adapter names; its hash is logged, once."""
+    whole = read_json(path / ADAPTER_CONFIG).get("modules_to_save")
+    if whole:
+        raise ValueError(
+            f"{path}: beside its adapter it has whole modules ({', '.join(whole)}); expected an "
+            "adapter alone, or the model that PEFT's merge_and_unload gives"
+        )
+    source = peft_base(path)
+    try:
+        model = _load_checked(source)
+    except ValueError as error:
+        raise ValueError(f"{path}: its base did not load: {error}") from None
+    add_token_rows(model, len(load_tokenizer(path)))
+    _log_base(path, source, weights_hash(model))
+    return model
+
+
+@cache
+def _log_base(path: Path, source: str, sha256: str) -> None:
+    log.info(
+        "%s has no %s: its base is %s by name alone, weights %s…",
+        *(path, BASE_FILE, source, sha256[:8]),
+    )

@@ -2,9 +2,11 @@
 
 `AccessMiddleware` lets through only what the pages use, sends visitors who are not signed in to
 the sign-in page, refuses requests that another site made, and adds the headers that keep a page
-from running or loading anything from elsewhere.
+from running or loading anything from elsewhere. Those headers forbid the scripts that Gradio writes
+into its pages, which it can do without; they are taken out.
 """
 
+import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -47,6 +49,7 @@ USED = (
 STATIC = ("/assets/", "/static/", "/svelte/")
 USED_BELOW = (*STATIC, "/gradio_api/heartbeat/", "/export/")
 BODY_BYTES = 2_000_000
+INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>.*?</script>", re.DOTALL)
 
 
 class AccessMiddleware:
@@ -67,7 +70,10 @@ class AccessMiddleware:
             await send(message)
 
         refusal = _refusal(Request(scope))
-        await (refusal or self.app)(scope, receive, send_with_headers)
+        if refusal is None and scope["method"] == "GET" and _path(scope) in PAGES:
+            await _without_inline_scripts(self.app, scope, receive, send_with_headers)
+        else:
+            await (refusal or self.app)(scope, receive, send_with_headers)
 
 
 def account_of(connection: HTTPConnection) -> Account | None:
@@ -76,8 +82,35 @@ def account_of(connection: HTTPConnection) -> Account | None:
     return user if isinstance(user, Account) else None
 
 
+async def _without_inline_scripts(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a page as it comes, less the scripts that stand in it."""
+    # Uncompressed, to be read here; GZipMiddleware outside compresses it.
+    plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+    begin: Message = {}
+    body = b""
+
+    async def collect(message: Message) -> None:
+        nonlocal begin, body
+        if message["type"] == "http.response.start":
+            begin = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        page = INLINE_SCRIPT.sub(b"", body)
+        MutableHeaders(scope=begin)["content-length"] = str(len(page))
+        await send(begin)
+        await send({"type": "http.response.body", "body": page})
+
+    await app({**scope, "headers": plain}, receive, collect)
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).rstrip("/") or "/"
+
+
 def _refusal(request: Request) -> Response | None:
-    path = request.url.path.rstrip("/") or "/"
+    path = _path(request.scope)
     headers = request.headers
     if request.method not in ("GET", "HEAD") and _is_cross_site(headers, request.url.netloc):
         return JSONResponse({"error": "this request came from another site"}, 403)

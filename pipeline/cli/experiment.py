@@ -100,11 +100,9 @@ def run_config(
     folder = out or Path("runs") / config.name
     if launch is None:
         return run_experiment(config, folder, until=until, only=only)
-    from pipeline.launch.elastic import JoinedRanks, LocalRanks
+    from pipeline.launch.elastic import ElasticRanks
 
-    if launch.rank is None:
-        return run_experiment(config, folder, until=until, only=only, ranks=LocalRanks(launch))
-    ranks = JoinedRanks(launch)
+    ranks = ElasticRanks(launch)
     if launch.rank:
         ranks.follow(folder)
         return None
@@ -127,7 +125,7 @@ def _print_summary(folder: Path) -> None:
     console.print()
     console.print(summary_table(read_results(folder / "evaluate/results.json")))
     kinds = label_kinds(folder)
-    if kinds != ["human"]:
+    if kinds not in ([], ["human"]):
         console.print(
             f"The reward model learned from {' and '.join(kinds)} rankings, not from people's "
             "alone: read these numbers with that in mind."

@@ -36,7 +36,7 @@ def estimate_lines(config: ExperimentConfig, ranks: int | None = None) -> Iterat
         yield from _memory(estimate.memory, spread)
     ppo = (config.ppo, config.ppo_ptx)
     sizes_of_batches = [
-        config.reward.micro_prompts,
+        *(() if config.reward is None else (config.reward.micro_prompts,)),
         *(one.micro_batch_size for one in ppo if one is not None),
     ]
     if "auto" in sizes_of_batches:
@@ -62,7 +62,9 @@ _ITEMS = (
 
 
 def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterator[str]:
-    yield f"{config.name}: base {config.model}, reward model on {reward_base(config)}"
+    other = config.reward_model
+    reward = f"on {reward_base(config)}" if other is None else other
+    yield f"{config.name}: base {config.model}, reward model {reward}"
     yield (
         f"{machine.device}: {_gib(machine.room)} GiB free; "
         f"{machine.flops_per_s / 1e9:,.0f} GFLOP/s in float32 products, "

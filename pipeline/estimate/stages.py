@@ -9,6 +9,7 @@ weights are frozen.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 from pipeline.config.experiment import ExperimentConfig
@@ -208,8 +209,10 @@ class Model:
 
 def stage_estimates(config: ExperimentConfig, sizes: Lengths) -> Iterator[StageEstimate]:
     """Yield the estimates of the stages that train, as far as the experiment has them."""
-    yield _sft("sft", config, config.sft, sizes)
-    yield _reward(config, config.reward, sizes)
+    if config.sft is not None:
+        yield _sft("sft", config, config.sft, sizes)
+    if config.reward is not None:
+        yield _reward(config, config.reward, sizes)
     if config.ppo_init is not None:
         yield _sft("ppo-init", config, config.ppo_init, sizes)
     for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
@@ -271,12 +274,13 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
 
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
     policy = Model.of(config.model, chosen.adaptation)
-    critic = Model.of(reward_base(config), config.reward.adaptation)
+    critic = _critic_model(config, policy)
     own_critic = isinstance(chosen.models, SeparateModels)
     num_trained = policy.trained + (critic.trained_with_head if own_critic else policy.size.width)
     _, gradients, optimizer = trained(0, num_trained)
     joint = isinstance(chosen.models, JointModels)
-    reward_backbone = 0 if joint or _share_backbone(config, policy, critic) else critic.frozen
+    is_shared = joint or _share_backbone(config, policy, critic)
+    reward_backbone = 0 if is_shared else critic.frozen
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
@@ -289,7 +293,9 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
         critic=(critic.trained_with_head if own_critic else policy.size.width) * FLOAT,
         reference=policy.trained * FLOAT,
-        reward=(reward_backbone + critic.trained_with_head) * FLOAT,
+        reward=_weight_bytes(config.reward_model)
+        if config.reward_model is not None
+        else (reward_backbone + critic.trained_with_head) * FLOAT,
         average=copies * policy.trained * FLOAT,
         policy=policy.size.parameters * FLOAT,
         least=_rows(chosen) == chosen.responses_per_prompt,
@@ -301,10 +307,23 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
     return StageEstimate(memory, flops, read, disk)
 
 
+def _critic_model(config: ExperimentConfig, policy: Model) -> Model:
+    """Return the critic's size: the reward model's, or the policy's beside one made elsewhere."""
+    if config.reward is None:
+        return policy
+    return Model.of(reward_base(config), config.reward.adaptation)
+
+
+def _weight_bytes(name: str) -> int:
+    """Return the bytes of a folder's weights; 0 for a model on the hub, which is not looked up."""
+    files = Path(name).glob("*.safetensors") if Path(name).is_dir() else ()
+    return sum(file.stat().st_size for file in files)
+
+
 def _share_backbone(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
     """Return True where policy and reward model are adapters on one base."""
-    start = config.ppo_init or config.sft
-    of_policy = "sft" if start.adaptation.family == "full" else "base"
+    start = config.sft_adaptation if config.ppo_init is None else config.ppo_init.adaptation
+    of_policy = "sft" if start.family == "full" else "base"
     of_reward = of_policy if config.reward_base == "sft" else config.reward_base
     return bool(policy.frozen and critic.frozen) and of_policy == of_reward
 

@@ -34,7 +34,11 @@ def display(stages: Sequence[str]) -> Iterator["Display"]:
     """Yield a display of these stages, in order."""
     console = Console(stderr=True, soft_wrap=False)
     if not console.is_terminal:
-        yield PlainDisplay()
+        plain = PlainDisplay()
+        try:
+            yield plain
+        finally:
+            plain.finished.set()
         return
     with progress_table(console) as table:
         yield LiveDisplay(table, stages)

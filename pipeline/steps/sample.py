@@ -44,7 +44,7 @@ class Sample(ExperimentStage):
     @property
     def policies(self) -> dict[str, Source]:
         """The policies to sample from, by name, the one of the round before first."""
-        start: dict[str, Source] = {"base": self.base_model, "sft": self.folder / "sft/model"}
+        start: dict[str, Source] = {"base": self.base_model, "sft": self.sft_model}
         policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
             current = self.trained_policies(self.round - 1)[-1]
@@ -59,10 +59,11 @@ class Sample(ExperimentStage):
 
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
-        policies = [self.config.sft.adaptation]
+        policies = [self.config.sft_adaptation]
         self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
+        from reward_models.backbone import attention_implementation
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
         from stages.prompt_lengths import require_fit
@@ -74,15 +75,16 @@ class Sample(ExperimentStage):
         for name, source in policies.items():
             limits = [context_limit(source)]
             require_fit(load_tokenizer(source), prompts, new_tokens, limits, f"{name} samples")
-        tasks = sample_tasks(
-            prompts,
-            policies,
-            responses=sampling.responses,
-            settings=sampling.settings,
-            seed=self.config.seed,
-            report=report,
-            prefix="" if self.round == 1 else f"round-{self.round}-",
-        )
+        with attention_implementation(sampling.attn_implementation):
+            tasks = sample_tasks(
+                prompts,
+                policies,
+                responses=sampling.responses,
+                settings=sampling.settings,
+                seed=self.config.seed,
+                report=report,
+                prefix="" if self.round == 1 else f"round-{self.round}-",
+            )
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
 BITSANDBYTES = "bitsandbytes"
-EXTRA = "quantised"  # of this package, with bitsandbytes
+EXTRA = "bitsandbytes"  # of this package
 _COARSE = 8  # roundings that two ways to compute an output may differ by, of the largest number
 logging.getLogger(BITSANDBYTES).setLevel(logging.ERROR)  # it warns at every product in int8
 _INT8 = 0.1  # the same for int8, whose products depend on what else is in the batch

@@ -165,10 +165,13 @@ def _skipped(layers: Sequence[nn.Module], state_BLD: Tensor) -> Iterator[None]:
     def forward(*_: object, **__: object) -> Tensor:
         return state_BLD
 
+    own = [vars(layer).get("forward") for layer in layers]  # set where activations are checkpointed
     for layer in layers:
         vars(layer)["forward"] = forward
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, checkpointed in zip(layers, own, strict=True):
             del vars(layer)["forward"]
+            if checkpointed is not None:
+                vars(layer)["forward"] = checkpointed

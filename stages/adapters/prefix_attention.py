@@ -111,6 +111,11 @@ def captured_keys_and_values() -> Iterator[KeysAndValues]:
         _captures.remove(captured)
 
 
+def is_capturing() -> bool:
+    """Return true where a prompt is run alone, to become a prefix."""
+    return bool(_captures)
+
+
 def prepended(
     prefix: RowPrefix, key_BHKD: Tensor, value_BHKD: Tensor, mask: Tensor | None, queries: int
 ) -> tuple[Tensor, Tensor, Tensor]:

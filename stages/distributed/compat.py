@@ -145,19 +145,18 @@ def zero3_shard(parameter: nn.Parameter) -> Tensor:
     return shard
 
 
-def unwrap_optimizer(optimizer: Any) -> tuple[torch.optim.AdamW, Any]:
-    """Return torch's AdamW and the ZeRO optimizer around it, None where there is none.
+def unwrap_optimizer(optimizer: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """Return the innermost optimizer and the ZeRO optimizer around it, None where there is none.
 
-    ValueError where the innermost optimizer is not torch's AdamW.
+    ValueError where ZeRO is around another one than torch's AdamW.
     """
     zero = None
-    while not isinstance(optimizer, torch.optim.AdamW):
-        attributes = vars(optimizer)
+    while "optimizer" in (attributes := vars(optimizer)):
         if {"single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"} & set(attributes):
             zero = optimizer
-        if "optimizer" not in attributes:
-            raise ValueError(f"the optimizer is {type(optimizer).__name__}; expected torch's AdamW")
         optimizer = attributes["optimizer"]  # accelerate and DeepSpeed wrap under this name
+    if zero is not None and not isinstance(optimizer, torch.optim.AdamW):
+        raise ValueError(f"the optimizer is {type(optimizer).__name__}; expected torch's AdamW")
     return optimizer, zero
 
 

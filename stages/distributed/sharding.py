@@ -18,6 +18,7 @@ from torch import nn
 
 from stages.adapters.backbone import family_of
 from stages.distributed.network import Network, Replicated
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import (
     gather_moments,
     gather_weights,
@@ -35,12 +36,18 @@ def sharding(accelerator: Accelerator) -> Literal["none", "zero", "fsdp2"]:
 
 
 def sharded_network(
-    model: nn.Module, max_gradient_norm: float | None, accelerator: Accelerator
+    model: nn.Module,
+    max_gradient_norm: float | None,
+    accelerator: Accelerator,
+    kind: AdamKind = PLAIN,
 ) -> Network:
     """Wrap a model to be trained as the launcher shards it."""
-    match sharding(accelerator):
+    how = sharding(accelerator)
+    if how != "none":
+        kind.require_plain(how)
+    match how:
         case "none":
-            return Replicated(model, max_gradient_norm, accelerator)
+            return Replicated(model, max_gradient_norm, accelerator, kind)
         case "zero":
             from stages.distributed.zero import Zero
 

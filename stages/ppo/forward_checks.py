@@ -23,14 +23,15 @@ from reward_models.packed_attention import (
 )
 from reward_models.weights.formats import rounding
 from stages.adapters.cached_layers import CachedLayers
+from stages.chunked_logprobs import returns_what_it_unembeds, tokens_at_once
 from stages.forward_check import Forward as ForwardFn
 from stages.forward_check import logits_of, padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
-from stages.ppo.forward import lay_out, policy_logits, reference_and_scores, values
-from stages.ppo.models import Models
-from stages.ppo.rollout import Episodes
+from stages.ppo.forward import policy_logits, reference_and_scores, values
+from stages.ppo.models import Models, unembedding
+from stages.ppo.rollout import Episodes, lay_out
 from stages.progress import Report, announce
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,11 @@ def with_supported_layout(
 ) -> Models:
     """The models, with the layout that all of them support: packed, or padded on which side."""
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
-    models = replace(models, pads_right=pads_right(models, len(longest) + response_tokens))
+    models = replace(
+        models,
+        pads_right=pads_right(models, len(longest) + response_tokens),
+        tokens_at_once=chunk_of_logits(models),
+    )
     if not config.packed:
         return models
     announce(report, "checking that the models can compute several episodes in one row")
@@ -51,6 +56,15 @@ def with_supported_layout(
     if obstacle is not None:
         log.warning("every episode is computed in a padded row of its own: %s", obstacle)
     return replace(models, packed=obstacle is None)
+
+
+def chunk_of_logits(models: Models) -> int | None:
+    """The number of tokens whose logits are there at once; None where they must all be.
+
+    So it is where logits are more than the unembedding's output.
+    """
+    policy = models.policy
+    return tokens_at_once(policy) if returns_what_it_unembeds(policy, unembedding(policy)) else None
 
 
 def pads_right(models: Models, longest: int) -> bool:
@@ -155,7 +169,8 @@ def _outputs(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tenso
     value_N = values(models, layout, state_ND)
     logprob_N = losses.chosen_logprobs(logits_NV, token_N, 1.0)
     del logits_NV
-    return logprob_N, value_N, reference_and_scores(models, layout)[1]
+    score_E = reference_and_scores(models, layout)[1]
+    return (logprob_N, value_N) if score_E is None else (logprob_N, value_N, score_E)
 
 
 def _difference(models: Models, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:

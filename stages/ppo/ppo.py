@@ -178,8 +178,7 @@ def iterate(
 
     health.add_rollout(sums, rollout, reward_BT)
     if isinstance(run.sampler, VllmSampler):
-        gap_BT = (rollout.sampler_BT - rollout.old_BT).abs()
-        sums.add_all("ppo/sampler_gap_nats_per_token", gap_BT[rollout.episodes.response_BT])
+        health.add_sampler_gap(sums, rollout, config.importance_cap)
     metrics = sums.averages(run.sum_over_ranks)
     metrics = health.with_standard_error(metrics, config.episodes_per_rollout)
     state.first_response_tokens = state.first_response_tokens or metrics["ppo/response_tokens"]
@@ -216,6 +215,10 @@ def experience(
     return_BT = advantage_BT + rollout.value_BT
     if config.whiten_advantages:
         advantage_BT = losses.whiten(advantage_BT, mask_BT)
+    if config.importance_cap is not None:  # another program sampled, with probabilities of its own
+        advantage_BT = advantage_BT * losses.importance_weights(
+            rollout.old_BT, rollout.sampler_BT, cap=config.importance_cap
+        )
     data = Experience(rollout.episodes, rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
     return data, reward_BT
 

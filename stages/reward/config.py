@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from stages.adapters.config import Adaptation, Full
-from stages.config import Config, Fraction
+from stages.config import Config, Fraction, OptimizerName
 from stages.precision_config import Precision, require_trainable
 
 
@@ -28,6 +28,9 @@ class RewardConfig(Config):
     prompt_folds: Annotated[int, Field(ge=2)] | None = None  # every prompt is held out once
     max_tokens: PositiveInt = 2048  # of a prompt with its response; longer ones are left out
     checkpoint_every: PositiveInt = 50  # steps
+    optimizer: OptimizerName = "adamw"  # moments in 32 bits, in 8, or in 8 and paged to the host
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
     precision: Precision = Precision()
     trainer: dict[str, object] = {}

@@ -9,7 +9,8 @@
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,15 @@ from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArgument
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
-from reward_models.backbone import transformer
+from reward_models.backbone import attention_implementation, transformer
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
+from stages.distributed.optimizers import AdamKind
 from stages.generation.score import score_responses
 from stages.models import (
     adapt,
@@ -40,7 +43,7 @@ from stages.models import (
     tokenizer_hash,
 )
 from stages.precision import resolved
-from stages.progress import Report, Step, announce, counted
+from stages.progress import Report, Step, announce, counted, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
@@ -63,10 +66,11 @@ def train_reward(
     base: str | Path,
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
+    use: Use = "both",
 ) -> None:
     """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.
 
@@ -77,7 +81,7 @@ def train_reward(
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     check_fsdp(config.adaptation, families.Prompt)
     tokenizer, config = load_tokenizer(base), within_positions(config, base)
-    split = split_rankings(config, tokenizer, tasks, rankings, seed)
+    split = split_rankings(config, tokenizer, tasks, rankings, seed, use)
     log.info(
         "%d prompts, %d held out; left out: %s",
         *(len(split.train), len(split.held_out), split.left_out),
@@ -90,9 +94,9 @@ def train_reward(
     trainer = fit(
         config, model, split.train, layout, checkpoints=checkpoints, seed=seed, report=report
     )
-    kinds: set[str] = {ranking.kind for ranking in rankings}
+    mix = label_mix(rankings, use)
     results = held_out_report(
-        trainer.scorer, split.held_out, layout, rankings, kinds=kinds, seed=seed, report=report
+        trainer.scorer, split.held_out, layout, rankings, mix=mix, seed=seed, report=report
     )
     scores = _demonstration_scores(trainer.scorer, tokenizer, demonstrations, report)
     deviation = None
@@ -105,7 +109,7 @@ def train_reward(
     if whole is None or not trainer.is_world_process_zero():
         return
     announce(report, "writing the reward model")
-    whole.record_training(tokenizer_hash(tokenizer), kinds)
+    whole.record_training(tokenizer_hash(tokenizer), set(mix))
     if deviation is not None:
         whole.set_scale(deviation)
     if scores:
@@ -123,6 +127,13 @@ def train_reward(
     write_json(out / "held_out.json", results)
 
 
+def label_mix(rankings: Iterable[Ranking], use: Use) -> dict[str, int]:
+    """Return the number of rankings of each kind among those that this use trains on."""
+    kinds = Counter[str](ranking.kind for ranking in rankings)
+    omitted = {"people": {"judge"}, "judges": set(kinds) - {"judge"}, "both": set()}[use]
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind not in omitted}
+
+
 def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
     """Return the settings with a `max_tokens` that the model on this base has positions for."""
     limit = adapted_context_limit(source, config.adaptation)
@@ -132,8 +143,10 @@ def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
     weights = resolved(config.precision, device()).of(config.adaptation)
+    attention = attention_implementation(config.attn_implementation)
     if isinstance(config.adaptation, families.Probe):
-        whole = load_policy(base, weights=weights)
+        with attention:
+            whole = load_policy(base, weights=weights)
         if isinstance(whole, PeftModel):
             raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
@@ -143,10 +156,13 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
             pooling=config.adaptation.pooling,
             inner_width=config.adaptation.width if config.adaptation.kind == "mlp" else 0,
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), attention:
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
         adapted = adapt(load_policy(base, weights=weights), config.adaptation)
-    return RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def fit(
@@ -164,7 +180,8 @@ def fit(
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
         announce(report, "measuring how many prompts fit into memory")
         fit_to_memory(arguments, model, layout, elements, checkpoints)
-    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report, kind)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
 
@@ -196,6 +213,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
+        "activation_checkpointing": False,  # `checkpoint_activations` does it
         "seed": seed,
         **precision_arguments(resolved(config.precision, device()), config.adaptation),
     }

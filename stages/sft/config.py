@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from stages.adapters.config import Adaptation, Full
-from stages.config import Config, Fraction
+from stages.config import Config, Fraction, OptimizerName
 from stages.generation.config import SamplingConfig
 from stages.precision_config import Precision, require_trainable
 
@@ -31,6 +31,9 @@ class SFTConfig(Config):
     pretraining: SupervisedMix | None = None  # in the model PPO starts from, see appendix C.3
     result: Literal["best", "last"] = "best"  # which epoch's weights: chosen, or the last
     selection: SamplingConfig = SamplingConfig()  # of the responses whose scores pick the epoch
+    optimizer: OptimizerName = "adamw"  # moments in 32 bits, in 8, or in 8 and paged to the host
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     adaptation: Adaptation = Full()
     precision: Precision = Precision()
     trainer: dict[str, object] = {}  # further TrainingArguments, validated by name

@@ -16,22 +16,20 @@ import torch
 
 from reward_models.atomic_files import write_json, written_aside
 from reward_models.context_limit import context_limit
-from reward_models.model import RewardModel
 from reward_models.model_files import ADAPTER_CONFIG, base_name
 from reward_models.records import Prompt
 from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
-from stages.generation.score import score_responses
-from stages.models import (
-    device,
-    load_policy,
-    load_tokenizer,
-    save_policy,
-    to_device,
-    tokenizer_hash,
+from stages.generation.score import (
+    Scorer,
+    load_scorer,
+    require_readable,
+    score_responses,
+    scorer_limits,
 )
+from stages.models import device, load_policy, load_tokenizer, save_policy, to_device
 from stages.precision import resolved
 from stages.precision_config import AUTO, Precision
 from stages.progress import Report, Step, announce
@@ -56,7 +54,7 @@ class Epoch:
 def choose_epoch(
     trained: Path,
     *,
-    reward_model: Path | None,
+    reward_model: str | Path | None,
     selection_prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     out: Path,
@@ -78,11 +76,11 @@ def choose_epoch(
     if reward_model is not None:
         if not selection_prompts:
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
-        limits = [context_limit(checkpoints[0]), context_limit(reward_model)]
+        limits = [context_limit(checkpoints[0]), *scorer_limits(reward_model)]
         tokenizer = load_tokenizer(checkpoints[0])
         require_fit(tokenizer, selection_prompts, sampling.max_new_tokens, limits, "select")
         weights = resolved(precision, device()).frozen
-        scorer = RewardModel.load(reward_model, weights=weights).to(device())
+        scorer = load_scorer(reward_model, weights).to(device())
         for index, checkpoint in enumerate(checkpoints):
             announce(
                 report,
@@ -136,14 +134,14 @@ def _with_validation_losses(checkpoints: Sequence[Path]) -> list[Epoch]:
 def _with_score(
     epoch: Epoch,
     checkpoint: Path,
-    scorer: RewardModel,
+    scorer: Scorer,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     seed: int,
     weights: WeightFormat,
 ) -> Epoch:
     tokenizer = load_tokenizer(checkpoint)
-    scorer.card.require_tokenizer(tokenizer_hash(tokenizer), str(checkpoint))
+    require_readable(scorer, tokenizer, checkpoint)
     policy = load_policy(checkpoint, weights=weights)
     to_device(policy, device())
     prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]

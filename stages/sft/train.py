@@ -12,18 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
+from reward_models.backbone import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
+from stages.distributed.activation_checkpointing import checkpoint_activations
+from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, device, load_policy, load_tokenizer, log_router_loss
 from stages.precision import Numerics, resolved
-from stages.progress import Report, Step
+from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
@@ -41,12 +45,12 @@ def train_sft(
     *,
     base: str | Path,
     demonstrations: Sequence[Demonstration],
-    validation: Sequence[Demonstration],
-    reward_model: Path | None,
-    selection_prompts: Sequence[Prompt],
+    validation: Sequence[Demonstration] = (),
+    reward_model: Path | None = None,
+    selection_prompts: Sequence[Prompt] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
@@ -79,17 +83,16 @@ def train_sft(
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    torch.manual_seed(seed)
     weights = numerics.of(config.adaptation)
-    model = adapt(load_policy(base, dropout=config.dropout, weights=weights), config.adaptation)
-    log_router_loss(model)
+    model = trained_model(config, base, seed, weights)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
     trainer = SupervisedTrainer.on(
-        model, tokenizer, arguments, examples + mixed, held_out, report, weights
+        model, tokenizer, arguments, examples + mixed, held_out, report, kind, weights
     )
     trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
@@ -107,6 +110,20 @@ def train_sft(
         for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
             drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
+
+
+def trained_model(
+    config: SFTConfig, base: str | Path, seed: int, weights: WeightFormat = FLOAT32
+) -> PreTrainedModel:
+    """Return the base with the parameters of `config.adaptation` trainable."""
+    torch.manual_seed(seed)
+    with attention_implementation(config.attn_implementation):
+        policy = load_policy(base, dropout=config.dropout, weights=weights)
+    model = adapt(policy, config.adaptation)
+    log_router_loss(model)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def _arguments(
@@ -141,13 +158,13 @@ def _arguments(
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
+        "activation_checkpointing": False,  # `checkpoint_activations` does it
         **precision_arguments(numerics, config.adaptation),
     }
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
-        "activation_checkpointing": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     return training_arguments(SFTArguments, ours, defaults | config.trainer)

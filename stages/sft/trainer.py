@@ -26,6 +26,7 @@ from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.probe import ProbeLayer
 from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import let_models_load_whole
 from stages.models import base_record, load_policy, write_base_record
 from stages.progress import Report, Step, silent
@@ -35,6 +36,7 @@ from stages.sft.compat import (
     unembedding_of,
 )
 from stages.sft.selection import drop_resume_state, epoch_checkpoints
+from stages.training_arguments import trainer_optimizer
 
 _METRICS = {
     "loss": "sft/loss_nats_per_token",
@@ -66,6 +68,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         examples: Sequence[Example],
         held_out: Sequence[Example],
         report: Report,
+        kind: AdamKind = PLAIN,
         weights: WeightFormat = FLOAT32,
     ) -> Self:
         """Return a trainer of `model`; `held_out` may be empty if nothing is validated."""
@@ -92,6 +95,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 eval_dataset=_rows(held_out) if held_out else None,
                 processing_class=tokenizer,
                 callbacks=[MetricsCallback(report), ThinCheckpoints()],
+                optimizer_cls_and_kwargs=trainer_optimizer(kind, arguments),
             )
         let_models_load_whole()  # its weights are not sharded yet
         check_trained_loss(

@@ -18,6 +18,7 @@ class UserAdaptersConfig(Config):
     examples_per_step: PositiveInt = 4  # of each user
     users_per_batch: PositiveInt = 16
     learning_rate: PositiveFloat = 1e-3  # falls along a cosine to a tenth
+    activation_checkpointing: bool = False  # layers keep their inputs alone: slower, less memory
     max_tokens: PositiveInt = 512  # prompt and response; longer demonstrations are left out
 
     @model_validator(mode="after")

@@ -25,7 +25,9 @@ from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
 from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
-from stages.data.supervised import IGNORED, Example, collate, encode
+from stages.chunked_logprobs import IGNORED
+from stages.data.supervised import Example, collate, encode
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, UserAdapters, generate_responses
 from stages.models import adapt
@@ -111,6 +113,8 @@ def train_user_adapters(
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
     start = new_adapter(model, tokenizer, config.adaptation, seed) if waiting else None
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
     for first in range(0, len(waiting), config.users_per_batch):
         group = waiting[first : first + config.users_per_batch]
         assert start is not None

@@ -55,6 +55,7 @@ def give(store: Store) -> Callable[..., None]:
 def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
     """Sign in in a fresh browser profile, by a name or by a password, and wait for the page."""
     contexts: list[Any] = []
+    refused: list[str] = []  # scripts and loads that the page's own headers forbid
 
     def opened(name: str, password: str = "", address: str = "", **options: Any) -> Any:
         size = {"width": 1440, "height": 900}
@@ -64,6 +65,9 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.requested_urls = []
         page.on("request", lambda request: page.requested_urls.append(request.url))
+        page.on(
+            "console", lambda line: refused.append(line.text) if "Policy" in line.text else None
+        )
         page.goto(f"{address or server.address}/")
         page.fill("#name", name)
         page.fill("#password", password)
@@ -74,3 +78,4 @@ def open_room(browser: Any, server: RoomServer) -> Iterator[Callable[..., Any]]:
     yield opened
     for context in contexts:
         context.close()
+    assert refused == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from labeling_ui.store.store import Store
-from reward_models.records import Ranking
+from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.examples import task
 from tests.browser.wcag import violations
 
@@ -108,15 +108,18 @@ def test_flags_notes_and_questions_about_the_prompt_are_stored(
     keyboard = Keyboard(page)
     keyboard.press("h", "v", "v", "c", "n")
     page.keyboard.type("made up ünïcode 🙂")
-    keyboard.press("Escape", "p", "c", "0", "p")
-    rate_all(keyboard, "2345")
+    keyboard.press("Escape", "p", "c", "0", "p", "2", "Enter", "0")
+    assert page.locator("[data-part=open]").inner_text() == "1 unanswered"
+    rate_all(keyboard, "345")
     keyboard.press(*"4321", "Control+Enter")
     wait_stored(page)
     ranking = the_ranking(store, "flags", "flo")
     assert ranking.shown_order is not None
-    first = ranking.shown_order[0]
+    first, second = ranking.shown_order[:2]
     assert set(ranking.flags[first]) == {"hallucination", "satisfies_constraint"}
-    assert ranking.extra["flags_no"] == {first: ["violent"]}
+    assert ranking.extra["flags_no"][first] == ["violent"]
+    assert len(ranking.extra["flags_no"][second]) == 10
+    assert "satisfies_constraint" not in ranking.extra["flags_no"][second]  # nobody said so
     assert ranking.extra["output_notes"] == {first: "made up ünïcode 🙂"}
     about = ranking.extra["prompt_flags"]
     assert about["closed_domain"] is True
@@ -158,6 +161,10 @@ def test_outputs_are_ranked_by_finger_on_a_phone(give: Give, open_room: Open, st
         page.locator(f".chip[data-output='{i}']").tap()
         page.locator(f".row[data-tier='{tier}'] .label").tap()
         page.wait_for_selector(f".row[data-tier='{tier}'] .chip[data-output='{i}']")
+    page.locator("[data-part=undo]").tap()
+    page.wait_for_selector(".row[data-tier='-1'] .chip[data-output='8']")
+    page.locator("[data-part=redo]").tap()
+    page.wait_for_selector(".row[data-tier='6'] .chip[data-output='8']")
     page.locator("[data-part=submit]").tap()
     wait_stored(page)
     assert as_shown(the_ranking(store, "touch", "tom")) == [2, 2, 3, 1, 4, 4, 5, 6, 7]
@@ -167,7 +174,7 @@ def drag_by_finger(page: Any, source: str, target: str) -> None:
     start, end = page.locator(source).bounding_box(), page.locator(target).bounding_box()
     client = page.context.new_cdp_session(page)
     x, y = start["x"] + 12, start["y"] + 12
-    to_x, to_y = end["x"] + 150, end["y"] + 20
+    to_x, to_y = end["x"] + end["width"] / 2, end["y"] + 20
 
     def touch(kind: str, *points: dict[str, float]) -> None:
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
@@ -207,3 +214,62 @@ def test_a_task_is_skipped_with_a_reason(give: Give, open_room: Open, store: Sto
     (skipped,) = [r for r in store.rankings(skipped=True) if r.annotator == "sue"]
     assert (skipped.task, skipped.skipped, skipped.ranks) == ("skip", "Not my language", {})
     assert page.locator(".tab:not([data-tab='-1'])").count() == 5
+
+
+def test_enter_after_a_skip_skips_nothing_and_the_skip_can_be_taken_back(
+    give: Give, open_room: Open, store: Store
+) -> None:
+    give(task("skipped", 4), task("unread", 5))
+    page = open_room("sid", viewport={"width": 1280, "height": 720})
+    keyboard = Keyboard(page)
+    page.get_by_role("button", name="Skip").click()
+    keyboard.press("Enter")
+    assert page.locator("dialog[open]").count() == 1
+    page.get_by_role("button", name="Not my language").click()
+    wait_stored(page)
+    keyboard.press("Enter", "Enter", "3", "Enter")
+    assert page.locator("dialog[open]").count() == 0
+    assert "Not my language" not in page.locator(".room").inner_text()
+    assert page.evaluate("document.activeElement.className") == "stage"
+    inside = "document.querySelector('.bar').contains(document.querySelector('.toast'))"
+    assert page.evaluate(inside)  # it covers nothing of the work
+    page.get_by_role("button", name="Take it back").click()
+    page.wait_for_function("document.querySelectorAll('.tab').length === 5")
+    rate_all(keyboard, "4444")
+    keyboard.press(*"1234", "Control+Enter")
+    wait_stored(page)
+    assert as_shown(the_ranking(store, "skipped", "sid")) == [1, 2, 3, 4]
+
+
+def test_keys_scroll_the_text_and_take_changes_back_and_make_them_again(
+    give: Give, open_room: Open
+) -> None:
+    texts = ("", "| Season | Time |\n|---|---|\n| 2011 | one |", "Long. " * 900)
+    outputs = tuple(Response(str(i), text, "m", {}) for i, text in enumerate(texts))
+    give(RankingTask("scrolled", "Which?", outputs))
+    page = open_room("rue", viewport={"width": 1000, "height": 640})
+    keyboard = Keyboard(page)
+    pane = ".read .scroll"
+    while "Long." not in page.locator(pane).inner_text():
+        keyboard.press("4", "Enter")
+    scrolled = f"document.querySelector('{pane}').scrollTop"
+    keyboard.press("PageDown", "ArrowDown")
+    down = page.evaluate(scrolled)
+    assert down > 100
+    keyboard.press("Shift+Space")
+    assert page.evaluate(scrolled) < down
+    keyboard.press("4", "Enter")
+    while page.locator(".cards").count() == 0:
+        keyboard.press("4", "Enter")
+    assert page.locator(".card:has-text('(empty)')").count() == 1
+    cut = "all => all.filter((e) => e.scrollWidth > e.clientWidth || e.clientHeight > 40).length"
+    assert page.locator(".card th").evaluate_all(cut) == 0
+    long = page.locator(".card:has-text('Long.')")
+    keyboard.press("abc"[int(long.get_attribute("data-output"))], "PageDown")
+    assert long.locator(".scroll").evaluate("e => e.scrollTop") > 20
+    keyboard.press("a", "1", "2", "Control+z", "Control+z")
+    assert page.locator(".row.tray .chip").count() == 3
+    keyboard.press("Control+Shift+z")
+    assert page.locator(".row[data-tier='0'] .chip[data-output='0']").count() == 1
+    keyboard.press("Control+Shift+z", "Control+Shift+z")
+    assert page.locator(".row.tray .chip").count() == 1

@@ -180,6 +180,14 @@ def adapter(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def without_base(folder: Path) -> None:
+    (folder / "base.json").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": None})
+    )
+
+
 ADAPTERS: dict[str, tuple[Damage, str]] = {
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "no weights there"),
     "cut": (cut("adapter_model.safetensors", 0.8), "it is cut"),
@@ -190,7 +198,7 @@ ADAPTERS: dict[str, tuple[Damage, str]] = {
     ),
     "no kind": (lambda f: (f / "adapter_config.json").write_text("{}"), "peft_type is None"),
     "config of html": (lambda f: (f / "adapter_config.json").write_text("<html>"), "not JSON"),
-    "no base.json": (lambda f: (f / "base.json").unlink(), "names and hashes its base"),
+    "no base": (without_base, "base_model_name_or_path is None"),
     "empty base.json": (lambda f: (f / "base.json").write_text("{}"), "no 'name'"),
     "base.json of html": (lambda f: (f / "base.json").write_text("<html>"), "not JSON"),
 }

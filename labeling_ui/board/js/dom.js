@@ -1,6 +1,7 @@
 // Elements, dialogs, announcements for screen readers, and the lines for status, notices and toasts.
 const root = element.querySelector(".room");
 const find = (selector) => root.querySelector(selector);
+const isNarrow = () => innerWidth <= 900;
 const letter = (i) => String.fromCharCode(65 + i);
 root.lang = language;
 
@@ -37,20 +38,23 @@ function notice(text, ...actions) {
   line.replaceChildren(...(text ? [h("span", {}, text), ...actions] : []));
 }
 
-let toastTimer = null;
-function toast(text, ...actions) {
+// A line in the top bar, in place of the counts, with a way back: until the next change, or the next answer.
+let toastStays = false;
+function toast(text, action, stays) {
   const box = find(".toast");
-  clearTimeout(toastTimer);
-  box.replaceChildren(h("span", {}, text), ...actions);
-  box.hidden = false;
-  toastTimer = setTimeout(() => { box.hidden = true; }, 8000);
+  toastStays = Boolean(stays);
+  box.replaceChildren(...(text ? [h("span", {}, text), action] : []));
+  box.hidden = !text;
 }
 
-// A mouse click leaves no focus behind on a button, so that Enter keeps meaning "next".
+// A mouse click leaves no focus behind on a button, so that Enter keeps meaning "next". It does so before the
+// button acts: a dialog gives the focus back to where it was.
 root.addEventListener("click", (event) => {
   const clicked = event.target.closest("button");
   if (event.detail > 0 && clicked && !clicked.closest("dialog")) clicked.blur();
-});
+}, { capture: true });
+
+const focusWork = () => find(".stage").focus({ preventScroll: true });
 
 function setTheme(theme) {
   root.dataset.theme = theme;
@@ -58,8 +62,9 @@ function setTheme(theme) {
 }
 const wantsDark = matchMedia("(prefers-color-scheme: dark)").matches;
 root.dataset.theme = localStorage.getItem("labeling/theme") || (wantsDark ? "dark" : "light");
+// The title has the focus first: Enter chooses nothing that was not looked for.
 function openDialog(title, ...content) {
-  const opened = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
+  const opened = h("dialog", { "aria-label": title }, h("h2", { tabindex: "-1", autofocus: true }, title), ...content);
   opened.addEventListener("close", () => opened.remove());
   opened.addEventListener("click", (event) => { if (event.target === opened) opened.close(); });
   find(".dialogs").replaceChildren(opened);

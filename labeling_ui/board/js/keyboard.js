@@ -19,15 +19,33 @@ function handle(event, hasCtrl) {
   if (!task) return false;
   if (hasCtrl) {
     if (key === "enter") (work.step === "rate" ? next() : finish());
+    else if (key === "y" || (key === "z" && event.shiftKey)) redo();
     else if (key === "z") undo();
     else return false;
     return true;
   }
-  if (key === "g") showGuideline();
+  if (key === "l") showGuideline();
   else if (key === "r") toggleRaw();
   else if (key === "x" && task.context) toggleContext();
+  else if (isScroll(event, key)) scrollText(key, event.shiftKey);
   else return { rate: rateKey, rank: rankKey, compare: compareKey, write: () => false }[work.step](event, key);
   return true;
+}
+
+// The text that is being judged scrolls whatever has the focus, unless that scrolls by itself. Arrows rank while
+// outputs are ranked.
+function isScroll(event, key) {
+  if (event.target.closest(".scroll[tabindex='0'], .wide, .menu")) return false;
+  if (key === " ") return !event.target.matches("button, a, summary, input");
+  return key === "pagedown" || key === "pageup" || (work.step !== "rank" && (key === "arrowdown" || key === "arrowup") && event.target.type !== "radio");
+}
+
+// One of two outputs takes the other along.
+function scrollText(key, isBack) {
+  const panes = [".card.selected .scroll", ".card.grown .scroll, .read .scroll, .writing .scroll"].flatMap((which) => [...root.querySelectorAll(which)]);
+  const pane = panes.find((one) => one.scrollHeight > one.clientHeight) || document.scrollingElement;
+  const sign = key.endsWith("up") || (key === " " && isBack) ? -1 : 1;
+  pane.scrollBy(0, sign * (key.startsWith("arrow") ? 60 : 0.85 * pane.clientHeight));
 }
 
 // Digits by key position as well: some layouts need Shift for them.
@@ -60,11 +78,13 @@ function rankKey(event, key) {
   else if (digit !== null) rankSelected(digit - 1);
   else if (key === "arrowdown") move(1);
   else if (key === "arrowup") move(-1);
-  else if (key === "arrowright") select(work.selected + 1);
-  else if (key === "arrowleft") select(work.selected - 1);
+  else if (key === "arrowright") select(beside ?? work.selected + 1);
+  else if (key === "arrowleft") select(beside ?? work.selected - 1);
   else if (key === "q") seedFromQuality();
-  else if (output >= 0 && output < numOutputs()) select(output);
-  else return false;
+  else if (key === "v") putBeside(beside == null ? nextToCompare() : null);
+  else if (key === "escape" && beside != null) putBeside(null);
+  else if (output >= 0 && output < numOutputs()) (event.shiftKey ? putBeside : select)(output);
+  else return pairKey(key);
   return true;
 }
 

@@ -1,8 +1,9 @@
 // The layout of a task: the prompt, the given text and the panels of its step.
 let isRaw = localStorage.getItem("labeling/raw") === "yes";
-let isContextOpen = true;
+let isContextOpen = !isNarrow();
 
 function text(content, more) {
+  if (!content.plain.trim()) return h("p", { class: "text soft" }, t("empty"));
   if (isRaw) return h("pre", { class: "text raw", tabindex: "0", dir: "auto", html: content.plain, ...more });
   const made = h("div", { class: "text", dir: "auto", html: content.html, ...more });
   for (const block of made.querySelectorAll("pre, table")) {
@@ -72,7 +73,7 @@ function draw() {
 
 // On a phone the page itself scrolls: begin where the new thing begins.
 function toTop() {
-  if (innerWidth <= 900) find(".panels").scrollIntoView();
+  if (isNarrow()) find(".panels").scrollIntoView();
 }
 
 function paint() {

@@ -113,7 +113,7 @@ function nextAnswer(value) { return value == null ? true : value ? false : null;
 
 function answerRestNo() {
   const answers = { ...flagAnswers() };
-  for (const flag of activeFlags()) answers[flag.id] ??= false;
+  for (const flag of activeFlags()) if (!flag.good) answers[flag.id] ??= false; // a good one is for its reader to answer
   change(() => {
     if (work.at < 0) work.prompt_flags = answers;
     else work.flags[work.at] = answers;

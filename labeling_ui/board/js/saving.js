@@ -83,6 +83,7 @@ let isSending = false;
 // Send the task for good. What is sent stays in this browser until the server has it, over reloads as well.
 async function submit(skipped) {
   if (isSending) return;
+  toast("");
   const body = skipped ? { ...answersToSend(), tiers: [], skipped } : answersToSend();
   const sent = { token: task.token, form: Math.random().toString(36).slice(2), body };
   localStorage.setItem(sendingKey(), JSON.stringify(sent));
@@ -111,7 +112,9 @@ async function sendPending() {
       notice("");
       receive(reply);
       const outcome = sent.body.skipped ? "skipped" : reply.outcome === "surplus" ? "surplus" : "stored";
-      toast(t(outcome), button(t("amend"), () => reopen(sent.token)));
+      toast(t(outcome), button(t(outcome === "skipped" ? "take_back" : "amend"), () => reopen(sent.token)), outcome === "skipped");
+      if (reply.feedback) showFeedback(reply.feedback);
+      if (reply.conversation) showOwnPrompt(reply.conversation);
       return true;
     } catch (error) {
       showError(error);

@@ -5,6 +5,7 @@ let me = null;     // {name, role, progress}
 let task = null;   // what the server gave
 let work = null;   // what the annotator did; this is the draft
 let past = [];     // earlier states of `work`, for undo
+let undone = [];   // and those that were taken back, for redo
 
 const tab = Math.random().toString(36).slice(2); // names this tab as the writer of its drafts
 const STEPS = { comparison: ["compare"], rating: ["rate"], demonstration: ["write"], prompt: ["write"], adjudication: ["rank"] };
@@ -66,19 +67,26 @@ function contradictions() {
 function change(how) {
   past.push(JSON.stringify(work));
   if (past.length > 300) past.shift();
+  undone = [];
+  if (!toastStays) toast("");
   how();
   saveSoon();
   paint();
 }
 
-function undo() {
-  if (!past.length) return;
-  const seconds = work.seconds;
-  work = { ...JSON.parse(past.pop()), seconds };
+// Take a change back, or make it again. What was typed in notes meanwhile stays.
+function retrace(from, to, word) {
+  if (!task || !from.length) return;
+  const { seconds, note, notes } = work;
+  to.push(JSON.stringify(work));
+  work = { ...JSON.parse(from.pop()), seconds, note, ...(notes && { notes }) };
   saveSoon();
   draw();
-  announce(t("undone"));
+  announce(t(word));
 }
+
+const undo = () => retrace(past, undone, "undone");
+const redo = () => retrace(undone, past, "redone");
 
 function moveToTier(i, tier) {
   change(() => {
@@ -90,12 +98,12 @@ function moveToTier(i, tier) {
   announce(t("placed", letter(i), tier + 1, numOutputs()) + (others ? t("tied", others) : ""));
 }
 
-// Place the selected output, and select the next one that has no rank.
+// Place the selected output, and select the next one that has no rank: the one beside it before others.
 function rankSelected(tier) {
   if (tier >= numOutputs()) return;
   moveToTier(work.selected, tier);
   const left = unranked();
-  if (left.length) select(left.find((i) => i > work.selected) ?? left[0]);
+  if (left.length) select(left.includes(beside) ? beside : left.find((i) => i > work.selected) ?? left[0]);
 }
 
 function seedFromQuality() {
@@ -127,5 +135,8 @@ for (const sign of ["pointermove", "keydown", "touchstart", "wheel"]) {
 }
 const clock = setInterval(() => {
   if (!root.isConnected) clearInterval(clock);
-  else if (work && !document.hidden && Date.now() - lastSign < 30000) work.seconds += 1;
+  else if (work && !document.hidden && Date.now() - lastSign < 30000) {
+    work.seconds += 1;
+    if (work.seconds % 60 === 0 && !task.amends) saveSoon(); // who reads for long keeps the task
+  }
 }, 1000);

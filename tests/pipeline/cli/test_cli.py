@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli.app import app
 from pipeline.cli.errors import guarded
 from pipeline.config.loading import load_config
 from pipeline.runs.failures import PeopleNeeded, one_line
@@ -29,7 +31,7 @@ SMALL = (
 )
 
 
-def rlhf(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
+def own_process(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, `before` being shell to put in front of it."""
     command = [sys.executable, "-m", "pipeline.cli.app", *map(str, arguments)]
     if before:
@@ -38,6 +40,12 @@ def rlhf(*arguments: str | Path, before: str = "") -> subprocess.CompletedProces
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
     )
+
+
+def rlhf(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process."""
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -88,17 +96,18 @@ labeling: {{kind: imported, tasks: {tmp_path}/tasks.jsonl, rankings: {tmp_path}/
     return tmp_path
 
 
-def until_label(own_data: Path) -> subprocess.CompletedProcess[str]:
-    return rlhf("run", own_data / "own.yaml", "--out", own_data / "run", "--until", "label")
+def until_label(own_data: Path, *further: str) -> subprocess.CompletedProcess[str]:
+    run = own_data / "run"
+    return rlhf("run", own_data / "own.yaml", "--out", run, "--until", "label", *further)
 
 
 def test_the_last_line_on_stdout_is_the_artefact(tmp_path: Path):
-    done = rlhf("run", QUICKSTART, *SMALL, "--out", tmp_path / "run", "--until", "data")
+    command = ("run", QUICKSTART, *SMALL, "--out", tmp_path / "run", "--until", "data")
+    done = own_process(*command)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/run/data\n"), done.stderr
     assert (tmp_path / "run/data/manifest.json").is_file()
     assert "data: done in" in done.stderr
-    again = rlhf("run", QUICKSTART, *SMALL, "--out", tmp_path / "run", "--until", "data")
-    assert "data: up to date" in again.stderr
+    assert "data: up to date" in rlhf(*command).stderr
 
 
 def test_the_users_own_files_are_read_and_checked(own_data: Path):
@@ -112,16 +121,7 @@ def test_preference_pairs_are_rankings_without_tasks(own_data: Path):
     pairs = own_data / "pairs.jsonl"
     pairs.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
     labeling = f"labeling={{kind: imported, rankings: {pairs}}}"
-    done = rlhf(
-        "run",
-        own_data / "own.yaml",
-        "--set",
-        labeling,
-        "--out",
-        own_data / "run",
-        "--until",
-        "label",
-    )
+    done = until_label(own_data, "--set", labeling)
     assert done.returncode == 0, done.stderr
     (task,) = (own_data / "run/label/tasks.jsonl").read_text().splitlines()
     assert json.loads(task)["prompt"] == "Why?"
@@ -259,9 +259,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_artefact(tmp_path: Path):
 
 
 def test_a_limit_on_file_size_is_one_line(tmp_path: Path):
-    done = rlhf(
-        "run", QUICKSTART, "--out", tmp_path / "run", "--until", "data", before="ulimit -f 8"
-    )
+    command = ("run", QUICKSTART, "--out", tmp_path / "run", "--until", "data")
+    done = own_process(*command, before="ulimit -f 8")
     assert "the file would be larger than is allowed here" in refused(done)
     assert not (tmp_path / "run/data/manifest.json").exists()
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from pipeline.cli.app import app
 from pipeline.config.shipped import accelerate_config, configs_folder
 from pipeline.launch.elastic import _failure
 from pipeline.launch.options import Launch, choose_launch, first_node, slurm_environment
-from pipeline.launch.worker import LOST
 from pipeline.runs.failures import RankFailed
+from pipeline.steps.rank import LOST
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node-1", "MASTER_PORT": "4000"}
 SRUN = {
@@ -114,7 +114,7 @@ def test_one_line_names_the_rank_that_failed_and_the_cause(
     code: int, message: str | None, line: str, exit_code: int, tmp_path: Path
 ):
     rank = failure(code) if message is None else failure(code, message, tmp_path)
-    error = _failure("sft", ChildFailedError("sft", {1: rank}))
+    error = _failure("sft", "1", rank)
     assert isinstance(error, RankFailed)
     assert str(error).startswith("sft: rank 1 on ")
     assert str(error).endswith(f" {line}; all ranks were stopped")
@@ -123,7 +123,7 @@ def test_one_line_names_the_rank_that_failed_and_the_cause(
 
 def test_bad_input_of_a_rank_is_bad_input_of_the_command(tmp_path: Path):
     rank = failure(2, "ValueError: rankings.jsonl:2: 4 responses but 3 ranks", tmp_path)
-    error = _failure("sft", ChildFailedError("sft", {1: rank}))
+    error = _failure("sft", "1", rank)
     assert isinstance(error, ValueError)
     assert str(error) == "rankings.jsonl:2: 4 responses but 3 ranks"
 

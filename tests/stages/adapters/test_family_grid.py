@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from reward_models.model import RewardModel
 from stages.adapters.backbone import copy_sharing_frozen
 from stages.data.padding import pad_right, positions
+from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.models import load_models
 from tests.stages.adapters.family_cells import (
@@ -223,8 +224,7 @@ def test_activation_checkpointing_gives_the_same_gradients(cell: Cell) -> None:
         torch.manual_seed(0)
         model = adapt(load_policy(cell.base), cell.adaptation, load_tokenizer(cell.base))
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
+            checkpoint_activations(model)
         for _ in range(2):  # as accumulated micro-batches
             output = model(
                 input_ids=ids_BL,

@@ -122,7 +122,7 @@ def given_memory(
     cost = update.episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     networks, tokens = (run.policy, run.critic), config.episodes_per_rollout * longest
-    to_come = reserved_bytes(networks, run.models.lower, tokens)
+    to_come = reserved_bytes(networks, run.models.lower, tokens, run.config)
     free = to_come + (cost.fixed + episodes * cost.each) / device_memory.USED
     monkeypatch.setattr(micro_batches, "free_memory", lambda _: int(free) + 1)
 
