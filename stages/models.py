@@ -365,7 +365,7 @@ def _load_checked(source: str | Path, weights: WeightFormat) -> PreTrainedModel:
 def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
     check_adapter_folder(path)
     if not (path / BASE_FILE).is_file():
-        return _load_base_by_name(path)
+        return _load_base_by_name(path, weights)
     base = read_json(path / BASE_FILE)
     for key in ("name", "weights_sha256", "token_rows"):
         if key not in base:
@@ -382,7 +382,7 @@ def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
     return model
 
 
-def _load_base_by_name(path: Path) -> PreTrainedModel:
+def _load_base_by_name(path: Path, weights: WeightFormat) -> PreTrainedModel:
     """Load the base that PEFT's config of an adapter names; its hash is logged, once."""
     whole = read_json(path / ADAPTER_CONFIG).get("modules_to_save")
     if whole:
@@ -392,7 +392,7 @@ def _load_base_by_name(path: Path) -> PreTrainedModel:
         )
     source = peft_base(path)
     try:
-        model = _load_checked(source)
+        model = _load_checked(source, weights)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     add_token_rows(model, len(load_tokenizer(path)))

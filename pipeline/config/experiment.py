@@ -63,8 +63,7 @@ def _with_precision(values: dict[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     for name in (*STAGES, *LOADING):
         stage = values.get(name, None if name in LEFT_OUT else {})
-        own = stage.get("precision", {}) if isinstance(stage, dict) else None
-        if isinstance(own, dict):
+        if isinstance(stage, dict) and isinstance(own := stage.get("precision", {}), dict):
             filled[name] = {**stage, "precision": {**precision, **own}}
     return filled
 

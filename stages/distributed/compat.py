@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
@@ -46,6 +47,14 @@ def mark_static_address(tensor: Tensor) -> None:
 
 
 # accelerate
+
+
+def forget_precision() -> None:
+    """Let the next Accelerator have another precision than the last stage's in this process.
+
+    accelerate 1.15 has one a process; the process group stays.
+    """
+    AcceleratorState._reset_state()
 
 
 def accelerate_environment(config: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import Checkpoints
+from stages.distributed.compat import forget_precision
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
 from stages.distributed.sharding import load_models_whole
@@ -66,6 +67,7 @@ def train_ppo(
     resumes from its last checkpoint and ends with the same numbers. Raises ValueError for input
     that does not fit together, UnhealthyRunError (a ValueError) where a health check stops the run.
     """
+    forget_precision()
     accelerator = Accelerator(mixed_precision="no")  # what a model computes in is its own matter
     numerics = resolved(config.precision, accelerator.device)
     require_trainable_precision(numerics)

@@ -26,7 +26,7 @@ from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.optimizers import AdamKind
 from stages.models import adapt, device, load_policy, load_tokenizer, log_router_loss
-from stages.precision import Numerics, resolved
+from stages.precision import resolved
 from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
@@ -67,8 +67,7 @@ def train_sft(
             "demonstrations or a reward model"
         )
     check_fsdp(config.adaptation, families.Prompt, families.Probe)
-    numerics = resolved(config.precision, device())
-    arguments = _arguments(config, numerics, out / CHECKPOINTS, seed, validated=bool(validation))
+    arguments = _arguments(config, out / CHECKPOINTS, seed, validated=bool(validation))
     tokenizer = load_tokenizer(base)
     limit = adapted_context_limit(base, config.adaptation)
     examples = _fitting(tokenizer, demonstrations, config.max_tokens, limit)
@@ -83,7 +82,7 @@ def train_sft(
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    weights = numerics.of(config.adaptation)
+    weights = resolved(config.precision, device()).of(config.adaptation)
     model = trained_model(config, base, seed, weights)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
@@ -126,9 +125,7 @@ def trained_model(
     return model
 
 
-def _arguments(
-    config: SFTConfig, numerics: Numerics, checkpoints: Path, seed: int, *, validated: bool
-) -> SFTArguments:
+def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
     processes = num_ranks()
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
     if config.batch_size % (micro * processes):
@@ -159,7 +156,7 @@ def _arguments(
         "data_seed": seed,
         "disable_tqdm": True,
         "activation_checkpointing": False,  # `checkpoint_activations` does it
-        **precision_arguments(numerics, config.adaptation),
+        **precision_arguments(resolved(config.precision, device()), config.adaptation),
     }
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
