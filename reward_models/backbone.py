@@ -2,9 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Hashable, Iterator, MutableMapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Hashable, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -26,7 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward_models.compat import set_attention_name
+from reward_models.compat import chosen_attention, with_chosen_attention
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -234,25 +232,6 @@ def require_finite(model: nn.Module, source: object) -> None:
 
 
 Kind = type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
-_attention: ContextVar[str | None] = ContextVar("attention", default=None)
-
-
-@contextmanager
-def attention_implementation(name: str | None) -> Iterator[None]:
-    """Load models with this attention for a while; None changes nothing."""
-    token = _attention.set(name or _attention.get())
-    try:
-        yield
-    finally:
-        _attention.reset(token)
-
-
-def with_chosen_attention(config: PretrainedConfig) -> PretrainedConfig:
-    """Return the config with the attention that was chosen; without a choice it is as it was."""
-    name = _attention.get()
-    if name is not None:
-        set_attention_name(config, name)
-    return config
 
 
 def load_pretrained(
@@ -282,7 +261,7 @@ def load_pretrained(
             source, config=config, output_loading_info=True, **arguments
         )
     except LOAD_ERRORS as error:
-        attention, reason = _attention.get(), first_line(error)
+        attention, reason = chosen_attention(), first_line(error)
         if attention is not None and ("attention" in reason.lower() or "attn" in reason):
             raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
         raise _no_model(kind, source, error) from None

@@ -10,14 +10,13 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch import nn
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -55,7 +54,6 @@ from stages.adapters.backbone import (
     adapter_size,
     add_adapter,
     family_of,
-    layers_of,
     train_layers,
 )
 from stages.adapters.config import Full, Restricted
@@ -63,6 +61,7 @@ from stages.adapters.prefix import fold_prefixes
 from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
 from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
 from stages.forward_check import check_forward
+from stages.residual_dropout import add_residual_dropout
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -149,52 +148,6 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     named = [token for token in spare if "pad" in token.lower()]
     unknown = [token for token in spare if token == tokenizer.unk_token]
     return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
-
-
-_GPT2 = ("attn", "mlp")
-_LLAMA = ("self_attn", "mlp")
-_NEOX = ("attention", "mlp")
-# The names of a layer's two blocks, by `model_type`; both add straight to the residual.
-BLOCKS = {
-    "gpt2": _GPT2,
-    "falcon": ("self_attention", "mlp"),
-    "gpt_neox": _NEOX,
-    "granite": _LLAMA,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "olmo": _LLAMA,
-    "opt": ("self_attn", "fc2"),
-    "phi3": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "smollm3": _LLAMA,
-}
-
-
-def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Add dropout to the output of every block, active while the model is in training mode.
-
-    Raises ValueError for an architecture whose blocks' names are not known.
-    """
-    if rate == 0.0:
-        return
-    kind = model.config.model_type
-    if kind not in BLOCKS:
-        raise ValueError(
-            f"dropout is {rate}, but no residual dropout is known for the architecture '{kind}'; "
-            f"set it to 0, or use one of {', '.join(BLOCKS)}"
-        )
-    for layer in layers_of(model):
-        for name in BLOCKS[kind]:
-            layer.get_submodule(name).register_forward_hook(partial(_drop, rate))
-
-
-def _drop(
-    rate: float, block: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]
-) -> Tensor | tuple[Tensor, ...]:
-    if isinstance(output, tuple):  # attention also returns its weights
-        return (dropout(output[0], rate, block.training), *output[1:])
-    return dropout(output, rate, block.training)
 
 
 log = logging.getLogger(__name__)

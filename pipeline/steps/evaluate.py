@@ -78,7 +78,7 @@ class Evaluate(ExperimentStage):
     def run(self, out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
         from pipeline.evaluation.suites.suite import Inputs
-        from reward_models.backbone import attention_implementation
+        from reward_models.compat import attention_implementation
 
         self.seed_process()
         data = self.data

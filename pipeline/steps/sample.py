@@ -63,7 +63,7 @@ class Sample(ExperimentStage):
         self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
-        from reward_models.backbone import attention_implementation
+        from reward_models.compat import attention_implementation
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
         from stages.prompt_lengths import require_fit

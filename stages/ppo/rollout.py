@@ -301,17 +301,6 @@ def gather(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> R
     return Rollout(Episodes(ids_BL, mask_BL, response_BT, ended_B, sharing), *outputs)
 
 
-def even_rows(accelerator: Accelerator, prompts: int) -> list[int]:
-    """This rank's rows of so many prompts.
-
-    All ranks get equally many, because sharded models need the same forward passes on all: where
-    the number is not a multiple, some prompts are answered twice.
-    """
-    ranks = accelerator.num_processes
-    rows = range(accelerator.process_index, -(-prompts // ranks) * ranks, ranks)
-    return [row % prompts for row in rows]
-
-
 def by_length(episodes: Episodes, rows: Tensor, size: int | None) -> Iterator[Tensor]:
     """`rows` in batches of at most `size` of similar length, so that little is padded.
 

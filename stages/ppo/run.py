@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from reward_models.model import RewardModel
 from stages.adapters.cached_layers import CachedLayers
@@ -280,5 +281,11 @@ class PPORun:
 
     def _shards_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's shards of the main rank's weights; the policy's own are overwritten."""
-        scatter_weights(self.policy.parameters, weights)
-        return {name: x.clone() for name, x in self.policy.shards().items()}
+        parameters = self.policy.parameters
+        if all(p.dtype == torch.float32 for p in parameters.values()):
+            scatter_weights(parameters, weights)
+            return {name: x.clone() for name, x in self.policy.shards().items()}
+        # An average is float32 beside weights in 16 bits, which no sharding has.
+        wide = {name: nn.Parameter(p.detach().float()) for name, p in parameters.items()}
+        scatter_weights(wide, weights)
+        return {name: p.detach() for name, p in wide.items()}

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
-from reward_models.backbone import attention_implementation
+from reward_models.compat import attention_implementation
 from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
@@ -34,7 +34,7 @@ from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
-from stages.precision import require_trainable_precision, resolved
+from stages.precision import Numerics, require_trainable_precision, resolved
 from stages.progress import Report, Step, announce, counted, silent
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import check_reward_model
@@ -67,22 +67,15 @@ def train_ppo(
     resumes from its last checkpoint and ends with the same numbers. Raises ValueError for input
     that does not fit together, UnhealthyRunError (a ValueError) where a health check stops the run.
     """
-    forget_precision()
-    accelerator = Accelerator(mixed_precision="no")  # what a model computes in is its own matter
-    numerics = resolved(config.precision, accelerator.device)
-    require_trainable_precision(numerics)
+    accelerator, numerics = _accelerator(config)
     inputs = {"pretraining": pretraining, "validation": validation, "overoptimization": gold}
     _check_inputs(config, {name for name, value in inputs.items() if value})
     _check_batches(config, len(prompts), accelerator.num_processes)
     gold_prompts = () if gold is None else gold.prompts
     require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *gold_prompts])
     announce(report, "loading policy, reference, critic and reward model")
-    load = partial(
-        load_models,
-        *(policy, reward_model, config.adaptation, config.models),
-        seed=seed,
-        numerics=numerics,
-    )
+    sources = (policy, reward_model, config.adaptation, config.models)
+    load = partial(load_models, *sources, seed=seed, numerics=numerics)
     load_models_whole(accelerator)
     with attention_implementation(config.attn_implementation):
         models = _checkpointed(load(device=accelerator.device), config)
@@ -120,6 +113,15 @@ def train_ppo(
             gold_prompts=gold_ids,
         )
         _save(run, out, load)
+
+
+def _accelerator(config: PPOConfig) -> tuple[Accelerator, Numerics]:
+    """The processes, and the precision in which models compute: each model's own matter."""
+    forget_precision()
+    accelerator = Accelerator(mixed_precision="no")
+    numerics = resolved(config.precision, accelerator.device)
+    require_trainable_precision(numerics)
+    return accelerator, numerics
 
 
 def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Models:

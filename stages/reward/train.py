@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArgument
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
-from reward_models.backbone import attention_implementation, transformer
+from reward_models.backbone import transformer
+from reward_models.compat import attention_implementation
 from reward_models.model import RewardModel
 from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families

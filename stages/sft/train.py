@@ -15,10 +15,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
-from reward_models.backbone import attention_implementation
+from reward_models.compat import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
-from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
@@ -73,23 +72,18 @@ def train_sft(
     examples = _fitting(tokenizer, demonstrations, config.max_tokens, limit)
     held_out = _fitting(tokenizer, validation, config.max_tokens, limit) if validation else []
     mixed: list[Example] = []
-    if (config.pretraining is None) != (pretraining is None):
-        raise ValueError(
-            "pretraining is set, but there are no pretraining texts to read"
-            if pretraining is None
-            else "pretraining texts are given, but pretraining is not set: they had no effect"
-        )
+    _require_both(config.pretraining, pretraining)
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    weights = resolved(config.precision, device()).of(config.adaptation)
-    model = trained_model(config, base, seed, weights)
+    model = trained_model(config, base, seed)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
     kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    weights = resolved(config.precision, device()).of(config.adaptation)
     trainer = SupervisedTrainer.on(
         model, tokenizer, arguments, examples + mixed, held_out, report, kind, weights
     )
@@ -111,11 +105,20 @@ def train_sft(
     trainer.accelerator.wait_for_everyone()
 
 
-def trained_model(
-    config: SFTConfig, base: str | Path, seed: int, weights: WeightFormat = FLOAT32
-) -> PreTrainedModel:
+def _require_both(setting: SupervisedMix | None, texts: Path | None) -> None:
+    """Raise ValueError for a mix without texts, or texts without a mix."""
+    if (setting is None) != (texts is None):
+        raise ValueError(
+            "pretraining is set, but there are no pretraining texts to read"
+            if texts is None
+            else "pretraining texts are given, but pretraining is not set: they had no effect"
+        )
+
+
+def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
     """Return the base with the parameters of `config.adaptation` trainable."""
     torch.manual_seed(seed)
+    weights = resolved(config.precision, device()).of(config.adaptation)
     with attention_implementation(config.attn_implementation):
         policy = load_policy(base, dropout=config.dropout, weights=weights)
     model = adapt(policy, config.adaptation)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.experiment import ExperimentConfig
-from reward_models.backbone import attention_implementation, load_causal_lm
-from reward_models.compat import attention_name
+from reward_models.backbone import load_causal_lm
+from reward_models.compat import attention_implementation, attention_name
 from tests.reward_models.tiny import tiny_base
 
 

@@ -23,6 +23,8 @@ PRECISIONS: dict[str, dict[str, str]] = {
     "bf16": {"compute": "bf16"},
     "nf4": {"weights": "nf4"},
     "int8": {"weights": "int8"},
+    "kahan": {"compute": "bf16", "masters": "kahan"},
+    "stochastic": {"compute": "bf16", "masters": "stochastic"},
 }
 FORMATS = {
     "fp32": WeightFormat(),
@@ -35,9 +37,9 @@ GRID = [
     (precision, name)
     for precision in PRECISIONS
     for name in ADAPTATIONS
-    if precision in ("fp32", "bf16") or name != "full"
+    if precision in ("fp32", "bf16") or (name == "full") is (precision in ("kahan", "stochastic"))
 ]
-USUAL = [("bf16", "full"), ("bf16", "lora"), ("nf4", "lora")]  # in the ordinary tests
+USUAL = [("bf16", "full"), ("nf4", "lora"), ("kahan", "full")]  # in the ordinary tests
 CELLS = [
     pytest.param(cell, id="-".join(cell), marks=() if cell in USUAL else pytest.mark.slow)
     for cell in GRID
@@ -129,14 +131,15 @@ def test_losses_fall_and_ppo_starts_where_the_rollout_was(cell, cells):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_was_trained_is_saved_in_float32_and_loads_in_every_precision(cell, cells):
-    _, adaptation = cell
+def test_what_was_trained_is_saved_as_it_was_and_loads_in_every_precision(cell, cells):
+    precision, adaptation = cell
     policy = cells[cell].trained("ppo") / "model"
     reward = cells[cell].trained("reward") / "model"
     name = "model" if adaptation == "full" else "adapter_model"
     for folder in (policy, reward):
         saved = load_file(folder / f"{name}.safetensors")
-        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+        narrow = {torch.bfloat16} if precision in ("kahan", "stochastic") else set()
+        assert {tensor.dtype for tensor in saved.values()} <= {torch.float32, *narrow}
     for other in FORMATS:
         plain = "dequantised" if other == "nf4" else "fp32"
         gap = GAP.get(other, 1e-4)
