@@ -13,6 +13,7 @@ at every pass and keep the copies for the way back.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ from reward_models.backbone import adapter_parameters, token_embedding, transfor
 from reward_models.model import RewardModel
 from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.config import Full, Restricted
+from stages.models import device
 from stages.precision_config import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,6 +103,24 @@ def resolved(precision: Precision, device: torch.device) -> Numerics:
         torch.backends.cudnn.allow_tf32 = compute != torch.float32
     quantised = precision.weights if precision.weights in ("nf4", "int8") else None
     return Numerics(WeightFormat(compute, quantised), compute, precision.masters)
+
+
+_inference: ContextVar[Precision | None] = ContextVar("precision", default=None)
+
+
+@contextmanager
+def inference_precision(precision: Precision) -> Iterator[None]:
+    """Let models that are loaded to sample and to score be in this precision for a while."""
+    token = _inference.set(precision)
+    try:
+        yield
+    finally:
+        _inference.reset(token)
+
+
+def inference_weights() -> WeightFormat:
+    """Return the format in which a model that is not trained is loaded here; `auto` by default."""
+    return resolved(_inference.get() or Precision(), device()).frozen
 
 
 def require_trainable_precision(numerics: Numerics) -> None:

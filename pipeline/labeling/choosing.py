@@ -93,8 +93,9 @@ def chooser(folder: str, tasks: Sequence[RankingTask]) -> Chooser:
     """Return the chooser of these tasks by the reward model in a folder."""
     from reward_models.model import RewardModel
     from stages.models import load_tokenizer
+    from stages.precision import inference_weights
 
-    model, tokenizer = RewardModel.load(folder), load_tokenizer(folder)
+    model, tokenizer = RewardModel.load(folder, weights=inference_weights()), load_tokenizer(folder)
     return Chooser(tasks, scaled(response_features(model, tokenizer, tasks)))
 
 

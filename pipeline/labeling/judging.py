@@ -302,8 +302,9 @@ def reward_judge(folder: Path) -> Judge:
     from reward_models.records import Prompt
     from stages.generation.score import score_responses
     from stages.models import load_tokenizer
+    from stages.precision import inference_weights
 
-    model, tokenizer = RewardModel.load(folder), load_tokenizer(folder)
+    model, tokenizer = RewardModel.load(folder, weights=inference_weights()), load_tokenizer(folder)
 
     def score(task: RankingTask, order: Sequence[Response]) -> list[float]:
         prompt = Prompt(task.prompt, context=task.context, history=task.history)
@@ -319,10 +320,14 @@ def policy_judge(folder: Path) -> Judge:
 
     from pipeline.models.policies import policy_folder
     from stages.data.template import prompt_ids
-    from stages.models import device, load_policy, load_tokenizer
+    from stages.models import device, load_policy, load_tokenizer, to_device
+    from stages.precision import inference_weights
 
-    model, tokenizer = load_policy(policy_folder(folder)), load_tokenizer(policy_folder(folder))
-    model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    model, tokenizer = (
+        load_policy(policy_folder(folder), weights=inference_weights()),
+        load_tokenizer(policy_folder(folder)),
+    )
+    to_device(model, device())
     letters = [tokenizer.encode(letter, add_special_tokens=False)[-1] for letter in LETTERS]
     closing_question = "Which response is best? Answer with its letter."
 

@@ -126,9 +126,10 @@ def policy_answers(path: Path) -> Answer:
     from stages.generation.config import SamplingConfig
     from stages.generation.generate import generate_responses
     from stages.models import load_policy, load_tokenizer
+    from stages.precision import inference_weights
 
     folder = policy_folder(path)
-    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder, weights=inference_weights())
     sampling, generator = SamplingConfig(), torch.Generator()
     generator.seed()
 

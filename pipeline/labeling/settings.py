@@ -156,8 +156,9 @@ def model_scores(
     if room.reward_model is None:
         return None
     from stages.generation.score import load_scorer, score_responses, scorer_tokenizer
+    from stages.precision import inference_weights
 
-    model = load_scorer(room.reward_model)
+    model = load_scorer(room.reward_model, weights=inference_weights())
     tokenizer = scorer_tokenizer(model, room.reward_model)
     flat = [(task, response) for task in tasks for response in task.responses]
     scores = score_responses(

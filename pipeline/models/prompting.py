@@ -34,7 +34,8 @@ from stages.data.template import (
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.generation.score import load_scorer, require_readable, score_sampled
-from stages.models import device, load_policy, load_tokenizer
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Report, Step, silent
 
 FILE = "baseline.json"
@@ -133,7 +134,7 @@ def _best(
     report: Report,
 ) -> list[Sampled]:
     assert policy.reward_model is not None
-    reward = load_scorer(policy.reward_model).to(device())
+    reward = load_scorer(policy.reward_model, weights=inference_weights()).to(device())
     require_readable(reward, tokenizer, policy.weights)
     n = policy.best_of
     warm = sampling.model_copy(update={"temperature": policy.temperature})
@@ -182,9 +183,9 @@ def choose_prefix(
     longest = max([*map(len, prompt_ids), *test_lengths]) + sampling.max_new_tokens
     most = context_limit(base).without(longest).at_most(config.max_prefix_tokens)
     candidates = _candidates(config, tokenizer, demonstrations, seed, most)
-    model = load_policy(base)
-    model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    reward = load_scorer(reward_model).to(device())
+    model = load_policy(base, weights=inference_weights())
+    to_device(model, device())
+    reward = load_scorer(reward_model, weights=inference_weights()).to(device())
     require_readable(reward, tokenizer, base)
     scored: list[tuple[float, PromptedPolicy, list[str]]] = []
     for number, (prefix, shots) in enumerate(candidates):

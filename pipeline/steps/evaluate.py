@@ -79,6 +79,7 @@ class Evaluate(ExperimentStage):
         from pipeline.evaluation.evaluate import evaluate
         from pipeline.evaluation.suites.suite import Inputs
         from reward_models.compat import attention_implementation
+        from stages.precision import inference_precision
 
         self.seed_process()
         data = self.data
@@ -92,5 +93,8 @@ class Evaluate(ExperimentStage):
             seed=self.config.seed,
             report=report,
         )
-        with attention_implementation(self.config.evaluation.attn_implementation):
+        with (
+            attention_implementation(self.config.evaluation.attn_implementation),
+            inference_precision(self.config.evaluation.precision),
+        ):
             evaluate(setting, out)

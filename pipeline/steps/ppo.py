@@ -224,8 +224,9 @@ def _reward_model_judge(folder: str) -> "Judge":
     """Return the scores of a reward model that PPO does not train against, by its own tokens."""
     from stages.generation.score import load_scorer, score_responses, scorer_tokenizer
     from stages.models import device
+    from stages.precision import inference_weights
 
-    model = load_scorer(folder).to(device())
+    model = load_scorer(folder, weights=inference_weights()).to(device())
     tokenizer = scorer_tokenizer(model, folder)
 
     return lambda prompts, responses, ended: score_responses(

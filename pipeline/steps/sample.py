@@ -66,6 +66,7 @@ class Sample(ExperimentStage):
         from reward_models.compat import attention_implementation
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
+        from stages.precision import inference_precision
         from stages.prompt_lengths import require_fit
 
         self.seed_process()
@@ -75,7 +76,10 @@ class Sample(ExperimentStage):
         for name, source in policies.items():
             limits = [context_limit(source)]
             require_fit(load_tokenizer(source), prompts, new_tokens, limits, f"{name} samples")
-        with attention_implementation(sampling.attn_implementation):
+        with (
+            attention_implementation(sampling.attn_implementation),
+            inference_precision(sampling.precision),
+        ):
             tasks = sample_tasks(
                 prompts,
                 policies,
@@ -154,7 +158,8 @@ def sample_tasks(
     ValueError where no prompt is left.
     """
     from stages.data.template import conversation_ids
-    from stages.models import device, load_policy, load_tokenizer
+    from stages.models import device, load_policy, load_tokenizer, to_device
+    from stages.precision import inference_weights
 
     if not prompts or not policies or not settings:
         raise ValueError("expected at least one prompt, one policy and one setting to sample from")
@@ -165,8 +170,8 @@ def sample_tasks(
     left: list[_Slot] = []
     for number, (name, source) in enumerate(policies.items()):
         report(outputs.step(f"loading {name}"))
-        model, tokenizer = load_policy(source), load_tokenizer(source)
-        model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+        model, tokenizer = load_policy(source, weights=inference_weights()), load_tokenizer(source)
+        to_device(model, device())
         policy = _Policy(name, model, tokenizer)
         prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
         left += slots[number]

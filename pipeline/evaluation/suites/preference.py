@@ -31,6 +31,7 @@ from reward_models.records import Prompt
 from stages.generation.classifier import SequenceClassifier
 from stages.generation.score import load_scorer, require_readable, score_responses
 from stages.models import device, load_tokenizer
+from stages.precision import inference_weights
 
 SUITE: Final = "preference"
 BY_LLM = "preference_by_llm"
@@ -244,7 +245,7 @@ class RewardScorer:
         self, source: str | Path, policies: Collection[str | Path], batch_size: int = 64
     ) -> None:
         """Load the model; raise ValueError where it scores token ids that a policy has not."""
-        self.model = load_scorer(source).to(device())
+        self.model = load_scorer(source, weights=inference_weights()).to(device())
         self.source, self.batch_size = source, batch_size
         for policy in policies:
             self.tokenizer = load_tokenizer(policy)
