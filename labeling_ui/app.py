@@ -30,7 +30,9 @@ from labeling_ui.reports.quality import Scores
 from labeling_ui.store.accounts import Account, Accounts
 from labeling_ui.store.progress import Progress
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Assignment, Live
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
+from labeling_ui.tasks.overlap import AdaptiveOverlap
 from labeling_ui.tasks.queue import Mixing
 from labeling_ui.web.middleware import AccessMiddleware, account_of
 from labeling_ui.web.owner import Owner, export_route
@@ -38,8 +40,19 @@ from labeling_ui.web.room import Reply, Room, reply_to
 from labeling_ui.web.sign_in import BOARD, Access, Proxy, SignedIn, SignInPages, templates
 
 SHARED_SCRIPTS = ("translations", "dom", "saving")
-ROOM_SCRIPTS = ("task", "layout", "rate", "rank", "compare", "write", "dialogs", "keyboard", "main")
-STYLES = ("room", "steps", "task_kinds", "owner")
+ROOM_SCRIPTS = (
+    "task",
+    "layout",
+    "rate",
+    "rank",
+    "compare",
+    "write",
+    "dialogs",
+    "practice",
+    "keyboard",
+    "main",
+)
+STYLES = ("room", "steps", "reading", "task_kinds", "owner")
 KEEP_ALIVE_S = 75
 Action = Callable[[Account, Mapping[str, Any]], Reply]
 
@@ -60,6 +73,7 @@ class RoomOptions:
     tls: tuple[Path, Path] | None = None
     behind_tls: bool = False
     scores: Scores | None = None
+    overlap: AdaptiveOverlap | None = None
     live: Live | None = None
 
 
@@ -69,7 +83,11 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     access = options.access or "password"
     secure = options.tls is not None or options.behind_tls
     assignment = Assignment(
-        store, rng=random.SystemRandom(), lease_s=options.lease_s, mixing=options.mixing
+        store,
+        rng=random.SystemRandom(),
+        lease_s=options.lease_s,
+        mixing=options.mixing,
+        overlap=options.overlap,
     )
     room = Room(store, forms_with(options.form), assignment, progress, options.live)
     owner = Owner(store, accounts, progress, options.scores)
@@ -80,10 +98,12 @@ def build(store: Store, options: RoomOptions) -> FastAPI:
     app.add_middleware(AccessMiddleware)
     app.add_middleware(AuthenticationMiddleware, backend=SignedIn(accounts, access))
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
-    people = (owner.invite, owner.change_account, owner.admit)
+    accounts_of = (owner.invite, owner.change_account, owner.admit)
+    people = (*accounts_of, owner.withdraw, owner.restore, owner.release)
     owners = (owner.overview, owner.compare, owner.pause, *people)
     tasks = (room.start, room.next_task, room.save_draft, room.submit, room.recent, room.reopen)
-    annotators = (*tasks, room.disputes, room.adjudicate, room.ask_policy)
+    settling = (room.disputes, room.adjudicate, room.others_ranks)
+    annotators = (*tasks, room.differences, *settling, room.ask_policy)
     _mount(app, "owner", "/owner", ("owner",), owners)
     _mount(app, "room", "/", ROOM_SCRIPTS, annotators)
     return app

@@ -65,11 +65,15 @@ _COLOURS = HtmlFormatter(nowrap=True, classprefix="hl-")
 @lru_cache(2048)
 def safe_html(text: str) -> str:
     """Render Markdown (CommonMark, tables, strikethrough, coloured code, formulas) as HTML."""
-    rendered = _markdown().render(_valid_in_html(text))
+    return cleaned(_name_turning(_markdown().render(_valid_in_html(text))))
+
+
+def cleaned(rendered: str, *, marks: bool = False) -> str:
+    """Keep of some HTML only the elements listed here; with `marks`, marked words as well."""
     return nh3.clean(
-        _name_turning(rendered),
-        tags=TAGS,
-        attributes=ATTRIBUTES,
+        rendered,
+        tags=TAGS | {"mark"} if marks else TAGS,
+        attributes=ATTRIBUTES | {"mark": {"class", "data-change"}} if marks else ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
         set_tag_attribute_values={"a": {"target": "_blank"}},

@@ -1,11 +1,11 @@
-"""Backbones: loading in float32 without dropout, the transformer inside, hashes of weights."""
+"""Backbones: loading without dropout, the transformer inside, hashes of weights."""
 
 import hashlib
 import inspect
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Hashable, MutableMapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -19,10 +19,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
+from reward_models.compat import chosen_attention, with_chosen_attention
 from reward_models.context_limit import limit_positions
 from reward_models.model_card import RewardCard
 from reward_models.model_files import (
@@ -35,46 +37,76 @@ from reward_models.model_files import (
     check_model_folder,
     check_source,
     first_line,
+    read_json,
+)
+from reward_models.weights.formats import (
+    FLOAT32,
+    WeightFormat,
+    loading_arguments,
+    quantisation_of,
+    settle,
+)
+from reward_models.weights.layouts import config_without_head
+from reward_models.weights.stored import (
+    file_stamp,
+    files_hash,
+    stored_dtypes,
+    weight_files,
+    widest,
 )
 
 Backbone = PreTrainedModel | PeftModel
+BASE_DTYPE = "base_dtype"  # in a config: the dtype of the model that training began with
+HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
+_KINDS = {
+    AutoModelForCausalLM: "causal language model",
+    AutoModelForSequenceClassification: "sequence classifier",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class WeightFormat:
-    """The format of a loaded model's weights.
-
-    `dtype` is that of all floating-point weights, and of computing; the matrices of linear layers
-    may be `quantised` to 4-bit normal floats or 8-bit integers beside it.
-    """
-
-    dtype: torch.dtype = torch.float32
-    quantised: Literal["nf4", "int8"] | None = None
-
-
-FLOAT32 = WeightFormat()
-
-
-def load_causal_lm(source: str | Path) -> PreTrainedModel:
+def load_causal_lm(source: str | Path, weights: WeightFormat = FLOAT32) -> PreTrainedModel:
     """Load the causal language model of a folder or hub name; ValueError where there is none."""
-    return load_pretrained(AutoModelForCausalLM, str(source))
+    return load_pretrained(AutoModelForCausalLM, str(source), weights)
 
 
-def load_saved_backbone(folder: Path, card: RewardCard, base: PreTrainedModel | None) -> Backbone:
+def load_classifier(
+    source: str | Path, *, without_head: bool = False, weights: WeightFormat = FLOAT32
+) -> PreTrainedModel:
+    """Load a sequence classifier with one label; ValueError where there is none.
+
+    `without_head` its head may be missing, because an adapter brings it.
+    """
+    may_lack = HEADS if without_head else ()
+    return load_pretrained(
+        AutoModelForSequenceClassification, str(source), weights, may_lack=may_lack
+    )
+
+
+def load_saved_backbone(
+    folder: Path, card: RewardCard, base: PreTrainedModel | None, weights: WeightFormat = FLOAT32
+) -> Backbone:
     """Load a reward model's backbone: a whole one, or an adapter on the base that the card names.
 
     `base` is used if it is that one. Raises ValueError where the card's base is gone or changed.
     """
     adapted = (folder / ADAPTER_CONFIG).is_file()
     if not adapted and not card.head_only:
-        return load_pretrained(AutoModel, str(folder))
+        if not _is_classifier(folder):  # an older folder has its head apart alone
+            return load_pretrained(AutoModel, str(folder), weights)
+        return transformer(load_classifier(folder, weights=weights))
     source = base_source(card.base, folder, card.base_hash)
     if base is None or absolute_name(str(base.config.name_or_path)) != absolute_name(source):
-        base = load_causal_lm(source)
+        base = load_causal_lm(source, weights)
     require_base(base, source, card.base_hash, card.base_rows, folder)
     if card.head_only:
         return transformer(base).requires_grad_(False)
-    return load_adapter(base, folder, trainable=True)
+    return load_adapter(base, folder, trainable=True, without_head=True)
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Return true where a model was saved as a sequence classifier of transformers."""
+    kinds = read_json(folder / CONFIG).get("architectures") if (folder / CONFIG).is_file() else None
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds or ())
 
 
 def require_base(
@@ -89,13 +121,21 @@ def require_base(
         )
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load an adapter's folder on its base; ValueError unless all of it is there and fits."""
+def load_adapter(
+    base: PreTrainedModel, folder: Path, *, trainable: bool, without_head: bool = False
+) -> PeftModel:
+    """Load an adapter's folder on its base; ValueError unless all of it is there and fits.
+
+    `without_head` a classifier's loads on a causal language model, and its head is left out.
+    """
     kind = check_adapter_folder(folder)
     if kind not in {str(known.value) for known in PEFT_TYPE_TO_CONFIG_MAPPING}:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type '{kind}' is of no known family")
     try:
-        adapter = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        config = config_without_head(folder) if without_head else None
+        adapter = PeftModel.from_pretrained(
+            base, str(folder), is_trainable=trainable, config=config
+        )
     except LOAD_ERRORS as error:
         raise ValueError(f"{folder}: its adapter does not load ({first_line(error)})") from None
     saved = folder / ADAPTER_WEIGHTS[0]
@@ -191,35 +231,64 @@ def require_finite(model: nn.Module, source: object) -> None:
                 raise ValueError(f"{source}: weight {name} is not finite; expected numbers")
 
 
-def load_pretrained(
-    kind: type[AutoModel] | type[AutoModelForCausalLM], source: str
-) -> PreTrainedModel:
-    """Load the model of a folder or hub name in float32.
+Kind = type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 
-    Raises ValueError unless all weights are there, of the right shapes, and finite.
+
+def load_pretrained(
+    kind: Kind,
+    source: str,
+    weights: WeightFormat = FLOAT32,
+    *,
+    may_lack: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """Load the model of a folder or hub name in a format; a classifier with one label.
+
+    Raises ValueError unless all weights are there, of the right shapes, and finite. Those whose
+    names begin like one of `may_lack` may be missing.
     """
     check_source(source)
     if Path(source).is_dir():
         check_model_folder(Path(source))
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
+        config = with_chosen_attention(without_dropout(AutoConfig.from_pretrained(source)))
+    except LOAD_ERRORS as error:
+        raise _no_model(kind, source, error) from None
+    if kind is AutoModelForSequenceClassification:
+        config.num_labels = 1
+    arguments, was_quantised = loading_arguments(config, weights), quantisation_of(config)
+    try:
         loaded: object = kind.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
+            source, config=config, output_loading_info=True, **arguments
         )
     except LOAD_ERRORS as error:
-        expected = "causal language model" if kind is AutoModelForCausalLM else "model"
-        raise ValueError(f"{source}: no {expected} there ({first_line(error)})") from None
+        attention, reason = chosen_attention(), first_line(error)
+        if attention is not None and ("attention" in reason.lower() or "attn" in reason):
+            raise ValueError(f"{source}: attn_implementation is {attention}: {reason}") from None
+        raise _no_model(kind, source, error) from None
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # A pooler is what AutoModel puts on top; nothing uses it.
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    unneeded = ("pooler.", *may_lack)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unneeded))
     if missing:
         raise ValueError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}")
     require_finite(model, source)
     limit_positions(model)
+    settle(model, source)
+    stored = stored_dtypes(source)
+    if BASE_DTYPE not in vars(config):  # or else its files are float32 masters of narrower ones
+        vars(model.config)[BASE_DTYPE] = str(widest(stored)).removeprefix("torch.")
+    if was_quantised or not weights.keeps(stored):
+        _sources[_tables(model)[0]] = (kind, source)
     return model
 
 
+def _no_model(kind: Kind, source: str, error: Exception) -> ValueError:
+    return ValueError(f"{source}: no {_KINDS.get(kind, 'model')} there ({first_line(error)})")
+
+
 _own_rows: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+# Where loading changed the values, by the token table: the hash is that of the files.
+_sources: MutableMapping[Tensor, tuple[Kind, str]] = WeakTensorKeyDictionary()
 
 
 def add_token_rows(model: PreTrainedModel, rows: int) -> None:
@@ -227,11 +296,14 @@ def add_token_rows(model: PreTrainedModel, rows: int) -> None:
     own = model.get_input_embeddings().get_parameter("weight").shape[0]
     if rows <= own:
         return
+    source = _sources.get(_tables(model)[0])
     model.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
         for weight_VD in _tables(model):
-            weight_VD[own:] = weight_VD[:own].mean(dim=0)
+            weight_VD[own:] = weight_VD[:own].mean(dim=0, dtype=torch.float32)
             _own_rows[weight_VD] = own
+    if source is not None:
+        _sources[_tables(model)[0]] = source
 
 
 def base_token_rows(model: nn.Module, source: str = "") -> int:
@@ -248,8 +320,15 @@ def weights_hash(model: nn.Module, rows: int | None = None) -> str:
     """Return the sha256 over names, shapes and float32 values of a base's weights, no adapters.
 
     Saved buffers count too. Of the token tables the first `rows` count, by default the base's own.
+    Where loading has changed the values, they are those of the files: so an adapter names one base,
+    in whatever precision that is.
     """
     base = _base(model)
+    source = _sources.get(_tables(base)[0])
+    if source is not None:
+        counted = base_token_rows(base) if rows is None else rows
+        kind, name = source
+        return _stored_hash(cast(Hashable, kind), name, counted, file_stamp(name))
     tables = {id(weight) for weight in _tables(base)}
     counted = base_token_rows(base) if rows is None else rows
     left_out = adapter_tensors(base)
@@ -263,6 +342,18 @@ def weights_hash(model: nn.Module, rows: int | None = None) -> str:
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
         digest.update(weight.float().cpu().contiguous().flatten().numpy().data)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _stored_hash(kind: Hashable, source: str, rows: int, _: object) -> str:
+    """Return the hash of a model's files, of quantised ones that of the bytes; `_` is their stamp.
+
+    The model is loaded once more for it, on the CPU and in the dtype of its files.
+    """
+    if quantisation_of(AutoConfig.from_pretrained(source)) is not None:
+        return files_hash(weight_files(source))
+    exact = load_pretrained(cast(Kind, kind), source, WeightFormat(widest(stored_dtypes(source))))
+    return weights_hash(exact, rows)
 
 
 def adapter_parameters(model: nn.Module) -> set[int]:

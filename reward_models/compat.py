@@ -4,7 +4,9 @@ Seen in torch 2.13, transformers 5.23 and PEFT 0.21. tests/reward_models/test_co
 tests/stages/adapters/test_registration.py fail where a new version differs.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
@@ -40,6 +42,32 @@ def set_attention_name(config: PretrainedConfig, name: str | None) -> None:
     A model's public `set_attn_implementation` skips models without an AttentionInterface.
     """
     config._attn_implementation = name
+
+
+_attention: ContextVar[str | None] = ContextVar("attention", default=None)
+
+
+def chosen_attention() -> str | None:
+    """Return the attention function in which models are loaded; None is transformers' choice."""
+    return _attention.get()
+
+
+@contextmanager
+def attention_implementation(name: str | None) -> Iterator[None]:
+    """Load models with this attention for a while; None changes nothing."""
+    token = _attention.set(name or _attention.get())
+    try:
+        yield
+    finally:
+        _attention.reset(token)
+
+
+def with_chosen_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config with the attention that was chosen; without a choice it is as it was."""
+    name = _attention.get()
+    if name is not None:
+        set_attention_name(config, name)
+    return config
 
 
 def whole_modules(model: PreTrainedModel) -> Collection[str] | None:

@@ -22,6 +22,7 @@ from reward_models.model_files import (
     base_source,
     check_source,
     first_line,
+    peft_base,
 )
 
 
@@ -169,7 +170,7 @@ def _base(folder: Path, *, is_adapter: bool) -> str | Path:
     base = _json(folder / BASE_FILE)
     if is_adapter and base:
         return base_source(base["name"], folder, base["weights_sha256"])
-    return folder
+    return peft_base(folder) if is_adapter else folder
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -44,6 +44,8 @@ from reward_models.model_files import (
     write_base_name,
 )
 from reward_models.packed_attention import PackedSegments, enable_packing
+from reward_models.weights.formats import FLOAT32, WeightFormat
+from reward_models.weights.layouts import add_head, as_classifier
 
 HEAD = "head.safetensors"
 
@@ -103,14 +105,20 @@ class RewardModel(nn.Module):
         return probe.eval()
 
     @classmethod
-    def load(cls, path: str | Path, base: PreTrainedModel | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        base: PreTrainedModel | None = None,
+        weights: WeightFormat = FLOAT32,
+    ) -> Self:
         """Load what `save` wrote: equal scores, in eval mode; trained parameters stay trainable.
 
-        A loaded causal language model, `base`, is used where the saved model belongs on it.
+        A loaded causal language model, `base`, is used where the saved model belongs on it. What is
+        loaded here is in the format `weights`; the head is float32.
         """
         folder = Path(path)
         card, bias = RewardCard.read(folder)
-        backbone = load_saved_backbone(folder, card, base)
+        backbone = load_saved_backbone(folder, card, base, weights)
         on_base = card.head_only or isinstance(backbone, PeftModel)
         base_now = str(transformer(backbone).config.name_or_path) if on_base else card.base
         model = cls(
@@ -124,7 +132,8 @@ class RewardModel(nn.Module):
     def save(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write weights, config, card and the tokenizer, if given; of an adapted model the adapter.
 
-        A folder at `path` is replaced once all is written.
+        transformers and PEFT load it too (see `weights.layouts`); the head beside it is float32. A
+        folder at `path` is replaced once all is written.
         """
         card = replace(self.card, base=base_name(self.card.base, Path(path)))
         inner = {} if self.inner is None else self.inner.state_dict(prefix="inner.")
@@ -134,8 +143,11 @@ class RewardModel(nn.Module):
             if isinstance(self.backbone, PeftModel):
                 self.backbone.save_pretrained(str(aside), save_embedding_layers=False)
                 write_base_name(aside, card.base)
+                add_head(aside, self.head.weight)
             elif not card.head_only:
-                self.backbone.save_pretrained(str(aside))
+                pad = None if tokenizer is None else tokenizer.pad_token_id
+                whole = as_classifier(self.backbone, self.head.weight, self.bias.item(), pad)
+                (whole or self.backbone).save_pretrained(str(aside))
             (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             save_file({name: tensor.contiguous() for name, tensor in head.items()}, aside / HEAD)
             if tokenizer is not None:
@@ -223,11 +235,12 @@ class RewardModel(nn.Module):
         return _running_mean(hidden, mask) if self.card.pooling == "mean" else hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Return the head's scores of hidden states (..., D) in float32."""
-        hidden = hidden.to(self.head.weight.dtype)
-        if self.inner is not None:
-            hidden = hidden + self.inner(hidden)
-        score: Tensor = self.head(hidden).squeeze(-1) + self.bias
+        """Return the head's scores of hidden states (..., D) in float32, under autocast too."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.head.weight.dtype)
+            if self.inner is not None:
+                hidden = hidden + self.inner(hidden)
+            score: Tensor = self.head(hidden).squeeze(-1) + self.bias
         return score
 
 
@@ -243,6 +256,7 @@ def _running_mean(hidden_BLD: Tensor, mask: Tensor | PackedSegments) -> Tensor:
     """Return the mean of a row's real hidden states up to every token; ValueError for segments."""
     if isinstance(mask, PackedSegments):
         raise ValueError("mean pooling needs a row for each response")
+    hidden_BLD = hidden_BLD.float()
     weight_BL1 = mask[..., None].to(hidden_BLD.dtype)
     count_BL1 = weight_BL1.cumsum(1).clamp(min=1)
     return (hidden_BLD * weight_BL1).cumsum(1) / count_BL1

@@ -40,6 +40,11 @@ class RewardCard:
     inner_width: int = 0
 
     @classmethod
+    def is_in(cls, source: str | Path) -> bool:
+        """Return true for a folder of this project's reward models; others' have no card."""
+        return (Path(source) / CARD).is_file()
+
+    @classmethod
     def read(cls, folder: Path) -> tuple[Self, float]:
         """Return the card in `folder` and the bias; ValueError where a file or key is missing."""
         path = folder / CARD

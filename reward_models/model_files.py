@@ -69,9 +69,10 @@ def check_files(folder: Path) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a model's config and whole weights, not quantised.
+    """Raise ValueError unless the folder holds a model's config and whole weights.
 
-    The kind of model is left to the loader, which knows all kinds.
+    Quantised ones must be bitsandbytes'. The kind of model is left to the loader, which knows all
+    kinds.
     """
     check_files(folder)
     if not (folder / CONFIG).is_file():
@@ -85,11 +86,11 @@ def check_model_folder(folder: Path) -> None:
             f"{folder / CONFIG}: '{kind}' is an encoder-decoder; expected a causal language model"
         )
     quantised = config.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method and method != "bitsandbytes":
         raise ValueError(
-            f"{folder / CONFIG}: its weights are quantised ({method}); expected weights in 16 or "
-            "32 bits, as its authors have them beside or before quantisation"
+            f"{folder / CONFIG}: its weights are quantised ({method}); expected bitsandbytes, or "
+            "weights in 16 or 32 bits, as its authors have them beside or before quantisation"
         )
     _check_weights(folder, WEIGHTS)
 
@@ -112,6 +113,18 @@ def check_adapter_folder(folder: Path) -> str:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: peft_type is {kind!r}; expected a name")
     _check_weights(folder, ADAPTER_WEIGHTS)
     return kind
+
+
+def peft_base(folder: Path) -> str:
+    """Return the base that PEFT's config of an adapter names; ValueError where it names none."""
+    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is {name!r}; expected the base's "
+            "folder or its name on the hub"
+        )
+    beside = Path(resolve_base_name(name, folder))
+    return str(beside) if beside.is_dir() else name
 
 
 def check_whole(path: Path) -> None:
@@ -305,5 +318,5 @@ def _configured(folder: Path) -> list[Path]:
     if path is None:
         return []
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    models = [config.get(key) for key in ("model", "reward_base")] if config else []
+    models = [config.get(key) for key in ("model", "reward_base", "policy")] if config else []
     return [Path(model) for model in models if isinstance(model, str)]

@@ -15,21 +15,29 @@ M = S Q + R T cells of padded rows,  H heads,  D head size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    flash_attention_mask,
+    sdpa_mask,
+)
 
 from reward_models.backbone import token_embedding
 from reward_models.compat import attention_name, set_attention_name
 from reward_models.model_files import first_line
+from reward_models.weights.formats import rounding
 
 STEM = -1
 ATTENTION = "sdpa_packed"
+FLASH = ("flash_attention_2", "flash_attention_3")  # which take texts of any lengths in a row
+PACKED = "_packed"
 WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # query_BHQD, key_BHKD, value_BHKD, additive mask_B1QK or None = causal  ->  result_BQHD
@@ -37,6 +45,50 @@ PrependKeys = Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tenso
 # key_BHKD, value_BHKD, mask and Q  ->  keys, values and mask with more columns before those
 PrependFor = Callable[[nn.Module, Tensor, Tensor], PrependKeys | None]
 # module, key_BHKD, value_BHKD  ->  what prepends keys there, if anything
+
+
+@dataclass(frozen=True, slots=True)
+class VariableLengths:
+    """Segments, in the row's order, for attention that takes queries and keys of any lengths.
+
+    A branch's keys are those of its stem before its own, which `key_from_K` gathers; its queries
+    are the last of them, as causal attention has it.
+    """
+
+    key_from_K: Tensor
+    cu_seq_lens_q: Tensor
+    cu_seq_lens_k: Tensor
+    max_length_q: int
+    max_length_k: int
+
+    @classmethod
+    def of(cls, segment_P3: Tensor) -> Self:
+        """Take the table of `PackedSegments.of`."""
+        stems = [(begin, count) for begin, count, stem in segment_P3.tolist() if stem == STEM]
+        keys: list[int] = []
+        query_lengths: list[int] = []
+        key_lengths: list[int] = []
+        for begin, count, stem in sorted(segment_P3.tolist()):
+            first, before = (0, 0) if stem == STEM else stems[stem]
+            keys += [*range(first, first + before), *range(begin, begin + count)]
+            query_lengths.append(count)
+            key_lengths.append(before + count)
+        device = segment_P3.device
+        ends = (torch.tensor([0, *lengths]).cumsum(0) for lengths in (query_lengths, key_lengths))
+        cu_seq_lens_q, cu_seq_lens_k = (end.int().to(device) for end in ends)
+        return cls(
+            key_from_K=torch.tensor(keys, device=device),
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max(query_lengths),
+            max_length_k=max(key_lengths),
+        )
+
+    def as_inputs(self) -> dict[str, Any]:
+        """Return the names under which transformers' flash attention takes the lengths."""
+        names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+        values = (self.cu_seq_lens_q, self.cu_seq_lens_k, self.max_length_q, self.max_length_k)
+        return dict(zip(names, values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +104,8 @@ class PackedSegments:
     to_N: Tensor
     stem_R: Tensor
     mask_R1TK: Tensor  # K = Q + T
+    segment_P3: Tensor
+    _variable: list[VariableLengths] = field(default_factory=list)
 
     @classmethod
     def of(cls, segment_P3: Tensor) -> Self:
@@ -77,7 +131,15 @@ class PackedSegments:
             to_N=to_N,
             stem_R=stem_R,
             mask_R1TK=_branch_mask(real_SQ[stem_R], lengths[1]),
+            segment_P3=segment_P3,
         )
+
+    @property
+    def variable_lengths(self) -> VariableLengths:
+        """The segments as flash attention takes them, computed once for all layers."""
+        if not self._variable:
+            self._variable.append(VariableLengths.of(self.segment_P3))
+        return self._variable[0]
 
     def attend(self, attend: Attend, query_1HND: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return result_1NHD of attention within segments; keys may have fewer heads."""
@@ -144,14 +206,17 @@ def shorter_window(model: PreTrainedModel, text_tokens: int) -> str | None:
 
 
 def enable_packing(model: PreTrainedModel) -> None:
-    """Let this model's attention take `segments`; ValueError where it is not sdpa.
+    """Let this model's attention take `segments`; ValueError where it is not sdpa or flash.
 
-    Only `attention_trial.obstacle_to_attention` tells whether it is otherwise what it was.
+    Only `attention_mismatch` tells whether it is otherwise what it was.
     """
-    if not uses_sdpa(model):
-        raise ValueError(f"its attention is '{attention_name(model.config)}', not 'sdpa'")
-    if attention_name(model.config) == "sdpa":
+    name = attention_name(model.config)
+    if name in FLASH:
+        set_attention_name(model.config, f"{name}{PACKED}")
+    elif name == "sdpa":
         set_attention_name(model.config, ATTENTION)
+    elif not uses_sdpa(model) and not str(name).endswith(PACKED):
+        raise ValueError(f"its attention is '{name}'; expected sdpa or flash_attention_2")
 
 
 def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> None:
@@ -191,6 +256,44 @@ def register_attention(name: str, before_of: PrependFor = lambda *_: None) -> No
 
 
 register_attention(ATTENTION)
+
+
+def register_flash_attention(library: str) -> None:
+    """Register a flash attention of transformers' again, within segments where it is given some."""
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        segments: PackedSegments | None = None,
+        **further: Any,
+    ) -> tuple[Tensor, None]:
+        lengths: dict[str, Any] = {}
+        if segments is not None:
+            packed = segments.variable_lengths
+            key, value = (x.index_select(2, packed.key_from_K) for x in (key, value))
+            attention_mask, lengths = None, packed.as_inputs()
+        # transformers looks in the config for the library to call.
+        config = module.config
+        assert isinstance(config, PretrainedConfig)
+        name = attention_name(config)
+        set_attention_name(config, library)
+        try:
+            output: Tensor = flash_attention_forward(
+                module, query, key, value, attention_mask, **lengths | further
+            )[0]
+        finally:
+            set_attention_name(config, name)
+        return output, None
+
+    AttentionInterface.register(f"{library}{PACKED}", attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(f"{library}{PACKED}", flash_attention_mask)
+
+
+for _library in FLASH:
+    register_flash_attention(_library)
 
 
 def _padded(begin_P: Tensor, count_P: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +336,8 @@ def attention_mismatch(
             obstacle = change()
             if obstacle is None:
                 after = [plain_states(backbone) for backbone in backbones]
-                obstacle = _difference(before, after)
+                shares = [rounding(backbone, ROUNDING) for backbone in backbones]
+                obstacle = _difference(before, after, shares)
         except FORWARD_ERRORS as error:
             obstacle = f"its forward pass failed ({first_line(error)[:80]})"
         is_equal = obstacle is None
@@ -277,9 +381,11 @@ def _attention_names(backbones: Sequence[PreTrainedModel]) -> Names:
     return [(config, attention_name(config)) for config in configs]
 
 
-def _difference(before: Sequence[list[Tensor]], after: Sequence[list[Tensor]]) -> str | None:
-    for old, new in zip(before, after, strict=True):
-        tolerance = ROUNDING * max(1.0, float(old[0].abs().max()))
+def _difference(
+    before: Sequence[list[Tensor]], after: Sequence[list[Tensor]], shares: Sequence[float]
+) -> str | None:
+    for old, new, share in zip(before, after, shares, strict=True):
+        tolerance = share * max(1.0, float(old[0].abs().max()))
         if float((new[0][0, :-1] - new[0][1, :-1]).abs().max()) > tolerance:
             return "its attention, under another name, attends to later tokens"
         worst = max(float((x - y).abs().max()) for x, y in zip(old, new, strict=True))

@@ -35,7 +35,9 @@ from reward_models.row_files import (
 )
 
 R = TypeVar("R", bound="Record")
-Kind = Literal["human", "simulated", "imported"]
+Kind = Literal["human", "simulated", "imported", "judge"]
+Use = Literal["people", "judges", "both"]  # people: everybody who is no model
+JUDGE = "judge:"  # begins the name of every model that ranks, and of nobody else
 _PROMPT_KEYS = ("prompt", "messages", "conversations", "history")
 
 
@@ -249,6 +251,9 @@ class Ranking(Record):
         skipped = _reason(self.skipped)
         if self.ranks is None and skipped is None:
             raise ValueError("'ranks' is null, and the ranking is not skipped")
+        if (self.kind == "judge") != str(self.annotator).startswith(JUDGE):
+            name = f"annotator '{self.annotator}' is {self.kind}"
+            raise ValueError(f"{name}; expected judges' names, and no others, to begin '{JUDGE}'")
         extra = dict(self.extra)
         if "flags_no" in extra:
             extra["flags_no"] = _name_lists("flags_no", extra["flags_no"])
@@ -328,8 +333,7 @@ def _reason(skipped: object) -> str | None:
 def _order(value: object) -> list[str] | None:
     if value in (None, ""):
         return None
-    if isinstance(value, str):
-        value = json_value(value)
+    value = json_value(value) if isinstance(value, str) else value
     if not isinstance(value, list | tuple):
         raise ValueError(f"'shown_order' is {type(value).__name__}, expected a list of ids")
     return [required_name("shown_order", one) for one in value]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from reward_models.backbone import require_backbone, token_embedding
 from reward_models.model_files import first_line
 from reward_models.packed_attention import FORWARD_ERRORS, attention_windows, example_ids
+from reward_models.weights.formats import rounding
 from stages.data.padding import positions
 
 LONG, SHORT = 9, 4  # tokens of the examples
@@ -49,7 +50,7 @@ def check_forward(model: PreTrainedModel, source: object) -> None:
         raise
     except FORWARD_ERRORS as error:
         raise ValueError(f"{name} fails on a text ({first_line(error)[:120]})") from None
-    tolerance = rounding(alone[0])
+    tolerance = tolerance_of(model, alone[0])
     if _worst(changed[:, :-1], alone[0][:, :-1]) > tolerance:
         raise ValueError(
             f"{name} lets a later token change the logits of earlier ones; expected a causal "
@@ -77,7 +78,7 @@ def padding_side(forward: Forward, model: PreTrainedModel, longest: int) -> Side
     refusals: list[str] = []
     for side in SIDES:
         difference = _padded_difference(forward, examples, alone, side)
-        if not isinstance(difference, str) and difference <= rounding(alone[0]):
+        if not isinstance(difference, str) and difference <= tolerance_of(model, alone[0]):
             if _has_finite_gradients(forward, model, *_padded(examples, side)):
                 return side
             difference = "a gradient is not finite"
@@ -88,9 +89,9 @@ def padding_side(forward: Forward, model: PreTrainedModel, longest: int) -> Side
     )
 
 
-def rounding(out: Tensor) -> float:
-    """Return the tolerance between two ways to compute such outputs."""
-    return ROUNDING * float(out.abs().max()) + 1e-6
+def tolerance_of(model: nn.Module, out: Tensor) -> float:
+    """Return the tolerance between two ways to compute such outputs of the model."""
+    return rounding(model, ROUNDING) * float(out.abs().max()) + 1e-6
 
 
 def _padded_difference(

@@ -1,8 +1,7 @@
 """A base, its tokenizer and its adapter: loaded, adapted and saved the same way everywhere.
 
-Weights are float32 wherever they are trained: an update of 1e-6 vanishes in 16 bits, and on CPUs
-without bf16 units bf16 is three to seven times slower. Weights stored in 16 bits are widened at
-load. An adapted model is saved as an adapter alone, beside the name and hash of its base.
+Weights are float32 unless the caller names another format (see `stages.precision`). An adapted
+model is saved as an adapter alone, beside the name and hash of its base.
 """
 
 import hashlib
@@ -11,14 +10,13 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch import nn
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -47,14 +45,15 @@ from reward_models.model_files import (
     check_adapter_folder,
     check_source,
     first_line,
+    peft_base,
     read_json,
     write_base_name,
 )
+from reward_models.weights.formats import FLOAT32, WeightFormat, is_quantised
 from stages.adapters.backbone import (
     adapter_size,
     add_adapter,
     family_of,
-    layers_of,
     train_layers,
 )
 from stages.adapters.config import Full, Restricted
@@ -62,6 +61,7 @@ from stages.adapters.prefix import fold_prefixes
 from stages.data.chat_format import DATE_KEY, ENDS_KEY, prints_date, template_date
 from stages.data.template import bos_ids, named_ends, stop_ids, template_markers
 from stages.forward_check import check_forward
+from stages.residual_dropout import add_residual_dropout
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -75,6 +75,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     which prompt and response cannot be separated.
     """
     check_source(source)
+    if _lacks_tokenizer(Path(source)):
+        source = peft_base(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
     except LOAD_ERRORS as error:
@@ -93,6 +95,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except ValueError as error:
         raise ValueError(f"{source}: {first_line(error)}") from None
     return checked
+
+
+def _lacks_tokenizer(folder: Path) -> bool:
+    """Return true for an adapter's folder without a tokenizer, which has that of its base."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "tokenizer_config.json").is_file()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -143,52 +150,6 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return (named + unknown + spare[::-1] + ["<|pad|>"])[0]
 
 
-_GPT2 = ("attn", "mlp")
-_LLAMA = ("self_attn", "mlp")
-_NEOX = ("attention", "mlp")
-# The names of a layer's two blocks, by `model_type`; both add straight to the residual.
-BLOCKS = {
-    "gpt2": _GPT2,
-    "falcon": ("self_attention", "mlp"),
-    "gpt_neox": _NEOX,
-    "granite": _LLAMA,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "olmo": _LLAMA,
-    "opt": ("self_attn", "fc2"),
-    "phi3": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "smollm3": _LLAMA,
-}
-
-
-def add_residual_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Add dropout to the output of every block, active while the model is in training mode.
-
-    Raises ValueError for an architecture whose blocks' names are not known.
-    """
-    if rate == 0.0:
-        return
-    kind = model.config.model_type
-    if kind not in BLOCKS:
-        raise ValueError(
-            f"dropout is {rate}, but no residual dropout is known for the architecture '{kind}'; "
-            f"set it to 0, or use one of {', '.join(BLOCKS)}"
-        )
-    for layer in layers_of(model):
-        for name in BLOCKS[kind]:
-            layer.get_submodule(name).register_forward_hook(partial(_drop, rate))
-
-
-def _drop(
-    rate: float, block: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]
-) -> Tensor | tuple[Tensor, ...]:
-    if isinstance(output, tuple):  # attention also returns its weights
-        return (dropout(output[0], rate, block.training), *output[1:])
-    return dropout(output, rate, block.training)
-
-
 log = logging.getLogger(__name__)
 
 
@@ -199,22 +160,25 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_policy(source: str | Path, *, dropout: float = 0.0) -> PreTrainedModel:
-    """Load the causal language model of a folder or hub name, in float32 and eval mode.
+def load_policy(
+    source: str | Path, *, dropout: float = 0.0, weights: WeightFormat = FLOAT32
+) -> PreTrainedModel:
+    """Load the causal language model of a folder or hub name, in eval mode.
 
     `dropout` is residual dropout; every other dropout is off. An adapter's folder loads on its
-    base, frozen, as a PeftModel; ValueError where that base is gone or has changed.
+    base, frozen, as a PeftModel; ValueError where that base is gone or has changed. `weights` is
+    the format of the base; an adapter is float32.
     """
-    base = load_base(source)
+    base = load_base(source, weights)
     add_residual_dropout(base, dropout)
     return with_saved_adapter(base, source)
 
 
-def load_base(source: str | Path) -> PreTrainedModel:
+def load_base(source: str | Path, weights: WeightFormat = FLOAT32) -> PreTrainedModel:
     """Load `load_policy`'s model without its adapter; the errors are the same."""
     if (Path(source) / ADAPTER_CONFIG).is_file():
-        return _load_base_of(Path(source))
-    model = _load_checked(source)
+        return _load_base_of(Path(source), weights)
+    model = _load_checked(source, weights)
     add_token_rows(model, len(load_tokenizer(source)))
     return model
 
@@ -240,12 +204,22 @@ def adapt(
     cannot be merged. `tokenizer` is that of the model, loaded by name where it is not given.
     """
     if isinstance(adaptation, Full):
+        if is_quantised(model):
+            raise ValueError(
+                f"{model.config.name_or_path}: its weights are quantised and adaptation.family is "
+                "full, which would train them; expected lora or another adapter"
+            )
         whole = merged(model) if isinstance(model, PeftModel) else model
         train_layers(whole, adaptation.top_layers)
         return whole
     if tokenizer is None:
         tokenizer = load_tokenizer(str(model.config.name_or_path))
     return cast(PreTrainedModel, add_adapter(model, adaptation, tokenizer))
+
+
+def to_device(model: nn.Module, where: torch.device) -> None:
+    """Move a model; PreTrainedModel's own method hides its signature and refuses some formats."""
+    nn.Module.to(model, where)
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -334,17 +308,17 @@ def _name_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
         settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
-def _load_checked(source: str | Path) -> PreTrainedModel:
-    model = load_causal_lm(source)
+def _load_checked(source: str | Path, weights: WeightFormat) -> PreTrainedModel:
+    model = load_causal_lm(source, weights)
     model.train(False)
     check_forward(model, source)
     return model
 
 
-def _load_base_of(path: Path) -> PreTrainedModel:
-    if not (path / BASE_FILE).is_file():
-        raise ValueError(f"{path}: an adapter without {BASE_FILE}, which names and hashes its base")
+def _load_base_of(path: Path, weights: WeightFormat) -> PreTrainedModel:
     check_adapter_folder(path)
+    if not (path / BASE_FILE).is_file():
+        return _load_base_by_name(path, weights)
     base = read_json(path / BASE_FILE)
     for key in ("name", "weights_sha256", "token_rows"):
         if key not in base:
@@ -353,9 +327,35 @@ def _load_base_of(path: Path) -> PreTrainedModel:
             )
     source = base_source(base["name"], path, base["weights_sha256"])
     try:
-        model = _load_checked(source)
+        model = _load_checked(source, weights)
     except ValueError as error:
         raise ValueError(f"{path}: its base did not load: {error}") from None
     add_token_rows(model, len(load_tokenizer(path)))
     require_base(model, source, base["weights_sha256"], base["token_rows"], path)
     return model
+
+
+def _load_base_by_name(path: Path, weights: WeightFormat) -> PreTrainedModel:
+    """Load the base that PEFT's config of an adapter names; its hash is logged, once."""
+    whole = read_json(path / ADAPTER_CONFIG).get("modules_to_save")
+    if whole:
+        raise ValueError(
+            f"{path}: beside its adapter it has whole modules ({', '.join(whole)}); expected an "
+            "adapter alone, or the model that PEFT's merge_and_unload gives"
+        )
+    source = peft_base(path)
+    try:
+        model = _load_checked(source, weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: its base did not load: {error}") from None
+    add_token_rows(model, len(load_tokenizer(path)))
+    _log_base(path, source, weights_hash(model))
+    return model
+
+
+@cache
+def _log_base(path: Path, source: str, sha256: str) -> None:
+    log.info(
+        "%s has no %s: its base is %s by name alone, weights %s…",
+        *(path, BASE_FILE, source, sha256[:8]),
+    )

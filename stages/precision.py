@@ -11,14 +11,23 @@ A frozen model computes in the dtype of its own weights, without autocast, which
 at every pass and keep the copies for the way back.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from reward_models.backbone import FLOAT32, WeightFormat, token_embedding
+from reward_models.backbone import adapter_parameters, token_embedding, transformer
+from reward_models.model import RewardModel
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.config import Full, Restricted
+from stages.models import device
 from stages.precision_config import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,12 +65,24 @@ class Numerics:
             return _NAMES[self.compute]
         return "no"
 
-    def autocast(self, model: nn.Module) -> torch.autocast:
-        """Return the context of a pass: autocast for float32 weights, if `compute` is narrower."""
-        weight_VD = token_embedding(model).weight
-        wide = weight_VD.dtype == torch.float32 and self.compute != torch.float32
+    def autocast(self, *models: nn.Module) -> torch.autocast:
+        """Return the context of passes of models: autocast where one of them has wide weights."""
+        wide = [model for model in models if self._is_wide(model)]
+        device = next(models[0].parameters()).device.type
         dtype = self.compute if wide else torch.bfloat16
-        return torch.autocast(weight_VD.device.type, dtype, enabled=wide)
+        return torch.autocast(device, dtype, enabled=bool(wide))
+
+    def _is_wide(self, model: nn.Module) -> bool:
+        """Return true for float32 weights, of which embeddings tell, that compute in 16 bits."""
+        if self.compute == torch.float32:
+            return False
+        backbone = model.backbone if isinstance(model, RewardModel) else model
+        if not isinstance(backbone, PreTrainedModel | PeftModel):
+            return False  # a head
+        return token_embedding(transformer(backbone)).weight.dtype == torch.float32
+
+
+EXACT = Numerics()
 
 
 def resolved(precision: Precision, device: torch.device) -> Numerics:
@@ -82,6 +103,89 @@ def resolved(precision: Precision, device: torch.device) -> Numerics:
         torch.backends.cudnn.allow_tf32 = compute != torch.float32
     quantised = precision.weights if precision.weights in ("nf4", "int8") else None
     return Numerics(WeightFormat(compute, quantised), compute, precision.masters)
+
+
+_inference: ContextVar[Precision | None] = ContextVar("precision", default=None)
+
+
+@contextmanager
+def inference_precision(precision: Precision) -> Iterator[None]:
+    """Let models that are loaded to sample and to score be in this precision for a while."""
+    token = _inference.set(precision)
+    try:
+        yield
+    finally:
+        _inference.reset(token)
+
+
+def inference_weights() -> WeightFormat:
+    """Return the format in which a model that is not trained is loaded here; `auto` by default."""
+    return resolved(_inference.get() or Precision(), device()).frozen
+
+
+def require_trainable_precision(numerics: Numerics) -> None:
+    """Raise ValueError for float16 without loss scaling: small gradients would become 0."""
+    if numerics.compute == torch.float16:
+        raise ValueError(
+            "precision.compute is fp16, and this stage does not scale its losses, so that small "
+            "gradients would become 0; expected bf16 or fp32"
+        )
+
+
+def narrow_frozen(
+    models: Sequence[nn.Module], dtype: torch.dtype, *, unless_in: Sequence[nn.Module]
+) -> None:
+    """Convert the float32 matrices that autocast would convert at every pass, once and for all.
+
+    Those are the frozen ones of linear layers, but for those that an embedding or a model of
+    `unless_in` has too. No output under autocast changes by a bit. Nothing happens where `dtype` is
+    float32.
+    """
+    if dtype == torch.float32:
+        return
+    left = {id(p) for model in unless_in for p in model.parameters()}
+    for model in models:
+        left |= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    narrow: dict[int, nn.Parameter] = {}
+    for layer in _linear_layers(models):
+        weight = layer.get_parameter("weight")
+        if weight.requires_grad or id(weight) in left or weight.dtype != torch.float32:
+            continue
+        if id(weight) not in narrow:
+            narrow[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        layer.register_parameter("weight", narrow[id(weight)])
+
+
+@contextmanager
+def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Let a model under autocast decode with copies of its matrices, made once.
+
+    Autocast would convert all of them at every token. Nothing happens to a model that computes in
+    the dtype of its weights.
+    """
+    weights = [(layer, layer.get_parameter("weight")) for layer in _linear_layers([model])]
+    wide = [(layer, x) for layer, x in weights if x.dtype == torch.float32 != dtype]
+    try:
+        for layer, weight in wide:
+            copy = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+            layer.register_parameter("weight", copy)
+        yield
+    finally:
+        for layer, weight in wide:
+            layer.register_parameter("weight", weight)
+
+
+def _linear_layers(models: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the linear layers of language models, whose inputs autocast converts too.
+
+    A head of its own computes in float32, and an adapter's layers are left alone: they are small.
+    """
+    for model in models:
+        adapted = adapter_parameters(model)
+        inner = model.backbone if isinstance(model, RewardModel) else model
+        for module in inner.modules():
+            if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in adapted:
+                yield module
 
 
 def _native(device: torch.device) -> torch.dtype:

@@ -32,6 +32,9 @@ class Precision(Config):
         return self
 
 
+AUTO = Precision()
+
+
 def require_trainable(precision: Precision, family: str) -> None:
     """Raise ValueError where weights that full fine-tuning would move are to be quantised."""
     if family == "full" and precision.weights in Precision.quantised:

@@ -54,7 +54,7 @@ from reward_models.backbone import weights_hash
 from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.model_files import ADAPTER_CONFIG, LOAD_ERRORS, check_source, first_line
 from stages.data.padding import pad_right
-from stages.models import device, load_policy
+from stages.models import device, load_policy, to_device
 from stages.progress import Report, Step, silent
 
 Pooling = Literal["last", "cls", "mean"]
@@ -107,7 +107,7 @@ def load_frozen(source: str) -> FrozenModel:
         raise ValueError(f"{source}: no model there ({first_line(error)})") from None
     model.requires_grad_(False)
     model.train(False)
-    model.to(device())  # type: ignore[arg-type]
+    to_device(model, device())
     kind = str(model.config.model_type)
     layers = int(model.config.num_hidden_layers) + 1
     decoder = kind in CAUSAL and (kind not in MASKED or bool(model.config.is_decoder))

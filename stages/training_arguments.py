@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import torch
+from torch.optim import Optimizer
 from transformers import TrainingArguments
 
 from reward_models.model_files import first_line
 from stages.adapters.config import Full, Restricted
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.state import let_models_load_whole
+from stages.precision import Numerics
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -40,6 +44,42 @@ def training_arguments(
         )
     let_models_load_whole()
     return arguments
+
+
+def precision_arguments(numerics: Numerics, adaptation: Full | Restricted) -> dict[str, bool]:
+    """Return the arguments by which Trainer computes in a stage's precision.
+
+    Without them accelerate would take what a launcher, or an earlier stage, left in the
+    environment.
+    """
+    mixed = numerics.mixed_precision(numerics.of(adaptation))
+    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
+    on_cpu = not torch.accelerator.is_available()
+    return {"bf16": mixed == "bf16", "fp16": mixed == "fp16"} | (
+        {"use_cpu": True} if on_cpu and mixed != "no" else {}
+    )
+
+
+def trainer_optimizer(
+    kind: AdamKind, arguments: TrainingArguments
+) -> tuple[type[Optimizer], dict[str, Any]] | None:
+    """Return Trainer's `optimizer_cls_and_kwargs`; None for the one that `arguments` name.
+
+    ValueError where moments are sharded.
+    """
+    if kind.is_plain:
+        return None
+    for variable, sharding in (("FSDP", "fsdp2"), ("DEEPSPEED", "zero")):
+        if os.environ.get(f"ACCELERATE_USE_{variable}") == "true":
+            kind.require_plain(sharding)
+    optimizer, own = kind.class_and_settings(fused=True)
+    return optimizer, {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+        "weight_decay": arguments.weight_decay,
+        **own,
+    }
 
 
 def num_ranks() -> int:

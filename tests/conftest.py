@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["browser"] = "Debian's chromium is not installed (apt-get install chromium)"
     if not torch.cuda.is_available():
         missing["gpu"] = "no accelerator on this machine"
+    if not (os.environ.get("RLHF_VLLM") or shutil.which("vllm")):
+        missing["vllm"] = "there is no vLLM (RLHF_VLLM=/path/to/vllm, see docs/ppo.md)"
     for item in items:
         for marker, reason in missing.items():
             if marker in item.keywords:

@@ -1,11 +1,13 @@
 """JSON lines: tasks, rankings and all other answers, in files that the pipeline reads as they are.
 
 tasks.jsonl, rankings.jsonl   ranking tasks and everybody's latest ranking
+judge_rankings.jsonl          the same by models, never among people's
 demonstrations.jsonl          stage one's data
 prompts.jsonl                 prompts to sample from
 ratings.jsonl                 samples with people's ratings as columns; `rlhf score` reads them
 comparisons/                  pairs of two policies' outputs, and who preferred which
 adjudications.jsonl           rankings that settle a disagreement
+conversations.jsonl           live conversations: each turn's best output, as stage one reads them
 
 Of a few-shot prompt with N pairs come N demonstrations, each asking for one pair's response with
 the others before it (Ouyang et al. 2022, appendix A.2).
@@ -30,6 +32,7 @@ from reward_models.records import (
 )
 
 SOURCE = "labeling room"
+JUDGED = "judge_rankings.jsonl"
 Row = dict[str, Any]
 
 
@@ -41,8 +44,10 @@ def write_jsonl_files(store: Store, out: Path) -> list[Path]:
         "rankings.jsonl": [ranking.to_json() for ranking in store.rankings(skipped=True)],
     }
     others = {
+        JUDGED: [ranking.to_json() for ranking in store.rankings(use="judges")],
         "demonstrations.jsonl": [one.to_json() for one in demonstrations(store)],
         "prompts.jsonl": [one.to_json() for one in prompts(store)],
+        "conversations.jsonl": [one.to_json() for one in conversations(store)],
         "ratings.jsonl": ratings(store),
         "comparisons/tasks.jsonl": [one.to_json() for one in compared],
         "comparisons/rankings.jsonl": [one.to_json() for one in preferred],
@@ -56,12 +61,13 @@ def write_jsonl_files(store: Store, out: Path) -> list[Path]:
 
 
 def read_jsonl_files(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    """Read a file of tasks, or a folder with tasks.jsonl and perhaps rankings.jsonl."""
+    """Read a file of tasks, or a folder with tasks.jsonl and perhaps rankings, judges' included."""
     if path.is_file():
         return read_tasks(path), []
     tasks = read_tasks(path / "tasks.jsonl")
-    rankings = path / "rankings.jsonl"
-    return tasks, read_rankings(rankings, tasks) if rankings.is_file() else []
+    files = [path / name for name in ("rankings.jsonl", JUDGED)]
+    rankings = [read_rankings(file, tasks) for file in files if file.is_file()]
+    return tasks, [ranking for part in rankings for ranking in part]
 
 
 def demonstrations(store: Store) -> list[Demonstration]:
@@ -89,6 +95,42 @@ def prompts(store: Store) -> list[Prompt]:
         for kind in ("prompt", "demonstration")
         for task, annotator, name, prompt, _ in _written(store, kind)
     ]
+
+
+def conversations(store: Store) -> list[Demonstration]:
+    """Return every ranked turn of live conversations with the output that was chosen.
+
+    That is the one the conversation went on after, else the first shown of those ranked best.
+    """
+    tasks = {task.id: task for task in store.tasks() if "turn" in task.extra}
+    chosen = {
+        task.extra["continues"]: task.extra["chosen"]
+        for task in tasks.values()
+        if "continues" in task.extra
+    }
+    rows = []
+    for ranking in store.rankings():
+        task = tasks.get(ranking.task)
+        if task is None or ranking.annotator != task.extra["asked_by"]:
+            continue
+        order = ranking.shown_order or list(ranking.ranks)
+        best = chosen.get(task.id) or next(name for name in order if ranking.ranks[name] == 1)
+        (response,) = [one for one in task.responses if one.id == best]
+        if not response.text.strip():
+            continue
+        names = {"conversation": task.extra["conversation"], "turn": task.extra["turn"]}
+        rows.append(
+            Demonstration(
+                task.prompt,
+                response.text,
+                id=task.id,
+                user=ranking.annotator,
+                source=SOURCE,
+                history=task.history,
+                extra={**names, "model": response.model},
+            )
+        )
+    return rows
 
 
 def _written(store: Store, kind: TaskKind) -> Iterator[tuple[WritingTask, str, str, str, str]]:

@@ -26,6 +26,8 @@ from labeling_ui.reports.agreement import (
     share,
     signs,
 )
+from labeling_ui.reports.drift import WINDOW, Drift, drift, windows
+from labeling_ui.reports.judges import judge_rows
 from reward_models.intervals import Rate
 from reward_models.records import Ranking, RankingTask
 
@@ -36,6 +38,7 @@ SOFT_CUT_OFF = 0.75  # Ouyang et al. 2022, appendix B.1
 DISPUTED = 0.6  # a task whose annotators agree on less is shown for adjudication
 
 GoldRanks = Mapping[str, Mapping[str, int]]
+Practised = tuple[Ranking, Mapping[str, int]]
 Scores = Mapping[str, Mapping[str, float]]  # of a reward model, by task and response
 
 
@@ -46,8 +49,14 @@ def report(
     gold: GoldRanks,
     rng: np.random.Generator,
     scores: Scores | None = None,
+    judgements: Sequence[Ranking] = (),
+    practice: Sequence[Practised] = (),
 ) -> dict[str, Any]:
-    """Return all numbers as one JSON object. `scores` are a reward model's, if there is one."""
+    """Return all numbers as one JSON object. `scores` are a reward model's, if there is one.
+
+    `judgements` are judges' rankings: reported by themselves, and in no number about people.
+    `practice` are first answers to practice tasks, beside the ranks known to be right.
+    """
     ranked = [ranking for ranking in rankings if ranking.skipped is None]
     compared = overlaps(ranked)
     by_id = {task.id: task for task in tasks}
@@ -79,10 +88,12 @@ def report(
                 gold,
                 scores or {},
                 rng,
+                [one for one in practice if one[0].annotator == name],
             )
             for name in annotators
         ],
         "disputed": disputed(compared, by_id),
+        "judges": judge_rows(tasks, ranked, judgements, rng),
     }
 
 
@@ -146,6 +157,7 @@ def _annotator(
     gold: GoldRanks,
     scores: Scores,
     rng: np.random.Generator,
+    practice: Sequence[Practised],
 ) -> dict[str, Any]:
     """Return the numbers of one annotator.
 
@@ -160,7 +172,14 @@ def _annotator(
         "gold": share([matching_pairs(r, gold[r.task]) for r in own if r.task in gold], rng),
         "model": _model(own, scores, rng),
         "first_wins": share([_first_wins(ranking) for ranking in own if ranking.shown_order], rng),
+        "practice": share([matching_pairs(ranking, right) for ranking, right in practice], rng),
     }
+    by_day = [
+        ((ranking.time or "")[:10], matching_pairs(ranking, gold[ranking.task]))
+        for ranking in sorted(own, key=lambda ranking: ranking.time or "")
+        if ranking.task in gold
+    ]
+    change = drift([counts for _, counts in by_day], rng)
     return {
         "name": own[0].annotator,
         "kind": own[0].kind,
@@ -168,7 +187,8 @@ def _annotator(
         "seconds": median(seconds) if seconds else None,
         "tie_rate": 1 - strict / pairs if pairs else None,
         "contradictions": _contradictions(own),
-        "warnings": _warnings(own, by_id, rates),
+        "gold_over_time": windows(by_day, rng),
+        "warnings": [*_warnings(own, by_id, rates), *_drift_warning(change)],
         **{name: asdict(rate) for name, rate in rates.items()},
     }
 
@@ -223,6 +243,15 @@ def _warnings(
     if num_tied > 5 and num_tied > len(rankings) / 4:
         warnings.append(f"{num_tied} rankings tie everything")
     return warnings
+
+
+def _drift_warning(change: Drift | None) -> list[str]:
+    if change is None or not change.is_fall:
+        return []
+    return [
+        f"agrees with gold on {change.latest:.0%} of pairs of the latest {WINDOW} gold tasks, "
+        f"{change.before:.0%} before"
+    ]
 
 
 def _is_fast(ranking: Ranking, task: RankingTask) -> bool:

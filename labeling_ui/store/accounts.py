@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from labeling_ui.store.database import delete, dumps, first, insert, run
 from labeling_ui.store.store import Store
+from reward_models.records import JUDGE
 
 Role = Literal["annotator", "reviewer", "owner"]
 SESSION_S = 12 * 3600.0
@@ -23,7 +24,9 @@ CACHE_S = 5.0  # how long a session is not looked up again
 NAME_CHARACTERS = 60
 PASSWORD_CHARACTERS = 8
 WINDOW_S = 60.0  # the time for which wrong passwords count
-FOR_A_NAME, FROM_AN_ADDRESS = 5, 50  # wrong ones in that time; an office may share one address
+# Wrong ones in that time: for a name from one address, so that nobody can lock another out from
+# elsewhere; and from an address for all names, since an office may share one.
+FOR_A_NAME, FROM_AN_ADDRESS = 5, 50
 
 # OWASP's parameters: 19 MiB each, since a morning's sign-ins come at once.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -31,15 +34,16 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person. `daily_limit` is in answers a day, None for no limit."""
+    """A person. `daily_limit` is in answers a day, None for no limit; a closed one is inactive."""
 
     name: str
     role: Role
     daily_limit: int | None = None
+    is_active: bool = True
 
 
 class TooManyTriesError(ValueError):
-    """Signing in with this name, or from this address, is blocked for a while."""
+    """Signing in from this address, with this name or any, is blocked for a while."""
 
 
 class FailedAttempts:
@@ -51,12 +55,12 @@ class FailedAttempts:
         self._lock = threading.Lock()
 
     def check(self, name: str, address: str | None) -> None:
-        """Raise TooManyTriesError after too many for this name, or from this address."""
+        """Raise TooManyTriesError after too many from this address, for this name or in all."""
         since = self.clock() - WINDOW_S
         with self._lock:
             self._attempts = [attempt for attempt in self._attempts if attempt[0] > since]
-            num_name = sum(attempt[1] == name for attempt in self._attempts)
-            num_address = sum(attempt[2] == address for attempt in self._attempts)
+            from_here = [attempt[1] for attempt in self._attempts if attempt[2] == address]
+        num_name, num_address = from_here.count(name), len(from_here)
         if num_name >= FOR_A_NAME or (address is not None and num_address >= FROM_AN_ADDRESS):
             raise TooManyTriesError("too many wrong passwords; try again in a minute")
 
@@ -65,12 +69,12 @@ class FailedAttempts:
         with self._lock:
             self._attempts.append((self.clock(), name, address))
 
-    def forget(self, name: str) -> None:
-        """Stop counting for a name whose password came; its address still counts."""
+    def forget(self, name: str, address: str | None) -> None:
+        """Stop counting for a name whose password came from there; the address still counts."""
         with self._lock:
             self._attempts = [
-                (time, "" if other == name else other, address)
-                for time, other, address in self._attempts
+                (time, "" if (other, where) == (name, address) else other, where)
+                for time, other, where in self._attempts
             ]
 
 
@@ -98,11 +102,32 @@ class Accounts:
             self._insert(connection, name, role, password)
         return Account(name, role)
 
-    def active(self) -> list[Account]:
-        """Return all active accounts, by name."""
+    def all(self) -> list[Account]:
+        """Return all accounts, closed ones too, by name."""
         with self.store.database.read() as connection:
-            sql = "SELECT * FROM accounts WHERE is_active = 1 ORDER BY name"
-            return [_account(row) for row in run(connection, sql)]
+            return [
+                _account(row) for row in run(connection, "SELECT * FROM accounts ORDER BY name")
+            ]
+
+    def get(self, name: str) -> Account:
+        """Return the account of a name; ValueError if there is none."""
+        with self.store.database.read() as connection:
+            row = first(connection, "accounts", name=name)
+        if row is None:
+            raise ValueError(f"there is no account '{name}'")
+        return _account(row)
+
+    def reset_password(self, name: str, by: str = "store") -> str:
+        """Return a new password of an account, to be shown once; its sessions end."""
+        password = secrets.token_urlsafe(9)
+        self.get(name)
+        with self.store.database.write() as connection:
+            sql = "UPDATE accounts SET password = :password WHERE name = :name"
+            run(connection, sql, name=name, password=hash_password(password))
+            delete(connection, "sessions", account=name)
+            self.store.log(connection, by, "password reset", None, {"account": name})
+        self._cache.clear()
+        return password
 
     def change(
         self, name: str, *, active: bool, daily_limit: int | None, by: str = "store"
@@ -128,8 +153,8 @@ class Accounts:
     def sign_in(self, name: str, password: str, address: str | None = None) -> str | None:
         """Return a session token, or None if name and password do not fit.
 
-        TooManyTriesError after five wrong passwords for this name within a minute, or fifty from
-        this address.
+        TooManyTriesError after five wrong passwords for this name from this address within a
+        minute, or fifty from this address in all.
         """
         name = clean_name(name)
         self._failures.check(name, address)
@@ -139,7 +164,7 @@ class Accounts:
         if not is_password(password, stored):
             self._failures.add(name, address)
             return None
-        self._failures.forget(name)
+        self._failures.forget(name, address)
         if stored is not None and (
             stored.startswith("scrypt$") or _hasher.check_needs_rehash(stored)
         ):
@@ -280,6 +305,8 @@ def clean_name(name: str) -> str:
         raise ValueError(f"a name has 1 to {NAME_CHARACTERS} characters")
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name):
         raise ValueError("a name holds no control or invisible characters")
+    if name.startswith(JUDGE):
+        raise ValueError(f"a name that begins with '{JUDGE}' is a model's")
     return name
 
 
@@ -308,7 +335,7 @@ def _bytes(password: str) -> bytes:
 
 
 def _account(row: Any) -> Account:
-    return Account(row.name, row.role, row.daily_limit)
+    return Account(row.name, row.role, row.daily_limit, bool(row.is_active))
 
 
 def _checked(name: str, password: str | None) -> str:

@@ -42,6 +42,8 @@ THREADS = 40  # connections beyond the pool's own five: as many as the server ha
 WRITERS_LOCK = 7_365_001  # any number, the same in every process of ours
 IDS_AT_ONCE = 500  # in one IN (...)
 
+DatabaseError = DBAPIError  # the database refuses: a full disk, a lost connection
+
 _statement = lru_cache(None)(text)  # building a statement costs more than running it
 
 

@@ -41,21 +41,23 @@ def next_task(
     now_s: float,
     *,
     gold: bool = False,
+    practice: bool = False,
     category: str | None = None,
 ) -> Row[Any] | None:
-    """Return the first open task that is new to this person, by priority, then age.
+    """Return the first open task that is new to this person, by priority, urgency, then age.
 
-    Gold tasks come only where asked for; others need a free place.
+    Gold and practice tasks come only where asked for; others need a free place.
     """
     free = f"overlap > (SELECT count(*) FROM leases WHERE task = tasks.id AND {TAKEN})"
-    wanted = "gold IS NOT NULL" if gold else f"gold IS NULL AND {free}"
-    values = {"annotator": annotator} if gold else {"annotator": annotator, "now": now_s}
+    wanted = "gold IS NOT NULL AND lesson IS NULL" if gold else f"gold IS NULL AND {free}"
+    wanted = "lesson IS NOT NULL" if practice else wanted
+    values = {"annotator": annotator} | ({} if gold or practice else {"now": now_s})
     if category is not None:
         wanted += " AND category = :category"
         values["category"] = category
     sql = f"""SELECT * FROM tasks WHERE is_open = 1 AND {wanted}
               AND id NOT IN (SELECT task FROM leases WHERE annotator = :annotator)
-              ORDER BY priority DESC, position LIMIT 1"""
+              ORDER BY priority DESC, urgency DESC, position LIMIT 1"""
     return run(connection, sql, **values).first()
 
 
@@ -66,6 +68,36 @@ def has_place(connection: Connection, annotator: str, task: str, now_s: float) -
                 WHERE task = :task AND annotator <> :annotator AND {TAKEN})
               FROM tasks WHERE id = :task"""
     return bool(run(connection, sql, task=task, annotator=annotator, now=now_s).scalar())
+
+
+def give_back(connection: Connection, now_s: float, annotator: str) -> list[str]:
+    """Let a person's leases run out now; return their tasks. They stay theirs while nobody asks."""
+    mine = "annotator = :annotator AND state = 'held' AND expires > :now"
+    rows = run(connection, f"SELECT task FROM leases WHERE {mine}", annotator=annotator, now=now_s)
+    tasks = [row.task for row in rows]
+    sql = f"UPDATE leases SET expires = :now WHERE {mine}"
+    run(connection, sql, annotator=annotator, now=now_s)
+    return tasks
+
+
+def take_idle(
+    connection: Connection, annotator: str, now_s: float, renewed_until: float
+) -> Row[Any] | None:
+    """End the lease that is longest without a sign of work, on a task that is new to this person.
+
+    Return the row of that task. Only leases that run out by `renewed_until` count as idle.
+    """
+    sql = """SELECT t.*, l.token FROM tasks t JOIN leases l ON l.task = t.id
+             WHERE t.is_open = 1 AND t.gold IS NULL AND l.state = 'held'
+             AND l.expires > :now AND l.expires <= :until
+             AND t.id NOT IN (SELECT task FROM leases WHERE annotator = :annotator)
+             ORDER BY l.expires LIMIT 1"""
+    values = {"annotator": annotator, "now": now_s, "until": renewed_until}
+    task = run(connection, sql, **values).first()
+    if task is not None:
+        sql = "UPDATE leases SET expires = :now WHERE token = :token"
+        run(connection, sql, now=now_s, token=task.token)
+    return task
 
 
 def hold(connection: Connection, token: str, end: float) -> None:

@@ -24,7 +24,8 @@ class Progress:
         now_s = self.store.clock()
         sql = """SELECT count(*) AS answered,
                    coalesce(sum(CASE WHEN time >= :midnight THEN 1 ELSE 0 END), 0) AS today
-                 FROM answers WHERE annotator = :annotator AND is_latest = 1 AND is_skip = 0"""
+                 FROM answers WHERE annotator = :annotator AND is_latest = 1 AND is_skip = 0
+                 AND is_withdrawn = 0"""
         with self.store.database.read() as connection:
             row = run(connection, sql, annotator=annotator, midnight=now_s - now_s % DAY_S).one()
         return {"answered": row.answered, "today": int(row.today), "open": self.open_tasks()}
@@ -43,14 +44,14 @@ class Progress:
         sql = """SELECT l.token, t.record, a.time, a.is_skip FROM answers a
                  JOIN tasks t ON t.id = a.task
                  JOIN leases l ON l.task = a.task AND l.annotator = a.annotator
-                 WHERE a.annotator = :annotator AND a.is_latest = 1
+                 WHERE a.annotator = :annotator AND a.is_latest = 1 AND a.is_withdrawn = 0
                  ORDER BY a.id DESC LIMIT :recent"""
         with self.store.database.read() as connection:
             rows = run(connection, sql, annotator=annotator, recent=RECENT).all()
         return [
             {
                 "token": row.token,
-                "prompt": _title(json.loads(row.record)),
+                "prompt": title(json.loads(row.record)),
                 "time": row.time,
                 "skipped": bool(row.is_skip),
             }
@@ -70,8 +71,8 @@ class Progress:
             self.store.log(connection, owner, "paused" if paused else "resumed", None, {})
 
 
-def _title(record: Mapping[str, Any]) -> str:
-    """Return the prompt of a task, else the text or the use case that it is about."""
+def title(record: Mapping[str, Any]) -> str:
+    """Return the prompt of a task's record, else the text or the use case that it is about."""
     messages = record.get("messages") or [{}]
     prompt = record.get("prompt") or messages[-1].get("content")
     return str(prompt or record.get("text") or record.get("use_case") or "-")

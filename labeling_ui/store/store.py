@@ -18,7 +18,7 @@ from labeling_ui.forms import TaskKind
 from labeling_ui.store.database import Database, dumps, first, insert, run, run_for_ids
 from labeling_ui.store.leases import take_places
 from labeling_ui.store.records import RoomTask, task_from
-from reward_models.records import Kind, Ranking, RankingTask
+from reward_models.records import Ranking, RankingTask, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,19 @@ class Store:
         is_open: bool = True,
         gold: Mapping[str, Mapping[str, int]] | None = None,
         gold_flags: Mapping[str, Mapping[str, Mapping[str, bool]]] | None = None,
+        lessons: Mapping[str, str] | None = None,
     ) -> int:
         """Add tasks of one kind that `overlap` people each are to answer; return how many were new.
 
         `gold` gives the known ranks of some of them by task id, and `gold_flags` known answers to
-        flags of their responses. A task that is not open is given only to who asks for it by name.
-        A task that is already there is left alone; ValueError if its text or kind differs, because
-        answers to it would change meaning.
+        flags of their responses; `lessons` explains the known ranks of those that are for practice,
+        which are in no other number. A task that is not open is given only to who asks for it by
+        name. A task that is already there is left alone; ValueError if its text or kind differs,
+        because answers to it would change meaning.
         """
         if overlap < 1:
             raise ValueError(f"overlap is {overlap}, expected at least 1")
-        gold, gold_flags = gold or {}, gold_flags or {}
+        gold, gold_flags, lessons = gold or {}, gold_flags or {}, lessons or {}
         with self.database.write() as connection:
             sql = "SELECT id, kind, record FROM tasks WHERE id IN :ids"
             stored = run_for_ids(connection, sql, [task.id for task in new])
@@ -94,6 +96,7 @@ class Store:
                         "gold": None if ranks is None else dumps(ranks),
                         "gold_flags": dumps(flags) if flags else None,
                         "is_open": int(is_open),
+                        "lesson": lessons.get(task.id),
                     }
                 )
             insert(connection, "tasks", *rows)
@@ -102,9 +105,23 @@ class Store:
                 self.log(connection, "store", "tasks added", None, data)
         return len(rows)
 
+    def set_priority(self, ids: Sequence[str], priority: int) -> int:
+        """Give tasks this priority; return how many had another."""
+        with self.database.write() as connection:
+            sql = "SELECT id, priority FROM tasks WHERE id IN :ids"
+            rows = run_for_ids(connection, sql, ids)
+            changed = [row.id for row in rows if row.priority != priority]
+            for task in changed:
+                sql = "UPDATE tasks SET priority = :priority WHERE id = :task"
+                run(connection, sql, task=task, priority=priority)
+            if changed:
+                data = {"tasks": changed, "priority": priority}
+                self.log(connection, "store", "priority changed", None, data)
+        return len(changed)
+
     def tasks(self) -> list[RankingTask]:
         """Return all ranking tasks in order of arrival."""
-        sql = "SELECT record FROM tasks WHERE kind = 'ranking' ORDER BY position"
+        sql = "SELECT record FROM tasks WHERE kind = 'ranking' AND lesson IS NULL ORDER BY position"
         return [RankingTask.from_json(json.loads(row.record)) for row in self._read(sql)]
 
     def task(self, task_id: str) -> RankingTask:
@@ -114,8 +131,37 @@ class Store:
 
     def gold(self) -> dict[str, dict[str, int]]:
         """Return the known ranks of the gold tasks, by task id."""
-        sql = "SELECT id, gold FROM tasks WHERE gold IS NOT NULL"
+        sql = "SELECT id, gold FROM tasks WHERE gold IS NOT NULL AND lesson IS NULL"
         return {row.id: json.loads(row.gold) for row in self._read(sql)}
+
+    def overlaps(self) -> dict[str, int]:
+        """Return the number of people who are to answer each task, by its id."""
+        return {row.id: row.overlap for row in self._read("SELECT id, overlap FROM tasks")}
+
+    def lesson(self, task: str) -> tuple[dict[str, int], str] | None:
+        """Return the known ranks of a practice task and their explanation; None of any other."""
+        with self.database.read() as connection:
+            row = first(connection, "tasks", id=task)
+        if row is None or row.lesson is None:
+            return None
+        return dict(json.loads(row.gold)), str(row.lesson)
+
+    def practice(self) -> list[tuple[Ranking, dict[str, int]]]:
+        """Return people's first answers to practice tasks, each with the known ranks, in order."""
+        sql = """SELECT a.record, t.gold FROM answers a JOIN tasks t ON t.id = a.task
+                 WHERE t.lesson IS NOT NULL AND a.version = 1 AND a.is_skip = 0
+                 AND a.is_withdrawn = 0 ORDER BY a.id"""
+        rows = self._read(sql)
+        return [(Ranking.from_json(json.loads(r.record)), json.loads(r.gold)) for r in rows]
+
+    def set_order(self, urgency: Mapping[str, float]) -> None:
+        """Set which tasks come first within their priority; those not named come last."""
+        with self.database.write() as connection:
+            run(connection, "UPDATE tasks SET urgency = 0 WHERE urgency <> 0")
+            for task, value in urgency.items():
+                sql = "UPDATE tasks SET urgency = :urgency WHERE id = :id"
+                run(connection, sql, id=task, urgency=value)
+            self.log(connection, "store", "tasks ordered", None, {"count": len(urgency)})
 
     def submit(self, ranking: Ranking) -> bool:
         """Store a ranking for good; False if the annotator's latest answer has the same content."""
@@ -124,8 +170,8 @@ class Store:
     def submit_all(self, rankings: Iterable[Ranking]) -> int:
         """Store many rankings in one transaction, all or none; return how many were new.
 
-        They take places of their tasks, as answers to leases do. ValueError if a task is unknown or
-        a ranking leaves out one of its responses.
+        They take places of their tasks, as answers to leases do; judges take none. ValueError if a
+        task is unknown or a ranking leaves out one of its responses.
         """
         batch = list(rankings)
         with self.database.write() as connection:
@@ -144,7 +190,8 @@ class Store:
                 latest[ranking.task, ranking.annotator] = (version + 1, row["record"])
                 rows.append(row)
             self.append(connection, rows)
-            take_places(connection, rows, self.clock())
+            people = [row for row in rows if row["source"] != "judge"]
+            take_places(connection, people, self.clock())
         return len(rows)
 
     def append(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -160,18 +207,20 @@ class Store:
         insert(connection, "answers", *new)
         insert(connection, "events", *(_submit_event(row) for row in new))
 
-    def rankings(self, *, source: Kind | None = None, skipped: bool = False) -> list[Ranking]:
+    def rankings(self, *, use: Use = "people", skipped: bool = False) -> list[Ranking]:
         """Return the latest ranking of each annotator on each task, oldest first.
 
-        `source` selects human, simulated or imported ones. Skips are left out unless asked for;
-        answers beyond a task's overlap stay in the history but are never counted here.
+        Judges' come only where `use` asks for them. Skips are left out unless asked for; answers
+        beyond a task's overlap, and withdrawn ones, stay in the history but never count here.
         """
         sql = """SELECT a.record FROM answers a JOIN tasks t ON t.id = a.task
-                 WHERE t.kind = 'ranking' AND a.is_latest = 1 AND a.is_surplus = 0"""
-        sql += "" if source is None else " AND a.source = :source"
+                 WHERE t.kind = 'ranking' AND t.lesson IS NULL AND a.is_latest = 1
+                 AND a.is_surplus = 0 AND a.is_withdrawn = 0"""
+        sql += {"people": " AND a.source <> 'judge'", "judges": " AND a.source = 'judge'"}.get(
+            use, ""
+        )
         sql += "" if skipped else " AND a.is_skip = 0"
-        values = {} if source is None else {"source": source}
-        rows = self._read(f"{sql} ORDER BY a.id", **values)
+        rows = self._read(f"{sql} ORDER BY a.id")
         return [Ranking.from_json(json.loads(row.record)) for row in rows]
 
     def answers(self, kind: TaskKind) -> list[tuple[RoomTask, dict[str, Any]]]:
@@ -179,7 +228,7 @@ class Store:
         sql = """SELECT t.record AS task, a.record AS answer
                  FROM answers a JOIN tasks t ON t.id = a.task
                  WHERE t.kind = :kind AND a.is_latest = 1 AND a.is_skip = 0 AND a.is_surplus = 0
-                 ORDER BY a.id"""
+                 AND a.is_withdrawn = 0 ORDER BY a.id"""
         rows = self._read(sql, kind=kind)
         return [(task_from(kind, json.loads(row.task)), json.loads(row.answer)) for row in rows]
 
@@ -234,6 +283,7 @@ def answer_row(record: Mapping[str, Any], version: int, now_s: float) -> dict[st
         "is_latest": 1,
         "is_skip": int(record.get("skipped") is not None),
         "is_surplus": 0,
+        "is_withdrawn": 0,
         "time": now_s,
     }
 
@@ -248,7 +298,7 @@ def gold_answers(connection: Connection, annotator: str) -> list[Any]:
     """Return a person's answers to gold tasks beside what is known of them, skips left out."""
     sql = """SELECT a.record, t.gold, t.gold_flags FROM answers a JOIN tasks t ON t.id = a.task
              WHERE a.annotator = :annotator AND a.is_latest = 1 AND a.is_skip = 0
-             AND t.gold IS NOT NULL"""
+             AND a.is_withdrawn = 0 AND t.gold IS NOT NULL AND t.lesson IS NULL"""
     return list(run(connection, sql, annotator=annotator))
 
 

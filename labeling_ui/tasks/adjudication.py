@@ -1,7 +1,8 @@
 """Adjudication: a reviewer's ranking takes the place of those that disagree.
 
 It is an answer to a task of its own, so that it can be drafted, amended and looked up like any
-other, and so that agreement is still counted among those who disagreed.
+other, and so that agreement is still counted among those who disagreed. It is blind: others' ranks
+are shown only to a reviewer who has ranked all outputs, and the log has the order before that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,37 @@ def disputes(store: Store) -> list[dict[str, Any]]:
 
 
 def take_dispute(assignment: Assignment, task_id: str, reviewer: str) -> Lease:
-    """Give a reviewer a ranked task to settle; ValueError if there is no such task."""
+    """Give a reviewer a ranked task to settle; ValueError if there is none, or it is settled."""
+    if task_id in {ranking.task for ranking in adjudications(assignment.store)}:
+        raise ValueError("this disagreement is settled already")
     task = assignment.store.task(task_id)
     name = f"{task_id}/{KIND}"
     settling = replace(task, id=name, extra={**task.extra, "settles": task_id})
     assignment.store.add_tasks([settling], KIND, is_open=False)
     return assignment.take(reviewer, name)
+
+
+def show_ranks(
+    store: Store, lease: Lease, reviewer: str, tiers: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Return the ranks that others gave, each in the order shown, to who has ranked all outputs.
+
+    `tiers` is the reviewer's own order by then; the log has it.
+    """
+    if lease.kind != KIND:
+        raise ValueError("others' ranks are shown to whoever settles a disagreement")
+    if sorted(i for tier in tiers for i in tier) != list(range(len(lease.shown_order))):
+        raise ValueError("others' ranks are shown once all outputs are ranked")
+    blind = {lease.shown_order[i]: rank for rank, tier in enumerate(tiers, 1) for i in tier}
+    with store.database.write() as connection:
+        store.log(connection, reviewer, "saw others' ranks", lease.task, {"ranks": blind})
+    return given_ranks(store, lease)
+
+
+def given_ranks(store: Store, lease: Lease) -> list[list[int]]:
+    """Return the ranks that others gave, without their names, in the order shown."""
+    rankings = settled_by(store, lease.record)
+    return [[ranking.ranks[name] for name in lease.shown_order] for ranking in rankings]
 
 
 def settled_by(store: Store, record: Mapping[str, Any]) -> list[Ranking]:

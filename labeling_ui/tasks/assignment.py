@@ -3,32 +3,27 @@
 A task is to be answered by `overlap` people. A person holds it by a lease; while the lease lives
 nobody else can have the place. A lease that ran out gives the place back, but what its holder
 sends later is still stored: in the place if it is free again, else beside the count, as surplus.
-
-In live mode annotators write a prompt of their own. The room knows no model: it is given a function
-that answers, and makes a ranking task of the outputs, which only the author of the prompt gets.
+Where nothing else is left, a lease without a sign of work for five minutes goes to whoever asks.
 """
 
 import json
 import random
-import secrets
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row
 
 from labeling_ui.store import leases
+from labeling_ui.store.accounts import verdict_of
 from labeling_ui.store.database import delete, dumps, first, insert
 from labeling_ui.store.leases import LeaseError
 from labeling_ui.store.store import Store, answer_row, same_content
+from labeling_ui.tasks.overlap import AdaptiveOverlap, widen
 from labeling_ui.tasks.queue import Mixing, choose, screen_when_done
-from reward_models.records import RankingTask, Response
 
-CATEGORY = "live"
-PROMPT_CHARACTERS = 8_000
+IDLE_S = 300.0  # without a sign of work, after which a lease may go to another
 Outcome = Literal["stored", "again", "surplus"]
-Answer = Callable[[str, int], Sequence[Response]]  # a prompt and K; K outputs, each with its own id
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,7 @@ class Assignment:
     rng: random.Random
     lease_s: float = 1800
     mixing: Mixing = field(default_factory=Mixing)
+    overlap: AdaptiveOverlap | None = None
 
     def next_task(self, annotator: str) -> Lease | None:
         """Return the task this person holds, else a new one; None when nothing is left for them."""
@@ -65,6 +61,9 @@ class Assignment:
             if held is not None and self._renew(connection, held, now_s):
                 return _lease(connection, held)
             task = choose(connection, annotator, now_s, self.mixing, self.rng)
+            if task is None and not self._is_out(connection, annotator):
+                until = now_s + self.lease_s - IDLE_S
+                task = leases.take_idle(connection, annotator, now_s, until)
             if task is None:
                 return None
             return _lease(connection, self._take(connection, annotator, task, now_s))
@@ -93,6 +92,8 @@ class Assignment:
         now_s = self.store.clock()
         with self.store.database.write() as connection:
             row = leases.lease_of_token(connection, annotator, token)
+            if row.state == "withdrawn":
+                raise LeaseError("this answer was withdrawn by the owner of the room")
             if row.state in ("skipped", "expired") and not self._renew(connection, row, now_s):
                 raise LeaseError("others have taken this task meanwhile")
             return _lease(connection, leases.lease_of_token(connection, annotator, token))
@@ -135,22 +136,34 @@ class Assignment:
                 before is not None and same_content(before.record, row["record"])
             ):
                 return "again"
+            withdrawn = (
+                lease.state == "withdrawn"
+            )  # an amendment counts no more than what it amends
             has_counted = before is not None and not before.is_skip and not before.is_surplus
             surplus = (
                 not row["is_skip"]
                 and not has_counted
+                and not withdrawn
                 and not leases.has_place(connection, annotator, lease.task, now_s)
             )
-            self.store.append(connection, [{**row, "form": name, "is_surplus": int(surplus)}])
-            state = "expired" if surplus else "skipped" if row["is_skip"] else "done"
-            leases.set_state(connection, token, state)
+            flags = {"is_surplus": int(surplus), "is_withdrawn": int(withdrawn)}
+            self.store.append(connection, [{**row, "form": name, **flags}])
+            if not withdrawn:
+                state = "expired" if surplus else "skipped" if row["is_skip"] else "done"
+                leases.set_state(connection, token, state)
             delete(connection, "drafts", **key)
             if row["is_skip"]:  # somebody else gets it, unless the task is full without it
                 leases.reopen_task(connection, lease.task)
             leases.close_full(connection, [lease.task])
+            if self.overlap is not None and state == "done":
+                widen(connection, lease.task, self.overlap, now_s)
             if self.mixing.screening is not None:
                 screen_when_done(connection, annotator, self.mixing.screening, now_s)
-        return "surplus" if surplus else "stored"
+        return "surplus" if surplus or withdrawn else "stored"
+
+    def _is_out(self, connection: Connection, annotator: str) -> bool:
+        failed = verdict_of(connection, annotator) == "failed"
+        return self.mixing.screening is not None and failed
 
     def _renew(self, connection: Connection, lease: Row[Any], now_s: float) -> bool:
         """Hold a place for the lease if there is one; else mark it expired."""
@@ -170,32 +183,6 @@ class Assignment:
         insert(connection, "leases", {**row, "expires": now_s + self.lease_s})
         self.store.log(connection, annotator, "lease", task.id, {})
         return leases.lease_of_token(connection, annotator, row["token"])
-
-
-@dataclass
-class Live:
-    """Fresh outputs on demand, for one person at a time."""
-
-    answer: Answer
-    num_outputs: int = 4
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ask(self, assignment: Assignment, prompt: str, annotator: str) -> Lease:
-        """Make a task with fresh outputs on this prompt, leased to its author."""
-        if not prompt.strip():
-            raise ValueError("the prompt is empty")
-        if len(prompt) > PROMPT_CHARACTERS:
-            raise ValueError(f"the prompt is longer than {PROMPT_CHARACTERS} characters")
-        if not self._lock.acquire(timeout=60):
-            raise ValueError("the policy is busy with others' prompts; try again")
-        try:
-            outputs = tuple(self.answer(prompt, self.num_outputs))
-        finally:
-            self._lock.release()
-        name = f"live-{secrets.token_hex(6)}"
-        task = RankingTask(name, prompt, outputs, category=CATEGORY, extra={"asked_by": annotator})
-        assignment.store.add_tasks([task], is_open=False)
-        return assignment.take(annotator, name)
 
 
 def _lease(connection: Connection, row: Row[Any]) -> Lease:

@@ -1,4 +1,4 @@
-"""The queue of one person: screening first, then the mix of gold tasks and categories.
+"""The queue of one person: practice first, screening, then the mix of gold tasks and categories.
 
 People who agree too little with known answers get no more tasks. Ouyang et al. 2022, appendix B.1,
 chose labelers by their agreement with the researchers on flags of sensitive speech and on rankings,
@@ -39,6 +39,7 @@ class Mixing:
     gold_share: float = 0.0
     categories: Mapping[str, float] | None = None
     screening: Screening | None = None
+    practice: bool = False  # practice tasks come before all others
 
 
 def choose(
@@ -46,8 +47,13 @@ def choose(
 ) -> Row[Any] | None:
     """Return the row of the task that comes next, by priority, then age; None if nothing is left.
 
-    Until a person has passed the screening, if there is one, they get only gold tasks.
+    Practice comes before everything. Until a person has passed the screening, if there is one, they
+    get only gold tasks.
     """
+    if mixing.practice:
+        lesson = next_task(connection, annotator, now_s, practice=True)
+        if lesson is not None:
+            return lesson
     if mixing.screening is not None:
         verdict = screen_when_done(connection, annotator, mixing.screening, now_s)
         if verdict is None:

@@ -17,12 +17,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from labeling_ui.formats.files import Format, write_export
-from labeling_ui.rendering import snippet
+from labeling_ui.rendering import safe_html, snippet
 from labeling_ui.reports.quality import Scores, report
 from labeling_ui.store.accounts import Account, Accounts, Role, verdicts
-from labeling_ui.store.progress import Progress
+from labeling_ui.store.progress import RECENT, Progress
 from labeling_ui.store.store import Store
+from labeling_ui.store.withdrawal import (
+    answers_by_person,
+    held,
+    release,
+    restore,
+    withdraw,
+)
+from labeling_ui.tasks.adjudication import adjudications
 from labeling_ui.web.middleware import account_of
+from reward_models.conversations import Turn
 
 Reply = dict[str, Any]
 CACHE_S = 20.0  # how long a report is not computed again
@@ -45,28 +54,48 @@ class Owner:
         if now_s - self._cache[0] >= CACHE_S:
             rng = np.random.default_rng(0)  # the same rankings, the same intervals
             tasks, rankings, gold = self.store.tasks(), self.store.rankings(), self.store.gold()
-            numbers = report(tasks, rankings, gold=gold, rng=rng, scores=self.scores)
+            judgements = self.store.rankings(use="judges")
+            numbers = report(
+                tasks,
+                rankings,
+                gold=gold,
+                rng=rng,
+                scores=self.scores,
+                judgements=judgements,
+                practice=self.store.practice(),
+            )
             self._cache = (now_s, numbers)
         with self.store.database.read() as connection:
             screening = verdicts(connection)
         people = [
-            {**asdict(one), "screening": screening.get(one.name)} for one in self.accounts.active()
+            {**asdict(one), "screening": screening.get(one.name)} for one in self.accounts.all()
         ]
-        state = {"paused": self.progress.is_paused(), "open": self.progress.open_tasks()}
-        return {"name": account.name, "people": people, **state, "report": self._cache[1]}
+        leases = [{**asdict(one), "prompt": snippet(one.prompt)} for one in held(self.store)]
+        state = {
+            "paused": self.progress.is_paused(),
+            "open": self.progress.open_tasks(),
+            "held": leases,
+            "answered": answers_by_person(self.store, withdrawn=False),
+            "withdrawn": answers_by_person(self.store, withdrawn=True),
+        }
+        numbers = {**self._cache[1], **self._disputes()}
+        return {"name": account.name, "people": people, **state, "report": numbers}
 
     def compare(self, account: Account, message: Mapping[str, Any]) -> Reply:
-        """Return one task with everybody's ranks of it, to look into a disagreement."""
+        """Return one settled task with everybody's ranks of it, the decision last."""
         _only_owners(account)
         task = self.store.task(str(message.get("task")))
-        rankings = [ranking for ranking in self.store.rankings() if ranking.task == task.id]
+        decisions = [one for one in adjudications(self.store) if one.task == task.id]
+        if not decisions:
+            raise ValueError("others' ranks are shown once the disagreement is settled")
+        rankings = [one for one in self.store.rankings() if one.task == task.id] + decisions
+        turns = (*task.history, Turn("user", task.prompt))
         return {
-            "history": [f"{turn.role}: {snippet(turn.content, 300)}" for turn in task.history],
-            "prompt": snippet(task.prompt, 600),
+            "turns": [{"role": turn.role, "html": safe_html(turn.content)} for turn in turns],
             "annotators": [ranking.annotator for ranking in rankings],
             "outputs": [
                 {
-                    "text": snippet(response.text, 400),
+                    "html": safe_html(response.text),
                     "model": response.model,
                     "ranks": [ranking.ranks[response.id] for ranking in rankings],
                 }
@@ -90,7 +119,7 @@ class Owner:
         return {"path": f"/invitation?token={token}"}
 
     def change_account(self, account: Account, message: Mapping[str, Any]) -> Reply:
-        """Close an account, or limit its answers a day."""
+        """Close an account or open it again, and limit its answers a day."""
         _only_owners(account)
         name, limit = str(message.get("account")), message.get("daily_limit")
         if name == account.name:
@@ -104,11 +133,41 @@ class Owner:
     def admit(self, account: Account, message: Mapping[str, Any]) -> Reply:
         """Let somebody work on whatever the screening found."""
         _only_owners(account)
-        name = str(message.get("account"))
-        if name not in {one.name for one in self.accounts.active()}:
-            raise ValueError(f"there is no account '{name}'")
+        name = self.accounts.get(str(message.get("account"))).name
         self.accounts.admit(name, account.name)
         return {}
+
+    def withdraw(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Take somebody's answers out of the count and hand their tasks out again."""
+        _only_owners(account)
+        number = withdraw(self.store, str(message.get("account")), account.name)
+        self._cache = (-CACHE_S, {})
+        return {"number": number}
+
+    def restore(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Count somebody's withdrawn answers again, where nobody else has answered by now."""
+        _only_owners(account)
+        number, surplus = restore(self.store, str(message.get("account")), account.name)
+        self._cache = (-CACHE_S, {})
+        return {"number": number, "surplus": surplus}
+
+    def release(self, account: Account, message: Mapping[str, Any]) -> Reply:
+        """Give the tasks back that somebody holds."""
+        _only_owners(account)
+        return {"number": release(self.store, str(message.get("account")), account.name)}
+
+    def _disputes(self) -> Reply:
+        """Return the disagreements that are open and those that are settled, newest first."""
+        decisions = {one.task: one.annotator for one in adjudications(self.store)}
+        rows = self._cache[1]["disputed"]
+        prompts = {task: self.store.task(task).prompt for task in list(decisions)[::-1][:RECENT]}
+        return {
+            "disputed": [row for row in rows if row["task"] not in decisions],
+            "settled": [
+                {"task": task, "by": decisions[task], "prompt": snippet(prompt)}
+                for task, prompt in prompts.items()
+            ],
+        }
 
 
 def export_route(store: Store) -> Route:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labeling_ui.differences import marked_html, marked_plain
 from labeling_ui.forms import Form, TaskKind
 from labeling_ui.rendering import plain_html, safe_html, snippet
 from labeling_ui.store.accounts import Account, verdict_of
@@ -22,7 +23,7 @@ from labeling_ui.store.records import (
     task_from,
 )
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.adjudication import disputes, settled_by, take_dispute
+from labeling_ui.tasks.adjudication import disputes, given_ranks, show_ranks, take_dispute
 from labeling_ui.tasks.answers import (
     Answers,
     Writing,
@@ -31,10 +32,14 @@ from labeling_ui.tasks.answers import (
     rating_from,
     writing_from,
 )
-from labeling_ui.tasks.assignment import Assignment, Lease, Live
-from reward_models.records import RankingTask
+from labeling_ui.tasks.assignment import Assignment, Lease
+from labeling_ui.tasks.live import Live, Ranked, ranked
+from labeling_ui.tasks.practice import feedback
+from reward_models.conversations import Turn
+from reward_models.records import Ranking, RankingTask
 
 DRAFT_CHARACTERS = 400_000
+MARKS = (marked_html, marked_plain)
 Reply = dict[str, Any]
 Message = Mapping[str, Any]
 
@@ -84,7 +89,27 @@ class Room:
         lease = self.assignment.look_up(account.name, token)
         record = self._record(lease, _mapping(message, "body"), account.name)
         outcome = self.assignment.submit(account.name, token, form_id, record)
-        return {"outcome": outcome, **self.next_task(account, {})}
+        after = None if self.live is None else ranked(self.store, lease, account.name)
+        more: Reply = {} if after is None else {"conversation": conversation_view(after)}
+        if lease.kind == "ranking" and outcome != "again":
+            more["feedback"] = feedback(self.store, Ranking.from_json(record))
+        return {"outcome": outcome, **more, **self.next_task(account, {})}
+
+    def differences(self, account: Account, message: Message) -> Reply:
+        """Return two outputs of a task, by their numbers, with the words that differ marked."""
+        lease = self.assignment.look_up(account.name, _text(message, "token"))
+        outputs = outputs_in_order(lease, task_from(kind_of(lease.kind), lease.record))
+        match message.get("outputs"):
+            case [int(a), int(b)] if min(a, b) >= 0 and max(a, b) < len(outputs):
+                formatted, plain = (mark(outputs[a], outputs[b]) for mark in MARKS)
+            case _:
+                raise ValueError("'outputs' are not the numbers of two outputs")
+        sides = zip(formatted.texts, plain.texts, strict=True)
+        return {
+            "outputs": [{"html": html, "plain": text} for html, text in sides],
+            "changes": {"html": formatted.num_changes, "plain": plain.num_changes},
+            "same": outputs[a] == outputs[b],
+        }
 
     def recent(self, account: Account, _: Message) -> Reply:
         """Return this person's latest answers, newest first."""
@@ -107,17 +132,32 @@ class Room:
         return {"disputes": [{**row, "prompt": snippet(row["prompt"])} for row in rows]}
 
     def adjudicate(self, account: Account, message: Message) -> Reply:
-        """Return one of these with everybody's ranks; the reviewer's ranking will count instead."""
+        """Return one of these; the reviewer's ranking will count instead of all others."""
         _only_reviewers(account)
         lease = take_dispute(self.assignment, _text(message, "task"), account.name)
         return self._reply(account, self._view(lease))
 
+    def others_ranks(self, account: Account, message: Message) -> Reply:
+        """Return the ranks that others gave, to a reviewer who has ranked all outputs."""
+        _only_reviewers(account)
+        lease = self.assignment.look_up(account.name, _text(message, "token"))
+        answers = parse(Answers, {"tiers": message.get("tiers")})
+        return {"given": show_ranks(self.store, lease, account.name, answers.tiers)}
+
     def ask_policy(self, account: Account, message: Message) -> Reply:
-        """Return fresh outputs of the policy on this person's own prompt, to be ranked next."""
-        prompt = message.get("prompt")
+        """Return fresh outputs of the policy on this person's own prompt, to be ranked next.
+
+        The prompt is the next turn of a conversation where a ranked task is named, by its token.
+        """
+        prompt, after, output = message.get("prompt"), None, None
         if self.live is None or not isinstance(prompt, str):
             raise ValueError("this room has no policy to ask")
-        lease = self.live.ask(self.assignment, prompt, account.name)
+        if "token" in message:
+            earlier = self.assignment.look_up(account.name, _text(message, "token"))
+            after, output = ranked(self.store, earlier, account.name), _integer(message, "output")
+            if after is None:
+                raise ValueError("a conversation goes on after an output that was ranked best")
+        lease = self.live.ask(self.assignment, prompt, account.name, after, output)
         return self._reply(account, self._view(lease))
 
     def _reply(self, account: Account, view: Reply | None) -> Reply:
@@ -127,9 +167,8 @@ class Room:
     def _view(self, lease: Lease) -> Reply:
         kind = kind_of(lease.kind)
         view = task_view(lease, task_from(kind, lease.record))
-        if kind == "adjudication":  # the ranks that others gave, without their names
-            rankings = settled_by(self.store, lease.record)
-            view["given"] = [[r.ranks[name] for name in lease.shown_order] for r in rankings]
+        if kind == "adjudication" and lease.state == "done":
+            view["given"] = given_ranks(self.store, lease)
         return view
 
     def _record(self, lease: Lease, body: Message, annotator: str) -> Reply:
@@ -210,16 +249,9 @@ def forms_view(forms: Mapping[TaskKind, Form]) -> Reply:
 
 def task_view(lease: Lease, task: RoomTask) -> Reply:
     """Return a task with the draft of its lease."""
-    outputs: list[str] = []
     more: Reply = {}
-    match task:
-        case RankingTask():
-            by_id = {response.id: response.text for response in task.responses}
-            outputs = [by_id[name] for name in lease.shown_order]
-        case TextTask():
-            outputs = [task.text]
-        case WritingTask():
-            more = {"shape": task.shape, "use_case": _optional(task.use_case)}
+    if isinstance(task, WritingTask):
+        more = {"shape": task.shape, "use_case": _optional(task.use_case)}
     return {
         "token": lease.token,
         "kind": lease.kind,
@@ -227,10 +259,34 @@ def task_view(lease: Lease, task: RoomTask) -> Reply:
         "history": [{"role": turn.role, **_formatted(turn.content)} for turn in task.history],
         "prompt": _optional(task.prompt),
         "context": _optional(task.context),
-        "outputs": [{**_formatted(text), "snippet": snippet(text)} for text in outputs],
+        "outputs": [
+            {**_formatted(text), "snippet": snippet(text)} for text in outputs_in_order(lease, task)
+        ],
         "draft": lease.draft,
         "revision": lease.revision,
         **more,
+    }
+
+
+def outputs_in_order(lease: Lease, task: RoomTask) -> list[str]:
+    """Return the texts that are judged, in the order in which this person sees them."""
+    match task:
+        case RankingTask():
+            by_id = {response.id: response.text for response in task.responses}
+            return [by_id[name] for name in lease.shown_order]
+        case TextTask():
+            return [task.text]
+        case WritingTask():
+            return []
+
+
+def conversation_view(after: Ranked) -> Reply:
+    """Return a conversation up to where it can go on, with the outputs ranked best."""
+    turns = [*after.task.history, Turn("user", after.task.prompt)]
+    return {
+        "token": after.lease.token,
+        "turns": [{"role": turn.role, **_formatted(turn.content)} for turn in turns],
+        "best": [{"output": i, **_formatted(after.chosen(i).text)} for i in after.best],
     }
 
 

@@ -4,6 +4,7 @@ These pages come before any script, in German or English; the pages inside bring
 (`board/js/translations.js`).
 """
 
+import sys
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -17,10 +18,12 @@ from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 from labeling_ui.store.accounts import SESSION_S, Account, Accounts, TooManyTriesError
+from labeling_ui.store.database import DatabaseError
 from labeling_ui.web.middleware import account_of
 
 COOKIE = "labeling_session"
 BOARD = Path(__file__).parents[1] / "board"
+CANNOT_STORE = "The room cannot store anything now; its disk may be full. Tell its owner."
 
 GERMAN = {
     "Sign in": "Anmelden",
@@ -38,6 +41,10 @@ GERMAN = {
     "Password": "Passwort",
     "A name is enough, unless it has a password.": "Ein Name genügt, wenn er kein Passwort hat.",
     "This name needs its password.": "Dieser Name braucht sein Passwort.",
+    "The room cannot store anything now; its disk may be full. Tell its owner.": (
+        "Der Raum kann gerade nichts speichern; vielleicht ist die Platte voll. Sagen Sie es dem "
+        "Inhaber."
+    ),
     "Wrong name or password.": "Name oder Passwort stimmt nicht.",
     "You are signed in by the address you were given, not here.": (
         "Angemeldet werden Sie über die Adresse, die Sie bekommen haben, nicht hier."
@@ -172,6 +179,9 @@ class SignInPages:
             return self._login_page(request, name, str(error), 429)
         except ValueError as error:
             return self._login_page(request, name, str(error), 400)
+        except DatabaseError as error:
+            print(f"{name!r} could not sign in: {error.orig}", file=sys.stderr)
+            return self._login_page(request, name, CANNOT_STORE, 503)
         if token is None:
             problem = (
                 "This name needs its password." if without_password else "Wrong name or password."
@@ -187,6 +197,9 @@ class SignInPages:
             session = await run_in_threadpool(self.accounts.accept, token, name, password)
         except ValueError as error:
             return self._invitation_page(request, name, str(error), token)
+        except DatabaseError as error:
+            print(f"{name!r} could not come in: {error.orig}", file=sys.stderr)
+            return self._invitation_page(request, name, CANNOT_STORE, token)
         return self._enter(session)
 
     def _enter(self, session: str) -> Response:

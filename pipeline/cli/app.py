@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import evaluation, experiment, labeling, models
+from pipeline.cli import evaluation, experiment, labeling, models, people
 
 SPINS = "1000"  # of a loop of one pause instruction each: some 20 microseconds
 SPIN_COUNT, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
@@ -56,8 +56,12 @@ PANELS = {
         labeling.export,
         labeling.import_,
         labeling.agreement,
+        labeling.judge_tasks,
         labeling.add_tasks,
         labeling.room,
+        people.accounts,
+        people.leases,
+        people.withdraw,
     ),
 }
 

@@ -19,6 +19,8 @@ from pipeline.cli import options as o
 from pipeline.cli.errors import verb
 from pipeline.cli.experiment import run_config
 
+MODEL_CONFIGS = ("config.json", "adapter_config.json")
+
 if TYPE_CHECKING:
     from pipeline.evaluation.request import Request
     from pipeline.evaluation.samples.results import Results
@@ -81,7 +83,8 @@ def evaluate(
     toxicity_prompts: Source = None,
     texts: Source = None,
     reward_model: Annotated[
-        Path | None, typer.Option(help="A run, or its reward model, for --suite preference.")
+        Path | None,
+        typer.Option(help="For --suite preference: a run, its reward model, or any classifier."),
     ] = None,
     seed: o.Seed = 0,
 ) -> Path | None:
@@ -268,16 +271,22 @@ def _run_of(policies: "Mapping[str, Path | str]") -> Path | None:
     return next((folder for folder in above if (folder / "data").is_dir()), None)
 
 
-def _reward_model(folder: Path | None, run: Path | None) -> Path | None:
-    """Return the reward model in `folder`, a run's or its own; else that of the policies' run."""
+def _reward_model(folder: Path | None, run: Path | None) -> Path | str | None:
+    """Return the reward model in `folder`, a run's or its own; else that of the policies' run.
+
+    A folder that does not exist is a name on the hub.
+    """
     from pipeline.runs.stage import latest
+    from reward_models.model_card import RewardCard
 
     if folder is None:
         own = None if run is None else latest(run) / "model"
         return own if own is not None and own.is_dir() else None
     for model in (latest(folder) / "model", folder / "model", folder):
-        if (model / "config.json").is_file() or (model / "reward_model.json").is_file():
+        if RewardCard.is_in(model) or any((model / name).is_file() for name in MODEL_CONFIGS):
             return model
+    if not folder.exists():
+        return str(folder)
     raise ValueError(f"{folder}: no reward model there")
 
 

@@ -125,7 +125,7 @@ def _print_summary(folder: Path) -> None:
     console.print()
     console.print(summary_table(read_results(folder / "evaluate/results.json")))
     kinds = label_kinds(folder)
-    if kinds != ["human"]:
+    if kinds not in ([], ["human"]):
         console.print(
             f"The reward model learned from {' and '.join(kinds)} rankings, not from people's "
             "alone: read these numbers with that in mind."

@@ -41,7 +41,10 @@ def import_(
         typer.Option("--format", help="The format of the file."),
     ] = "jsonl",
     overlap: Overlap = 1,
-    priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="Higher comes first, else 0; also of tasks that are there already."),
+    ] = None,
     gold: Annotated[
         Path | None, typer.Option(help="Rankings known to be right, to test people by.")
     ] = None,
@@ -64,6 +67,43 @@ def agreement(
     from pipeline.labeling.exchange import agreement_lines
 
     print("\n".join(agreement_lines(labels)))
+
+
+@verb
+def judge_tasks(
+    store: Annotated[
+        str, typer.Argument(help="A run's folder, or the store: a path or a database URL.")
+    ],
+    url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible address, such as http://host/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name there.")] = None,
+    reward_model: Annotated[
+        Path | None, typer.Option(help="Instead: a reward model, by its scores.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a language model here, by log-probabilities of a verdict."),
+    ] = None,
+    instruction: Annotated[
+        Path | None, typer.Option(help="A text of your own that tells the judge what is better.")
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Rank at most so many tasks.")] = None,
+    sets: o.Sets = None,
+) -> None:
+    """Let a model rank the tasks of a store, each in two orders, as `kind: judge`.
+
+    What it has ranked is left alone. Its rankings are never counted as a person's, and people do
+    not see them; rlhf agreement reports how far it agrees with each person, and labeling.use
+    decides whether the reward model learns from it. The endpoint's settings are set by --set:
+    price_prompt, price_response, parallel, key_variable, cache.
+    """
+    from pipeline.labeling import judging
+
+    judge = judging.chosen_judge(
+        url, model, reward_model, policy, instruction=instruction, sets=sets or []
+    )
+    judging.judge_tasks(store, judge, most=most, log=_print)
 
 
 @verb

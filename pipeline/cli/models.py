@@ -48,10 +48,14 @@ def export_model(
     run: Annotated[Path, typer.Argument(help="A run's folder, one of its stages, or a model.")],
     out: ModelFolder,
 ) -> Path:
-    """Write a run's policy as a plain model folder: merged weights and tokenizer."""
-    from pipeline.models.policies import export_policy, policy_folder
+    """Write a run's policy as a plain model folder: merged weights and tokenizer.
 
-    return export_policy(policy_folder(run), out)
+    Of RUN/reward the reward model, as a sequence classifier with the same scores, bias included.
+    """
+    from pipeline.models.policies import export_model as write_exported
+    from pipeline.models.policies import model_folder
+
+    return write_exported(model_folder(run), out)
 
 
 @verb

@@ -122,6 +122,7 @@ class EvaluationConfig(Config):
 
     suites: list[SuiteName] | None = None  # None: all whose inputs are given
     precision: Precision = Precision()
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)  # greedy, as in appendix D.2
     baseline: str = "sft"  # win rates are against this policy
     compare_with: list[str] = ["base", "sft"]  # paired differences are against these

@@ -13,7 +13,8 @@ from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.labeling import HumanAnnotators
 from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
-from stages.adapters.config import Adaptation, rates_of
+from reward_models.records import Use
+from stages.adapters.config import Adaptation, Full, rates_of
 from stages.config import HUB, Config, DataSource, FilePath, Fraction, ModelName
 from stages.generation.config import SamplingConfig
 from stages.ppo.config import PPOConfig
@@ -40,7 +41,19 @@ def fill_stages(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         return values
-    return _with_adaptation(_with_precision(values))
+    return _with_adaptation(_with_attention(_with_precision(values)))
+
+
+def _with_attention(values: dict[str, Any]) -> dict[str, Any]:
+    attention = values.get("attn_implementation")
+    if attention is None:
+        return values
+    filled = dict(values)
+    for name in (*STAGES, *LOADING):
+        stage = values.get(name, None if name in LEFT_OUT else {})
+        if isinstance(stage, dict):
+            filled[name] = {"attn_implementation": attention, **stage}
+    return filled
 
 
 def _with_precision(values: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +63,7 @@ def _with_precision(values: dict[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     for name in (*STAGES, *LOADING):
         stage = values.get(name, None if name in LEFT_OUT else {})
-        own = stage.get("precision", {}) if isinstance(stage, dict) else None
-        if isinstance(own, dict):
+        if isinstance(stage, dict) and isinstance(own := stage.get("precision", {}), dict):
             filled[name] = {**stage, "precision": {**precision, **own}}
     return filled
 
@@ -94,9 +106,9 @@ class FileSource(Config):
     """
 
     kind: Literal["files"]
-    demonstrations: DataSource
+    demonstrations: DataSource | None = None  # needed unless sft is null
     validation: DataSource | None = None  # None: a tenth of the demonstrations
-    ranking_prompts: DataSource  # K responses to each are ranked
+    ranking_prompts: DataSource | None = None  # K responses to each are ranked; see `reward`
     ppo_prompts: DataSource | None = None  # None: the ranking prompts
     validation_prompts: DataSource | None = None  # None: 200 of the PPO prompts are kept apart
     test_prompts: DataSource
@@ -114,6 +126,7 @@ class RankingTasks(Config):
     policies: list[Policy] = ["sft"]
     settings: list[SamplingConfig] = [SamplingConfig(temperature=1.0)]
     precision: Precision = Precision()
+    attn_implementation: str | None = None  # sdpa, eager, flash_attention_2; null: as loaded
 
     @model_validator(mode="after")
     def a_page_holds_two_to_nine(self) -> Self:
@@ -146,6 +159,7 @@ class ImportedRankings(Config):
     kind: Literal["imported"]
     tasks: FilePath | None = None
     rankings: DataSource
+    use: Use = "people"  # of them: whose the reward model learns from; people's score it
 
     @model_validator(mode="after")
     def rankings_of_tasks_are_a_file(self) -> Self:
@@ -168,21 +182,27 @@ class ExperimentConfig(Config):
 
     `model` and `reward_base` are a folder, a model's name on the hub, or `quickstart` for the base
     that ships with the package. `reward_base` may also be `sft` (the fine-tuned model) or `base`.
+
+    A run may start later, from models made elsewhere: `sft: null` with `policy`, `reward: null`
+    with `reward_model`. See docs/models.md.
     """
 
     name: Name
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = None  # of a machine; None: torch's choice. 1 makes runs bit-equal
-    model: ModelName = "quickstart"
+    model: ModelName = "quickstart"  # the base; with `policy` alone it is that
+    policy: ModelName | None = None  # with sft: null, the model in place of the fine-tuned one
     adaptation: Adaptation | None = None  # of every stage that names none; see `fill_stages`
     precision: Precision = Precision()  # of every stage, key by key, that does not name its own
+    attn_implementation: str | None = None  # of every stage that names none; null: transformers'
     data: Annotated[QuickstartSource | FileSource, Field(discriminator="kind")] = QuickstartSource()
-    sft: SFTConfig = SFTConfig()
+    sft: SFTConfig | None = SFTConfig()  # null: see `policy`
     sft_choice: Literal["reward", "loss"] = "reward"  # which epoch's checkpoint goes on to PPO
     sampling: RankingTasks = RankingTasks()
     labeling: Labeling = SimulatedAnnotators()
     reward_base: ModelName = "sft"
-    reward: RewardConfig = RewardConfig()
+    reward: RewardConfig | None = RewardConfig()  # null: nothing is ranked; see `reward_model`
+    reward_model: ModelName | None = None  # with reward: null; also any classifier with one label
     ppo_init: SFTConfig | None = None  # fine-tuning for PPO (appendix C.3); null: it starts at SFT
     ppo: PPOConfig | None = PPOConfig()  # null: this stage is left out
     ppo_ptx: PPOConfig | None = None  # the same with the pretraining mix
@@ -194,7 +214,76 @@ class ExperimentConfig(Config):
     @classmethod
     def stages_without_a_family_take_the_experiments(cls, values: Any) -> Any:
         """Fill in `precision`, and `adaptation` with the learning rates that its family wants."""
+        if isinstance(values, dict) and values.get("policy") is not None:
+            values = {"model": values["policy"], **values}
         return fill_stages(values)
+
+    @model_validator(mode="after")
+    def a_stage_or_a_model_in_its_place(self) -> Self:
+        """Hold `sft` and `reward` to a stage of this run, or a model made elsewhere."""
+        for name, stage, key, model in (
+            ("sft", self.sft, "policy", self.policy),
+            ("reward", self.reward, "reward_model", self.reward_model),
+        ):
+            if stage is None and model is None:
+                raise ValueError(
+                    f"{name} is null and {key} is not set; expected in {key} the folder or hub "
+                    "name of the model that takes its place"
+                )
+            if stage is not None and model is not None:
+                raise ValueError(
+                    f"{key} is {model} but {name} is not null: it would have no effect; expected "
+                    f"{name}: null"
+                )
+        for one in self.baselines:
+            if one.kind == "instruction_tuned" and (one.sft or self.sft) is None:
+                raise ValueError("sft is null: baseline instruction_tuned needs an sft of its own")
+        if self.sft is None and self.ppo_init is not None:
+            raise ValueError("sft is null but ppo_init is set: PPO would not start from policy")
+        if self.reward is None and self.labeling.kind != "simulated":
+            raise ValueError(
+                f"reward is null but labeling.kind is {self.labeling.kind}: nothing learns from "
+                "rankings; expected no labeling"
+            )
+        if self.reward is None and self.rounds > 1:
+            raise ValueError(
+                f"reward is null but rounds is {self.rounds}: nothing is ranked; expected 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def the_data_that_stages_need_is_there(self) -> Self:
+        """Refuse files that lack what a stage of this experiment reads."""
+        if not isinstance(self.data, FileSource):
+            return self
+        kinds = {baseline.kind for baseline in self.baselines}
+        own = self.labeling.kind != "simulated" and self.labeling.tasks is not None
+        for key, value, reason in (
+            ("demonstrations", self.data.demonstrations, self.sft and "sft learns from them"),
+            (
+                "demonstrations",
+                self.data.demonstrations,
+                "prompted" in kinds and "baseline prompted shows some",
+            ),
+            (
+                "ranking_prompts",
+                self.data.ranking_prompts,
+                self.reward and not own and "responses to them are ranked",
+            ),
+            (
+                "ppo_prompts",
+                self.data.ppo_prompts or self.data.ranking_prompts,
+                "PPO answers them",
+            ),
+        ):
+            if value is None and reason:
+                raise ValueError(f"data.{key} is missing: {reason}")
+        return self
+
+    @property
+    def sft_adaptation(self) -> Adaptation:
+        """The adaptation of SFT; `full` of a policy made elsewhere, which is taken as it is."""
+        return Full() if self.sft is None else self.sft.adaptation
 
     @model_validator(mode="after")
     def a_further_round_has_something_new_to_rank(self) -> Self:
@@ -225,7 +314,7 @@ class ExperimentConfig(Config):
             )
         no_texts = isinstance(self.data, FileSource) and self.data.pretraining_texts is None
         mixes = {
-            "sft.pretraining": self.sft.pretraining,
+            "sft.pretraining": self.sft and self.sft.pretraining,
             "ppo_init.pretraining": self.ppo_init and self.ppo_init.pretraining,
             "ppo_ptx": self.ppo_ptx,
         }
@@ -243,9 +332,13 @@ class ExperimentConfig(Config):
             if chosen is None or chosen.models.kind != "joint":
                 continue
             for key, value, expected in (
-                ("reward.adaptation.family", self.reward.adaptation.family, "probe"),
+                (
+                    "reward.adaptation.family",
+                    "null" if self.reward is None else self.reward.adaptation.family,
+                    "probe",
+                ),
                 ("reward_base", self.reward_base, "sft"),
-                ("sft.adaptation.family", self.sft.adaptation.family, "full"),
+                ("sft.adaptation.family", self.sft_adaptation.family, "full"),
                 ("sft_choice", self.sft_choice, "loss"),
                 ("ppo_init", "null" if self.ppo_init is None else "set", "null"),
             ):
@@ -269,7 +362,7 @@ class ExperimentConfig(Config):
                     f"'{self.data.kind}': the judge "
                     "knows the quickstart's prompts only; expected the folder of a reward model"
                 )
-        if self.labeling.kind == "simulated":
+        if self.labeling.kind == "simulated" and self.reward is not None:
             raise ValueError(
                 f"labeling.kind is 'simulated' but data.kind is '{self.data.kind}': simulated "
                 "annotators can judge the quickstart's prompts only; expected human or imported"

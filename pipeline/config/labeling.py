@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from reward_models.records import Use
 from stages.config import Config, FilePath, Fraction, ServedFile
 
 
@@ -16,6 +17,17 @@ class Screening(Config):
     tasks: PositiveInt = 10  # gold tasks that everybody answers first
     comparisons: Fraction = 0.75  # share of their pairs to order as gold does
     flags: Fraction = 0.75  # share of their flags to answer as gold does, where gold has flags
+
+
+class AdaptiveOverlap(Config):
+    """A further person ranks a task only where it pays: where a person and a model disagree.
+
+    The models are the judges that ranked it (`rlhf judge-tasks`) and `reward_model`.
+    """
+
+    most: Annotated[int, Field(ge=2)] = 3  # people who rank one task; a third where two disagree
+    agreement: Fraction = 0.6  # share of pairs ordered alike below which another is wanted
+    margin: NonNegativeFloat = 0.0  # also where the mean gap of the reward model's scores is less
 
 
 class Proxy(Config):
@@ -43,6 +55,10 @@ class RoomSettings(Config):
     gold: ServedFile | None = None  # a folder: tasks.jsonl, rankings.jsonl known to be right
     gold_share: Fraction = 0.05  # of the tasks handed out, where there are gold tasks
     screening: Screening | None = None
+    practice: ServedFile | None = (
+        None  # such a folder; comes first, and is explained by its `notes`
+    )
+    adaptive_overlap: AdaptiveOverlap | None = None  # None: `per_task` people, whatever they answer
     categories: dict[str, PositiveFloat] = {}  # weights; categories not named come last
     access: Literal["name", "password"] | None = None  # None: a name where host is this machine
     proxy: Proxy | None = None
@@ -56,6 +72,12 @@ class RoomSettings(Config):
         if self.screening is not None and self.gold is None:
             raise ValueError(
                 "screening is set but gold is not: there is nothing to screen people by"
+            )
+        rule = self.adaptive_overlap
+        if rule is not None and rule.margin and self.reward_model is None:
+            raise ValueError(
+                f"adaptive_overlap.margin is {rule.margin} but reward_model is not set: "
+                "there are no scores that could lie close"
             )
         if self.proxy is not None and self.access is not None:
             raise ValueError(
@@ -74,4 +96,22 @@ class HumanAnnotators(RoomSettings):
     store: ServedFile | None = None  # a path or URL; None: rankings.sqlite in the run's folder
     per_task: PositiveInt = 1  # annotators who rank each task
     enough: Fraction = 1.0  # share of tasks that must be ranked before the reward model is trained
+    choose: Literal["random", "uncertainty"] = "random"  # what is ranked first; docs/labeling.md
+    use: Use = "people"  # whose rankings the reward model learns from; people's score it
     wait: bool = True  # `rlhf run` serves the page until enough is ranked; false: it stops there
+
+    @model_validator(mode="after")
+    def people_and_models_are_enough(self) -> Self:
+        """Refuse a choice without features to choose by, and an overlap that cannot grow."""
+        if self.choose == "uncertainty" and self.reward_model is None:
+            raise ValueError(
+                "choose is 'uncertainty' but reward_model is not set: the features that it chooses "
+                "by are that model's"
+            )
+        rule = self.adaptive_overlap
+        if rule is not None and rule.most <= self.per_task:
+            raise ValueError(
+                f"adaptive_overlap.most is {rule.most} but per_task is {self.per_task}: expected "
+                "more people a task at most than at least"
+            )
+        return self

@@ -52,12 +52,14 @@ def estimate_lines(
 
 def _is_auto(config: ExperimentConfig) -> bool:
     """Return True where a stage fits its micro-batches to the memory there is."""
-    ppo = [one.micro_batch_size for one in (config.ppo, config.ppo_ptx) if one is not None]
-    return "auto" in (config.reward.micro_prompts, *ppo)
+    sizes = [one.micro_batch_size for one in (config.ppo, config.ppo_ptx) if one is not None]
+    return "auto" in (sizes if config.reward is None else [config.reward.micro_prompts, *sizes])
 
 
 def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterator[str]:
-    yield f"{config.name}: base {config.model}, reward model on {reward_base(config)}"
+    other = config.reward_model
+    reward = f"on {reward_base(config)}" if other is None else other
+    yield f"{config.name}: base {config.model}, reward model {reward}"
     yield f"{machine.device}: {_gib(machine.room)} GiB free"
     if machine.flops_per_s:
         yield (

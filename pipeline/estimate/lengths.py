@@ -90,10 +90,11 @@ def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Len
 
 
 def _rows(
-    source: str, load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]]
+    source: str | None,
+    load: Callable[[str], Sequence[Demonstration]] | Callable[[str], Sequence[Prompt]],
 ) -> list[Row]:
     """Return the rows of a file; none where it is missing or not yet valid."""
-    if not Path(source).is_file():
+    if source is None or not Path(source).is_file():
         return []
     try:
         records = load(source)

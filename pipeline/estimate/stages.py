@@ -8,7 +8,8 @@ four backward (Kaplan et al. 2020), two where the weights are frozen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.estimate.lengths import Lengths
@@ -17,8 +18,10 @@ from pipeline.estimate.sharded import StageMemory
 from pipeline.runs.manifest import checked_source
 from pipeline.runs.stage import Source
 from stages.adapters.config import Adaptation, Full, Probe
+from stages.chunked_logprobs import LOGITS_AT_ONCE
 from stages.config import OptimizerName
 from stages.distributed.memory import Cost
+from stages.distributed.optimizers import state_bytes
 from stages.models import device
 from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModels
 from stages.precision import Numerics, resolved
@@ -95,23 +98,20 @@ class Model:
         return self.size.parameters - self.size.trainable
 
     @property
-    def in_masters(self) -> int:
-        """The bytes of a trained parameter, its Kahan sum with it."""
-        if not isinstance(self.adaptation, Full) or self.numerics.masters == "fp32":
-            return FLOAT
-        width = self.numerics.trained.dtype.itemsize
-        return width * 2 if self.numerics.masters == "kahan" else width
-
-    @property
-    def in_gradients(self) -> int:
-        """The bytes of a gradient, which has the dtype of its weight."""
+    def in_weights(self) -> int:
+        """The bytes of a trained parameter, and of its gradient."""
         full = isinstance(self.adaptation, Full)
         return self.numerics.trained.dtype.itemsize if full else FLOAT
 
-    @property
-    def in_moments(self) -> int:
-        """The bytes of Adam's moments of one parameter."""
-        return MOMENTS * (FLOAT if self.optimizer == "adamw" else 1)
+    def state_bytes(self, parameters: int) -> int:
+        """Return the bytes of Adam's state for so many trained parameters."""
+        full = isinstance(self.adaptation, Full)
+        return state_bytes(parameters, self.optimizer, self.numerics.masters if full else "fp32")
+
+    def rounding_bytes(self) -> int:
+        """Return what a step on 16-bit weights takes: the largest in float32, and its gradient."""
+        largest = self.size.vocabulary * self.size.width
+        return 0 if self.in_weights == FLOAT else 2 * FLOAT * largest
 
     def frozen_bytes(self, parameters: int | None = None) -> int:
         """Return the bytes of frozen weights; by default of those of the base."""
@@ -124,7 +124,7 @@ class Model:
 
     def weight_bytes(self) -> int:
         """Return the bytes of the model that is trained, base and adapter."""
-        return self.frozen_bytes() + self.trained * self.in_masters
+        return self.frozen_bytes() + self.trained * self.in_weights
 
     def decoding_bytes(self) -> int:
         """Return the bytes of the copy in 16 bits that float32 masters are sampled with."""
@@ -155,8 +155,12 @@ class Model:
         return rows * tokens * self.size.cached * self.numerics.compute.itemsize
 
     def logits(self, rows: int, tokens: int) -> int:
-        """Return the logits of so many rows and the tensors computed beside them, in bytes."""
-        return rows * tokens * self.size.vocabulary * FLOAT * LOGIT_COPIES
+        """Return the logits of so many rows and the tensors computed beside them, in bytes.
+
+        Many are computed in chunks.
+        """
+        at_once = min(rows * tokens, max(1, LOGITS_AT_ONCE // self.size.vocabulary))
+        return at_once * self.size.vocabulary * FLOAT * LOGIT_COPIES
 
     @property
     def training_cost(self) -> float:
@@ -173,8 +177,10 @@ def stage_estimates(
     config: ExperimentConfig, sizes: Lengths, *, on_gpu: bool = False
 ) -> Iterator[StageEstimate]:
     """Yield the estimates of the stages that train, as far as the experiment has them."""
-    yield _sft("sft", config, config.sft, sizes, on_gpu=on_gpu)
-    yield _reward(config, config.reward, sizes)
+    if config.sft is not None:
+        yield _sft("sft", config, config.sft, sizes, on_gpu=on_gpu)
+    if config.reward is not None:
+        yield _reward(config, config.reward, sizes)
     if config.ppo_init is not None:
         yield _sft("ppo-init", config, config.ppo_init, sizes, on_gpu=on_gpu)
     for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
@@ -202,9 +208,10 @@ def _sft(
     memory = StageMemory(
         name,
         model.weight_bytes(),
-        model.trained * model.in_gradients,
-        model.trained * model.in_moments,
-        model.activations(rows, longest),  # TRL computes the logits piece by piece
+        model.trained * model.in_weights,
+        model.state_bytes(model.trained),
+        # TRL computes the logits piece by piece.
+        max(model.activations(rows, longest), model.rounding_bytes()),
         result=0 if on_gpu else 2 * model.weight_bytes(),
         masters=model.trained * FLOAT,
         least=rows == 1,
@@ -228,9 +235,9 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
     memory = StageMemory(
         "reward",
         model.weight_bytes() + model.head * FLOAT,
-        model.trained_with_head * model.in_gradients,
-        model.trained_with_head * model.in_moments,
-        model.activations(rows, longest) + mask,
+        model.trained_with_head * model.in_weights,
+        model.state_bytes(model.trained_with_head),
+        max(model.activations(rows, longest) + mask, model.rounding_bytes()),
         masters=model.trained_with_head * FLOAT,
         least=rows == 1,
     )
@@ -240,7 +247,7 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
 
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
     policy = Model.of(config.model, chosen, chosen.adaptation)
-    critic = Model.of(reward_base(config), chosen, config.reward.adaptation)
+    critic = _critic_model(config, chosen, policy)
     own_critic = isinstance(chosen.models, SeparateModels)
     critic_trained = critic.trained_with_head if own_critic else policy.size.width
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
@@ -249,11 +256,14 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
     memory = StageMemory(
         name,
         policy.weight_bytes(),
-        policy.trained * policy.in_gradients + critic_trained * critic.in_gradients,
-        policy.trained * policy.in_moments + critic_trained * critic.in_moments,
-        _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+        policy.trained * policy.in_weights + critic_trained * critic.in_weights,
+        policy.state_bytes(policy.trained) + critic.state_bytes(critic_trained),
+        max(
+            _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+            policy.rounding_bytes(),
+        ),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        critic=critic_trained * critic.in_masters,
+        critic=critic_trained * critic.in_weights,
         reference=_copy_bytes(policy, policy.trained),
         reward=_reward_bytes(config, chosen, policy, critic),
         average=copies * policy.trained * FLOAT,
@@ -262,30 +272,54 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         least=_rows(chosen) == chosen.responses_per_prompt,
         in_buckets=False,
     )
+    if chosen.models.offload:  # both come back for the scores of a rollout
+        scoring = memory.reference + memory.reward
+        memory = replace(memory, reference=0, reward=0, average=0, cache=max(memory.cache, scoring))
     state = policy.trained * copies * FLOAT + critic_trained * FLOAT + memory.optimizer
     disk = NUM_CHECKPOINTS * (state + policy.trained * FLOAT) + _saved(policy) + _saved(critic)
     flops, read = _ppo_work(chosen, policy, critic, sizes)
     return StageEstimate(memory, flops, read, disk)
 
 
+def _critic_model(config: ExperimentConfig, chosen: PPOConfig, policy: Model) -> Model:
+    """Return the critic's size: the reward model's, or the policy's beside one made elsewhere."""
+    if config.reward is None:
+        return policy
+    return Model.of(reward_base(config), chosen, config.reward.adaptation)
+
+
 def _copy_bytes(model: Model, parameters: int) -> int:
-    """Return the bytes of a frozen copy of what `model` trains: whole weights, or an adapter."""
-    full = isinstance(model.adaptation, Full)
-    return model.frozen_bytes(parameters) if full else parameters * FLOAT
+    """Return the bytes of a frozen copy of what `model` trains: whole weights, or an adapter.
+
+    Beside float32 masters its linear layers alone are in the dtype of computing.
+    """
+    if not isinstance(model.adaptation, Full):
+        return parameters * FLOAT
+    linear = min(model.size.linear, parameters)
+    rest = model.numerics.trained.dtype.itemsize
+    return linear * model.numerics.compute.itemsize + (parameters - linear) * rest
 
 
 def _reward_bytes(config: ExperimentConfig, chosen: PPOConfig, policy: Model, critic: Model) -> int:
     """Return the bytes of the reward model beside the critic's and the policy's own."""
+    if config.reward_model is not None:
+        return _weight_bytes(config.reward_model)
     if isinstance(chosen.models, JointModels):
         return critic.trained_with_head * FLOAT
     own = 0 if _share_backbone(config, policy, critic) else critic.frozen_bytes()
     return own + _copy_bytes(critic, critic.trained_with_head)
 
 
+def _weight_bytes(name: str) -> int:
+    """Return the bytes of a folder's weights; 0 for a model on the hub, which is not looked up."""
+    files = Path(name).glob("*.safetensors") if Path(name).is_dir() else ()
+    return sum(file.stat().st_size for file in files)
+
+
 def _share_backbone(config: ExperimentConfig, policy: Model, critic: Model) -> bool:
     """Return True where policy and reward model are adapters on one base."""
-    start = config.ppo_init or config.sft
-    of_policy = "sft" if start.adaptation.family == "full" else "base"
+    start = config.sft_adaptation if config.ppo_init is None else config.ppo_init.adaptation
+    of_policy = "sft" if start.family == "full" else "base"
     of_reward = of_policy if config.reward_base == "sft" else config.reward_base
     return bool(policy.frozen and critic.frozen) and of_policy == of_reward
 

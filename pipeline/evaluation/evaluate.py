@@ -84,7 +84,7 @@ def circular_notes(inputs: Inputs) -> list[str]:
     """Return a warning for each classifier that is itself the reward PPO was trained on."""
     if inputs.reward_model is None:
         return []
-    reward = inputs.reward_model.resolve()
+    reward = Path(inputs.reward_model).resolve()
     return [
         f"{scorer.model} is also the reward that PPO was trained on; its toxicity is no evidence"
         for scorer in inputs.config.toxicity_scorers

@@ -23,7 +23,8 @@ from reward_models.records import Prompt
 from stages.data.padding import pad_right, positions
 from stages.data.template import bos_ids, response_text, text_ids
 from stages.generation.config import SamplingConfig
-from stages.models import device, load_policy, load_tokenizer
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Report, Step, silent
 from stages.prompt_lengths import require_fit
 
@@ -124,8 +125,11 @@ def _responses(
     report: Report,
 ) -> list[Completion]:
     speaker = prompted_policy(source)
-    tokenizer, policy = load_tokenizer(speaker.weights), load_policy(speaker.weights)
-    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    tokenizer, policy = (
+        load_tokenizer(speaker.weights),
+        load_policy(speaker.weights, weights=inference_weights()),
+    )
+    to_device(policy, device())
     drawn = generate_answers(
         speaker,
         policy,
@@ -178,8 +182,8 @@ def policy_likelihoods(
     size = inputs.config.sampling.batch_size
     for number, (name, source) in enumerate(inputs.policies.items()):
         report = part_of(inputs.report, number, len(inputs.policies))
-        tokenizer, policy = load_tokenizer(source), load_policy(source)
-        policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+        tokenizer, policy = load_tokenizer(source), load_policy(source, weights=inference_weights())
+        to_device(policy, device())
         yield name, likelihoods(policy, tokenizer, texts, batch_size=size, report=report)
 
 

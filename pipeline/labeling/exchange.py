@@ -44,13 +44,14 @@ def import_labels(
     form: Form,
     *,
     overlap: int = 1,
-    priority: int = 0,
+    priority: int | None = None,
     gold: Path | None = None,
     log: Callable[[str], None],
 ) -> None:
     """Add tasks and rankings to a store, which is made if it is new; what is there is left alone.
 
-    `gold` is a file of right rankings; their tasks become gold tasks.
+    `gold` is a file of right rankings; their tasks become gold tasks. A `priority` holds for tasks
+    that are there already as well.
     """
     tasks, rankings = _read(path, form)
     right = [] if gold is None else read_rankings(gold, tasks)
@@ -60,9 +61,13 @@ def import_labels(
             raise ValueError(f"{gold}: task '{one.task}' has two right rankings, expected one")
         known[one.task] = dict(one.ranks)
     with closing(Store(where)) as store:
-        new = store.add_tasks(tasks, overlap=overlap, priority=priority, gold=known)
+        new = store.add_tasks(tasks, overlap=overlap, priority=priority or 0, gold=known)
+        ids = [task.id for task in tasks]
+        moved = 0 if priority is None else store.set_priority(ids, priority)
         added = store.submit_all(rankings)
     log(f"{new} of {len(tasks)} tasks and {added} of {len(rankings)} rankings are new")
+    if moved:
+        log(f"{moved} tasks that were there have priority {priority} now")
 
 
 def _read(path: Path, form: Form) -> tuple[list[RankingTask], list[Ranking]]:
@@ -102,20 +107,29 @@ def tasks_and_rankings(where: str) -> tuple[list[RankingTask], list[Ranking]]:
 def agreement_lines(where: str) -> list[str]:
     """Return the agreement of annotators, line by line, for a file of rankings or a store."""
     if Path(where).is_file() and ending(Path(where)) in ENDINGS:
-        tasks, rankings, gold = [], read_records(Path(where), Ranking), {}
+        every, tasks, gold, practice = read_records(Path(where), Ranking), [], {}, []
+        rankings = [ranking for ranking in every if ranking.kind != "judge"]
+        judgements = [ranking for ranking in every if ranking.kind == "judge"]
     else:
         with closing(store_at(where)) as store:
             tasks, rankings, gold = store.tasks(), store.rankings(), store.gold()
-    if not rankings:
+            judgements, practice = store.rankings(use="judges"), store.practice()
+    if not rankings and not judgements:
         raise ValueError(f"{where}: no ranking in it")
-    return _lines(report(tasks, rankings, gold=gold, rng=np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    return _lines(
+        report(tasks, rankings, gold=gold, rng=rng, judgements=judgements, practice=practice)
+    )
 
 
 def _lines(numbers: dict[str, Any]) -> list[str]:
     tied, ties = numbers["ties"], ("both", "one")
     lines = [
         f"{numbers['num_rankings']} rankings, {numbers['num_pairs']} untied pairs, by "
-        + ", ".join(f"{kind} annotators ({n})" for kind, n in numbers["kinds"].items()),
+        + (
+            ", ".join(f"{kind} annotators ({n})" for kind, n in numbers["kinds"].items())
+            or "nobody"
+        ),
         f"{'agreement over pairs':<34}{_rate(numbers['agreement'])}",
         f"{'Kendall tau-b, mean':<34}{_number(numbers['tau_b'])}",
         f"{'Krippendorff alpha of ranks':<34}{_number(numbers['alpha_ranks'])}  (ordinal)",
@@ -131,7 +145,39 @@ def _lines(numbers: dict[str, Any]) -> list[str]:
             f"{row['name'][:30]:<34}{_rate(row['agreement'])}, "
             f"{row['num_rankings']} rankings{', ' + warnings if warnings else ''}"
         )
+        lines += _learning_lines(row)
+    for row in numbers["judges"]:
+        lines += _judge_lines(row)
     return lines
+
+
+def _learning_lines(row: dict[str, Any]) -> list[str]:
+    """Return a person's agreement with practice tasks and with gold over time, if there is any."""
+    rates = [("practice", row["practice"])]
+    rates += [(f"gold {one['from']} to {one['to']}", one["gold"]) for one in row["gold_over_time"]]
+    return [f"  {name:<32}{_rate(rate)}" for name, rate in rates if rate["value"] is not None]
+
+
+def _judge_lines(row: dict[str, Any]) -> list[str]:
+    rows = [
+        (f"with {one['name']}", f"{_rate(one['agreement'])}, {_statistics(one)}")
+        for one in row["people"]
+    ]
+    if len(rows) != 1:
+        rows.insert(0, ("with people", f"{_rate(row['agreement'])}, {_statistics(row)}"))
+    rows += [
+        ("verdicts that follow the position", _rate(row["followed_position"])),
+        ("won by the first response", _rate(row["first_wins"])),
+        ("won by the longer response", _rate(row["longer_wins"])),
+        ("  the same for people", _rate(row["longer_wins_for_people"])),
+    ]
+    head = f"{row['name']}, a model: {row['num_rankings']} rankings, none counted as a person's"
+    warnings = [f"  {warning}" for warning in row["warnings"]]
+    return [head, *(f"  {name:<34}{text}" for name, text in rows), *warnings]
+
+
+def _statistics(row: dict[str, Any]) -> str:
+    return f"kappa {_number(row['kappa'])}, tau-b {_number(row['tau_b'])}"
 
 
 def _rate(row: dict[str, Any]) -> str:

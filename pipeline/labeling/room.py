@@ -14,12 +14,12 @@ from typing import Any
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.records import RoomTask, task_from
 from labeling_ui.store.store import Store
-from labeling_ui.tasks.assignment import Answer, Live
+from labeling_ui.tasks.live import Answer, Live
 from pipeline.config.labeling import RoomSettings
 from pipeline.config.loading import overridden, validated
 from pipeline.evaluation.samples.records import Completion, completion_from
-from pipeline.labeling.settings import check_room, gold_of, serve_store
-from reward_models.records import RankingTask, Response, UniqueKeys
+from pipeline.labeling.settings import add_known, check_room, serve_store
+from reward_models.records import Prompt, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
 
 Row = Mapping[str, Any]
@@ -91,9 +91,7 @@ def serve_room(
     """Serve the room on a store until it is interrupted; a policy may answer people's prompts."""
     live = None if policy is None else Live(policy_answers(policy), outputs)
     with closing(Store(where)) as store:
-        gold = gold_of(settings)
-        if gold is not None:
-            gold.add_to(store)
+        add_known(settings, store)
         serve_store(settings, store, store.tasks(), live=live, log=log)
 
 
@@ -120,7 +118,7 @@ def _comparison(prompt: str, one: Completion, other: Completion) -> RankingTask:
 
 
 def policy_answers(path: Path) -> Answer:
-    """Return a function that draws K new samples of a run's policy on a prompt."""
+    """Return a function that draws K new samples of a run's policy on a conversation."""
     import torch
 
     from pipeline.models.policies import policy_folder
@@ -128,14 +126,15 @@ def policy_answers(path: Path) -> Answer:
     from stages.generation.config import SamplingConfig
     from stages.generation.generate import generate_responses
     from stages.models import load_policy, load_tokenizer
+    from stages.precision import inference_weights
 
     folder = policy_folder(path)
-    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder, weights=inference_weights())
     sampling, generator = SamplingConfig(), torch.Generator()
     generator.seed()
 
-    def answer(prompt: str, outputs: int) -> list[Response]:
-        prompts = [prompt_ids(tokenizer, prompt)] * outputs
+    def answer(prompt: Prompt, outputs: int) -> list[Response]:
+        prompts = [prompt_ids(tokenizer, prompt.prompt, history=prompt.history)] * outputs
         samples = generate_responses(policy, tokenizer, prompts, sampling, generator=generator)
         settings = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         texts = [response_text(tokenizer, sample.ids) for sample in samples]

@@ -24,8 +24,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, sta
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, get_error_handler
 
 from pipeline.launch.options import Launch, slurm_environment
-from pipeline.launch.worker import INPUT_ERROR, LOST_CONTACT, STEPS, end_with_launcher
-from pipeline.runs.failures import RankFailed
+from pipeline.launch.worker import STEPS, end_with_launcher
+from pipeline.runs.failures import INPUT_ERROR, LOST_CONTACT, RankFailed
 from stages.progress import Report, Step
 
 POLL_S = 0.2

@@ -16,6 +16,7 @@ from stages.data.template import prompt_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.models import load_policy, load_tokenizer
+from stages.precision import inference_weights
 from stages.users.train import generate_for_users, open_user_store
 
 
@@ -52,7 +53,11 @@ def talk(
 ) -> None:
     """Answer one prompt, or each line of standard input until it ends, as one conversation each."""
     conversations = {
-        name: Conversation(load_tokenizer(path), load_policy(path), sampling.max_new_tokens)
+        name: Conversation(
+            load_tokenizer(path),
+            load_policy(path, weights=inference_weights()),
+            sampling.max_new_tokens,
+        )
         for name, path in folders.items()
     }
 
@@ -91,7 +96,7 @@ def talk_to_users(
     path = store if store is not None else folder / STORE
     if not path.is_dir():
         raise ValueError(f"{path}: no store of users' adapters; rlhf users makes one")
-    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder, weights=inference_weights())
     adapters = open_user_store(path, policy)
     users = list(dict.fromkeys(names)) or adapters.names()
     for name in users:  # an unknown one is named before anything is generated

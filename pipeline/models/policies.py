@@ -1,11 +1,26 @@
 """The policy that a person means by a run, a stage or a model folder, and its export."""
 
+import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.runs.stage import in_round, last_round
+from reward_models.model_card import RewardCard
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+log = logging.getLogger(__name__)
 
 BEST_FIRST = ("ppo-ptx", "ppo", "select", "sft")
+
+
+def model_folder(folder: Path) -> Path:
+    """Return the reward model in `folder`, a stage's or its own; else `policy_folder`."""
+    models = (path for path in (folder, folder / "model") if RewardCard.is_in(path))
+    return next(models, None) or policy_folder(folder)
 
 
 def policy_folder(folder: Path) -> Path:
@@ -30,8 +45,14 @@ def policy_folder(folder: Path) -> Path:
     )
 
 
-def export_policy(folder: Path, out: Path) -> Path:
-    """Write a policy as a plain model folder, adapters merged; ValueError if `out` is taken."""
+def export_model(folder: Path, out: Path) -> Path:
+    """Write a policy, or a reward model as a sequence classifier, as a plain model folder.
+
+    Adapters are merged. Raises ValueError if `out` is taken.
+    """
+    from peft import PeftModel
+    from torch import nn
+
     from reward_models.atomic_files import written_aside
     from stages.adapters.config import Full
     from stages.models import adapt, load_policy, load_tokenizer, save_policy
@@ -39,8 +60,57 @@ def export_policy(folder: Path, out: Path) -> Path:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; expected a new folder for the model")
     with written_aside(out) as aside:
-        save_policy(adapt(load_policy(folder), Full()), load_tokenizer(folder), aside)
+        if RewardCard.is_in(folder):
+            aside.mkdir(parents=True)
+            _export_reward(folder, aside)
+        else:
+            policy = load_policy(folder)
+            dtype = _stored_dtype(policy) if isinstance(policy, PeftModel) else None
+            whole = adapt(policy, Full())
+            if dtype is not None:
+                nn.Module.to(whole, dtype)
+            save_policy(whole, load_tokenizer(folder), aside)
         manifest = folder.parent / "manifest.json"
         if manifest.is_file():
             shutil.copy(manifest, aside / "origin.json")
     return out
+
+
+def _stored_dtype(policy: "PeftModel") -> "torch.dtype | None":
+    """Return the dtype that an adapter's base has in its files; None where its config has none."""
+    from transformers import AutoConfig
+
+    from reward_models.backbone import transformer
+
+    stored: torch.dtype | None
+    stored = AutoConfig.from_pretrained(str(transformer(policy).config.name_or_path)).dtype
+    return stored
+
+
+def _export_reward(folder: Path, out: Path) -> None:
+    """Write a reward model whose scores in transformers are its own, bias included."""
+    from peft import PeftModel
+
+    from reward_models.backbone import transformer
+    from reward_models.model import RewardModel
+    from reward_models.weights.layouts import CODE, write_exported
+    from stages.models import load_tokenizer, merged
+
+    model = RewardModel.load(folder)
+    if model.inner is not None or model.card.pooling != "last":
+        raise ValueError(
+            f"{folder}: a probe with an MLP or of mean states; no sequence classifier of "
+            "transformers has its head"
+        )
+    adapted = model.backbone
+    backbone = transformer(merged(adapted)) if isinstance(adapted, PeftModel) else adapted
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(folder if has_tokenizer else model.card.base)
+    weight, bias = model.head.weight, model.bias.item()
+    if write_exported(backbone, weight, bias, tokenizer.pad_token_id, out):
+        log.warning(
+            "no weight of this architecture can add the bias %.4g to its scores: %s does; load %s "
+            "with trust_remote_code=True, else they lack it",
+            *(bias, CODE, folder),
+        )
+    tokenizer.save_pretrained(str(out))

@@ -22,7 +22,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.config.baselines import PromptedBase
 from reward_models.context_limit import context_limit
-from reward_models.model import RewardModel
 from reward_models.model_files import base_name, resolve_base_name
 from reward_models.records import Demonstration, Prompt
 from stages.data.template import (
@@ -31,12 +30,12 @@ from stages.data.template import (
     response_ids,
     response_text,
     text_ids,
-    with_trained_end,
 )
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
-from stages.generation.score import score_sequences
-from stages.models import device, load_policy, load_tokenizer, tokenizer_hash
+from stages.generation.score import load_scorer, require_readable, score_sampled
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Report, Step, silent
 
 FILE = "baseline.json"
@@ -114,9 +113,9 @@ def generate_answers(
     report: Report = silent,
 ) -> list[Sampled]:
     """Return one answer to each prompt; `model` has the policy's weights."""
-    prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     if policy.best_of > 1:
-        return _best(policy, model, tokenizer, prompt_ids, sampling, generator, report)
+        return _best(policy, model, tokenizer, prompts, sampling, generator, report)
+    prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     if policy.prefix:
         prompt_ids = [[*policy.prefix, *continued(tokenizer, ids)] for ids in prompt_ids]
     answers = generate_responses(
@@ -129,25 +128,24 @@ def _best(
     policy: PromptedPolicy,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt_ids: Sequence[list[int]],
+    prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     generator: torch.Generator,
     report: Report,
 ) -> list[Sampled]:
     assert policy.reward_model is not None
-    reward = RewardModel.load(policy.reward_model).to(device())
-    reward.card.require_tokenizer(tokenizer_hash(tokenizer), policy.weights)
+    reward = load_scorer(policy.reward_model, weights=inference_weights()).to(device())
+    require_readable(reward, tokenizer, policy.weights)
     n = policy.best_of
     warm = sampling.model_copy(update={"temperature": policy.temperature})
-    repeated = [ids for ids in prompt_ids for _ in range(n)]
+    repeated = [ids for prompt in prompts for ids in [conversation_ids(tokenizer, prompt)] * n]
     answers = generate_responses(
         model, tokenizer, repeated, warm, generator=generator, report=report
     )
-    sequences = [
-        ids + with_trained_end(tokenizer, answer.ids, ended=answer.ended)
-        for ids, answer in zip(repeated, answers, strict=True)
-    ]
-    scores = score_sequences(reward, sequences, batch_size=sampling.batch_size)
+    texts = [prompt for prompt in prompts for _ in range(n)]
+    scores = score_sampled(
+        reward, tokenizer, texts, repeated, answers, batch_size=sampling.batch_size
+    )
     best = [max(range(i, i + n), key=scores.__getitem__) for i in range(0, len(answers), n)]
     return [answers[index] for index in best]
 
@@ -166,7 +164,7 @@ def choose_prefix(
     config: PromptedBase,
     *,
     base: str | Path,
-    reward_model: Path,
+    reward_model: str | Path,
     demonstrations: Sequence[Demonstration],
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
@@ -185,20 +183,19 @@ def choose_prefix(
     longest = max([*map(len, prompt_ids), *test_lengths]) + sampling.max_new_tokens
     most = context_limit(base).without(longest).at_most(config.max_prefix_tokens)
     candidates = _candidates(config, tokenizer, demonstrations, seed, most)
-    model = load_policy(base)
-    model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
-    reward = RewardModel.load(reward_model).to(device())
-    reward.card.require_tokenizer(tokenizer_hash(tokenizer), str(base))
+    model = load_policy(base, weights=inference_weights())
+    to_device(model, device())
+    reward = load_scorer(reward_model, weights=inference_weights()).to(device())
+    require_readable(reward, tokenizer, base)
     scored: list[tuple[float, PromptedPolicy, list[str]]] = []
     for number, (prefix, shots) in enumerate(candidates):
         policy = PromptedPolicy(str(base), prefix=prefix)
         generator = torch.Generator().manual_seed(seed)  # the same draws for every candidate
         answers = generate_answers(policy, model, tokenizer, prompts, sampling, generator)
-        sequences = [
-            ids + with_trained_end(tokenizer, answer.ids, ended=answer.ended)
-            for ids, answer in zip(prompt_ids, answers, strict=True)
-        ]
-        score = fmean(score_sequences(reward, sequences, batch_size=sampling.batch_size))
+        batch_size = sampling.batch_size
+        score = fmean(
+            score_sampled(reward, tokenizer, prompts, prompt_ids, answers, batch_size=batch_size)
+        )
         scored.append((score, policy, shots))
         report(Step(number + 1, len(candidates), {"prompted/mean_score": score}))
     score, policy, _ = max(scored, key=lambda row: row[0])

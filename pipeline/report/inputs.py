@@ -42,13 +42,19 @@ class ReportInputs:
 
     @property
     def label_kinds(self) -> set[str]:
-        """The kinds of labels: human, simulated, imported. Empty where no ranking was used."""
+        """The kinds of labels: human, simulated, imported, judge. Empty where none was used."""
         kinds = {kind for manifest in self.manifests.values() for kind in manifest.labels}
         kinds |= set((self.held_out or {}).get("label_kinds", ()))
         reward = self.results.scorers.get("reward model")
         if reward:
             kinds |= set(str(reward["version"]).removesuffix(" labels").split(" and "))
-        return kinds & {"human", "simulated", "imported"}
+        return kinds & {"human", "simulated", "imported", "judge"}
+
+    @property
+    def label_mix(self) -> str:
+        """The rankings that the reward model learned from, counted by who made them."""
+        mix: dict[str, int] = (self.held_out or {}).get("mix", {})
+        return ", ".join(f"{number} {kind}" for kind, number in mix.items())
 
     @property
     def synthetic(self) -> bool:

@@ -19,6 +19,7 @@ ROOM = {
     errno.EPERM: "no permission to write or read here",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
 }
+INPUT_ERROR, LOST_CONTACT = 2, 4
 FULL_WORDS = ("No space left on device", "StorageFull", "os error 28")
 ALMOST_NOTHING_BYTES = 1 << 20
 

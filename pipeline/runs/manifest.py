@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from pipeline.runs.stage import Source, latest
 from reward_models.atomic_files import write_json
-from reward_models.model_files import check_model
+from reward_models.model_files import ADAPTER_CONFIG, BASE_FILE, check_model, peft_base
 from stages.config import HUB, external_names, key_path
 from stages.data.hub_data import HubData, commit_of
 
@@ -98,7 +98,10 @@ def require_schema(row: Mapping[str, Any], path: Path) -> None:
 def label_kinds(run: Path) -> list[str]:
     """Return the kinds of annotators behind a run's reward model, from its manifests."""
     manifest = Manifest.read(latest(run) / "manifest.json")
-    return list(manifest.labels) if manifest is not None else []
+    if manifest is not None:
+        return list(manifest.labels)
+    others = map(Manifest.read, sorted(run.glob("ppo*/manifest.json")))  # by another's reward model
+    return sorted({kind for each in others if each is not None for kind in each.labels})
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:
@@ -234,6 +237,14 @@ def checked_source(name: str) -> Source:
     if isinstance(source, Path) and source.exists():
         check_model(source)
     return source
+
+
+def with_base(name: str, source: Source) -> dict[str, Source]:
+    """Return a model as an input, and the base of an adapter that was saved without its hash."""
+    folder = Path(source)
+    if not (folder / ADAPTER_CONFIG).is_file() or (folder / BASE_FILE).is_file():
+        return {name: source}
+    return {name: source, f"base of {name}": model_source(peft_base(folder))}
 
 
 def named_inputs(config: BaseModel, *above: str) -> dict[str, Source]:

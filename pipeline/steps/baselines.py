@@ -16,6 +16,7 @@ from pipeline.runs.stage import Source, Stage
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report, Step
+from stages.sft.config import SFTConfig
 
 
 def baseline_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
@@ -122,12 +123,18 @@ class Instructed(_BaselineStage):
     baseline: InstructionTuned = field(kw_only=True)
     about = "baseline: fine-tuning on tasks as instructions"
 
+    @property
+    def sft(self) -> SFTConfig:
+        """The settings of the fine-tuning: its own, or those of stage one."""
+        chosen = self.baseline.sft or self.config.sft
+        assert chosen is not None
+        return chosen
+
     def inputs(self) -> Mapping[str, Source]:
         return {"base": self.base_model, **named_inputs(self.baseline, "baseline")}
 
     def settings(self) -> Mapping[str, Any]:
-        sft = (self.baseline.sft or self.config.sft).model_dump(mode="json")
-        return {**super().settings(), "sft": sft}
+        return {**super().settings(), "sft": self.sft.model_dump(mode="json")}
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.steps.instructions import tune
@@ -135,7 +142,7 @@ class Instructed(_BaselineStage):
         self.seed_process()
         tune(
             self.baseline,
-            self.baseline.sft or self.config.sft,
+            self.sft,
             base=self.base_model,
             sampling=self.config.evaluation.sampling,
             out=out,

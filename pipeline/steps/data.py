@@ -93,9 +93,11 @@ def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> N
     held_out = {"validation": held, "test": load_prompts(source.test_prompts)}
     if source.toxicity_prompts is not None:
         held_out["toxicity"] = load_prompts(source.toxicity_prompts)
-    _write_demonstrations(folder, demonstrations, validation)
+    if demonstrations:
+        _write_demonstrations(folder, demonstrations, validation)
     for use, prompts in ({"ranking": ranking, "ppo": ppo} | held_out).items():
-        _write_prompts(folder, use, prompts)
+        if prompts:
+            _write_prompts(folder, use, prompts)
     training: dict[str, Sequence[Row]] = {"demonstrations": demonstrations, "ppo_prompts": ppo}
     training["ranking_prompts"] = ranked or ranking
     report_overlaps(
@@ -114,6 +116,8 @@ def _demonstrations(
     from stages.data.demonstrations import load_demonstrations
 
     where = source.demonstrations
+    if where is None:
+        return [], []
     rows = limited(load_demonstrations(where), source.prompts_per_user, source.shared_prefix, where)
     if source.validation is not None:
         return rows, load_demonstrations(source.validation)
@@ -130,7 +134,7 @@ def _prompts(
     def read(where: str) -> list[Prompt]:
         return limited(load_prompts(where), source.prompts_per_user, source.shared_prefix, where)
 
-    ranking = read(source.ranking_prompts)
+    ranking = [] if source.ranking_prompts is None else read(source.ranking_prompts)
     ppo = ranking if source.ppo_prompts is None else read(source.ppo_prompts)
     if source.validation_prompts is not None:
         return ppo, ranking, load_prompts(source.validation_prompts)
@@ -138,7 +142,7 @@ def _prompts(
         *(ppo, ranking, min(NUM_VALIDATION_PROMPTS, max(1, len(ppo) // 10)), f"{seed}/prompts"),
         ranked=ranked,
         demonstrations=demonstrations,
-        where=source.ppo_prompts or source.ranking_prompts,
+        where=source.ppo_prompts or source.ranking_prompts or "",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import FileSource
-from pipeline.runs.manifest import named_inputs
+from pipeline.runs.manifest import named_inputs, with_base
 from pipeline.runs.stage import Source
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
@@ -31,7 +31,7 @@ class Evaluate(ExperimentStage):
         rounds = range(1, self.config.rounds + 1)
         trained = [name for number in rounds for name in self.trained_policies(number)]
         return {
-            "base": self.base_model,
+            **({} if self.base_model == self.fine_tuned else {"base": self.base_model}),
             **{name: path for name, path in baselines.items() if name not in picked},
             "sft": self.fine_tuned,
             **picked,
@@ -46,7 +46,7 @@ class Evaluate(ExperimentStage):
             given["held_out_texts"] = (data.pretraining_texts or data.held_out_texts) is not None
         return {
             **self.policies,
-            "reward": self.last_reward_model,
+            **with_base("reward", self.last_reward_model),
             **{name: self.folder / f"data/{name}.jsonl" for name in given if given[name]},
             **named_inputs(self.config.evaluation, "evaluation"),
         }
@@ -64,7 +64,7 @@ class Evaluate(ExperimentStage):
 
         config, evaluation = self.config, self.config.evaluation
         trained = [ppo.adaptation for ppo in (config.ppo, config.ppo_ptx) if ppo is not None]
-        policies = [config.sft.adaptation, *trained]
+        policies = [config.sft_adaptation, *trained]
         new_tokens = evaluation.sampling.max_new_tokens
         self.require_prompts_fit("test", new_tokens, policies)
         longest = max(evaluation.instructions.values(), key=len, default="")
@@ -78,6 +78,8 @@ class Evaluate(ExperimentStage):
     def run(self, out: Path, report: Report) -> None:
         from pipeline.evaluation.evaluate import evaluate
         from pipeline.evaluation.suites.suite import Inputs
+        from reward_models.compat import attention_implementation
+        from stages.precision import inference_precision
 
         self.seed_process()
         data = self.data
@@ -91,4 +93,8 @@ class Evaluate(ExperimentStage):
             seed=self.config.seed,
             report=report,
         )
-        evaluate(setting, out)
+        with (
+            attention_implementation(self.config.evaluation.attn_implementation),
+            inference_precision(self.config.evaluation.precision),
+        ):
+            evaluate(setting, out)

@@ -23,7 +23,8 @@ from stages.data.demonstrations import source_rows
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
-from stages.models import device, load_policy, load_tokenizer
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Report
 from stages.sft.config import SFTConfig
 from stages.sft.train import train_sft
@@ -152,8 +153,8 @@ def _exact_matches(
     """Return true for each answer that is the example's, but for case and punctuation."""
     if not examples:
         return []
-    tokenizer, policy = load_tokenizer(source), load_policy(source)
-    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    tokenizer, policy = load_tokenizer(source), load_policy(source, weights=inference_weights())
+    to_device(policy, device())
     prompts = [Prompt(one.prompt, context=one.context, history=one.history) for one in examples]
     answers = generate_responses(
         policy,

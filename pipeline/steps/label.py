@@ -17,7 +17,7 @@ from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import settled_rankings
 from pipeline.config.experiment import ImportedRankings, Labeling, SimulatedAnnotators
 from pipeline.config.labeling import HumanAnnotators
-from pipeline.labeling.settings import STORE, check_room, gold_of, serve_store
+from pipeline.labeling.settings import STORE, add_known, check_room, serve_store
 from pipeline.runs.failures import PeopleNeeded
 from pipeline.runs.stage import Source, Work, in_round, latest
 from pipeline.steps.step import DataFolder, ExperimentStage
@@ -26,6 +26,7 @@ from reward_models.records import (
     Prompt,
     Ranking,
     RankingTask,
+    Use,
     read_rankings,
     read_records,
     read_tasks,
@@ -78,7 +79,9 @@ class Label(ExperimentStage):
         # again.
         decisive = labeling.model_dump(mode="json", include={"kind", "per_task", "enough"})
         answers = _answers_so_far(labeling, self.folder, self.folder / self.name / "tasks.jsonl")
-        return {"seed": seed, "labeling": decisive, "answers": answers}
+        more = {"use": "people", "choose": "random"}
+        changed = {key: value for key in more if (value := getattr(labeling, key)) != more[key]}
+        return {"seed": seed, "labeling": decisive | changed, "answers": answers}
 
     def final_settings(self, out: Path) -> Mapping[str, Any]:
         if not isinstance(self.config.labeling, HumanAnnotators):
@@ -107,7 +110,11 @@ class Label(ExperimentStage):
                 case HumanAnnotators():
                     rankings = ranked_by_people(labeling, tasks, self.folder, report)
                 case ImportedRankings():
-                    rankings = read_rankings(Path(labeling.rankings), tasks)
+                    rankings = used(read_rankings(Path(labeling.rankings), tasks), labeling.use)
+        if isinstance(labeling, HumanAnnotators) and labeling.choose == "uncertainty":
+            from pipeline.labeling.choosing import marked
+
+            tasks = marked(tasks)
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
         write_jsonl(out / "rankings.jsonl", (ranking.to_json() for ranking in rankings))
 
@@ -193,11 +200,17 @@ def ranked_by_people(
     allowed = int(len(tasks) * (1 - labeling.enough))
     with closing(Store(store_of(labeling, run))) as store:
         store.add_tasks(tasks, overlap=labeling.per_task)
-        gold = gold_of(labeling)
-        if gold is not None:
-            gold.add_to(store)
+        add_known(labeling, store)
+        order = None
+        if labeling.choose == "uncertainty":
+            from pipeline.labeling.choosing import chooser
+
+            assert labeling.reward_model is not None
+            order = chooser(labeling.reward_model, tasks)
 
         def is_enough() -> bool:
+            if order is not None:
+                order.refresh(store)
             left = _num_open(labeling, tasks, store)
             report(Step(len(tasks) - left, len(tasks) - allowed))
             return left <= allowed
@@ -210,13 +223,32 @@ def ranked_by_people(
                 f"{len(tasks) - left} of {len(tasks)} tasks are ranked and "
                 f"{len(tasks) - allowed} are needed: {left - allowed} more wait for people"
             )
-        return [ranking for ranking in settled_rankings(store) if ranking.task in ids]
+        return [ranking for ranking in _used(store, labeling.use) if ranking.task in ids]
+
+
+def used(rankings: Iterable[Ranking], use: Use) -> list[Ranking]:
+    """Leave out judges' rankings where the config uses people's alone.
+
+    Where it uses judges', people's stay, to score the reward model by.
+    """
+    return [one for one in rankings if use != "people" or one.kind != "judge"]
+
+
+def _used(store: Store, use: Use) -> list[Ranking]:
+    """Return the rankings that count: people's, settled, and judges' where the config uses them."""
+    return [*settled_rankings(store), *used(store.rankings(use="judges"), use)]
+
+
+def use_of(labeling: Labeling) -> Use:
+    """Return whose rankings the reward model learns from."""
+    return "people" if isinstance(labeling, SimulatedAnnotators) else labeling.use
 
 
 def _num_open(labeling: HumanAnnotators, tasks: Sequence[RankingTask], store: Store) -> int:
     """Return the number of tasks that still need an answer (a ranking or a skip)."""
     answers = Counter(ranking.task for ranking in store.rankings(skipped=True))
-    return sum(answers[task.id] < labeling.per_task for task in tasks)
+    wanted = store.overlaps()  # more than `per_task` where overlap adapts
+    return sum(answers[task.id] < max(labeling.per_task, wanted[task.id]) for task in tasks)
 
 
 def _answers_so_far(labeling: HumanAnnotators, run: Path, tasks: Path) -> str:
@@ -226,7 +258,7 @@ def _answers_so_far(labeling: HumanAnnotators, run: Path, tasks: Path) -> str:
         return "none yet"
     ids = {task.id for task in read_records(tasks, RankingTask)}
     with closing(Store(store_path)) as store:
-        return _digest(ranking for ranking in settled_rankings(store) if ranking.task in ids)
+        return _digest(ranking for ranking in _used(store, labeling.use) if ranking.task in ids)
 
 
 def _digest(rankings: Iterable[Ranking]) -> str:

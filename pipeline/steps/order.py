@@ -2,8 +2,9 @@
 
     data → sft → sample → label → reward → select → ppo → ppo-ptx → evaluate → report
 
-`sft_choice: loss` leaves `select` out. With `ppo_init` PPO starts from, and is held to, a
-fine-tuning of its own, as in appendix C.3.
+With `sft: null` a run starts from another's policy; with `reward: null` it has another's reward
+model, and nothing is sampled and ranked. `sft_choice: loss` leaves `select` out. With `ppo_init`
+PPO starts from, and is held to, a fine-tuning of its own, as in appendix C.3.
 
 `rounds` above 1 repeat stages two and three (section 3.5). A later round samples from the policy
 that the round before it trained, beside the policies that the config names, has the outputs ranked,
@@ -50,8 +51,13 @@ def experiment_stages(config: ExperimentConfig, folder: Path) -> list[Stage]:
         stages = [data, label, sft, sample]
     else:
         stages = [data, sft, sample, label]
-    stages.append(Reward(config, folder))
-    if config.sft_choice == "reward":
+    if config.reward is None:
+        stages = [data, sft]
+    else:
+        stages.append(Reward(config, folder))
+    if config.sft is None:
+        stages.remove(sft)
+    elif config.sft_choice == "reward":
         stages.append(Select(config, folder))
     if config.ppo_init is not None:
         stages.append(Sft(config, folder, for_ppo=True))
@@ -99,8 +105,8 @@ def run_experiment(
     all of them. Data sets are checked after they are written and before any later stage starts.
     Raise ValueError for a stage that this experiment does not have or whose inputs are not ready.
     """
-    for name in {config.model, config.reward_base} - {"sft", "base"}:
-        checked_source(name)
+    for name in {config.model, config.reward_base, config.policy} - {"sft", "base", None}:
+        checked_source(str(name))
     last = until or only
     stages = stages_until(config, folder, last) if last else experiment_stages(config, folder)
     if only is not None:

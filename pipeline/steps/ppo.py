@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.runs.manifest import named_inputs
-from pipeline.runs.stage import Source, in_round
+from pipeline.runs.manifest import named_inputs, with_base
+from pipeline.runs.run import is_gone
+from pipeline.runs.stage import Source
 from pipeline.steps.label import labels_until, read_labels
 from pipeline.steps.step import ExperimentStage
 from reward_models.conversations import Turn
+from reward_models.model_card import RewardCard
 from reward_models.records import Prompt
 from stages.config import without_external_names
 from stages.generation.config import SamplingConfig
@@ -23,6 +25,7 @@ from stages.progress import Report
 
 if TYPE_CHECKING:
     from stages.ppo.overoptimization import GoldReward, Judge
+    from stages.reward.batches import RankedPrompt
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,21 @@ class Ppo(ExperimentStage):
         return chosen
 
     @property
-    def start(self) -> Path:
+    def start(self) -> Source:
         """The policy that PPO starts from and is held to."""
         separate = self.config.ppo_init is not None
         return self.folder / "ppo-init/model" if separate else self.fine_tuned
 
     @property
-    def reward_model(self) -> Path:
-        """The reward model of this round."""
-        return self.folder / in_round("reward", self.round) / "model"
+    def reward_model(self) -> Source:
+        """The reward model of this round, or the one that the config names."""
+        return self.reward_model_of(self.round)
 
     def inputs(self) -> Mapping[str, Source]:
         data = self.folder / "data"
         inputs: dict[str, Source] = {
-            "policy": self.start,
-            "reward": self.reward_model,
+            **with_base("policy", self.start),
+            **with_base("reward", self.reward_model),
             "prompts": data / "ppo_prompts.jsonl",
         }
         if self.ppo.pretraining is not None:
@@ -71,33 +74,35 @@ class Ppo(ExperimentStage):
     def settings(self) -> Mapping[str, Any]:
         return self.seeded(ppo=without_external_names(self.ppo))
 
+    def check_settings(self) -> None:
+        if self.config.reward is None and not is_gone(self.reward_model):
+            from stages.generation.score import check_scorer
+
+            check_scorer(self.reward_model)
+
+    def labels(self, out: Path) -> set[str]:  # noqa: ARG002 - they are the reward model's
+        path = Path(self.reward_model)
+        named = self.config.reward is None and RewardCard.is_in(path)
+        return set(RewardCard.read(path)[0].label_kinds) if named else set()
+
     def check_data(self) -> None:
-        ppo, start = self.ppo, self.config.ppo_init or self.config.sft
+        ppo, init = self.ppo, self.config.ppo_init
+        start = self.config.sft_adaptation if init is None else init.adaptation
         if ppo.pretraining is not None:
             key = f"{self.kind.replace('-', '_')}.pretraining.tokens_per_example"
             self.require_positions(ppo.pretraining.tokens_per_example, key)
-        policies = [start.adaptation, ppo.adaptation]
+        policies = [start, ppo.adaptation]
         for use in ("ppo", "validation") if self._validates else ("ppo",):
             new_tokens = ppo.sampling.max_new_tokens
             self.require_prompts_fit(use, new_tokens, policies)
 
     def run(self, out: Path, report: Report) -> None:
-        from stages.models import load_tokenizer
         from stages.ppo.train import train_ppo
-        from stages.reward.batches import split_rankings
-        from stages.reward.train import within_positions
 
         self.seed_process()
         seed, policy = self.config.seed, self.start
         data = self.data
         validation = data.prompts("validation")
-        # Rankings that the reward model did not learn from check it before PPO starts.
-        split = split_rankings(
-            within_positions(self.config.reward, self.reward_model),
-            load_tokenizer(policy),
-            *read_labels(labels_until(self.folder, self.round)),
-            seed,
-        )
         gold = gold_reward(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed)
         mixes = self.ppo.pretraining is not None
         train_ppo(
@@ -108,11 +113,26 @@ class Ppo(ExperimentStage):
             pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
             validation=validation if self.ppo.validation is not None else (),
             gold=gold,
-            held_out=split.held_out,
+            held_out=self._held_out(),
             out=out,
             seed=seed,
             report=report,
         )
+
+    def _held_out(self) -> "list[RankedPrompt]":
+        """Return rankings that the reward model did not learn from: they check it before PPO."""
+        if self.config.reward is None:
+            return []
+        from stages.models import load_tokenizer
+        from stages.reward.batches import split_rankings
+        from stages.reward.train import within_positions
+
+        return split_rankings(
+            within_positions(self.config.reward, self.reward_model),
+            load_tokenizer(self.start),
+            *read_labels(labels_until(self.folder, self.round)),
+            self.config.seed,
+        ).held_out
 
     @property
     def _validates(self) -> bool:
@@ -122,7 +142,7 @@ class Ppo(ExperimentStage):
 def gold_reward(
     config: Overoptimization | None,
     prompts: Sequence[Prompt],
-    start: Path,
+    start: Source,
     sampling: SamplingConfig,
     seed: int,
 ) -> "GoldReward | None":
@@ -151,7 +171,7 @@ class WinRate:
 
     judge: "Judge"
     prompts: Sequence[Prompt]
-    start: Path
+    start: Source
     sampling: SamplingConfig
     seed: int
 
@@ -202,11 +222,12 @@ def _quickstart_judge(
 
 def _reward_model_judge(folder: str) -> "Judge":
     """Return the scores of a reward model that PPO does not train against, by its own tokens."""
-    from reward_models.model import RewardModel
-    from stages.generation.score import score_responses
-    from stages.models import device, load_tokenizer
+    from stages.generation.score import load_scorer, score_responses, scorer_tokenizer
+    from stages.models import device
+    from stages.precision import inference_weights
 
-    model, tokenizer = RewardModel.load(Path(folder)).to(device()), load_tokenizer(folder)
+    model = load_scorer(folder, weights=inference_weights()).to(device())
+    tokenizer = scorer_tokenizer(model, folder)
 
     return lambda prompts, responses, ended: score_responses(
         model, tokenizer, prompts, responses, ended=ended

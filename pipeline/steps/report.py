@@ -20,11 +20,10 @@ class ReportPage(ExperimentStage):
     about = "report.html"
 
     def inputs(self) -> Mapping[str, Source]:
-        reward = in_round("reward", self.config.rounds)
-        inputs: dict[str, Source] = {
-            "results": self.folder / "evaluate",
-            "held-out rankings": self.folder / reward / "held_out.json",
-        }
+        inputs: dict[str, Source] = {"results": self.folder / "evaluate"}
+        if self.config.reward is not None:
+            reward = in_round("reward", self.config.rounds)
+            inputs["held-out rankings"] = self.folder / reward / "held_out.json"
         for name in self.trained:
             inputs[f"metrics of {name}"] = self.folder / name / "metrics.jsonl"
         return inputs

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.manifest import model_source
+from pipeline.runs.manifest import model_source, with_base
 from pipeline.runs.stage import Source, in_round
-from pipeline.steps.label import labels_until, read_labels
-from pipeline.steps.step import ExperimentStage
+from pipeline.steps.label import labels_until, read_labels, use_of
+from pipeline.steps.step import ExperimentStage, has_demonstrations
 from stages.config import without_external_names
 from stages.progress import Report
+from stages.reward.config import RewardConfig
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,31 @@ class Reward(ExperimentStage):
         """The model that the reward model starts from."""
         match self.config.reward_base:
             case "sft":
-                return self.folder / "sft/model"
+                return self.sft_model
             case "base":
                 return self.base_model
             case name:
                 return model_source(name)
 
+    @property
+    def reward(self) -> RewardConfig:
+        """The settings of the stage."""
+        assert self.config.reward is not None
+        return self.config.reward
+
     def inputs(self) -> Mapping[str, Source]:
-        inputs = {"base": self.base}
+        inputs = with_base("base", self.base)
         for number, labels in enumerate(labels_until(self.folder, self.round), 1):
             inputs[in_round("tasks", number)] = labels / "tasks.jsonl"
             inputs[in_round("rankings", number)] = labels / "rankings.jsonl"
-        inputs["demonstrations"] = self.folder / "data/demonstrations.jsonl"
+        if has_demonstrations(self.config):
+            inputs["demonstrations"] = self.folder / "data/demonstrations.jsonl"
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
-        return self.seeded(reward=without_external_names(self.config.reward))
+        use = use_of(self.config.labeling)  # without judges their rankings are not there
+        more = {"use": use} if use == "judges" else {}
+        return self.seeded(reward=without_external_names(self.reward), **more)
 
     def run(self, out: Path, report: Report) -> None:
         from stages.reward.folds import write_folds
@@ -51,7 +61,7 @@ class Reward(ExperimentStage):
         seed = self.config.seed
         tasks, rankings = read_labels(labels_until(self.folder, self.round))
         train_reward(
-            self.config.reward,
+            self.reward,
             base=self.base,
             tasks=tasks,
             rankings=rankings,
@@ -59,13 +69,15 @@ class Reward(ExperimentStage):
             out=out,
             seed=seed,
             report=report,
+            use=use_of(self.config.labeling),
         )
         write_folds(
-            within_positions(self.config.reward, self.base),
+            within_positions(self.reward, self.base),
             base=self.base,
             tasks=tasks,
             rankings=rankings,
             out=out,
             seed=seed,
             report=report,
+            use=use_of(self.config.labeling),
         )

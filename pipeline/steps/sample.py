@@ -44,7 +44,7 @@ class Sample(ExperimentStage):
     @property
     def policies(self) -> dict[str, Source]:
         """The policies to sample from, by name, the one of the round before first."""
-        start: dict[str, Source] = {"base": self.base_model, "sft": self.folder / "sft/model"}
+        start: dict[str, Source] = {"base": self.base_model, "sft": self.sft_model}
         policies: dict[str, Source] = {name: start[name] for name in self.config.sampling.policies}
         if self.round > 1:
             current = self.trained_policies(self.round - 1)[-1]
@@ -59,12 +59,14 @@ class Sample(ExperimentStage):
 
     def check_data(self) -> None:
         new_tokens = max(setting.max_new_tokens for setting in self.config.sampling.settings)
-        policies = [self.config.sft.adaptation]
+        policies = [self.config.sft_adaptation]
         self.require_prompts_fit("ranking", new_tokens, policies, scored=False)
 
     def run(self, out: Path, report: Report) -> None:
+        from reward_models.compat import attention_implementation
         from reward_models.context_limit import context_limit
         from stages.models import load_tokenizer
+        from stages.precision import inference_precision
         from stages.prompt_lengths import require_fit
 
         self.seed_process()
@@ -74,15 +76,19 @@ class Sample(ExperimentStage):
         for name, source in policies.items():
             limits = [context_limit(source)]
             require_fit(load_tokenizer(source), prompts, new_tokens, limits, f"{name} samples")
-        tasks = sample_tasks(
-            prompts,
-            policies,
-            responses=sampling.responses,
-            settings=sampling.settings,
-            seed=self.config.seed,
-            report=report,
-            prefix="" if self.round == 1 else f"round-{self.round}-",
-        )
+        with (
+            attention_implementation(sampling.attn_implementation),
+            inference_precision(sampling.precision),
+        ):
+            tasks = sample_tasks(
+                prompts,
+                policies,
+                responses=sampling.responses,
+                settings=sampling.settings,
+                seed=self.config.seed,
+                report=report,
+                prefix="" if self.round == 1 else f"round-{self.round}-",
+            )
         write_jsonl(out / "tasks.jsonl", (task.to_json() for task in tasks))
 
 
@@ -152,7 +158,8 @@ def sample_tasks(
     ValueError where no prompt is left.
     """
     from stages.data.template import conversation_ids
-    from stages.models import device, load_policy, load_tokenizer
+    from stages.models import device, load_policy, load_tokenizer, to_device
+    from stages.precision import inference_weights
 
     if not prompts or not policies or not settings:
         raise ValueError("expected at least one prompt, one policy and one setting to sample from")
@@ -163,8 +170,8 @@ def sample_tasks(
     left: list[_Slot] = []
     for number, (name, source) in enumerate(policies.items()):
         report(outputs.step(f"loading {name}"))
-        model, tokenizer = load_policy(source), load_tokenizer(source)
-        model.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+        model, tokenizer = load_policy(source, weights=inference_weights()), load_tokenizer(source)
+        to_device(model, device())
         policy = _Policy(name, model, tokenizer)
         prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
         left += slots[number]

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.runs.manifest import with_base
 from pipeline.runs.stage import Source
 from pipeline.steps.step import ExperimentStage
 from stages.config import without_external_names
 from stages.progress import Report
+from stages.sft.config import SFTConfig
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,21 @@ class Select(ExperimentStage):
     def inputs(self) -> Mapping[str, Source]:
         return {
             "sft": self.folder / "sft/model",
-            "reward": self.folder / "reward/model",
+            **with_base("reward", self.reward_model_of(1)),
             "prompts": self.folder / "data/validation_prompts.jsonl",
         }
 
+    @property
+    def sft(self) -> SFTConfig:
+        """The settings of the stage that is chosen from."""
+        assert self.config.sft is not None
+        return self.config.sft
+
     def settings(self) -> Mapping[str, Any]:
-        return self.seeded(selection=without_external_names(self.config.sft.selection))
+        return self.seeded(selection=without_external_names(self.sft.selection))
 
     def check_data(self) -> None:
-        sft = self.config.sft
+        sft = self.sft
         new_tokens = sft.selection.max_new_tokens
         self.require_prompts_fit("validation", new_tokens, [sft.adaptation])
 
@@ -43,9 +51,9 @@ class Select(ExperimentStage):
         self.seed_process()
         choose_epoch(
             self.folder / "sft",
-            reward_model=self.folder / "reward/model",
+            reward_model=self.reward_model_of(1),
             selection_prompts=self.data.prompts("validation"),
-            sampling=self.config.sft.selection,
+            sampling=self.sft.selection,
             out=out,
             seed=self.config.seed,
             report=report,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.experiment import ExperimentConfig, FileSource
 from pipeline.runs.manifest import model_source
 from pipeline.runs.run import is_gone
 from pipeline.runs.stage import Source, Stage, in_round
@@ -24,7 +24,8 @@ class DataFolder:
 
     def demonstrations(self, name: str = "demonstrations") -> list[Demonstration]:
         """Demonstrations to train on, or those named `validation`."""
-        return read_records(self.folder / f"{name}.jsonl", Demonstration)
+        path = self.folder / f"{name}.jsonl"
+        return read_records(path, Demonstration) if path.is_file() else []
 
     def prompts(self, use: str) -> list[Prompt]:
         """Prompts for `ranking`, `ppo`, `validation`, `test` or `toxicity`."""
@@ -35,6 +36,11 @@ class DataFolder:
         """Texts of the base model's kind: `pretraining` or `held_out`."""
         path = self.folder / f"{use}_texts.jsonl"
         return [str(row["text"]) for _, row in read_jsonl(path)] if path.is_file() else []
+
+
+def has_demonstrations(config: ExperimentConfig) -> bool:
+    """Return true unless the experiment's files lack demonstrations."""
+    return not isinstance(config.data, FileSource) or config.data.demonstrations is not None
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,29 @@ class ExperimentStage(Stage):
         return model_source(self.config.model)
 
     @property
-    def fine_tuned(self) -> Path:
+    def sft_model(self) -> Source:
+        """The model that `sft` means: stage one's, by validation loss, or the config's policy."""
+        policy = self.config.policy
+        return self.folder / "sft/model" if policy is None else model_source(policy)
+
+    @property
+    def fine_tuned(self) -> Source:
         """The policy that is called SFT: the epoch chosen by reward, or by validation loss."""
+        if self.config.sft is None:
+            return self.sft_model
         by_reward = self.config.sft_choice == "reward"
         return self.folder / ("select" if by_reward else "sft") / "model"
 
+    def reward_model_of(self, number: int) -> Source:
+        """Return the reward model of a round, or the one that the config names."""
+        other = self.config.reward_model
+        own = self.folder / in_round("reward", number) / "model"
+        return own if other is None else model_source(other)
+
     @property
-    def last_reward_model(self) -> Path:
+    def last_reward_model(self) -> Source:
         """The reward model of the last round."""
-        return self.folder / in_round("reward", self.config.rounds) / "model"
+        return self.reward_model_of(self.config.rounds)
 
     def trained_policies(self, number: int) -> list[str]:
         """Return the names of the policies that a round trains, the last one the best."""
@@ -121,7 +141,7 @@ class ExperimentStage(Stage):
 
         base = self._base_or_tuned()
         limits = [adapted_context_limit(base, adaptation) for adaptation in policies]
-        if scored:
+        if scored and self.config.reward is not None:
             name = self.config.reward_base
             reward_base = base if name in ("sft", "base") else model_source(name)
             limits.append(adapted_context_limit(reward_base, self.config.reward.adaptation))

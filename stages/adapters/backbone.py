@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import adapter_parameters
+from reward_models.weights.formats import quantised_state
 from stages.adapters import lora
 from stages.adapters.config import FAMILIES, LoRA, Restricted
 from stages.adapters.registration import AdapterLayer
@@ -123,25 +124,26 @@ def trained_share(model: nn.Module, prefix: str) -> dict[str, float]:
 
 def copy_sharing_frozen(model: Module) -> Module:
     """Return a copy with modules of its own on the same frozen parameters; others are copied."""
-    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
-    return copy.deepcopy(model, shared)
+    frozen: list[object] = [p for p in model.parameters() if not p.requires_grad]
+    return copy.deepcopy(model, {id(part): part for part in frozen + quantised_state(model)})
 
 
 def share_frozen(first: nn.Module, second: nn.Module) -> None:
     """Replace the second model's frozen parameters by the first's where their numbers are equal.
 
-    Two parameters of one model stay two, though all norms may begin as ones.
+    Two parameters of one model stay two, though all norms may begin as ones. Quantised matrices
+    stay apart: their numbers mean nothing without the scales beside them.
     """
     already = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
     free: dict[tuple[object, ...], list[nn.Parameter]] = {}
     for frozen in first.parameters():
-        if not frozen.requires_grad and id(frozen) not in already:
+        if _may_be_shared(frozen) and id(frozen) not in already:
             free.setdefault(_key(frozen), []).append(frozen)
     replaced: dict[int, nn.Parameter] = {}
     for module in second.modules():
         own = list(module.named_parameters(recurse=False, remove_duplicate=False))
         for name, parameter in own:
-            if parameter.requires_grad or id(parameter) in already:
+            if not _may_be_shared(parameter) or id(parameter) in already:
                 continue
             if id(parameter) not in replaced:
                 equal = free.get(_key(parameter), [])
@@ -150,6 +152,10 @@ def share_frozen(first: nn.Module, second: nn.Module) -> None:
             module.register_parameter(name, replaced[id(parameter)])
 
 
+def _may_be_shared(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() and not parameter.requires_grad
+
+
 def _key(parameter: nn.Parameter) -> tuple[object, ...]:
     """Return what equal parameters share, and few others."""
-    return (*parameter.shape, float(parameter.detach().sum(dtype=torch.float64)))
+    return (parameter.dtype, *parameter.shape, float(parameter.detach().sum(dtype=torch.float64)))

@@ -49,7 +49,7 @@ class BitFitLayer(AdapterLayer):
         """Return the layer's output plus the active bias."""
         y: Tensor = self.base_layer(x, *args, **kwargs)
         name = None if self.merged else self.active_name(self.added_bias)
-        return y if name is None else y + self.added_bias[name].to(y.dtype)
+        return y if name is None else (y + self.added_bias[name]).to(y.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
         """Add the adapter's bias to the layer's own."""

@@ -72,10 +72,10 @@ class BottleneckLayer(AdapterLayer):
         if name is None:
             return y_BLD
         settings = self.settings[name]
-        z_BLD = self.dropout[name](x_BLD if settings.parallel else y_BLD)
+        z_BLD = self.dropout[name](x_BLD if settings.parallel else y_BLD).float()
         low = ACT2FN[settings.activation](self.down[name](z_BLD))
         added_BLD: Tensor = settings.scaling * self.up[name](low)
-        return y_BLD + added_BLD
+        return (y_BLD + added_BLD).to(y_BLD.dtype)
 
 
 class BottleneckModel(AdapterModel):

@@ -78,7 +78,8 @@ def merged_lora(model: nn.Module) -> Iterator[None]:
         for parent, name, layer in adapted:
             base = layer.get_base_layer()
             with torch.no_grad():
-                total = base.get_parameter("weight") + layer.get_delta_weight("default")
+                weight = base.get_parameter("weight")
+                total = (weight + layer.get_delta_weight("default")).to(weight.dtype)
             base.register_parameter("weight", nn.Parameter(total, requires_grad=False))
             parent.register_module(name, base)
         yield

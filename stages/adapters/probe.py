@@ -7,9 +7,10 @@ D is as large as the unembedding, and the input embedding, which may be tied to 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -54,12 +55,12 @@ class ProbeLayer(AdapterLayer):
 
     def forward(self, h_BLD: Tensor) -> Tensor:
         """Return logits under the active adapter; of the mlp kind, the unembedding's input."""
-        y_BLD: Tensor = self.base_layer(h_BLD)
+        y_BLD: Tensor = self.base_layer(h_BLD.to(self._weight().dtype))
         if (name := self.active_name(self.inner)) is not None:
-            added_BLD: Tensor = self.outer[name](gelu(self.inner[name](y_BLD)))
-            return y_BLD + added_BLD
+            added_BLD: Tensor = self.outer[name](gelu(self.inner[name](y_BLD.float())))
+            return (y_BLD + added_BLD).to(y_BLD.dtype)
         name = None if self.merged else self.active_name(self.added_head)
-        return y_BLD if name is None else y_BLD + self.added_head[name](h_BLD)
+        return y_BLD if name is None else y_BLD + self.added_head[name](h_BLD.float())
 
     @property
     def weight(self) -> Tensor:
@@ -101,6 +102,19 @@ class ProbeModel(AdapterModel):
 
     prefix = "added_head"
     layer = ProbeLayer
+
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        super()._prepare_model(peft_config, model)
+        assert isinstance(peft_config, ProbeConfig)
+        assert isinstance(model, PreTrainedModel)
+        if peft_config.width == 0 and model.dtype != torch.float32:
+            model.base_model.register_forward_hook(_widen)
+
+
+def _widen(_: nn.Module, __: object, output: Any) -> Any:
+    """Give the unembedding's float32 matrix (TRL multiplies by it) states of its own dtype."""
+    output.last_hidden_state = output.last_hidden_state.float()
+    return output
 
 
 register("probe", ProbeConfig, ProbeModel)

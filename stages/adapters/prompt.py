@@ -20,6 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models.backbone import token_embedding
 from reward_models.compat import tensor_version
 from stages.adapters.config import Prompt
 from stages.adapters.prefix_attention import (
@@ -116,14 +117,16 @@ class PromptHook:
             if name.endswith(f".{self.attention}"):
                 remove_prefix(module)
 
-    def _set_prefixes(self, backbone: nn.Module, prompt_PD: Tensor) -> None:
+    def _set_prefixes(self, backbone: PreTrainedModel, prompt_PD: Tensor) -> None:
         """Run the prompt alone, in eval mode: if recomputed, it would attend to its own prefix."""
         training, self.is_running = backbone.training, True
         backbone.train(False)
         try:
             position_1P = torch.arange(len(prompt_PD), device=prompt_PD.device)[None]
             with captured_keys_and_values() as captured:
-                backbone(inputs_embeds=prompt_PD[None], position_ids=position_1P, use_cache=False)
+                dtype = token_embedding(backbone).weight.dtype
+                embedded_1PD = prompt_PD[None].to(dtype)
+                backbone(inputs_embeds=embedded_1PD, position_ids=position_1P, use_cache=False)
         finally:
             backbone.train(training)
             self.is_running = False

@@ -6,20 +6,27 @@ Dimension key:  B demonstrations,  L prompt and response,  V vocabulary.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.model_files import first_line
 from reward_models.packed_attention import FORWARD_ERRORS
 from reward_models.records import Demonstration
+from stages.chunked_logprobs import (
+    IGNORED,
+    in_place_of_logits,
+    returns_what_it_unembeds,
+    summed_nll,
+    tokens_at_once,
+)
 from stages.data.padding import pad_right, positions
 from stages.data.template import conversation_ids, response_ids
 
 ROUNDING = 2e-5  # of a summed loss that is computed in another order
-IGNORED = -100  # the label of a token that carries no loss, by PyTorch's convention
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,7 @@ def response_loss(
             batch = collate(by_length[start : start + batch_size], pad_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             labels_BL = batch.pop("labels")
-            logits_BLV = model(**batch, use_cache=False).logits
-            nats += _summed_nats(logits_BLV, labels_BL).item()
+            nats += _batch_nats(model, batch, labels_BL).item()
             tokens += int((labels_BL[:, 1:] != IGNORED).sum())
     return nats / tokens
 
@@ -99,6 +105,17 @@ def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) ->
             f"{name} cannot be fine-tuned: its unembedding is more than a matrix, and the loss "
             f"that would be trained is {trained:.4g} nats where its own logits give {expected:.4g}"
         )
+
+
+def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], labels_BL: Tensor) -> Tensor:
+    """Return the summed negative log-likelihood, of many tokens a chunk of logits at a time."""
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    chunk = tokens_at_once(model)
+    if labels_BL.numel() <= chunk or not returns_what_it_unembeds(model, head):
+        return _summed_nats(model(**batch, use_cache=False).logits, labels_BL)
+    with in_place_of_logits(head, partial(summed_nll, label_BL=labels_BL, chunk=chunk)):
+        nats: Tensor = model(**batch, use_cache=False).logits
+    return nats
 
 
 def _summed_nats(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def prompt_ids(
     if fmt.chat is None:
         return [*fmt.bos, *text_ids(tokenizer, written_out(turns) + "\n")]
     if not fmt.chat.takes_system:
-        turns = _without_system(turns)
+        turns = without_system(turns)
     texts = [turn.content for turn in turns]
     if not any(fmt.control.found_in(text) for text in texts):
         return _encode(tokenizer, fmt.chat.prompt([turn.to_json() for turn in turns]))
@@ -187,7 +187,7 @@ def written_out(turns: Sequence[Turn]) -> str:
     return "\n\n".join([*system, others[0].content if len(others) == 1 else "\n".join(named)])
 
 
-def _without_system(turns: Sequence[Turn]) -> list[Turn]:
+def without_system(turns: Sequence[Turn]) -> list[Turn]:
     """Return the turns of user and assistant; system texts come before the next user's text."""
     others, system = list[Turn](), list[str]()
     for turn in turns:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
@@ -46,6 +47,14 @@ def mark_static_address(tensor: Tensor) -> None:
 
 
 # accelerate
+
+
+def forget_precision() -> None:
+    """Let the next Accelerator have another precision than the last stage's in this process.
+
+    accelerate 1.15 has one a process; the process group stays.
+    """
+    AcceleratorState._reset_state()
 
 
 def accelerate_environment(config: Path) -> dict[str, str]:
@@ -145,19 +154,18 @@ def zero3_shard(parameter: nn.Parameter) -> Tensor:
     return shard
 
 
-def unwrap_optimizer(optimizer: Any) -> tuple[torch.optim.AdamW, Any]:
-    """Return torch's AdamW and the ZeRO optimizer around it, None where there is none.
+def unwrap_optimizer(optimizer: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """Return the innermost optimizer and the ZeRO optimizer around it, None where there is none.
 
-    ValueError where the innermost optimizer is not torch's AdamW.
+    ValueError where ZeRO is around another one than torch's AdamW.
     """
     zero = None
-    while not isinstance(optimizer, torch.optim.AdamW):
-        attributes = vars(optimizer)
+    while "optimizer" in (attributes := vars(optimizer)):
         if {"single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"} & set(attributes):
             zero = optimizer
-        if "optimizer" not in attributes:
-            raise ValueError(f"the optimizer is {type(optimizer).__name__}; expected torch's AdamW")
         optimizer = attributes["optimizer"]  # accelerate and DeepSpeed wrap under this name
+    if zero is not None and not isinstance(optimizer, torch.optim.AdamW):
+        raise ValueError(f"the optimizer is {type(optimizer).__name__}; expected torch's AdamW")
     return optimizer, zero
 
 
@@ -373,33 +381,3 @@ class StageTrainer(Trainer):
 
     def _send_telemetry(self) -> None:
         """Tell no hub that someone trains (TRL 1.16)."""
-
-
-# TRL 1.12
-
-
-@contextmanager
-def unembedding_of(model: PreTrainedModel, matrix: nn.Module) -> Iterator[None]:
-    """Let `matrix` pass for the model's unembedding while TRL's SFTTrainer is made.
-
-    It refuses adapters on the unembedding, because its fused loss takes the layer's weight; a
-    probe's weight is the whole of what the layer computes.
-    """
-    if model.get_output_embeddings() is matrix:  # type: ignore[no-untyped-call]
-        yield
-        return
-    vars(model)["get_output_embeddings"] = lambda: matrix
-    try:
-        yield
-    finally:
-        del vars(model)["get_output_embeddings"]
-
-
-@contextmanager
-def router_coefficient_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Restore what SFTTrainer overwrites in a config: the weight of experts' auxiliary loss."""
-    config = model.config.get_text_config()
-    coefficient = config.to_dict().get("router_aux_loss_coef")
-    yield
-    if coefficient is not None:
-        config.router_aux_loss_coef = coefficient

@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import AdamW
 
 from stages.distributed.compat import full_shape
 from stages.distributed.memory import free_memory
+from stages.distributed.optimizers import PLAIN, AdamKind
 
 BETAS = (0.9, 0.95)  # Ouyang et al. 2022, appendix C
 WEIGHT_DECAY = 0.0  # the paper does not say
@@ -69,12 +69,16 @@ class Replicated:
     shards_weights = False
 
     def __init__(
-        self, model: nn.Module, max_gradient_norm: float | None, accelerator: Accelerator
+        self,
+        model: nn.Module,
+        max_gradient_norm: float | None,
+        accelerator: Accelerator,
+        kind: AdamKind = PLAIN,
     ) -> None:
         self.model, self.accelerator = model, accelerator
         self.max_norm = clip_norm(max_gradient_norm)
         self.parameters = trained_parameters(model)
-        self.optimizer = adamw(self.parameters, fused=True)
+        self.optimizer = adamw(self.parameters, kind, fused=True)
 
     def backward(self, loss: Tensor) -> None:
         """See `Network`."""
@@ -124,11 +128,12 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], *, fused: bool = False) -> AdamW:
+def adamw(
+    parameters: Mapping[str, nn.Parameter], kind: AdamKind = PLAIN, *, fused: bool = False
+) -> Any:
     """Stage three's optimiser; the learning rate is given at each step."""
-    return AdamW(
-        list(parameters.values()), betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=fused
-    )
+    settings = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY}
+    return kind.build(list(parameters.values()), fused=fused, **settings)
 
 
 def clip_norm(max_gradient_norm: float | None) -> float:
@@ -171,17 +176,24 @@ class MovingAverage:
     """An exponential moving average of trained weights in float32 (appendix C.4: decay 0.992).
 
     The paper does not say per what; here it is per optimiser step, as in other implementations.
+    With `on_host` it is in host memory.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: x.float().clone() for name, x in weights.items()}
+    def __init__(
+        self, weights: Mapping[str, Tensor], decay: float, *, on_host: bool = False
+    ) -> None:
+        self.decay, self.on_host = decay, on_host
+        self.set({name: x.float().clone() for name, x in weights.items()})
+
+    def set(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these weights as the average."""
+        self.weights = {name: x.cpu() if self.on_host else x for name, x in weights.items()}
 
     def step(self, weights: Mapping[str, Tensor]) -> None:
         """Move by a share 1 - decay towards the current weights."""
         with torch.no_grad():
             for name, mean in self.weights.items():
-                mean.lerp_(weights[name].float(), 1.0 - self.decay)
+                mean.lerp_(weights[name].to(mean.device).float(), 1.0 - self.decay)
 
 
 @contextmanager

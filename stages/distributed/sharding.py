@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from peft import PeftModel
@@ -19,6 +18,7 @@ from torch import nn
 
 from stages.adapters.backbone import family_of
 from stages.distributed.network import Network, Replicated
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import (
     gather_moments,
     gather_weights,
@@ -36,12 +36,18 @@ def sharding(accelerator: Accelerator) -> Literal["none", "zero", "fsdp2"]:
 
 
 def sharded_network(
-    model: nn.Module, max_gradient_norm: float | None, accelerator: Accelerator
+    model: nn.Module,
+    max_gradient_norm: float | None,
+    accelerator: Accelerator,
+    kind: AdamKind = PLAIN,
 ) -> Network:
     """Wrap a model to be trained as the launcher shards it."""
-    match sharding(accelerator):
+    how = sharding(accelerator)
+    if how != "none":
+        kind.require_plain(how)
+    match how:
         case "none":
-            return Replicated(model, max_gradient_norm, accelerator)
+            return Replicated(model, max_gradient_norm, accelerator, kind)
         case "zero":
             from stages.distributed.zero import Zero
 
@@ -76,25 +82,6 @@ def load_models_whole(accelerator: Accelerator) -> None:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.dschf = None  # transformers knows of DeepSpeed as long as this lives
-
-
-def require_trainable_precision(accelerator: Accelerator) -> None:
-    """Raise ValueError for fp16 without loss scaling: small gradients would silently become 0.
-
-    DeepSpeed's engines scale the loss themselves.
-    """
-    if accelerator.mixed_precision == "fp16" and sharding(accelerator) != "zero":
-        raise ValueError(
-            "mixed_precision is 'fp16', and PPO does not scale its losses, so that small gradients "
-            "would become 0; expected 'bf16' or 'no'"
-        )
-
-
-def autocast(accelerator: Accelerator) -> torch.autocast:
-    """The launcher's precision (accelerate has none for DeepSpeed's engines)."""
-    precision, kind = accelerator.mixed_precision, accelerator.device.type
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(kind, dtype, enabled=precision in ("fp16", "bf16"))
 
 
 def network_state(network: Network) -> dict[str, Any]:

@@ -12,6 +12,7 @@ CPU. So what ZeRO-3 over four processes wrote, one plain process reads, and the 
 `parameters`, all of a model or some, have the same names in the same order on all ranks: plain ones
 (one process, data-parallel), those of a DeepSpeed engine (ZeRO-1, 2, 3, offloaded or not) or of
 FSDP2, trained or frozen. `optimizer` is torch's AdamW, bare or as DeepSpeed and accelerate wrap it.
+Where nothing is sharded it may be any other, whose state is saved as it is (see `optimizers`).
 Every rank calls. Only rank 0 gets what is gathered (the others get {}), and only its `weights` and
 `moments` are read (the others may pass {}). One tensor at a time is full on devices.
 """
@@ -25,13 +26,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import AdamW, Optimizer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from stages.distributed import compat
 from stages.distributed.compat import MOMENTS, full_shape, is_updated_by_zero
+from stages.distributed.optimizers import restored_state, saved_state
 
 Parameters = Mapping[str, nn.Parameter]
-Moments = Mapping[str, Mapping[str, Tensor]]
+Moments = Mapping[str, Mapping[str, Any]]
 
 
 def let_models_load_whole() -> None:
@@ -69,9 +72,12 @@ def gather_weights(parameters: Parameters) -> dict[str, Tensor]:
     return weights
 
 
-def gather_moments(parameters: Parameters, optimizer: Any) -> dict[str, dict[str, Tensor]]:
+def gather_moments(parameters: Parameters, optimizer: Any) -> dict[str, dict[str, Any]]:
     """Return Adam's state of every parameter that was updated, in full on rank 0; as above."""
     adam, zero = compat.unwrap_optimizer(optimizer)
+    if not isinstance(adam, AdamW):
+        _require_whole(parameters, adam)
+        return {name: saved_state(adam.state[p]) for name, p in parameters.items() if adam.state[p]}
     if zero is not None:
         compat.link_zero_moments(adam, zero)
     moments = {}
@@ -101,6 +107,10 @@ def scatter_weights(parameters: Parameters, weights: Mapping[str, Tensor]) -> No
 def scatter_moments(parameters: Parameters, optimizer: Any, moments: Moments) -> None:
     """Set Adam's state to rank 0's `moments`; a parameter that has none there starts afresh."""
     adam, zero = compat.unwrap_optimizer(optimizer)
+    if not isinstance(adam, AdamW):
+        _require_whole(parameters, adam)
+        _scatter_as_it_is(parameters, adam, moments)
+        return
     names: list[Any] = [list(moments)]
     if dist.is_initialized():
         dist.broadcast_object_list(names, src=0)
@@ -125,6 +135,23 @@ def scatter_moments(parameters: Parameters, optimizer: Any, moments: Moments) ->
                 _copy(state[key], value)
             step = step.to(parameter.device) if on_device else step.cpu()
             adam.state[parameter] = {"step": step, **state}
+
+
+def _scatter_as_it_is(parameters: Parameters, optimizer: Optimizer, moments: Moments) -> None:
+    """Set the state of another optimizer than torch's AdamW, which every rank holds whole."""
+    for name, parameter in parameters.items():
+        state: list[Any] = [moments.get(name)]
+        if dist.is_initialized():
+            dist.broadcast_object_list(state, src=0)
+        optimizer.state.pop(parameter, None)
+        if state[0]:
+            optimizer.state[parameter] = restored_state(optimizer, parameter, state[0])
+
+
+def _require_whole(parameters: Parameters, optimizer: Optimizer) -> None:
+    """Raise ValueError where FSDP2 shards the state of another optimizer than torch's AdamW."""
+    if any(isinstance(parameter.data, DTensor) for parameter in parameters.values()):
+        raise ValueError(f"the optimizer is {type(optimizer).__name__}; expected torch's AdamW")
 
 
 def is_main_process() -> bool:

@@ -33,6 +33,7 @@ class SeparateModels(Config):
     """Four models, as in the paper: policy, reference, reward model, and a critic of its own."""
 
     kind: Literal["separate"] = "separate"
+    offload: bool = False  # reference, reward model and average wait in host memory; family full
 
 
 class SharedCritic(Config):
@@ -42,6 +43,7 @@ class SharedCritic(Config):
     """
 
     kind: Literal["shared-critic"]
+    offload: bool = False
     value_coefficient: NonNegativeFloat = 0.1  # as in Ziegler et al.'s code; 0: the head alone
 
 
@@ -49,6 +51,7 @@ class JointModels(Config):
     """`SharedCritic`, and the score comes from the reference's states, which a probe allows."""
 
     kind: Literal["joint"]
+    offload: bool = False
     value_coefficient: NonNegativeFloat = 0.1
 
 
@@ -158,6 +161,20 @@ class VllmRollouts(Config):
     url: str  # http://host:8000
     parallel: PositiveInt = 64  # requests at once
     timeout_s: PositiveFloat = 600.0
+    transfer: Literal["folder", "nccl"] = "folder"  # of the weights of full fine-tuning
+    sleep: bool = False  # the server gives back device memory while it does not sample
+    # Tokens' losses are weighted with the policy's probability over the server's, up to this.
+    importance_cap: Annotated[float, Field(ge=1.0)] | None = None
+
+    @model_validator(mode="after")
+    def a_server_that_sleeps_gets_a_folder(self) -> Self:
+        """Refuse NCCL between two programs that share a device."""
+        if self.sleep and self.transfer == "nccl":
+            raise ValueError(
+                "rollouts.sleep is true, for a server on the training device, which NCCL cannot "
+                "send to; expected rollouts.transfer: folder"
+            )
+        return self
 
 
 Rollouts = Annotated[OwnRollouts | VllmRollouts, Field(discriminator="kind")]
@@ -208,6 +225,11 @@ class PPOConfig(Config):
         """The number of rollouts; the last one is whole."""
         return -(-self.episodes // self.episodes_per_rollout)
 
+    @property
+    def importance_cap(self) -> float | None:
+        """The largest importance weight of a token; None: samples are not weighted."""
+        return self.rollouts.importance_cap if isinstance(self.rollouts, VllmRollouts) else None
+
     @model_validator(mode="after")
     def dropout_is_off(self) -> Self:
         """Refuse an adapter's dropout."""
@@ -219,6 +241,16 @@ class PPOConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def what_is_offloaded_is_idle(self) -> Self:
+        """Refuse to offload frozen weights that the policy uses all the time."""
+        if self.models.offload and not isinstance(self.adaptation, Full):
+            raise ValueError(
+                f"models.offload is true but adaptation.family is {self.adaptation.family}: the "
+                "models share their frozen weights, and none of these is ever idle; expected full"
+            )
+        return self
+
+    @model_validator(mode="after")
     def what_is_merged_is_lora(self) -> Self:
         """Refuse to merge what is no LoRA."""
         merged = isinstance(self.rollouts, OwnRollouts) and self.rollouts.merged
@@ -226,6 +258,17 @@ class PPOConfig(Config):
             raise ValueError(
                 f"rollouts.merged is true but adaptation.family is {self.adaptation.family}; "
                 "expected lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def adapters_are_sent_as_files(self) -> Self:
+        """Refuse a way for weights where an adapter is sent."""
+        nccl = isinstance(self.rollouts, VllmRollouts) and self.rollouts.transfer == "nccl"
+        if nccl and not isinstance(self.adaptation, Full):
+            raise ValueError(
+                f"rollouts.transfer is nccl but adaptation.family is {self.adaptation.family}; "
+                "expected full: an adapter is sent as a folder"
             )
         return self
 

@@ -8,6 +8,7 @@
     cached   the states below the lowest trained layer, computed once a rollout
              (`stages.adapters.cached_layers`); the graphs of the rollout's own forward passes, for
              the first minibatch (`evaluate`)
+    chunked  of many tokens the logits are made a chunk at a time (`stages.chunked_logprobs`)
 
 All give the same numbers, up to rounding. Rows are padded on the right for models that padding
 before a text would change.
@@ -18,62 +19,37 @@ list,  S last columns of all rows in one list,  V vocabulary,  D hidden size.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from reward_models.packed_attention import PackedSegments, segment_table
-from stages.data.padding import positions
-from stages.data.template import end_id
+from reward_models.model import RewardModel
+from reward_models.packed_attention import PackedSegments
+from stages.chunked_logprobs import (
+    IGNORED,
+    in_place_of_logits,
+    logprobs_and_entropy,
+    summed_nll,
+)
+from stages.data.template import end_id, response_text
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
+from stages.generation.classifier import SequenceClassifier
+from stages.generation.score import score_texts
 from stages.ppo import losses
 from stages.ppo.models import Models, ValueHead, unembedding
-from stages.ppo.rollout import Episodes, Rollout, by_length, right_aligned
-from stages.reward.shared_prompt import PackedRow
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Model inputs, and the positions of the responses in the outputs.
-
-    `predict_N` is the position that predicts each response token and `end_E` that of each episode's
-    last token, as row * columns + column, counted in the last `columns` columns of all rows. `mask`
-    is mask_BL (true at tokens), or the segments of the only row. `length_B` counts the tokens of
-    each row, or, where packed, of each prompt with all its responses.
-    """
-
-    ids_BL: Tensor
-    mask: Tensor | PackedSegments
-    positions_BL: Tensor
-    columns: int
-    predict_N: Tensor
-    end_E: Tensor
-    length_B: Tensor
-    padded_right: bool = False
-
-    def split(self, x_BL: Tensor) -> list[Tensor]:
-        """A tensor with a row and column for each token, cut into the parts of `length_B`."""
-        lengths = self.length_B.tolist()
-        if isinstance(self.mask, PackedSegments):
-            return list(torch.split(x_BL[0], lengths))
-        return [x_L[self._tokens(n)] for x_L, n in zip(x_BL, lengths, strict=True)]
-
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """The inverse of `split`, 0 at padding."""
-        if isinstance(self.mask, PackedSegments):
-            return torch.cat(list(parts))[None]
-        x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
-        for x_L, part in zip(x_BL, parts, strict=True):
-            x_L[self._tokens(len(part))] = part
-        return x_BL
-
-    def _tokens(self, count: int) -> slice:
-        """The columns of a row's tokens."""
-        return slice(count) if self.padded_right else slice(-count, None)
+from stages.ppo.rollout import (
+    Episodes,
+    Layout,
+    Rollout,
+    by_length,
+    lay_out,
+    right_aligned,
+    write,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,30 +92,36 @@ def evaluate(
     if minibatches is None:
         minibatches = [torch.arange(num_episodes, device=device)]
     batches = (by_length(episodes, rows, batch_size) for rows in minibatches)
-    forwards, end = [], end_id(models.tokenizer)
+    forwards: list[Forward] = []
+    whole: list[tuple[Tensor, Episodes, Layout]] = []
     with torch.no_grad():
         for rows in chain.from_iterable(batches):
             batch = episodes.take(rows)
             token_N = batch.response_tokens()[batch.response_BT]
-            layout = lay_out_for(models, batch.ended_with(end))  # that end, for the scores
+            # As the reward model knows its texts, for the scores.
+            layout = lay_out_for(models, batch.ended_with(end_id(models.tokenizer)))
+            whole.append((rows, batch, layout))
             with torch.set_grad_enabled(keep_graphs):
-                logits_NV, state_ND = policy_logits(models, layout, models.policy)
-                old_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
+                old_N, entropy_N, state_ND = policy_logprobs(
+                    models, layout, models.policy, token_N, temperature, with_entropy=True
+                )
                 value_N = values(models, layout, state_ND)
             if keep_graphs:
                 separate_N = value_N if state_ND is None else None
                 forwards.append(Forward(rows, layout, old_N, state_ND, separate_N))
-            entropy_N = losses.entropy(logits_NV, temperature)
-            logits_NV, score_E = reference_and_scores(models, layout)
-            reference_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
-            for table_BT, x_N in (
-                (rollout.old_BT, old_N),
-                (rollout.entropy_BT, entropy_N),
-                (rollout.reference_BT, reference_N),
-                (rollout.value_BT, value_N),
-            ):
-                _write(table_BT, rows, batch, x_N)
-            rollout.score_B[rows] = score_E
+            write(rollout.old_BT, rows, batch, old_N)
+            assert entropy_N is not None
+            write(rollout.entropy_BT, rows, batch, entropy_N)
+            write(rollout.value_BT, rows, batch, value_N)
+        with models.idle.on_device():
+            for rows, batch, layout in whole:
+                token_N = batch.response_tokens()[batch.response_BT]
+                reference_N, score_E = reference_logprobs_and_scores(
+                    models, layout, token_N, temperature
+                )
+                write(rollout.reference_BT, rows, batch, reference_N)
+                score_E = text_scores(models, batch) if score_E is None else score_E
+                rollout.score_B[rows] = score_E
     return rollout, forwards
 
 
@@ -151,17 +133,13 @@ def policy_forwards(
     *,
     size: int,
     temperature: float,
-    accelerator: Accelerator,
 ) -> Iterator[Forward]:
     """The policy's forward passes over `rows`, in micro-batches of at most `size`."""
     for part in by_length(episodes, rows, size):
         batch = episodes.take(part)
         token_N = batch.response_tokens()[batch.response_BT]
-        with autocast(accelerator):
-            layout = lay_out_for(models, batch)
-            logits_NV, state_ND = policy_logits(models, layout, policy.model)
-        logprob_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
-        del logits_NV
+        layout = lay_out_for(models, batch)
+        logprob_N, _, state_ND = policy_logprobs(models, layout, policy.model, token_N, temperature)
         yield Forward(part, layout, logprob_N, state_ND)
 
 
@@ -174,7 +152,6 @@ def backward(
     value_loss: Callable[[Tensor], Tensor],
     *,
     value_coefficient: float,
-    accelerator: Accelerator,
 ) -> Tensor:
     """Add the gradients of both losses to the two networks; return value_N without its graph.
 
@@ -185,19 +162,16 @@ def backward(
         policy.backward(policy_loss)
         value_N = forward.value_N
         if value_N is None:
-            with autocast(accelerator):
-                value_N = critic_values(models, forward.layout, critic.model)
+            value_N = critic_values(models, forward.layout, critic.model)
     else:
         if value_coefficient:
             # The head may be an engine's and so have its own backward pass, from its own states.
             leaf_ND = forward.state_ND.detach().requires_grad_()
-            with autocast(accelerator):
-                value_N = models.critic(leaf_ND)  # an engine would count it as its own forward
+            value_N = models.critic(leaf_ND)  # an engine would count it as its own forward
             (slope_ND,) = torch.autograd.grad(value_loss(value_N), leaf_ND)
             policy_loss = policy_loss + value_coefficient * (forward.state_ND * slope_ND).sum()
         policy.backward(policy_loss)
-        with autocast(accelerator):
-            value_N = critic.model(forward.state_ND.detach())
+        value_N = critic.model(forward.state_ND.detach())
     critic.backward(value_loss(value_N))
     return value_N.detach()
 
@@ -207,11 +181,31 @@ def lay_out_for(models: Models, episodes: Episodes) -> Layout:
     return lay_out(episodes, packed=models.packed, right=models.pads_right)
 
 
-def lay_out(episodes: Episodes, *, packed: bool = False, right: bool = False) -> Layout:
-    """A row for each episode, padded on the left or `right`, or, where `packed`, one for all."""
-    if packed:
-        return _packed(episodes)
-    return _padded(episodes, right=right)
+def policy_logprobs(
+    models: Models,
+    layout: Layout,
+    policy: nn.Module,
+    token_N: Tensor,
+    temperature: float,
+    *,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """logprob_N of the response tokens, entropy_N where asked for, and state_ND.
+
+    Of many tokens, a chunk of logits is there at a time. The entropy has no gradient; `state_ND` is
+    as in `policy_logits`.
+    """
+    if not models.in_chunks(len(token_N)):
+        logits_NV, state_ND = policy_logits(models, layout, policy)
+        logprob_N = losses.chosen_logprobs(logits_NV, token_N, temperature)
+        entropy_N = losses.entropy(logits_NV.detach(), temperature) if with_entropy else None
+        return logprob_N, entropy_N, state_ND
+    with models.lower.cached(models.policy, layout):
+        logprob_N, entropy_N, state_SD = _in_chunks(
+            models, models.policy, policy, layout, token_N, temperature, with_entropy=with_entropy
+        )
+    needs_states = isinstance(models.critic, ValueHead)
+    return logprob_N, entropy_N, state_SD[layout.predict_N] if needs_states else None
 
 
 def policy_logits(
@@ -221,7 +215,8 @@ def policy_logits(
 
     `policy` is the models' own or an engine around it.
     """
-    with models.lower.cached(models.policy, layout):
+    compute = models.numerics.autocast(models.policy)
+    with compute, models.lower.cached(models.policy, layout):
         if not isinstance(models.critic, ValueHead):
             return response_logits(policy, layout), None
         head = unembedding(models.policy)
@@ -231,7 +226,9 @@ def policy_logits(
 
 def critic_values(models: Models, layout: Layout, critic: nn.Module) -> Tensor:
     """value_N before the response tokens, by a separate critic or an engine around it."""
-    with models.lower.cached(models.critic, layout):
+    assert isinstance(models.critic, RewardModel)
+    compute = models.numerics.autocast(models.critic)
+    with compute, models.lower.cached(models.critic, layout):
         return response_values(critic, layout)
 
 
@@ -246,16 +243,76 @@ def values(models: Models, layout: Layout, state_ND: Tensor | None) -> Tensor:
     return value_N
 
 
-def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor]:
-    """logits_NV of the reference, and the reward model's score_E of each response."""
-    with models.lower.cached(models.reference, layout):
-        if models.joint:
+def reference_and_scores(models: Models, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """logits_NV of the reference, and the reward model's score_E of each response.
+
+    No scores by a reward model with a tokenizer of its own: see `text_scores`.
+    """
+    compute = models.numerics.autocast(models.reference)
+    with compute, models.lower.cached(models.reference, layout):
+        if models.joint and isinstance(models.reward, RewardModel):
             head = unembedding(models.reference)
             logits_NV, state_SD = response_logits_and_states(models.reference, layout, head)
             return logits_NV, models.reward.scores(state_SD[layout.end_E])
         logits_NV = response_logits(models.reference, layout)
-    with models.lower.cached(models.reward, layout):
+    if isinstance(models.reward, SequenceClassifier):
+        return logits_NV, None
+    compute = models.numerics.autocast(models.reward)
+    with compute, models.lower.cached(models.reward, layout):
         return logits_NV, response_scores(models.reward, layout)
+
+
+def reference_logprobs_and_scores(
+    models: Models, layout: Layout, token_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor | None]:
+    """logprob_N of the reference, in chunks of many tokens; scores as `reference_and_scores`."""
+    if not models.in_chunks(len(token_N)):
+        logits_NV, score_E = reference_and_scores(models, layout)
+        return losses.chosen_logprobs(logits_NV, token_N, temperature), score_E
+    with models.lower.cached(models.reference, layout):
+        reference_N, _, state_SD = _in_chunks(
+            models, models.reference, models.reference, layout, token_N, temperature
+        )
+    if isinstance(models.reward, SequenceClassifier):
+        return reference_N, None
+    if models.joint:
+        return reference_N, models.reward.scores(state_SD[layout.end_E])
+    with models.lower.cached(models.reward, layout):
+        return reference_N, response_scores(models.reward, layout)
+
+
+def text_scores(models: Models, episodes: Episodes) -> Tensor:
+    """score_B by a reward model with a tokenizer of its own, from the texts of the episodes."""
+    assert isinstance(models.reward, SequenceClassifier)
+    prompts = [models.prompts[tuple(ids)] for ids in episodes.prompts()]
+    responses = [response_text(models.tokenizer, ids) for ids in episodes.responses()]
+    scores = score_texts(models.reward, prompts, responses)
+    return torch.tensor(scores, device=episodes.ids_BL.device)
+
+
+def _in_chunks(
+    models: Models,
+    own: PreTrainedModel,
+    policy: nn.Module,
+    layout: Layout,
+    token_N: Tensor,
+    temperature: float,
+    *,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logprob_N, entropy_N (else 0) and state_SD; `policy` is `own` or an engine around it."""
+    head = unembedding(own)
+    summary = partial(
+        logprobs_and_entropy,
+        token_N=token_N,
+        temperature=temperature,
+        chunk=models.tokens_at_once or len(token_N),
+        with_entropy=with_entropy,
+    )
+    with in_place_of_logits(head, summary):
+        summary_N2, state_SD = response_logits_and_states(policy, layout, head)
+    logprob_N, entropy_N = summary_N2.unbind(-1)
+    return logprob_N, entropy_N.detach(), state_SD
 
 
 def response_logits(policy: nn.Module, layout: Layout) -> Tensor:
@@ -304,11 +361,22 @@ def response_scores(reward: nn.Module, layout: Layout) -> Tensor:
     return _head_outputs(reward, layout).index_select(0, layout.end_E)
 
 
-def pretraining_nll(policy: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Summed negative log-likelihood in nats of pretraining examples, padded on the right."""
+def pretraining_nll(models: Models, policy: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Summed negative log-likelihood in nats of pretraining examples, padded on the right.
+
+    `policy` is the models' own or an engine around it.
+    """
     position_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-    output = policy(input_ids=ids_BL, position_ids=position_BL, use_cache=False)
-    return losses.token_nll(output.logits, ids_BL, mask_BL)
+    inputs = {"input_ids": ids_BL, "position_ids": position_BL, "use_cache": False}
+    with models.numerics.autocast(models.policy):
+        if not models.in_chunks(ids_BL.numel()):
+            return losses.token_nll(policy(**inputs).logits, ids_BL, mask_BL)
+        label_BL = ids_BL.masked_fill(~mask_BL, IGNORED)
+        chunk = models.tokens_at_once or ids_BL.numel()
+        loss = partial(summed_nll, label_BL=label_BL, chunk=chunk)
+        with in_place_of_logits(unembedding(models.policy), loss):
+            nats: Tensor = policy(**inputs).logits
+    return nats
 
 
 def _policy_output(policy: nn.Module, layout: Layout, keep: int | Tensor) -> Any:
@@ -333,73 +401,3 @@ def _head_outputs(model: nn.Module, layout: Layout) -> Tensor:
     column_BL = column_L.expand(len(layout.ids_BL), -1)
     output_BL: Tensor = model(layout.ids_BL, layout.mask, layout.positions_BL, column_BL)
     return output_BL.flatten()
-
-
-def _padded(episodes: Episodes, *, right: bool) -> Layout:
-    """A row for each episode. Padded on the right, the logits of all columns are needed."""
-    width, longest = episodes.ids_BL.shape[1], episodes.response_BT.shape[1]
-    ids_BL, mask_BL, length_B = episodes.ids_BL, episodes.mask_BL, episodes.mask_BL.sum(-1)
-    row_B = torch.arange(len(length_B), device=length_B.device)
-    columns, shift_B = longest + 1, torch.zeros_like(length_B)
-    if right:
-        columns, shift_B = width, width - length_B
-        column_L = torch.arange(width, device=length_B.device)
-        mask_BL = column_L < length_B[:, None]
-        source_BL = (column_L + shift_B[:, None]).clamp(max=width - 1)
-        ids_BL = ids_BL.gather(1, source_BL).masked_fill(~mask_BL, 0)
-    row_N, column_N = episodes.response_BT.nonzero(as_tuple=True)
-    last_B = (row_B + 1) * columns - 1 - shift_B
-    return Layout(
-        ids_BL=ids_BL,
-        mask=mask_BL,
-        positions_BL=positions(mask_BL),
-        columns=columns,
-        predict_N=last_B[row_N] - longest + column_N,  # one column before the token's own
-        end_E=last_B,
-        length_B=length_B,
-        padded_right=right,
-    )
-
-
-def _packed(episodes: Episodes) -> Layout:
-    row, device = PackedRow(), episodes.ids_BL.device
-    predict: list[int] = []
-    ends: list[int] = []
-    lengths: list[int] = []
-    for prompt, responses in _groups(episodes):
-        begin = len(row.ids)
-        if len(responses) == 1:  # a stem alone: its attention is causal, without a mask
-            row.add(prompt + responses[0], ())
-            ends.append(len(row.ids) - 1)
-        else:
-            ends += row.add(prompt, responses)
-        for end, response in zip(ends[-len(responses) :], responses, strict=True):
-            predict.append(begin + len(prompt) - 1)
-            predict += range(end - len(response) + 1, end)
-        lengths.append(len(row.ids) - begin)
-    return Layout(
-        ids_BL=torch.tensor([row.ids], device=device),
-        mask=PackedSegments.of(segment_table(row.segments).to(device)),
-        positions_BL=torch.tensor([row.positions], device=device),
-        columns=len(row.ids),
-        predict_N=torch.tensor(predict, device=device),
-        end_E=torch.tensor(ends, device=device),
-        length_B=torch.tensor(lengths, device=device),
-    )
-
-
-def _groups(episodes: Episodes) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Each prompt with the responses of the neighbouring episodes that share it."""
-    rows, responses = episodes.ids_BL.tolist(), episodes.responses()
-    lengths = episodes.mask_BL.sum(-1).tolist()
-    for start in range(0, len(rows), episodes.sharing):
-        texts = rows[start][len(rows[start]) - lengths[start] :]
-        group = responses[start : start + episodes.sharing]
-        yield texts[: len(texts) - len(group[0])], group
-
-
-def _write(table_BT: Tensor, rows: Tensor, batch: Episodes, x_N: Tensor) -> None:
-    """Write a batch's response tokens into the rollout's right-aligned table."""
-    x_BT = torch.zeros_like(batch.response_BT, dtype=table_BT.dtype)
-    x_BT[batch.response_BT] = x_N.to(table_BT.dtype)
-    table_BT[rows, -x_BT.shape[1] :] = x_BT

@@ -21,15 +21,17 @@ from reward_models.packed_attention import (
     enable_packing,
     shorter_window,
 )
+from reward_models.weights.formats import rounding
 from stages.adapters.cached_layers import CachedLayers
+from stages.chunked_logprobs import returns_what_it_unembeds, tokens_at_once
 from stages.forward_check import Forward as ForwardFn
 from stages.forward_check import logits_of, padding_side
 from stages.generation.generate import Sampled
 from stages.ppo import losses
 from stages.ppo.config import PPOConfig
-from stages.ppo.forward import lay_out, policy_logits, reference_and_scores, values
-from stages.ppo.models import Models
-from stages.ppo.rollout import Episodes
+from stages.ppo.forward import policy_logits, reference_and_scores, values
+from stages.ppo.models import Models, unembedding
+from stages.ppo.rollout import Episodes, lay_out
 from stages.progress import Report, announce
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,11 @@ def with_supported_layout(
 ) -> Models:
     """The models, with the layout that all of them support: packed, or padded on which side."""
     longest, response_tokens = max(prompts, key=len), config.sampling.max_new_tokens
-    models = replace(models, pads_right=pads_right(models, len(longest) + response_tokens))
+    models = replace(
+        models,
+        pads_right=pads_right(models, len(longest) + response_tokens),
+        tokens_at_once=chunk_of_logits(models),
+    )
     if not config.packed:
         return models
     announce(report, "checking that the models can compute several episodes in one row")
@@ -50,6 +56,15 @@ def with_supported_layout(
     if obstacle is not None:
         log.warning("every episode is computed in a padded row of its own: %s", obstacle)
     return replace(models, packed=obstacle is None)
+
+
+def chunk_of_logits(models: Models) -> int | None:
+    """The number of tokens whose logits are there at once; None where they must all be.
+
+    So it is where logits are more than the unembedding's output.
+    """
+    policy = models.policy
+    return tokens_at_once(policy) if returns_what_it_unembeds(policy, unembedding(policy)) else None
 
 
 def pads_right(models: Models, longest: int) -> bool:
@@ -85,7 +100,7 @@ def obstacle_to_packing(
     def change() -> str | None:
         for backbone in backbones:
             enable_packing(backbone)
-        difference = _difference(before, _outputs(models, together, packed=True))
+        difference = _difference(models, before, _outputs(models, together, packed=True))
         windows = (shorter_window(backbone, longest) for backbone in backbones)
         return difference or next((window for window in windows if window is not None), None)
 
@@ -105,7 +120,7 @@ def without_wrong_states(models: Models, prompt: list[int]) -> Models:
     expected = _outputs(plain, episodes, packed=models.packed)
     try:
         _outputs(models, episodes, packed=models.packed)  # computes the states
-        obstacle = _difference(expected, _outputs(models, episodes, packed=models.packed))
+        obstacle = _difference(models, expected, _outputs(models, episodes, packed=models.packed))
     except FORWARD_ERRORS as error:
         obstacle = f"the model refused ({first_line(error)[:80]})"
     models.lower.forget()
@@ -154,9 +169,16 @@ def _outputs(models: Models, episodes: Episodes, *, packed: bool) -> tuple[Tenso
     value_N = values(models, layout, state_ND)
     logprob_N = losses.chosen_logprobs(logits_NV, token_N, 1.0)
     del logits_NV
-    return logprob_N, value_N, reference_and_scores(models, layout)[1]
+    score_E = reference_and_scores(models, layout)[1]
+    return (logprob_N, value_N) if score_E is None else (logprob_N, value_N, score_E)
 
 
-def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:
-    worst = max(float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True))
-    return None if worst <= TOLERANCE else f"its output differs by {worst:.1e}"
+def _difference(models: Models, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> str | None:
+    with models.autocast():
+        roles = (models.policy, models.reference, models.critic, models.reward)
+        share = max(rounding(role, TOLERANCE) for role in roles)
+    worst = max(
+        float((a - b).abs().max()) / (1.0 if share == TOLERANCE else max(1.0, float(a.abs().max())))
+        for a, b in zip(expected, actual, strict=True)
+    )
+    return None if worst <= share else f"its output differs by {worst:.1e}"

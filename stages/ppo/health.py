@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from reward_models.backbone import transformer
+from reward_models.backbone import Backbone, transformer
 from reward_models.context_limit import ContextLimit, max_positions
+from reward_models.model import RewardModel
 from stages.data.template import stop_ids
 from stages.ppo import losses
 from stages.ppo.config import HealthChecks, PPOConfig
@@ -92,6 +93,17 @@ class MetricSums:
         return {name: float(s / n) for name, (s, n) in zip(names, table, strict=True)}
 
 
+def add_sampler_gap(sums: MetricSums, rollout: Rollout, cap: float | None) -> None:
+    """Add how far the sampler's log-probabilities are from the policy's, and the weights for it."""
+    mask_BT = rollout.episodes.response_BT
+    old_N, sampler_N = rollout.old_BT[mask_BT], rollout.sampler_BT[mask_BT]
+    sums.add_all("ppo/sampler_gap_nats_per_token", (sampler_N - old_N).abs())
+    if cap is not None:
+        weight_N = losses.importance_weights(old_N, sampler_N, cap=cap)
+        sums.add_all("ppo/importance_weight", weight_N)
+        sums.add_all("ppo/importance_truncated", (old_N - sampler_N).exp() > cap)
+
+
 def add_rollout(sums: MetricSums, rollout: Rollout, reward_BT: Tensor) -> None:
     """Add score, reward, KL, entropy, length, endings and repetition of a rollout."""
     mask_BT, episodes = rollout.episodes.response_BT, rollout.episodes
@@ -164,16 +176,18 @@ def preflight(models: Models, config: PPOConfig, prompts: Sequence[list[int]]) -
             )
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     what = f"the longest prompt and sampling.max_new_tokens ({config.sampling.max_new_tokens})"
-    for name, backbone in (("policy", models.policy), ("reward model", models.reward.backbone)):
+    backbones: dict[str, Backbone] = {"policy": models.policy}
+    if isinstance(models.reward, RewardModel):
+        backbones["reward model"] = models.reward.backbone
+    for name, backbone in backbones.items():
         limit = max_positions(transformer(backbone).config)
         ContextLimit(f"the {name}", limit).require(longest, what)
 
 
-def check_first_ratio(error: float, mixed_precision: str, policy: nn.Module) -> None:
-    """Stop unless the ratio is 1 before the first step, to 1e-5 (to 1e-2 in 16 bits)."""
-    dtypes = {p.dtype for p in policy.parameters()}
-    full = mixed_precision == "no" and dtypes <= {torch.float32, torch.float64}
-    tolerance = 1e-5 if full else 1e-2
+def check_first_ratio(error: float, compute: torch.dtype, policy: nn.Module) -> None:
+    """Stop unless the ratio is 1 before the first step, to 1e-5 (to 1e-2 in 16 bits or fewer)."""
+    dtypes = {p.dtype for p in policy.parameters()} | {compute}
+    tolerance = 1e-5 if dtypes <= {torch.float32, torch.float64} else 1e-2
     if not error <= tolerance:
         raise UnhealthyRunError(
             f"at the first minibatch the ratio of new to old probabilities is off 1 by {error:.2g} "

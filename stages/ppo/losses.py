@@ -98,6 +98,16 @@ def whiten(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return scaled_BT.to(x_BT.dtype) * mask_BT
 
 
+def importance_weights(old_BT: Tensor, sampler_BT: Tensor, *, cap: float) -> Tensor:
+    """min(pi / mu, cap) of tokens that mu sampled and pi is trained on (Yao et al. 2025).
+
+    The advantages are multiplied by it, and so every token's clipped surrogate: without the cap its
+    expectation under mu is that under pi. "Your efficient RL framework secretly brings you
+    off-policy RL training": truncated importance sampling.
+    """
+    return (old_BT - sampler_BT).exp().clamp(max=cap)
+
+
 def policy_loss(
     logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, *, clip: float, count: float
 ) -> Tensor:

@@ -19,20 +19,18 @@ from torch import Tensor
 from stages.adapters.cached_layers import CachedLayers
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
+from stages.distributed.optimizers import state_bytes
 from stages.generation.generate import Sampled
-from stages.ppo import losses
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import (
-    Layout,
     critic_values,
     lay_out_for,
-    policy_logits,
+    policy_logprobs,
     pretraining_nll,
     values,
 )
 from stages.ppo.models import Models
-from stages.ppo.rollout import Episodes
+from stages.ppo.rollout import Episodes, Layout
 
 NOTHING = Cost(0, 1)
 
@@ -72,7 +70,7 @@ class UpdateCost:
 
 
 def update_cost(
-    models: Models, config: PPOConfig, prompts: Sequence[list[int]], accelerator: Accelerator
+    models: Models, config: PPOConfig, prompts: Sequence[list[int]]
 ) -> UpdateCost | None:
     """The memory of an update, by dry runs of models that are whole on a device.
 
@@ -89,11 +87,10 @@ def update_cost(
         return partial(_pretraining_passes, models, ids_BL)
 
     try:
-        with autocast(accelerator):
-            return UpdateCost(
-                cost_of(partial(update_of, models, config, longest), config.responses_per_prompt),
-                NOTHING if mix is None else cost_of(pretraining),
-            )
+        return UpdateCost(
+            cost_of(partial(update_of, models, config, longest), config.responses_per_prompt),
+            NOTHING if mix is None else cost_of(pretraining),
+        )
     except RuntimeError as error:
         log.warning("every micro-batch is a whole minibatch, fitting or not: %s", error)
         return None
@@ -121,13 +118,16 @@ def fitting(
     return MicroBatch(max(group, episodes), max(1, examples))
 
 
-def reserved_bytes(networks: Sequence[Network], lower: CachedLayers, tokens: int) -> int:
+def reserved_bytes(
+    networks: Sequence[Network], lower: CachedLayers, tokens: int, config: PPOConfig
+) -> int:
     """Memory that an update takes and that is free before the first one, its passes aside.
 
     That is Adam's moments of this rank's shards, and the cached layers' states of so many tokens.
     """
-    trained = [x for network in networks for x in network.shards().values()]
-    return 2 * sum(x.numel() * x.element_size() for x in trained) + tokens * lower.bytes_per_token
+    sizes = [x.numel() for network in networks for x in network.shards().values()]
+    kind = (config.optimizer, config.precision.masters)
+    return sum(state_bytes(size, *kind) for size in sizes) + tokens * lower.bytes_per_token
 
 
 def update_of(
@@ -149,9 +149,11 @@ def _update_passes(models: Models, config: PPOConfig, layout: Layout) -> None:
     """The passes of an update; with `cached.first_forward`, both graphs are there at once."""
     token_N = layout.ids_BL.new_zeros(len(layout.predict_N))
     with _discarded_gradients(models):
-        logits_NV, state_ND = policy_logits(models, layout, models.policy)
-        loss = losses.chosen_logprobs(logits_NV, token_N, config.sampling.temperature).sum()
-        del logits_NV
+        logprob_N, _, state_ND = policy_logprobs(
+            models, layout, models.policy, token_N, config.sampling.temperature
+        )
+        loss = logprob_N.sum()
+        del logprob_N, _
         if state_ND is not None or config.cached.first_forward:
             torch.autograd.backward(loss + values(models, layout, state_ND).sum())
         else:
@@ -162,7 +164,7 @@ def _update_passes(models: Models, config: PPOConfig, layout: Layout) -> None:
 def _pretraining_passes(models: Models, ids_BL: Tensor) -> None:
     with _discarded_gradients(models):
         mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-        torch.autograd.backward(pretraining_nll(models.policy, ids_BL, mask_BL))
+        torch.autograd.backward(pretraining_nll(models, models.policy, ids_BL, mask_BL))
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 
 from reward_models.records import Prompt
 from stages.data.template import response_text
-from stages.distributed.sharding import autocast
 from stages.ppo import forward
 from stages.ppo.health import MetricSums
-from stages.ppo.rollout import Rollout, collect, even_rows, gather
+from stages.ppo.rollout import Rollout, collect, gather
 from stages.ppo.run import Best, PPORun
 from stages.seeding import EVERY_RANK, generator_for
 
@@ -92,17 +92,27 @@ def choose_best(
 
 def result_rollout(run: PPORun, prompts: Sequence[list[int]]) -> Rollout:
     """A rollout on these prompts of the result's weights, with the same draws every time."""
-    rows = even_rows(run.accelerator, len(prompts))
+    rows = _even_rows(run.accelerator, len(prompts))
     sampling, device = run.config.sampling, run.accelerator.device
     generator = generator_for(run.seed, "validation", EVERY_RANK)
     with run.result_weights():
         episodes, logprobs = collect(run.sampler, prompts, rows, sampling, generator, device=device)
-        with autocast(run.accelerator):
-            own, _ = forward.evaluate(
-                run.models,
-                episodes,
-                temperature=sampling.temperature,
-                batch_size=run.micro.episodes,
-                sampler_logprobs=logprobs,
-            )
+        own, _ = forward.evaluate(
+            run.models,
+            episodes,
+            temperature=sampling.temperature,
+            batch_size=run.micro.episodes,
+            sampler_logprobs=logprobs,
+        )
         return gather(run.accelerator, own, rows)
+
+
+def _even_rows(accelerator: Accelerator, prompts: int) -> list[int]:
+    """This rank's rows of so many prompts.
+
+    All ranks get equally many, because sharded models need the same forward passes on all: where
+    the number is not a multiple, some prompts are answered twice.
+    """
+    ranks = accelerator.num_processes
+    rows = range(accelerator.process_index, -(-prompts // ranks) * ranks, ranks)
+    return [row % prompts for row in rows]

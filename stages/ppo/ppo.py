@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stages.distributed.checkpoints import Checkpoints
-from stages.distributed.sharding import autocast
 from stages.generation.vllm import VllmSampler
 from stages.ppo import forward, health, losses
 from stages.ppo.config import AdaptiveKL, PPOConfig
@@ -152,16 +151,15 @@ def iterate(
     # 2. Compute log-probabilities of policy and reference, values, and the reward model's scores,
     # in the batches of the first minibatches: so their ratio is exactly 1.
     doing("scoring the responses")
-    with autocast(accelerator):
-        own_rollout, forwards = forward.evaluate(
-            run.models,
-            episodes,
-            temperature=config.sampling.temperature,
-            batch_size=run.micro.episodes,
-            minibatches=[torch.searchsorted(row_N, rows) for rows in own_minibatches],
-            sampler_logprobs=sampler_logprobs,
-            keep_graphs=run.keeps_first_forward,
-        )
+    own_rollout, forwards = forward.evaluate(
+        run.models,
+        episodes,
+        temperature=config.sampling.temperature,
+        batch_size=run.micro.episodes,
+        minibatches=[torch.searchsorted(row_N, rows) for rows in own_minibatches],
+        sampler_logprobs=sampler_logprobs,
+        keep_graphs=run.keeps_first_forward,
+    )
     forwards = [replace(one, rows=row_N[one.rows]) for one in forwards]
     rollout = gather(accelerator, own_rollout, row_N.tolist())
     health.check_finite(rollout)
@@ -180,8 +178,7 @@ def iterate(
 
     health.add_rollout(sums, rollout, reward_BT)
     if isinstance(run.sampler, VllmSampler):
-        gap_BT = (rollout.sampler_BT - rollout.old_BT).abs()
-        sums.add_all("ppo/sampler_gap_nats_per_token", gap_BT[rollout.episodes.response_BT])
+        health.add_sampler_gap(sums, rollout, config.importance_cap)
     metrics = sums.averages(run.sum_over_ranks)
     metrics = health.with_standard_error(metrics, config.episodes_per_rollout)
     state.first_response_tokens = state.first_response_tokens or metrics["ppo/response_tokens"]
@@ -218,6 +215,10 @@ def experience(
     return_BT = advantage_BT + rollout.value_BT
     if config.whiten_advantages:
         advantage_BT = losses.whiten(advantage_BT, mask_BT)
+    if config.importance_cap is not None:  # another program sampled, with probabilities of its own
+        advantage_BT = advantage_BT * losses.importance_weights(
+            rollout.old_BT, rollout.sampler_BT, cap=config.importance_cap
+        )
     data = Experience(rollout.episodes, rollout.old_BT, rollout.value_BT, advantage_BT, return_BT)
     return data, reward_BT
 
@@ -263,7 +264,6 @@ def add_ppo_gradients(
         run.own(rows),
         size=run.micro.episodes,
         temperature=config.sampling.temperature,
-        accelerator=accelerator,
     ):
         batch = data.take(one.rows)
         mask_BT, new_N = batch.episodes.response_BT, one.logprob_N
@@ -285,7 +285,6 @@ def add_ppo_gradients(
             policy_loss,
             value_loss,
             value_coefficient=run.value_coefficient,
-            accelerator=accelerator,
         )
         with torch.no_grad():
             ratio_N = (new_N - old_N).exp()
@@ -301,7 +300,8 @@ def add_ppo_gradients(
     if first:
         ratio_error = accelerator.gather(ratio_error).max()
         sums.add("ppo/first_ratio_error", ratio_error)
-        health.check_first_ratio(float(ratio_error), accelerator.mixed_precision, run.models.policy)
+        models = run.models
+        health.check_first_ratio(float(ratio_error), models.numerics.compute, models.policy)
 
 
 def add_pretraining_gradients(run: PPORun, sums: MetricSums, *, measure: bool = False) -> None:
@@ -323,8 +323,7 @@ def add_pretraining_gradients(run: PPORun, sums: MetricSums, *, measure: bool = 
         for x_BL in (all_ids_BL, all_mask_BL)
     )
     for part in torch.split(torch.arange(len(ids_BL), device=device), run.micro.examples):
-        with autocast(accelerator):
-            nll = forward.pretraining_nll(policy.model, ids_BL[part], mask_BL[part])
+        nll = forward.pretraining_nll(run.models, policy.model, ids_BL[part], mask_BL[part])
         policy.backward(config.coefficient * nll / divisor)
         tokens = int(mask_BL[part, 1:].sum())
         sums.add("ppo/pretraining_loss_nats_per_token", nll.item(), tokens)

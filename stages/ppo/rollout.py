@@ -12,7 +12,7 @@ episodes that share a prompt.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol, Self
@@ -23,13 +23,16 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 
+from reward_models.packed_attention import PackedSegments, segment_table
 from stages.adapters.lora import merged_lora
+from stages.data.padding import positions
 from stages.distributed.network import Network
-from stages.distributed.sharding import autocast
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
 from stages.ppo.config import OwnRollouts
 from stages.ppo.models import Models
+from stages.precision import narrowed
+from stages.reward.shared_prompt import PackedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,27 @@ class Episodes:
         """token_BT of the responses; meaningless outside `response_BT`."""
         return self.ids_BL[:, -self.response_BT.shape[1] :]
 
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each prompt, without padding."""
+        lengths = self.mask_BL.sum(-1) - self.response_BT.sum(-1)
+        ends = self.ids_BL.shape[1] - self.response_BT.sum(-1)
+        cuts = zip(self.ids_BL.tolist(), lengths.tolist(), ends.tolist(), strict=True)
+        return [row[end - length : end] for row, length, end in cuts]
+
     def responses(self) -> list[list[int]]:
         """The token ids of each response, without padding."""
         counts = self.response_BT.sum(-1).tolist()
         rows = self.response_tokens().tolist()
         return [row[len(row) - n :] for row, n in zip(rows, counts, strict=True)]
+
+    def groups(self) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Each prompt with the responses of the neighbouring episodes that share it."""
+        rows, responses = self.ids_BL.tolist(), self.responses()
+        lengths = self.mask_BL.sum(-1).tolist()
+        for start in range(0, len(rows), self.sharing):
+            texts = rows[start][len(rows[start]) - lengths[start] :]
+            group = responses[start : start + self.sharing]
+            yield texts[: len(texts) - len(group[0])], group
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +155,53 @@ class Experience:
         return type(self)(episodes, *(x_BT[rows, -longest:] for x_BT in tables))
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Model inputs, and the positions of the responses in the outputs.
+
+    `predict_N` is the position that predicts each response token and `end_E` that of each episode's
+    last token, as row * columns + column, counted in the last `columns` columns of all rows. `mask`
+    is mask_BL (true at tokens), or the segments of the only row. `length_B` counts the tokens of
+    each row, or, where packed, of each prompt with all its responses.
+    """
+
+    ids_BL: Tensor
+    mask: Tensor | PackedSegments
+    positions_BL: Tensor
+    columns: int
+    predict_N: Tensor
+    end_E: Tensor
+    length_B: Tensor
+    padded_right: bool = False
+
+    def split(self, x_BL: Tensor) -> list[Tensor]:
+        """A tensor with a row and column for each token, cut into the parts of `length_B`."""
+        lengths = self.length_B.tolist()
+        if isinstance(self.mask, PackedSegments):
+            return list(torch.split(x_BL[0], lengths))
+        return [x_L[self._tokens(n)] for x_L, n in zip(x_BL, lengths, strict=True)]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`, 0 at padding."""
+        if isinstance(self.mask, PackedSegments):
+            return torch.cat(list(parts))[None]
+        x_BL = parts[0].new_zeros(*self.ids_BL.shape, *parts[0].shape[1:])
+        for x_L, part in zip(x_BL, parts, strict=True):
+            x_L[self._tokens(len(part))] = part
+        return x_BL
+
+    def _tokens(self, count: int) -> slice:
+        """The columns of a row's tokens."""
+        return slice(count) if self.padded_right else slice(-count, None)
+
+
+def lay_out(episodes: Episodes, *, packed: bool = False, right: bool = False) -> Layout:
+    """A row for each episode, padded on the left or `right`, or, where `packed`, one for all."""
+    if packed:
+        return _packed(episodes)
+    return _padded(episodes, right=right)
+
+
 class Sampler(Protocol):
     """The program that samples from the current policy."""
 
@@ -150,6 +216,9 @@ class Sampler(Protocol):
 
         The random numbers are drawn for all prompts, so that ranks do not change them.
         """
+
+    def close(self) -> None:
+        """Give back whatever the run has taken outside this process."""
 
 
 class LocalSampler:
@@ -170,14 +239,29 @@ class LocalSampler:
     ) -> tuple[list[Sampled], list[list[float]]]:
         """See `Sampler`."""
         model, tokenizer = self.models.policy, self.models.tokenizer
-        with autocast(self.accelerator), self.policy.gathered(), self._merged():
+        with self.policy.gathered(), self._merged(), self._decoding():
             responses = generate_responses(
                 model, tokenizer, prompts, sampling, generator=generator, rows=rows
             )
         return responses, []
 
+    def close(self) -> None:
+        """See `Sampler`; nothing is taken."""
+
     def _merged(self) -> AbstractContextManager[None]:
         return merged_lora(self.models.policy) if self.merged else nullcontext()
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Compute in the policy's precision; autocast converts no matrix at every token."""
+        models = self.models
+        copies = (
+            nullcontext()
+            if self.policy.shards_weights
+            else narrowed(models.policy, models.numerics.compute)
+        )
+        with models.numerics.autocast(models.policy), copies:
+            yield
 
 
 def collect(
@@ -217,17 +301,6 @@ def gather(accelerator: Accelerator, rollout: Rollout, rows: Sequence[int]) -> R
     return Rollout(Episodes(ids_BL, mask_BL, response_BT, ended_B, sharing), *outputs)
 
 
-def even_rows(accelerator: Accelerator, prompts: int) -> list[int]:
-    """This rank's rows of so many prompts.
-
-    All ranks get equally many, because sharded models need the same forward passes on all: where
-    the number is not a multiple, some prompts are answered twice.
-    """
-    ranks = accelerator.num_processes
-    rows = range(accelerator.process_index, -(-prompts // ranks) * ranks, ranks)
-    return [row % prompts for row in rows]
-
-
 def by_length(episodes: Episodes, rows: Tensor, size: int | None) -> Iterator[Tensor]:
     """`rows` in batches of at most `size` of similar length, so that little is padded.
 
@@ -254,6 +327,13 @@ def right_aligned(lists: Sequence[Sequence[float]], like_BT: Tensor) -> Tensor:
     return x_BT
 
 
+def write(table_BT: Tensor, rows: Tensor, batch: Episodes, x_N: Tensor) -> None:
+    """Write a batch's response tokens into the rollout's right-aligned table."""
+    x_BT = torch.zeros_like(batch.response_BT, dtype=table_BT.dtype)
+    x_BT[batch.response_BT] = x_N.to(table_BT.dtype)
+    table_BT[rows, -x_BT.shape[1] :] = x_BT
+
+
 def _tables(rollout: Rollout) -> list[Tensor]:
     episodes = rollout.episodes
     texts = [episodes.ids_BL, episodes.mask_BL, episodes.response_BT, episodes.ended_B]
@@ -272,3 +352,56 @@ def _right_aligned(parts: Sequence[Tensor]) -> Tensor:
 def _last(counts: Sequence[int], width: int) -> Tensor:
     """A mask that is true in the last `counts[b]` of `width` columns."""
     return torch.arange(width) >= width - torch.tensor(counts)[:, None]
+
+
+def _padded(episodes: Episodes, *, right: bool) -> Layout:
+    """A row for each episode. Padded on the right, the logits of all columns are needed."""
+    width, longest = episodes.ids_BL.shape[1], episodes.response_BT.shape[1]
+    ids_BL, mask_BL, length_B = episodes.ids_BL, episodes.mask_BL, episodes.mask_BL.sum(-1)
+    row_B = torch.arange(len(length_B), device=length_B.device)
+    columns, shift_B = longest + 1, torch.zeros_like(length_B)
+    if right:
+        columns, shift_B = width, width - length_B
+        column_L = torch.arange(width, device=length_B.device)
+        mask_BL = column_L < length_B[:, None]
+        source_BL = (column_L + shift_B[:, None]).clamp(max=width - 1)
+        ids_BL = ids_BL.gather(1, source_BL).masked_fill(~mask_BL, 0)
+    row_N, column_N = episodes.response_BT.nonzero(as_tuple=True)
+    last_B = (row_B + 1) * columns - 1 - shift_B
+    return Layout(
+        ids_BL=ids_BL,
+        mask=mask_BL,
+        positions_BL=positions(mask_BL),
+        columns=columns,
+        predict_N=last_B[row_N] - longest + column_N,  # one column before the token's own
+        end_E=last_B,
+        length_B=length_B,
+        padded_right=right,
+    )
+
+
+def _packed(episodes: Episodes) -> Layout:
+    row, device = PackedRow(), episodes.ids_BL.device
+    predict: list[int] = []
+    ends: list[int] = []
+    lengths: list[int] = []
+    for prompt, responses in episodes.groups():
+        begin = len(row.ids)
+        if len(responses) == 1:  # a stem alone: its attention is causal, without a mask
+            row.add(prompt + responses[0], ())
+            ends.append(len(row.ids) - 1)
+        else:
+            ends += row.add(prompt, responses)
+        for end, response in zip(ends[-len(responses) :], responses, strict=True):
+            predict.append(begin + len(prompt) - 1)
+            predict += range(end - len(response) + 1, end)
+        lengths.append(len(row.ids) - begin)
+    return Layout(
+        ids_BL=torch.tensor([row.ids], device=device),
+        mask=PackedSegments.of(segment_table(row.segments).to(device)),
+        positions_BL=torch.tensor([row.positions], device=device),
+        columns=len(row.ids),
+        predict_N=torch.tensor(predict, device=device),
+        end_E=torch.tensor(ends, device=device),
+        length_B=torch.tensor(lengths, device=device),
+    )

@@ -7,22 +7,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
+from reward_models.model import RewardModel
 from stages.adapters.cached_layers import CachedLayers
 from stages.data.streams import PretrainingStream
 from stages.data.template import stop_ids
 from stages.distributed.checkpoints import Checkpoints
+from stages.distributed.idle import Idle
 from stages.distributed.network import MovingAverage, Replicated, swapped
+from stages.distributed.optimizers import AdamKind
 from stages.distributed.sharding import (
     load_network_state,
     network_state,
     shard_frozen,
     sharded_network,
+    sharding,
 )
 from stages.distributed.state import scatter_weights
 from stages.generation.vllm import VllmSampler
+from stages.generation.vllm_server import VllmServer
 from stages.ppo import losses
 from stages.ppo.config import OwnRollouts, PPOConfig, SeparateModels
 from stages.ppo.health import RecoverableRunError, UnhealthyRunError
@@ -70,19 +76,30 @@ class PPORun:
         stream: PretrainingStream | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed = config, accelerator, seed
-        self.policy = sharded_network(models.policy, config.max_gradient_norm, accelerator)
-        self.critic = sharded_network(models.critic, config.max_gradient_norm, accelerator)
-        for frozen in (models.reference, models.reward):
-            shard_frozen(frozen, accelerator)
+        kind = AdamKind(config.optimizer, config.precision.masters, seed)
+        self.policy, self.critic = (
+            sharded_network(model, config.max_gradient_norm, accelerator, kind)
+            for model in (models.policy, models.critic)
+        )
+        shard_frozen(models.reference, accelerator)
+        if isinstance(models.reward, RewardModel):  # ranks score different texts with another one
+            shard_frozen(models.reward, accelerator)
         roles = (models.policy, models.critic, models.reference, models.reward)
         cacheable = config.cached.lower_layers and not self.policy.shards_weights
-        self.models = replace(models, lower=CachedLayers(roles if cacheable else ()))
+        self.models = replace(
+            models,
+            lower=CachedLayers(roles if cacheable else ()),
+            tokens_at_once=None if self.policy.shards_weights else models.tokens_at_once,
+            idle=self._idle(models),
+        )
         self.micro = self.configured = MicroBatch.configured(config, accelerator.num_processes)
         self.sampler: Sampler = self._sampler(out / "sent")
         self.stream = stream  # the pretraining text of the ptx term
         self.average = None
         if config.ema_decay is not None:
-            self.average = MovingAverage(self.policy.shards(), config.ema_decay)
+            self.average = MovingAverage(
+                self.policy.shards(), config.ema_decay, on_host=config.models.offload
+            )
         self.state = RunState(kl_coefficient=config.kl.coefficient)
 
     @property
@@ -178,7 +195,7 @@ class PPORun:
             weights = self._shards_of(saved["best"]["weights"])
             best = Best(**{**saved["best"], "weights": weights})
         if self.average is not None:
-            self.average.weights = self._shards_of(saved["average"])
+            self.average.set(self._shards_of(saved["average"]))
         load_network_state(self.policy, saved["policy"])
         load_network_state(self.critic, saved["critic"])
         self.models.lower.forget()
@@ -235,23 +252,40 @@ class PPORun:
         )
         self.save(checkpoints)
 
+    def _idle(self, models: Models) -> Idle:
+        """The reference and the reward model, where they are to wait on the host."""
+        if not self.config.models.offload:
+            return Idle()
+        if sharding(self.accelerator) != "none":
+            raise ValueError(
+                "models.offload is true, but weights or moments are sharded; expected ddp or a "
+                "single process"
+            )
+        trained = (models.policy, models.critic)
+        return Idle((models.reference, models.reward), trained, self.accelerator.device)
+
     def _sampler(self, folder: Path) -> Sampler:
         rollouts, models, accelerator = self.config.rollouts, self.models, self.accelerator
         if isinstance(rollouts, OwnRollouts):
             return LocalSampler(models, self.policy, rollouts, accelerator)
-        stops = stop_ids(models.tokenizer, models.policy)
         return VllmSampler(
-            rollouts.url,
+            VllmServer(rollouts.url, timeout_s=rollouts.timeout_s, parallel=rollouts.parallel),
             models.policy,
             self.policy,
             accelerator,
-            stops=stops,
+            stops=stop_ids(models.tokenizer, models.policy),
             folder=folder,
-            parallel=rollouts.parallel,
-            timeout_s=rollouts.timeout_s,
+            transfer=rollouts.transfer,
+            sleeps=rollouts.sleep,
         )
 
     def _shards_of(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's shards of the main rank's weights; the policy's own are overwritten."""
-        scatter_weights(self.policy.parameters, weights)
-        return {name: x.clone() for name, x in self.policy.shards().items()}
+        parameters = self.policy.parameters
+        if all(p.dtype == torch.float32 for p in parameters.values()):
+            scatter_weights(parameters, weights)
+            return {name: x.clone() for name, x in self.policy.shards().items()}
+        # An average is float32 beside weights in 16 bits, which no sharding has.
+        wide = {name: nn.Parameter(p.detach().float()) for name, p in parameters.items()}
+        scatter_weights(wide, weights)
+        return {name: p.detach() for name, p in wide.items()}

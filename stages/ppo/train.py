@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from reward_models.atomic_files import write_jsonl
+from reward_models.compat import attention_implementation
+from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.adapters.backbone import trained_share
 from stages.config import without_external_names
@@ -16,9 +20,11 @@ from stages.data.streams import PretrainingStream
 from stages.data.template import conversation_ids
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import Checkpoints
+from stages.distributed.compat import forget_precision
 from stages.distributed.network import copy_weights, trained_parameters
 from stages.distributed.ranks import limit_waits
-from stages.distributed.sharding import load_models_whole, require_trainable_precision
+from stages.distributed.sharding import load_models_whole
+from stages.generation.classifier import SequenceClassifier
 from stages.models import save_policy, tokenizer_hash
 from stages.ppo.config import OwnRollouts, PPOConfig
 from stages.ppo.forward_checks import with_supported_layout, without_wrong_states
@@ -28,7 +34,8 @@ from stages.ppo.models import Models, ValueHead, load_models, require_ppo_fits
 from stages.ppo.overoptimization import GoldReward
 from stages.ppo.ppo import train
 from stages.ppo.run import PPORun
-from stages.progress import Report, Step, announce, counted
+from stages.precision import Numerics, require_trainable_precision, resolved
+from stages.progress import Report, Step, announce, counted, silent
 from stages.reward.batches import RankedPrompt
 from stages.reward.held_out import check_reward_model
 
@@ -42,12 +49,12 @@ def train_ppo(
     config: PPOConfig,
     *,
     policy: str | Path,
-    reward_model: Path,
+    reward_model: str | Path,
     prompts: Sequence[Prompt],
-    pretraining: Path | None,
+    pretraining: Path | None = None,
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     validation: Sequence[Prompt] = (),
     gold: GoldReward | None = None,
     held_out: Sequence[RankedPrompt] = (),
@@ -60,47 +67,77 @@ def train_ppo(
     resumes from its last checkpoint and ends with the same numbers. Raises ValueError for input
     that does not fit together, UnhealthyRunError (a ValueError) where a health check stops the run.
     """
-    accelerator = Accelerator()
-    require_trainable_precision(accelerator)
+    accelerator, numerics = _accelerator(config)
     inputs = {"pretraining": pretraining, "validation": validation, "overoptimization": gold}
     _check_inputs(config, {name for name, value in inputs.items() if value})
     _check_batches(config, len(prompts), accelerator.num_processes)
     gold_prompts = () if gold is None else gold.prompts
     require_ppo_fits(config, policy, reward_model, [*prompts, *validation, *gold_prompts])
     announce(report, "loading policy, reference, critic and reward model")
-    load = partial(load_models, policy, reward_model, config.adaptation, config.models, seed=seed)
+    sources = (policy, reward_model, config.adaptation, config.models)
+    load = partial(load_models, *sources, seed=seed, numerics=numerics)
     load_models_whole(accelerator)
-    models = load(device=accelerator.device)
-    if config.activation_checkpointing:
-        for trained in (models.policy, models.critic):
-            checkpoint_activations(trained)
+    with attention_implementation(config.attn_implementation):
+        models = _checkpointed(load(device=accelerator.device), config)
     prompt_ids, validation_ids, gold_ids = (
         [conversation_ids(models.tokenizer, prompt) for prompt in group]
         for group in (prompts, validation, gold_prompts)
     )
-    preflight(models, config, prompt_ids + validation_ids + gold_ids)
-    models = with_supported_layout(models, prompt_ids, config, report)
+    every_ids = prompt_ids + validation_ids + gold_ids
+    models = _with_texts(models, [*prompts, *validation, *gold_prompts], every_ids)
+    preflight(models, config, every_ids)
+    with models.autocast():
+        models = with_supported_layout(models, prompt_ids, config, report)
     announce(report, "measuring how many episodes fit into memory")
     # Before the models are sharded.
-    cost, metrics = update_cost(models, config, prompt_ids, accelerator), _trained_shares(models)
+    cost, metrics = update_cost(models, config, prompt_ids), _trained_shares(models)
     stream = _stream(config, models, pretraining, seed)
     run = PPORun(models, config, accelerator, seed=seed, out=out, stream=stream)
-    _fit_to_memory(run, cost, prompt_ids)
-    if accelerator.is_main_process:
-        report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
-    _check_supported(run)
-    check_reward_model(models.reward, held_out, counted(report, "checking the reward model"))
-    limit_waits()  # of all process groups: there are no more to come
-    train(
-        run,
-        prompt_ids,
-        Checkpoints(out / "checkpoints", _identity(run), accelerator),
-        report,
-        validation=validation_ids,
-        gold=gold,
-        gold_prompts=gold_ids,
-    )
-    _save(run, out, load)
+    with closing(run.sampler):
+        _fit_to_memory(run, cost, prompt_ids)
+        if accelerator.is_main_process:
+            report(Step(0, 0, metrics | {"ppo/micro_batch_size": run.micro.episodes}))
+        _check_supported(run)
+        if isinstance(models.reward, RewardModel):
+            with run.models.idle.on_device(), run.models.autocast():
+                doing = counted(report, "checking the reward model")
+                check_reward_model(models.reward, held_out, doing)
+        limit_waits()  # of all process groups: there are no more to come
+        train(
+            run,
+            prompt_ids,
+            Checkpoints(out / "checkpoints", _identity(run), accelerator),
+            report,
+            validation=validation_ids,
+            gold=gold,
+            gold_prompts=gold_ids,
+        )
+        _save(run, out, load)
+
+
+def _accelerator(config: PPOConfig) -> tuple[Accelerator, Numerics]:
+    """The processes, and the precision in which models compute: each model's own matter."""
+    forget_precision()
+    accelerator = Accelerator(mixed_precision="no")
+    numerics = resolved(config.precision, accelerator.device)
+    require_trainable_precision(numerics)
+    return accelerator, numerics
+
+
+def _with_texts(models: Models, prompts: Sequence[Prompt], ids: Sequence[list[int]]) -> Models:
+    """The models, with the texts that a reward model with a tokenizer of its own scores."""
+    if not isinstance(models.reward, SequenceClassifier):
+        return models
+    models.reward.require_fit(prompts)
+    return replace(models, prompts=dict(zip(map(tuple, ids), prompts, strict=True)))
+
+
+def _checkpointed(models: Models, config: PPOConfig) -> Models:
+    """The models; policy and critic checkpoint their activations, where the config says so."""
+    if config.activation_checkpointing:
+        for trained in (models.policy, models.critic):
+            checkpoint_activations(trained)
+    return models
 
 
 def _trained_shares(models: Models) -> dict[str, float]:
@@ -122,12 +159,13 @@ def _stream(
 def _fit_to_memory(run: PPORun, cost: UpdateCost | None, prompts: Sequence[list[int]]) -> None:
     """Drop cached layers that would change outputs, and cut micro-batches to the free memory."""
     config, accelerator = run.config, run.accelerator
-    run.models = without_wrong_states(run.models, prompts[0])
+    with run.models.idle.on_device(), run.models.autocast():
+        run.models = without_wrong_states(run.models, prompts[0])
     if cost is not None:
         longest = max(map(len, prompts)) + config.sampling.max_new_tokens
         tokens = config.episodes_per_rollout // accelerator.num_processes * longest
         networks = (run.policy, run.critic)
-        reserved = reserved_bytes(networks, run.models.lower, tokens)
+        reserved = reserved_bytes(networks, run.models.lower, tokens, config)
         run.micro = run.micro.at_most(fitting(cost, config, accelerator, reserved))
 
 

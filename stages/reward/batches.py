@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.conversations import Turn
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import JUDGE, Ranking, RankingTask, Use
 from stages.data.template import conversation_ids, response_ids, user_text, written_out
 from stages.reward.config import RewardConfig
 
@@ -30,6 +30,7 @@ class RankedPrompt:
     models: tuple[str, ...]
     annotators: tuple[str, ...]
     ranks: tuple[tuple[int, ...], ...]
+    is_chosen: bool = False  # ranked early for what it tells: not held out, it is no fair sample
 
     @property
     def row_tokens(self) -> int:
@@ -73,8 +74,12 @@ def split_rankings(
     tasks: Iterable[RankingTask],
     rankings: Iterable[Ranking],
     seed: int,
+    use: Use = "both",
 ) -> SplitRankings:
-    """Return the `ranked_prompts` of a config, split alike in training and in PPO's check."""
+    """Return the `ranked_prompts` of a config, split alike in training and in PPO's check.
+
+    What is held out is by people alone; `use` says whose rankings are trained on.
+    """
     elements, left_out = ranked_prompts(
         tokenizer,
         tasks,
@@ -83,7 +88,43 @@ def split_rankings(
         learn_from_skips=config.learn_from_skips,
     )
     rng = random.Random(f"held out {seed}")
-    return SplitRankings(elements, *split_by_prompt(elements, config.held_out, rng), left_out)
+    train, held_out = split_by_prompt(elements, config.held_out, rng)
+    train = ranked_for(train, use)
+    if not train:
+        raise ValueError(f"no ranking to train on is by {use}; labeling.use decides whose are")
+    return SplitRankings(elements, train, ranked_for(held_out, "people"), left_out)
+
+
+def ranked_for(elements: Sequence[RankedPrompt], use: Use) -> list[RankedPrompt]:
+    """Return the elements with the ranks that count for this use, where they leave a pair."""
+    if use == "both":
+        return list(elements)
+    return ranked_by(
+        elements,
+        {
+            name
+            for element in elements
+            for name in element.annotators
+            if name.startswith(JUDGE) == (use == "judges")
+        },
+    )
+
+
+def ranked_by(elements: Sequence[RankedPrompt], annotators: set[str]) -> list[RankedPrompt]:
+    """Return the elements with these annotators' ranks alone, where they leave a pair."""
+    restricted = [
+        replace(
+            element,
+            annotators=tuple(name for name in element.annotators if name in annotators),
+            ranks=tuple(
+                ranks
+                for name, ranks in zip(element.annotators, element.ranks, strict=True)
+                if name in annotators
+            ),
+        )
+        for element in elements
+    ]
+    return [element for element in restricted if element.num_pairs]
 
 
 def ranked_prompts(
@@ -149,13 +190,20 @@ def _ranked_by_ratings(skipped: Ranking) -> Ranking:
 def split_by_prompt(
     elements: Sequence[RankedPrompt], share: float, rng: random.Random
 ) -> tuple[list[RankedPrompt], list[RankedPrompt]]:
-    """Return (train, held out), no prompt in both; a share above 0 holds out at least one."""
-    prompts = sorted({element.conversation for element in elements})
+    """Return (train, held out), no prompt in both; a share above 0 holds out at least one.
+
+    Prompts that judges alone have ranked are not held out, nor those that were chosen.
+    """
+    by_people = ranked_for(elements, "people")
+    chosen = {element.conversation for element in elements if element.is_chosen}
+    num_ranked = len({element.conversation for element in by_people})
+    prompts = sorted({element.conversation for element in by_people} - chosen)
     rng.shuffle(prompts)
-    num_held = max(round(share * len(prompts)), 1) if share > 0 else 0
-    if num_held >= len(prompts):
+    num_held = min(max(round(share * num_ranked), 1), len(prompts)) if share > 0 else 0
+    num_prompts = len({element.conversation for element in elements})
+    if num_held >= num_prompts:
         raise ValueError(
-            f"{len(prompts)} prompts with a usable ranking, {num_held} of them held out: "
+            f"{num_prompts} prompts with a usable ranking, {num_held} of them held out: "
             "none to train on"
         )
     held = set(prompts[:num_held])
@@ -182,4 +230,5 @@ def _ranked_prompt(
             tuple(ranking.ranks.get(response.id, 0) for response in task.responses)
             for ranking in rankings
         ),
+        is_chosen=task.extra.get("drawn") == "chosen",
     )

@@ -3,7 +3,6 @@
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,16 @@ from accelerate import PartialState
 
 from reward_models.atomic_files import write_json
 from reward_models.calibration import Comparisons, pair_accuracy
-from reward_models.records import Ranking, RankingTask
+from reward_models.records import JUDGE, Ranking, RankingTask, Use
 from stages.models import load_tokenizer
 from stages.progress import Report, part_of
-from stages.reward.batches import RankedPrompt, SplitRankings, split_rankings
+from stages.reward.batches import (
+    RankedPrompt,
+    SplitRankings,
+    ranked_by,
+    ranked_for,
+    split_rankings,
+)
 from stages.reward.config import RewardConfig
 from stages.reward.held_out import Scores, score_elements, scored_comparisons
 from stages.reward.shared_prompt import cached_layout, choose_layout
@@ -33,6 +38,7 @@ def write_folds(
     out: Path,
     seed: int,
     report: Report,
+    use: Use = "both",
 ) -> None:
     """Write into `out` the folds that the config asks for; their models are removed.
 
@@ -54,6 +60,7 @@ def write_folds(
             work=work / "prompts",
             seed=seed,
             report=report,
+            use=use,
         )
     if results and PartialState().is_main_process:
         for name, result in results.items():
@@ -75,7 +82,8 @@ def accuracy_on_unseen_annotators(
     `work` holds the checkpoints. Raises ValueError with fewer annotators than folds.
     """
     assert config.annotator_folds is not None
-    names = {name for element in split.elements for name in element.annotators}
+    every = {name for element in split.elements for name in element.annotators}
+    names = {name for name in every if not name.startswith(JUDGE)}
     groups = deal_into_folds(names, config.annotator_folds, f"folds {seed}", "annotators")
     trained_on, left_out = [], []
     for number, group in enumerate(groups):
@@ -111,6 +119,7 @@ def accuracy_over_all_prompts(
     work: Path,
     seed: int,
     report: Report,
+    use: Use = "both",
 ) -> dict[str, Any]:
     """Return the pair accuracy with every prompt held out once; `work` holds the checkpoints.
 
@@ -127,13 +136,13 @@ def accuracy_over_all_prompts(
         trainer = fit(
             config,
             new_reward_model(config, base, seed),
-            [element for element in elements if element.conversation not in group],
+            ranked_for([one for one in elements if one.conversation not in group], use),
             layout,
             checkpoints=work / f"fold-{number}",
             seed=seed,
             report=part_of(report, number, len(groups), "prompt fold"),
         )
-        fold = [element for element in elements if element.conversation in group]
+        fold = ranked_for([one for one in elements if one.conversation in group], "people")
         held_out += fold
         scores += score_elements(trainer.scorer, fold, layout)
     rng = np.random.default_rng(seed)
@@ -153,23 +162,6 @@ def deal_into_folds(names: set[str], folds: int, seed: str, what: str) -> list[s
     order = sorted(names)
     random.Random(seed).shuffle(order)
     return [set(order[start::folds]) for start in range(folds)]
-
-
-def ranked_by(elements: Sequence[RankedPrompt], annotators: set[str]) -> list[RankedPrompt]:
-    """Return the elements with these annotators' ranks alone, where they leave a pair."""
-    restricted = [
-        replace(
-            element,
-            annotators=tuple(name for name in element.annotators if name in annotators),
-            ranks=tuple(
-                ranks
-                for name, ranks in zip(element.annotators, element.ranks, strict=True)
-                if name in annotators
-            ),
-        )
-        for element in elements
-    ]
-    return [element for element in restricted if element.num_pairs]
 
 
 def _joined(parts: Sequence[Comparisons]) -> Comparisons:

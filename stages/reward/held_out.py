@@ -4,7 +4,7 @@ Dimension key:  B prompts,  K responses to one prompt,  N comparisons.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -88,13 +88,13 @@ def held_out_report(
     layout: Layout,
     rankings: Sequence[Ranking],
     *,
-    kinds: Collection[str],
+    mix: Mapping[str, int],
     seed: int,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Return the contents of `held_out.json`; `kinds` are those of the labels.
+    """Return the contents of `held_out.json`; `mix` counts those trained on by kind.
 
-    The ceiling is estimated from all rankings, held out or not.
+    The ceiling is estimated from all rankings by people, held out or not.
 
     Pairs by one policy are also counted alone: telling a base's output from a fine-tuned model's is
     easy, and raises the accuracy over all pairs without helping PPO.
@@ -115,8 +115,9 @@ def held_out_report(
         "by_confidence": by_confidence(pairs, rng),
         "calibration_error": calibration_error(pairs),
         "length_correlation": _length_correlation(held_out, scores, rng),
-        "ceiling": noise_ceiling(rankings, rng),
-        "label_kinds": sorted(kinds),
+        "ceiling": noise_ceiling((one for one in rankings if one.kind != "judge"), rng),
+        "label_kinds": sorted(mix),
+        "mix": dict(mix),
         "interval": "percentile bootstrap over prompts, 1000 draws",
     }
 

@@ -44,6 +44,7 @@ from reward_models.packed_attention import (
     segment_table,
     shorter_window,
 )
+from reward_models.weights.formats import rounding
 from stages.data.padding import pad_right, positions
 from stages.reward.batches import RankedPrompt
 from stages.training_arguments import num_ranks
@@ -176,7 +177,9 @@ def cached_layout(model: RewardModel, elements: Sequence[RankedPrompt], folder: 
     if not model.card.head_only or num_ranks() > 1 or size > MAX_CACHED_BYTES:
         return layout
     texts = list(dict.fromkeys((one.prompt, one.responses) for one in elements))
-    key = hashlib.sha256(repr((model.card.base_hash, model.card.pooling, texts)).encode())
+    dtypes = sorted({str(p.dtype) for p in model.parameters()} - {"torch.float32"})
+    parts = (model.card.base_hash, model.card.pooling, texts, *dtypes)
+    key = hashlib.sha256(repr(parts).encode())
     return CachedStates(layout, texts, folder / STATES, key.hexdigest())
 
 
@@ -285,7 +288,7 @@ def _score_mismatch(model: RewardModel, elements: Sequence[RankedPrompt]) -> str
     batches = [[element] for element in elements] + [[elements[0], elements[-1]]]
     separate = [_scores(model, SeparateRows(), batch) for batch in batches]
     for batch, expected in zip(batches, separate, strict=True):
-        tolerance = TOLERANCE * max(1.0, float(expected.abs().max()))
+        tolerance = rounding(model, TOLERANCE) * max(1.0, float(expected.abs().max()))
         for layout in (SharedPrompt(), SeparateRows()):
             difference = float((_scores(model, layout, batch) - expected).abs().max())
             if not difference <= tolerance:

@@ -9,7 +9,8 @@
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,23 +25,38 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from reward_models.atomic_files import write_json
 from reward_models.backbone import transformer
+from reward_models.compat import attention_implementation
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt, Ranking, RankingTask
+from reward_models.records import Demonstration, Prompt, Ranking, RankingTask, Use
 from stages.adapters import config as families
 from stages.adapters.backbone import trained_share
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.distributed.checkpoints import last_checkpoint
 from stages.distributed.memory import USED, Cost, cost_of, free_memory, usable
+from stages.distributed.optimizers import AdamKind
 from stages.generation.score import score_responses
-from stages.models import adapt, load_policy, load_tokenizer, log_router_loss, tokenizer_hash
-from stages.progress import Report, Step, announce, counted
+from stages.models import (
+    adapt,
+    device,
+    load_policy,
+    load_tokenizer,
+    log_router_loss,
+    tokenizer_hash,
+)
+from stages.precision import resolved
+from stages.progress import Report, Step, announce, counted, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.reward.batches import RankedPrompt, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.held_out import held_out_report, score_elements
 from stages.reward.shared_prompt import Inputs, Layout, SeparateRows, SharedPrompt, cached_layout
 from stages.reward.trainer import RewardTrainer
-from stages.training_arguments import check_fsdp, num_ranks, training_arguments
+from stages.training_arguments import (
+    check_fsdp,
+    num_ranks,
+    precision_arguments,
+    training_arguments,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +67,11 @@ def train_reward(
     base: str | Path,
     tasks: Sequence[RankingTask],
     rankings: Sequence[Ranking],
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
+    use: Use = "both",
 ) -> None:
     """Train on the rankings and write `out`; resumes from the last complete checkpoint in it.
 
@@ -65,7 +82,7 @@ def train_reward(
         raise ValueError("scale is 'demonstrations', but there are none; expected none or held_out")
     check_fsdp(config.adaptation, families.Prompt)
     tokenizer, config = load_tokenizer(base), within_positions(config, base)
-    split = split_rankings(config, tokenizer, tasks, rankings, seed)
+    split = split_rankings(config, tokenizer, tasks, rankings, seed, use)
     log.info(
         "%d prompts, %d held out; left out: %s",
         *(len(split.train), len(split.held_out), split.left_out),
@@ -78,9 +95,9 @@ def train_reward(
     trainer = fit(
         config, model, split.train, layout, checkpoints=checkpoints, seed=seed, report=report
     )
-    kinds: set[str] = {ranking.kind for ranking in rankings}
+    mix = label_mix(rankings, use)
     results = held_out_report(
-        trainer.scorer, split.held_out, layout, rankings, kinds=kinds, seed=seed, report=report
+        trainer.scorer, split.held_out, layout, rankings, mix=mix, seed=seed, report=report
     )
     scores = _demonstration_scores(trainer.scorer, tokenizer, demonstrations, report)
     deviation = None
@@ -93,7 +110,7 @@ def train_reward(
     if whole is None or not trainer.is_world_process_zero():
         return
     announce(report, "writing the reward model")
-    whole.record_training(tokenizer_hash(tokenizer), kinds)
+    whole.record_training(tokenizer_hash(tokenizer), set(mix))
     if deviation is not None:
         whole.set_scale(deviation)
     if scores:
@@ -111,6 +128,13 @@ def train_reward(
     write_json(out / "held_out.json", results)
 
 
+def label_mix(rankings: Iterable[Ranking], use: Use) -> dict[str, int]:
+    """Return the number of rankings of each kind among those that this use trains on."""
+    kinds = Counter[str](ranking.kind for ranking in rankings)
+    omitted = {"people": {"judge"}, "judges": set(kinds) - {"judge"}, "both": set()}[use]
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind not in omitted}
+
+
 def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
     """Return the settings with a `max_tokens` that the model on this base has positions for."""
     limit = adapted_context_limit(source, config.adaptation)
@@ -119,8 +143,11 @@ def within_positions(config: RewardConfig, source: str | Path) -> RewardConfig:
 
 def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> RewardModel:
     """Return the base with a new head, and the parameters of `config.adaptation` trainable."""
+    weights = resolved(config.precision, device()).of(config.adaptation)
+    attention = attention_implementation(config.attn_implementation)
     if isinstance(config.adaptation, families.Probe):
-        whole = load_policy(base)
+        with attention:
+            whole = load_policy(base, weights=weights)
         if isinstance(whole, PeftModel):
             raise ValueError(f"{base} is an adapter on a base; family probe needs the base itself")
         return RewardModel.probe(
@@ -130,9 +157,9 @@ def new_reward_model(config: RewardConfig, base: str | Path, seed: int) -> Rewar
             pooling=config.adaptation.pooling,
             inner_width=config.adaptation.width if config.adaptation.kind == "mlp" else 0,
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), attention:
         torch.manual_seed(seed)  # new adapter weights are drawn from the global generator
-        adapted = adapt(load_policy(base), config.adaptation)
+        adapted = adapt(load_policy(base, weights=weights), config.adaptation)
     model = RewardModel.on(adapted, seed, base=str(adapted.config.name_or_path))
     if config.activation_checkpointing:
         checkpoint_activations(model)
@@ -154,7 +181,8 @@ def fit(
     if config.micro_prompts == "auto" and isinstance(layout, SharedPrompt | SeparateRows):
         announce(report, "measuring how many prompts fit into memory")
         fit_to_memory(arguments, model, layout, elements, checkpoints)
-    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    trainer = RewardTrainer(model, arguments, elements, layout, config.batch_element, report, kind)
     trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
     return trainer
 
@@ -188,6 +216,7 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "disable_tqdm": True,
         "activation_checkpointing": False,  # `checkpoint_activations` does it
         "seed": seed,
+        **precision_arguments(resolved(config.precision, device()), config.adaptation),
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
     return training_arguments(TrainingArguments, ours, defaults | config.trainer)

@@ -19,10 +19,12 @@ from transformers import PrinterCallback, TrainingArguments
 from reward_models.model import RewardModel
 from reward_models.ranking_loss import BatchElement, count_elements, pair_weights, ranking_loss
 from stages.distributed.checkpoints import AtomicCheckpoints
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import let_models_load_whole
 from stages.progress import Report, Step
 from stages.reward.batches import RankedPrompt
 from stages.reward.shared_prompt import Batch, Layout
+from stages.training_arguments import trainer_optimizer
 
 TRAINED = "trained.safetensors"
 BLANK = -1
@@ -39,6 +41,7 @@ class RewardTrainer(AtomicCheckpoints):
         layout: Layout,
         batch_element: BatchElement,
         report: Report,
+        kind: AdamKind = PLAIN,
     ) -> None:
         at_once = args.train_batch_size * args.world_size
         self.order = SortedWithinBatches(
@@ -56,6 +59,7 @@ class RewardTrainer(AtomicCheckpoints):
             args=args,
             train_dataset=RankedPromptDataset(elements),
             data_collator=layout.collate,
+            optimizer_cls_and_kwargs=trainer_optimizer(kind, args),
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole batch itself
         let_models_load_whole()

@@ -16,14 +16,22 @@ import torch
 
 from reward_models.atomic_files import write_json, written_aside
 from reward_models.context_limit import context_limit
-from reward_models.model import RewardModel
-from reward_models.model_files import base_name
+from reward_models.model_files import ADAPTER_CONFIG, base_name
 from reward_models.records import Prompt
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.data.template import conversation_ids, response_text
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
-from stages.generation.score import score_responses
-from stages.models import device, load_policy, load_tokenizer, save_policy, tokenizer_hash
+from stages.generation.score import (
+    Scorer,
+    load_scorer,
+    require_readable,
+    score_responses,
+    scorer_limits,
+)
+from stages.models import device, load_policy, load_tokenizer, save_policy, to_device
+from stages.precision import resolved
+from stages.precision_config import AUTO, Precision
 from stages.progress import Report, Step, announce
 from stages.prompt_lengths import require_fit
 
@@ -46,13 +54,14 @@ class Epoch:
 def choose_epoch(
     trained: Path,
     *,
-    reward_model: Path | None,
+    reward_model: str | Path | None,
     selection_prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     out: Path,
     seed: int,
     report: Report,
     last: bool = False,
+    precision: Precision = AUTO,
 ) -> None:
     """Write the best epoch of `trained`, a folder of `train_sft`, to out/model, with the reasons.
 
@@ -67,10 +76,11 @@ def choose_epoch(
     if reward_model is not None:
         if not selection_prompts:
             raise ValueError("a reward model is to choose the epoch, but there are no prompts")
-        limits = [context_limit(checkpoints[0]), context_limit(reward_model)]
+        limits = [context_limit(checkpoints[0]), *scorer_limits(reward_model)]
         tokenizer = load_tokenizer(checkpoints[0])
         require_fit(tokenizer, selection_prompts, sampling.max_new_tokens, limits, "select")
-        scorer = RewardModel.load(reward_model).to(device())
+        weights = resolved(precision, device()).frozen
+        scorer = load_scorer(reward_model, weights).to(device())
         for index, checkpoint in enumerate(checkpoints):
             announce(
                 report,
@@ -78,15 +88,17 @@ def choose_epoch(
                 f"{len(epochs)}",
             )
             epochs[index] = _with_score(
-                epochs[index], checkpoint, scorer, selection_prompts, sampling, seed
+                epochs[index], checkpoint, scorer, selection_prompts, sampling, seed, weights
             )
             metrics = {"sft/mean_score": epochs[index].mean_score or 0.0}
             report(Step(index + 1, len(epochs), metrics))
     best = epochs[-1] if last else _best(epochs)
     criterion = "validation loss" if reward_model is None else "reward model's mean score"
     chosen = checkpoints[best.epoch - 1]
+    is_adapter = (chosen / ADAPTER_CONFIG).is_file()  # or else its weights are copied as they are
+    copied = resolved(precision, device()).frozen if is_adapter else FLOAT32
     with written_aside(out / "model") as aside:
-        save_policy(load_policy(chosen), load_tokenizer(chosen), aside)
+        save_policy(load_policy(chosen, weights=copied), load_tokenizer(chosen), aside)
     selection = {
         "epoch": best.epoch,
         "chosen_by": "being the last" if last else criterion,
@@ -122,15 +134,16 @@ def _with_validation_losses(checkpoints: Sequence[Path]) -> list[Epoch]:
 def _with_score(
     epoch: Epoch,
     checkpoint: Path,
-    scorer: RewardModel,
+    scorer: Scorer,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     seed: int,
+    weights: WeightFormat,
 ) -> Epoch:
     tokenizer = load_tokenizer(checkpoint)
-    scorer.card.require_tokenizer(tokenizer_hash(tokenizer), str(checkpoint))
-    policy = load_policy(checkpoint)
-    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    require_readable(scorer, tokenizer, checkpoint)
+    policy = load_policy(checkpoint, weights=weights)
+    to_device(policy, device())
     prompt_ids = [conversation_ids(tokenizer, prompt) for prompt in prompts]
     generator = torch.Generator().manual_seed(seed)
     responses = generate_responses(policy, tokenizer, prompt_ids, sampling, generator=generator)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig as SFTArguments
 
+from reward_models.compat import attention_implementation
 from reward_models.context_limit import ContextLimit
 from reward_models.records import Demonstration, Prompt
 from stages.adapters import config as families
@@ -22,13 +23,20 @@ from stages.adapters.backbone import trained_share
 from stages.data.streams import PretrainingStream
 from stages.data.supervised import Example, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
-from stages.models import adapt, load_policy, load_tokenizer, log_router_loss
-from stages.progress import Report, Step
+from stages.distributed.optimizers import AdamKind
+from stages.models import adapt, device, load_policy, load_tokenizer, log_router_loss
+from stages.precision import resolved
+from stages.progress import Report, Step, silent
 from stages.prompt_lengths import adapted_context_limit
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, epoch_checkpoints
 from stages.sft.trainer import SupervisedTrainer
-from stages.training_arguments import check_fsdp, num_ranks, training_arguments
+from stages.training_arguments import (
+    check_fsdp,
+    num_ranks,
+    precision_arguments,
+    training_arguments,
+)
 
 
 def train_sft(
@@ -36,12 +44,12 @@ def train_sft(
     *,
     base: str | Path,
     demonstrations: Sequence[Demonstration],
-    validation: Sequence[Demonstration],
-    reward_model: Path | None,
-    selection_prompts: Sequence[Prompt],
+    validation: Sequence[Demonstration] = (),
+    reward_model: Path | None = None,
+    selection_prompts: Sequence[Prompt] = (),
     out: Path,
     seed: int,
-    report: Report,
+    report: Report = silent,
     pretraining: Path | None = None,
 ) -> None:
     """Fine-tune `base` and leave the best epoch in out/model, the choice in out/selection.json.
@@ -64,26 +72,21 @@ def train_sft(
     examples = _fitting(tokenizer, demonstrations, config.max_tokens, limit)
     held_out = _fitting(tokenizer, validation, config.max_tokens, limit) if validation else []
     mixed: list[Example] = []
-    if (config.pretraining is None) != (pretraining is None):
-        raise ValueError(
-            "pretraining is set, but there are no pretraining texts to read"
-            if pretraining is None
-            else "pretraining texts are given, but pretraining is not set: they had no effect"
-        )
+    _require_both(config.pretraining, pretraining)
     if config.pretraining is not None and pretraining is not None:
         limit.require(config.pretraining.tokens_per_example, "pretraining.tokens_per_example")
         mixed = pretraining_examples(config.pretraining, pretraining, tokenizer, examples, seed)
-    torch.manual_seed(seed)
-    model = adapt(load_policy(base, dropout=config.dropout), config.adaptation)
-    log_router_loss(model)
-    if config.activation_checkpointing:
-        checkpoint_activations(model)
+    model = trained_model(config, base, seed)
     counts = {
         "sft/left_out": len(demonstrations) + len(validation) - len(examples) - len(held_out),
         "sft/pretraining_examples": len(mixed),
     }
     report(Step(0, 0, counts | trained_share(model, "sft/")))
-    trainer = SupervisedTrainer.on(model, tokenizer, arguments, examples + mixed, held_out, report)
+    kind = AdamKind(config.optimizer, config.precision.masters, seed)
+    weights = resolved(config.precision, device()).of(config.adaptation)
+    trainer = SupervisedTrainer.on(
+        model, tokenizer, arguments, examples + mixed, held_out, report, kind, weights
+    )
     trainer.train_remaining(config.epochs)
     if trainer.is_world_process_zero():
         choose_epoch(
@@ -95,10 +98,34 @@ def train_sft(
             seed=seed,
             report=report,
             last=config.result == "last",
+            precision=config.precision,
         )
         for checkpoint in epoch_checkpoints(out / CHECKPOINTS):
             drop_resume_state(checkpoint)
     trainer.accelerator.wait_for_everyone()
+
+
+def _require_both(setting: SupervisedMix | None, texts: Path | None) -> None:
+    """Raise ValueError for a mix without texts, or texts without a mix."""
+    if (setting is None) != (texts is None):
+        raise ValueError(
+            "pretraining is set, but there are no pretraining texts to read"
+            if texts is None
+            else "pretraining texts are given, but pretraining is not set: they had no effect"
+        )
+
+
+def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedModel:
+    """Return the base with the parameters of `config.adaptation` trainable."""
+    torch.manual_seed(seed)
+    weights = resolved(config.precision, device()).of(config.adaptation)
+    with attention_implementation(config.attn_implementation):
+        policy = load_policy(base, dropout=config.dropout, weights=weights)
+    model = adapt(policy, config.adaptation)
+    log_router_loss(model)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
@@ -132,14 +159,13 @@ def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bo
         "data_seed": seed,
         "disable_tqdm": True,
         "activation_checkpointing": False,  # `checkpoint_activations` does it
+        **precision_arguments(resolved(config.precision, device()), config.adaptation),
     }
-    on_gpu = torch.cuda.is_available()
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
         "logging_steps": 1,
         "report_to": "none",
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     return training_arguments(SFTArguments, ours, defaults | config.trainer)
 

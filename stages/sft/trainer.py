@@ -22,14 +22,21 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.probe import ProbeLayer
 from stages.data.supervised import Example, check_trained_loss, collate, response_loss
 from stages.distributed.checkpoints import ASIDE, AtomicCheckpoints
-from stages.distributed.compat import router_coefficient_restored, unembedding_of
+from stages.distributed.optimizers import PLAIN, AdamKind
 from stages.distributed.state import let_models_load_whole
 from stages.models import base_record, load_policy, write_base_record
 from stages.progress import Report, Step, silent
+from stages.sft.compat import (
+    adapters_left_float32,
+    router_coefficient_restored,
+    unembedding_of,
+)
 from stages.sft.selection import drop_resume_state, epoch_checkpoints
+from stages.training_arguments import trainer_optimizer
 
 _METRICS = {
     "loss": "sft/loss_nats_per_token",
@@ -48,6 +55,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
     keep_all_checkpoints = True
     held_out: Sequence[Example] = ()
     base_record: Mapping[str, object] | None = None  # of an adapter, made while its base was whole
+    weights: WeightFormat = FLOAT32  # of the model that checkpoints are loaded into
     order: Sampler[int] | None = None
     report: Report = staticmethod(silent)
 
@@ -60,6 +68,8 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         examples: Sequence[Example],
         held_out: Sequence[Example],
         report: Report,
+        kind: AdamKind = PLAIN,
+        weights: WeightFormat = FLOAT32,
     ) -> Self:
         """Return a trainer of `model`; `held_out` may be empty if nothing is validated."""
         at_once = arguments.per_device_train_batch_size * arguments.world_size
@@ -72,7 +82,11 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
         record = base_record(model) if isinstance(model, PeftModel) else None
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         matrix = head.get_base_layer() if isinstance(head, ProbeLayer) else head
-        with unembedding_of(model, matrix), router_coefficient_restored(model):
+        with (
+            unembedding_of(model, matrix),
+            router_coefficient_restored(model),
+            adapters_left_float32(model),
+        ):
             trainer = cls(
                 model=model,
                 args=arguments,
@@ -81,13 +95,14 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
                 eval_dataset=_rows(held_out) if held_out else None,
                 processing_class=tokenizer,
                 callbacks=[MetricsCallback(report), ThinCheckpoints()],
+                optimizer_cls_and_kwargs=trainer_optimizer(kind, arguments),
             )
         let_models_load_whole()  # its weights are not sharded yet
         check_trained_loss(
             cast(PreTrainedModel, trainer.model), examples[0], Collator(tokenizer).pad_id
         )
         trainer.held_out, trainer.order, trainer.base_record = held_out, order, record
-        trainer.report = report
+        trainer.report, trainer.weights = report, weights
         trainer.remove_callback(PrinterCallback)  # it prints to stdout
         return trainer
 
@@ -122,7 +137,7 @@ class SupervisedTrainer(AtomicCheckpoints, SFTTrainer):
 
     def weights_in(self, checkpoint: Path) -> Mapping[str, Tensor]:
         """Return those of the policy that the checkpoint holds."""
-        return dict(load_policy(checkpoint).named_parameters())
+        return dict(load_policy(checkpoint, weights=self.weights).named_parameters())
 
     def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write the policy; `weights`, where given, are the trained parameters, whole."""

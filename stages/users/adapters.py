@@ -155,8 +155,9 @@ def _hooks(adapters: StackedAdapters, model: PreTrainedModel) -> Iterator[Remova
 def _lora(adapters: StackedAdapters, path: str, module: nn.Module) -> RemovableHandle:
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output_BLO: Tensor) -> Tensor:
         down_BRD, up_BOR = adapters.rows[path + LORA_DOWN], adapters.rows[path + LORA_UP]
-        low_BLR = inputs[0] @ down_BRD.transpose(1, 2)
-        return output_BLO + (low_BLR @ up_BOR.transpose(1, 2)) * adapters.scale_B11
+        low_BLR = inputs[0].float() @ down_BRD.transpose(1, 2)
+        added_BLO = (low_BLR @ up_BOR.transpose(1, 2)) * adapters.scale_B11
+        return (output_BLO + added_BLO).to(output_BLO.dtype)
 
     return module.register_forward_hook(add)
 
@@ -168,17 +169,18 @@ def _bottleneck(adapters: StackedAdapters, path: str, module: nn.Module) -> Remo
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output_BLO: Tensor) -> Tensor:
         rows = [adapters.rows[path + ending] for ending in BOTTLENECK_TENSORS]
         down_BRD, down_BR, up_BOR, up_BO = rows
-        x_BLD = inputs[0] if parallel else output_BLO
+        x_BLD = (inputs[0] if parallel else output_BLO).float()
         low_BLR: Tensor = activation(x_BLD @ down_BRD.transpose(1, 2) + down_BR[:, None])
         added_BLO = low_BLR @ up_BOR.transpose(1, 2) + up_BO[:, None]
-        return output_BLO + added_BLO * adapters.scale_B11
+        return (output_BLO + added_BLO * adapters.scale_B11).to(output_BLO.dtype)
 
     return module.register_forward_hook(add)
 
 
 def _bitfit(adapters: StackedAdapters, path: str, module: nn.Module) -> RemovableHandle:
     def add(_: nn.Module, __: object, output_BLO: Tensor) -> Tensor:
-        return output_BLO + adapters.rows[path + ADDED_BIAS][:, None]
+        total_BLO = output_BLO + adapters.rows[path + ADDED_BIAS][:, None]
+        return total_BLO.to(output_BLO.dtype)
 
     return module.register_forward_hook(add)
 

@@ -25,7 +25,8 @@ from reward_models.context_limit import ContextLimit, max_positions
 from reward_models.records import Demonstration
 from stages.adapters.backbone import copy_sharing_frozen
 from stages.adapters.config import Full, Restricted
-from stages.data.supervised import IGNORED, Example, collate, encode
+from stages.chunked_logprobs import IGNORED
+from stages.data.supervised import Example, collate, encode
 from stages.distributed.activation_checkpointing import checkpoint_activations
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, UserAdapters, generate_responses

@@ -20,7 +20,6 @@ from pipeline.config.loading import load_config
 from pipeline.steps.step import DataFolder
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, read_records
-from stages.progress import silent
 from stages.reward.train import train_reward
 from stages.sft.train import train_sft
 
@@ -50,11 +49,8 @@ def trial(run: Path, out: Path, family: str, factor: float) -> dict[str, Any]:
         base=base,
         demonstrations=data.demonstrations(),
         validation=data.demonstrations("validation"),
-        reward_model=None,
-        selection_prompts=(),
         out=out / "sft",
         seed=config.seed,
-        report=silent,
     )
     tasks = read_records(run / "label/tasks.jsonl", RankingTask)[:RANKING_PROMPTS]
     known = {task.id for task in tasks}
@@ -67,7 +63,6 @@ def trial(run: Path, out: Path, family: str, factor: float) -> dict[str, Any]:
         demonstrations=data.demonstrations(),
         out=out / "reward",
         seed=config.seed,
-        report=silent,
     )
     chosen = json.loads((out / "sft/selection.json").read_text())
     held = json.loads((out / "reward/held_out.json").read_text())

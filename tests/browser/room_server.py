@@ -16,11 +16,11 @@ from tests.browser.nothing_outside import watch
 watch(Path(sys.argv[3]))
 from labeling_ui.app import RoomOptions, serve
 from labeling_ui.forms import load_form
-from labeling_ui.tasks.assignment import Live
+from labeling_ui.tasks.live import Live
 from labeling_ui.store.store import Store
 from reward_models.records import Response
 def policy(prompt, number):
-    return [Response(str(i), f"answer {i} to {prompt}", "policy", {}) for i in range(number)]
+    return [Response(str(i), f"answer {i} to {prompt.prompt}", "policy", {}) for i in range(number)]
 form = load_form(Path(sys.argv[4])) if len(sys.argv) > 4 else None
 serve(Store(sys.argv[1]), RoomOptions(form=form, live=Live(policy)), port=int(sys.argv[2]))
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labeling_ui.formats.jsonl import comparisons, demonstrations, prompts, ratings
+from labeling_ui.formats.jsonl import comparisons, conversations, demonstrations, prompts, ratings
 from labeling_ui.forms import TaskKind
 from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask
@@ -15,7 +15,7 @@ from labeling_ui.web.sign_in import BOARD
 from reward_models.conversations import Turn
 from reward_models.records import Ranking, RankingTask, Response
 from tests.browser.conftest import next_number
-from tests.browser.examples import PASSAGE, task
+from tests.browser.examples import PASSAGE, TEXTS, task
 from tests.browser.room_server import RoomServer
 from tests.browser.test_nothing_is_lost import forget_in_browser, wait_saved
 from tests.browser.test_ranking import Keyboard, wait_stored
@@ -125,7 +125,7 @@ def test_two_policies_are_compared_with_two_keys(ask: Ask, open_room: Open, stor
     pair = (Response("a", "Mara Tolk.", "ppo", {}), Response("b", "$x^2$", "sft", {}))
     ask("comparison", RankingTask("pair", "Who?", pair))
     page = open_room("cora")
-    first = page.locator(".side .text").first.inner_text()
+    first = page.locator(".card .text").first.inner_text()
     keyboard = Keyboard(page)
     keyboard.press("a")
     check(page)
@@ -159,14 +159,31 @@ def test_a_reviewer_settles_a_disagreement_from_the_owners_page(
         store.submit(Ranking(one.id, name, "human", {x: n for n, x in enumerate(order, 1)}))
     Accounts(store).add("rhea", "owner", "correct horse")
     page = open_room("rhea", "correct horse")
-    page.goto(f"{server.address}/?settle=settled")
+    page.goto(f"{server.address}/owner")
+    page.locator("a[href='/?settle=settled']").click()
+    page.wait_for_selector("[data-part=given]:disabled")
+    page.set_viewport_size({"width": 1280, "height": 720})
+    cut = "all => all.filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert page.locator(".walk").evaluate_all(cut) == 0
+    assert page.locator(".given").count() == 0  # not before one has ranked oneself
+    Keyboard(page).press("1", "2", "2", "3")
+    page.get_by_role("button", name="Show others' ranks").click()
     page.wait_for_selector(".given")
     assert "Others gave rank" in page.locator(".given").first.inner_text()
+    page.keyboard.press("v")
+    page.wait_for_selector(".two [data-part=differences]:not(:empty)")
     check(page)
-    Keyboard(page).press("1", "2", "2", "3", "Control+Enter")
+    Keyboard(page).press("Control+Enter")
     wait_stored(page)
     events = [row for row in store.events() if row.task == "settled/adjudication"]
-    assert [event.kind for event in events] == ["lease", "submit"]
+    assert [event.kind for event in events] == ["lease", "saw others' ranks", "submit"]
+    page.goto(f"{server.address}/owner")
+    page.get_by_role("button", name="rhea").first.click()
+    assert TEXTS[0].split("**")[1] in page.locator("dialog").inner_text()
+    assert page.locator("a[href='/?settle=settled']").count() == 0
+    check(page)
+    page.goto(f"{server.address}/?settle=settled")
+    page.wait_for_selector("text=this disagreement is settled already")
 
 
 def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store) -> None:
@@ -178,6 +195,32 @@ def test_a_policy_answers_an_annotators_own_prompt(open_room: Open, store: Store
     page.wait_for_selector("text=/answer [0-3] to What is up/")
     assert page.locator(".tab:not([data-tab='-1'])").count() == 4
     assert [t.prompt for t in store.tasks() if t.category == "live"] == ["What is up?"]
+
+
+def test_a_conversation_goes_on_for_several_turns(open_room: Open, store: Store) -> None:
+    page = open_room("lou")
+    keyboard = Keyboard(page)
+    page.get_by_role("button", name="Own prompt").click()
+    page.fill("#labeling-own", "One?")
+    for turn, digits in ((1, "1123"), (2, "4321")):
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.wait_for_selector("dialog", state="detached")
+        assert page.locator(".prompt .turn").count() == (0 if turn == 1 else 3)
+        for _ in range(4):
+            keyboard.press("4", "Enter")
+        keyboard.press(*digits, "Control+Enter")
+        page.wait_for_selector("dialog .talk")
+        if turn == 1:
+            page.locator("dialog .choice:has-text('B')").click()  # of A and B, which are tied
+            check(page)
+            page.fill("#labeling-own", "Two?")
+    page.get_by_role("button", name="End here").click()
+    rows = [one for one in conversations(store) if one.user == "lou"]
+    assert [(one.prompt, len(one.history)) for one in rows] == [("One?", 0), ("Two?", 2)]
+    first = next(r for r in store.rankings() if r.task == rows[0].id)
+    assert first.shown_order is not None
+    assert rows[1].history[1].content == rows[0].response
+    assert rows[0].response == f"answer {first.shown_order[1]} to One?"
 
 
 def test_the_page_and_its_questions_speak_german(open_room: Open, store: Store) -> None:

@@ -27,6 +27,8 @@ def test_the_owner_reads_pauses_invites_and_exports(
         for name, order in (("sim-1", ids), ("sim-2", ids[::-1])):
             ranks = {i: rank for rank, i in enumerate(order, 1)}
             store.submit(Ranking(one.id, name, "simulated", ranks, shown_order=ids))
+        ranks = {i: rank for rank, i in enumerate(sorted(ids), 1)}
+        store.submit(Ranking(one.id, "judge:m/1", "judge", ranks, shown_order=ids))
     Accounts(store).add("olga", "owner", PASSWORD)
     page = open_room("olga", PASSWORD)
     page.goto(f"{server.address}/owner")
@@ -36,9 +38,9 @@ def test_the_owner_reads_pauses_invites_and_exports(
     assert words.count() > 10
     assert words.evaluate_all("all => all.filter((e) => e.getBBox().x < 0).length") == 0
     assert "follows the order shown" not in page.locator("tr:has-text('sim-2')").inner_text()
-    page.locator(".list .earlier").first.click()
-    assert "lighthouse" in page.locator("dialog").inner_text()
-    page.get_by_role("button", name="Close").click()
+    judge = page.locator("[aria-label='Models'] tr:has-text('judge:m/1')")
+    assert judge.locator("td").first.inner_text() == "3"
+    assert page.locator("[aria-label='People'] tr:has-text('judge:')").count() == 0
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Go on").wait_for()
     other = browser.new_context(locale="en-US").new_page()
@@ -63,3 +65,41 @@ def test_the_owner_reads_pauses_invites_and_exports(
         assert archive.namelist() == ["preferences.jsonl"]
         assert archive.read("preferences.jsonl").count(b'"chosen"') >= 36
     other.context.close()
+
+
+def test_the_owner_withdraws_answers_and_takes_it_back_and_releases_what_is_held(
+    give: Give, open_room: Open, store: Store, server: RoomServer
+) -> None:
+    one, held = task("withdrawn", 4), task("in hand", 4)
+    give(one, held)
+    ranks = {response.id: rank for rank, response in enumerate(one.responses, 1)}
+    store.submit(Ranking(one.id, "wrong", "human", ranks))
+    holder = open_room("hanna")
+    Accounts(store).add("orla", "owner", PASSWORD)
+    Accounts(store).add("wrong", "annotator", PASSWORD)
+    page = open_room("orla", PASSWORD)
+    page.goto(f"{server.address}/owner")
+    page.get_by_role("button", name="Change wrong").click()
+    assert violations(page) == []
+    page.get_by_role("button", name="Withdraw answers and hand the tasks out again").click()
+    page.wait_for_selector("text=1 answers of wrong count no more")
+    assert "1 answers withdrawn" in page.locator("tr:has-text('wrong')").inner_text()
+    assert [r for r in store.rankings() if r.annotator == "wrong"] == []
+    page.get_by_role("button", name="Count the withdrawn answers again").click()
+    page.wait_for_selector("text=1 answers count again")
+    assert [r.task for r in store.rankings() if r.annotator == "wrong"] == ["withdrawn"]
+    for action, mark in (("Close the account", "closed"), ("Open the account again", "annotator")):
+        page.get_by_role("button", name="Change wrong").click()
+        page.get_by_role("button", name=action).click()
+        page.wait_for_selector(f"tr:has-text('wrong'):has-text('{mark}')")
+    page.wait_for_selector("tr:has-text('wrong'):not(:has-text('closed'))")
+    page.get_by_role("button", name="Release, hanna").click()
+    page.wait_for_selector("tr:has-text('hanna'):has-text('min')", state="detached")
+    assert holder.locator(".tab").count() > 0  # her page has not noticed
+    page.evaluate("document.querySelector('.room').scrollTop = 0")  # no button half under the bar
+    assert violations(page) == []
+    next_one = open_room("nan")
+    assert next_one.locator(".tab").count() > 0
+    events = [event.kind for event in store.events() if event.actor == "orla"]
+    names = ["withdrew", "restored", "account changed", "account changed", "released"]
+    assert [kind for kind in events if kind in names] == names

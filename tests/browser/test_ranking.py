@@ -174,7 +174,7 @@ def drag_by_finger(page: Any, source: str, target: str) -> None:
     start, end = page.locator(source).bounding_box(), page.locator(target).bounding_box()
     client = page.context.new_cdp_session(page)
     x, y = start["x"] + 12, start["y"] + 12
-    to_x, to_y = end["x"] + 150, end["y"] + 20
+    to_x, to_y = end["x"] + end["width"] / 2, end["y"] + 20
 
     def touch(kind: str, *points: dict[str, float]) -> None:
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})

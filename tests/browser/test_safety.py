@@ -53,6 +53,9 @@ def test_no_hostile_text_runs_or_loads_anything_and_each_is_shown_whole(
             page.fill("[data-part=note]", response.text)  # as a note as well
             keyboard.press("Escape", "4", "Enter")
         page.wait_for_selector(".cards")
+        keyboard.press("a", "Shift+B")  # marked side by side as well
+        page.wait_for_selector("[data-part=differences]:not(:empty)")
+        keyboard.press("v")
         page.locator(".card .text a").evaluate_all("links => links.forEach(a => a.href)")
         keyboard.press("r")
         texts = page.locator(".card .text.raw").evaluate_all("all => all.map(e => e.textContent)")

@@ -112,9 +112,7 @@ def of_optimizer(optimizer: Any) -> int:
     ("sharding", "family", "ranks"),
     [*SHORT, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALL if one not in SHORT)],
 )
-def test_a_rank_holds_what_was_estimated(
-    base: Path, sharding: Sharding, family: str, ranks: int
-) -> None:
+def test_a_rank_holds_what_was_estimated(base: Path, sharding: Sharding, family: str, ranks: int):
     counts = model_size(base, adaptation(family))
     trained = counts.trainable * FLOAT
     whole = StageMemory(

@@ -6,10 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from pipeline.config.loading import load_config
+from pipeline.steps.order import run_experiment
 from pipeline.steps.rank import stage_work
 from tests.distributed.launched import (
     begun,
@@ -24,15 +27,17 @@ from tests.distributed.launched import (
     until,
 )
 from tests.distributed.ranks import Sharding, run_ranks
+from tests.distributed.truths import folder_of
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 
 
-def unbroken(folder: Path, config: Path, sharding: Sharding) -> Path:
+@cache
+def unbroken(sharding: Sharding) -> Path:
     """The folder of fine-tuning that nothing interrupted, by two forked ranks."""
-    out = folder / "unbroken"
-    code, _, output = ended(rlhf("run", config, "--out", out, "--until", "data"))
-    assert code == 0, output
+    folder = folder_of("launched")
+    out = folder / sharding
+    run_experiment(load_config(experiment(folder)), out, until="data")
     run_ranks(without_a_launcher, out, "sft", sharding=sharding)
     return out / "sft"
 
@@ -83,7 +88,7 @@ def test_killed_with_9_the_command_leaves_no_rank_and_the_same_command_ends_alik
     code, stdout, output = ended(rlhf(*command))
     assert (code, stdout) == (0, f"{run}/sft\n"), output
     assert "resumes" in output
-    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+    ended_alike(run / "sft", unbroken("zero2"))
 
 
 @pytest.mark.slow
@@ -106,7 +111,7 @@ def test_a_killed_rank_is_named_all_stop_and_the_same_command_ends_alike(
     no_rank_is_left(run)
     code, _, output = ended(rlhf(*command))
     assert code == 0, output
-    ended_alike(run / "sft", unbroken(tmp_path, config, sharding))
+    ended_alike(run / "sft", unbroken(sharding))
 
 
 @pytest.mark.slow
@@ -140,7 +145,7 @@ def test_torchrun_starts_the_same_verb(tmp_path: Path):
     code, stdout, output = ended(begun(command))
     assert (code, stdout) == (0, f"{run}/sft\n"), output
     assert output.count("sft: done in") == 1
-    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+    ended_alike(run / "sft", unbroken("zero2"))
 
 
 @pytest.mark.slow
@@ -162,7 +167,7 @@ def test_accelerate_launch_starts_the_same_verb_and_sets_its_sharding(tmp_path: 
     code, stdout, output = ended(begun([*launcher, *verb]))
     assert code == 0, output
     assert stdout.splitlines()[-1] == f"{run}/sft"  # before it is what the launcher says itself
-    ended_alike(run / "sft", unbroken(tmp_path, config, "zero3"))
+    ended_alike(run / "sft", unbroken("zero3"))
 
 
 @pytest.mark.slow
@@ -174,23 +179,13 @@ def test_tasks_of_srun_are_ranks_of_one_run(tmp_path: Path):
         "SLURM_JOB_ID": "77",
         "SLURM_STEP_NODELIST": "localhost",
     }
+    command = ("sft", config, "--out", run, "--sharding", "ddp")
     tasks = [
-        rlhf(
-            "sft",
-            config,
-            "--out",
-            run,
-            "--sharding",
-            "ddp",
-            **job,
-            SLURM_PROCID=str(task),
-            SLURM_LOCALID=str(task),
-        )
-        for task in range(2)
+        rlhf(*command, **job, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)) for task in range(2)
     ]
     (code, stdout, output), (other, nothing, _) = (ended(task) for task in tasks)
     assert (code, stdout, other, nothing) == (0, f"{run}/sft\n", 0, ""), output
-    ended_alike(run / "sft", unbroken(tmp_path, config, "ddp"))
+    ended_alike(run / "sft", unbroken("ddp"))
 
 
 @pytest.mark.slow
@@ -223,7 +218,7 @@ def test_a_killed_node_stops_the_other_and_the_same_commands_end_alike(tmp_path:
     ended(nodes[1])
     no_rank_is_left(run)
     both_end_well(two_nodes("sft", config, run, "--sharding", "zero2"), run / "sft")
-    ended_alike(run / "sft", unbroken(tmp_path, config, "zero2"))
+    ended_alike(run / "sft", unbroken("zero2"))
 
 
 @pytest.mark.slow

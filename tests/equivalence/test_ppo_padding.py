@@ -17,8 +17,8 @@ from reward_models.model import RewardModel
 from reward_models.model_card import RewardCard
 from reward_models.packed_attention import enable_packing
 from stages.generation.generate import Sampled
-from stages.ppo.forward import lay_out, response_logits, response_scores, response_values
-from stages.ppo.rollout import Episodes, by_length, shuffled
+from stages.ppo.forward import response_logits, response_scores, response_values
+from stages.ppo.rollout import Episodes, by_length, lay_out, shuffled
 
 VOCABULARY = 40
 BOTH = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -122,9 +122,7 @@ def test_gradients_of_a_batch_are_finite_and_equal_those_of_sequences_alone(
 
 
 @BOTH
-def test_a_part_of_the_episodes_has_its_outputs_in_the_whole(
-    episodes: Episodes, packed: bool
-) -> None:
+def test_a_part_of_the_episodes_has_its_outputs_in_the_whole(episodes: Episodes, packed: bool):
     model, rows = tiny("llama"), torch.tensor([4, 1])
     whole_NV, counts = (
         response_logits(model, lay_out(episodes, packed=packed)),
@@ -163,9 +161,7 @@ def shared(sharing: int) -> Episodes:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
-def test_a_prompt_computed_once_for_its_responses_gives_the_numbers_of_separate_rows(
-    family: str,
-) -> None:
+def test_a_prompt_computed_once_for_its_responses_gives_the_numbers_of_separate_rows(family: str):
     policy, reward = tiny(family), tiny_reward(family)
     apart, together = lay_out(shared(1)), lay_out(shared(3), packed=True)
     assert together.ids_BL.shape == (1, 12 + 4 + sum(len(r.ids) for r in ragged()[1]))

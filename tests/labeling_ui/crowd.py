@@ -6,12 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from labeling_ui.store.store import Store
+from labeling_ui.store.withdrawal import answers_by_person, release, restore, withdraw
 from tests.browser.room_server import RoomServer
 
 GIVE_UP_S = 600.0  # a starved machine starts a server slowly
@@ -27,6 +29,7 @@ class Ledger:
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    owner: Counter[str] = field(default_factory=Counter)  # what the owner did meanwhile
 
 
 class Person:
@@ -99,24 +102,67 @@ class Person:
         raise AssertionError(f"no answer to {path} within {GIVE_UP_S} s")
 
 
+def meddle(store: Store, ledger: Ledger, names: list[str], every_s: float) -> None:
+    """As an owner at the command line, withdraw, restore and release at random."""
+    rng = random.Random(len(names))
+    while True:
+        action = rng.choice((withdraw, restore, release))
+        with suppress(ValueError):  # there is nothing to withdraw, restore or release
+            action(store, rng.choice(names), "owner")
+            ledger.owner[action.__name__] += 1
+        time.sleep(every_s * 2 * rng.random())
+        if ledger.owner["ended"]:
+            return
+
+
 def work_through(
-    server: RoomServer, store: Store, *, people: int, pace_s: float, kills: int, every_s: float
+    server: RoomServer,
+    store: Store,
+    *,
+    people: int,
+    pace_s: float,
+    kills: int,
+    every_s: float,
+    overlap: int = 3,
+    meddled_s: float | None = None,
 ) -> Ledger:
-    """Let people answer all tasks of a room that is killed at random; check after every kill."""
+    """Let people answer all tasks of a room that is killed at random; check after every kill.
+
+    Every `meddled_s` or so somebody's answers are withdrawn or restored, or a lease released, until
+    the last kill.
+    """
     ledger, rng = Ledger(), random.Random(kills)
     workers = [Person(server, f"person-{i}", ledger, pace_s) for i in range(people)]
     threads = [threading.Thread(target=person.work, daemon=True) for person in workers]
     for thread in threads:
         thread.start()
+    owner = threading.Thread(
+        target=meddle, args=(store, ledger, [one.name for one in workers], meddled_s), daemon=True
+    )
+    if meddled_s is not None:
+        owner.start()
     for _ in range(kills):
         time.sleep(every_s * 2 * rng.random())
         server.kill()
         check_acknowledged(store, ledger)
+        assert max(counted(store).values(), default=0) <= overlap
         server.start()
+    if meddled_s is not None:
+        ledger.owner["ended"] += 1
+        owner.join()
+        for name in answers_by_person(store, withdrawn=True):
+            restore(store, name, "owner")
     for thread in threads:
         thread.join()
     check_acknowledged(store, ledger)
     return ledger
+
+
+def counted(store: Store) -> Counter[str]:
+    """Count the answers of each task that count."""
+    query = "SELECT task, count(*) FROM answers WHERE is_surplus = 0 AND is_withdrawn = 0"
+    with store.database.read() as connection:
+        return Counter(dict(connection.exec_driver_sql(f"{query} GROUP BY task").all()))
 
 
 def check_acknowledged(store: Store, ledger: Ledger) -> None:
@@ -127,7 +173,7 @@ def check_acknowledged(store: Store, ledger: Ledger) -> None:
     submitted, drafts = dict(ledger.submitted), dict(ledger.drafts)
     query = "SELECT token, l.annotator, record FROM leases l JOIN answers USING (task, annotator)"
     with store.database.read() as connection:
-        rows = connection.exec_driver_sql(f"{query} WHERE is_surplus = 0").all()
+        rows = connection.exec_driver_sql(query).all()
         stored = {(row[0], row[1]): json.loads(row[2]) for row in rows}
         query = "SELECT token, l.annotator, revision, body FROM drafts d JOIN leases l"
         rows = connection.exec_driver_sql(f"{query} USING (task, annotator)").all()
@@ -143,11 +189,18 @@ def check_acknowledged(store: Store, ledger: Ledger) -> None:
 
 
 def check_complete(store: Store, ledger: Ledger, *, num_tasks: int, overlap: int) -> None:
-    """Nothing lost, nothing twice, no task with more than its people, and no error anywhere."""
+    """Nothing lost, nothing twice, no task with more than its people, and no error anywhere.
+
+    Where answers were withdrawn meanwhile some are surplus; all are there, and each task is full.
+    """
     assert ledger.errors == []
     with store.database.read() as connection:
         rows = connection.exec_driver_sql("SELECT task, annotator FROM answers").all()
     given = [(row[0], row[1]) for row in rows]
-    assert len(given) == len(set(given)) == len(ledger.submitted) == num_tasks * overlap
-    assert set(Counter(task for task, _ in given).values()) == {overlap}
-    assert set(ledger.outcomes) <= {"stored", "again"}
+    assert len(given) == len(set(given)) == len(ledger.submitted)
+    full = counted(store)
+    assert len(full) == num_tasks
+    assert set(full.values()) == {overlap}
+    if not ledger.owner:
+        assert len(given) == num_tasks * overlap
+        assert set(ledger.outcomes) <= {"stored", "again"}

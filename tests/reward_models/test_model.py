@@ -53,9 +53,7 @@ def with_adapter(base: Path) -> RewardModel:
 
 @pytest.mark.parametrize("left", [True, False])
 @pytest.mark.parametrize("length", [6, 11])
-def test_a_score_does_not_depend_on_padding_or_batch(
-    model: RewardModel, left: bool, length: int
-) -> None:
+def test_a_score_does_not_depend_on_padding_or_batch(model: RewardModel, left: bool, length: int):
     together = model(*padded(SEQUENCES, length, left=left))
     assert torch.allclose(together, alone(model), atol=1e-5)
 
@@ -116,9 +114,7 @@ def test_a_bias_moves_every_score_and_gets_no_gradient(model: RewardModel) -> No
     assert model.bias.grad is None
 
 
-def test_a_loaded_model_gives_equal_scores_in_a_new_process(
-    model: RewardModel, tmp_path: Path
-) -> None:
+def test_a_loaded_model_gives_equal_scores_in_a_new_process(model: RewardModel, tmp_path: Path):
     model.set_bias(0.1)
     model.save(tmp_path / "rm", tiny_tokenizer())
     script = (

@@ -102,8 +102,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "unknown model_type": (changed(model_type="llama9"), "llama9"),
     "an encoder-decoder": (changed(model_type="t5", is_encoder_decoder=True), "encoder-decoder"),
     "quantised": (
-        changed(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        r"quantised \(bitsandbytes\)",
+        changed(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"quantised \(gptq\)",
     ),
     "a missing shard": (shard_is_missing, "model-00002-of-00002"),
     "not numbers": (weights_become(spoil), "not finite"),
@@ -180,6 +180,14 @@ def adapter(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def without_base(folder: Path) -> None:
+    (folder / "base.json").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": None})
+    )
+
+
 ADAPTERS: dict[str, tuple[Damage, str]] = {
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "no weights there"),
     "cut": (cut("adapter_model.safetensors", 0.8), "it is cut"),
@@ -190,7 +198,7 @@ ADAPTERS: dict[str, tuple[Damage, str]] = {
     ),
     "no kind": (lambda f: (f / "adapter_config.json").write_text("{}"), "peft_type is None"),
     "config of html": (lambda f: (f / "adapter_config.json").write_text("<html>"), "not JSON"),
-    "no base.json": (lambda f: (f / "base.json").unlink(), "names and hashes its base"),
+    "no base": (without_base, "base_model_name_or_path is None"),
     "empty base.json": (lambda f: (f / "base.json").write_text("{}"), "no 'name'"),
     "base.json of html": (lambda f: (f / "base.json").write_text("<html>"), "not JSON"),
 }

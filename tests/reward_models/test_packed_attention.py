@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    modeling_flash_attention_utils,
+)
 
+from reward_models.compat import set_attention_name
 from reward_models.packed_attention import STEM, PackedSegments, enable_packing, segment_table
 
 Forest = list[tuple[int, list[int]]]  # the tokens of each stem, and of each of its branches
@@ -48,9 +55,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 
 @given(FORESTS)
-def test_segments_give_the_outputs_and_gradients_of_a_mask_over_the_row(
-    forest: Forest,
-) -> None:
+def test_segments_give_the_outputs_and_gradients_of_a_mask_over_the_row(forest: Forest):
     seen = seen_NN(forest)
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, 1, 2, len(seen), 4, dtype=torch.float64, generator=generator)
@@ -126,5 +131,42 @@ def test_a_model_with_packing_is_saved_as_without(tmp_path: Path) -> None:
 
 
 def test_attention_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="its attention is 'eager', not 'sdpa'"):
+    with pytest.raises(ValueError, match="its attention is 'eager'; expected sdpa or flash"):
         enable_packing(tiny(attn_implementation="eager"))
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, **_: Any
+) -> Tensor:
+    """Flash attention's function for variable lengths, text by text: the last query sees all."""
+    outputs = []
+    queries, keys = (x.tolist() for x in (cu_seqlens_q, cu_seqlens_k))
+    for start, end, first, last in zip(queries, queries[1:], keys, keys[1:], strict=False):
+        q, k, v = query[start:end], key[first:last], value[first:last]
+        seen = torch.ones(end - start, last - first, dtype=torch.bool)
+        seen = seen.tril((last - first) - (end - start))
+        heads = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = scaled_dot_product_attention(*heads, attn_mask=seen, enable_gqa=True)
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def test_flash_attention_takes_stems_and_branches_of_any_lengths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = inputs_of([(3, [2, 4]), (5, []), (2, [1])])
+    packed, flash = tiny(), tiny()
+    enable_packing(packed)
+    set_attention_name(flash.config, "flash_attention_2")
+    enable_packing(flash)
+    enable_packing(flash)  # a second time changes nothing
+    libraries: list[str] = []
+
+    def library(name: str) -> Any:
+        libraries.append(name)
+        return (None, varlen, None, None, None), (lambda **_: {}, None)
+
+    monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", library)
+    outputs = [model(**row, use_cache=False).logits for model in (packed, flash)]
+    torch.testing.assert_close(*outputs)
+    assert set(libraries) == {"flash_attention_2"}

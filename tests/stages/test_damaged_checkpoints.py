@@ -10,7 +10,14 @@ from safetensors import SafetensorError
 
 from pipeline.runs.failures import one_line
 from stages.distributed.checkpoints import SUMS, last_checkpoint
-from tests.stages.reward.test_train import Steps, World, assert_same_bits, world  # noqa: F401
+from tests.stages.reward.test_train import (  # noqa: F401
+    Steps,
+    Unbroken,
+    World,
+    assert_same_bits,
+    unbroken,
+    world,
+)
 from tests.stages.sft.test_train import base, config, train, weights  # noqa: F401
 from tests.stages.small_disk import size_of, small_disk
 
@@ -40,22 +47,22 @@ def gone(path: Path) -> None:
 )
 def test_the_reward_model_goes_on_from_the_checkpoint_before_a_damaged_one(
     world: World,  # noqa: F811
+    unbroken: Unbroken,  # noqa: F811
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     name: str,
     harm: Callable[[Path], None],
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        world.train(tmp_path / "broken", report=Steps(5))
-    folder = tmp_path / "broken" / "checkpoints"
+        world.train(tmp_path, report=Steps(5))
+    folder = tmp_path / "checkpoints"
     harm(folder / "checkpoint-4" / name)
     steps = Steps()
-    world.train(tmp_path / "broken", report=steps)
+    world.train(tmp_path, report=steps)
     assert min(step.done for step in steps.seen) == 3  # after checkpoint-2
     if harm is not gone:
         assert "resuming from checkpoint-2, the one before" in caplog.text
-    world.train(tmp_path / "unbroken")
-    assert_same_bits(tmp_path / "unbroken", tmp_path / "broken")
+    assert_same_bits(unbroken[0], tmp_path)
 
 
 def test_fine_tuning_goes_on_from_the_epoch_before_a_damaged_one(
@@ -63,8 +70,8 @@ def test_fine_tuning_goes_on_from_the_epoch_before_a_damaged_one(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    unbroken = train(tmp_path / "a", config())
-    per_epoch = unbroken[-1].total // config().epochs
+    steps = train(tmp_path / "a", config())
+    per_epoch = steps[-1].total // config().epochs
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", config(), stop_after=2 * per_epoch + 1)
     truncated(tmp_path / "b" / "checkpoints" / f"checkpoint-{2 * per_epoch}" / "optimizer.pt")
@@ -101,10 +108,10 @@ def test_no_checkpoint_is_begun_where_there_is_no_room_for_it(
 @pytest.mark.slow
 def test_a_disk_that_fills_up_under_the_reward_model_is_survived(
     world: World,  # noqa: F811
+    unbroken: Unbroken,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    world.train(tmp_path / "unbroken")
-    size, disk = size_of(tmp_path / "unbroken/checkpoints"), tmp_path / "disk"
+    size, disk = size_of(unbroken[0] / "checkpoints"), tmp_path / "disk"
     with small_disk(disk, size * 5 // 4) as resize:
         with pytest.raises((OSError, RuntimeError, SafetensorError)) as caught:
             world.train(disk)
@@ -112,4 +119,4 @@ def test_a_disk_that_fills_up_under_the_reward_model_is_survived(
         assert last_checkpoint(disk / "checkpoints") == disk / "checkpoints" / "checkpoint-4"
         resize(size * 9)
         world.train(disk)
-        assert_same_bits(tmp_path / "unbroken", disk)
+        assert_same_bits(unbroken[0], disk)

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from transformers import PreTrainedModel
 
 from reward_models.backbone import transformer
@@ -15,7 +13,6 @@ from reward_models.packed_attention import ATTENTION, attention_mismatch, enable
 from stages.adapters.cached_layers import CachedLayers
 from stages.adapters.config import LoRA
 from stages.adapters.prefix_attention import prefix_attention, use_prefix_attention
-from stages.distributed.sharding import require_trainable_precision
 from stages.forward_check import logits_of, padding_side
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import Sampled, generate_responses
@@ -135,17 +132,6 @@ def test_rows_are_padded_where_it_changes_nothing(tmp_path: Path):
 
         sides[name] = padding_side(logits_of(model), model, 20)
     assert sides == {"llama": "left", "rwkv": "right"}
-
-
-def test_fp16_without_a_scale_is_refused():
-    with pytest.raises(ValueError, match=r"mixed_precision is 'fp16'.*expected 'bf16' or 'no'"):
-        require_trainable_precision(
-            SimpleNamespace(mixed_precision="fp16", distributed_type=DistributedType.NO)
-        )
-    for precision in ("no", "bf16"):
-        require_trainable_precision(
-            SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType.NO)
-        )
 
 
 def test_a_folder_with_router_logits_loads_without_them_and_keeps_its_coefficient(tmp_path: Path):

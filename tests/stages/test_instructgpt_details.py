@@ -5,7 +5,6 @@ checks that list.
 """
 
 import math
-import random
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,9 @@ from stages.ppo.health import MetricSums, preflight
 from stages.ppo.ppo import add_ppo_gradients, experience, update
 from stages.ppo.rollout import Experience
 from stages.ppo.run import PPORun
-from stages.progress import Step
-from stages.reward.config import RewardConfig
-from stages.reward.train import train_reward
 from stages.seeding import generator_for
 from stages.sft.config import SFTConfig
 from stages.sft.train import _arguments as sft_arguments
-from tests.reward_models.tiny import tiny_demonstrations, tiny_rankings, tiny_tasks
 from tests.stages.ppo.tiny_ppo import (
     outputs,
     roll_out,
@@ -55,9 +50,7 @@ def rolled_out(
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11], [5]] * 2
 
 
-def test_detail_01_reward_and_value_depend_on_the_query_and_the_response(
-    world: tuple[Path, Path],
-) -> None:
+def test_detail_01_reward_and_value_depend_on_the_query_and_the_response(world: tuple[Path, Path]):
     """Another prompt before the same response is another score and other values."""
     model = RewardModel.load(world[1])
     ids_BL = torch.tensor([[3, 4, 9, 10], [5, 6, 9, 10]])
@@ -99,28 +92,6 @@ def test_detail_04_sampling_that_is_not_trained_is_refused(changes: dict[str, fl
         PPOConfig.model_validate({"sampling": changes})
 
 
-def test_detail_05_the_reward_model_s_rate_falls_along_a_cosine_to_a_tenth(
-    world: tuple[Path, Path], tmp_path: Path
-) -> None:
-    rng, steps = random.Random(0), list[Step]()
-    tasks = tiny_tasks(24, rng)
-    train_reward(
-        RewardConfig(prompts_per_batch=4, held_out=0.0, learning_rate=1e-3),
-        base=world[0],
-        tasks=tasks,
-        rankings=tiny_rankings(tasks, ["a"], rng),
-        demonstrations=tiny_demonstrations(3, rng),
-        out=tmp_path,
-        seed=0,
-        report=steps.append,
-    )
-    rates = [one.metrics["reward/learning_rate"] for one in steps if one.done]
-    total = len(rates)
-    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * k / total)) / 2 for k in range(total)]
-    assert total >= 5
-    assert rates == pytest.approx([1e-3 * share for share in expected])
-
-
 def test_detail_06_ranks_draw_different_responses() -> None:
     drawn = [torch.rand(4, generator=generator_for(7, "rollout", 0, rank)) for rank in range(3)]
     assert not torch.equal(drawn[0], drawn[1])
@@ -136,9 +107,7 @@ def test_detail_07_a_prompt_too_long_is_refused_never_cut(world: tuple[Path, Pat
         preflight(models, config, [[3] * (fits + 1)])
 
 
-def test_detail_08_rollout_and_update_have_the_same_log_probabilities(
-    world: tuple[Path, Path],
-) -> None:
+def test_detail_08_rollout_and_update_have_the_same_log_probabilities(world: tuple[Path, Path]):
     """Dropout is off in both, whatever mode the modules are in: the first ratio is 1."""
     run = tiny_run(world, tiny_config())
     data, _ = rolled_out(run, PROMPTS)

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from reward_models.model import RewardModel
-from reward_models.records import Demonstration, Prompt
-from stages.data.supervised import IGNORED, Example, collate, encode
+from reward_models.records import Prompt
+from stages.data.supervised import collate, encode
 from stages.data.template import prompt_ids
 from stages.generation.score import score_responses
 from stages.models import load_policy, load_tokenizer
-from stages.progress import Step, silent
+from stages.progress import Step
 from stages.reward.batches import ranked_prompts
 from stages.reward.config import RewardConfig
 from stages.reward.train import train_reward
@@ -42,7 +42,6 @@ from tests.stages.ppo.tiny_ppo import (
     roll_out,
     tiny_config,
     tiny_models,
-    tiny_run,
     tiny_world,
     train,
 )
@@ -73,8 +72,6 @@ def supervise(base: Path, out: Path, **changes: Any) -> list[Step]:
         base=base,
         demonstrations=examples,
         validation=examples[:4],
-        reward_model=None,
-        selection_prompts=(),
         out=out,
         seed=0,
         report=steps.append,
@@ -94,7 +91,6 @@ def rank(base: Path, out: Path, **changes: Any) -> None:
         demonstrations=tiny_demonstrations(6, rng),
         out=out,
         seed=0,
-        report=silent,
     )
 
 
@@ -237,43 +233,6 @@ def test_the_ratio_is_off_at_another_temperature(
     assert steps[0]["ppo/kl_nats"] == 0.0
 
 
-def test_gradient_accumulation_is_a_mean_of_means(world: tuple[Path, Path], tmp_path: Path) -> None:
-    """transformers 34191: micro-batches with few tokens weighed as much as those with many."""
-    tokenizer, model = load_tokenizer(world[0]), load_policy(world[0])
-    examples = tiny_demonstrations(8, random.Random(0))
-    short = [Demonstration(one.prompt, "good") for one in examples[4:]]
-    rest = [*examples[:4], *short]
-    sums = [nats_and_tokens(model, encode(tokenizer, one)) for one in rest]
-    over_tokens = sum(nats for nats, _ in sums) / sum(tokens for _, tokens in sums)
-    of_means = sum(nats / tokens for nats, tokens in sums) / len(sums)
-    assert abs(over_tokens - of_means) > 1e-3
-    losses = []
-    for micro in (2, 8):
-        steps: list[Step] = []
-        train_sft(
-            SFTConfig(epochs=1, batch_size=8, micro_batch_size=micro, dropout=0.0),
-            base=world[0],
-            demonstrations=rest,
-            validation=(),
-            reward_model=None,
-            selection_prompts=(),
-            out=tmp_path / str(micro),
-            seed=0,
-            report=steps.append,
-        )
-        name = "sft/loss_nats_per_token"
-        losses += [step.metrics[name] for step in steps if name in step.metrics]
-    assert losses == pytest.approx([over_tokens] * 2, rel=1e-5)
-
-
-def nats_and_tokens(model: Any, example: Example) -> tuple[float, int]:
-    labels_L = collate([example], 0)["labels"][0]
-    with torch.no_grad():
-        log_p_LV = model(torch.tensor([example.ids])).logits[0].log_softmax(-1)
-    positions = (labels_L != IGNORED).nonzero().flatten().tolist()
-    return -sum(float(log_p_LV[i - 1, labels_L[i]]) for i in positions), len(positions)
-
-
 def test_the_kl_is_negative(world: tuple[Path, Path], tmp_path: Path) -> None:
     """trl 1005, MedicalGPT 374 (-233): what is sampled is not what is trained.
 
@@ -288,27 +247,7 @@ def test_the_kl_is_negative(world: tuple[Path, Path], tmp_path: Path) -> None:
         assert step["ppo/kl_k3_nats_per_token"] >= 0.0
 
 
-def test_the_score_is_one_token_off(world: tuple[Path, Path]) -> None:
-    """trl 3750 and 1893: the score read at the first pad, or a reward placed after EOS."""
-    run = tiny_run(world, tiny_config())
-    models = run.models
-    episodes = roll_out(models, PROMPTS, run.config.sampling, generator_for(0, "off"))
-    read = outputs(models, episodes)
-    for row, prompt in enumerate(PROMPTS):
-        ids_L = episodes.ids_BL[row, episodes.mask_BL[row]].tolist()
-        assert ids_L[: len(prompt)] == prompt
-        by_length = []
-        for end in (len(ids_L) - 1, len(ids_L)):  # without the last token, and with it
-            ids_BL = torch.tensor([ids_L[:end]])
-            mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-            by_length.append(models.reward(ids_BL, mask_BL, torch.arange(end)[None]).item())
-        assert read.score_B[row].item() == pytest.approx(by_length[1], abs=1e-5)
-        assert by_length[0] != pytest.approx(by_length[1], abs=1e-4)
-
-
-def test_the_reward_model_is_judged_without_the_eos_it_scores_with(
-    world: tuple[Path, Path],
-) -> None:
+def test_the_reward_model_is_judged_without_the_eos_it_scores_with(world: tuple[Path, Path]):
     """trl 5813: rankings without EOS, rollouts with it. Both end in EOS here."""
     tokenizer = load_tokenizer(world[0])
     tasks = tiny_tasks(6, random.Random(0))
@@ -323,37 +262,6 @@ def test_the_reward_model_is_judged_without_the_eos_it_scores_with(
     ended = episodes.ids_BL[episodes.ended_B, -1]
     assert len(ended) > 0
     assert (ended == tokenizer.eos_token_id).all()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_scores_depend_on_the_batch_size(world: tuple[Path, Path], batch_size: int) -> None:
-    """reward-bench 137."""
-    model, tokenizer = RewardModel.load(world[1]), load_tokenizer(world[0])
-    examples = tiny_demonstrations(9, random.Random(2))
-    prompts, responses = [Prompt(d.prompt) for d in examples], [d.response for d in examples]
-    results = score_responses(model, tokenizer, prompts, responses, batch_size=batch_size)
-    alone = [
-        score_responses(model, tokenizer, [prompt], [text])[0]
-        for prompt, text in zip(prompts, responses, strict=True)
-    ]
-    assert results == pytest.approx(alone, abs=1e-5)
-
-
-def test_a_resumed_run_begins_with_fresh_optimizers(world: tuple[Path, Path]) -> None:
-    """NeMo-RL 3171: moments at 0 and a step count of 1 after every resume, without a word."""
-    config = tiny_config()
-    one, other = tiny_run(world, config), tiny_run(world, config)
-    for network in (one.policy, one.critic):
-        for parameter in network.parameters.values():
-            parameter.grad = torch.ones_like(parameter)
-        network.step(1e-3)
-    other.load_state_dict(one.state_dict())
-    for name, own in one.critic.parameters.items():
-        theirs = other.critic.parameters[name]
-        moments = other.critic.optimizer.state[theirs]
-        assert moments["step"] == 1
-        assert torch.equal(one.critic.optimizer.state[own]["exp_avg"], moments["exp_avg"])
-        assert torch.equal(own, theirs)
 
 
 def test_checkpoints_of_an_adapter_hold_the_whole_base(tmp_path: Path) -> None:

@@ -3,10 +3,20 @@
 import pytest
 import torch
 
-from reward_models.backbone import FLOAT32, WeightFormat
+from reward_models.weights.formats import FLOAT32, WeightFormat
 from stages.adapters.config import Full, LoRA
-from stages.precision import Numerics, resolved
+from stages.precision import (
+    Numerics,
+    inference_precision,
+    inference_weights,
+    require_trainable_precision,
+    resolved,
+)
 from stages.precision_config import Precision
+from stages.reward import train as reward_stage
+from stages.reward.config import RewardConfig
+from stages.sft import train as sft_stage
+from stages.sft.config import SFTConfig
 
 CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 BF16 = WeightFormat(torch.bfloat16)
@@ -61,3 +71,33 @@ def test_masters_in_16_bits_need_products_in_16_bits():
     assert kahan.mixed_precision(BF16) == "no"
     with pytest.raises(ValueError, match=r"precision.masters is stochastic"):
         resolved(Precision(masters="stochastic"), CPU)
+
+
+def test_fp16_without_a_scale_is_refused():
+    for compute in ("bf16", "fp32"):
+        require_trainable_precision(resolved(Precision(compute=compute), CPU))
+    with pytest.raises(ValueError, match=r"compute is fp16.*expected bf16 or fp32"):
+        require_trainable_precision(resolved(Precision(weights="fp16"), CPU))
+
+
+def test_on_a_new_card_every_trainer_s_arguments_say_bf16(monkeypatch, tmp_path):
+    """The card is a claim: nothing but the arguments is made."""
+    on_card(monkeypatch, bf16=True)
+    for module in (sft_stage, reward_stage):
+        monkeypatch.setattr(module, "device", lambda: CUDA)
+    full = sft_stage._arguments(SFTConfig(micro_batch_size=1), tmp_path, 0, validated=False)
+    lora = SFTConfig(micro_batch_size=1, adaptation=LoRA())
+    frozen = sft_stage._arguments(lora, tmp_path, 0, validated=False)
+    ranking = reward_stage._arguments(RewardConfig(), tmp_path, 0)
+    assert full.bf16
+    assert ranking.bf16
+    assert not frozen.bf16  # bfloat16 weights, so that no pass has to convert any
+
+
+def test_models_that_only_sample_or_score_have_the_precision_of_their_stage(monkeypatch):
+    assert inference_weights() == FLOAT32
+    with inference_precision(Precision(weights="nf4", compute="bf16")):
+        assert inference_weights() == WeightFormat(torch.bfloat16, "nf4")
+    on_card(monkeypatch, bf16=True)
+    monkeypatch.setattr("stages.precision.device", lambda: CUDA)
+    assert inference_weights() == BF16

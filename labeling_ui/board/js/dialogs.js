@@ -1,11 +1,12 @@
 // The tools of the top bar and their dialogs: keys, guidelines, skipping, earlier tasks.
+const PAIR_KEYS = [[", .", "key_change"], ["M", "key_marks"]];
 const KEYS = {
   rate: [["1 – 7", "key_quality"], ["A – Z", "key_flag"], ["0", "key_rest"], ["⏎", "key_next"], ["← →", "key_moves"], ["N", "key_note"], ["P", "key_prompt"], ["↑ ↓  PgUp PgDn", "key_scroll"]],
-  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["PgUp PgDn", "key_scroll"]],
-  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ["N", "key_note"], ["↑ ↓  PgUp PgDn", "key_scroll"], ["⏎", "submit"]],
+  rank: [["A – I", "key_select"], ["1 – 9", "key_place"], ["↑ ↓", "key_move"], ["0  ⌫", "key_unrank"], ["Q", "key_seed"], ["V", "key_compare"], ["⇧ A – I", "key_beside"], ...PAIR_KEYS, ["PgUp PgDn", "key_scroll"]],
+  compare: [["A  ←", "a_better"], ["B  →", "b_better"], ["0  =", "equal"], ...PAIR_KEYS, ["N", "key_note"], ["↑ ↓  PgUp PgDn", "key_scroll"], ["⏎", "submit"]],
   write: [["Esc", "key_leave"]],
 };
-const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⇧ Z", "key_redo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["G", "key_guide"], ["?", "key_help"]];
+const KEYS_EVERYWHERE = [["Ctrl Z", "key_undo"], ["Ctrl ⇧ Z", "key_redo"], ["Ctrl ⏎", "key_send"], ["R", "key_raw"], ["X", "key_context"], ["L", "key_guide"], ["?", "key_help"]];
 
 function showKeys() {
   const lines = [...(task ? stepsOf().flatMap((step) => KEYS[step]) : []), ...KEYS_EVERYWHERE];
@@ -70,13 +71,13 @@ function drawTools() {
     localStorage.setItem("labeling/language", language === "en" ? "de" : "en");
     location.reload();
   } }, language === "en" ? "Deutsch" : "English");
-  const asking = (where) => [isLive ? tool("own_prompt", showOwnPrompt, null, where) : null, me.role === "annotator" ? null : tool("disputes", showDisputes, null, where)].filter(Boolean);
+  const asking = (where) => [isLive ? tool("own_prompt", () => showOwnPrompt(), null, where) : null, me.role === "annotator" ? null : tool("disputes", showDisputes, null, where)].filter(Boolean);
   const more = h("details", { class: "menu" }, h("summary", { class: "quiet", "aria-label": t("menu") + ", " + me.name }, me.name),
-    h("div", { class: "menu-items" }, asking("only-narrow"), tool("theme", theme), speak,
+    h("div", { class: "menu-items", onclick: () => { more.open = false; } }, asking("only-narrow"), tool("theme", theme), speak,
       me.role === "owner" ? h("a", { class: "quiet", href: "/owner/" }, t("owner")) : null, tool("sign_out", signOut)));
   const arrow = (sign, word, onclick) => button(sign, onclick, { class: "quiet only-touch", "data-part": word, "aria-label": t("key_" + word), title: t("key_" + word) });
   const tools = [...asking("only-wide"), arrow("↶", "undo", undo), arrow("↷", "redo", redo), tool("recent", showRecent),
-    tool("guideline", showGuideline, "G"), tool("keys", showKeys, "?", "no-touch"), tool("skip", showSkip), more];
+    tool("guideline", showGuideline, "L"), tool("keys", showKeys, "?", "no-touch"), tool("skip", showSkip), more];
   find(".tools").replaceChildren(...tools);
 }
 
@@ -91,18 +92,30 @@ async function requestTask(name, message) {
   return !reply.error;
 }
 
-function showOwnPrompt() {
+// A prompt of one's own; or the next turn of a conversation, after one of its outputs ranked best.
+function showOwnPrompt(conversation) {
   const field = h("textarea", { rows: "6", id: "labeling-own", maxlength: "8000", dir: "auto" });
   const waiting = h("span", { class: "soft", role: "status" });
   const ask = button(t("ask"), async () => {
     if (!field.value.trim()) return field.focus();
     ask.disabled = true;
     waiting.textContent = t("writing");
-    await requestTask("ask_policy", { prompt: field.value });
+    const after = conversation ? { token: conversation.token, output } : {};
+    await requestTask("ask_policy", { prompt: field.value, ...after });
     closeDialog();
   }, { class: "button primary" });
-  openDialog(t("own_prompt"), h("div", { class: "note" }, h("label", { for: "labeling-own" }, t("own_prompt_words")), field),
-    h("div", { class: "walk" }, button(t("cancel"), closeDialog), waiting, ask));
+  let output = conversation?.best[0].output;
+  const turn = (one) => h("div", { class: "turn" }, h("h3", {}, t("role_" + one.role)), text(one));
+  const answer = h("div", {});
+  const showAnswer = (best) => { output = best.output; answer.replaceChildren(turn({ role: "assistant", ...best })); };
+  const choice = (best, n) => h("label", { class: "choice" }, h("input", { type: "radio", name: "best", checked: n === 0, onchange: () => showAnswer(best) }), h("span", {}, letter(best.output)));
+  const tied = conversation && conversation.best.length > 1 ? h("fieldset", { class: "scale" }, h("legend", {}, t("go_on_with")), h("div", { class: "choices" }, conversation.best.map(choice))) : null;
+  if (conversation) showAnswer(conversation.best[0]);
+  const talk = conversation ? [h("div", { class: "talk", tabindex: "0", role: "group", "aria-label": t("conversation") }, conversation.turns.map(turn), answer), tied] : null;
+  openDialog(t(conversation ? "conversation" : "own_prompt"), talk, h("div", { class: "note" }, h("label", { for: "labeling-own" }, t(conversation ? "next_turn" : "own_prompt_words")), field),
+    h("div", { class: "walk" }, button(t(conversation ? "end_here" : "cancel"), closeDialog), waiting, ask));
+  const shown = find(".talk");
+  if (shown) shown.scrollTop = shown.scrollHeight;
 }
 
 async function showDisputes() {

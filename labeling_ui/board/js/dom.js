@@ -1,6 +1,7 @@
 // Elements, dialogs, announcements for screen readers, and the lines for status, notices and toasts.
 const root = element.querySelector(".room");
 const find = (selector) => root.querySelector(selector);
+const isNarrow = () => innerWidth <= 900;
 const letter = (i) => String.fromCharCode(65 + i);
 root.lang = language;
 

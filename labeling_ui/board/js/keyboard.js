@@ -24,7 +24,7 @@ function handle(event, hasCtrl) {
     else return false;
     return true;
   }
-  if (key === "g") showGuideline();
+  if (key === "l") showGuideline();
   else if (key === "r") toggleRaw();
   else if (key === "x" && task.context) toggleContext();
   else if (isScroll(event, key)) scrollText(key, event.shiftKey);
@@ -40,15 +40,12 @@ function isScroll(event, key) {
   return key === "pagedown" || key === "pageup" || (work.step !== "rank" && (key === "arrowdown" || key === "arrowup") && event.target.type !== "radio");
 }
 
+// One of two outputs takes the other along.
 function scrollText(key, isBack) {
-  const panes = [...root.querySelectorAll({ rate: ".read .scroll", rank: ".card.selected .scroll", compare: ".side .scroll", write: ".writing .scroll" }[work.step])];
+  const panes = [".card.selected .scroll", ".card.grown .scroll, .read .scroll, .writing .scroll"].flatMap((which) => [...root.querySelectorAll(which)]);
+  const pane = panes.find((one) => one.scrollHeight > one.clientHeight) || document.scrollingElement;
   const sign = key.endsWith("up") || (key === " " && isBack) ? -1 : 1;
-  for (const pane of panes) {
-    const isScrolling = pane.scrollHeight > pane.clientHeight && innerWidth > 900;
-    const by = key.startsWith("arrow") ? 60 : 0.85 * (isScrolling ? pane.clientHeight : innerHeight);
-    (isScrolling ? pane : document.scrollingElement).scrollBy(0, sign * by);
-    if (!isScrolling && innerWidth <= 900) break;
-  }
+  pane.scrollBy(0, sign * (key.startsWith("arrow") ? 60 : 0.85 * pane.clientHeight));
 }
 
 // Digits by key position as well: some layouts need Shift for them.
@@ -81,11 +78,13 @@ function rankKey(event, key) {
   else if (digit !== null) rankSelected(digit - 1);
   else if (key === "arrowdown") move(1);
   else if (key === "arrowup") move(-1);
-  else if (key === "arrowright") select(work.selected + 1);
-  else if (key === "arrowleft") select(work.selected - 1);
+  else if (key === "arrowright") select(beside ?? work.selected + 1);
+  else if (key === "arrowleft") select(beside ?? work.selected - 1);
   else if (key === "q") seedFromQuality();
-  else if (output >= 0 && output < numOutputs()) select(output);
-  else return false;
+  else if (key === "v") putBeside(beside == null ? nextToCompare() : null);
+  else if (key === "escape" && beside != null) putBeside(null);
+  else if (output >= 0 && output < numOutputs()) (event.shiftKey ? putBeside : select)(output);
+  else return pairKey(key);
   return true;
 }
 

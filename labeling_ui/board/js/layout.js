@@ -1,6 +1,6 @@
 // The layout of a task: the prompt, the given text and the panels of its step.
 let isRaw = localStorage.getItem("labeling/raw") === "yes";
-let isContextOpen = true;
+let isContextOpen = !isNarrow();
 
 function text(content, more) {
   if (!content.plain.trim()) return h("p", { class: "text soft" }, t("empty"));
@@ -73,7 +73,7 @@ function draw() {
 
 // On a phone the page itself scrolls: begin where the new thing begins.
 function toTop() {
-  if (innerWidth <= 900) find(".panels").scrollIntoView();
+  if (isNarrow()) find(".panels").scrollIntoView();
 }
 
 function paint() {

@@ -5,6 +5,7 @@ function receive(reply) {
   task = reply.task;
   form = task ? forms[task.kind] : null;
   past = [];
+  [beside, before, differences] = [null, null, {}];
   undone = [];
   isDirty = false;
   focusWork();
@@ -14,7 +15,7 @@ function receive(reply) {
   work = workFrom(draft);
   status(draft && !task.amends ? t("restored") : "");
   draw();
-  if (innerWidth <= 900) scrollTo(0, 0);
+  if (isNarrow()) document.scrollingElement.scrollTop = 0;
   announce(isWriting() ? t("write_" + task.kind) : t("task_ready", numOutputs()));
 }
 
@@ -25,6 +26,19 @@ function showNoTask(why) {
   find(".stage").replaceChildren(h("div", { class: "wait" }, h("p", {}, t(why === "done" ? "none_left" : why)),
     button(t("look_again"), () => load("next_task"))));
   announce(t(why === "done" ? "none_left" : why));
+  clearTimeout(lookTimer);
+  lookTimer = setTimeout(lookForTask, LOOK_MS);
+}
+
+// A task may come back: a lease runs out, the owner hands something out again or goes on.
+const LOOK_MS = 20_000;
+let lookTimer = null;
+async function lookForTask() {
+  if (task || !root.isConnected) return;
+  let reply = {};
+  try { reply = await call("next_task"); } catch { /* the next look may do */ }
+  if (reply.task && !task) return receive(reply);
+  lookTimer = setTimeout(lookForTask, LOOK_MS);
 }
 
 async function load(name) {

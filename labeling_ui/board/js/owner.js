@@ -81,18 +81,28 @@ function tiles(report) {
 
 function peopleTable(report) {
   const accounts = Object.fromEntries(overview.people.map((one) => [one.name, one]));
-  const names = [...new Set([...report.annotators.map((one) => one.name), ...overview.people.map((one) => one.name)])];
+  const names = [...new Set([...report.annotators.map((one) => one.name), ...overview.people.map((one) => one.name), ...Object.keys(overview.withdrawn)])];
   const line = (name) => {
     const did = report.annotators.find((one) => one.name === name), account = accounts[name];
     const cells = did ? [String(did.num_rankings), did.seconds == null ? "–" : Math.round(did.seconds) + " s", percent(did.agreement.value), percent(did.gold.value),
       percent(did.model.value), percent(did.tie_rate), percent(did.first_wins.value), percent(did.contradictions)] : ["0", "–", "–", "–", "–", "–", "–", "–"];
     const warnings = did ? did.warnings.map((warning) => h("div", { class: "warning" }, warning)) : [];
     if (account && account.screening) warnings.unshift(h("div", { class: account.screening === "failed" ? "warning" : "soft" }, t("o_screening_" + account.screening)));
-    const doing = account && account.role !== "owner" ? button(t("o_change"), () => showAccount(account), { class: "quiet", "aria-label": t("o_change") + " " + name }) : null;
-    return h("tr", {}, h("th", { scope: "row" }, name, h("small", { class: "soft" }, " " + (account ? account.role : did.kind)), warnings), cells.map((cell) => h("td", { class: "number" }, cell)), h("td", {}, doing));
+    if (account && !account.is_active) warnings.unshift(h("div", { class: "soft" }, t("o_closed")));
+    if (overview.withdrawn[name]) warnings.unshift(h("div", { class: "soft" }, t("o_withdrawn", overview.withdrawn[name])));
+    const doing = name === overview.name ? null : button(t("o_change"), () => showPerson(name, account), { class: "quiet", "aria-label": t("o_change") + " " + name });
+    return h("tr", {}, h("th", { scope: "row" }, name, h("small", { class: "soft" }, " " + (account ? account.role : did ? did.kind : "")), warnings), cells.map((cell) => h("td", { class: "number" }, cell)), h("td", {}, doing));
   };
   const heads = ["o_name", "o_rankings", "o_seconds", "o_agrees", "o_gold", "o_model", "o_tied", "o_first", "o_odd", "o_do"].map((key) => h("th", { scope: "col" }, t(key)));
   return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_people") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, names.map(line))));
+}
+
+function judgesTable(judges) {
+  const line = (one) => h("tr", {}, h("th", { scope: "row" }, one.name, one.warnings.map((warning) => h("div", { class: "warning" }, warning))),
+    [String(one.num_rankings), percent(one.agreement.value), number(one.kappa), number(one.tau_b), percent(one.followed_position.value), percent(one.first_wins.value), percent(one.longer_wins.value)]
+      .map((cell) => h("td", { class: "number" }, cell)));
+  const heads = ["o_name", "o_rankings", "o_agrees", "κ", "τ-b", "o_swapped", "o_first", "o_longer"].map((key) => h("th", { scope: "col" }, key.startsWith("o_") ? t(key) : key));
+  return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_judges") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, judges.map(line))));
 }
 
 function draw() {
@@ -101,8 +111,10 @@ function draw() {
   const people = report.annotators.map((one) => ({ name: one.name, rate: one.agreement }));
   const gold = report.annotators.filter((one) => one.gold.value != null).map((one) => ({ name: one.name, rate: one.gold }));
   const model = report.annotators.filter((one) => one.model.value != null).map((one) => ({ name: one.name, rate: one.model }));
-  const disputed = report.disputed.map((one) => h("li", {}, h("button", { type: "button", class: "earlier", onclick: () => showDispute(one.task) },
+  const disputed = report.disputed.map((one) => h("li", {}, h("a", { class: "earlier", href: "/?settle=" + encodeURIComponent(one.task) },
     h("span", { dir: "auto" }, one.prompt), h("small", { class: "soft" }, percent(one.agreement)))));
+  const settled = report.settled.map((one) => h("li", {}, h("button", { type: "button", class: "earlier", onclick: () => showSettled(one.task) },
+    h("span", { dir: "auto" }, one.prompt), h("small", { class: "soft" }, one.by))));
   find(".overview").replaceChildren(tiles(report),
     h("div", { class: "figures" },
       figure(t("o_per_day"), t("o_per_day_words"), barsOverDays(report.per_day, t("o_per_day"))),
@@ -112,8 +124,11 @@ function draw() {
       figure(t("o_category"), null, sharesWithIntervals(rates(report.by_category), 0.4, 0.73, t("o_category"))),
       report.positions.length ? figure(t("o_position"), t("o_position_words"), ranksByPosition(report.positions, t("o_position"))) : ""),
     figure(t("o_people"), null, peopleTable(report), h("div", { class: "actions" }, button(t("o_invite"), () => invite("annotator")), button(t("o_invite_reviewer"), () => invite("reviewer")))),
+    overview.held.length ? figure(t("o_held"), t("o_held_words"), heldTable()) : "",
+    report.judges.length ? figure(t("o_judges"), t("o_judges_words"), judgesTable(report.judges)) : "",
     report.flags.length ? figure(t("o_flags"), t("o_flags_words"), flagBars(report.flags)) : "",
-    figure(t("o_disputed"), t("o_disputed_words"), disputed.length ? h("ul", { class: "list" }, disputed) : h("p", { class: "soft" }, t("recent_none"))));
+    figure(t("o_disputed"), t("o_disputed_words"), disputed.length ? h("ul", { class: "list" }, disputed) : h("p", { class: "soft" }, t("recent_none"))),
+    settled.length ? figure(t("o_settled"), t("o_settled_words"), h("ul", { class: "list" }, settled)) : "");
   find(".done").textContent = overview.paused ? t("paused") : "";
   drawOwnerTools();
 }
@@ -149,26 +164,49 @@ async function invite(role) {
   openDialog(t("o_link"), h("p", { class: "soft" }, t("o_link_words")), field, closing());
 }
 
-function showAccount(account) {
-  const limit = h("input", { class: "line", type: "text", inputmode: "numeric", id: "owner-limit", value: account.daily_limit ?? "" });
-  const change = async (active) => {
-    const message = { account: account.name, active, daily_limit: limit.value.trim() ? Number(limit.value) : null };
-    closeDialog();
-    if (await ask("change_account", message)) load();
-  };
-  const admit = async () => { closeDialog(); if (await ask("admit", { account: account.name })) load(); };
-  openDialog(account.name, h("label", { for: "owner-limit" }, t("o_limit")), limit,
-    h("div", { class: "walk" }, button(t("o_close_account"), () => change(false)), account.screening === "failed" ? button(t("o_admit"), admit) : null, h("span", { class: "gap" }), button(t("o_keep"), () => change(true), { class: "button primary" })));
+// Who holds a task now, the longest idle first.
+function heldTable() {
+  const minutes = (seconds) => t("o_minutes", Math.floor(seconds / 60));
+  const line = (one) => h("tr", {}, h("th", { scope: "row" }, one.annotator), h("td", { class: "words", dir: "auto" }, one.prompt), [one.held_s, one.idle_s, one.left_s].map((value) => h("td", { class: "number" }, minutes(value))),
+    h("td", {}, button(t("o_release"), async () => { if (await ask("release", { account: one.annotator })) load(); }, { class: "quiet", "aria-label": t("o_release") + ", " + one.annotator })));
+  const heads = ["o_name", "prompt", "o_since", "o_idle", "o_left", "o_do"].map((key) => h("th", { scope: "col", class: key === "prompt" ? "words" : null }, t(key)));
+  return h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_held") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, overview.held.map(line))));
 }
 
-async function showDispute(name) {
+// What the owner does about a person, each of which can be done the other way round.
+function showPerson(name, account) {
+  const after = async (action, message) => {
+    closeDialog();
+    const reply = await ask(action, { account: name, ...message });
+    if (reply) await load();
+    return reply;
+  };
+  const withdrawAll = async () => {
+    const reply = await after("withdraw");
+    if (reply) notice(t("o_withdrew", reply.number, name), button(t("o_restore"), restoreAll));
+  };
+  const restoreAll = async () => {
+    const reply = await after("restore");
+    if (reply) notice(t(reply.surplus ? "o_restored_surplus" : "o_restored", reply.number, reply.surplus));
+  };
+  const limit = account ? h("input", { class: "line", type: "text", inputmode: "numeric", id: "owner-limit", value: account.daily_limit ?? "" }) : null;
+  const change = (active) => after("change_account", { active, daily_limit: limit.value.trim() ? Number(limit.value) : null });
+  const canChange = account && account.role !== "owner";
+  openDialog(name, canChange ? [h("label", { for: "owner-limit" }, t("o_limit")), limit] : null,
+    h("div", { class: "reasons" }, overview.answered[name] ? button(t("o_withdraw"), withdrawAll) : null, overview.withdrawn[name] ? button(t("o_restore"), restoreAll) : null,
+      canChange && account.is_active ? button(t("o_close_account"), () => change(false)) : null, canChange && !account.is_active ? button(t("o_open_account"), () => change(true)) : null,
+      canChange && account.screening === "failed" ? button(t("o_admit"), () => after("admit")) : null),
+    h("div", { class: "walk" }, button(t("cancel"), closeDialog), canChange ? button(t("o_keep"), () => change(account.is_active), { class: "button primary" }) : null));
+}
+
+async function showSettled(name) {
   const reply = await ask("compare", { task: name });
   if (!reply) return;
+  const read = (content) => h("div", { class: "text", dir: "auto", html: content || t("empty") });
   const heads = ["", ...reply.annotators].map((word) => h("th", { scope: "col" }, word));
-  const line = (one) => h("tr", {}, h("th", { scope: "row", dir: "auto" }, one.text, h("small", { class: "soft" }, " " + one.model)), one.ranks.map((rank) => h("td", { class: "number" }, String(rank))));
-  openDialog(t("o_disputed"), reply.history.map((turn) => h("p", { class: "soft", dir: "auto" }, turn)), h("p", { dir: "auto" }, reply.prompt), h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_disputed") },
-    h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, reply.outputs.map(line)))),
-    h("div", { class: "walk" }, button(t("close"), closeDialog), h("a", { class: "button primary", href: "/?settle=" + encodeURIComponent(name) }, t("o_settle"))));
+  const line = (one) => h("tr", {}, h("td", {}, h("small", { class: "soft" }, one.model), read(one.html)), one.ranks.map((rank) => h("td", { class: "number" }, String(rank))));
+  openDialog(t("o_settled"), reply.turns.map((turn) => h("div", { class: "turn" }, h("h3", {}, t("role_" + turn.role)), read(turn.html))), h("div", { class: "wide", tabindex: "0", role: "group", "aria-label": t("o_settled") },
+    h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, reply.outputs.map(line)))), closing());
 }
 
 async function load() {

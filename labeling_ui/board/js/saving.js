@@ -113,6 +113,8 @@ async function sendPending() {
       receive(reply);
       const outcome = sent.body.skipped ? "skipped" : reply.outcome === "surplus" ? "surplus" : "stored";
       toast(t(outcome), button(t(outcome === "skipped" ? "take_back" : "amend"), () => reopen(sent.token)), outcome === "skipped");
+      if (reply.feedback) showFeedback(reply.feedback);
+      if (reply.conversation) showOwnPrompt(reply.conversation);
       return true;
     } catch (error) {
       showError(error);

@@ -98,12 +98,12 @@ function moveToTier(i, tier) {
   announce(t("placed", letter(i), tier + 1, numOutputs()) + (others ? t("tied", others) : ""));
 }
 
-// Place the selected output, and select the next one that has no rank.
+// Place the selected output, and select the next one that has no rank: the one beside it before others.
 function rankSelected(tier) {
   if (tier >= numOutputs()) return;
   moveToTier(work.selected, tier);
   const left = unranked();
-  if (left.length) select(left.find((i) => i > work.selected) ?? left[0]);
+  if (left.length) select(left.includes(beside) ? beside : left.find((i) => i > work.selected) ?? left[0]);
 }
 
 function seedFromQuality() {

@@ -18,7 +18,8 @@ from pipeline.config.messages import require
 from pipeline.evaluation.samples.records import Completion, ScoredRows
 from pipeline.evaluation.samples.tables import Better, Quantity, Table, score_table
 from pipeline.evaluation.suites.suite import Inputs, Samples, Suite, part_of
-from stages.models import device, load_policy, load_tokenizer
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Report, Step
 
 SUITE: Final = "tax"
@@ -80,8 +81,8 @@ def _evaluated(
 ) -> dict[str, Any]:
     import lm_eval
 
-    policy = load_policy(source)
-    policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+    policy = load_policy(source, weights=inference_weights())
+    to_device(policy, device())
     output: dict[str, Any] = lm_eval.simple_evaluate(
         model=_language_model(
             report,

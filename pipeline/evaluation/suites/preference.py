@@ -25,11 +25,13 @@ from pipeline.evaluation.scorers.scorer import Scorer
 from pipeline.evaluation.scorers.served import JUDGE, PairJudge
 from pipeline.evaluation.suites.suite import Inputs, Suite
 from pipeline.models.prompting import prompted_policy
+from pipeline.runs.manifest import content_hash
 from reward_models.intervals import Floats
-from reward_models.model import RewardModel
 from reward_models.records import Prompt
-from stages.generation.score import score_responses
-from stages.models import device, load_tokenizer, tokenizer_hash
+from stages.generation.classifier import SequenceClassifier
+from stages.generation.score import load_scorer, require_readable, score_responses
+from stages.models import device, load_tokenizer
+from stages.precision import inference_weights
 
 SUITE: Final = "preference"
 BY_LLM = "preference_by_llm"
@@ -235,28 +237,34 @@ def judge_tables(
 
 
 class RewardScorer:
-    """Scores of a reward model for the responses of policies that share its tokenizer."""
+    """Scores of a reward model for the responses of policies that it can read."""
 
     name, threshold = REWARD, None
 
-    def __init__(self, path: Path, policies: Collection[str | Path], batch_size: int = 64) -> None:
-        """Load the model; raise ValueError if any policy has another tokenizer."""
-        self.model = RewardModel.load(path).to(device())
-        self.path, self.batch_size = path, batch_size
+    def __init__(
+        self, source: str | Path, policies: Collection[str | Path], batch_size: int = 64
+    ) -> None:
+        """Load the model; raise ValueError where it scores token ids that a policy has not."""
+        self.model = load_scorer(source, weights=inference_weights()).to(device())
+        self.source, self.batch_size = source, batch_size
         for policy in policies:
             self.tokenizer = load_tokenizer(policy)
-            self.model.card.require_tokenizer(tokenizer_hash(self.tokenizer), str(policy))
+            require_readable(self.model, self.tokenizer, policy)
 
     @property
     def version(self) -> str:
-        """The kind of labels it was trained on."""
+        """The kind of labels it was trained on; of another library's model, its name."""
+        if isinstance(self.model, SequenceClassifier):
+            return self.model.source
         return " and ".join(self.model.card.label_kinds) + " labels"
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of its files and their names."""
+        """The hash of its files and their names; of a model on the hub, its name and commit."""
+        if not Path(self.source).is_dir():
+            return content_hash(self.source)
         digest = hashlib.sha256()
-        for path in sorted(self.path.rglob("*")):
+        for path in sorted(Path(self.source).rglob("*")):
             if path.is_file():
                 digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()

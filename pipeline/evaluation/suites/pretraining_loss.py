@@ -21,7 +21,8 @@ from reward_models.context_limit import context_limit
 from reward_models.intervals import Floats
 from stages.data.padding import pad_right, positions
 from stages.data.template import document_ids
-from stages.models import device, load_policy, load_tokenizer
+from stages.models import device, load_policy, load_tokenizer, to_device
+from stages.precision import inference_weights
 from stages.progress import Step
 
 SUITE: Final = "pretraining"
@@ -53,8 +54,8 @@ def text_losses(inputs: Inputs) -> list[Completion]:
         if first_counts not in (None, counts):
             raise ValueError(f"{source} cuts text into other tokens than the first policy does")
         first_counts = counts
-        policy = load_policy(source)
-        policy.to(device())  # type: ignore[arg-type]  # the decorator hides nn.Module's signature
+        policy = load_policy(source, weights=inference_weights())
+        to_device(policy, device())
         nats = _nats(policy, [ids for _, ids in texts])
         rows += [
             Completion(

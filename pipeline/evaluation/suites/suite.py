@@ -33,7 +33,7 @@ class Inputs:
     prompts: Sequence[Prompt] = ()
     toxicity_prompts: Sequence[Prompt] = ()
     held_out_texts: Sequence[str] = ()
-    reward_model: Path | None = None
+    reward_model: str | Path | None = None
     seed: int = 0
     report: Report = silent
 

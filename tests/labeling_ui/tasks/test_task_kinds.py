@@ -14,9 +14,11 @@ from labeling_ui.store.progress import Progress
 from labeling_ui.store.records import RoomTask, TextTask, WritingTask, task_from
 from labeling_ui.store.store import Store
 from labeling_ui.tasks.adjudication import disputes, settled_rankings
-from labeling_ui.tasks.assignment import Assignment, Live
+from labeling_ui.tasks.assignment import Assignment
+from labeling_ui.tasks.live import Live
 from labeling_ui.web.room import Room, reply_to
-from reward_models.records import RankingTask, Response
+from reward_models.conversations import Turn
+from reward_models.records import Demonstration, Prompt, RankingTask, Response, read_tasks
 from reward_models.row_files import read_jsonl
 from stages.data.demonstrations import load_demonstrations, load_prompts
 from tests.labeling_ui.examples import ranking, small_task
@@ -134,12 +136,16 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
     task = dispute(room.store)
     assert [row["task"] for row in ask(room, "disputes", REV)["disputes"]] == [task.id]
     opened = ask(room, "adjudicate", REV, task=task.id)["task"]
-    order = room.assignment.look_up("rev", opened["token"]).shown_order
-    assert opened["given"] == [
+    assert "given" not in opened  # before the reviewer has an order of their own
+    token = opened["token"]
+    order = room.assignment.look_up("rev", token).shown_order
+    tiers = [[order.index(one)] for one in "bacd"]
+    unready = ask(room, "others_ranks", REV, token=token, tiers=tiers[:3])
+    assert unready["error"] == "others' ranks are shown once all outputs are ranked"
+    assert ask(room, "others_ranks", REV, token=token, tiers=tiers)["given"] == [
         ["abcd".index(one) + 1 for one in order],
         ["dcba".index(one) + 1 for one in order],
     ]
-    tiers = [[order.index(one)] for one in "bacd"]
     body = {"tiers": tiers}
     assert ask(room, "submit", REV, token=opened["token"], form="r", body=body)["outcome"]
     assert len(room.store.rankings()) == 2
@@ -150,6 +156,8 @@ def test_an_adjudication_takes_the_place_of_what_it_settles(room: Room, tmp_path
         {"b": 1, "a": 2, "c": 3, "d": 4},
     )
     assert disputes(room.store) == []
+    again = ask(room, "adjudicate", Account("two", "reviewer"), task=task.id)
+    assert again["error"] == "this disagreement is settled already"
     (path,) = write_export(room.store, tmp_path, "trl")
     assert [row["annotator"] for _, row in read_jsonl(path)] == ["rev"] * 6
 
@@ -166,8 +174,8 @@ def test_annotators_neither_see_nor_get_disputes(room: Room) -> None:
 
 
 def test_live_outputs_are_ranked_by_who_asked(room: Room) -> None:
-    def policy(prompt: str, number: int) -> list[Response]:
-        return [Response(str(i), f"{prompt} {i}", "ppo", {}) for i in range(number)]
+    def policy(prompt: Prompt, number: int) -> list[Response]:
+        return [Response(str(i), f"{prompt.prompt} {i}", "ppo", {}) for i in range(number)]
 
     assert ask(room, "ask_policy", prompt="Hi")["error"] == "this room has no policy to ask"
     alive = Room(room.store, room.forms, room.assignment, room.progress, Live(policy, 3))
@@ -179,6 +187,42 @@ def test_live_outputs_are_ranked_by_who_asked(room: Room) -> None:
     ask(room, "submit", token=view["token"], form="l", body=body)
     (stored,) = room.store.rankings()
     assert sorted(stored.ranks.values()) == [1, 1, 2]
+
+
+def test_a_live_conversation_goes_on_after_the_best_output_and_is_exported_with_its_turns(
+    room: Room, tmp_path: Path
+) -> None:
+    seen: list[Prompt] = []
+
+    def policy(prompt: Prompt, number: int) -> list[Response]:
+        seen.append(prompt)
+        return [Response(str(i), f"{prompt.prompt} {i}", "ppo", {}) for i in range(number)]
+
+    alive = Room(room.store, room.forms, room.assignment, room.progress, Live(policy, 3))
+    view = ask(alive, "ask_policy", prompt="Hi")["task"]
+    texts = []
+    for turn, tiers in enumerate(([[1, 2], [0]], [[2], [0], [1]], [[0], [1], [2]]), 1):
+        texts.append([one["snippet"] for one in view["outputs"]])
+        body = {"tiers": tiers, "ratings": {"0": 4, "1": 5, "2": 6}}
+        reply = ask(alive, "submit", token=view["token"], form=f"{turn}", body=body)
+        best = [one["output"] for one in reply["conversation"]["best"]]
+        assert best == tiers[0]
+        after = {"token": view["token"], "prompt": f"turn {turn + 1}"}
+        assert "ranked best" in ask(alive, "ask_policy", **after, output=tiers[-1][0])["error"]
+        if turn < 3:
+            view = ask(alive, "ask_policy", **after, output=best[-1])["task"]
+    chosen = [texts[0][2], texts[1][2], texts[2][0]]
+    users = ["Hi", "turn 2", "turn 3"]
+    said = [one.content for one in (*seen[2].history, Turn("user", seen[2].prompt))]
+    assert said == [users[0], chosen[0], users[1], chosen[1], users[2]]
+    write_export(room.store, tmp_path, "jsonl")
+    rows = [row for _, row in read_jsonl(tmp_path / "conversations.jsonl")]
+    made = [Demonstration.from_json(row) for row in rows]
+    assert [one.response for one in made] == chosen
+    assert [len(one.history) for one in made] == [0, 2, 4]
+    assert [one.extra["turn"] for one in made] == [1, 2, 3]
+    tasks = {task.id: task for task in read_tasks(tmp_path / "tasks.jsonl")}
+    assert [len(tasks[one.task].history) for one in room.store.rankings()] == [0, 2, 4]
 
 
 def test_every_kind_can_be_opened_again_as_it_was_answered(room: Room) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from starlette.middleware.authentication import AuthenticationMiddleware
 
 from labeling_ui.store import accounts as accounts_module
@@ -84,6 +86,43 @@ def test_five_wrong_passwords_block_the_name_for_a_minute(client: TestClient) ->
     assert enter(client, "ada", PASSWORD) == 429
 
 
+def test_wrong_passwords_from_elsewhere_lock_nobody_out(accounts: Accounts) -> None:
+    accounts.add("olga", "owner", PASSWORD)
+    attacker, owner = site(accounts, sender="192.0.2.1"), site(accounts, sender="192.0.2.2")
+    assert [enter(attacker, "olga", "wrong") for _ in range(6)] == [401] * 5 + [429]
+    assert enter(owner, "olga", PASSWORD) == 303
+    assert enter(attacker, "olga", PASSWORD) == 429
+
+
+def test_a_full_disk_is_named_at_the_log_in(tmp_path: Path) -> None:
+    store = Store(tmp_path / "labels.sqlite")
+    accounts = Accounts(store)
+    accounts.add("ada", "annotator", PASSWORD)
+    with store.database.read() as connection:
+        limit = f"PRAGMA max_page_count = {run(connection, 'PRAGMA page_count').scalar_one()}"
+    event.listen(store.database.engine, "connect", lambda each, _: each.execute(limit))
+    store.database.engine.dispose()
+    for length in (1000, 1):  # until nothing fits
+        with contextlib.suppress(DBAPIError):
+            for _ in range(1000):
+                with store.database.write(durable=False) as connection:
+                    store.log(connection, "x", "x" * length, None, {})
+    full = site(accounts).post("/login", data={"name": "ada", "password": PASSWORD})
+    assert full.status_code == 503
+    assert "its disk may be full" in full.text
+
+
+def test_a_new_password_ends_the_sessions_of_the_old_one(accounts: Accounts) -> None:
+    accounts.add("olga", "owner", PASSWORD)
+    session = accounts.sign_in("olga", PASSWORD)
+    password = accounts.reset_password("olga")
+    assert accounts.of_session(session) is None
+    assert accounts.sign_in("olga", PASSWORD) is None
+    assert accounts.sign_in("olga", password) is not None
+    with pytest.raises(ValueError, match="there is no account 'nobody'"):
+        accounts.reset_password("nobody")
+
+
 def test_the_block_ends(where: str) -> None:
     now = [1e6]
     accounts = Accounts(Store(where, clock=lambda: now[0]))
@@ -151,7 +190,7 @@ def test_an_invitation_works_once(client: TestClient, accounts: Accounts) -> Non
     assert client.post("/invitation", data=given).status_code == 303
     again = client.post("/invitation", data={**given, "name": "eve"})
     assert (again.status_code, "used already" in again.text) == (400, True)
-    assert [(a.name, a.role) for a in accounts.active()] == [
+    assert [(a.name, a.role) for a in accounts.all()] == [
         ("ada", "annotator"),
         ("rob", "reviewer"),
     ]
@@ -218,7 +257,7 @@ def test_whom_a_trusted_proxy_names_is_in(accounts: Accounts) -> None:
     assert client.get("/owner/", headers={"X-User": "olga"}).json() == "the owner's page"
     name = "Zoë 🙂".encode()
     assert client.get("/", headers={b"X-User": name}).json() == "the room"
-    assert [(a.name, a.role) for a in accounts.active()] == [
+    assert [(a.name, a.role) for a in accounts.all()] == [
         ("Zoë 🙂", "annotator"),
         ("ada", "annotator"),
         ("olga", "owner"),
@@ -231,7 +270,7 @@ def test_a_header_from_anywhere_else_opens_nothing(accounts: Accounts, sender: s
     forged = {"X-User": "olga", "X-Forwarded-For": "10.1.2.3", "X-Real-IP": "10.1.2.3"}
     assert client.get("/", headers=forged).headers["location"] == "/login"
     assert client.post("/gradio_api/component_server", headers=forged).status_code == 401
-    assert accounts.active() == []
+    assert accounts.all() == []
 
 
 @pytest.mark.parametrize("headers", [[], [("X-User", " ")], [("X-User", "a"), ("X-User", "b")]])
@@ -269,7 +308,7 @@ def test_of_two_who_accept_one_invitation_at_once_one_is_late(
             taken.append(Accounts(Store(where)).accept(token, name, PASSWORD))
 
     at_once(accept, ("ann", "bob", "cyd"))
-    assert len(taken) == len(accounts.active()) == 1
+    assert len(taken) == len(accounts.all()) == 1
 
 
 def test_the_log_says_who_changed_whose_account(accounts: Accounts, store: Store) -> None:

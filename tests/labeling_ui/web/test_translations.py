@@ -15,11 +15,14 @@ from tests.labeling_ui.web.test_sign_in import site
 
 HERE = Path(labeling_ui.__file__).parent
 MODULES = (
-    *("tasks/answers", "tasks/assignment", "store/leases"),
-    *("tasks/adjudication", "web/owner", "web/room"),
+    *("tasks/answers", "tasks/assignment", "store/leases", "store/withdrawal"),
+    *("tasks/adjudication", "tasks/live", "web/owner", "web/room"),
 )
 # Only a request that no page of ours sends is answered so.
-OTHERS = ("is not a short text", "is not a whole number", "is not an object")
+OTHERS = (
+    *("is not a short text", "is not a whole number", "is not an object"),
+    "are not the numbers of two outputs",
+)
 TABLE = re.compile(r"\[/(.+)/, \"(.+)\"\]")
 
 

@@ -17,7 +17,6 @@ from reward_models.records import Ranking, RankingTask, read_records
 from stages.adapters.config import Adaptation, Probe
 from stages.models import adapt, load_policy, load_tokenizer, tokenizer_hash
 from stages.ppo.train import train_ppo
-from stages.progress import silent
 from stages.reward.train import train_reward
 from stages.sft.train import train_sft
 
@@ -47,11 +46,8 @@ def main(stage: str, config_path: str, base: str, folder: str) -> None:
             base=base,
             demonstrations=demonstrations,
             validation=demonstrations[:2],
-            reward_model=None,
-            selection_prompts=(),
             out=out,
             seed=0,
-            report=silent,
         )
     elif stage == "reward":
         train_reward(
@@ -59,7 +55,6 @@ def main(stage: str, config_path: str, base: str, folder: str) -> None:
             base=base,
             out=out,
             seed=0,
-            report=silent,
             demonstrations=demonstrations,
             tasks=read_records(Path(folder) / "tasks.jsonl", RankingTask),
             rankings=read_records(Path(folder) / "rankings.jsonl", Ranking),
@@ -76,7 +71,6 @@ def main(stage: str, config_path: str, base: str, folder: str) -> None:
             prompts=data.prompts("ppo"),
             out=out,
             seed=0,
-            report=silent,
         )
     print(held("VmHWM") - before)
 

@@ -149,9 +149,7 @@ def test_the_simplest_way_that_fits_is_advised() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["1.3b", "6b", "175b"])
-def test_the_presets_are_estimated_without_a_hub_and_name_the_source_of_their_lengths(
-    size: str,
-) -> None:
+def test_the_presets_are_estimated_without_a_hub_and_name_the_source_of_their_lengths(size: str):
     text = "\n".join(estimate_lines(load_config(ROOT / f"configs/instructgpt/{size}.yaml")))
     assert "counts and lengths of the paper" in text
     for stage in ("sft", "reward", "ppo-init", "ppo", "ppo-ptx"):

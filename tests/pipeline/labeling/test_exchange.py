@@ -1,6 +1,7 @@
 """Labels go into a store and out of it by commands, in every form, and stay what they are."""
 
 import json
+import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,9 @@ import pytest
 from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
+from labeling_ui.store.accounts import Accounts
 from labeling_ui.store.store import Store
+from labeling_ui.tasks.assignment import Assignment
 from pipeline.cli.app import app
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Ranking, RankingTask, Response, read_records
@@ -99,6 +102,39 @@ def test_importing_again_changes_nothing(folder: Path, tmp_path: Path) -> None:
         assert len(store.tasks()) == len(TASKS)
 
 
+def test_a_priority_holds_for_tasks_that_are_there_already(folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.sqlite"
+    rlhf("import", folder / "tasks.jsonl", "--store", store)
+    again = ["import", str(folder / "tasks.jsonl"), "--store", str(store)]
+    done = CliRunner().invoke(app, [*again, "--priority", "5"])
+    assert "3 tasks that were there have priority 5 now" in done.stderr
+    rlhf(*again)
+    with sqlite3.connect(store) as connection:
+        assert connection.execute("SELECT DISTINCT priority FROM tasks").fetchall() == [(5,)]
+
+
+def test_people_are_managed_by_commands(folder: Path, tmp_path: Path) -> None:
+    where = tmp_path / "labels.sqlite"
+    rlhf("import", folder, "--store", where)
+    with closing(Store(where)) as store:
+        Accounts(store).add("olga", "owner", "correct horse")
+        Assignment(store, rng=random.Random(0)).next_task("cyd")
+        password = rlhf("accounts", where, "olga", "--reset-password").split("'")[1]
+        assert Accounts(store).sign_in("olga", password)
+        assert "closed" in rlhf("accounts", where, "olga", "--close")
+        assert "closed" not in rlhf("accounts", where, "olga", "--open")
+        assert rlhf("accounts", where).split() == ["olga", "owner"]
+        assert rlhf("leases", where).startswith("cyd ")
+        assert "1 tasks of cyd" in rlhf("leases", where, "--release", "cyd")
+        assert rlhf("leases", where) == "nobody holds a task\n"
+        assert "2 answers of ada" in rlhf("withdraw", where, "ada")
+        assert {one.annotator for one in store.rankings()} == {"ben"}
+        assert "2 answers of ada are back" in rlhf("withdraw", where, "ada", "--restore")
+    assert "'ada' holds no task" in refused("leases", where, "--release", "ada")
+    assert "there is no account 'eve'" in refused("accounts", where, "eve", "--close")
+    assert "no account is named" in refused("accounts", where, "--close")
+
+
 @pytest.mark.parametrize(
     ("form", "line", "why"),
     [
@@ -136,9 +172,7 @@ def test_the_log_tells_who_did_what(folder: Path, tmp_path: Path) -> None:
     assert ("ben", "submit", "t0") in events
 
 
-def test_a_backup_is_made_by_command_while_the_store_is_in_use(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_backup_is_made_by_command_while_the_store_is_in_use(folder: Path, tmp_path: Path):
     rlhf("import", folder, "--store", tmp_path / "run/rankings.sqlite")
     (tmp_path / "own.yaml").write_text("name: own\nlabeling: {kind: human}\n")
     command = ("label", tmp_path / "own.yaml", "--out", tmp_path / "run", "--backup")
@@ -169,9 +203,7 @@ def imported(tmp_path: Path, path: Path, form: str) -> list[Ranking]:
     return read_records(tmp_path / "out/rankings.jsonl", Ranking)
 
 
-def test_the_figures_of_squality_are_those_of_scipy_and_krippendorff(
-    tmp_path: Path,
-) -> None:
+def test_the_figures_of_squality_are_those_of_scipy_and_krippendorff(tmp_path: Path):
     rankings = imported(tmp_path, SQUALITY, "squality")
     assert len(rankings) == 300
     by_task: dict[str, list[Ranking]] = {}

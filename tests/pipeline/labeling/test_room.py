@@ -18,7 +18,7 @@ from pipeline.config.labeling import RoomSettings
 from pipeline.evaluation.samples.results import read_results
 from pipeline.labeling import room
 from reward_models.atomic_files import write_jsonl
-from reward_models.records import Ranking, RankingTask, Response
+from reward_models.records import Prompt, Ranking, RankingTask, Response
 
 MODELS = ("ppo", "sft", "base")
 
@@ -78,8 +78,8 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 
 def test_a_policy_answers_a_prompt_several_times_and_each_time_anew() -> None:
     base = Path(room.__file__).parents[1] / "quickstart" / "base"
-    answer = room.policy_answers(base)
-    first, second = answer("Where does Ada live?", 4), answer("Where does Ada live?", 4)
+    answer, prompt = room.policy_answers(base), Prompt("Where does Ada live?")
+    first, second = answer(prompt, 4), answer(prompt, 4)
     assert [one.id for one in first] == ["0", "1", "2", "3"]
     assert all(one.text for one in first)
     assert {one.text for one in first} != {one.text for one in second}

@@ -16,8 +16,8 @@ from pipeline.cli.app import app
 from pipeline.config.shipped import accelerate_config, configs_folder
 from pipeline.launch.elastic import _failure
 from pipeline.launch.options import Launch, choose_launch, first_node, slurm_environment
-from pipeline.launch.worker import LOST
 from pipeline.runs.failures import RankFailed
+from pipeline.steps.rank import LOST
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node-1", "MASTER_PORT": "4000"}
 SRUN = {

@@ -18,7 +18,7 @@ from stages.adapters.config import Prompt as SoftPrompt
 from stages.generation.config import SamplingConfig
 from stages.ppo import train as ppo
 from stages.ppo.config import PPOConfig
-from stages.progress import Step, silent
+from stages.progress import Step
 from stages.reward.config import RewardConfig
 from stages.reward.train import within_positions
 from stages.sft import train as sft
@@ -156,9 +156,6 @@ def train(
         config,
         base=base,
         demonstrations=demonstrations,
-        validation=(),
-        reward_model=None,
-        selection_prompts=(),
         out=folder / "out",
         seed=0,
         report=steps.append,
@@ -184,10 +181,8 @@ def test_ppo_refuses_a_long_prompt_before_it_loads(
             policy=base,
             reward_model=tiny_base(tmp_path / "other"),
             prompts=[Prompt(LONG)],
-            pretraining=None,
             out=tmp_path / "out",
             seed=0,
-            report=silent,
         )
 
 

@@ -85,9 +85,7 @@ def test_the_reward_model_of_a_second_round_learns_from_all_rankings(two_rounds:
     assert made.labels == ["simulated"]
 
 
-def test_the_policy_of_a_second_round_is_trained_against_its_reward_model(
-    two_rounds: Path,
-) -> None:
+def test_the_policy_of_a_second_round_is_trained_against_its_reward_model(two_rounds: Path):
     made = Manifest.read(two_rounds / "ppo-2/manifest.json")
     assert made is not None
     assert made.inputs["reward"].path == "reward-2/model"
@@ -97,9 +95,7 @@ def test_the_policy_of_a_second_round_is_trained_against_its_reward_model(
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
-def test_two_finished_rounds_are_up_to_date(
-    two_rounds: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_finished_rounds_are_up_to_date(two_rounds: Path, capfd: pytest.CaptureFixture[str]):
     before = written(two_rounds)
     run_experiment(config("rounds=2"), two_rounds, until="ppo-2")
     assert written(two_rounds) == before
@@ -140,9 +136,7 @@ def test_rounds_without_anything_new_to_rank_are_refused(sets: list[str], messag
         config("rounds=2", *sets)
 
 
-def test_the_option_overrides_the_configs_rounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_option_overrides_the_configs_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rounds: list[int] = []
 
     def run_nothing(config: ExperimentConfig, folder: Path, **_: object) -> Path:

@@ -46,9 +46,7 @@ def test_a_text_stream_goes_on_at_the_same_document(tmp_path: Path, taken: int) 
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("taken", [1, 5, 40])
-def test_examples_go_on_at_the_same_token(
-    base: Path, tmp_path: Path, pack: bool, taken: int
-) -> None:
+def test_examples_go_on_at_the_same_token(base: Path, tmp_path: Path, pack: bool, taken: int):
     def fresh() -> PretrainingStream:
         return PretrainingStream(texts_file(tmp_path), load_tokenizer(base), 7, pack=pack, seed=0)
 

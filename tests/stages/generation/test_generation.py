@@ -84,9 +84,7 @@ def test_greedy_equals_hf_generate(family: str, tokenizer: PreTrainedTokenizerFa
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_responses_do_not_depend_on_the_batch(
-    family: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_responses_do_not_depend_on_the_batch(family: str, tokenizer: PreTrainedTokenizerFast):
     model, prompts = tiny(family, eos_bias=1.0), ragged_prompts(24)
     alone = respond(model, tokenizer, prompts, batch_size=1)
     assert {response.ended for response in alone} == {True, False}
@@ -110,9 +108,7 @@ def test_a_long_prompt_is_read_part_by_part(
     assert widths[:3] == [5, max(map(len, prompts)) - 5, 1]
 
 
-def test_a_repeated_prompt_is_answered_as_if_read_each_time(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
+def test_a_repeated_prompt_is_answered_as_if_read_each_time(tokenizer: PreTrainedTokenizerFast):
     model = tiny("llama", eos_bias=2.0)
     prompts = [prompt for prompt in ragged_prompts(3) for _ in range(4)]
     together = respond(model, tokenizer, prompts, batch_size=12)
@@ -169,9 +165,7 @@ def test_nucleus_keeps_the_smallest_set_that_reaches_top_p() -> None:
     assert nucleus(probability_BV, 0.01).count_nonzero() == 1
 
 
-def test_dropout_is_off_while_sampling_and_restored_after(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
+def test_dropout_is_off_while_sampling_and_restored_after(tokenizer: PreTrainedTokenizerFast):
     model = tiny("gpt2").train()
     first = respond(model, tokenizer, ragged_prompts(4))
     assert model.training

@@ -77,12 +77,12 @@ def test_a_kl_that_is_negative_by_chance_is_no_alarm() -> None:
 
 def test_the_first_ratio_may_be_off_by_rounding_only() -> None:
     whole, half = nn.Linear(1, 1), nn.Linear(1, 1).bfloat16()
-    check_first_ratio(9e-6, "no", whole)
-    check_first_ratio(9e-3, "no", half)
-    check_first_ratio(9e-3, "bf16", whole)
+    check_first_ratio(9e-6, torch.float32, whole)
+    check_first_ratio(9e-3, torch.float32, half)
+    check_first_ratio(9e-3, torch.bfloat16, whole)
     for error in (2e-5, float("nan")):
         with pytest.raises(UnhealthyRunError, match="first minibatch"):
-            check_first_ratio(error, "no", whole)
+            check_first_ratio(error, torch.float32, whole)
 
 
 def test_a_policy_that_changed_after_scoring_is_stopped_before_a_step(

@@ -68,6 +68,39 @@ def test_at_temperature_one_logprobs_keep_no_copy_of_the_logits_for_the_gradient
     assert set(saved) == {logits_NV.data_ptr()}
 
 
+@pytest.mark.parametrize(("cap", "gradient"), [(2.0, 0.16), (1.2, 0.12), (None, 0.1)])
+def test_importance_weights_give_the_gradient_of_the_policys_own_samples_up_to_the_cap(
+    cap: float | None, gradient: float
+) -> None:
+    """Two tokens, by hand: the sampler draws each half of the time, the policy p = (4/5, 1/5).
+
+    With advantages (1, 0) the policy's own gradient is p_0 (1 - p_0) = 0.16 of -loss in its first
+    logit. The weights are 8/5 and 2/5; unweighted, the sampler's draws give (1 - p_0) / 2 = 0.1.
+    """
+    logit_V = torch.tensor([math.log(4.0), 0.0], dtype=torch.float64, requires_grad=True)
+    logprob_N = torch.log_softmax(logit_V, -1)  # one of each token, as the sampler draws them
+    old_N, sampler_N = logprob_N.detach(), torch.full((2,), math.log(0.5), dtype=torch.float64)
+    advantage_N = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    if cap is not None:
+        weight_N = losses.importance_weights(old_N, sampler_N, cap=cap)
+        assert weight_N.tolist() == pytest.approx([min(1.6, cap), 0.4], abs=1e-15)
+        advantage_N = advantage_N * weight_N
+    losses.policy_loss(logprob_N, old_N, advantage_N, clip=0.2, count=2.0).backward()
+    assert (-logit_V.grad).tolist() == pytest.approx([gradient, -gradient], abs=1e-15)
+
+
+def test_weighted_advantages_weight_the_clipped_surrogate() -> None:
+    old_N, new_N, sampler_N, advantage_N = (normal(50) for _ in range(4))
+    weight_N = losses.importance_weights(old_N, sampler_N, cap=1.5)
+    terms = [
+        losses.policy_loss(*(x[n : n + 1] for x in (new_N, old_N, advantage_N)), clip=0.2, count=1)
+        for n in range(50)
+    ]
+    expected = sum(w * term for w, term in zip(weight_N, terms, strict=True))
+    loss = losses.policy_loss(new_N, old_N, advantage_N * weight_N, clip=0.2, count=1.0)
+    assert loss.item() == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_entropy_is_log_of_the_vocabulary_for_equal_logits_and_zero_for_certainty() -> None:
     assert losses.entropy(torch.zeros(1, 8), 1.0).item() == pytest.approx(math.log(8))
     certain_NV = torch.tensor([[200.0, 0.0, 0.0]])

@@ -117,12 +117,12 @@ def given_memory(
     """Let there be as much as so many episodes of an update take, moments included."""
     run = tiny_run(world, config)
     prompts = [prompt_ids(run.models.tokenizer, one.prompt, one.context) for one in PROMPTS]
-    update = update_cost(run.models, config, prompts, run.accelerator)
+    update = update_cost(run.models, config, prompts)
     assert update is not None
     cost = update.episodes
     longest = max(map(len, prompts)) + config.sampling.max_new_tokens
     networks, tokens = (run.policy, run.critic), config.episodes_per_rollout * longest
-    to_come = reserved_bytes(networks, run.models.lower, tokens)
+    to_come = reserved_bytes(networks, run.models.lower, tokens, run.config)
     free = to_come + (cost.fixed + episodes * cost.each) / device_memory.USED
     monkeypatch.setattr(micro_batches, "free_memory", lambda _: int(free) + 1)
 

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +16,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from stages.distributed.checkpoints import STATE, Checkpoints
-from stages.ppo.config import PPOConfig
 from stages.progress import Report, Step
-from tests.stages.ppo.tiny_ppo import metrics_of, tiny_config, tiny_world, train
+from tests.stages.ppo.tiny_ppo import metrics_of, program_of, tiny_config, tiny_world, train
 from tests.stages.small_disk import size_of, small_disk
 
 CHANGES: dict[str, Any] = {
@@ -156,21 +154,6 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
         checkpoints.save(2, {"done": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert checkpoints.latest() == {"done": 1}
-
-
-def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: str = "") -> str:
-    """The source of a process that trains; `before` is done first."""
-    return textwrap.dedent(f"""
-        from pathlib import Path
-        import torch
-        torch.set_num_threads(1)
-        from stages.ppo.config import PPOConfig
-        from tests.stages.ppo.tiny_ppo import train
-        config = PPOConfig.model_validate_json({config.model_dump_json()!r})
-        world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
-        {before}
-        train(world, Path({str(out)!r}), config, lambda step: step.done and print(step.done))
-    """)
 
 
 def test_a_file_size_limit_is_reported_and_the_checkpoint_before_stays(

@@ -13,7 +13,6 @@ from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from stages.ppo.config import PPOConfig
 from stages.ppo.forward import (
-    lay_out,
     policy_logits,
     reference_and_scores,
     response_logits,
@@ -23,7 +22,7 @@ from stages.ppo.forward import (
 from stages.ppo.health import MetricSums
 from stages.ppo.models import VALUE_HEAD, ValueHead
 from stages.ppo.ppo import add_ppo_gradients, experience
-from stages.ppo.rollout import Episodes
+from stages.ppo.rollout import Episodes, lay_out
 from stages.ppo.run import PPORun
 from tests.stages.ppo.test_resume import PowerCutError, cut_at
 from tests.stages.ppo.tiny_ppo import (

@@ -1,5 +1,6 @@
 """A tiny policy and reward model on disk, prompts, and a short PPO config."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +150,18 @@ def metrics_of(world: tuple[Path, Path], out: Path, config: PPOConfig) -> list[d
     steps: list[Step] = []
     train(world, out, config, steps.append)
     return [dict(step.metrics) for step in steps if step.done]
+
+
+def program_of(world: tuple[Path, Path], out: Path, config: PPOConfig, before: str = "") -> str:
+    """The source of a process that trains; `before` is done first."""
+    return textwrap.dedent(f"""
+        from pathlib import Path
+        import torch
+        torch.set_num_threads(1)
+        from stages.ppo.config import PPOConfig
+        from tests.stages.ppo.tiny_ppo import train
+        config = PPOConfig.model_validate_json({config.model_dump_json()!r})
+        world = (Path({str(world[0])!r}), Path({str(world[1])!r}))
+        {before}
+        train(world, Path({str(out)!r}), config, lambda step: step.done and print(step.done))
+    """)

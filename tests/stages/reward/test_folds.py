@@ -8,14 +8,13 @@ import pytest
 
 from reward_models.records import Ranking
 from stages.progress import Step, silent
-from stages.reward.batches import ranked_prompts, split_rankings
+from stages.reward.batches import ranked_by, ranked_prompts, split_rankings
 from stages.reward.config import RewardConfig
 from stages.reward.folds import (
     ANNOTATOR_FOLDS,
     PROMPT_FOLDS,
     accuracy_on_unseen_annotators,
     deal_into_folds,
-    ranked_by,
     write_folds,
 )
 from tests.reward_models.tiny import tiny_base, tiny_rankings, tiny_tasks, tiny_tokenizer
@@ -44,9 +43,7 @@ def test_what_others_ranked_is_not_learnt_from() -> None:
     assert {name for element in restricted for name in element.annotators} == {"ben"}
 
 
-def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(
-    tmp_path: Path,
-) -> None:
+def test_annotators_of_another_taste_agree_less_with_a_model_that_never_saw_them(tmp_path: Path):
     rng = random.Random(0)
     tasks = tiny_tasks(150, rng)
     liked = tiny_rankings(tasks, ["ann"], rng)

@@ -79,9 +79,7 @@ def test_a_head_that_was_lost_on_the_way_is_warned_of(
     assert "which may be chance" in caplog.text
 
 
-def test_no_more_prompts_are_scored_than_tell_the_model_from_chance(
-    world: tuple[Path, Path],
-) -> None:
+def test_no_more_prompts_are_scored_than_tell_the_model_from_chance(world: tuple[Path, Path]):
     model = RewardModel.load(world[1])
     elements = held_out(world[0], tiny_tasks(120, random.Random(1)))
     steps: list[Step] = []

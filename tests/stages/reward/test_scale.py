@@ -12,7 +12,6 @@ from reward_models.model import RewardModel
 from reward_models.records import Prompt
 from stages.generation.score import score_responses
 from stages.models import load_tokenizer
-from stages.progress import silent
 from stages.reward.config import RewardConfig
 from stages.reward.train import train_reward
 from tests.reward_models.tiny import tiny_base, tiny_demonstrations, tiny_rankings, tiny_tasks
@@ -37,7 +36,6 @@ def trained(base: Path, out: Path, scale: str, count: int = len(DEMONSTRATIONS))
         demonstrations=DEMONSTRATIONS[:count],
         out=out,
         seed=0,
-        report=silent,
     )
     results: dict[str, Any] = json.loads((out / "held_out.json").read_text())
     return results

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from reward_models.records import Demonstration
-from stages.data.supervised import IGNORED, collate, encode
+from stages.chunked_logprobs import IGNORED
+from stages.data.supervised import collate, encode
 from stages.progress import Step
 from stages.sft.config import SFTConfig, SupervisedMix
 from stages.sft.train import pretraining_examples, train_sft
@@ -46,8 +47,6 @@ def train(
         base=base,
         demonstrations=demonstrations(18) if taught is None else taught,
         validation=demonstrations(4),
-        reward_model=None,
-        selection_prompts=[],
         out=out,
         seed=3,
         report=steps.append,
