@@ -12,7 +12,10 @@ ADAM_8BIT: Change = ("optimizer: adamw_8bit", {"optimizer": "adamw_8bit"})
 LORA: Change = ("adaptation: {family: lora}", {"adaptation": LoRA()})
 BF16: Change = ("precision: {weights: bf16}", {"precision": {"weights": "bf16"}})
 NF4: Change = ("precision: {weights: nf4}", {"precision": {"weights": "nf4"}})
-STOCHASTIC: Change = ("precision: {masters: stochastic}", {"precision": {"masters": "stochastic"}})
+STOCHASTIC: Change = (
+    "precision: {compute: bf16, masters: stochastic}",
+    {"precision": {"compute": "bf16", "masters": "stochastic"}},
+)
 
 OF_ADAPTERS = ([BF16], [CHECKPOINTING], [CHECKPOINTING, BF16], [CHECKPOINTING, NF4])
 OF_FULL = (

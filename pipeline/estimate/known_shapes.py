@@ -4,13 +4,14 @@ The numbers are those of each model's published config.json; a test holds them a
 parameters that its page states.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
 from reward_models.model_files import LOAD_ERRORS, check_source, first_line
 
-Shape = tuple[str, dict[str, int | float]]
+Shape = tuple[str, Mapping[str, int]]
 
 
 def _llama(
@@ -30,12 +31,12 @@ def _qwen(
     tied: bool,
 ) -> Shape:
     head_size = {"head_dim": 128} if kind == "qwen3" else {}
-    return kind, _decoder(vocabulary, width, layers, heads, inner, tied) | head_size
+    return kind, {**_decoder(vocabulary, width, layers, heads, inner, tied), **head_size}
 
 
 def _decoder(
     vocabulary: int, width: int, layers: int, heads: tuple[int, int], inner: int, tied: bool
-) -> dict[str, int | float]:
+) -> Mapping[str, int]:
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,

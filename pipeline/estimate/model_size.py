@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,7 @@ def _pass_cost(
             beside = _give_storage(backbone)
             with torch.autocast("cpu", compute) if casts else nullcontext():
                 state_BLD = _forward(backbone, rows, tokens, adaptation).last_hidden_state
+            assert state_BLD is not None
             if state_BLD.requires_grad:
                 torch.autograd.backward(state_BLD.float().sum())
 
@@ -138,7 +140,8 @@ def _pass_cost(
 def _cached_numbers(source: str | Path) -> int:
     with FakeTensorMode(), torch.no_grad():
         backbone = transformer(_build(source, torch.float32))
-        cache = _forward(backbone, 1, 1, Full(), use_cache=True).past_key_values
+        outputs = _forward(backbone, 1, 1, Full(), use_cache=True)
+    cache = cast(list[tuple[Tensor, ...]], outputs.past_key_values)
     return sum(part.numel() for layer in cache for part in layer[:2])
 
 
@@ -194,13 +197,14 @@ def _give_storage(model: nn.Module) -> int:
     """Put empty tensors in the place of those without content; return the bytes, gradients too."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        for named in (module._parameters, module._buffers):
-            for name, tensor in named.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    made[id(tensor)] = _empty_like(tensor)
-                named[name] = made[id(tensor)]
+        own = (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        )
+        for name, tensor in own:
+            if id(tensor) not in made:
+                made[id(tensor)] = _empty_like(tensor)
+            setattr(module, name, made[id(tensor)])
     gradients = (x.grad.nbytes for x in made.values() if x.grad is not None)
     return sum(x.nbytes for x in made.values()) + sum(gradients)
 

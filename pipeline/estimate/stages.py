@@ -29,7 +29,6 @@ from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
 FLOAT = 4  # bytes
-MOMENTS = 2  # of Adam, a parameter
 # A quantised weight with its scales: NF4 has one of 8 bits for 64 weights, and one of 32 bits for
 # 256 of those (Dettmers et al. 2023, section 3); int8 one of 32 bits for a row.
 QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.estimate.model_size import model_size
 from pipeline.estimate.sharded import StageMemory
-from pipeline.estimate.stages import FLOAT, MOMENTS
+from pipeline.estimate.stages import FLOAT
 from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_base
@@ -119,7 +119,7 @@ def test_a_rank_holds_what_was_estimated(base: Path, sharding: Sharding, family:
         "ppo",
         weights=counts.parameters * FLOAT,
         gradients=trained,
-        optimizer=MOMENTS * trained,
+        optimizer=2 * trained,
         activations=0,
         masters=trained,
         in_buckets=False,

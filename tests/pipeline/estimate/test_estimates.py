@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.config.loading import load_config
-from pipeline.estimate.changes import LORA, on_a_card, smaller, with_values
+from pipeline.estimate.changes import LORA, smaller, with_values
 from pipeline.estimate.doctor import estimate_lines
 from pipeline.estimate.known_shapes import KNOWN, model_config
-from pipeline.estimate.lengths import CHARACTERS, lengths
+from pipeline.estimate.lengths import lengths
 from pipeline.estimate.model_size import model_size
 from pipeline.estimate.sharded import StageMemory, placement
 from pipeline.estimate.stages import stage_estimates
@@ -24,6 +24,7 @@ from reward_models.atomic_files import write_jsonl
 from stages.adapters.config import Full, LoRA, Restricted
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
 from stages.ppo.config import SeparateModels
+from tests.benchmarks.memory_table import gib, one_card
 from tests.reward_models.tiny import (
     WORDS,
     tiny_base,
@@ -181,65 +182,33 @@ def test_restricting_a_run_takes_gradients_and_moments_away(tmp_path: Path) -> N
 def test_a_7b_model_and_a_full_1b_model_fit_a_card_of_24_gib(tmp_path: Path) -> None:
     """LoRA of rank 16 on one backbone, 250 + 256 tokens, an episode at a time."""
     light = {"activation_checkpointing": True}
-    config = on_a_card(with_values(one_card(tmp_path, "Qwen/Qwen2.5-7B"), LORA[1], light))
-    peaks = gib(config, "sft", "reward", "ppo")
+    config = with_values(one_card(tmp_path, "Qwen/Qwen2.5-7B"), LORA[1], light)
+    peaks = gib(config)
     assert peaks["ppo"] <= 20.0
     assert max(peaks["sft"], peaks["reward"]) <= 18.0
-    peaks = gib(with_values(config, {"precision": {"weights": "nf4"}}), "sft", "reward", "ppo")
+    peaks = gib(with_values(config, {"precision": {"weights": "nf4"}}))
     assert peaks["ppo"] <= 12.0
     assert max(peaks["sft"], peaks["reward"]) <= 10.0
     light |= {"optimizer": "adamw_8bit", "precision": {"masters": "stochastic"}}
-    config = on_a_card(with_values(one_card(tmp_path, "meta-llama/Llama-3.2-1B"), light))
-    assert gib(config, "ppo")["ppo"] <= 24.0
+    config = with_values(one_card(tmp_path, "meta-llama/Llama-3.2-1B"), light)
+    assert gib(config)["ppo"] <= 24.0
 
 
 def test_what_is_advised_gets_smaller_and_says_what_to_write(tmp_path: Path) -> None:
     config = load_config(world(tmp_path, hidden=512))
-    advised = {words: gib(changed, "ppo")["ppo"] for words, changed in smaller(config)}
-    assert min(advised.values()) == advised[next(reversed(advised))]
-    lines = list(estimate_lines(config, gpu_gib=0.7))
-    assert "a GPU of 0.7 GiB: 0.114 GiB free" in lines
-    verdict = next(n for n, line in enumerate(lines) if line.startswith("ppo: does not fit ("))
-    assert lines[verdict + 1].startswith("    with adaptation: {family: lora}")
-    assert lines[verdict + 2].startswith("    with --sharding zero2 --processes ")
-    assert max(map(len, lines)) <= 100
-
-
-def one_card(folder: Path, model: str) -> ExperimentConfig:
-    """An experiment on a public model with prompts of 250 tokens and responses of 256."""
-    rows = folder / "rows.jsonl"
-    four = int(CHARACTERS)  # characters a token, where there is no tokenizer
-    prompt, response = "p" * 250 * four, "r" * 256 * four
-    write_jsonl(rows, [{"prompt": prompt, "response": response}] * 4)
-    one = {"max_new_tokens": 256, "batch_size": 8}
-    ppo = {"micro_batch_size": 1, "ema_decay": None, "sampling": one}
-    return ExperimentConfig.model_validate(
-        {
-            "name": "card",
-            "model": model,
-            "reward_base": "base",
-            "data": {
-                "kind": "files",
-                "demonstrations": str(rows),
-                "ranking_prompts": str(rows),
-                "test_prompts": str(rows),
-            },
-            "labeling": {"kind": "human"},
-            "sampling": {"responses": [2, 2], "settings": [one]},
-            "sft": {"micro_batch_size": 1},
-            "reward": {"micro_prompts": 1},
-            "ppo": ppo,
-        }
+    words, smallest = list(smaller(config))[-1]
+    assert words == (
+        "adaptation: {family: lora}, activation_checkpointing: true and precision: {weights: nf4}"
     )
-
-
-def gib(config: ExperimentConfig, *stages: str) -> dict[str, float]:
-    estimates = stage_estimates(config, lengths(config), on_gpu=True)
-    return {
-        one.memory.stage: one.memory.total / 2**30
-        for one in estimates
-        if one.memory.stage in stages
-    }
+    assert gib(smallest)["ppo"] < 0.2 * gib(config)["ppo"]
+    lines = list(estimate_lines(config, gpu_gib=0.95))
+    assert "a GPU of 0.95 GiB: 0.364 GiB free" in lines
+    verdict = next(n for n, line in enumerate(lines) if line.startswith("ppo: does not fit ("))
+    assert lines[verdict + 1].startswith(
+        "    with activation_checkpointing: true and optimizer: adamw_8bit (0."
+    )
+    assert lines[verdict + 2].startswith("    with --sharding zero")
+    assert max(map(len, lines[1:verdict])) <= 80
 
 
 @pytest.mark.parametrize("adaptation", [Full(), LoRA()])
