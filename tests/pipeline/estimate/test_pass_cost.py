@@ -1,4 +1,4 @@
-"""The estimated peak of a pass, against what torch's allocator gave a real one.
+"""The estimated peak of a pass, against what torch's allocator gave a real one."""
 
 from itertools import product
 from pathlib import Path
