@@ -41,7 +41,8 @@ def gpt2_classifier(
 ) -> Path:
     """A saved GPT-2 with a head of scores; by default it has a chat template and PAD."""
     settings = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 512, "pad_token_id": 0}
-    shape = GPT2Config(vocab_size=259, num_labels=labels, **{**settings, **config})
+    shape = GPT2Config(vocab_size=259, **{**settings, **config})
+    shape.num_labels = labels
     with torch.random.fork_rng():
         torch.manual_seed(1)
         GPT2ForSequenceClassification(shape).save_pretrained(str(folder))
@@ -71,8 +72,8 @@ def bert_classifier(folder: Path) -> Path:
         intermediate_size=32,
         max_position_embeddings=128,
         initializer_range=0.3,
-        num_labels=1,
     )
+    shape.num_labels = 1
     with torch.random.fork_rng():
         torch.manual_seed(2)
         BertForSequenceClassification(shape).save_pretrained(str(folder))

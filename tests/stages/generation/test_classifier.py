@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def messages(prompt: Prompt, answer: str) -> list[dict[str, str]]:
     return [turn.to_json() for turn in turns]
 
 
-def by_transformers(folder: Path, kind: type = AutoModelForSequenceClassification) -> list[float]:
+def by_transformers(folder: Path, kind: Any = AutoModelForSequenceClassification) -> list[float]:
     """The same by transformers alone, a text at a time, as model cards show it."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     model = kind.from_pretrained(str(folder), num_labels=1).eval()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from reward_models.model import RewardModel
 from stages.adapters.config import LoRA
 from stages.models import adapt, load_policy, load_tokenizer, save_policy
 from stages.ppo.config import PPOConfig
@@ -234,6 +235,7 @@ def test_joint_refuses_a_policy_that_moved_after_the_probe_was_trained(tmp_path:
 
 def test_joint_refuses_a_reward_model_that_pools_the_mean(world: World, tmp_path: Path) -> None:
     reward = tiny_models(world, config_of("separate")).reward
+    assert isinstance(reward, RewardModel)
     reward.card = replace(reward.card, pooling="mean")
     reward.save(tmp_path / "mean")
     with pytest.raises(ValueError, match="pools by mean; expected"):
