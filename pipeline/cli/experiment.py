@@ -244,14 +244,19 @@ def doctor(
         Path | None, typer.Argument(help="An experiment, to say what it needs on this machine.")
     ] = None,
     sets: o.Sets = None,
+    gpu: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=1.0, help="Answer for a GPU of this memory instead."),
+    ] = None,
 ) -> None:
     """Print what this machine can run, or what an experiment needs on it.
 
-    With a config: memory of each stage (full and LoRA, alone and sharded), time and disk, from the
-    sizes of the models alone; nothing is loaded.
+    With a config: memory of each stage, alone and sharded, time, disk, and where a stage does not
+    fit the mildest settings with which it does. All of it comes from the sizes of the models;
+    nothing is loaded. `--gpu 24` answers for a card that is not here.
     """
-    if config is None and sets:
-        raise ValueError("--set overrides keys of a config, but none is named")
+    if config is None and (sets or gpu):
+        raise ValueError("--set and --gpu are about an experiment, but no config is named")
     if config is None:
         from pipeline.estimate.machine import findings
 
@@ -261,5 +266,5 @@ def doctor(
     from pipeline.config.loading import load_config
     from pipeline.estimate.doctor import estimate_lines
 
-    for line in estimate_lines(load_config(config, sets or [])):
+    for line in estimate_lines(load_config(config, sets or []), gpu_gib=gpu):
         print(line, flush=True)

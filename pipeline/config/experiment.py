@@ -15,7 +15,7 @@ from pipeline.quickstart.data import Sizes
 from pipeline.quickstart.judge import GOLD, Taste
 from reward_models.records import Use
 from stages.adapters.config import Adaptation, Full, rates_of
-from stages.config import Config, DataSource, FilePath, Fraction, ModelName
+from stages.config import HUB, Config, DataSource, FilePath, Fraction, ModelName
 from stages.generation.config import SamplingConfig
 from stages.ppo.config import PPOConfig
 from stages.precision_config import Precision
@@ -152,14 +152,24 @@ class SimulatedAnnotators(Config):
 class ImportedRankings(Config):
     """Rankings made elsewhere, with the tasks they are about. No outputs are sampled.
 
-    Without `tasks`, `rankings` is a file of preference pairs, chosen and rejected, as TRL reads
-    them; see stages/data/preferences.py.
+    Without `tasks`, `rankings` are preference pairs, chosen and rejected, as TRL reads them: a
+    file, or `hf:` and a data set; see stages/data/preferences.py.
     """
 
     kind: Literal["imported"]
     tasks: FilePath | None = None
-    rankings: FilePath
+    rankings: DataSource
     use: Use = "people"  # of them: whose the reward model learns from; people's score it
+
+    @model_validator(mode="after")
+    def rankings_of_tasks_are_a_file(self) -> Self:
+        """Refuse a data set of the hub beside a file of tasks."""
+        if self.tasks is not None and self.rankings.startswith(HUB):
+            raise ValueError(
+                f"labeling.rankings is {self.rankings} beside labeling.tasks; expected the file of "
+                "those tasks' rankings, or no tasks"
+            )
+        return self
 
 
 Labeling = Annotated[

@@ -18,6 +18,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", 
 
 SIDE = 1024  # of the matrices on a CPU; eight times that on a GPU
 LASTS_S = 0.4
+CONTEXT = 600 * 2**20  # of CUDA and its libraries, in a GPU's memory
 COPIED = 64 * 2**20  # numbers
 
 
@@ -82,6 +83,19 @@ def this_machine() -> Machine:
         disk=shutil.disk_usage(".").free,
         flops_per_s=_matrix_product(where),
         read_bytes_per_s=_read_speed(where),
+    )
+
+
+def a_card(gib: float) -> Machine:
+    """Return a GPU of so much memory that is not here: its speed is not known."""
+    return Machine(
+        device=f"a GPU of {gib:g} GiB",
+        on_gpu=True,
+        devices=1,
+        room=int(gib * 2**30) - CONTEXT,
+        disk=shutil.disk_usage(".").free,
+        flops_per_s=0.0,
+        read_bytes_per_s=0.0,
     )
 
 

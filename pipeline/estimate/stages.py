@@ -1,142 +1,40 @@
 """The memory, operations and disk of each training stage of an experiment.
 
-Everything is counted for the longest row that the settings allow, so the memory is the peak.
-Weights, gradients, Adam's two moments and the moving average are float32. Permanent items add up;
-of temporary ones (the KV cache during sampling, activations during the update) the largest counts.
-Operations are two a weight and token forward and four backward (Kaplan et al. 2020), two where the
-weights are frozen.
+Everything is counted for the longest row that the settings allow, so the memory is the peak. Frozen
+weights have the bytes of their dtype, trained ones those of `precision.masters`, and Adam's moments
+those of `optimizer`. Permanent items add up; of temporary ones (the KV cache during sampling,
+activations during the update) the largest counts. Operations are two a weight and token forward and
+four backward (Kaplan et al. 2020), two where the weights are frozen.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 from pipeline.config.experiment import ExperimentConfig
 from pipeline.estimate.lengths import Lengths
-from pipeline.estimate.model_size import ModelSize, activation_bytes, model_size
-from pipeline.launch.options import Sharding
+from pipeline.estimate.model_size import ModelSize, model_size, pass_cost
+from pipeline.estimate.sharded import StageMemory
 from pipeline.runs.manifest import checked_source
 from pipeline.runs.stage import Source
-from stages.adapters.config import Adaptation, Probe
+from stages.adapters.config import Adaptation, Full, Probe
+from stages.chunked_logprobs import LOGITS_AT_ONCE
+from stages.config import OptimizerName
+from stages.distributed.memory import Cost
+from stages.distributed.optimizers import state_bytes
 from stages.models import device
 from stages.ppo.config import JointModels, OwnRollouts, PPOConfig, SeparateModels
+from stages.precision import Numerics, resolved
 from stages.reward.config import RewardConfig
 from stages.sft.config import SFTConfig
 
-SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
-ADVISED: tuple[Sharding, ...] = ("zero2", "zero3", "zero3-offload")  # the simplest first
 FLOAT = 4  # bytes
-MOST_DEVICES = 1024
-MOMENTS = 2  # of Adam, a parameter
+# A quantised weight with its scales: NF4 has one of 8 bits for 64 weights, and one of 32 bits for
+# 256 of those (Dettmers et al. 2023, section 3); int8 one of 32 bits for a row.
+QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 LOGIT_COPIES = 5  # of the logits, their gradients and what lies between, at the loss's peak
 FORWARD = 1.0  # passes; a backward pass costs two of them, or one where the weights are frozen
 NUM_CHECKPOINTS = 3  # of PPO: the last two, and the one that is being written
-
-
-@dataclass(frozen=True, slots=True)
-class StageMemory:
-    """Bytes by item, on the device of one rank.
-
-    `weights` are of the trained model with its base; `reward` has its base only where that is
-    another one; `reference` and `critic` are their own parameters. `policy` is the size of PPO's
-    policy, which is gathered to sample responses.
-    """
-
-    stage: str
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int  # with the logits: the larger of update and pretraining step
-    cache: int = 0  # the KV cache with the logits, during sampling
-    critic: int = 0
-    reference: int = 0
-    reward: int = 0
-    average: int = 0  # and other copies of what the policy trains
-    policy: int = 0
-    result: int = 0  # the chosen weights, loaded once more to be saved, on the CPU
-    least: bool = False  # no smaller micro-batch is possible
-    in_buckets: bool = True  # copies of a model reduce gradients in buckets of their own
-    gathered: int = 0  # the rest of a sharded policy, during sampling
-    host: int = 0  # on the CPU under offload, for all ranks of one host
-
-    @property
-    def permanent(self) -> int:
-        """The items that are in memory all the time, without gradients."""
-        models = self.weights + self.critic + self.reference + self.reward
-        return models + self.optimizer + self.average
-
-    @property
-    def total(self) -> int:
-        """The peak."""
-        temporary = max(self.activations, self.cache + self.gathered)
-        return self.permanent + max(self.gradients + temporary, self.result)
-
-    def sharded(self, how: Sharding, ranks: int) -> "StageMemory":
-        """Return a rank's share (Rajbhandari et al. 2020, section 5), with unchanged activations.
-
-        DeepSpeed keeps a float32 copy of the weights it updates beside those it computes with;
-        FSDP2 does not.
-        """
-        if how == "none" or ranks == 1:
-            return self
-        if how == "ddp":
-            return replace(self, gradients=self.gradients * (2 if self.in_buckets else 1))
-        copied = self.optimizer + self.optimizer // MOMENTS
-        shard = replace(self, optimizer=copied // ranks)
-        if how == "zero1":
-            return shard
-        shard = replace(shard, gradients=self.gradients // ranks)
-        if how == "zero2":
-            return shard
-        shard = replace(
-            shard,
-            weights=self.weights // ranks,
-            critic=self.critic // ranks,
-            reference=self.reference // ranks,
-            reward=self.reward // ranks,
-            average=self.average // ranks,
-            gathered=self.policy - self.policy // ranks,
-        )
-        if how == "zero3":
-            return shard
-        if how == "fsdp2":
-            return replace(shard, optimizer=self.optimizer // ranks)
-        offloaded = shard.permanent - shard.average + shard.gradients
-        alone = replace(shard, weights=0, critic=0, reference=0, reward=0)
-        return replace(
-            alone, optimizer=0, gradients=0, gathered=self.policy, host=offloaded * ranks
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The simplest sharding under which a stage fits."""
-
-    how: Sharding
-    ranks: int
-    memory: StageMemory
-
-
-def placement(memory: StageMemory, room: int, devices: int) -> Placement | None:
-    """Return the simplest sharding in which a rank's share fits `room`; None if none does.
-
-    It uses the existing devices, else the smallest power of two of them, up to MOST_DEVICES.
-    """
-    if memory.total <= room:
-        return Placement("none", 1, memory)
-    more = [2**power for power in range(1, 20) if devices < 2**power <= MOST_DEVICES]
-    for ranks in (devices, *more):
-        for how in ADVISED:
-            share = memory.sharded(how, ranks)
-            if ranks > 1 and share.total <= room:
-                return Placement(how, ranks, share)
-    return None
-
-
-def trained(parameters: int, trainable: int) -> tuple[int, int, int]:
-    """Return (weights, gradients, optimiser) in bytes."""
-    return parameters * FLOAT, trainable * FLOAT, trainable * FLOAT * MOMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +49,29 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A base under an adaptation."""
+    """A base under an adaptation, in the dtypes of a stage."""
 
     source: Source
     size: ModelSize
     adaptation: Adaptation
+    numerics: Numerics
+    checkpointing: bool
+    optimizer: OptimizerName
 
     @classmethod
-    def of(cls, name: str, adaptation: Adaptation) -> "Model":
+    def of(
+        cls, name: str, stage: SFTConfig | RewardConfig | PPOConfig, adaptation: Adaptation
+    ) -> "Model":
         """Build it from its config alone."""
         source = checked_source(name)
-        return cls(source, model_size(source, adaptation), adaptation)
+        return cls(
+            source,
+            model_size(source, adaptation),
+            adaptation,
+            resolved(stage.precision, device()),
+            stage.activation_checkpointing,
+            stage.optimizer,
+        )
 
     @property
     def trained(self) -> int:
@@ -187,34 +97,91 @@ class Model:
         return self.size.parameters - self.size.trainable
 
     @property
+    def in_weights(self) -> int:
+        """The bytes of a trained parameter, and of its gradient."""
+        full = isinstance(self.adaptation, Full)
+        return self.numerics.trained.dtype.itemsize if full else FLOAT
+
+    def state_bytes(self, parameters: int) -> int:
+        """Return the bytes of Adam's state for so many trained parameters."""
+        full = isinstance(self.adaptation, Full)
+        return state_bytes(parameters, self.optimizer, self.numerics.masters if full else "fp32")
+
+    def rounding_bytes(self) -> int:
+        """Return what a step on 16-bit weights takes: the largest in float32, and its gradient."""
+        largest = self.size.vocabulary * self.size.width
+        return 0 if self.in_weights == FLOAT else 2 * FLOAT * largest
+
+    def frozen_bytes(self, parameters: int | None = None) -> int:
+        """Return the bytes of frozen weights; by default of those of the base."""
+        count = self.frozen if parameters is None else parameters
+        wide, quantised = self.numerics.frozen.dtype.itemsize, self.numerics.frozen.quantised
+        if quantised is None or isinstance(self.adaptation, Full):
+            return count * wide
+        linear = min(self.size.linear, count)
+        return int(linear * QUANTISED_BYTES[quantised]) + (count - linear) * wide
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the model that is trained, base and adapter."""
+        return self.frozen_bytes() + self.trained * self.in_weights
+
+    def decoding_bytes(self) -> int:
+        """Return the bytes of the copy in 16 bits that float32 masters are sampled with."""
+        wide = self.numerics.compute.itemsize
+        in_full = isinstance(self.adaptation, Full) and self.numerics.masters == "fp32"
+        return self.size.parameters * wide if in_full and wide < FLOAT else 0
+
+    def activations(self, rows: int, tokens: int) -> int:
+        """Return the peak of a pass over so many rows, its way back with it, in bytes."""
+        return self._cost(tokens).bytes(rows)
+
+    def _cost(self, tokens: int) -> Cost:
+        weights = self.numerics.of(self.adaptation)
+        cost = pass_cost(
+            self.source,
+            self.adaptation,
+            tokens,
+            weights=weights.dtype,
+            compute=self.numerics.compute,
+            checkpointing=self.checkpointing,
+        )
+        # A quantised matrix is in the dtype of computing while it multiplies.
+        matrix = self.size.largest * weights.dtype.itemsize if weights.quantised else 0
+        return Cost(cost.fixed + matrix, cost.each)
+
+    def cache(self, rows: int, tokens: int) -> int:
+        """Return the keys and values of so many rows, in bytes."""
+        return rows * tokens * self.size.cached * self.numerics.compute.itemsize
+
+    def logits(self, rows: int, tokens: int) -> int:
+        """Return the logits of so many rows and the tensors computed beside them, in bytes.
+
+        Many are computed in chunks.
+        """
+        at_once = min(rows * tokens, max(1, LOGITS_AT_ONCE // self.size.vocabulary))
+        return at_once * self.size.vocabulary * FLOAT * LOGIT_COPIES
+
+    @property
     def training_cost(self) -> float:
         """The cost of a forward and a backward pass, in forward passes.
 
-        A probe's backbone has no backward pass.
+        A probe's backbone has no backward pass; checkpointed layers have a second forward pass.
         """
         if isinstance(self.adaptation, Probe):
-            return 1.0
-        return 2.0 if self.frozen else 3.0
-
-    def activations(self, rows: int, tokens: int) -> int:
-        """Return the activations of so many rows, in bytes."""
-        if isinstance(self.adaptation, Probe):
-            return rows * tokens * self.size.width * FLOAT
-        return rows * activation_bytes(self.source, tokens)
-
-    def logits(self, rows: int, tokens: int) -> int:
-        """Return the logits of so many rows and the tensors computed beside them, in bytes."""
-        return rows * tokens * self.size.vocabulary * FLOAT * LOGIT_COPIES
+            return FORWARD
+        return (2.0 if self.frozen else 3.0) + (FORWARD if self.checkpointing else 0.0)
 
 
-def stage_estimates(config: ExperimentConfig, sizes: Lengths) -> Iterator[StageEstimate]:
+def stage_estimates(
+    config: ExperimentConfig, sizes: Lengths, *, on_gpu: bool = False
+) -> Iterator[StageEstimate]:
     """Yield the estimates of the stages that train, as far as the experiment has them."""
     if config.sft is not None:
-        yield _sft("sft", config, config.sft, sizes)
+        yield _sft("sft", config, config.sft, sizes, on_gpu=on_gpu)
     if config.reward is not None:
         yield _reward(config, config.reward, sizes)
     if config.ppo_init is not None:
-        yield _sft("ppo-init", config, config.ppo_init, sizes)
+        yield _sft("ppo-init", config, config.ppo_init, sizes, on_gpu=on_gpu)
     for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
         if chosen is not None:
             yield _ppo(name, config, chosen, sizes)
@@ -225,9 +192,11 @@ def reward_base(config: ExperimentConfig) -> str:
     return config.model if config.reward_base in ("sft", "base") else config.reward_base
 
 
-def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths) -> StageEstimate:
-    model = Model.of(config.model, chosen.adaptation)
-    counts, texts = model.size, sizes.demonstrations
+def _sft(
+    name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths, *, on_gpu: bool
+) -> StageEstimate:
+    model = Model.of(config.model, chosen, chosen.adaptation)
+    texts = sizes.demonstrations
     rows = chosen.micro_batch_size or chosen.batch_size
     longest = min(texts.longest, chosen.max_tokens)
     tokens = chosen.epochs * texts.count * min(texts.mean, chosen.max_tokens)
@@ -235,25 +204,24 @@ def _sft(name: str, config: ExperimentConfig, chosen: SFTConfig, sizes: Lengths)
         longest = max(longest, chosen.pretraining.tokens_per_example)
         share = chosen.pretraining.share / (1.0 - chosen.pretraining.share)
         tokens += chosen.epochs * texts.count * share * chosen.pretraining.tokens_per_example
-    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
-    activations = model.activations(rows, longest)  # TRL computes the logits piece by piece
     memory = StageMemory(
         name,
-        weights,
-        gradients,
-        optimizer,
-        activations,
-        result=2 * weights if device().type == "cpu" else 0,
+        model.weight_bytes(),
+        model.trained * model.in_weights,
+        model.state_bytes(model.trained),
+        # TRL computes the logits piece by piece.
+        max(model.activations(rows, longest), model.rounding_bytes()),
+        result=0 if on_gpu else 2 * model.weight_bytes(),
+        masters=model.trained * FLOAT,
         least=rows == 1,
     )
-    saved = _saved(counts)
-    disk = (chosen.epochs + 1) * saved + optimizer
-    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
+    disk = (chosen.epochs + 1) * _saved(model) + memory.optimizer
+    return StageEstimate(memory, model.training_cost * tokens * model.size.flops, 0.0, disk)
 
 
 def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> StageEstimate:
-    model = Model.of(reward_base(config), chosen.adaptation)
-    counts, prompts = model.size, sizes.ranking_prompts
+    model = Model.of(reward_base(config), chosen, chosen.adaptation)
+    prompts = sizes.ranking_prompts
     most = max(setting.max_new_tokens for setting in config.sampling.settings)
     low, high = config.sampling.responses
     each = min(prompts.longest + most, chosen.max_tokens)
@@ -261,57 +229,84 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
     longest = min(prompts.longest, each) + high * response_tokens
     mean = prompts.mean + (low + high) / 2 * min(sizes.responses.mean, most)
     tokens = chosen.epochs * prompts.count * mean
-    num_trained = model.trained_with_head
-    weights, gradients, optimizer = trained(counts.parameters, num_trained)
     rows = 1 if chosen.micro_prompts == "auto" else chosen.micro_prompts  # the least, as in PPO
-    activations = (
-        model.activations(rows, longest) + rows * high * response_tokens * each * FLOAT
-    )  # and the mask
-    memory = StageMemory("reward", weights, gradients, optimizer, activations, least=rows == 1)
-    disk = 2 * _saved(counts) + optimizer
-    return StageEstimate(memory, model.training_cost * tokens * counts.flops, 0.0, disk)
+    mask = rows * high * response_tokens * each * FLOAT
+    memory = StageMemory(
+        "reward",
+        model.weight_bytes() + model.head * FLOAT,
+        model.trained_with_head * model.in_weights,
+        model.state_bytes(model.trained_with_head),
+        max(model.activations(rows, longest) + mask, model.rounding_bytes()),
+        masters=model.trained_with_head * FLOAT,
+        least=rows == 1,
+    )
+    disk = 2 * _saved(model) + memory.optimizer
+    return StageEstimate(memory, model.training_cost * tokens * model.size.flops, 0.0, disk)
 
 
 def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
-    policy = Model.of(config.model, chosen.adaptation)
-    critic = _critic_model(config, policy)
+    policy = Model.of(config.model, chosen, chosen.adaptation)
+    critic = _critic_model(config, chosen, policy)
     own_critic = isinstance(chosen.models, SeparateModels)
-    num_trained = policy.trained + (critic.trained_with_head if own_critic else policy.size.width)
-    _, gradients, optimizer = trained(0, num_trained)
-    joint = isinstance(chosen.models, JointModels)
-    is_shared = joint or _share_backbone(config, policy, critic)
-    reward_backbone = 0 if is_shared else critic.frozen
+    critic_trained = critic.trained_with_head if own_critic else policy.size.width
     copies = (chosen.ema_decay is not None) + (chosen.validation is not None)
     if chosen.pretraining is not None:
         copies += 2  # the two gradients that are compared at the first minibatch
     memory = StageMemory(
         name,
-        policy.size.parameters * FLOAT,
-        gradients,
-        optimizer,
-        _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+        policy.weight_bytes(),
+        policy.trained * policy.in_weights + critic_trained * critic.in_weights,
+        policy.state_bytes(policy.trained) + critic.state_bytes(critic_trained),
+        max(
+            _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+            policy.rounding_bytes(),
+        ),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
-        critic=(critic.trained_with_head if own_critic else policy.size.width) * FLOAT,
-        reference=policy.trained * FLOAT,
-        reward=_weight_bytes(config.reward_model)
-        if config.reward_model is not None
-        else (reward_backbone + critic.trained_with_head) * FLOAT,
+        critic=critic_trained * critic.in_weights,
+        reference=_copy_bytes(policy, policy.trained),
+        reward=_reward_bytes(config, chosen, policy, critic),
         average=copies * policy.trained * FLOAT,
-        policy=policy.size.parameters * FLOAT,
+        policy=policy.weight_bytes(),
+        masters=(policy.trained + critic_trained) * FLOAT,
         least=_rows(chosen) == chosen.responses_per_prompt,
         in_buckets=False,
     )
-    state = (policy.trained * copies + num_trained) * FLOAT + optimizer
-    disk = NUM_CHECKPOINTS * state + _saved(policy.size) + _saved(critic.size)
+    if chosen.models.offload:  # both come back for the scores of a rollout
+        scoring = memory.reference + memory.reward
+        memory = replace(memory, reference=0, reward=0, average=0, cache=max(memory.cache, scoring))
+    state = policy.trained * copies * FLOAT + critic_trained * FLOAT + memory.optimizer
+    disk = NUM_CHECKPOINTS * (state + policy.trained * FLOAT) + _saved(policy) + _saved(critic)
     flops, read = _ppo_work(chosen, policy, critic, sizes)
     return StageEstimate(memory, flops, read, disk)
 
 
-def _critic_model(config: ExperimentConfig, policy: Model) -> Model:
+def _critic_model(config: ExperimentConfig, chosen: PPOConfig, policy: Model) -> Model:
     """Return the critic's size: the reward model's, or the policy's beside one made elsewhere."""
     if config.reward is None:
         return policy
-    return Model.of(reward_base(config), config.reward.adaptation)
+    return Model.of(reward_base(config), chosen, config.reward.adaptation)
+
+
+def _copy_bytes(model: Model, parameters: int) -> int:
+    """Return the bytes of a frozen copy of what `model` trains: whole weights, or an adapter.
+
+    Beside float32 masters its linear layers alone are in the dtype of computing.
+    """
+    if not isinstance(model.adaptation, Full):
+        return parameters * FLOAT
+    linear = min(model.size.linear, parameters)
+    rest = model.numerics.trained.dtype.itemsize
+    return linear * model.numerics.compute.itemsize + (parameters - linear) * rest
+
+
+def _reward_bytes(config: ExperimentConfig, chosen: PPOConfig, policy: Model, critic: Model) -> int:
+    """Return the bytes of the reward model beside the critic's and the policy's own."""
+    if config.reward_model is not None:
+        return _weight_bytes(config.reward_model)
+    if isinstance(chosen.models, JointModels):
+        return critic.trained_with_head * FLOAT
+    own = 0 if _share_backbone(config, policy, critic) else critic.frozen_bytes()
+    return own + _copy_bytes(critic, critic.trained_with_head)
 
 
 def _weight_bytes(name: str) -> int:
@@ -340,10 +335,11 @@ def _rows(chosen: PPOConfig) -> int:
 def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
     rows = _rows(chosen)
     response_tokens = chosen.sampling.max_new_tokens
-    update = policy.activations(rows, prompt + response_tokens)
+    length = prompt + response_tokens
+    update = policy.activations(rows, length) + policy.logits(rows, response_tokens + 1)
     if isinstance(chosen.models, SeparateModels):
-        update += critic.activations(rows, prompt + response_tokens)
-    update += policy.logits(rows, response_tokens + 1)
+        values = critic.activations(rows, length)
+        update = update + values if chosen.cached.first_forward else max(update, values)
     mix = chosen.pretraining
     if mix is None:
         return update
@@ -356,8 +352,9 @@ def _rollout_bytes(chosen: PPOConfig, policy: Model, prompt: int) -> int:
     rows = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     tokens = prompt + chosen.sampling.max_new_tokens
     merges = isinstance(chosen.rollouts, OwnRollouts) and chosen.rollouts.merged
-    copied = policy.frozen * FLOAT if merges else 0
-    return rows * tokens * policy.size.cache_bytes + policy.logits(rows, 1) + copied
+    wide = policy.numerics.compute.itemsize
+    copied = policy.frozen * wide if merges else policy.decoding_bytes()
+    return policy.cache(rows, tokens) + policy.logits(rows, 1) + copied
 
 
 def _ppo_work(
@@ -380,9 +377,9 @@ def _ppo_work(
         flops += policy.training_cost * epochs * extra * policy.size.flops
     together = min(chosen.sampling.batch_size, chosen.episodes_per_rollout)
     steps = chosen.sampling.max_new_tokens * chosen.episodes / together
-    return flops, steps * policy.size.parameters * FLOAT
+    return flops, steps * (policy.decoding_bytes() or policy.weight_bytes())
 
 
-def _saved(counts: ModelSize) -> int:
+def _saved(model: Model) -> int:
     """Return the bytes of a model on disk: its trained parameters."""
-    return counts.trainable * FLOAT
+    return model.trained * FLOAT

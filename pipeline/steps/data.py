@@ -25,7 +25,7 @@ from pipeline.runs.stage import Source
 from pipeline.steps.step import ExperimentStage
 from reward_models.atomic_files import write_jsonl
 from reward_models.records import Demonstration, Prompt, RankingTask, read_records
-from stages.config import external_names, without_external_names
+from stages.config import HUB, external_names, without_external_names
 from stages.progress import Report
 
 NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set is given
@@ -47,7 +47,11 @@ class Data(ExperimentStage):
             ranked = named_inputs(self.config.labeling, "labeling")
             manifest = Manifest.read(self.folder / "data/manifest.json")
             before = {} if manifest is None else manifest.inputs
-            inputs |= {k: path for k, path in ranked.items() if k in before or Path(path).exists()}
+            inputs |= {
+                key: source
+                for key, source in ranked.items()
+                if key in before or isinstance(source, str) or source.exists()
+            }
         return inputs
 
     def settings(self) -> Mapping[str, Any]:
@@ -146,11 +150,14 @@ def _ranked_already(labeling: Labeling) -> list[Prompt]:
     """The prompts of rankings, or of tasks to be ranked, that were made elsewhere."""
     from stages.data.preferences import load_pairs
 
-    files = {key: Path(text) for (key, *_), _, text in external_names(labeling)}
-    path = files.get("tasks", files.get("rankings"))
-    if path is None or not path.is_file():
+    sources = {key: text for (key, *_), _, text in external_names(labeling)}
+    source = sources.get("tasks", sources.get("rankings"))
+    if source is None or not (source.startswith(HUB) or Path(source).is_file()):
         return []
-    tasks = read_records(path, RankingTask) if "tasks" in files else load_pairs(path)[0]
+    if "tasks" in sources:
+        tasks = read_records(Path(source), RankingTask)
+    else:
+        tasks, _ = load_pairs(source)
     return [
         Prompt(one.prompt, user=one.extra.get("user"), context=one.context, history=one.history)
         for one in tasks

@@ -99,7 +99,7 @@ class Label(ExperimentStage):
         """Write tasks and rankings; raise PeopleNeeded while too few are ranked."""
         labeling = self.config.labeling
         if isinstance(labeling, ImportedRankings) and labeling.tasks is None:
-            tasks, rankings = load_pairs(Path(labeling.rankings))
+            tasks, rankings = load_pairs(labeling.rankings)
         else:
             tasks = read_tasks(self.tasks)
             match labeling:

@@ -48,7 +48,7 @@ from reward_models.conversations import (
 )
 from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
-from stages.data.demonstrations import located
+from stages.data.demonstrations import located, source_rows
 
 Turns = tuple[Turn, ...]
 
@@ -63,13 +63,15 @@ class Pair:
     about: Mapping[str, Any]  # context and category, where the row has them
 
 
-def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
-    """Return a task and a ranking for each pair; ValueError names file and line of bad ones.
+def load_pairs(source: str | Path) -> tuple[list[RankingTask], list[Ranking]]:
+    """Return a task and a ranking for each pair of a file or of `hf:` and a data set.
+
+    ValueError names file and line of a bad one.
 
     The order of the responses depends on their texts alone, so that it reveals nothing.
     """
     tasks, rankings = [], []
-    for number, (where, row) in enumerate(read_rows(path), 1):
+    for number, (where, row) in enumerate(source_rows(str(source)), 1):
         name = f"pair-{number:06d}"
         with located(where):
             pair = _pair(row)
@@ -87,7 +89,7 @@ def load_pairs(path: Path) -> tuple[list[RankingTask], list[Ranking]]:
             tasks.append(RankingTask.from_json(row))
         rankings.append(Ranking(name, "unknown", "imported", ranks))
     if not tasks:
-        raise ValueError(f"{path}: no pair in it")
+        raise ValueError(f"{source}: no pair in it")
     return tasks, rankings
 
 

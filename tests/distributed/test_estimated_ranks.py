@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.estimate.model_size import model_size
-from pipeline.estimate.stages import FLOAT, StageMemory, trained
+from pipeline.estimate.sharded import StageMemory
+from pipeline.estimate.stages import FLOAT
 from stages.adapters.config import Full, LoRA, Restricted
 from tests.distributed.ranks import Sharding, run_ranks
 from tests.reward_models.tiny import tiny_base
@@ -113,8 +114,16 @@ def of_optimizer(optimizer: Any) -> int:
 )
 def test_a_rank_holds_what_was_estimated(base: Path, sharding: Sharding, family: str, ranks: int):
     counts = model_size(base, adaptation(family))
-    weights, gradients, optimizer = trained(counts.parameters, counts.trainable)
-    whole = StageMemory("ppo", weights, gradients, optimizer, 0, in_buckets=False)
+    trained = counts.trainable * FLOAT
+    whole = StageMemory(
+        "ppo",
+        weights=counts.parameters * FLOAT,
+        gradients=trained,
+        optimizer=2 * trained,
+        activations=0,
+        masters=trained,
+        in_buckets=False,
+    )
     estimated = whole.sharded(sharding, ranks)
     for rank in run_ranks(held, base, family, processes=ranks, sharding=sharding, timeout_s=200):
         print(f"{sharding} {family} {ranks}: {rank}")

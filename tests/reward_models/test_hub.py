@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.estimate.model_size import model_config
+from pipeline.estimate.known_shapes import model_config
 from pipeline.evaluation.scorers.classifier import SequenceClassifier
 from reward_models.backbone import load_causal_lm
 from reward_models.model_files import check_source

@@ -57,6 +57,19 @@ def test_the_prompt_of_two_dialogues_is_what_they_share_up_to_the_last_answer(tm
     assert load_pairs(write(tmp_path / "m.jsonl", spoken)) == load_pairs(path)
 
 
+def test_pairs_of_a_data_set_by_name_are_those_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    path = write(
+        tmp_path / "data" / "train.jsonl", {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    )
+    assert load_pairs(f"hf:{tmp_path / 'data'}:train") == load_pairs(path)
+    with pytest.raises(ValueError, match=r"hf:.*:nosuch: no data set to be had"):
+        load_pairs(f"hf:{tmp_path / 'data'}:nosuch")
+
+
 def test_equal_responses_say_nothing_and_the_order_tells_nothing(tmp_path: Path):
     rows = [{"prompt": "p", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(64)]
     same = {"prompt": "p", "chosen": "x", "rejected": "x"}
