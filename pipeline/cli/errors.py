@@ -1,6 +1,7 @@
 """The end of a command: the path of its artefact, one line about a mistake, or a traceback."""
 
 import functools
+import logging
 import os
 import shlex
 import signal
@@ -24,6 +25,8 @@ QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# bitsandbytes warns, as peft imports it, of kernels that it works without.
+QUIET_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
 P = ParamSpec("P")
 
 
@@ -48,6 +51,8 @@ def guarded(command: Callable[[], Path | None], out: Path | None) -> int:
     """Run a command; print the artefact's path as the last line of stdout; return the exit code."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for logger in QUIET_LOGGERS:
+        logging.getLogger(logger).setLevel(logging.ERROR)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         artefact = command()

@@ -9,8 +9,7 @@ from pipeline.runs.stage import in_round, last_round
 from reward_models.model_card import RewardCard
 
 if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +47,11 @@ def policy_folder(folder: Path) -> Path:
 def export_model(folder: Path, out: Path) -> Path:
     """Write a policy, or a reward model as a sequence classifier, as a plain model folder.
 
-    Adapters are merged. Raises ValueError if `out` is taken.
+    Adapters are merged, and weights that are quantised in their files dequantised. Raises
+    ValueError if `out` is taken.
     """
-    from peft import PeftModel
-    from torch import nn
-
     from reward_models.atomic_files import written_aside
-    from stages.adapters.config import Full
-    from stages.models import adapt, load_policy, load_tokenizer, save_policy
+    from stages.models import load_tokenizer, save_policy
 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; expected a new folder for the model")
@@ -64,27 +60,33 @@ def export_model(folder: Path, out: Path) -> Path:
             aside.mkdir(parents=True)
             _export_reward(folder, aside)
         else:
-            policy = load_policy(folder)
-            dtype = _stored_dtype(policy) if isinstance(policy, PeftModel) else None
-            whole = adapt(policy, Full())
-            if dtype is not None:
-                nn.Module.to(whole, dtype)
-            save_policy(whole, load_tokenizer(folder), aside)
+            save_policy(_whole_policy(folder), load_tokenizer(folder), aside)
         manifest = folder.parent / "manifest.json"
         if manifest.is_file():
             shutil.copy(manifest, aside / "origin.json")
     return out
 
 
-def _stored_dtype(policy: "PeftModel") -> "torch.dtype | None":
-    """Return the dtype that an adapter's base has in its files; None where its config has none."""
+def _whole_policy(folder: Path) -> "PreTrainedModel":
+    """Return a policy without adapter and quantised weights, in the dtype of its base's files."""
+    from peft import PeftModel
+    from torch import nn
     from transformers import AutoConfig
 
-    from reward_models.backbone import transformer
+    from reward_models.weights.formats import dequantise, is_quantised
+    from stages.adapters.config import Full
+    from stages.models import adapt, load_base, with_saved_adapter
 
-    stored: torch.dtype | None
-    stored = AutoConfig.from_pretrained(str(transformer(policy).config.name_or_path)).dtype
-    return stored
+    base = load_base(folder)
+    quantised = is_quantised(base)
+    dequantise(base)  # before there is an adapter on it
+    policy = with_saved_adapter(base, folder)
+    whole = adapt(policy, Full())
+    if quantised or isinstance(policy, PeftModel):
+        stored = AutoConfig.from_pretrained(str(base.config.name_or_path)).dtype
+        if stored is not None:
+            nn.Module.to(whole, stored)
+    return whole
 
 
 def _export_reward(folder: Path, out: Path) -> None:
@@ -93,10 +95,15 @@ def _export_reward(folder: Path, out: Path) -> None:
 
     from reward_models.backbone import transformer
     from reward_models.model import RewardModel
+    from reward_models.weights.formats import dequantise, is_quantised
     from reward_models.weights.layouts import CODE, write_exported
-    from stages.models import load_tokenizer, merged
+    from stages.models import load_base, load_tokenizer, merged
 
     model = RewardModel.load(folder)
+    if is_quantised(model.backbone):
+        base = load_base(model.card.base)
+        dequantise(base)
+        model = RewardModel.load(folder, base)
     if model.inner is not None or model.card.pooling != "last":
         raise ValueError(
             f"{folder}: a probe with an MLP or of mean states; no sequence classifier of "

@@ -13,7 +13,10 @@ from typing import Any, Literal
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import WeightConverter
+
+log = logging.getLogger(__name__)
 
 BITSANDBYTES = "bitsandbytes"
 EXTRA = "bitsandbytes"  # of this package
@@ -91,6 +94,30 @@ def quantised_layers(model: nn.Module) -> Iterator[nn.Linear]:
 def is_quantised(model: nn.Module) -> bool:
     """Return true where a layer's matrix is quantised."""
     return next(quantised_layers(model), None) is not None
+
+
+def dequantise(model: PreTrainedModel) -> None:
+    """Put float32 matrices of the same values in the place of quantised ones; the log says so.
+
+    An adapter must not be on the model yet: PEFT would merge it into quantised weights, rounded.
+    """
+    if not is_quantised(model):
+        return
+    model.dequantize(dtype=torch.float32)  # type: ignore[no-untyped-call]
+    # transformers 5 would undo the reading of quantised files as it saves, which has no way back.
+    steps = vars(model).get("_weight_conversions") or []
+    vars(model)["_weight_conversions"] = [step for step in steps if not _reads_quantised(step)]
+    log.warning(
+        "%s: its quantised weights were dequantised; they have the values that they were rounded "
+        "to, not those before",
+        model.config.name_or_path,
+    )
+
+
+def _reads_quantised(step: object) -> bool:
+    """Return true for a step of transformers' loading that puts quantised weights together."""
+    operations = step.operations if isinstance(step, WeightConverter) else []
+    return any(type(operation).__module__.endswith(BITSANDBYTES) for operation in operations)
 
 
 def rounding(model: nn.Module, exact: float) -> float:

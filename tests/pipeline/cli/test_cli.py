@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -271,6 +272,11 @@ def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]):
 
     assert guarded(broken, None) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_libraries_warn_of_nothing_that_a_user_can_change():
+    assert guarded(lambda: None, None) == 0
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
 
 
 def test_a_full_disk_is_seen_through_a_librarys_own_error(tmp_path: Path):
