@@ -277,7 +277,7 @@ def load_pretrained(
     stored = stored_dtypes(source)
     if BASE_DTYPE not in vars(config):  # or else its files are float32 masters of narrower ones
         vars(model.config)[BASE_DTYPE] = str(widest(stored)).removeprefix("torch.")
-    if was_quantised or not weights.keeps(stored):
+    if was_quantised or not weights.exact_for(stored):
         _sources[_tables(model)[0]] = (kind, source)
     return model
 

@@ -72,10 +72,10 @@ def has_place(connection: Connection, annotator: str, task: str, now_s: float) -
 
 def give_back(connection: Connection, now_s: float, annotator: str) -> list[str]:
     """Let a person's leases run out now; return their tasks. They stay theirs while nobody asks."""
-    mine = "annotator = :annotator AND state = 'held' AND expires > :now"
-    rows = run(connection, f"SELECT task FROM leases WHERE {mine}", annotator=annotator, now=now_s)
+    held = "annotator = :annotator AND state = 'held' AND expires > :now"
+    rows = run(connection, f"SELECT task FROM leases WHERE {held}", annotator=annotator, now=now_s)
     tasks = [row.task for row in rows]
-    sql = f"UPDATE leases SET expires = :now WHERE {mine}"
+    sql = f"UPDATE leases SET expires = :now WHERE {held}"
     run(connection, sql, annotator=annotator, now=now_s)
     return tasks
 

@@ -36,7 +36,7 @@ class WeightFormat:
     dtype: torch.dtype = torch.float32
     quantised: Literal["nf4", "int8"] | None = None
 
-    def keeps(self, stored: frozenset[torch.dtype]) -> bool:
+    def exact_for(self, stored: frozenset[torch.dtype]) -> bool:
         """Return true where no weight of these dtypes changes its value by being loaded."""
         exact = {self.dtype, torch.bfloat16, torch.float16} if self == FLOAT32 else {self.dtype}
         return self.quantised is None and stored <= exact

@@ -100,8 +100,8 @@ def test_a_difference_is_seen_without_scrolling_in_text_code_and_tables(
     texts = [f"{STORY}\n\n{wrap % word}\n\n{STORY}" for word in ("north", "nord")]
     give(outputs_of(f"seen {wrap[:9]}", *texts, OTHER))
     page = at_rank(open_room, f"sina{wrap[:2]}", 3, viewport={"width": 1280, "height": 720})
-    shown = page.locator(".card .text").all_text_contents()
-    both = [letter for letter, text in zip("ABC", shown, strict=True) if "painted" not in text]
+    painted = page.locator(".card .text").all_text_contents()
+    both = [letter for letter, text in zip("ABC", painted, strict=True) if "painted" not in text]
     assert "one difference" in put_beside(page, *both)
     assert sorted(page.evaluate(SEEN, "mark")) == ["nord", "north"]
     folds = page.locator(".card.grown .fold")

@@ -213,8 +213,8 @@ def test_a_live_conversation_goes_on_after_the_best_output_and_is_exported_with_
             view = ask(alive, "ask_policy", **after, output=best[-1])["task"]
     chosen = [texts[0][2], texts[1][2], texts[2][0]]
     users = ["Hi", "turn 2", "turn 3"]
-    said = [one.content for one in (*seen[2].history, Turn("user", seen[2].prompt))]
-    assert said == [users[0], chosen[0], users[1], chosen[1], users[2]]
+    contents = [one.content for one in (*seen[2].history, Turn("user", seen[2].prompt))]
+    assert contents == [users[0], chosen[0], users[1], chosen[1], users[2]]
     write_export(room.store, tmp_path, "jsonl")
     rows = [row for _, row in read_jsonl(tmp_path / "conversations.jsonl")]
     made = [Demonstration.from_json(row) for row in rows]

@@ -155,7 +155,7 @@ def test_failures_and_costs_are_counted_and_only_failures_are_tried_again(
     labels: Path, server: str
 ) -> None:
     with closing(Store(labels)) as store:
-        texts = [Response(i, "mumble", "m", {}) for i in "ab"]
+        texts = [Response(i, f"mumble {i}", "m", {}) for i in "ab"]  # two orders, two prompts
         store.add_tasks([RankingTask("odd", "p", tuple(texts))])
     prices = ("--set", "price_prompt=10", "--set", "price_response=0")
     code, output = judge(labels, server, "good", *prices)

@@ -45,8 +45,8 @@ def trained(model: nn.Module) -> None:
 
 def logits(model: nn.Module) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
+        output: Tensor = model(input_ids=IDS).logits
+    return output
 
 
 def furthest(a: Tensor, b: Tensor) -> float:

@@ -51,6 +51,7 @@ TEXTS = {
     "categories",
     "trainer",
     "families",
+    "attn_implementation",
 }
 
 

@@ -79,10 +79,10 @@ class Handler(BaseHTTPRequestHandler):
             sampled_V = torch.full_like(logits_V, -torch.inf)
             allowed = body.get("allowed_token_ids", slice(None))
             sampled_V[allowed] = torch.log_softmax(logits_V[allowed] / temperature, -1)
-            told_V = sampled_V if self.server.tempered else torch.log_softmax(logits_V, -1)
+            reported_V = sampled_V if self.server.tempered else torch.log_softmax(logits_V, -1)
             token = int(torch.multinomial(sampled_V.exp(), 1, generator=generator))
             ids.append(token)
-            logprobs.append(float(told_V[token]) + self.server.off_by)
+            logprobs.append(float(reported_V[token]) + self.server.off_by)
             if token in stops:
                 reason = "stop"
                 break
