@@ -57,6 +57,7 @@ from reward_models.weights.stored import (
 
 Backbone = PreTrainedModel | PeftModel
 BASE_DTYPE = "base_dtype"  # in a config: the dtype of the model that training began with
+_HASHED_AT_ONCE = 1 << 22  # weights, which are copied in float32
 HEADS = ("score.", "classifier.")  # the names of a classifier's head, as in PEFT
 _KINDS = {
     AutoModelForCausalLM: "causal language model",
@@ -340,7 +341,8 @@ def weights_hash(model: nn.Module, rows: int | None = None) -> str:
             continue
         weight = tensor.detach()[:counted] if id(tensor) in tables else tensor.detach()
         digest.update(f"{name.replace('.base_layer.', '.')} {tuple(weight.shape)}".encode())
-        digest.update(weight.float().cpu().contiguous().flatten().numpy().data)
+        for part in weight.flatten().split(_HASHED_AT_ONCE):
+            digest.update(part.float().cpu().numpy().data)
     return digest.hexdigest()
 
 
