@@ -72,8 +72,9 @@ class BottleneckLayer(AdapterLayer):
         if name is None:
             return y_BLD
         settings = self.settings[name]
-        z_BLD = self.dropout[name](x_BLD if settings.parallel else y_BLD).float()
-        low = ACT2FN[settings.activation](self.down[name](z_BLD))
+        down = self.down[name]
+        z_BLD = self.dropout[name](x_BLD if settings.parallel else y_BLD).to(down.weight.dtype)
+        low = ACT2FN[settings.activation](down(z_BLD))
         added_BLD: Tensor = settings.scaling * self.up[name](low)
         return (y_BLD + added_BLD).to(y_BLD.dtype)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +109,12 @@ def check_trained_loss(model: PreTrainedModel, example: Example, pad_id: int) ->
 
 
 def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], labels_BL: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood, of many tokens a chunk of logits at a time."""
+    """Return the summed negative log-likelihood, of many tokens a chunk of logits at a time.
+
+    An engine around a model makes all logits at once.
+    """
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        return _summed_nats(model(**batch, use_cache=False).logits, labels_BL)
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     chunk = tokens_at_once(model)
     if labels_BL.numel() <= chunk or not returns_what_it_unembeds(model, head):

@@ -117,7 +117,7 @@ def masks(base: Path, out: Path) -> list[list[bool]]:
         return dropped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.models.dropout", spy)
+        patch.setattr("stages.residual_dropout.dropout", spy)
         train(base, out, "full", 4, epochs=1, dropout=0.5)
     return results
 

@@ -73,8 +73,9 @@ def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Words]:
         "three": Words(["yes", "no", "perhaps"]),
         "one": Words(["only this"]),
     }
-    monkeypatch.setattr("stages.models.load_policy", lambda name: policies_by_name[name])
+    monkeypatch.setattr("stages.models.load_policy", lambda name, **_: policies_by_name[name])
     monkeypatch.setattr("stages.models.load_tokenizer", lambda name: policies_by_name[name])
+    monkeypatch.setattr("stages.models.to_device", lambda *_: None)
     monkeypatch.setattr("stages.generation.generate.generate_responses", draw)
     return policies_by_name
 
