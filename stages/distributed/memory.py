@@ -173,7 +173,10 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        self._known.update(map(storage_key, storages((args, kwargs))))
+        for storage in storages((args, kwargs)):
+            if (key := storage_key(storage)) not in self._known:
+                self._known.add(key)
+                weakref.finalize(storage, self._known.discard, key)  # the key will be another's
         output = func(*args, **kwargs)
         for storage in storages(output):
             key = storage_key(storage)

@@ -29,6 +29,15 @@ def complaint(path: Path, *sets: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/one_gpu").glob("*.yaml")), ids=str)
+def test_recipes_for_one_gpu_load_and_are_light(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    for stage in (config.sft, config.reward, config.ppo):
+        assert stage.activation_checkpointing
+        assert stage.adaptation.family == "lora" or stage.precision.masters == "stochastic"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!al]*.yaml")), ids=str)
 def test_shipped_experiments_are_valid(path: Path):
     assert load_config(path).name
