@@ -110,6 +110,7 @@ def test_every_setting_of_a_training_stage_is_written_out(size: str) -> None:
         "health",
         "validation",
         "overoptimization",
+        *("precision", "optimizer", "activation_checkpointing", "attn_implementation"),
     }
     for name, ours in (
         ("sft", config.sft),

@@ -82,6 +82,7 @@ def test_nothing_is_over_assigned_while_tasks_widen(store: Store) -> None:
             pass
 
     at_once(work, [f"p{i}" for i in range(5)])
+    work("late")  # what was widened when everybody else had gone
     # The first person disagrees with the judge, the second agrees with the first: two each.
     assert Counter(one.task for one in store.rankings()) == {f"t{i}": 2 for i in range(6)}
 
