@@ -67,12 +67,12 @@ class Numerics:
 
     def autocast(self, *models: nn.Module) -> torch.autocast:
         """Return the context of passes of models: autocast where one of them has wide weights."""
-        wide = [model for model in models if self._is_wide(model)]
+        wide = [model for model in models if self.is_wide(model)]
         device = next(models[0].parameters()).device.type
         dtype = self.compute if wide else torch.bfloat16
         return torch.autocast(device, dtype, enabled=bool(wide))
 
-    def _is_wide(self, model: nn.Module) -> bool:
+    def is_wide(self, model: nn.Module) -> bool:
         """Return true for float32 weights, of which embeddings tell, that compute in 16 bits."""
         if self.compute == torch.float32:
             return False

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from reward_models.model_files import first_line
 from stages.adapters.config import Full, Restricted
+from stages.distributed.compat import autocast_settings
 from stages.distributed.optimizers import AdamKind
 from stages.distributed.state import let_models_load_whole
 from stages.precision import Numerics
@@ -53,11 +54,23 @@ def precision_arguments(numerics: Numerics, adaptation: Full | Restricted) -> di
     environment.
     """
     mixed = numerics.mixed_precision(numerics.of(adaptation))
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and mixed == "bf16":
+        mixed = "no"  # its own narrows the weights themselves; see `computing_in_engine`
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
     on_cpu = not torch.accelerator.is_available()
     return {"bf16": mixed == "bf16", "fp16": mixed == "fp16"} | (
         {"use_cpu": True} if on_cpu and mixed != "no" else {}
     )
+
+
+def computing_in_engine(
+    arguments: Arguments, numerics: Numerics, adaptation: Full | Restricted
+) -> Arguments:
+    """Let DeepSpeed's engine, where there is one, compute under autocast on float32 weights."""
+    plugin = arguments.deepspeed_plugin
+    if plugin is not None and numerics.mixed_precision(numerics.of(adaptation)) == "bf16":
+        plugin.deepspeed_config |= autocast_settings(numerics.compute)
+    return arguments
 
 
 def trainer_optimizer(

@@ -36,6 +36,7 @@ from pipeline.evaluation.suites.truthfulqa import TRUTHFULNESS
 from pipeline.evaluation.validity import measured_validity, validity_notes
 from pipeline.models.prompting import own_weights, prompting_notes
 from reward_models.atomic_files import write_jsonl
+from stages.precision import inference_precision
 from stages.progress import Step
 
 SUITES = (
@@ -101,7 +102,8 @@ def generate(inputs: Inputs, out: Path) -> list[Completion]:
     for number, suite in enumerate(kinds[name] for name in order):
         samples, report = suite.samples, part_of(inputs.report, number, len(order))
         policies = own_weights(inputs.policies) if samples.likelihoods else inputs.policies
-        generated = samples.generate(replace(inputs, policies=policies, report=report))
+        with inference_precision(inputs.config.precision):
+            generated = samples.generate(replace(inputs, policies=policies, report=report))
         if not generated and inputs.config.suites is not None:
             raise ValueError(f"suite {suite.name}: nothing to judge; it needs {samples.needs}")
         report(Step(1, 1))
@@ -124,7 +126,8 @@ def scorers_of(inputs: Inputs) -> dict[str, list[Scorer]]:
     scorers: dict[str, dict[str, Scorer]] = {}
     for suite in chosen(inputs.config):
         of_kind = scorers.setdefault(suite.samples.name, {})
-        of_kind |= {scorer.name: scorer for scorer in suite.scorers(inputs)}
+        with inference_precision(inputs.config.precision):
+            of_kind |= {scorer.name: scorer for scorer in suite.scorers(inputs)}
     return {kind: list(of_kind.values()) for kind, of_kind in scorers.items()}
 
 

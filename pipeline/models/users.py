@@ -28,7 +28,7 @@ def train_users(run: Path, source: str, out: Path | None, sets: Sequence[str], s
     """Train an adapter for each user who has none yet; return the store's folder."""
     from stages.data.demonstrations import load_demonstrations
     from stages.models import device, load_policy, load_tokenizer, to_device
-    from stages.precision import inference_weights
+    from stages.precision import resolved
     from stages.users.store import checked_name
     from stages.users.train import open_user_store, train_user_adapters
 
@@ -42,7 +42,8 @@ def train_users(run: Path, source: str, out: Path | None, sets: Sequence[str], s
     store_folder = out if out is not None else folder / STORE
     with display(["users"]) as progress:
         progress.begin("users", f"{len(by_user)} users, {len(demonstrations)} demonstrations")
-        tokenizer, model = load_tokenizer(folder), load_policy(folder, weights=inference_weights())
+        weights = resolved(config.precision, device()).frozen
+        tokenizer, model = load_tokenizer(folder), load_policy(folder, weights=weights)
         to_device(model, device())
         store = open_user_store(store_folder, model)
         train_user_adapters(

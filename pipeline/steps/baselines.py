@@ -47,6 +47,7 @@ class _BaselineStage(ExperimentStage):
         return self.seeded(
             baseline=without_external_names(self.baseline),
             sampling=self.config.evaluation.sampling.model_dump(mode="json"),
+            precision=self.config.evaluation.precision.model_dump(mode="json"),
         )
 
 
@@ -67,21 +68,23 @@ class Prompted(_BaselineStage):
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.models.prompting import choose_prefix
+        from stages.precision import inference_precision
 
         self.seed_process()
         data = self.data
-        choose_prefix(
-            self.baseline,
-            base=self.base_model,
-            reward_model=self.last_reward_model,
-            demonstrations=data.demonstrations(),
-            prompts=data.prompts("validation"),
-            test_prompts=data.prompts("test"),
-            sampling=self.config.evaluation.sampling,
-            out=out,
-            seed=self.config.seed,
-            report=report,
-        )
+        with inference_precision(self.config.evaluation.precision):
+            choose_prefix(
+                self.baseline,
+                base=self.base_model,
+                reward_model=self.last_reward_model,
+                demonstrations=data.demonstrations(),
+                prompts=data.prompts("validation"),
+                test_prompts=data.prompts("test"),
+                sampling=self.config.evaluation.sampling,
+                out=out,
+                seed=self.config.seed,
+                report=report,
+            )
 
 
 @dataclass(frozen=True)
@@ -138,14 +141,16 @@ class Instructed(_BaselineStage):
 
     def run(self, out: Path, report: Report) -> None:
         from pipeline.steps.instructions import tune
+        from stages.precision import inference_precision
 
         self.seed_process()
-        tune(
-            self.baseline,
-            self.sft,
-            base=self.base_model,
-            sampling=self.config.evaluation.sampling,
-            out=out,
-            seed=self.config.seed,
-            report=report,
-        )
+        with inference_precision(self.sft.precision):
+            tune(
+                self.baseline,
+                self.sft,
+                base=self.base_model,
+                sampling=self.config.evaluation.sampling,
+                out=out,
+                seed=self.config.seed,
+                report=report,
+            )

@@ -79,7 +79,6 @@ class Evaluate(ExperimentStage):
         from pipeline.evaluation.evaluate import evaluate
         from pipeline.evaluation.suites.suite import Inputs
         from reward_models.compat import attention_implementation
-        from stages.precision import inference_precision
 
         self.seed_process()
         data = self.data
@@ -93,8 +92,5 @@ class Evaluate(ExperimentStage):
             seed=self.config.seed,
             report=report,
         )
-        with (
-            attention_implementation(self.config.evaluation.attn_implementation),
-            inference_precision(self.config.evaluation.precision),
-        ):
+        with attention_implementation(self.config.evaluation.attn_implementation):
             evaluate(setting, out)

@@ -98,26 +98,27 @@ class Ppo(ExperimentStage):
 
     def run(self, out: Path, report: Report) -> None:
         from stages.ppo.train import train_ppo
+        from stages.precision import inference_precision
 
         self.seed_process()
         seed, policy = self.config.seed, self.start
         data = self.data
         validation = data.prompts("validation")
-        gold = gold_reward(self.ppo.overoptimization, validation, policy, self.ppo.sampling, seed)
-        mixes = self.ppo.pretraining is not None
-        train_ppo(
-            self.ppo,
-            policy=policy,
-            reward_model=self.reward_model,
-            prompts=data.prompts("ppo"),
-            pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
-            validation=validation if self.ppo.validation is not None else (),
-            gold=gold,
-            held_out=self._held_out(),
-            out=out,
-            seed=seed,
-            report=report,
-        )
+        mixes, rule = self.ppo.pretraining is not None, self.ppo.overoptimization
+        with inference_precision(self.ppo.precision):
+            train_ppo(
+                self.ppo,
+                policy=policy,
+                reward_model=self.reward_model,
+                prompts=data.prompts("ppo"),
+                pretraining=data.folder / "pretraining_texts.jsonl" if mixes else None,
+                validation=validation if self.ppo.validation is not None else (),
+                gold=gold_reward(rule, validation, policy, self.ppo.sampling, seed),
+                held_out=self._held_out(),
+                out=out,
+                seed=seed,
+                report=report,
+            )
 
     def _held_out(self) -> "list[RankedPrompt]":
         """Return rankings that the reward model did not learn from: they check it before PPO."""

@@ -38,7 +38,10 @@ class Select(ExperimentStage):
         return self.config.sft
 
     def settings(self) -> Mapping[str, Any]:
-        return self.seeded(selection=without_external_names(self.sft.selection))
+        return self.seeded(
+            selection=without_external_names(self.sft.selection),
+            precision=self.sft.precision.model_dump(mode="json"),
+        )
 
     def check_data(self) -> None:
         sft = self.sft
@@ -57,4 +60,5 @@ class Select(ExperimentStage):
             out=out,
             seed=self.config.seed,
             report=report,
+            precision=self.sft.precision,
         )

@@ -131,6 +131,22 @@ def skip_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def autocast_settings(dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return the part of DeepSpeed's config for engines that are called under autocast.
+
+    DeepSpeed 0.19: without it an engine switches the autocast around it off. Gradients travel
+    between ranks in float32: no module is named whose own would be narrowed.
+    """
+    if dtype is None:
+        return {}
+    settings = {
+        "enabled": True,
+        "dtype": str(dtype).removeprefix("torch."),
+        "lower_precision_safe_modules": [],
+    }
+    return {"torch_autocast": settings}
+
+
 def is_partitioned(parameter: nn.Parameter) -> bool:
     """Return true where ZeRO-3 divided this parameter."""
     return "ds_id" in vars(parameter)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from peft import PeftModel
@@ -40,8 +41,12 @@ def sharded_network(
     max_gradient_norm: float | None,
     accelerator: Accelerator,
     kind: AdamKind = PLAIN,
+    autocast: torch.dtype | None = None,
 ) -> Network:
-    """Wrap a model to be trained as the launcher shards it."""
+    """Wrap a model to be trained as the launcher shards it.
+
+    `autocast` is the dtype of that around the model's passes, which an engine would switch off.
+    """
     how = sharding(accelerator)
     if how != "none":
         kind.require_plain(how)
@@ -51,7 +56,7 @@ def sharded_network(
         case "zero":
             from stages.distributed.zero import Zero
 
-            return Zero(model, max_gradient_norm, accelerator)
+            return Zero(model, max_gradient_norm, accelerator, autocast)
         case "fsdp2":
             from stages.distributed.fsdp2 import Fsdp2
 

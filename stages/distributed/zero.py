@@ -16,7 +16,13 @@ from deepspeed import comm
 from deepspeed.utils import safe_get_local_grad
 from torch import Tensor, nn
 
-from stages.distributed.compat import full_shape, without_zero3_hooks, zero2_gradients, zero3_shard
+from stages.distributed.compat import (
+    autocast_settings,
+    full_shape,
+    without_zero3_hooks,
+    zero2_gradients,
+    zero3_shard,
+)
 from stages.distributed.network import (
     adamw,
     norm_over_ranks,
@@ -31,12 +37,16 @@ class Zero:
     """See `stages.distributed.network.Network`."""
 
     def __init__(
-        self, model: nn.Module, max_gradient_norm: float | None, accelerator: Accelerator
+        self,
+        model: nn.Module,
+        max_gradient_norm: float | None,
+        accelerator: Accelerator,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.parameters = trained_parameters(model)
-        optimizer = adamw(self.parameters)
-        self.model = _engine(model, optimizer, accelerator, clip=max_gradient_norm or 0.0)
+        optimizer, clip = adamw(self.parameters), max_gradient_norm or 0.0
+        self.model = _engine(model, optimizer, accelerator, clip=clip, autocast=autocast)
         self.optimizer = self.model.optimizer
         self.stage: int = self.model.zero_optimization_stage()
         self.shards_weights = self.stage == _WEIGHTS
@@ -116,6 +126,7 @@ def _engine(
     accelerator: Accelerator,
     *,
     clip: float,
+    autocast: torch.dtype | None = None,
 ) -> Any:
     config = _without_auto(copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config))
     config |= {
@@ -123,6 +134,7 @@ def _engine(
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # an update ends where `step` is called
         "gradient_clipping": clip,
+        **autocast_settings(autocast),
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine

@@ -26,7 +26,7 @@ from reward_models.compat import attention_name
 from reward_models.model_files import first_line
 from reward_models.packed_attention import FORWARD_ERRORS, attention_windows, example_ids
 from stages.data.padding import pad_right
-from stages.forward_check import tolerance_of
+from stages.forward_check import difference, tolerance_of
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +284,8 @@ def _compare(
         try:
             rows = CachedRows(model, requests, adapters, part, pad_id=prompts[0][1])
             logits = _logits(rows, token_SB)
-            worst = max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True))
+            pairs = zip(logits, expected, strict=True)
+            worst = max(difference(model, a, b) for a, b in pairs)
             if worst <= tolerance_of(model, expected[0]):
                 return Decoding(True, part < max(lengths), obstacle)
             obstacle = f"logits with its cache differ from those of a whole pass by {worst:.1e}"

@@ -78,7 +78,10 @@ class PPORun:
         self.config, self.accelerator, self.seed = config, accelerator, seed
         kind = AdamKind(config.optimizer, config.precision.masters, seed)
         self.policy, self.critic = (
-            sharded_network(model, config.max_gradient_norm, accelerator, kind)
+            sharded_network(
+                *(model, config.max_gradient_norm, accelerator, kind),
+                autocast=models.numerics.compute if models.numerics.is_wide(model) else None,
+            )
             for model in (models.policy, models.critic)
         )
         shard_frozen(models.reference, accelerator)

@@ -53,6 +53,7 @@ from stages.reward.shared_prompt import Inputs, Layout, SeparateRows, SharedProm
 from stages.reward.trainer import RewardTrainer
 from stages.training_arguments import (
     check_fsdp,
+    computing_in_engine,
     num_ranks,
     precision_arguments,
     training_arguments,
@@ -188,7 +189,7 @@ def fit(
 
 
 def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingArguments:
-    ranks = num_ranks()
+    ranks, numerics = num_ranks(), resolved(config.precision, device())
     whole = max(config.prompts_per_batch // ranks, 1)
     micro = whole if config.micro_prompts == "auto" else config.micro_prompts
     if config.prompts_per_batch % (micro * ranks):
@@ -216,10 +217,11 @@ def _arguments(config: RewardConfig, checkpoints: Path, seed: int) -> TrainingAr
         "disable_tqdm": True,
         "activation_checkpointing": False,  # `checkpoint_activations` does it
         "seed": seed,
-        **precision_arguments(resolved(config.precision, device()), config.adaptation),
+        **precision_arguments(numerics, config.adaptation),
     }
     defaults = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
-    return training_arguments(TrainingArguments, ours, defaults | config.trainer)
+    arguments = training_arguments(TrainingArguments, ours, defaults | config.trainer)
+    return computing_in_engine(arguments, numerics, config.adaptation)
 
 
 def fit_to_memory(

@@ -33,6 +33,7 @@ from stages.sft.selection import CHECKPOINTS, choose_epoch, drop_resume_state, e
 from stages.sft.trainer import SupervisedTrainer
 from stages.training_arguments import (
     check_fsdp,
+    computing_in_engine,
     num_ranks,
     precision_arguments,
     training_arguments,
@@ -129,7 +130,7 @@ def trained_model(config: SFTConfig, base: str | Path, seed: int) -> PreTrainedM
 
 
 def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bool) -> SFTArguments:
-    processes = num_ranks()
+    processes, numerics = num_ranks(), resolved(config.precision, device())
     micro = config.micro_batch_size or max(1, config.batch_size // processes)
     if config.batch_size % (micro * processes):
         raise ValueError(
@@ -159,7 +160,7 @@ def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bo
         "data_seed": seed,
         "disable_tqdm": True,
         "activation_checkpointing": False,  # `checkpoint_activations` does it
-        **precision_arguments(resolved(config.precision, device()), config.adaptation),
+        **precision_arguments(numerics, config.adaptation),
     }
     defaults: dict[str, object] = {  # which `trainer:` may change
         "max_grad_norm": 1.0,
@@ -167,7 +168,8 @@ def _arguments(config: SFTConfig, checkpoints: Path, seed: int, *, validated: bo
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return training_arguments(SFTArguments, ours, defaults | config.trainer)
+    arguments = training_arguments(SFTArguments, ours, defaults | config.trainer)
+    return computing_in_engine(arguments, numerics, config.adaptation)
 
 
 def _fitting(

@@ -109,6 +109,31 @@ def test_two_ranks_train_what_one_trains(world: World, tmp_path: Path, sharding:
     assert second == []
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("family", ["full", "lora"])
+def test_ranks_compute_in_the_precision_of_the_config(
+    world: World, tmp_path: Path, family: str, sharding: Sharding
+) -> None:
+    settings = {
+        "adaptation": FAMILIES[family].model_dump(),
+        "precision": {"compute": "bf16"},
+        "episodes": 16,
+    }
+    alone = trained(world, tmp_path / "one", settings)
+    first, _ = run_ranks(
+        trained, world, tmp_path / "ranks", settings, processes=2, sharding=sharding
+    )
+    assert all(step["ppo/first_ratio_error"] <= 1e-2 for step in first)
+    assert first[0]["ppo/kl_nats"] == 0.0
+    assert first[0]["ppo/score"] == pytest.approx(alone[0]["ppo/score"], abs=0.05)
+    exact = trained(world, tmp_path / "exact", settings | {"precision": {}})
+    assert first[0]["ppo/score"] != exact[0]["ppo/score"]  # it was not float32
+    saved = weights(tmp_path / "ranks")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+
+
 SETS = [
     (family, sharding)
     for sharding in ("ddp", "zero1", "zero2", "zero3", "fsdp2")

@@ -1,14 +1,22 @@
 """The dtypes that a `Precision` means on a device."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from reward_models.weights.formats import FLOAT32, WeightFormat
+from reward_models.backbone import load_causal_lm, weights_hash
+from reward_models.compat import TorchDispatchMode
+from reward_models.weights.formats import FLOAT32, WeightFormat, quantised_layers
 from stages.adapters.config import Full, LoRA
+from stages.models import load_policy
+from stages.ppo.models import load_models
 from stages.precision import (
     Numerics,
     inference_precision,
     inference_weights,
+    narrow_frozen,
+    narrowed,
     require_trainable_precision,
     resolved,
 )
@@ -17,6 +25,8 @@ from stages.reward import train as reward_stage
 from stages.reward.config import RewardConfig
 from stages.sft import train as sft_stage
 from stages.sft.config import SFTConfig
+from tests.reward_models.tiny import tiny_base
+from tests.stages.ppo.tiny_ppo import probe_world
 
 CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 BF16 = WeightFormat(torch.bfloat16)
@@ -101,3 +111,59 @@ def test_models_that_only_sample_or_score_have_the_precision_of_their_stage(monk
     on_card(monkeypatch, bf16=True)
     monkeypatch.setattr("stages.precision.device", lambda: CUDA)
     assert inference_weights() == BF16
+
+
+class Conversions(TorchDispatchMode):
+    """Counts conversions of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_cast = func in (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype)
+        if is_cast and args[0].dim() == 2 and min(args[0].shape) >= 16:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_decoding_under_autocast_converts_every_matrix_once_and_changes_no_bit(tmp_path):
+    model, numerics = load_policy(tiny_base(tmp_path)), resolved(Precision(compute="bf16"), CPU)
+    ids_BL = torch.tensor([[3, 4, 5]])
+    logits, counts = [], []
+    for copies in (nullcontext(), narrowed(model, numerics.compute)):
+        with torch.inference_mode(), Conversions() as casts, numerics.autocast(model), copies:
+            logits.append([model(ids_BL).logits for _ in range(4)][-1])
+            counts.append(casts.count)
+    assert torch.equal(*logits)
+    matrices = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert counts == [4 * matrices, matrices]
+    assert model.lm_head.weight.dtype == torch.float32
+
+
+def test_a_frozen_model_in_narrow_matrices_is_bit_equal_under_autocast(tmp_path):
+    base = tiny_base(tmp_path, tied=True)
+    wide, narrow = load_policy(base), load_policy(base).requires_grad_(False)
+    numerics = resolved(Precision(compute="bf16"), CPU)
+    narrow_frozen([narrow], torch.bfloat16, unless_in=[])
+    assert narrow.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert narrow.lm_head.weight.dtype == torch.float32  # the embedding's
+    with torch.no_grad(), numerics.autocast(wide):
+        ids_BL = torch.tensor([[3, 4, 5]])
+        assert torch.equal(wide(ids_BL).logits, narrow(ids_BL).logits)
+
+
+@pytest.mark.parametrize("quantised", ["nf4", "int8"])
+def test_the_four_roles_of_ppo_hold_a_quantised_backbone_once(tmp_path, quantised):
+    policy, reward = probe_world(tmp_path)
+    numerics = Numerics(WeightFormat(quantised=quantised))
+    models = load_models(policy, reward, LoRA(rank=2), seed=0, device=CPU, numerics=numerics)
+    roles = (models.policy, models.reference, models.critic, models.reward)
+    memories = [{one.weight.data_ptr() for one in quantised_layers(role)} for role in roles]
+    assert memories[0]
+    assert all(memory == memories[0] for memory in memories)
+
+
+@pytest.mark.parametrize("quantised", ["nf4", "int8"])
+def test_a_base_has_one_hash_in_every_format(tmp_path, quantised):
+    base = tiny_base(tmp_path)
+    narrow = load_causal_lm(base, WeightFormat(torch.bfloat16, quantised))
+    assert weights_hash(narrow) == weights_hash(load_causal_lm(base))

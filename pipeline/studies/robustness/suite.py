@@ -50,6 +50,7 @@ from reward_models.records import Demonstration, read_records
 from stages.config import without_external_names
 from stages.data.supervised import encode, response_loss
 from stages.models import adapt, load_policy, load_tokenizer, trainable_parameters
+from stages.precision import inference_precision, inference_weights
 from stages.progress import Report, Step
 from stages.sft.train import train_sft
 
@@ -207,13 +208,15 @@ def _answers(
     config: RobustnessConfig, name: str, seed: int, source: str | Path, domains: Domains
 ) -> list[Completion]:
     rows = []
-    for domain, prompts in ((IN, domains.in_domain), (OUT, domains.out_of_domain)):
-        rows += generate_completions(
-            {name: source}, prompts, suite=domain, sampling=config.sampling, seed=seed
-        )
+    with inference_precision(config.sft.precision):
+        for domain, prompts in ((IN, domains.in_domain), (OUT, domains.out_of_domain)):
+            rows += generate_completions(
+                {name: source}, prompts, suite=domain, sampling=config.sampling, seed=seed
+            )
+        policy = load_policy(source, weights=inference_weights())
     scorers: list[Scorer] = [GoldScorer(), RougeL()]
     rows = scored([replace(row, k=seed) for row in rows], scorers)
-    nats = reference_nats(load_policy(source), load_tokenizer(source), rows)
+    nats = reference_nats(policy, load_tokenizer(source), rows)
     return [
         replace(row, scores={**row.scores, LIKELIHOOD: scores})
         for row, scores in zip(rows, nats, strict=True)
