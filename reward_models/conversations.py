@@ -12,6 +12,7 @@ refused, because a model would be trained on something else.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any, Literal, get_args
 
 from reward_models.row_files import json_value, whole_characters
@@ -101,6 +102,22 @@ def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
         else:
             turns.append(Turn(role, words.strip()))
     return tuple(turns) if turns[-1].role == "user" else None
+
+
+def shared_dialogue(first: str, second: str) -> tuple[tuple[Turn, ...], int] | None:
+    """Return the turns that two dialogues begin with, up to the last answer, and their length.
+
+    None where they do not begin with the same dialogue.
+    """
+    shared = commonprefix([first, second])  # noqa: RUF071  # characters are meant
+    end = shared.rfind(ASSISTANT_TURN)
+    while end >= 0:
+        length = end + len(ASSISTANT_TURN)
+        turns = parse_dialogue(shared[:length])
+        if turns is not None:
+            return turns, length
+        end = shared.rfind(ASSISTANT_TURN, 0, end)
+    return None
 
 
 def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...] | None:

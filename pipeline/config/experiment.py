@@ -117,6 +117,7 @@ class FileSource(Config):
     held_out_texts: DataSource | None = None  # None: a twentieth of the pretraining texts
     prompts_per_user: PositiveInt | None = None  # of each training set; the paper has 200
     shared_prefix: PositiveInt | None = None  # characters that make two prompts one (section 3.2)
+    max_prompt_tokens: PositiveInt | None = None  # longer prompts are left out; of `model`'s tokens
 
 
 class RankingTasks(Config):

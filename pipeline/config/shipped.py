@@ -57,7 +57,8 @@ def shipped_experiments() -> list[str]:
     """Return the names by which `rlhf run` takes the shipped experiments."""
     root = configs_folder()
     paths = [root / "quickstart.yaml"]
-    paths += [path for name in ("instructgpt", "smollm2") for path in (root / name).glob("*.yaml")]
+    folders = ("instructgpt", "one_gpu", "smollm2")
+    paths += [path for name in folders for path in (root / name).glob("*.yaml")]
     return sorted(
         path.parent.name
         if path.stem == path.parent.name

@@ -5,7 +5,7 @@ and the output says so.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -81,12 +81,21 @@ def _files(source: FileSource, tokenizer: PreTrainedTokenizerBase | None) -> Len
     responses: list[Row] = [(None, response) for _, response in demonstrations]
     ranking = _rows(source.ranking_prompts, load_prompts)
     ppo = _rows(source.ppo_prompts or source.ranking_prompts, load_prompts)
+    ranked = _texts(ranking, tokenizer) if ranking else PAPER.ranking_prompts
+    answered = _texts(ppo, tokenizer) if ppo else PAPER.ppo_prompts
     return Lengths(
         _texts(demonstrations, tokenizer) if demonstrations else PAPER.demonstrations,
         _texts(responses, tokenizer) if responses else PAPER.responses,
-        _texts(ranking, tokenizer) if ranking else PAPER.ranking_prompts,
-        _texts(ppo, tokenizer) if ppo else PAPER.ppo_prompts,
+        _at_most(ranked, source.max_prompt_tokens),
+        _at_most(answered, source.max_prompt_tokens),
     )
+
+
+def _at_most(texts: Texts, tokens: int | None) -> Texts:
+    """Return the texts where longer ones are left out."""
+    if tokens is None:
+        return texts
+    return replace(texts, mean=min(texts.mean, tokens), longest=min(texts.longest, tokens))
 
 
 def _rows(

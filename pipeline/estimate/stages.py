@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config.experiment import ExperimentConfig
+from pipeline.config.experiment import ExperimentConfig, ImportedRankings
 from pipeline.estimate.lengths import Lengths
 from pipeline.estimate.model_size import ModelSize, model_size, pass_cost
 from pipeline.estimate.sharded import StageMemory
@@ -224,6 +224,8 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
     prompts = sizes.ranking_prompts
     most = max(setting.max_new_tokens for setting in config.sampling.settings)
     low, high = config.sampling.responses
+    if isinstance(config.labeling, ImportedRankings) and config.labeling.tasks is None:
+        low, high, most = 2, 2, chosen.max_tokens  # pairs, of any length
     each = min(prompts.longest + most, chosen.max_tokens)
     response_tokens = each - min(prompts.longest, each - 1)
     longest = min(prompts.longest, each) + high * response_tokens

@@ -4,13 +4,14 @@ They become JSON lines in one folder, so that all later stages read the same fil
 hash what it was fed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.experiment import ExperimentConfig, FileSource, Labeling, QuickstartSource
-from pipeline.runs.manifest import Manifest, named_inputs
+from pipeline.runs.manifest import Manifest, model_source, named_inputs
 from pipeline.runs.splits import (
     OVERLAP,
     Row,
@@ -32,6 +33,8 @@ NUM_VALIDATION_PROMPTS = 200  # at most, taken from the PPO prompts where no set
 VALIDATION_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Data(ExperimentStage):
@@ -47,6 +50,8 @@ class Data(ExperimentStage):
             ranked = named_inputs(self.config.labeling, "labeling")
             manifest = Manifest.read(self.folder / "data/manifest.json")
             before = {} if manifest is None else manifest.inputs
+            if self.config.data.max_prompt_tokens is not None:
+                inputs["base"] = self.base_model  # its tokenizer counts
             inputs |= {
                 key: source
                 for key, source in ranked.items()
@@ -89,8 +94,9 @@ def _from_files(config: ExperimentConfig, source: FileSource, folder: Path) -> N
 
     seed, ranked = f"data/{config.seed}", _ranked_already(config.labeling)
     demonstrations, validation = _demonstrations(source, seed)
-    ppo, ranking, held = _prompts(source, seed, ranked, demonstrations)
-    held_out = {"validation": held, "test": load_prompts(source.test_prompts)}
+    read = _reader(config.model, source.max_prompt_tokens)
+    ppo, ranking, held = _prompts(source, seed, ranked, demonstrations, read)
+    held_out = {"validation": held, "test": read(source.test_prompts)}
     if source.toxicity_prompts is not None:
         held_out["toxicity"] = load_prompts(source.toxicity_prompts)
     if demonstrations:
@@ -125,19 +131,50 @@ def _demonstrations(
     return split(rows, number, f"{seed}/demonstrations", where)
 
 
-def _prompts(
-    source: FileSource, seed: str, ranked: Sequence[Prompt], demonstrations: Sequence[Demonstration]
-) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
-    """Prompts for PPO, to be ranked, and to validate by."""
+def _reader(model: str, max_tokens: int | None) -> Callable[[str], list[Prompt]]:
+    """Return a function that loads prompts, but for those of more tokens, which are counted."""
     from stages.data.demonstrations import load_prompts
 
+    if max_tokens is None:
+        return load_prompts
+    from stages.data.template import conversation_ids
+    from stages.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model_source(model))
+
     def read(where: str) -> list[Prompt]:
-        return limited(load_prompts(where), source.prompts_per_user, source.shared_prefix, where)
+        rows = load_prompts(where)
+        short = [row for row in rows if len(conversation_ids(tokenizer, row)) <= max_tokens]
+        if not short:
+            raise ValueError(
+                f"{where}: every prompt has more than data.max_prompt_tokens ({max_tokens})"
+            )
+        if len(short) < len(rows):
+            log.warning(
+                "%s: %d of %d prompts are left out by data.max_prompt_tokens",
+                *(where, len(rows) - len(short), len(rows)),
+            )
+        return short
+
+    return read
+
+
+def _prompts(
+    source: FileSource,
+    seed: str,
+    ranked: Sequence[Prompt],
+    demonstrations: Sequence[Demonstration],
+    load: Callable[[str], list[Prompt]],
+) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Prompts for PPO, to be ranked, and to validate by."""
+
+    def read(where: str) -> list[Prompt]:
+        return limited(load(where), source.prompts_per_user, source.shared_prefix, where)
 
     ranking = [] if source.ranking_prompts is None else read(source.ranking_prompts)
     ppo = ranking if source.ppo_prompts is None else read(source.ppo_prompts)
     if source.validation_prompts is not None:
-        return ppo, ranking, load_prompts(source.validation_prompts)
+        return ppo, ranking, load(source.validation_prompts)
     return validation_prompts(
         *(ppo, ranking, min(NUM_VALIDATION_PROMPTS, max(1, len(ppo) // 10)), f"{seed}/prompts"),
         ranked=ranked,

@@ -12,9 +12,10 @@ also `.txt`) or `hf:NAME`, a data set of the hub or a folder that the datasets l
     {"instruction": "...", "input": "...", "output": "..."}       Alpaca's
     {"instruction": "...", "instances": [{"input", "output"}]}    Self-Instruct's
 
-A prompt may be one of Anthropic's dialogues. The last answer of a conversation is the response, the
-user's words before it are the prompt, and all turns before that, the system's included, are its
-history (see reward_models/conversations.py).
+A preference pair (see stages/data/preferences.py) gives its prompt. A prompt may be one of
+Anthropic's dialogues. The last answer of a conversation is the response, the user's words before it
+are the prompt, and all turns before that, the system's included, are its history (see
+reward_models/conversations.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from reward_models.conversations import (
     parse_dialogue,
     parse_turns,
     prompt_turns,
+    shared_dialogue,
 )
 from reward_models.records import Demonstration, Prompt
 from reward_models.row_files import ENDINGS, ending, read_rows, text_lines
@@ -132,11 +134,27 @@ def _demonstrations(row: Row) -> list[Demonstration]:
 
 def _prompts(row: Row) -> list[Prompt]:
     prompts = []
-    for one in _instances(row):
+    for one in _instances(_question_of_pair(row)):
         plain = _plain(one)
         plain.pop("response", None)
         prompts.append(Prompt.from_json(plain))
     return prompts
+
+
+def _question_of_pair(row: Row) -> Row:
+    """Return a preference pair's row with its prompt alone; another row as it is."""
+    if not {"chosen", "rejected"} <= row.keys():
+        return row
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    if any(rest.get(name) not in (None, "") for name in ("prompt", "messages", "conversations")):
+        return rest
+    chosen = parse_turns(row["chosen"], "chosen")
+    if chosen is not None:
+        return {**rest, "messages": chosen[:-1]}
+    shared = shared_dialogue(str(row["chosen"]), str(row["rejected"]))
+    if shared is None:
+        raise ValueError("no 'prompt', and 'chosen' and 'rejected' do not begin with one dialogue")
+    return {**rest, "messages": shared[0]}
 
 
 def _text(row: Row) -> str:

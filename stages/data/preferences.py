@@ -33,18 +33,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from reward_models.conversations import (
-    ASSISTANT_TURN,
     Conversation,
     Turn,
     parse_dialogue,
     parse_turns,
     prompt_turns,
     question,
+    shared_dialogue,
 )
 from reward_models.records import Demonstration, Ranking, RankingTask, Response, UniqueKeys
 from reward_models.row_files import read_rows
@@ -132,15 +131,11 @@ def _after(texts: tuple[str, str], prompt: object) -> tuple[str, str]:
 
 def _of_dialogues(chosen: str, rejected: str) -> tuple[Conversation, str, str]:
     """Split two dialogues at the last answer whose beginning they share."""
-    shared = commonprefix([chosen, rejected])  # noqa: RUF071  # characters are meant
-    end = shared.rfind(ASSISTANT_TURN)
-    while end >= 0:
-        turns = parse_dialogue(shared[: end + len(ASSISTANT_TURN)])
-        if turns is not None:
-            rest = end + len(ASSISTANT_TURN)
-            return question(turns), chosen[rest:].strip(), rejected[rest:].strip()
-        end = shared.rfind(ASSISTANT_TURN, 0, end)
-    raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
+    shared = shared_dialogue(chosen, rejected)
+    if shared is None:
+        raise ValueError("no 'prompt', and the two texts do not begin with the same dialogue")
+    turns, length = shared
+    return question(turns), chosen[length:].strip(), rejected[length:].strip()
 
 
 def _conversation(name: str, prompt: Turns, turns: Turns) -> Turns:

@@ -71,7 +71,7 @@ class Case(Written):
     first_pass: bool = True  # of ours, whether `ppo.cached.first_forward` is set
     lower_layers: bool = True  # of ours, what `ppo.cached.lower_layers` is
     packed: bool = True  # of ours, what `ppo.packed` is
-    device: str = "cpu"  # or "cuda", in bfloat16 (both sides by autocast)
+    device: str = "cpu"  # or "cuda": ours in the verb's default precision, the peer's under bf16
     compiled: bool = False  # of ours, what `sampling.compiled` is
     models: str = "separate"  # of ours, what `ppo.models.kind` is; the peer's are four models
 

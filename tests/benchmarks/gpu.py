@@ -1,7 +1,8 @@
 """The same on one GPU:   python -m tests.benchmarks.gpu OUT --trl FOLDER
 
-A Llama of 1.1 billion parameters in bfloat16: PPO steps beside TRL's, what an update makes of the
-GPU's arithmetic, and decoding by compiled steps beside eager ones. Wall seconds, one step of each
+A Llama of 1.1 billion parameters: PPO steps beside TRL's, what an update makes of the GPU's
+arithmetic, and decoding by compiled steps beside eager ones. Ours are in the precision that a
+config without `precision:` has on the device, TRL's in its bf16. Wall seconds, one step of each
 side in turn; both sides' models are on the GPU at once (about 100 GB). OUT gets gpu.json. `--check`
 runs all of it on a CPU, with a model of some thousand parameters: numbers of no meaning, but
 whoever has a GPU at hand for an hour should not find a mistake in here.
@@ -19,6 +20,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from stages.precision import resolved
+from stages.precision_config import Precision
 from tests.benchmarks.alternate import Worker, alternate, ratio
 from tests.benchmarks.cases import LLAMA, Case, Shape, make_policy
 from tests.benchmarks.flops import sampling_flops, update_flops
@@ -135,6 +138,8 @@ def main(
         cases.append(lambda c=here, n=number: ppo(c, out / f"gpu{n}", trl, pairs))  # type: ignore[misc]
     machine = "cpu" if check else torch.cuda.get_device_name()
     about = {"date": date.today().isoformat(), "machine": machine, "torch": torch.__version__}
+    numerics = resolved(Precision(), torch.device("cpu" if check else "cuda"))
+    about |= {"compute": str(numerics.compute), "frozen": str(numerics.frozen.dtype)}
     results: list[dict[str, Any]] = []
     for one in cases:
         results.append(one())

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages import precision
 from tests.benchmarks.alternate import Worker, alternate, ratio
 from tests.benchmarks.cases import END, PAD, Case, Shape, load_policy_of, make_policy, prompts
 from tests.benchmarks.flops import backbone
+from tests.benchmarks.ppo.ours import new_run
 from tests.benchmarks.reward.case import RewardCase
 
 TINY = Shape(vocabulary=200, hidden=32, inner=64, layers=2, heads=4, kv_heads=2)
@@ -33,6 +35,17 @@ def test_the_trunk_is_counted_as_transformers_counts_it(tmp_path: Path):
 def test_ratios_are_taken_pair_by_pair():
     rows = {"a": [{"cpu_s": 1.0}, {"cpu_s": 2.0}], "b": [{"cpu_s": 3.0}, {"cpu_s": 4.0}]}
     assert ratio(rows, "a", "b") == {"median": 2.5, "worst": 2.0, "best": 3.0}
+
+
+@pytest.mark.parametrize("native", [torch.float32, torch.bfloat16])
+def test_our_side_computes_in_the_precision_that_the_verb_resolves(native, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "_native", lambda _: native)
+    case = Case("tiny", TINY, lora_rank=2, episodes=4, minibatch=4, micro=2, response_limit=4)
+    make_policy(case, tmp_path / "policy")
+    models = new_run(case, tmp_path).models
+    frozen = [p.dtype for p in models.policy.parameters() if not p.requires_grad]
+    assert set(frozen) == {native}
+    assert models.numerics.compute == native
 
 
 @pytest.mark.slow  # two processes that import trainers

@@ -16,6 +16,7 @@ from stages.ppo.forward_checks import obstacle_to_packing
 from stages.ppo.models import load_models
 from stages.ppo.ppo import iterate
 from stages.ppo.run import PPORun
+from stages.precision import resolved
 from stages.reward.config import RewardConfig
 from stages.reward.train import new_reward_model
 from tests.benchmarks.cases import Case, prompts
@@ -68,9 +69,12 @@ def reward_model(folder: Path, case: Case) -> Path:
 
 
 def new_run(case: Case, folder: Path) -> PPORun:
-    """Return the trained models, of the policy in `folder` and a reward model on it."""
-    config, on_cpu = settings(case), case.device == "cpu"
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
+    """Return the trained models, of the policy in `folder` and a reward model on it.
+
+    They are in the precision that `rlhf ppo` resolves from the same config.
+    """
+    config = settings(case)
+    accelerator = Accelerator(cpu=case.device == "cpu", mixed_precision="no")
     models = load_models(
         folder / "policy",
         reward_model(folder, case),
@@ -78,9 +82,11 @@ def new_run(case: Case, folder: Path) -> PPORun:
         config.models,
         seed=0,
         device=accelerator.device,
+        numerics=resolved(config.precision, accelerator.device),
     )
     longest = max(prompts(case, 64 * case.episodes), key=len)
-    obstacle = obstacle_to_packing(models, longest, case.response_limit, 1)
+    with models.autocast():
+        obstacle = obstacle_to_packing(models, longest, case.response_limit, 1)
     assert obstacle is None, obstacle
     return PPORun(replace(models, packed=case.packed), config, accelerator, seed=0, out=folder)
 

@@ -16,7 +16,7 @@ class SamplingCase(Written):
     prompt: int = 64
     limit: int = 64
     mean_response: int | None = 21
-    device: str = "cpu"  # or "cuda", in bfloat16
+    device: str = "cpu"  # or "cuda": of ours, in the precision of the verbs' default
 
 
 def prompts_of(case: SamplingCase) -> list[list[int]]:

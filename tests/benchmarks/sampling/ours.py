@@ -8,6 +8,8 @@ import torch
 from stages.generation.config import SamplingConfig
 from stages.generation.generate import generate_responses
 from stages.models import load_policy, load_tokenizer
+from stages.precision import resolved
+from stages.precision_config import Precision
 from tests.benchmarks.sampling.case import SamplingCase, prompts_of
 from tests.benchmarks.worker import Meter, step_protocol
 
@@ -17,9 +19,9 @@ def main(folder: Path, *, compiled: bool) -> None:
     send, wait_for_go = step_protocol()
     torch.set_num_threads(1)
     case = SamplingCase.read(folder / "case.json")
-    policy, words = load_policy(folder / "policy"), load_tokenizer(folder / "policy")
-    if case.device == "cuda":
-        policy = policy.to("cuda", torch.bfloat16)
+    weights = resolved(Precision(), torch.device(case.device)).frozen
+    policy = load_policy(folder / "policy", weights=weights).to(case.device)
+    words = load_tokenizer(folder / "policy")
     prompts = [ids for ids in prompts_of(case) for _ in range(case.responses)]
     sampling = SamplingConfig(max_new_tokens=case.limit, batch_size=len(prompts), compiled=compiled)
     send({"ready": True})
