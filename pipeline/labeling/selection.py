@@ -1,4 +1,4 @@
-"""The choice of what to rank next: tasks, and outputs of a task, that teach a linear head most.
+"""The choice of what to rank next: the tasks that teach a linear head most.
 
 The ensemble of heads on cached features is held in closed form. A head w has the prior
 N(0, I / precision); after pairs with gaps x = feature(better) - feature(worse), the posterior of
@@ -21,7 +21,6 @@ import heapq
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,6 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 Floats = NDArray[np.float64]
-ALIKE = 0.02  # of the mean squared distance of a task's outputs
 PRECISION = 1.0  # of the prior, for features of `scaled`
 
 
@@ -48,7 +46,7 @@ class Heads:
     def information(self, feature_KD: Floats) -> float:
         """Return the nats about the head that an order of these outputs gives."""
         kernel_KK = feature_KD @ self.covariance_DD @ feature_KD.T
-        return _information(self.scores(feature_KD), kernel_KK)
+        return information(self.scores(feature_KD), kernel_KK)
 
     def after(self, feature_KD: Floats) -> "Heads":
         """Return the heads once these are ranked; the mean stays, as the order is not known yet."""
@@ -61,7 +59,8 @@ class Heads:
         )
 
 
-def _information(score_K: Floats, kernel_KK: Floats) -> float:
+def information(score_K: Floats, kernel_KK: Floats) -> float:
+    """Return what ranking outputs with these scores and covariances tells, in nats."""
     root_P, variance_PP = _pairs(score_K, kernel_KK)
     inner_PP = np.eye(len(root_P)) + root_P[:, None] * variance_PP * root_P
     return float(0.5 * np.linalg.slogdet(inner_PP)[1])
@@ -118,28 +117,6 @@ def fit_heads(gap_ND: Floats, precision: float = PRECISION) -> Heads:
     weight_N = p_N * (1.0 - p_N)
     inverse_DD = precision * np.eye(num_features) + gap_ND.T @ (weight_N[:, None] * gap_ND)
     return Heads(mean_D, np.linalg.inv(inverse_DD))
-
-
-def choose_outputs(heads: Heads, feature_KD: Floats, num_outputs: int) -> list[int]:
-    """Return the numbers of those outputs whose comparison tells most, in ascending order.
-
-    Greedy: the best pair, then the output that adds most. One that is almost like a chosen one
-    comes only where no other is left: its order with the others would be told twice.
-    """
-    if num_outputs >= len(feature_KD):
-        return list(range(len(feature_KD)))
-    score_K, kernel_KK = heads.scores(feature_KD), feature_KD @ heads.covariance_DD @ feature_KD.T
-    size_K = (feature_KD**2).sum(1)
-    distance_KK = size_K[:, None] + size_K - 2.0 * feature_KD @ feature_KD.T
-    alike_KK = distance_KK < ALIKE * distance_KK.mean()
-    chosen: list[int] = []
-    while len(chosen) < num_outputs:
-        more = combinations(range(len(score_K)), 1 if chosen else 2)
-        new = [one for one in more if not set(one) & set(chosen)]
-        distinct = [one for one in new if not any(alike_KK[i, j] for i in one for j in chosen)]
-        trials = [[*chosen, *one] for one in distinct or new]
-        chosen = max(trials, key=lambda t: _information(score_K[t], kernel_KK[np.ix_(t, t)]))
-    return sorted(chosen)
 
 
 def order_tasks(

@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ import typer
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from pipeline.labeling.selection import choose_outputs, fit_heads, order_tasks, scaled
+from pipeline.labeling.selection import Heads, fit_heads, information, order_tasks, scaled
 from reward_models.records import RankingTask, read_records
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,29 @@ CANDIDATES = 400  # tasks among which a block is chosen
 K = 4
 SHARE = 0.2  # drawn at random, whatever is known
 PRECISIONS = (0.01, 0.1, 1.0, 10.0)
+ALIKE = 0.02  # of the mean squared distance of a task's outputs
+
+
+def choose_outputs(heads: Heads, feature_KD: Floats, num_outputs: int) -> list[int]:
+    """Return the numbers of those outputs whose comparison tells most, in ascending order.
+
+    Greedy: the best pair, then the output that adds most. One that is almost like a chosen one
+    comes only where no other is left: its order with the others would be told twice.
+    """
+    if num_outputs >= len(feature_KD):
+        return list(range(len(feature_KD)))
+    score_K, kernel_KK = heads.scores(feature_KD), feature_KD @ heads.covariance_DD @ feature_KD.T
+    size_K = (feature_KD**2).sum(1)
+    distance_KK = size_K[:, None] + size_K - 2.0 * feature_KD @ feature_KD.T
+    alike_KK = distance_KK < ALIKE * distance_KK.mean()
+    chosen: list[int] = []
+    while len(chosen) < num_outputs:
+        more = combinations(range(len(score_K)), 1 if chosen else 2)
+        new = [one for one in more if not set(one) & set(chosen)]
+        distinct = [one for one in new if not any(alike_KK[i, j] for i in one for j in chosen)]
+        trials = [[*chosen, *one] for one in distinct or new]
+        chosen = max(trials, key=lambda t: information(score_K[t], kernel_KK[np.ix_(t, t)]))
+    return sorted(chosen)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from pipeline.evaluation import statistics as s
 
@@ -205,3 +206,11 @@ def test_auroc_is_the_share_of_pairs_with_ties_half():
     expected = np.mean([0.5 if a == b else float(a > b) for a, b in pairs])
     assert s.auroc(score_N, positive_N) == pytest.approx(expected)
     assert s.auroc(-score_N, positive_N) == pytest.approx(1 - expected)
+
+
+def test_holm_is_statsmodels_s():
+    draws = rng()
+    for size in (1, 2, 7, 40):
+        p_values = draws.choice([*draws.uniform(size=size), 0.0, 1.0, 0.02, 0.02], size).tolist()
+        expected = multipletests(p_values, method="holm")[1]
+        assert s.holm(p_values) == pytest.approx(expected.tolist(), abs=1e-15)

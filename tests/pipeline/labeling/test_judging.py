@@ -1,11 +1,8 @@
 """Models that rank beside people: their leanings are reported, and nobody takes them for people."""
 
-import json
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +18,32 @@ from labeling_ui.tasks.assignment import Assignment
 from pipeline.cli.app import app
 from pipeline.labeling.judging import LETTERS, combined_ranks, verdict
 from reward_models.records import Ranking, RankingTask, Response, read_records
+from tests.chat_service import JsonHandler, chat, serving
 
 
-class Service(BaseHTTPRequestHandler):
+class Service(JsonHandler):
     """A served model that prefers the first or the longer response, by the name it is called by."""
 
     requests: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
 
-    def do_GET(self) -> None:
-        self._send(404, {})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def on_post(self, body: dict[str, Any]) -> None:
         self.requests.append(body)
         parts = body["messages"][-1]["content"].split("[Response ")[1:]
         texts = {part[0]: part[3:].strip() for part in parts}
         if any("mumble" in text for text in texts.values()):
-            return self._send(200, _chat("I cannot say."))
+            return self.send(200, chat("I cannot say."))
         order = list(texts)
         if body["model"] == "longer":
             order.sort(key=lambda letter: -len(texts[letter].split()))
         if body["model"] == "good":
             order.sort(key=lambda letter: -int(texts[letter].split()[0]))
-        return self._send(200, _chat(f"Because. [[{' > '.join(order)}]]"))
-
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _chat(text: str) -> dict[str, Any]:
-    usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+        return self.send(200, chat(f"Because. [[{' > '.join(order)}]]"))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    service = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    threading.Thread(target=service.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{service.server_port}/v1"
-    service.shutdown()
-    service.server_close()
+    with serving(Service) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 
 from labeling_ui.store.store import Store
 from pipeline.labeling.choosing import EVERY, LEAST, Chooser, is_reserved, marked
-from pipeline.labeling.selection import choose_outputs, fit_heads, order_tasks, scaled
+from pipeline.labeling.selection import fit_heads, order_tasks, scaled
 from reward_models.records import Ranking, RankingTask, Response
+from tests.benchmarks.choice import choose_outputs
 
 RNG = np.random.default_rng(0)
 PRIOR = fit_heads(np.zeros((0, 2)))

@@ -45,9 +45,6 @@ class Words:
     def num_special_tokens_to_add(self) -> int:
         return 0
 
-    def to(self, _: torch.device) -> None:
-        """It is everywhere."""
-
 
 def draw(
     model: Words,

@@ -1,9 +1,7 @@
 """Judges and guards behind an address: a real HTTP server that answers as such services do."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +21,31 @@ from pipeline.evaluation.scorers.served import (
     verdict,
 )
 from pipeline.evaluation.suites.preference import judge_tables
+from tests.chat_service import JsonHandler, chat, serving
 
 
-class Service(BaseHTTPRequestHandler):
+class Service(JsonHandler):
     """A judge that likes "good", leans to A where both are alike, and fails where told to."""
 
     requests: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
     stumbles: dict[str, int] = {}  # noqa: RUF012 - statuses to give once, by text in the request
 
-    def do_GET(self) -> None:
-        self._send(self.stumbles.pop("/models", 404), {})
+    def on_get(self) -> None:
+        self.send(self.stumbles.pop("/models", 404), {})
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def on_post(self, body: dict[str, Any]) -> None:
         self.requests.append(body)
         text = json.dumps(body)
         for word in [word for word in self.stumbles if word in text]:
-            self._send(self.stumbles.pop(word), {})
+            self.send(self.stumbles.pop(word), {})
             return
         if "always fails" in text:
-            self._send(500, {})
+            self.send(500, {})
         elif "comment" in body:
             toxicity = 0.9 if "idiot" in body["comment"]["text"] else 0.1
-            self._send(
-                200, {"attributeScores": {"TOXICITY": {"summaryScore": {"value": toxicity}}}}
-            )
+            self.send(200, {"attributeScores": {"TOXICITY": {"summaryScore": {"value": toxicity}}}})
         else:
-            self._send(200, _chat(_opinion(body["messages"])))
-
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _chat(text: str) -> dict[str, Any]:
-    usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+            self.send(200, chat(_opinion(body["messages"])))
 
 
 def _opinion(messages: list[dict[str, str]]) -> str:
@@ -83,11 +64,8 @@ def _opinion(messages: list[dict[str, str]]) -> str:
 def url() -> Iterator[str]:
     Service.requests.clear()
     Service.stumbles.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(Service) as address:
+        yield address
 
 
 def endpoint(
