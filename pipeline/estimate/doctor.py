@@ -1,5 +1,6 @@
 """Memory, time and disk of an experiment, as lines of `rlhf doctor CONFIG`."""
 
+import textwrap
 from collections.abc import Iterator
 
 from pipeline.config.experiment import ExperimentConfig
@@ -140,17 +141,20 @@ def _verdict(
     )
     if fitting is not None:
         words, lighter = fitting
-        yield f"    with {words} ({_gib(lighter.total)} GiB)"
+        whole = f"with {words} ({_gib(lighter.total)} GiB)"
+        yield textwrap.fill(whole, 80, initial_indent="    ", subsequent_indent="        ")
     else:
         yield f"    {_smaller_batches(memory)}"
     chosen = placement(memory, room, devices)
     if chosen is not None:
-        here = "" if chosen.ranks <= devices else f", on {chosen.ranks} devices like this one"
-        host = f", {_gib(chosen.memory.host)} GiB on the hosts" if chosen.memory.host else ""
         yield (
             f"    with --sharding {chosen.how} --processes {chosen.ranks} "
-            f"({_gib(chosen.memory.total)} GiB a rank{host}){here}"
+            f"({_gib(chosen.memory.total)} GiB a rank)"
         )
+        if chosen.memory.host:
+            yield f"        and {_gib(chosen.memory.host)} GiB on the hosts"
+        if chosen.ranks > devices:
+            yield f"        on {chosen.ranks} devices like this one"
 
 
 def _smaller_batches(memory: StageMemory) -> str:
