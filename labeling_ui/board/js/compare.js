@@ -19,7 +19,7 @@ function readingPanel(cards) {
   return h("section", { class: "reading", "aria-label": t("compare") },
     h("div", { class: "pair-tools" }, h("span", { "data-part": "differences" }), step("‹", "previous_difference", -1), step("›", "next_difference", 1),
       h("span", { class: "gap" }), tool("marks", "M", toggleMarks), work.step === "rank" ? tool("one_alone", "V", () => putBeside(null)) : null),
-    h("div", { class: "sheets" }, h("div", { class: "cards", onscroll: onSwipe }, cards)));
+    h("div", { class: "sheets" }, h("div", { class: "cards", [SWIPED]: onSwipe }, cards)));
 }
 
 // A text in its card. A finger or the mouse on one of two scrolls the other along.
@@ -207,7 +207,9 @@ function unfold(event) {
   for (const one of root.querySelectorAll(".fold")) one.setAttribute("aria-expanded", String(isOpen));
 }
 
-// On a phone a swipe brings the next output, and selects it.
+// On a phone a swipe brings the next output, and selects it once it has come to rest. Where a browser does not say
+// when (scrollend), it has when nothing moved for a moment.
+const SWIPED = "onscrollend" in window ? "onscrollend" : "onscroll";
 let swipeTimer = null;
 function onSwipe(event) {
   if (!isNarrow() || work.step !== "rank" || beside != null) return;
@@ -216,5 +218,5 @@ function onSwipe(event) {
   swipeTimer = setTimeout(() => {
     const i = Math.round(cards.scrollLeft / cards.firstChild.offsetWidth);
     if (cards.isConnected && i !== work.selected) select(Math.min(i, numOutputs() - 1), true);
-  }, 120);
+  }, SWIPED === "onscrollend" ? 0 : 120);
 }
