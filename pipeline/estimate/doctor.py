@@ -29,8 +29,14 @@ def estimate_lines(
         config = on_a_card(config)
     devices = ranks or machine.devices
     yield from _about(config, machine, sizes)
-    estimates = list(stage_estimates(config, sizes, on_gpu=machine.on_gpu))
-    yield from _memory([estimate.memory for estimate in estimates], max(devices, 2))
+    yield "GiB in one process, for the longest rows allowed"
+    yield _row("", *_ITEMS, "peak")
+    estimates = []
+    for estimate in stage_estimates(config, sizes, on_gpu=machine.on_gpu):  # seconds each
+        estimates.append(estimate)
+        yield _items(estimate.memory)
+    yield ""
+    yield from _peaks([estimate.memory for estimate in estimates], max(devices, 2))
     if _is_auto(config):
         yield "Where micro-batches are auto, activations are of one prompt's responses;"
         yield "a run processes more of them at once where memory is free."
@@ -75,18 +81,17 @@ def _about(config: ExperimentConfig, machine: Machine, sizes: Lengths) -> Iterat
 _ITEMS = ("weights", "critic", "refer.", "reward", "grads", "Adam", "copies", "activ.", "cache")
 
 
-def _memory(stages: list[StageMemory], ranks: int) -> Iterator[str]:
-    """Yield the items of every stage in one process, and the peaks of each sharding."""
-    yield "GiB in one process, for the longest rows allowed"
-    yield _row("", *_ITEMS, "peak")
-    for memory in stages:
-        items = (
-            *(memory.weights, memory.critic, memory.reference, memory.reward),
-            *(memory.gradients, memory.optimizer, memory.average),
-            *(memory.activations, memory.cache, memory.total),
-        )
-        yield _row(memory.stage, *(_gib(size) if size else "" for size in items))
-    yield ""
+def _items(memory: StageMemory) -> str:
+    items = (
+        *(memory.weights, memory.critic, memory.reference, memory.reward),
+        *(memory.gradients, memory.optimizer, memory.average),
+        *(memory.activations, memory.cache, memory.total),
+    )
+    return _row(memory.stage, *(_gib(size) if size else "" for size in items))
+
+
+def _peaks(stages: list[StageMemory], ranks: int) -> Iterator[str]:
+    """Yield the peak of each sharding."""
     yield f"Peak of a rank, GiB, over {ranks} ranks"
     ways = [how for how in SHARDINGS if how != "none"]
     yield _row("", *(f"{how:>{len(how) + 2}}" for how in ways))
@@ -142,7 +147,7 @@ def _verdict(
     if fitting is not None:
         words, lighter = fitting
         whole = f"with {words} ({_gib(lighter.total)} GiB)"
-        yield textwrap.fill(whole, 80, initial_indent="    ", subsequent_indent="        ")
+        yield from textwrap.wrap(whole, 80, initial_indent="    ", subsequent_indent="        ")
     else:
         yield f"    {_smaller_batches(memory)}"
     chosen = placement(memory, room, devices)

@@ -184,7 +184,7 @@ def stage_estimates(
         yield _sft("ppo-init", config, config.ppo_init, sizes, on_gpu=on_gpu)
     for name, chosen in (("ppo", config.ppo), ("ppo-ptx", config.ppo_ptx)):
         if chosen is not None:
-            yield _ppo(name, config, chosen, sizes)
+            yield _ppo(name, config, chosen, sizes, on_gpu=on_gpu)
 
 
 def reward_base(config: ExperimentConfig) -> str:
@@ -246,7 +246,9 @@ def _reward(config: ExperimentConfig, chosen: RewardConfig, sizes: Lengths) -> S
     return StageEstimate(memory, model.training_cost * tokens * model.size.flops, 0.0, disk)
 
 
-def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths) -> StageEstimate:
+def _ppo(
+    name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths, *, on_gpu: bool
+) -> StageEstimate:
     policy = Model.of(config.model, chosen, chosen.adaptation)
     critic = _critic_model(config, chosen, policy)
     own_critic = isinstance(chosen.models, SeparateModels)
@@ -260,7 +262,7 @@ def _ppo(name: str, config: ExperimentConfig, chosen: PPOConfig, sizes: Lengths)
         policy.trained * policy.in_weights + critic_trained * critic.in_weights,
         policy.state_bytes(policy.trained) + critic.state_bytes(critic_trained),
         max(
-            _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest),
+            _update_bytes(chosen, policy, critic, sizes.ppo_prompts.longest, on_gpu=on_gpu),
             policy.rounding_bytes(),
         ),
         _rollout_bytes(chosen, policy, sizes.ppo_prompts.longest),
@@ -334,14 +336,18 @@ def _rows(chosen: PPOConfig) -> int:
     return chosen.micro_batch_size
 
 
-def _update_bytes(chosen: PPOConfig, policy: Model, critic: Model, prompt: int) -> int:
+def _update_bytes(
+    chosen: PPOConfig, policy: Model, critic: Model, prompt: int, *, on_gpu: bool
+) -> int:
     rows = _rows(chosen)
     response_tokens = chosen.sampling.max_new_tokens
     length = prompt + response_tokens
     update = policy.activations(rows, length) + policy.logits(rows, response_tokens + 1)
     if isinstance(chosen.models, SeparateModels):
         values = critic.activations(rows, length)
-        update = update + values if chosen.cached.first_forward else max(update, values)
+        # One after the other; but a CPU's heap has hardly room for one in what the other left.
+        at_once = chosen.cached.first_forward or not on_gpu
+        update = update + values if at_once else max(update, values)
     mix = chosen.pretraining
     if mix is None:
         return update

@@ -182,7 +182,6 @@ def test_cards_are_dragged_and_a_chip_takes_one_to_its_card(
     assert as_shown(the_ranking(store, "drag", "dana")) == [1, 3, 2, 4, 2]
 
 
-@pytest.mark.slow  # fingers made by a program stop half way where a machine is busy
 def test_on_a_phone_one_swipes_between_outputs_with_the_board_at_hand(
     give: Give, open_room: Open
 ) -> None:
